@@ -1,0 +1,1 @@
+//! The API server's admission checks (schema, defaults, CEL) for manifests that never meet one.

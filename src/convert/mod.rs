@@ -1,0 +1,1 @@
+//! Legacy JSON files to manifests.

@@ -1,0 +1,1 @@
+//! Custom resource and what it refers to, resolved and validated.

@@ -1,0 +1,1 @@
+//! Running things inside guests and on nodes: SSH and pct.

@@ -1,0 +1,35 @@
+//! Phoenix turns Proxmox VE into a GitOps-managed AI fleet.
+//!
+//! Data flows one way, and the folders show it:
+//!
+//! ```text
+//! CR ─► Desired ─► (Observed) ─► Plan ─► execute one Step ─► Status
+//!       pure        snapshot      pure      the only effects    pure
+//! ```
+//!
+//! * [`crd`] what users write, [`admission`] the API server's checks for manifests that never meet one
+//! * [`desired`] custom resource and what it refers to → `Desired`
+//! * [`observed`] snapshots of what Proxmox says
+//! * [`plan`] `Desired` + `Observed` + now → `Plan`
+//! * [`status`] plan, outcome and previous status → new status
+//! * [`shell`] the only effects: observe, execute, publish, controllers
+//! * [`proxmox`] the API client, [`guest`] running things in guests and on nodes
+//! * [`simulator`] a Proxmox VE look-alike for demos and tests
+//! * [`convert`] legacy JSON files → manifests
+//! * [`standalone`] the same engine without a cluster
+//!
+//! `tests/imports.rs` keeps the pure modules free of I/O.
+
+pub mod admission;
+pub mod cli;
+pub mod convert;
+pub mod crd;
+pub mod desired;
+pub mod guest;
+pub mod observed;
+pub mod plan;
+pub mod proxmox;
+pub mod shell;
+pub mod simulator;
+pub mod standalone;
+pub mod status;

@@ -1,0 +1,1 @@
+//! Desired, Observed and the time decide what to do next.

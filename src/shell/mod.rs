@@ -1,0 +1,1 @@
+//! The only effects: observe, execute, publish, controllers.

@@ -1,0 +1,1 @@
+//! A Proxmox VE look-alike: HTTPS API and SSH.

@@ -1,0 +1,1 @@
+//! Manifests in, engine run, status out, no cluster.

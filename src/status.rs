@@ -1,0 +1,1 @@
+//! Plan, outcome and previous status to new status.

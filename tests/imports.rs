@@ -1,0 +1,89 @@
+//! The import rule of the architecture (see `src/lib.rs`): pure modules do no I/O, and the simulator
+//! shares no code with what it is used to test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const PURE: &[&str] = &[
+    "crd",
+    "desired",
+    "observed.rs",
+    "plan",
+    "status.rs",
+    "convert",
+    "admission",
+];
+const IO: &[&str] = &[
+    "tokio",
+    "reqwest",
+    "russh",
+    "kube::Client",
+    "kube::client",
+    "kube::Api",
+    "std::fs",
+    "std::net",
+    "std::process::Command",
+    "std::thread",
+    "SystemTime::now",
+    "Instant::now",
+    "Timestamp::now",
+    "crate::shell",
+    "crate::proxmox",
+    "crate::guest",
+    "crate::simulator",
+    "crate::standalone",
+];
+const SIMULATOR_FORBIDDEN: &[&str] = &[
+    "crate::plan",
+    "crate::desired",
+    "crate::proxmox",
+    "crate::observed",
+    "crate::status",
+    "crate::shell",
+    "crate::guest",
+];
+
+fn rust_files(path: &Path, out: &mut Vec<PathBuf>) {
+    if path.is_dir() {
+        let mut entries: Vec<_> = fs::read_dir(path).unwrap().map(|e| e.unwrap().path()).collect();
+        entries.sort();
+        for entry in entries {
+            rust_files(&entry, out);
+        }
+    } else if path.extension().is_some_and(|e| e == "rs") {
+        out.push(path.to_path_buf());
+    }
+}
+
+/// Every line of code (comments left out) of `roots` that names one of `forbidden`.
+fn violations(roots: &[&str], forbidden: &[&str]) -> Vec<String> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    for root in roots {
+        let path = src.join(root);
+        assert!(path.exists(), "{} is gone: mend this test", path.display());
+        rust_files(&path, &mut files);
+    }
+    let mut found = Vec::new();
+    for file in files {
+        for (n, line) in fs::read_to_string(&file).unwrap().lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            if let Some(word) = forbidden.iter().find(|w| code.contains(**w)) {
+                found.push(format!("{}:{}: uses {word}", file.display(), n + 1));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn pure_modules_do_no_io() {
+    let found = violations(PURE, IO);
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn simulator_shares_nothing_with_the_engine() {
+    let found = violations(&["simulator"], SIMULATOR_FORBIDDEN);
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
