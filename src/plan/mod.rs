@@ -1,1 +1,4 @@
 //! Desired, Observed and the time decide what to do next.
+
+pub mod call;
+pub mod upid;
