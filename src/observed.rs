@@ -173,6 +173,8 @@ pub enum TaskState {
 pub struct ScriptRecord {
     /// Hash that it was started with.
     pub hash: String,
+    /// Which attempt with this hash it was, from 1.
+    pub attempt: i64,
     /// Whether it still runs.
     pub running: bool,
     /// Exit code when it ended; `None` while it runs or when it was cut off.

@@ -31,6 +31,7 @@ pub fn plan_deletion(object: &GuestObject, observed: &Observed, cluster_id: &str
         next,
         findings: deletion.findings,
         facts: Facts::default(),
+        partial: false,
     }
 }
 

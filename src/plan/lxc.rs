@@ -2,7 +2,7 @@
 
 use crate::crd::{GuestStatus, PowerState, RestartPolicy};
 use crate::desired::{Blocked, Desired, Form, Source};
-use crate::observed::{Guest, GuestRead, Observed};
+use crate::observed::{Guest, Observed};
 
 use super::*;
 
@@ -29,6 +29,7 @@ pub(super) struct Planner<'a> {
     pub status: &'a GuestStatus,
     pub findings: Vec<Finding>,
     pub facts: Facts,
+    pub partial: bool,
 }
 
 /// A stage either holds, or says what comes next.
@@ -43,6 +44,7 @@ impl<'a> Planner<'a> {
             status: input.status,
             findings: Vec::new(),
             facts: Facts::default(),
+            partial: false,
         }
     }
 
@@ -95,6 +97,7 @@ impl<'a> Planner<'a> {
             next: hold_back(next, self.status, self.input.now),
             findings: self.findings,
             facts: self.facts,
+            partial: self.partial,
         }
     }
 }
@@ -152,8 +155,28 @@ impl Planner<'_> {
         } else {
             self.seal(vmid, &guest)?;
         }
+        self.lineage(&guest);
         self.facts.verified = Some(self.observed.cluster.guests.get(&vmid).cloned());
         Ok(())
+    }
+
+    /// Says when the template has moved on since the guest was cloned; nobody is rebuilt unasked.
+    fn lineage(&mut self, guest: &Guest) {
+        let Some(Source::Clone { revision, template, .. }) = &self.desired.source else {
+            return;
+        };
+        let Some(built) = guest
+            .stamp()
+            .and_then(|s| s.revision)
+            .filter(|_| self.desired.form == Form::Guest)
+        else {
+            return;
+        };
+        if !revision.is_empty() && *revision != built {
+            let message = format!("cloned from revision {built} of template {template}, which is now at {revision}");
+            self.find("TemplateOutdated", true, "NewerRevision", message);
+        }
+        self.facts.template_revision = Some(built);
     }
 
     /// Whether the last full look found everything as wanted, and nothing seems to have changed since.
@@ -175,6 +198,7 @@ impl Planner<'_> {
     fn only_probe(&mut self) -> Staged {
         let Some(vmid) = self.status.vmid else { return Ok(()) };
         let node = self.status.node.clone().unwrap_or_default();
+        self.partial = true;
         self.keep_findings();
         if self.desired.form == Form::Guest && self.desired.power == PowerState::Running {
             let guest = Guest {

@@ -20,7 +20,6 @@ pub use call::{ApiCall, Auth, Method};
 pub use config::TAG;
 pub use delete::{leaves_proxmox_alone, plan_deletion};
 pub use lxc::{Input, plan};
-pub use scripts::record_hash;
 pub use volumes::OWNER_KIND;
 
 /// What to do next.
@@ -221,8 +220,7 @@ pub enum Effect {
         vmid: i64,
         /// The script.
         script: Box<crate::desired::Script>,
-        /// How often it has been started with this hash, this time included. The record in the guest is kept under
-        /// hash and attempt, so that one attempt never runs twice.
+        /// How often it has been started with this hash, this time included: one attempt never runs twice.
         attempt: i64,
     },
     /// Let the object go.
@@ -345,4 +343,6 @@ pub struct Plan {
     pub findings: Vec<Finding>,
     /// Facts for status.
     pub facts: Facts,
+    /// Only part was looked at, because nothing seems to have changed: what was found before still holds.
+    pub partial: bool,
 }

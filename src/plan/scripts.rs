@@ -27,11 +27,6 @@ enum Position {
     Due(i64),
 }
 
-/// Hash under which an attempt is recorded in the guest.
-pub fn record_hash(script: &Script, attempt: i64) -> String {
-    format!("{}-{attempt}", script.hash)
-}
-
 /// Seconds before attempt `n` + 1 after attempt `n` failed: 10, 20, 40, … at most 10 minutes.
 fn pause(attempt: i64) -> i64 {
     let shift = u32::try_from(attempt.clamp(1, 7) - 1).unwrap_or(0);
@@ -43,9 +38,8 @@ fn position(script: &Script, record: Option<&ScriptRecord>, now: i64) -> Positio
     if record.running {
         return Position::Running;
     }
-    let (hash, attempt) = record.hash.rsplit_once('-').unwrap_or((&record.hash, "1"));
-    let attempt: i64 = attempt.parse().unwrap_or(1);
-    if hash != script.hash {
+    let attempt = record.attempt;
+    if record.hash != script.hash {
         return if script.rerun || record.exit_code != Some(0) {
             Position::Due(1)
         } else {
@@ -76,7 +70,6 @@ fn stage_of(role: ScriptRole) -> Stage {
 }
 
 fn script_status(script: &Script, record: Option<&ScriptRecord>) -> ScriptStatus {
-    let attempt = record.and_then(|r| r.hash.rsplit_once('-')?.1.parse().ok());
     let state = match record {
         None => "Pending",
         Some(r) if r.running => "Running",
@@ -94,14 +87,14 @@ fn script_status(script: &Script, record: Option<&ScriptRecord>) -> ScriptStatus
     };
     ScriptStatus {
         name: script.name.clone(),
-        hash: record.map(|r| r.hash.rsplit_once('-').map_or(r.hash.clone(), |(h, _)| h.to_string())),
+        hash: record.map(|r| r.hash.clone()),
         state: Some(state.into()),
         exit_code: record.and_then(|r| r.exit_code),
         message: record
             .filter(|r| !r.running && r.exit_code != Some(0))
             .map(|r| tail(&r.output))
             .filter(|m| !m.is_empty()),
-        attempts: attempt,
+        attempts: record.map(|r| r.attempt),
     }
 }
 
