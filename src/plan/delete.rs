@@ -32,6 +32,7 @@ pub fn plan_deletion(object: &GuestObject, observed: &Observed, cluster_id: &str
         findings: deletion.findings,
         facts: Facts::default(),
         partial: false,
+        steps: Vec::new(),
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Input<'a> {
     pub status: &'a GuestStatus,
     /// Unix time in seconds.
     pub now: i64,
+    /// Only show: stages that would do something are noted and passed over, so that all of them are seen.
+    pub preview: bool,
 }
 
 /// Collects findings and facts while the stages are walked.
@@ -30,6 +32,7 @@ pub(super) struct Planner<'a> {
     pub findings: Vec<Finding>,
     pub facts: Facts,
     pub partial: bool,
+    pub steps: Vec<Step>,
 }
 
 /// A stage either holds, or says what comes next.
@@ -45,6 +48,7 @@ impl<'a> Planner<'a> {
             findings: Vec::new(),
             facts: Facts::default(),
             partial: false,
+            steps: Vec::new(),
         }
     }
 
@@ -98,6 +102,7 @@ impl<'a> Planner<'a> {
             findings: self.findings,
             facts: self.facts,
             partial: self.partial,
+            steps: self.steps,
         }
     }
 }
@@ -140,16 +145,16 @@ impl Planner<'_> {
         self.ok(Stage::DependenciesReady, "");
         self.ok(Stage::Created, format!("container {vmid} is on node {}", guest.node));
         let sealed = self.sealed(&guest)?;
-        self.configured(vmid, &guest)?;
-        self.volumes(vmid, &guest)?;
-        self.gpus(vmid, &guest)?;
-        self.firewall(vmid, &guest)?;
-        self.settled(vmid, &guest)?;
+        self.configured(vmid, &guest).or_else(|next| self.shown(next))?;
+        self.volumes(vmid, &guest).or_else(|next| self.shown(next))?;
+        self.gpus(vmid, &guest).or_else(|next| self.shown(next))?;
+        self.firewall(vmid, &guest).or_else(|next| self.shown(next))?;
+        self.settled(vmid, &guest).or_else(|next| self.shown(next))?;
         if sealed {
             return self.stay_sealed(vmid, &guest);
         }
-        self.running(vmid, &guest)?;
-        self.scripts(vmid, &guest)?;
+        self.running(vmid, &guest).or_else(|next| self.shown(next))?;
+        self.scripts(vmid, &guest).or_else(|next| self.shown(next))?;
         if self.desired.form == Form::Guest {
             self.healthy(vmid, &guest)?;
         } else {
@@ -158,6 +163,17 @@ impl Planner<'_> {
         self.lineage(&guest);
         self.facts.verified = Some(self.observed.cluster.guests.get(&vmid).cloned());
         Ok(())
+    }
+
+    /// In a preview a step is noted, and the next stage is looked at.
+    fn shown(&mut self, next: Next) -> Staged {
+        match next {
+            Next::Run(step) if self.input.preview => {
+                self.steps.push(step);
+                Ok(())
+            }
+            next => Err(next),
+        }
     }
 
     /// Says when the template has moved on since the guest was cloned; nobody is rebuilt unasked.

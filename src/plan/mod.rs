@@ -177,6 +177,26 @@ pub enum Impact {
     Recreate,
 }
 
+impl Step {
+    /// How hard the step hits the guest.
+    pub fn impact(&self) -> Impact {
+        let path = match &self.effect {
+            Effect::Call(call) | Effect::Task(call) => call.path.as_str(),
+            _ => return Impact::Live,
+        };
+        let restarts = ["/status/shutdown", "/status/reboot", "/status/stop", "/template"];
+        let creates = path.ends_with("/lxc") || path.ends_with("/clone");
+        let destroys = matches!(&self.effect, Effect::Task(call) if call.method == Method::Delete);
+        if creates || destroys {
+            Impact::Recreate
+        } else if restarts.iter().any(|end| path.ends_with(end)) {
+            Impact::Restart
+        } else {
+            Impact::Live
+        }
+    }
+}
+
 /// The kinds of effect.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
@@ -345,4 +365,6 @@ pub struct Plan {
     pub facts: Facts,
     /// Only part was looked at, because nothing seems to have changed: what was found before still holds.
     pub partial: bool,
+    /// Preview only: the steps that would be done.
+    pub steps: Vec<Step>,
 }
