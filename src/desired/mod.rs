@@ -3,6 +3,7 @@
 
 pub mod hypervisor;
 pub mod lxc;
+pub mod memory;
 pub mod objects;
 mod refs;
 pub mod scripts;
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use crate::crd::{DeletionPolicy, DriftPolicy, PowerState, Probe, RestartPolicy};
 
 pub use lxc::resolve;
+pub use memory::MemoryObjects;
 pub use objects::{GuestObject, GuestSpec, Key, Objects};
 pub use stamp::Stamp;
 
