@@ -8,6 +8,8 @@ pub mod objects;
 mod refs;
 pub mod scripts;
 pub mod stamp;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod units;
 
 use std::collections::BTreeMap;
