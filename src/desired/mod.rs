@@ -5,7 +5,7 @@ pub mod hypervisor;
 pub mod lxc;
 pub mod memory;
 pub mod objects;
-mod refs;
+pub mod refs;
 pub mod scripts;
 pub mod stamp;
 #[cfg(test)]
@@ -345,6 +345,7 @@ impl Desired {
             uid: self.uid.clone(),
             vmid,
             fresh: false,
+            adopted: false,
             revision: match &self.source {
                 _ if self.form != Form::Guest => Some(self.revision.clone()),
                 Some(Source::Clone { revision, .. }) => Some(revision.clone()),
