@@ -3,10 +3,13 @@
 
 pub mod hypervisor;
 pub mod lxc;
+pub mod memory;
 pub mod objects;
 pub mod refs;
 pub mod scripts;
 pub mod stamp;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod units;
 
 use std::collections::BTreeMap;
@@ -14,6 +17,7 @@ use std::collections::BTreeMap;
 use crate::crd::{DeletionPolicy, DriftPolicy, PowerState, Probe, RestartPolicy};
 
 pub use lxc::resolve;
+pub use memory::MemoryObjects;
 pub use objects::{GuestObject, GuestSpec, Key, Objects};
 pub use stamp::Stamp;
 
