@@ -1,0 +1,96 @@
+//! Generates the CustomResourceDefinitions from the types.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+use serde_json::{Value, json};
+
+use super::{PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
+
+/// Bounds for strings, lists and maps that name none: the API server prices CEL rules by the worst case.
+const MAX_STRING: u64 = 1024;
+const MAX_ITEMS: u64 = 64;
+const MAX_PROPERTIES: u64 = 64;
+
+/// The CustomResourceDefinitions of all kinds, in a fixed order.
+///
+/// # Errors
+/// Only if a type cannot be expressed as a CRD, which a test would have shown.
+pub fn all() -> Result<Vec<CustomResourceDefinition>, serde_json::Error> {
+    let guest_rules = |spec: &str| {
+        let fixed = |field: &str, path: &str| {
+            json!({
+                "rule": format!(
+                    "!has(oldSelf.status) || !has(oldSelf.status.vmid) || (has(self.{path}{field}) == has(oldSelf.{path}{field}) && (!has(self.{path}{field}) || self.{path}{field} == oldSelf.{path}{field}))"
+                ),
+                "message": format!(
+                    "{path}{field} cannot change while the guest exists (status.vmid is set): make a new object, or put the old value back"
+                ),
+                "fieldPath": format!(".{path}{field}"),
+            })
+        };
+        let mut rules = vec![fixed("hypervisorRef", "spec.")];
+        match spec {
+            "template" => {}
+            _ => rules.extend([fixed("vmid", "spec."), fixed("source", "spec.")]),
+        }
+        rules
+    };
+    [
+        (PhoenixLXC::crd(), guest_rules("guest")),
+        (PhoenixVM::crd(), guest_rules("guest")),
+        (PhoenixTemplate::crd(), guest_rules("template")),
+        (PhoenixHypervisor::crd(), vec![]),
+        (PhoenixFeature::crd(), vec![]),
+    ]
+    .into_iter()
+    .map(|(crd, rules)| finish(crd, rules))
+    .collect()
+}
+
+/// A CRD as YAML, as `crds/` holds it.
+///
+/// # Errors
+/// As [`all`].
+pub fn to_yaml(crd: &CustomResourceDefinition) -> Result<String, serde_saphyr::ser_error::Error> {
+    serde_saphyr::to_string(crd)
+}
+
+/// Adds bounds where the types name none, and rules at the root, which see both spec and status.
+fn finish(crd: CustomResourceDefinition, rules: Vec<Value>) -> Result<CustomResourceDefinition, serde_json::Error> {
+    let mut value = serde_json::to_value(crd)?;
+    if let Some(schema) = value.pointer_mut("/spec/versions/0/schema/openAPIV3Schema") {
+        bound(schema);
+        if !rules.is_empty() {
+            schema["x-kubernetes-validations"] = Value::Array(rules);
+        }
+    }
+    serde_json::from_value(value)
+}
+
+fn bound(schema: &mut Value) {
+    let Some(object) = schema.as_object_mut() else { return };
+    // An explicit null is refused instead of passing `has()` in rules with nothing behind it.
+    object.remove("nullable");
+    match object.get("type").and_then(Value::as_str) {
+        Some("string") if !object.contains_key("enum") && !object.contains_key("format") => {
+            object.entry("maxLength").or_insert(json!(MAX_STRING));
+        }
+        Some("array") => {
+            object.entry("maxItems").or_insert(json!(MAX_ITEMS));
+        }
+        Some("object") if object.contains_key("additionalProperties") => {
+            object.entry("maxProperties").or_insert(json!(MAX_PROPERTIES));
+        }
+        _ => {}
+    }
+    for key in ["items", "additionalProperties"] {
+        if let Some(inner) = object.get_mut(key) {
+            bound(inner);
+        }
+    }
+    if let Some(properties) = object.get_mut("properties").and_then(Value::as_object_mut) {
+        for property in properties.values_mut() {
+            bound(property);
+        }
+    }
+}
