@@ -2,5 +2,5 @@
 //! first run builds Kubernetes (`e2e/build-kube.sh`).
 
 mod crds;
+mod foundation;
 mod harness;
-mod processes;

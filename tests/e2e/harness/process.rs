@@ -102,12 +102,6 @@ impl Process {
         })
     }
 
-    /// Ends the program as a power cut would.
-    pub fn kill(&mut self) {
-        self.signal("KILL");
-        self.wait();
-    }
-
     /// Everything that it wrote so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
