@@ -177,6 +177,8 @@ pub struct ScriptRecord {
     pub running: bool,
     /// Exit code when it ended; `None` while it runs or when it was cut off.
     pub exit_code: Option<i64>,
+    /// Unix time in seconds when it ended, by the guest's clock.
+    pub ended_at: Option<i64>,
     /// Start and end of its output.
     pub output: String,
 }

@@ -3,11 +3,25 @@
 //! would find again, and the vmid that was announced.
 
 pub mod call;
+mod config;
+mod create;
+mod delete;
+mod firewall;
+mod identity;
+mod lxc;
+mod scripts;
+mod seal;
 pub mod upid;
+mod volumes;
 
 use crate::observed::Row;
 
 pub use call::{ApiCall, Auth, Method};
+pub use config::TAG;
+pub use delete::{leaves_proxmox_alone, plan_deletion};
+pub use lxc::{Input, plan};
+pub use scripts::record_hash;
+pub use volumes::OWNER_KIND;
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
@@ -207,6 +221,9 @@ pub enum Effect {
         vmid: i64,
         /// The script.
         script: Box<crate::desired::Script>,
+        /// How often it has been started with this hash, this time included. The record in the guest is kept under
+        /// hash and attempt, so that one attempt never runs twice.
+        attempt: i64,
     },
     /// Let the object go.
     RemoveFinalizer,
