@@ -28,6 +28,7 @@ pub mod desired;
 pub mod guest;
 pub mod observed;
 pub mod plan;
+pub mod property;
 pub mod proxmox;
 pub mod shell;
 pub mod simulator;

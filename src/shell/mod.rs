@@ -1,1 +1,3 @@
 //! The only effects: observe, execute, publish, controllers.
+
+pub mod store;
