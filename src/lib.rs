@@ -30,6 +30,7 @@ pub mod observed;
 pub mod plan;
 pub mod property;
 pub mod proxmox;
+pub mod secret;
 pub mod shell;
 pub mod simulator;
 pub mod standalone;

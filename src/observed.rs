@@ -173,10 +173,14 @@ pub enum TaskState {
 pub struct ScriptRecord {
     /// Hash that it was started with.
     pub hash: String,
+    /// Which attempt with this hash it was, from 1.
+    pub attempt: i64,
     /// Whether it still runs.
     pub running: bool,
     /// Exit code when it ended; `None` while it runs or when it was cut off.
     pub exit_code: Option<i64>,
+    /// Unix time in seconds when it ended, by the guest's clock.
+    pub ended_at: Option<i64>,
     /// Start and end of its output.
     pub output: String,
 }

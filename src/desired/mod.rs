@@ -4,7 +4,7 @@
 pub mod hypervisor;
 pub mod lxc;
 pub mod objects;
-mod refs;
+pub mod refs;
 pub mod scripts;
 pub mod stamp;
 pub mod units;
@@ -341,6 +341,7 @@ impl Desired {
             uid: self.uid.clone(),
             vmid,
             fresh: false,
+            adopted: false,
             revision: match &self.source {
                 _ if self.form != Form::Guest => Some(self.revision.clone()),
                 Some(Source::Clone { revision, .. }) => Some(revision.clone()),

@@ -23,6 +23,8 @@ pub struct Stamp {
     /// Set by the creating call, taken off when the guest is configured: it was never started, and what a clone
     /// copied may still be on it (promise 3).
     pub fresh: bool,
+    /// The guest existed before and was adopted: deleting the object keeps it unless the spec says otherwise.
+    pub adopted: bool,
     /// Template revision that the guest was cloned from, or that a template was built as.
     pub revision: Option<String>,
 }
@@ -60,6 +62,7 @@ impl Stamp {
             uid: field("uid")?,
             vmid: field("vmid")?.parse().ok()?,
             fresh: field("state").as_deref() == Some("fresh"),
+            adopted: field("origin").as_deref() == Some("adopted"),
             revision: field("revision"),
         })
     }
@@ -89,6 +92,9 @@ impl fmt::Display for Stamp {
         if let Some(revision) = &self.revision {
             write!(f, " revision={revision}")?;
         }
+        if self.adopted {
+            write!(f, " origin=adopted")?;
+        }
         if self.fresh {
             write!(f, " state=fresh")?;
         }
@@ -109,6 +115,7 @@ mod tests {
             uid: "u1".into(),
             vmid: 950,
             fresh: true,
+            adopted: false,
             revision: Some("abc".into()),
         }
     }

@@ -3,11 +3,24 @@
 //! would find again, and the vmid that was announced.
 
 pub mod call;
+mod config;
+mod create;
+mod delete;
+mod firewall;
+mod identity;
+mod lxc;
+mod scripts;
+mod seal;
 pub mod upid;
+mod volumes;
 
 use crate::observed::Row;
 
 pub use call::{ApiCall, Auth, Method};
+pub use config::TAG;
+pub use delete::{leaves_proxmox_alone, plan_deletion};
+pub use lxc::{Input, plan};
+pub use volumes::OWNER_KIND;
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
@@ -207,6 +220,8 @@ pub enum Effect {
         vmid: i64,
         /// The script.
         script: Box<crate::desired::Script>,
+        /// How often it has been started with this hash, this time included: one attempt never runs twice.
+        attempt: i64,
     },
     /// Let the object go.
     RemoveFinalizer,
@@ -328,4 +343,6 @@ pub struct Plan {
     pub findings: Vec<Finding>,
     /// Facts for status.
     pub facts: Facts,
+    /// Only part was looked at, because nothing seems to have changed: what was found before still holds.
+    pub partial: bool,
 }
