@@ -2,9 +2,15 @@
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
-use super::{PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
+use super::status::{FeatureStatus, GuestStatus, HypervisorStatus};
+use super::{
+    PhoenixFeature, PhoenixFeatureSpec, PhoenixHypervisor, PhoenixHypervisorSpec, PhoenixLXC, PhoenixLXCSpec,
+    PhoenixTemplate, PhoenixTemplateSpec, PhoenixVM, PhoenixVMSpec,
+};
 
 /// Bounds for strings, lists and maps that name none: the API server prices CEL rules by the worst case.
 const MAX_STRING: u64 = 1024;
@@ -36,14 +42,14 @@ pub fn all() -> Result<Vec<CustomResourceDefinition>, serde_json::Error> {
         rules
     };
     [
-        (PhoenixLXC::crd(), guest_rules("guest")),
-        (PhoenixVM::crd(), guest_rules("guest")),
-        (PhoenixTemplate::crd(), guest_rules("template")),
-        (PhoenixHypervisor::crd(), vec![]),
-        (PhoenixFeature::crd(), vec![]),
+        (PhoenixLXC::crd(), guest_rules("guest"), raw::<PhoenixLXCSpec, GuestStatus>()),
+        (PhoenixVM::crd(), guest_rules("guest"), raw::<PhoenixVMSpec, GuestStatus>()),
+        (PhoenixTemplate::crd(), guest_rules("template"), raw::<PhoenixTemplateSpec, GuestStatus>()),
+        (PhoenixHypervisor::crd(), vec![], raw::<PhoenixHypervisorSpec, HypervisorStatus>()),
+        (PhoenixFeature::crd(), vec![], raw::<PhoenixFeatureSpec, FeatureStatus>()),
     ]
     .into_iter()
-    .map(|(crd, rules)| finish(crd, rules))
+    .map(|(crd, rules, raw)| finish(crd, rules, &raw))
     .collect()
 }
 
@@ -55,16 +61,51 @@ pub fn to_yaml(crd: &CustomResourceDefinition) -> Result<String, serde_saphyr::s
     serde_saphyr::to_string(crd)
 }
 
+/// The schema as schemars makes it, before it is rewritten for Kubernetes.
+fn raw<Spec: JsonSchema, Status: JsonSchema>() -> Value {
+    let mut generator = SchemaSettings::openapi3()
+        .with(|settings| settings.inline_subschemas = true)
+        .into_generator();
+    let (spec, status) = (generator.subschema_for::<Spec>(), generator.subschema_for::<Status>());
+    json!({"properties": {"spec": spec, "status": status}})
+}
+
 /// Adds bounds where the types name none, and rules at the root, which see both spec and status.
-fn finish(crd: CustomResourceDefinition, rules: Vec<Value>) -> Result<CustomResourceDefinition, serde_json::Error> {
+fn finish(
+    crd: CustomResourceDefinition,
+    rules: Vec<Value>,
+    raw: &Value,
+) -> Result<CustomResourceDefinition, serde_json::Error> {
     let mut value = serde_json::to_value(crd)?;
     if let Some(schema) = value.pointer_mut("/spec/versions/0/schema/openAPIV3Schema") {
+        describe(schema, raw);
         bound(schema);
         if !rules.is_empty() {
             schema["x-kubernetes-validations"] = Value::Array(rules);
         }
     }
     serde_json::from_value(value)
+}
+
+/// Gives fields their own words back. Rewriting `Option<T>` for Kubernetes puts the type's description over the
+/// field's, and `kubectl explain` would say "Whether a guest runs." of every field of that type.
+fn describe(schema: &mut Value, raw: &Value) {
+    // `Option<T>` is `anyOf: [T, null]` in the raw schema.
+    let raw = raw.pointer("/anyOf/0").unwrap_or(raw);
+    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        for (name, property) in properties {
+            let raw = &raw["properties"][name];
+            if let Some(description) = raw["description"].as_str() {
+                property["description"] = json!(description);
+            }
+            describe(property, raw);
+        }
+    }
+    for key in ["items", "additionalProperties"] {
+        if let Some(inner) = schema.get_mut(key) {
+            describe(inner, &raw[key]);
+        }
+    }
 }
 
 fn bound(schema: &mut Value) {
