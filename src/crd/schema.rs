@@ -15,22 +15,31 @@ macro_rules! string_schema {
     };
 }
 
+/// A pattern in front of `isQuantity`, which differs between implementations at the edges (blanks, many digits); it
+/// also leaves out what makes no sense for bytes (100m, 1e9, signs).
+macro_rules! quantity_of_bytes {
+    () => {
+        "self.matches('^[0-9]{1,15}([.][0-9]{1,6})?(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$') && isQuantity(self)"
+    };
+}
+
 string_schema!(
     /// A positive Kubernetes quantity of bytes (`8Gi`).
     size, 24,
-    "isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))",
+    concat!(quantity_of_bytes!(), " && quantity(self).isGreaterThan(quantity('0'))"),
     "must be a positive quantity of bytes such as 8Gi or 512Mi"
 );
 string_schema!(
     /// A quantity of bytes that may be zero (swap).
     size_or_zero, 24,
-    "isQuantity(self) && quantity(self).compareTo(quantity('0')) >= 0",
+    quantity_of_bytes!(),
     "must be a quantity of bytes such as 512Mi, or 0"
 );
 string_schema!(
     /// `dhcp`, `manual` or an IPv4 address with its prefix length.
     ipv4_or_dhcp, 32,
-    "self == 'dhcp' || self == 'manual' || (isCIDR(self) && cidr(self).ip().family() == 4)",
+    // The pattern refuses leading zeros, over which implementations of isCIDR differ.
+    "self == 'dhcp' || self == 'manual' || (self.matches('^((0|[1-9][0-9]*)[.]){3}(0|[1-9][0-9]*)/[0-9]+$') && isCIDR(self) && cidr(self).ip().family() == 4)",
     "must be dhcp, manual or an IPv4 address with its prefix length such as 10.0.0.150/24"
 );
 string_schema!(
