@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub mod apply;
 pub mod convert;
 pub mod crd;
 pub mod simulate;
@@ -18,6 +19,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Bring manifests to Ready without a cluster
+    Apply(apply::Args),
     /// Print the CustomResourceDefinitions
     Crd(crd::Args),
     /// Convert the legacy JSON files to manifests
@@ -29,10 +32,35 @@ enum Command {
 impl Cli {
     /// Runs the command; the exit code is the process's.
     pub fn run(self) -> ExitCode {
+        init_logging();
+        // One TLS provider for everything; a second call would only say that it is there already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         match self.command {
+            Command::Apply(args) => args.run(),
             Command::Crd(args) => args.run(),
             Command::Convert(args) => args.run(),
             Command::Simulate(args) => args.run(),
+        }
+    }
+}
+
+/// Logs go to stderr; RUST_LOG chooses which, errors alone by default.
+fn init_logging() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error"));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
+}
+
+/// Runs an asynchronous command.
+pub(crate) fn with_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => {
+            eprintln!("phoenix: cannot start: {error}");
+            ExitCode::FAILURE
         }
     }
 }
