@@ -120,6 +120,7 @@ fn node(ip: &str, cpus: u64, memory: u64, cgroup_mode: u8, booted_at: u64, bridg
         memory,
         booted_at,
         cgroup_mode,
+        cpu_model: BTreeMap::new(),
         bridges: bridges.iter().map(mtu).collect(),
         devices: ["/dev/fuse", "/dev/net/tun", "/dev/null", "/dev/kvm"]
             .into_iter()
@@ -313,6 +314,9 @@ fn recorded(now: u64) -> State {
         now - 5_000_000,
         &["vmbr0", "vmbr1"],
     );
+    for (key, value) in [("mhz", "2596.134"), ("family", "25"), ("vendor", "AuthenticAMD")] {
+        pve1.cpu_model.insert(key.to_owned(), value.to_owned());
+    }
     pve1.paths = ["/var/lib/vz/snippets", "/etc"]
         .into_iter()
         .map(str::to_owned)

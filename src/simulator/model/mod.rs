@@ -4,6 +4,7 @@ pub mod access;
 pub mod config;
 pub mod content;
 pub mod download;
+pub mod edits;
 pub mod engine;
 pub mod error;
 pub mod firewall;
@@ -24,6 +25,7 @@ pub mod task;
 pub mod vm;
 pub mod volumes;
 
+pub use edits::Edit;
 pub use error::{ApiError, Result};
 pub use guest::{Guest, GuestFile, GuestKind, GuestScript, InGuest};
 pub use state::{Caller, State};

@@ -76,9 +76,15 @@ pub enum Work {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TaskState {
     /// Waits for a file lock until the given time.
-    Waiting { deadline: u64 },
+    Waiting {
+        /// Milliseconds since 1970.
+        deadline: u64,
+    },
     /// Works until the given time.
-    Running { ends_at: u64 },
+    Running {
+        /// Milliseconds since 1970.
+        ends_at: u64,
+    },
     /// Has ended.
     Stopped,
 }
