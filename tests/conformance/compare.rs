@@ -6,9 +6,37 @@ use serde_json::Value;
 
 /// Keys whose values are counters, times, or chosen at random.
 const VOLATILE: &[&str] = &[
-    "digest", "pid", "pstart", "starttime", "endtime", "uptime", "cpu", "mem", "disk", "netin", "netout", "diskread",
-    "diskwrite", "memhost", "used", "ctime", "snaptime", "vmgenid", "smbios1", "meta", "loadavg", "wait", "idle", "time",
-    "uid", "kversion", "free", "avail", "available", "upid", "saved",
+    "digest",
+    "pid",
+    "pstart",
+    "starttime",
+    "endtime",
+    "uptime",
+    "cpu",
+    "mem",
+    "disk",
+    "netin",
+    "netout",
+    "diskread",
+    "diskwrite",
+    "memhost",
+    "used",
+    "ctime",
+    "snaptime",
+    "vmgenid",
+    "smbios1",
+    "meta",
+    "loadavg",
+    "wait",
+    "idle",
+    "time",
+    "uid",
+    "kversion",
+    "free",
+    "avail",
+    "available",
+    "upid",
+    "saved",
 ];
 
 /// What the requests of a scenario said, to tell chosen values from random ones.
@@ -23,7 +51,8 @@ impl Said {
 
 fn is_property_string(key: &str) -> bool {
     ["net", "mp", "dev", "rootfs"].iter().any(|word| {
-        key.strip_prefix(word).is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
+        key.strip_prefix(word)
+            .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
     })
 }
 
@@ -76,7 +105,8 @@ pub fn differences(place: &str, said: &Said, expected: &Value, actual: &Value) -
         (Value::Object(left), Value::Object(right)) => {
             // The size of a mounted file system is a measured value.
             let running = left.get("status").and_then(Value::as_str) == Some("running");
-            let skip = |key: &str| VOLATILE.contains(&key) || key.starts_with("pressure") || (running && key == "maxdisk");
+            let skip =
+                |key: &str| VOLATILE.contains(&key) || key.starts_with("pressure") || (running && key == "maxdisk");
             let names: BTreeSet<&String> = left.keys().chain(right.keys()).filter(|key| !skip(key)).collect();
             names
                 .into_iter()
@@ -105,7 +135,9 @@ fn list_differences(place: &str, said: &Said, expected: &[Value], actual: &[Valu
     let mut right: Vec<&Value> = actual.iter().collect();
     // Order means something only where rows carry their position, and then the position is compared.
     left.retain(|value| {
-        let same = right.iter().position(|other| differences(place, said, value, other).is_empty());
+        let same = right
+            .iter()
+            .position(|other| differences(place, said, value, other).is_empty());
         same.map(|at| right.remove(at)).is_none()
     });
     let mut found = Vec::new();
@@ -129,10 +161,23 @@ fn list_differences(place: &str, said: &Said, expected: &[Value], actual: &[Valu
 
 /// Log lines without what tools printed: only lines that Proxmox itself writes are compared, and how many there are.
 pub fn log_lines(lines: &[Value]) -> Vec<String> {
-    let own = ["TASK ", "WARN: ", "extracting archive", "Detected container", "unable to open file", "no content"];
+    let own = [
+        "TASK ",
+        "WARN: ",
+        "extracting archive",
+        "Detected container",
+        "unable to open file",
+        "no content",
+    ];
     lines
         .iter()
         .filter_map(|line| line.as_str().or_else(|| line.get("t").and_then(Value::as_str)))
-        .map(|line| if own.iter().any(|start| line.starts_with(start)) { line.to_owned() } else { "…".to_owned() })
+        .map(|line| {
+            if own.iter().any(|start| line.starts_with(start)) {
+                line.to_owned()
+            } else {
+                "…".to_owned()
+            }
+        })
         .collect()
 }

@@ -140,8 +140,17 @@ pub fn delete(state: &mut State, call: &Call) -> Answer {
     let child = state.pools.keys().find(|other| other.starts_with(&format!("{name}/")));
     let inside = child
         .map(|child| format!("pool '{child}'"))
-        .or_else(|| pool.vms.iter().next().map(|vmid| format!("VM {vmid}")))
-        .or_else(|| pool.storages.iter().next().map(|id| format!("storage '{id}'")));
+        // Members that are gone do not count.
+        .or_else(|| {
+            pool.vms
+                .iter()
+                .find(|vmid| state.exists(**vmid))
+                .map(|vmid| format!("VM {vmid}"))
+        })
+        .or_else(|| {
+            let known = pool.storages.iter().find(|id| state.storages.contains_key(*id));
+            known.map(|id| format!("storage '{id}'"))
+        });
     if let Some(inside) = inside {
         return Err(failed(format!("pool '{name}' is not empty (contains {inside})")));
     }

@@ -170,7 +170,9 @@ pub fn pool_members(state: &State, caller: &Caller, pool: &str, kind: Option<&st
     for guest in found.vms.iter().filter_map(|vmid| state.guests.get(vmid)) {
         let wanted = kind.is_none_or(|kind| kind == guest.kind.word());
         if wanted && state.may(caller, &format!("/vms/{}", guest.vmid), &["VM.Audit"]) {
-            rows.push(Value::Object(guest_row(state, guest)));
+            let mut row = guest_row(state, guest);
+            row.retain(|key, _| key != "tags" && key != "lock");
+            rows.push(Value::Object(row));
         }
     }
     for id in found

@@ -10,7 +10,7 @@ use super::guest::{Guest, GuestKind, OsImage};
 use super::lxc_options::{Mount, OptionCheck, all_mounts, index_of, is_mount, is_option};
 use super::property::{print_size, split_list};
 use super::state::{Caller, State};
-use super::storage::split_volid;
+use super::storage::{StorageKind, split_volid};
 use super::task::Work;
 
 /// Space that an unpacked system takes.
@@ -227,7 +227,7 @@ impl State {
             let mut mount = Mount::parse(&create.options[key]);
             if let Some((storage, size)) = mount.allocation().map(|(storage, size)| (storage.to_owned(), size)) {
                 let volid = self.alloc_ct_volume(&create.node, &storage, create.vmid, size)?;
-                self.log(seq, format!("successfully created volume '{volid}'"));
+                self.log_format(seq, &create.node, &volid, size);
                 mount.set("volume", volid);
                 mount.set("size", print_size(size));
             } else if let Some(size) = self.volume_size_text(&create.node, mount.volume()) {
@@ -244,7 +244,36 @@ impl State {
             self.storage(storage)?.path
         );
         self.log(seq, line);
+        self.log(seq, "Total bytes read: 187238400 (179MiB, 226MiB/s)");
         Ok(())
+    }
+
+    /// What the tools say that make a file system on a new image; a subvolume needs none.
+    pub(super) fn log_format(&mut self, seq: u64, node: &str, volid: &str, size: u64) {
+        let Some(volume) = self.volume(node, volid).filter(|volume| volume.format == "raw") else {
+            return;
+        };
+        let uid = volume.uid;
+        if let Ok((storage_id, name)) = self.split(volid)
+            && let Some(storage) = self
+                .storages
+                .get(storage_id)
+                .filter(|found| found.kind == StorageKind::Dir)
+        {
+            let path = format!("{}/images/{name}", storage.path);
+            self.log(
+                seq,
+                format!("Formatting '{path}', fmt=raw size={size} preallocation=off"),
+            );
+        }
+        let blocks = size >> 12;
+        self.log(
+            seq,
+            format!("Creating filesystem with {blocks} 4k blocks and {} inodes", blocks / 4),
+        );
+        self.log(seq, format!("Filesystem UUID: 00000000-0000-4000-8000-{uid:012x}"));
+        self.log(seq, "Superblock backups stored on blocks: ");
+        self.log(seq, "\t32768, 98304, 163840, 229376");
     }
 
     fn note_option(&mut self, seq: u64, key: &str, value: &str) {
