@@ -3,6 +3,8 @@
 //! `PHOENIX_RECORDED` may name further files (separated as `PATH` is). For each file one line
 //! `NAME agree: N of M, skipped K` is printed, and every disagreement.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 #[path = "conformance/compare.rs"]
 mod compare;
 

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub mod api;
 pub mod clock;
 pub mod control;
+pub mod files;
 pub mod model;
 pub mod profile;
 pub mod schema;
@@ -26,7 +27,7 @@ pub use clock::Clock;
 pub use control::{Control, Fault, FaultKind, LoggedRequest};
 pub use model::{Edit, State};
 pub use profile::{Profile, Secrets};
-pub use server::{Certificates, Server};
+pub use server::{Certificates, Running, Server};
 
 /// How to set up a look-alike.
 #[derive(Debug, Default)]

@@ -109,7 +109,33 @@ impl Drop for Server {
     }
 }
 
+/// A look-alike with its server, as tests use it.
+#[derive(Debug)]
+pub struct Running {
+    /// The look-alike.
+    pub simulator: Simulator,
+    /// Its server; stops when dropped.
+    pub server: Server,
+    /// Its certificates.
+    pub certificates: Certificates,
+}
+
 impl Simulator {
+    /// Sets up a look-alike that serves HTTPS on a free loopback port.
+    pub async fn start(config: super::SimConfig) -> io::Result<Running> {
+        let simulator = Self::new(config)?;
+        let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let certificates = Certificates::generate(&names).map_err(io::Error::other)?;
+        let server = simulator
+            .serve(SocketAddr::from(([127, 0, 0, 1], 0)), Some(&certificates))
+            .await?;
+        Ok(Running {
+            simulator,
+            server,
+            certificates,
+        })
+    }
+
     /// Serves the API on `listen` (port 0 picks a free one); without certificates by plain HTTP, for tests.
     pub async fn serve(&self, listen: SocketAddr, certificates: Option<&Certificates>) -> io::Result<Server> {
         let listener = TcpListener::bind(listen)?;

@@ -317,7 +317,9 @@ pub fn update_role(state: &mut State, call: &Call) -> Answer {
     }
     let append = call.params.flag("append");
     let Some(found) = state.access.roles.get_mut(&name) else {
-        return Err(ApiError::die(format!("role '{name}' does not exist")));
+        return Err(ApiError::die(format!(
+            "update role failed: role '{name}' does not exist"
+        )));
     };
     if !append {
         found.clear();

@@ -16,12 +16,11 @@ use crate::simulator::schema;
 
 /// An option as it appears in answers: numbers where the description says so.
 pub fn option_value(kind: &str, key: &str, text: &str) -> Value {
-    if schema::is_integer_option(kind, key) || matches!(key, "template" | "unprivileged" | "snaptime") {
-        if let Ok(number) = text.parse::<i64>() {
-            return json!(number);
-        }
+    let number = schema::is_integer_option(kind, key) || matches!(key, "template" | "unprivileged" | "snaptime");
+    match text.parse::<i64>() {
+        Ok(value) if number => json!(value),
+        _ => json!(text),
     }
-    json!(text)
 }
 
 fn section_json(section: &Section) -> Map<String, Value> {
@@ -109,6 +108,8 @@ pub fn create(state: &mut State, call: &Call) -> Answer {
         pool: params.get("pool"),
         start: params.flag("start"),
         restore: params.flag("restore"),
+        force: params.flag("force"),
+        unique: params.flag("unique"),
         ssh_keys: params.get("ssh-public-keys"),
         options: params.options(is_option),
     };

@@ -100,6 +100,8 @@ fn storage_handler(verb: &str, template: &str) -> Option<Handler> {
         ("PUT", "/nodes/{node}/storage/{storage}/content/{volume}") => storage::describe,
         ("DELETE", "/nodes/{node}/storage/{storage}/content/{volume}") => storage::delete,
         ("POST", "/nodes/{node}/storage/{storage}/download-url") => storage::download,
+        ("POST", "/nodes/{node}/vzdump") => storage::backup,
+        ("GET", "/nodes/{node}/vzdump/extractconfig") => storage::extract_config,
         ("GET", "/nodes/{node}/query-url-metadata") => storage::url_metadata,
         ("GET", "/pools") => pools::list,
         ("POST", "/pools") => pools::create,

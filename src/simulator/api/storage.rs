@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::call::{Answer, Call, Reply};
+use crate::simulator::model::backup::Backup;
 use crate::simulator::model::download::Download;
 use crate::simulator::model::property::split_list;
 use crate::simulator::model::storage::{Storage, StorageKind};
@@ -70,7 +71,9 @@ pub fn define(state: &mut State, call: &Call) -> Answer {
     let params = &call.params;
     let (id, word) = (params.text("storage"), params.text("type"));
     if state.storages.contains_key(&id) {
-        return Err(ApiError::die(format!("storage ID '{id}' already defined")));
+        return Err(ApiError::die(format!(
+            "create storage failed: storage ID '{id}' already defined"
+        )));
     }
     let (kind, place) = match word.as_str() {
         "dir" => (StorageKind::Dir, "path"),
@@ -122,7 +125,11 @@ fn apply_settings(storage: &mut Storage, call: &Call) {
 /// `PUT /storage/{storage}`.
 pub fn redefine(state: &mut State, call: &Call) -> Answer {
     let id = call.params.text("storage");
-    let storage = state.storage_mut(&id)?;
+    let Some(storage) = state.storages.get_mut(&id) else {
+        return Err(ApiError::die(format!(
+            "update storage failed: storage '{id}' does not exist"
+        )));
+    };
     apply_settings(storage, call);
     let kind = storage.kind.word();
     Ok(json!({ "storage": id, "type": kind }).into())
@@ -131,17 +138,12 @@ pub fn redefine(state: &mut State, call: &Call) -> Answer {
 /// `DELETE /storage/{storage}`.
 pub fn remove(state: &mut State, call: &Call) -> Answer {
     let id = call.params.text("storage");
-    state.storage(&id)?;
-    let used = state
-        .guests
-        .values()
-        .any(|guest| guest.text().contains(&format!(" {id}:")));
-    if used {
+    // Proxmox does not look whether guests use it.
+    if state.storages.remove(&id).is_none() {
         return Err(ApiError::die(format!(
-            "can't remove storage - storage '{id}' is still in use"
+            "delete storage failed: storage '{id}' does not exist"
         )));
     }
-    state.storages.remove(&id);
     Ok(Reply::NULL)
 }
 
@@ -250,14 +252,54 @@ pub fn volume(state: &mut State, call: &Call) -> Answer {
 }
 
 /// `PUT …/content/{volume}`: notes and protection are for backups only.
-pub fn describe(_state: &mut State, call: &Call) -> Answer {
-    if call.params.get("notes").is_some() {
-        return Err(ApiError::die("only backups can have notes"));
-    }
-    if call.params.get("protected").is_some() {
-        return Err(ApiError::die("only backups can be protected"));
-    }
+pub fn describe(state: &mut State, call: &Call) -> Answer {
+    let params = &call.params;
+    let (id, volume) = (params.text("storage"), params.text("volume"));
+    let (notes, protected) = (params.get("notes"), params.maybe_flag("protected"));
+    state.describe_content(&call.caller, &params.node(), &id, &volume, notes, protected)?;
     Ok(Reply::NULL)
+}
+
+/// `POST /nodes/{node}/vzdump`.
+pub fn backup(state: &mut State, call: &Call) -> Answer {
+    let params = &call.params;
+    let node = params.node();
+    let mut vmids: Vec<u32> = params.list("vmid").iter().filter_map(|id| id.parse().ok()).collect();
+    if let Some(pool) = params.get("pool") {
+        vmids.extend(state.pools.get(&pool).into_iter().flat_map(|pool| pool.vms.clone()));
+    } else if params.flag("all") {
+        vmids = state
+            .guests
+            .values()
+            .filter(|guest| guest.node == node)
+            .map(|guest| guest.vmid)
+            .collect();
+    } else if vmids.is_empty() {
+        return Err(ApiError::param("vmid", "property is missing and it is not optional"));
+    }
+    let ending = match params.get("compress").as_deref() {
+        Some("zstd") => ".tar.zst",
+        Some("gzip" | "1") => ".tar.gz",
+        Some("lzo") => ".tar.lzo",
+        _ => ".tar",
+    };
+    let backup = Backup {
+        node,
+        vmids,
+        storage: params.get("storage").unwrap_or_else(|| "local".to_owned()),
+        ending: ending.to_owned(),
+        notes: params.get("notes-template"),
+        protected: params.flag("protected"),
+        user: call.caller.id.clone(),
+    };
+    Ok(state.start_backup(&call.caller, backup).into())
+}
+
+/// `GET /nodes/{node}/vzdump/extractconfig`.
+pub fn extract_config(state: &mut State, call: &Call) -> Answer {
+    let volid = call.params.text("volume");
+    state.check_volume_access(&call.caller, 0, &volid)?;
+    Ok(state.backup_config(&call.params.node(), &volid)?.into())
 }
 
 /// `DELETE …/content/{volume}`.

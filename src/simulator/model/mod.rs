@@ -1,6 +1,7 @@
 //! The pure model: synchronous, serialisable, told the time. Files follow the API: one for each family of operations.
 
 pub mod access;
+pub mod backup;
 pub mod config;
 pub mod content;
 pub mod download;

@@ -56,6 +56,8 @@ pub enum Work {
     VolumeDelete { node: String, volid: String },
     /// Fetch a file from the network into a storage.
     Download(Box<super::download::Download>),
+    /// Back guests up.
+    Backup(Box<super::backup::Backup>),
     /// Create a machine.
     VmCreate {
         vmid: u32,

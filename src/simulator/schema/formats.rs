@@ -173,8 +173,12 @@ fn network_fault(name: &str, value: &str) -> Option<String> {
 
 fn path_fault(name: &str, value: &str) -> Option<String> {
     let climbing = value.split('/').any(|part| part == "..");
+    let dotted = value.split('/').skip(1).any(|part| part == ".");
     match name {
-        "pve-lxc-mp-string" => unless(!climbing, format!("{value} contains illegal character sequences")),
+        "pve-lxc-mp-string" => unless(
+            !climbing && !dotted,
+            format!("{value} contains illegal character sequences"),
+        ),
         "pve-lxc-dev-string" => {
             let good = value.starts_with("/dev/") && value.len() > 5 && !climbing;
             unless(good, format!("{value} is not a valid device path"))
@@ -226,7 +230,8 @@ fn port(value: &str) -> Option<String> {
     for part in value.split([',', ':']) {
         let digits = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
         let named = !digits && is(r"[a-z][a-z0-9\-_]*", part);
-        if !named && !(digits && part.parse::<u32>().is_ok_and(|port| port <= 65_535)) {
+        let known = digits && part.parse::<u32>().is_ok_and(|port| port <= 65_535);
+        if !named && !known {
             return Some(format!("invalid port '{part}'"));
         }
     }
