@@ -12,6 +12,8 @@ const PURE: &[&str] = &[
     "status.rs",
     "convert",
     "admission",
+    "property.rs",
+    "secret.rs",
 ];
 const IO: &[&str] = &[
     "tokio",

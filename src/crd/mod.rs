@@ -37,3 +37,5 @@ pub const ABANDON: &str = "phoenix-hypervisor.io/abandon";
 pub const RESTARTED_AT: &str = "phoenix-hypervisor.io/restartedAt";
 /// Annotation: destroy and create the guest anew (promise 4); its value is `vmid-hash`.
 pub const RECREATE: &str = "phoenix-hypervisor.io/recreate";
+/// Proxmox tasks that Phoenix keeps running on one node where `limits.parallelTasksPerNode` says nothing.
+pub const GUEST_TASKS_DEFAULT: usize = 4;

@@ -1,1 +1,36 @@
 //! Typed Proxmox VE API client.
+//!
+//! * [`Client`] sends [`ApiCall`]s: endpoints with fail-over and back-off, credentials, deadlines
+//! * [`Error`] what may have come of a call; "the outcome is unknown" is a case of its own
+//! * one file a resource for typed reads: [`cluster`], [`node`], [`lxc`], [`storage`], [`task`], [`firewall`],
+//!   [`access`]
+//!
+//! A write is sent once. It is sent again through another endpoint only if it certainly never arrived.
+
+pub mod access;
+mod auth;
+pub mod cluster;
+mod endpoint;
+mod error;
+pub mod firewall;
+mod http;
+mod lenient;
+pub mod lxc;
+pub mod node;
+pub mod storage;
+pub mod task;
+mod tls;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::Error;
+pub use http::{ApiToken, Client, ConnectOptions, Login, Timeouts};
+pub use tls::{Fingerprint, Tls};
+
+pub use crate::plan::call::{ApiCall, Auth, Method};
+pub use crate::plan::upid::Upid;
+pub use crate::secret::Secret;
+
+/// The result of a call.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

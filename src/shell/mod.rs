@@ -1,1 +1,13 @@
 //! The only effects: observe, execute, publish, controllers.
+//!
+//! * [`engine`] the pipeline of one reconcile, and the poll of a hypervisor
+//! * [`connection`] one a hypervisor; [`observe`] reads, [`execute`] effects, [`failure`] what went wrong
+//! * [`store`] where objects and their status are kept
+
+pub mod connection;
+pub mod engine;
+pub mod execute;
+pub mod failure;
+pub mod observe;
+pub mod poll;
+pub mod store;

@@ -1,0 +1,274 @@
+//! Commands for the node itself: `pct`, raw `lxc.*` lines, GPUs, config versions.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::command::{Command, InvalidCommand, quote};
+
+const RAW_LINES: &str = include_str!("raw_lines.sh");
+
+/// `pct set VMID --key value … --delete a,b --digest …`: as root@pam, for what a token may not set (facts D.2).
+pub fn pct_set(vmid: u32, set: &[(String, String)], delete: &[String], digest: Option<&str>) -> Command {
+    let mut argv = vec!["pct".to_owned(), "set".into(), vmid.to_string()];
+    for (key, value) in set {
+        argv.extend([format!("--{key}"), value.clone()]);
+    }
+    if !delete.is_empty() {
+        argv.extend(["--delete".into(), delete.join(",")]);
+    }
+    if let Some(digest) = digest {
+        argv.extend(["--digest".into(), digest.to_owned()]);
+    }
+    Command::new(argv)
+}
+
+/// `pct unlock VMID`: removes a config lock. Only ever on a person's word.
+pub fn pct_unlock(vmid: u32) -> Command {
+    Command::new(["pct", "unlock", &vmid.to_string()])
+}
+
+/// `pct status VMID`.
+pub fn pct_status(vmid: u32) -> Command {
+    Command::new(["pct", "status", &vmid.to_string()])
+}
+
+/// The versions of all guest configs of the cluster: see [`ConfigVersions`].
+pub fn config_versions() -> Command {
+    Command::new(["cat", "/etc/pve/.vmlist"])
+}
+
+/// GPUs of the node: see [`gpus`].
+pub fn gpu_query() -> Command {
+    Command::new([
+        "nvidia-smi",
+        "--query-gpu=index,pci.bus_id,name,memory.total,driver_version",
+        "--format=csv,noheader,nounits",
+    ])
+}
+
+/// The loaded driver: see [`driver_version`].
+pub fn driver_query() -> Command {
+    Command::new(["cat", "/proc/driver/nvidia/version"])
+}
+
+/// A raw line of a container's config.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawLine {
+    /// `lxc.…`
+    pub key: String,
+    /// Its value.
+    pub value: String,
+}
+
+impl RawLine {
+    /// Reads `lxc.key: value` or `lxc.key = value`.
+    ///
+    /// # Errors
+    /// No `lxc.` key, or something that would end the line.
+    pub fn parse(text: &str) -> Result<Self, InvalidCommand> {
+        let bad = |why| InvalidCommand {
+            what: "raw line",
+            value: text.to_owned(),
+            why,
+        };
+        let (key, value) = text
+            .split_once([':', '='])
+            .ok_or_else(|| bad("key and value are needed"))?;
+        let (key, value) = (key.trim(), value.trim());
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-.".contains(&b);
+        if !key
+            .strip_prefix("lxc.")
+            .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(allowed))
+        {
+            return Err(bad("its key has to begin with lxc."));
+        }
+        if value.contains(['\n', '\r', '\0']) {
+            return Err(bad("one line is allowed"));
+        }
+        Ok(Self {
+            key: key.to_owned(),
+            value: value.to_owned(),
+        })
+    }
+
+    fn canonical(&self) -> String {
+        format!("{}: {}", self.key, self.value)
+    }
+}
+
+/// Where the node keeps configs and locks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeLayout {
+    /// Folder of this node's container configs.
+    pub configs: String,
+    /// Folder of their lock files.
+    pub locks: String,
+}
+
+impl Default for NodeLayout {
+    fn default() -> Self {
+        Self {
+            configs: "/etc/pve/lxc".into(),
+            locks: "/run/lock/lxc".into(),
+        }
+    }
+}
+
+/// Adds and removes raw lines of a container's config (design §4): under Proxmox's lock, only if the file's SHA-1 is
+/// `digest` and no `lock:` is set, only above the first section. Answers a [`RawLinesAnswer`].
+pub fn raw_lines(vmid: u32, add: &[RawLine], remove: &[RawLine], digest: &str, layout: &NodeLayout) -> Command {
+    let list = |lines: &[RawLine]| -> String {
+        let quoted: Vec<String> = lines.iter().map(|line| quote(&line.canonical())).collect();
+        if quoted.is_empty() {
+            "''".into()
+        } else {
+            quoted.join(" ")
+        }
+    };
+    let script = format!(
+        "# phoenix-node: raw-lines vmid={vmid} digest={digest}\n{}{}\
+         PHOENIX_VMID={vmid}\nPHOENIX_DIGEST={}\nPHOENIX_CONFIGS={}\nPHOENIX_LOCKS={}\n\n\
+         phoenix_lists() {{\n    printf '%s\\n' {} >\"$phoenix_work/add\" &&\n        \
+         printf '%s\\n' {} >\"$phoenix_work/remove\"\n}}\n\n{RAW_LINES}\nphoenix_raw_lines\n",
+        comment("add", add),
+        comment("remove", remove),
+        quote(digest),
+        quote(&layout.configs),
+        quote(&layout.locks),
+        list(add),
+        list(remove),
+    );
+    Command::new(["/bin/sh", "-s"]).with_stdin(script)
+}
+
+/// The lines once more as comments, so that what is asked for can be read without running it.
+fn comment(what: &str, lines: &[RawLine]) -> String {
+    lines
+        .iter()
+        .map(|line| format!("# {what} {}\n", line.canonical()))
+        .collect()
+}
+
+/// What became of [`raw_lines`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RawLinesAnswer {
+    /// Done: the file's new SHA-1, and whether anything had to be changed.
+    Done {
+        /// SHA-1 of the file now.
+        digest: String,
+        /// Whether it was written.
+        changed: bool,
+    },
+    /// The config is locked; nothing was changed.
+    Locked(String),
+    /// The file is not the one that was decided on; nothing was changed.
+    Modified,
+    /// There is no such container on the node.
+    Missing,
+    /// Proxmox held its lock for more than 10 s; nothing was changed.
+    Busy,
+    /// The node could not do it; nothing was changed.
+    Failed(String),
+}
+
+impl RawLinesAnswer {
+    /// Reads exit code and output.
+    pub fn parse(exit: u32, stdout: &str, stderr: &str) -> Self {
+        let value = |key: &str| {
+            stdout
+                .lines()
+                .find_map(|l| l.strip_prefix(key)?.strip_prefix('='))
+                .map(str::to_owned)
+        };
+        match (exit, value("digest")) {
+            (0, Some(digest)) => Self::Done {
+                digest,
+                changed: value("changed").as_deref() == Some("1"),
+            },
+            (10, _) => Self::Locked(value("lock").unwrap_or_default()),
+            (11, _) => Self::Modified,
+            (12, _) => Self::Missing,
+            (13, _) => Self::Busy,
+            _ => Self::Failed(format!("exit code {exit}: {}", stderr.trim())),
+        }
+    }
+}
+
+/// `/etc/pve/.vmlist`: a counter a guest, which goes up with every write of its config.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+pub struct ConfigVersions {
+    /// Goes up with every change of the list.
+    #[serde(default)]
+    pub version: u64,
+    /// By vmid.
+    #[serde(default)]
+    pub ids: BTreeMap<u32, ConfigVersion>,
+}
+
+/// One guest in `/etc/pve/.vmlist`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct ConfigVersion {
+    /// Node that holds it.
+    pub node: String,
+    /// `lxc` or `qemu`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Version of its config.
+    pub version: u64,
+}
+
+impl ConfigVersions {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// No such list.
+    pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+}
+
+/// A GPU of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gpu {
+    /// Index, as in `/dev/nvidia<index>`.
+    pub index: u32,
+    /// PCI address, such as `00000000:01:00.0`.
+    pub pci: String,
+    /// Model.
+    pub model: String,
+    /// Memory, in MiB.
+    pub memory_mib: u64,
+    /// Driver version.
+    pub driver: String,
+}
+
+/// Reads the answer to [`gpu_query`]; lines that are none are left out.
+pub fn gpus(stdout: &str) -> Vec<Gpu> {
+    let read = |line: &str| {
+        let fields: Vec<&str> = line.split(',').map(str::trim).collect();
+        let [index, pci, model, memory, driver] = fields[..] else {
+            return None;
+        };
+        Some(Gpu {
+            index: index.parse().ok()?,
+            pci: pci.to_owned(),
+            model: model.to_owned(),
+            memory_mib: memory.parse().ok()?,
+            driver: driver.to_owned(),
+        })
+    };
+    stdout.lines().filter_map(read).collect()
+}
+
+/// Reads the answer to [`driver_query`]: the driver's version, such as `580.76.05`.
+pub fn driver_version(stdout: &str) -> Option<String> {
+    let line = stdout.lines().find(|line| line.starts_with("NVRM version:"))?;
+    let is_version = |word: &&str| {
+        word.contains('.')
+            && word
+                .split('.')
+                .all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))
+    };
+    line.split_whitespace().find(is_version).map(str::to_owned)
+}

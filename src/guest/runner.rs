@@ -1,0 +1,514 @@
+//! Running scripts inside a guest so that they outlive the connection that started them.
+//!
+//! A small shell program is piped through `pct exec VMID -- /bin/sh -s`. Its first line is a header that says what it
+//! does (`# phoenix-runner: start id=… hash=… attempt=…`), the rest does it and prints `key=value` lines:
+//!
+//! * [`start`] starts a script detached and returns. Output is spooled to a root-only folder in memory, hash, process
+//!   and exit code are recorded on disk by the wrapper around the script, so nothing is lost with the connection.
+//!   The same hash and attempt is started at most once, however often it is asked for.
+//! * [`poll`] prints the record of the last run of a hash, with start and end of its output.
+//! * [`forget`] removes the spool; the record stays, and a clone of the guest has it too.
+//!
+//! A record whose process is gone without an exit code reads [`State::Interrupted`]: the guest was stopped, cloned or
+//! rolled back meanwhile. Another run needs a higher attempt.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use super::command::{Command, InvalidCommand, quote};
+use crate::secret::Secret;
+
+const RUNNER: &str = include_str!("runner.sh");
+const WRAPPER: &str = include_str!("wrapper.sh");
+
+/// Where the runner keeps things in the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// Root-only folder in memory for scripts and output.
+    pub spool: String,
+    /// Folder for records.
+    pub records: String,
+    /// Whether systemd may be used to start scripts.
+    pub systemd: bool,
+    /// From this size on the middle of the spooled output is dropped, in bytes.
+    pub bound: usize,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self {
+            spool: "/run/phoenix".into(),
+            records: "/var/lib/phoenix".into(),
+            systemd: true,
+            bound: 1 << 20,
+        }
+    }
+}
+
+/// So much of the start of the output is kept and shown, in bytes.
+const HEAD: usize = 4 << 10;
+/// So much of the end of the output is kept and shown, in bytes.
+const TAIL: usize = 16 << 10;
+
+/// A script to start.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Script {
+    /// Names its record in the guest: `[A-Za-z0-9._-]`, at most 64.
+    pub id: String,
+    /// Hash of all that it is given: `[A-Za-z0-9_-]`, at most 128.
+    pub hash: String,
+    /// From 1; a higher one runs the same hash again.
+    pub attempt: u32,
+    /// The script; its `#!` line names the interpreter, `/bin/sh` otherwise.
+    pub body: String,
+    /// Where the script itself is put; in the spool otherwise.
+    pub path: Option<String>,
+    /// Arguments. They can be read in the guest's process list: no secrets.
+    pub args: Vec<String>,
+    /// Environment, delivered byte for byte.
+    pub environment: BTreeMap<String, Secret>,
+    /// Files that are put into the guest before it starts.
+    pub files: Vec<GuestFile>,
+    /// Folder that it runs in; `/root` otherwise.
+    pub workdir: Option<String>,
+    /// After so many seconds it is stopped (exit code 124, or 137 if it had to be killed).
+    pub deadline_seconds: Option<u64>,
+}
+
+/// A file in a guest.
+#[derive(Clone, PartialEq, Eq)]
+pub struct GuestFile {
+    /// Absolute path; folders above are made.
+    pub path: String,
+    /// Octal, such as `0644`.
+    pub mode: String,
+    /// What is in it.
+    pub content: Vec<u8>,
+}
+
+/// A command that runs inside a guest.
+fn in_guest(vmid: u32, program: String) -> Command {
+    Command::new(["pct", "exec", &vmid.to_string(), "--", "/bin/sh", "-s"]).with_stdin(program)
+}
+
+/// Starts `script` in the container unless this hash and attempt was started before. Answers a [`Record`].
+///
+/// # Errors
+/// A name, path, mode or hash that cannot be sent.
+pub fn start(vmid: u32, script: &Script, layout: &Layout) -> Result<Command, InvalidCommand> {
+    check_token("script id", &script.id, 64)?;
+    check_token("script hash", &script.hash, 128)?;
+    let run = format!("{}.{}", script.hash, script.attempt);
+    let spool = format!("{}/{}/{run}", layout.spool, script.id);
+    let path = script.path.clone().unwrap_or_else(|| format!("{spool}/script"));
+    let private = |name: &str, content: String| GuestFile {
+        path: format!("{spool}/{name}"),
+        mode: "0600".into(),
+        content: content.into_bytes(),
+    };
+    let mut files = script.files.clone();
+    files.push(GuestFile {
+        path: path.clone(),
+        mode: "0700".into(),
+        content: script.body.clone().into_bytes(),
+    });
+    files.push(private("env", environment(&script.environment)?));
+    files.push(private("wrapper", wrapper(script, layout, &path)));
+    let header = format!("start id={} hash={} attempt={}", script.id, script.hash, script.attempt);
+    let settings = format!(
+        "{}PHOENIX_ATTEMPT={}\nPHOENIX_LAUNCHER={}\n",
+        settings(&script.id, &script.hash, layout),
+        script.attempt,
+        if layout.systemd { "auto" } else { "setsid" },
+    );
+    Ok(in_guest(
+        vmid,
+        program(&header, &settings, &put_files(&files)?, "phoenix_start"),
+    ))
+}
+
+/// Reads the last run of `hash`, or of any version of the script without one. Answers a [`Record`].
+///
+/// # Errors
+/// An id or hash that cannot be sent.
+pub fn poll(vmid: u32, id: &str, hash: Option<&str>, layout: &Layout) -> Result<Command, InvalidCommand> {
+    check_token("script id", id, 64)?;
+    if let Some(hash) = hash {
+        check_token("script hash", hash, 128)?;
+    }
+    let header = format!("poll id={id} hash={}", hash.unwrap_or("*"));
+    let settings = settings(id, hash.unwrap_or("*"), layout);
+    Ok(in_guest(vmid, program(&header, &settings, "", "phoenix_poll")))
+}
+
+/// Removes what a finished run left in the spool.
+///
+/// # Errors
+/// An id that cannot be sent.
+pub fn forget(vmid: u32, id: &str, layout: &Layout) -> Result<Command, InvalidCommand> {
+    check_token("script id", id, 64)?;
+    Ok(in_guest(
+        vmid,
+        program(
+            &format!("forget id={id}"),
+            &settings(id, "*", layout),
+            "",
+            "phoenix_forget",
+        ),
+    ))
+}
+
+/// Reads up to `limit` bytes of a file. Answers a [`FileAnswer`].
+pub fn read_file(vmid: u32, path: &str, limit: usize) -> Command {
+    let settings = format!("PHOENIX_PATH={}\nPHOENIX_HEAD={limit}\n", quote(path));
+    in_guest(
+        vmid,
+        program(&format!("read path={}", encode(path)), &settings, "", "phoenix_read"),
+    )
+}
+
+/// Writes a file, whole or not at all.
+///
+/// # Errors
+/// A path or mode that cannot be sent.
+pub fn write_file(vmid: u32, file: &GuestFile) -> Result<Command, InvalidCommand> {
+    let files = put_files(std::slice::from_ref(file))?;
+    let header = format!("write path={} mode={}", encode(&file.path), file.mode);
+    Ok(in_guest(vmid, program(&header, "", &files, "phoenix_write")))
+}
+
+/// Runs a short command and waits for it, at most `seconds`. Answers a [`ProbeAnswer`].
+pub fn probe(vmid: u32, argv: &[String], seconds: u64, layout: &Layout) -> Command {
+    let words: Vec<String> = argv.iter().map(|word| quote(word)).collect();
+    let settings = format!(
+        "PHOENIX_SPOOL={}\nPHOENIX_SECONDS={}\nPHOENIX_TAIL={TAIL}\n",
+        quote(&layout.spool),
+        seconds.max(1)
+    );
+    let header = format!("probe seconds={} command={}", seconds.max(1), encode(&argv.join(" ")));
+    in_guest(
+        vmid,
+        program(&header, &settings, "", &format!("phoenix_probe {}", words.join(" "))),
+    )
+}
+
+/// What is piped in: header, settings, the runner, and last the one line that does something.
+fn program(header: &str, settings: &str, files: &str, call: &str) -> String {
+    format!("# phoenix-runner: {header}\n{settings}\n{RUNNER}\nphoenix_files() {{\n:\n{files}}}\n\n{call}\n")
+}
+
+fn settings(id: &str, hash: &str, layout: &Layout) -> String {
+    format!(
+        "PHOENIX_ID={id}\nPHOENIX_HASH='{hash}'\nPHOENIX_RECORDS={}\nPHOENIX_SPOOL={}\nPHOENIX_HEAD={HEAD}\nPHOENIX_TAIL={TAIL}\n",
+        quote(&format!("{}/{id}", layout.records)),
+        quote(&format!("{}/{id}", layout.spool)),
+    )
+}
+
+fn wrapper(script: &Script, layout: &Layout, path: &str) -> String {
+    let run = format!("{}.{}", script.hash, script.attempt);
+    let settings = settings(&script.id, &script.hash, layout);
+    let words: Vec<String> = interpreter(&script.body)
+        .into_iter()
+        .chain([path.to_owned()])
+        .chain(script.args.iter().cloned())
+        .map(|word| quote(&word))
+        .collect();
+    let words = words.join(" ");
+    // `exec` so that the wrapper waits for the script itself and not for a shell between.
+    let run_it = match script.deadline_seconds {
+        Some(seconds) => format!(
+            "if timeout -k 1 5 true 2>/dev/null; then set -- timeout -k 10 {seconds} {words}; else set -- {words}; fi"
+        ),
+        None => format!("set -- {words}"),
+    };
+    let workdir = quote(script.workdir.as_deref().unwrap_or("/root"));
+    let bound = layout.bound;
+    format!(
+        "{settings}PHOENIX_RUN={run}\nPHOENIX_BOUND={bound}\n\n\
+         phoenix_script() {{\n    (\n        {run_it}\n        umask 022\n        phoenix_env=$PWD/env.$$\n        \
+         cd {workdir} || exit 126\n        . \"$phoenix_env\"\n        rm -f \"$phoenix_env\"\n        exec \"$@\"\n    \
+         )\n}}\n\n{WRAPPER}"
+    )
+}
+
+/// Program and arguments of the `#!` line.
+fn interpreter(body: &str) -> Vec<String> {
+    let first = body.lines().next().unwrap_or_default().trim_end();
+    let words: Vec<String> = first
+        .strip_prefix("#!")
+        .map(|line| line.split_whitespace().map(str::to_owned).collect())
+        .unwrap_or_default();
+    if words.is_empty() {
+        vec!["/bin/sh".into()]
+    } else {
+        words
+    }
+}
+
+fn environment(environment: &BTreeMap<String, Secret>) -> Result<String, InvalidCommand> {
+    let mut text = String::new();
+    for (name, value) in environment {
+        let letter = |c: char| c.is_ascii_alphabetic() || c == '_';
+        let valid = name.starts_with(letter) && name.chars().all(|c| letter(c) || c.is_ascii_digit());
+        if !valid {
+            return Err(invalid(
+                "environment variable",
+                name,
+                "only letters, digits and _ are allowed",
+            ));
+        }
+        if value.expose().contains('\0') {
+            return Err(invalid("environment variable", name, "its value holds a NUL byte"));
+        }
+        text.push_str(&format!("export {name}='{}'\n", value.expose().replace('\'', r"'\''")));
+    }
+    Ok(text)
+}
+
+fn put_files(files: &[GuestFile]) -> Result<String, InvalidCommand> {
+    let mut out = String::new();
+    for file in files {
+        check_file(file)?;
+        out.push_str(&format!(
+            "phoenix_put {} {} <<'PHOENIX_END'\n",
+            quote(&file.path),
+            file.mode
+        ));
+        for line in BASE64.encode(&file.content).as_bytes().chunks(76) {
+            out.push_str(&String::from_utf8_lossy(line));
+            out.push('\n');
+        }
+        out.push_str("PHOENIX_END\n");
+    }
+    Ok(out)
+}
+
+fn check_file(file: &GuestFile) -> Result<(), InvalidCommand> {
+    if !file.path.starts_with('/') || file.path.ends_with('/') || file.path.contains('\0') {
+        return Err(invalid("file", &file.path, "an absolute path is needed"));
+    }
+    if !matches!(file.mode.len(), 3 | 4) || !file.mode.bytes().all(|b| (b'0'..=b'7').contains(&b)) {
+        return Err(invalid(
+            "file mode",
+            &file.mode,
+            "three or four octal digits are needed",
+        ));
+    }
+    Ok(())
+}
+
+fn check_token(what: &'static str, value: &str, longest: usize) -> Result<(), InvalidCommand> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    if value.is_empty() || value.len() > longest || value.starts_with(['.', '-']) || !value.bytes().all(allowed) {
+        return Err(invalid(what, value, "only letters, digits, ., _ and - are allowed"));
+    }
+    Ok(())
+}
+
+fn invalid(what: &'static str, value: &str, why: &'static str) -> InvalidCommand {
+    InvalidCommand {
+        what,
+        value: value.to_owned(),
+        why,
+    }
+}
+
+fn encode(text: &str) -> String {
+    BASE64.encode(text)
+}
+
+/// Where a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Never started in this guest.
+    Absent,
+    /// Launched, but it has not claimed its record yet.
+    Starting,
+    /// Its process lives.
+    Running,
+    /// It ended with an exit code.
+    Finished,
+    /// Its process is gone and left no exit code.
+    Interrupted,
+}
+
+/// What the guest says of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Where it stands.
+    pub state: State,
+    /// Hash that it was started with.
+    pub hash: Option<String>,
+    /// Attempt that it was started with.
+    pub attempt: u32,
+    /// Exit code when finished.
+    pub exit: Option<i32>,
+    /// Unix time in seconds.
+    pub started: Option<i64>,
+    /// Unix time in seconds.
+    pub ended: Option<i64>,
+    /// Whether this very request started it.
+    pub started_now: bool,
+    /// The request to start was turned down because this run of another version is still under way.
+    pub busy: bool,
+    /// Start of the output.
+    pub head: String,
+    /// End of the output.
+    pub tail: String,
+    /// Size of the whole output, in bytes.
+    pub output_size: u64,
+}
+
+/// An answer that does not follow the protocol, or the guest's reason for not doing what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerError {
+    /// The runner could not do its work, such as on a full disk.
+    #[error("the guest cannot do it: {0}")]
+    Guest(String),
+    /// The answer makes no sense.
+    #[error("the guest's answer is not understood: {0}")]
+    Protocol(String),
+}
+
+/// The lines of an answer. Output goes in one line each, encoded, so every line is `key=value`.
+struct Lines(BTreeMap<String, String>);
+
+impl Lines {
+    fn parse(text: &str) -> Result<Self, AnswerError> {
+        let lines: BTreeMap<String, String> = text
+            .lines()
+            .filter_map(|l| l.split_once('='))
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect();
+        match lines.get("error") {
+            Some(error) => Err(AnswerError::Guest(error.clone())),
+            None => Ok(Self(lines)),
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+
+    fn number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, AnswerError> {
+        let parse = |text: &str| text.parse().map_err(|_| AnswerError::Protocol(format!("{key}={text}")));
+        self.get(key).map(parse).transpose()
+    }
+
+    fn bytes(&self, key: &str) -> Result<Vec<u8>, AnswerError> {
+        let text = self.get(key).unwrap_or_default();
+        BASE64
+            .decode(text)
+            .map_err(|_| AnswerError::Protocol(format!("{key} is no base64")))
+    }
+}
+
+impl Record {
+    /// Reads the answer to [`start`] or [`poll`].
+    ///
+    /// # Errors
+    /// The guest's reason, or an answer that is not understood.
+    pub fn parse(text: &str) -> Result<Self, AnswerError> {
+        let lines = Lines::parse(text)?;
+        let state = match lines.get("state") {
+            Some("absent") => State::Absent,
+            Some("starting") => State::Starting,
+            Some("running") => State::Running,
+            Some("finished") => State::Finished,
+            Some("interrupted") => State::Interrupted,
+            other => return Err(AnswerError::Protocol(format!("state={}", other.unwrap_or("(none)")))),
+        };
+        let shown = |key| {
+            lines
+                .bytes(key)
+                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        };
+        Ok(Self {
+            state,
+            hash: lines.get("hash").map(str::to_owned),
+            attempt: lines.number("attempt")?.unwrap_or_default(),
+            exit: lines.number("exit")?,
+            started: lines.number("started")?,
+            ended: lines.number("ended")?,
+            started_now: lines.get("started-now") == Some("1"),
+            busy: lines.get("busy") == Some("1"),
+            head: shown("output-head")?,
+            tail: shown("output-tail")?,
+            output_size: lines.number("output-size")?.unwrap_or_default(),
+        })
+    }
+
+    /// Start and end of the output as one text, with a line where something is left out.
+    pub fn output(&self) -> String {
+        let (head, tail) = (self.head.len() as u64, self.tail.len() as u64);
+        if self.output_size <= tail {
+            return self.tail.clone();
+        }
+        if self.output_size <= head {
+            return self.head.clone();
+        }
+        let left_out = self.output_size.saturating_sub(head + tail);
+        if left_out == 0 {
+            // The two overlap: the tail's start is in the head already.
+            let overlap = (head + tail - self.output_size) as usize;
+            let rest = self.tail.get(overlap..).unwrap_or(&self.tail);
+            return format!("{}{rest}", self.head);
+        }
+        format!(
+            "{}\n[… {left_out} bytes left out …]\n{}",
+            self.head.trim_end(),
+            self.tail
+        )
+    }
+}
+
+/// The answer to [`read_file`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileAnswer(
+    /// What is in the file; `None` if there is no such file.
+    pub Option<Vec<u8>>,
+);
+
+impl FileAnswer {
+    /// Reads the answer.
+    ///
+    /// # Errors
+    /// An answer that is not understood.
+    pub fn parse(text: &str) -> Result<Self, AnswerError> {
+        let lines = Lines::parse(text)?;
+        match lines.get("state") {
+            Some("absent") => Ok(Self(None)),
+            Some("present") => Ok(Self(Some(lines.bytes("content")?))),
+            _ => Err(AnswerError::Protocol("no state".into())),
+        }
+    }
+}
+
+/// The answer to [`probe`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeAnswer {
+    /// Exit code; 124 when the deadline passed.
+    pub exit: i32,
+    /// End of the output.
+    pub output: String,
+}
+
+impl ProbeAnswer {
+    /// Reads the answer.
+    ///
+    /// # Errors
+    /// An answer that is not understood.
+    pub fn parse(text: &str) -> Result<Self, AnswerError> {
+        let lines = Lines::parse(text)?;
+        let exit = lines
+            .number("exit")?
+            .ok_or_else(|| AnswerError::Protocol("no exit code".into()))?;
+        Ok(Self {
+            exit,
+            output: String::from_utf8_lossy(&lines.bytes("output-tail")?).into_owned(),
+        })
+    }
+}

@@ -1,0 +1,175 @@
+# What follows runs in the guest as root, in any POSIX shell. Everything is in functions and the last line calls one of
+# them, so a script that arrives cut short does nothing.
+set -u
+umask 077
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+LC_ALL=C
+export PATH LC_ALL
+
+phoenix_fail() {
+    printf 'error=%s\n' "$1"
+    exit 3
+}
+
+# put PATH MODE: writes standard input (base64) to PATH, whole or not at all.
+phoenix_put() {
+    (umask 022 && mkdir -p "${1%/*}/") || phoenix_fail "cannot make the folder of $1"
+    base64 -d >"$1.phoenix.$$" && chmod "$2" "$1.phoenix.$$" && mv -f "$1.phoenix.$$" "$1" && return
+    rm -f "$1.phoenix.$$"
+    phoenix_fail "cannot write $1"
+}
+
+# The start time of a process in ticks since boot: with the process id it names one process for ever. Empty for a
+# process that is gone or only waits to be reaped.
+phoenix_born() {
+    phoenix_stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 0
+    set -- ${phoenix_stat##*) }
+    case "${1:-}" in '' | Z | X) ;; *) printf %s "${20:-}" ;; esac
+}
+
+# value KEY FILE: the value of KEY in a record.
+phoenix_value() {
+    sed -n "s/^$1=//p" "$2" 2>/dev/null | head -n 1
+}
+
+# The last run of the hash (or of any, for `*`) in PHOENIX_RECORDS: its record's path, or nothing.
+phoenix_last() {
+    phoenix_best= phoenix_most=0
+    for phoenix_file in "$PHOENIX_RECORDS"/run.*; do
+        [ -f "$phoenix_file" ] || continue
+        phoenix_hash=${phoenix_file##*/run.}
+        phoenix_number=${phoenix_hash##*.}
+        case "$phoenix_number" in '' | *[!0-9]*) continue ;; esac
+        [ "$1" = '*' ] || [ "$1" = "${phoenix_hash%.*}" ] || continue
+        if [ "$phoenix_number" -gt "$phoenix_most" ]; then
+            phoenix_most=$phoenix_number phoenix_best=$phoenix_file
+        fi
+    done
+    printf %s "$phoenix_best"
+}
+
+# Whether the process of an unfinished record still runs.
+phoenix_alive() {
+    [ -z "$(phoenix_value exit "$1")" ] || return 1
+    phoenix_pid=$(phoenix_value pid "$1")
+    [ -n "$phoenix_pid" ] && [ "$(phoenix_born "$phoenix_pid")" = "$(phoenix_value born "$1")" ]
+}
+
+# The record of some run that is under way, or nothing.
+phoenix_busy() {
+    for phoenix_file in "$PHOENIX_RECORDS"/run.*; do
+        [ -f "$phoenix_file" ] && phoenix_alive "$phoenix_file" && printf %s "$phoenix_file" && return
+    done
+}
+
+# report RECORD: prints state and output of a run as key=value lines.
+phoenix_report() {
+    if [ -z "$1" ]; then
+        printf 'state=absent\n'
+        return
+    fi
+    phoenix_run=${1##*/run.}
+    # Whether it lives is asked before the record is read: it may end between the two.
+    phoenix_state=interrupted
+    phoenix_alive "$1" && phoenix_state=running
+    [ -n "$(phoenix_value exit "$1")" ] && phoenix_state=finished
+    printf 'state=%s\nhash=%s\nattempt=%s\n' "$phoenix_state" "${phoenix_run%.*}" "${phoenix_run##*.}"
+    sed -n -e '/^pid=/p' -e '/^started=/p' -e '/^ended=/p' -e '/^exit=/p' "$1"
+    phoenix_spool=$PHOENIX_SPOOL/$phoenix_run
+    for phoenix_file in "$phoenix_spool/head" "$phoenix_spool/output"; do
+        [ -f "$phoenix_file" ] || continue
+        printf 'output-head=%s\n' "$(head -c "$PHOENIX_HEAD" "$phoenix_file" | base64 | tr -d '\n')"
+        break
+    done
+    if [ -f "$phoenix_spool/output" ]; then
+        printf 'output-size=%s\n' "$(($(cat "$phoenix_spool/dropped" 2>/dev/null || echo 0) + $(wc -c <"$phoenix_spool/output")))"
+        printf 'output-tail=%s\n' "$(tail -c "$PHOENIX_TAIL" "$phoenix_spool/output" | base64 | tr -d '\n')"
+    fi
+}
+
+# Starts the run unless one is under way or this one was started before.
+phoenix_start() {
+    mkdir -p "$PHOENIX_RECORDS" "$PHOENIX_SPOOL" || phoenix_fail "cannot make $PHOENIX_RECORDS"
+    phoenix_known=$(phoenix_last "$PHOENIX_HASH")
+    if [ -n "$phoenix_known" ] && [ "${phoenix_known##*.}" -ge "$PHOENIX_ATTEMPT" ]; then
+        printf 'started-now=0\n'
+        phoenix_report "$phoenix_known"
+        return
+    fi
+    phoenix_other=$(phoenix_busy)
+    if [ -n "$phoenix_other" ]; then
+        printf 'started-now=0\nbusy=1\n'
+        phoenix_report "$phoenix_other"
+        return
+    fi
+    phoenix_claim=$PHOENIX_RECORDS/run.$PHOENIX_HASH.$PHOENIX_ATTEMPT
+    mkdir -p "$PHOENIX_SPOOL/$PHOENIX_HASH.$PHOENIX_ATTEMPT" || phoenix_fail "cannot make $PHOENIX_SPOOL"
+    phoenix_files
+    phoenix_launch "$PHOENIX_SPOOL/$PHOENIX_HASH.$PHOENIX_ATTEMPT/wrapper" || phoenix_fail 'cannot start a process'
+    phoenix_wait=0
+    while [ ! -e "$phoenix_claim" ] && [ "$phoenix_wait" -lt 50 ]; do
+        sleep 0.1 2>/dev/null || sleep 1
+        phoenix_wait=$((phoenix_wait + 1))
+    done
+    if [ -e "$phoenix_claim" ]; then
+        printf 'started-now=1\n'
+        phoenix_report "$phoenix_claim"
+    else
+        printf 'started-now=1\nstate=starting\nhash=%s\nattempt=%s\n' "$PHOENIX_HASH" "$PHOENIX_ATTEMPT"
+    fi
+}
+
+# Starts the wrapper so that it outlives this shell. systemd-run talks to systemd's own socket and needs no D-Bus; its
+# unit may vanish with its result, which is why the wrapper keeps the record. KillMode lets daemons that the script
+# starts live on. Started twice by mistake, only the first wrapper gets the claim.
+phoenix_launch() {
+    if [ "$PHOENIX_LAUNCHER" = auto ] && [ -d /run/systemd/system ] && command -v systemd-run >/dev/null 2>&1; then
+        systemd-run --quiet --collect --unit="phoenix-$PHOENIX_ID-$$" -p KillMode=process -p TasksMax=infinity \
+            env -i /bin/sh "$1" </dev/null >/dev/null 2>&1 && return
+    fi
+    if command -v setsid >/dev/null 2>&1; then
+        setsid env -i /bin/sh "$1" </dev/null >/dev/null 2>&1 &
+    else
+        nohup env -i /bin/sh "$1" </dev/null >/dev/null 2>&1 &
+    fi
+}
+
+phoenix_poll() {
+    phoenix_report "$(phoenix_last "$PHOENIX_HASH")"
+}
+
+# Removes what a finished run left in the spool; its record stays.
+phoenix_forget() {
+    if [ -n "$(phoenix_busy)" ]; then
+        printf 'forgotten=0\n'
+    else
+        rm -rf "$PHOENIX_SPOOL" && printf 'forgotten=1\n'
+    fi
+}
+
+phoenix_read() {
+    [ -f "$PHOENIX_PATH" ] || {
+        printf 'state=absent\n'
+        return
+    }
+    printf 'state=present\ncontent=%s\n' "$(head -c "$PHOENIX_HEAD" "$PHOENIX_PATH" | base64 | tr -d '\n')"
+}
+
+phoenix_write() {
+    phoenix_files
+    printf 'state=present\n'
+}
+
+# Runs a short command with a deadline and prints its exit code and output.
+phoenix_probe() {
+    mkdir -p "$PHOENIX_SPOOL" || phoenix_fail "cannot make $PHOENIX_SPOOL"
+    phoenix_output=$PHOENIX_SPOOL/probe.$$
+    if timeout -k 1 5 true 2>/dev/null; then
+        timeout -k 2 "$PHOENIX_SECONDS" "$@" </dev/null >"$phoenix_output" 2>&1
+    else
+        "$@" </dev/null >"$phoenix_output" 2>&1
+    fi
+    printf 'exit=%s\n' "$?"
+    printf 'output-tail=%s\n' "$(tail -c "$PHOENIX_TAIL" "$phoenix_output" | base64 | tr -d '\n')"
+    rm -f "$phoenix_output"
+}

@@ -1,0 +1,576 @@
+//! The shell programs in a real shell: scripts run at most once, whatever their environment and output.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command as Process, Stdio};
+use std::time::{Duration, Instant};
+
+use super::command::Command;
+use super::node::{self, NodeLayout, RawLine, RawLinesAnswer};
+use super::runner::{self, AnswerError, FileAnswer, GuestFile, Layout, ProbeAnswer, Record, Script, State};
+
+/// Shells of this machine that guests have as well.
+fn shells() -> Vec<&'static str> {
+    ["/bin/sh", "/bin/bash", "/bin/ash"]
+        .into_iter()
+        .filter(|s| Path::new(s).exists())
+        .collect()
+}
+
+struct Guest {
+    folder: tempfile::TempDir,
+    shell: &'static str,
+}
+
+impl Guest {
+    fn new(shell: &'static str) -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            shell,
+        }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn layout(&self) -> Layout {
+        Layout {
+            spool: self.path("run"),
+            records: self.path("lib"),
+            systemd: false,
+            bound: 64 << 10,
+        }
+    }
+
+    /// Runs what `pct exec` would run in the guest.
+    fn run(&self, command: &Command) -> String {
+        assert_eq!(command.argv[..2], ["pct", "exec"]);
+        assert_eq!(command.argv[3..], ["--", "/bin/sh", "-s"]);
+        let (_, stdout, stderr) = pipe(self.shell, &["-s"], &command.stdin);
+        assert_eq!(stderr, "", "the runner itself says nothing on stderr");
+        stdout
+    }
+
+    fn script(&self, body: &str) -> Script {
+        Script {
+            id: "feature-x".into(),
+            hash: "abc".into(),
+            attempt: 1,
+            body: body.into(),
+            path: None,
+            args: vec![],
+            environment: BTreeMap::new(),
+            files: vec![],
+            workdir: Some(self.folder.path().to_str().unwrap().to_owned()),
+            deadline_seconds: None,
+        }
+    }
+
+    fn start(&self, script: &Script) -> Record {
+        Record::parse(&self.run(&runner::start(100, script, &self.layout()).unwrap())).unwrap()
+    }
+
+    fn poll(&self, hash: Option<&str>) -> Record {
+        Record::parse(&self.run(&runner::poll(100, "feature-x", hash, &self.layout()).unwrap())).unwrap()
+    }
+
+    fn finish(&self) -> Record {
+        let patience = Instant::now() + Duration::from_secs(60);
+        loop {
+            let record = self.poll(None);
+            if !matches!(record.state, State::Running | State::Starting) {
+                return record;
+            }
+            assert!(Instant::now() < patience, "still {record:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+}
+
+fn pipe(program: &str, args: &[&str], stdin: &[u8]) -> (u32, String, String) {
+    let mut child = Process::new(program)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let bytes = stdin.to_vec();
+    let feed = std::thread::spawn(move || {
+        let _ = input.write_all(&bytes);
+    });
+    let output = child.wait_with_output().unwrap();
+    feed.join().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code().unwrap() as u32,
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[test]
+fn a_script_runs_detached_and_its_end_is_recorded() {
+    for shell in shells() {
+        let guest = Guest::new(shell);
+        let record = guest.start(&guest.script("echo begin; sleep 1; echo end >&2; exit 7\n"));
+        assert!(record.started_now && !record.busy, "{shell} {record:?}");
+        assert_eq!(record.state, State::Running, "it returns while the script runs");
+        let record = guest.finish();
+        assert_eq!(
+            (record.state, record.exit, record.attempt),
+            (State::Finished, Some(7), 1)
+        );
+        assert_eq!(record.output(), "begin\nend\n");
+        assert_eq!(record.hash.as_deref(), Some("abc"));
+        assert!(record.ended.unwrap() > record.started.unwrap());
+    }
+}
+
+#[test]
+fn the_same_run_is_started_at_most_once() {
+    for shell in shells() {
+        let guest = Guest::new(shell);
+        let script = guest.script("echo ran >>ran; sleep 1\n");
+        assert!(guest.start(&script).started_now);
+        let again = guest.start(&script);
+        assert_eq!((again.started_now, again.state), (false, State::Running), "{shell}");
+        assert_eq!(guest.finish().exit, Some(0));
+        let again = guest.start(&script);
+        assert_eq!((again.started_now, again.state), (false, State::Finished));
+        assert_eq!(guest.text("ran"), "ran\n");
+        assert!(
+            guest
+                .start(&Script {
+                    attempt: 2,
+                    ..script.clone()
+                })
+                .started_now,
+            "asked for once more"
+        );
+        assert_eq!(guest.finish().attempt, 2);
+        assert_eq!(guest.text("ran"), "ran\nran\n");
+        assert!(!guest.start(&script).started_now, "an old request comes late");
+    }
+}
+
+#[test]
+fn many_starts_at_once_run_it_once() {
+    let guest = Guest::new("/bin/sh");
+    let script = guest.script("echo ran >>ran; cat \"$PHOENIX_FILE\"\n");
+    let script = Script {
+        environment: [("PHOENIX_FILE".into(), guest.path("ran").into())].into(),
+        ..script
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| guest.start(&script));
+        }
+    });
+    let record = guest.finish();
+    assert_eq!(
+        (record.exit, guest.text("ran").as_str()),
+        (Some(0), "ran\n"),
+        "{}",
+        record.output()
+    );
+}
+
+#[test]
+fn a_changed_script_waits_for_the_old_one_and_then_replaces_its_record() {
+    let guest = Guest::new("/bin/sh");
+    let old = guest.script("sleep 2\n");
+    guest.start(&old);
+    let new = Script {
+        hash: "def".into(),
+        body: "true\n".into(),
+        ..old.clone()
+    };
+    let turned_down = guest.start(&new);
+    assert!(turned_down.busy && !turned_down.started_now);
+    assert_eq!(turned_down.hash.as_deref(), Some("abc"));
+    assert_eq!(guest.poll(Some("def")).state, State::Absent);
+    guest.finish();
+    assert!(guest.start(&new).started_now);
+    assert_eq!(guest.finish().hash.as_deref(), Some("def"));
+    // Going back to the old text has to run it again: what it did has been overlaid.
+    assert_eq!(guest.poll(Some("abc")).state, State::Absent);
+    assert!(guest.start(&old).started_now);
+}
+
+#[test]
+fn the_environment_arrives_byte_for_byte_and_in_no_argument() {
+    let nasty = "it's \"quoted\" $(touch pwned) `x` \\ back\\nslash\n\n two\ttabs á Á 日本 \u{81} %s ; & | * ~ #\n";
+    for shell in shells() {
+        let guest = Guest::new(shell);
+        let body = "printf %s \"$PHOENIX_NASTY\" >value; printf %s \"$1\" >argument\n\
+                    tr '\\0' ' ' <\"/proc/$$/cmdline\" >line; env >all; ls \"$PHOENIX_SPOOL_OF_TEST\"\n";
+        let script = Script {
+            environment: [
+                ("PHOENIX_NASTY".to_owned(), nasty.into()),
+                ("PHOENIX_EMPTY".to_owned(), "".into()),
+                (
+                    "PHOENIX_SPOOL_OF_TEST".to_owned(),
+                    guest.path("run/feature-x/abc.1").into(),
+                ),
+            ]
+            .into(),
+            args: vec![nasty.to_owned()],
+            ..guest.script(body)
+        };
+        let command = runner::start(100, &script, &guest.layout()).unwrap();
+        assert!(!command.line(true).contains("quoted") && !format!("{command:?}").contains("quoted"));
+        Record::parse(&guest.run(&command)).unwrap();
+        let record = guest.finish();
+        assert_eq!(record.exit, Some(0), "{}", record.output());
+        assert_eq!(guest.text("value"), nasty, "{shell}");
+        assert_eq!(guest.text("argument"), nasty, "{shell}");
+        assert!(guest.text("all").contains("PHOENIX_EMPTY=\n") && guest.text("all").contains("HOME=/root\n"));
+        assert!(
+            !guest.text("all").contains("PHOENIX_HASH"),
+            "the runner's own names stay its own"
+        );
+        assert!(
+            !record.output().contains("env"),
+            "the environment is gone from the spool: {}",
+            record.output()
+        );
+        assert!(!Path::new(&guest.path("pwned")).exists());
+    }
+}
+
+#[test]
+fn files_modes_workdir_and_interpreters_are_as_asked() {
+    let guest = Guest::new("/bin/sh");
+    let binary: Vec<u8> = (0..=255).collect();
+    let script = Script {
+        path: Some(guest.path("phoenix_run/run.sh")),
+        workdir: Some(guest.path("phoenix_run")),
+        args: vec!["950".into()],
+        files: vec![
+            GuestFile { path: guest.path("phoenix_run/a b.json"), mode: "0640".into(), content: binary.clone() },
+            GuestFile { path: guest.path("phoenix_run/empty"), mode: "644".into(), content: vec![] },
+        ],
+        ..guest.script("#!/bin/bash -e\n[[ \"$(dirname \"$0\")\" == \"$PWD\" ]]\ncp 'a b.json' copy\necho \"$BASH_VERSION $1\"; umask\n")
+    };
+    guest.start(&script);
+    let record = guest.finish();
+    assert_eq!(record.exit, Some(0), "{}", record.output());
+    assert!(record.output().contains(" 950\n0022"), "{}", record.output());
+    assert_eq!(fs::read(guest.path("phoenix_run/copy")).unwrap(), binary);
+    let mode = |name: &str| {
+        use std::os::unix::fs::PermissionsExt;
+        fs::metadata(guest.path(name)).unwrap().permissions().mode() & 0o7777
+    };
+    assert_eq!(
+        (
+            mode("phoenix_run/a b.json"),
+            mode("phoenix_run/empty"),
+            mode("phoenix_run")
+        ),
+        (0o640, 0o644, 0o755)
+    );
+    assert_eq!(
+        (mode("run"), mode("run/feature-x"), mode("lib/feature-x")),
+        (0o700, 0o700, 0o700)
+    );
+}
+
+#[test]
+fn a_daemon_that_the_script_leaves_behind_does_not_hold_it_up() {
+    let guest = Guest::new("/bin/sh");
+    let begun = Instant::now();
+    guest.start(&guest.script("sleep 300 &\necho $! >daemon\nexit 3\n"));
+    assert_eq!(guest.finish().exit, Some(3));
+    assert!(begun.elapsed() < Duration::from_secs(200));
+    let pid = guest.text("daemon").trim().to_owned();
+    assert!(Path::new(&format!("/proc/{pid}")).exists(), "the daemon lives on");
+    assert_eq!(pipe("/bin/kill", &[&pid], b"").0, 0);
+}
+
+#[test]
+fn a_script_past_its_deadline_is_stopped() {
+    let guest = Guest::new("/bin/sh");
+    guest.start(&Script {
+        deadline_seconds: Some(1),
+        ..guest.script("echo begun; sleep 300; echo never\n")
+    });
+    let record = guest.finish();
+    assert_eq!((record.exit, record.output().as_str()), (Some(124), "begun\n"));
+}
+
+#[test]
+fn a_run_that_was_cut_off_is_told_from_one_that_runs() {
+    let guest = Guest::new("/bin/sh");
+    let script = guest.script("sleep 300\n");
+    guest.start(&script);
+    let answer = guest.run(&runner::poll(100, "feature-x", Some("abc"), &guest.layout()).unwrap());
+    let pid = answer.lines().find_map(|l| l.strip_prefix("pid=")).unwrap();
+    // The wrapper leads a session of its own: its group is all that the script started.
+    assert_eq!(pipe("/bin/kill", &["-9", "--", &format!("-{pid}")], b"").0, 0);
+    let record = guest.finish();
+    assert_eq!((record.state, record.exit), (State::Interrupted, None));
+    assert!(!guest.start(&script).started_now, "nothing is repeated unasked");
+    assert!(
+        guest
+            .start(&Script {
+                attempt: 2,
+                body: "exit 0\n".into(),
+                ..script
+            })
+            .started_now
+    );
+    assert_eq!(guest.finish().exit, Some(0));
+}
+
+#[test]
+fn long_output_keeps_its_start_and_its_end_within_bounds() {
+    let guest = Guest::new("/bin/sh");
+    let body = "echo first line\ni=0; while [ $i -lt 6 ]; do head -c 60000 /dev/zero | tr '\\0' 'x'; sleep 1; i=$((i+1)); done\n\
+                echo last line\n";
+    guest.start(&guest.script(body));
+    let record = guest.finish();
+    let output = record.output();
+    assert!(output.starts_with("first line\nxxx") && output.ends_with("xlast line\n"));
+    assert!(output.contains("bytes left out") && output.len() < 40_000);
+    assert!(record.output_size >= 360_000, "{}", record.output_size);
+    let spooled = fs::metadata(guest.path("run/feature-x/abc.1/output")).unwrap().len();
+    assert!(spooled < 360_000, "the spool is bounded: {spooled}");
+}
+
+#[test]
+fn forgetting_leaves_the_record_and_spares_what_runs() {
+    let guest = Guest::new("/bin/sh");
+    let forget = |guest: &Guest| guest.run(&runner::forget(100, "feature-x", &guest.layout()).unwrap());
+    guest.start(&guest.script("echo out; sleep 1\n"));
+    assert_eq!(forget(&guest), "forgotten=0\n");
+    guest.finish();
+    assert_eq!(forget(&guest), "forgotten=1\n");
+    let record = guest.poll(Some("abc"));
+    assert_eq!(
+        (record.state, record.exit, record.output().as_str()),
+        (State::Finished, Some(0), "")
+    );
+    assert!(!Path::new(&guest.path("run/feature-x")).exists());
+}
+
+#[test]
+fn a_program_cut_short_does_nothing() {
+    let guest = Guest::new("/bin/sh");
+    let command = runner::start(100, &guest.script("true\n"), &guest.layout()).unwrap();
+    let whole = command.stdin.len();
+    for part in [whole / 4, whole / 2, whole * 3 / 4, whole - 20] {
+        pipe("/bin/sh", &["-s"], &command.stdin[..part]);
+        assert_eq!(
+            fs::read_dir(guest.folder.path()).unwrap().count(),
+            0,
+            "{part} of {whole} bytes"
+        );
+    }
+}
+
+#[test]
+fn what_the_guest_cannot_do_is_said() {
+    let guest = Guest::new("/bin/sh");
+    fs::write(guest.path("lib"), "a file where a folder has to be").unwrap();
+    let command = runner::start(100, &guest.script("true\n"), &guest.layout()).unwrap();
+    let (exit, stdout, _) = pipe("/bin/sh", &["-s"], &command.stdin);
+    assert_eq!(exit, 3);
+    assert!(matches!(Record::parse(&stdout), Err(AnswerError::Guest(why)) if why.contains("cannot make")));
+    assert!(matches!(Record::parse(""), Err(AnswerError::Protocol(_))));
+}
+
+#[test]
+fn bad_names_are_refused_before_anything_is_sent() {
+    let guest = Guest::new("/bin/sh");
+    let good = guest.script("true\n");
+    let refused = |script: Script| runner::start(100, &script, &guest.layout()).unwrap_err().to_string();
+    for id in ["", "../x", "a b", "a;b", &"x".repeat(65)] {
+        assert!(
+            refused(Script {
+                id: id.into(),
+                ..good.clone()
+            })
+            .contains("script id")
+        );
+    }
+    assert!(
+        refused(Script {
+            hash: "$(x)".into(),
+            ..good.clone()
+        })
+        .contains("script hash")
+    );
+    let variable = Script {
+        environment: [("A-B".to_owned(), "s3cret".into())].into(),
+        ..good.clone()
+    };
+    assert!(refused(variable).contains("environment variable"));
+    let nul = refused(Script {
+        environment: [("A".to_owned(), "s3cret\0".into())].into(),
+        ..good.clone()
+    });
+    assert!(nul.contains("NUL") && !nul.contains("s3cret"));
+    for (path, mode) in [("relative", "0644"), ("/folder/", "0644"), ("/a", "0999"), ("/a", "rw")] {
+        let file = GuestFile {
+            path: path.into(),
+            mode: mode.into(),
+            content: vec![],
+        };
+        assert!(runner::write_file(100, &file).is_err(), "{path} {mode}");
+    }
+}
+
+#[test]
+fn files_are_written_and_read() {
+    let guest = Guest::new("/bin/sh");
+    let file = GuestFile {
+        path: guest.path("deep/er/fi'le"),
+        mode: "0600".into(),
+        content: b"a\0b\n".to_vec(),
+    };
+    assert_eq!(guest.run(&runner::write_file(100, &file).unwrap()), "state=present\n");
+    let read = |path: &str, limit| FileAnswer::parse(&guest.run(&runner::read_file(100, path, limit))).unwrap();
+    assert_eq!(read(&file.path, 100), FileAnswer(Some(b"a\0b\n".to_vec())));
+    assert_eq!(read(&file.path, 2), FileAnswer(Some(b"a\0".to_vec())));
+    assert_eq!(read(&guest.path("absent"), 2), FileAnswer(None));
+}
+
+#[test]
+fn probes_give_exit_code_and_output() {
+    for shell in shells() {
+        let guest = Guest::new(shell);
+        let probe = |words: &[&str], seconds| {
+            let argv: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
+            ProbeAnswer::parse(&guest.run(&runner::probe(100, &argv, seconds, &guest.layout()))).unwrap()
+        };
+        let answer = probe(&["/bin/sh", "-c", "echo \"it's $1\"; exit 4", "x", "a  b"], 5);
+        assert_eq!(
+            answer,
+            ProbeAnswer {
+                exit: 4,
+                output: "it's a  b\n".into()
+            },
+            "{shell}"
+        );
+        assert_eq!(probe(&["sleep", "60"], 1).exit, 124);
+        assert_ne!(probe(&["/no/such/program"], 5).exit, 0);
+    }
+}
+
+const CONFIG: &str =
+    "#a note\narch: amd64\nhostname: x\nlxc.cap.drop: sys_time\nlxc.old = 1\n\n[snap]\nlxc.old: 1\nlock: not ours\n";
+
+fn edit(config: &str, add: &[&str], remove: &[&str], digest: Option<&str>) -> (RawLinesAnswer, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let layout = NodeLayout {
+        configs: path(""),
+        locks: path(""),
+    };
+    fs::write(path("100.conf"), config).unwrap();
+    let lines = |list: &[&str]| list.iter().map(|l| RawLine::parse(l).unwrap()).collect::<Vec<_>>();
+    let digest = digest.map_or_else(|| sha1_of(config), str::to_owned);
+    let command = node::raw_lines(100, &lines(add), &lines(remove), &digest, &layout);
+    assert_eq!(command.argv, ["/bin/sh", "-s"]);
+    let (exit, stdout, stderr) = pipe("/bin/sh", &["-s"], &command.stdin);
+    let after = fs::read_to_string(path("100.conf")).unwrap();
+    let mut names: Vec<_> = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["100.conf", "pve-config-100.lock"], "nothing is left behind");
+    (RawLinesAnswer::parse(exit, &stdout, &stderr), after)
+}
+
+fn sha1_of(text: &str) -> String {
+    use sha1::Digest;
+    sha1::Sha1::digest(text).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[test]
+fn raw_lines_are_added_and_removed_above_the_first_section() {
+    let (answer, after) = edit(
+        CONFIG,
+        &["lxc.apparmor.profile: unconfined", "lxc.cap.drop=sys_time"],
+        &["lxc.old: 1"],
+        None,
+    );
+    let expected = "#a note\narch: amd64\nhostname: x\nlxc.cap.drop: sys_time\n\
+                    lxc.apparmor.profile: unconfined\n\n[snap]\nlxc.old: 1\nlock: not ours\n";
+    assert_eq!(after, expected);
+    assert_eq!(
+        answer,
+        RawLinesAnswer::Done {
+            digest: sha1_of(expected),
+            changed: true
+        }
+    );
+    // Asked for once more: nothing is written.
+    let (answer, again) = edit(expected, &["lxc.apparmor.profile = unconfined"], &["lxc.old: 1"], None);
+    assert_eq!(
+        answer,
+        RawLinesAnswer::Done {
+            digest: sha1_of(expected),
+            changed: false
+        }
+    );
+    assert_eq!(again, expected);
+}
+
+#[test]
+fn raw_lines_of_a_config_without_sections_go_to_its_end() {
+    let nasty = "lxc.hook.x: it's $(x) \\n %s";
+    let (_, after) = edit(
+        "arch: amd64\n",
+        &["lxc.mount.entry: /a b none bind,create=file 0 0", nasty],
+        &[],
+        None,
+    );
+    assert_eq!(
+        after,
+        format!("arch: amd64\nlxc.mount.entry: /a b none bind,create=file 0 0\n{nasty}\n")
+    );
+}
+
+#[test]
+fn a_config_that_is_locked_or_changed_is_left_alone() {
+    let (answer, after) = edit(CONFIG, &["lxc.a: 1"], &[], Some(&"0".repeat(40)));
+    assert_eq!((answer, after.as_str()), (RawLinesAnswer::Modified, CONFIG));
+    let locked = format!("lock: backup\n{CONFIG}");
+    let (answer, after) = edit(&locked, &["lxc.a: 1"], &[], None);
+    assert_eq!((answer, after), (RawLinesAnswer::Locked("backup".into()), locked));
+    for bad in ["memory: 5", "lxc.a", "lxc.: x", "lxc.a: x\nrootfs: y", "lxc.a b: c"] {
+        assert!(RawLine::parse(bad).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn answers_of_nodes_are_read() {
+    let set = [("dev0".to_owned(), "path=/dev/nvidia0,mode=0666".to_owned())];
+    let line = node::pct_set(100, &set, &["dev1".into(), "dev2".into()], Some("abc")).line(true);
+    assert_eq!(
+        line,
+        "sudo -n -- pct set 100 --dev0 path=/dev/nvidia0,mode=0666 --delete dev1,dev2 --digest abc"
+    );
+    let gpus = node::gpus("0, 00000000:01:00.0, NVIDIA GeForce RTX 5060 Ti, 16311, 580.76.05\nnonsense\n");
+    assert_eq!(
+        (gpus.len(), gpus[0].model.as_str(), gpus[0].memory_mib),
+        (1, "NVIDIA GeForce RTX 5060 Ti", 16311)
+    );
+    let version = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.76.05  Release Build  (dvs)\nGCC version: 12.2.0\n";
+    assert_eq!(node::driver_version(version).as_deref(), Some("580.76.05"));
+    let list = node::ConfigVersions::parse(
+        "{\n\"version\": 7,\n\"ids\": {\n\"100\": { \"node\": \"pve1\", \"type\": \"lxc\", \"version\": 5 }}\n}\n",
+    );
+    assert_eq!(list.unwrap().ids[&100].version, 5);
+}

@@ -1,0 +1,52 @@
+# Runs one script and keeps its record. The claim is a hard link, made once whoever else tries: that is what keeps a
+# script from being run twice. A second wrapper that finds the claim taken goes away without a trace.
+umask 077
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+HOME=/root USER=root LOGNAME=root SHELL=/bin/sh LANG=C.UTF-8 TERM=dumb
+export PATH HOME USER LOGNAME SHELL LANG TERM
+
+phoenix_claim=$PHOENIX_RECORDS/run.$PHOENIX_RUN
+phoenix_new=$PHOENIX_RECORDS/.new.$$
+cd "$PHOENIX_SPOOL/$PHOENIX_RUN" || exit 1
+
+# The environment is copied before the claim, because whoever loses the claim removes the first one. (A second link
+# would not do: linking fails in the moment in which another start replaces the file.)
+cat env >"env.$$" 2>/dev/null
+phoenix_stat=$(cat "/proc/$$/stat")
+set -- ${phoenix_stat##*) }
+printf 'pid=%s\nborn=%s\nstarted=%s\n' "$$" "${20:-}" "$(date +%s)" >"$phoenix_new"
+if ! ln "$phoenix_new" "$phoenix_claim" 2>/dev/null; then
+    rm -f "$phoenix_new" env "env.$$"
+    exit 0
+fi
+rm -f env "$phoenix_new"
+
+# Runs of another version of the script say nothing about the guest any more.
+for phoenix_file in "$PHOENIX_RECORDS"/run.*; do
+    case "${phoenix_file##*/}" in "run.$PHOENIX_HASH".*) ;; *) rm -f "$phoenix_file" ;; esac
+done
+
+# Keeps the spooled output, which lies in memory, near its bound: its start is kept beside it, its middle is dropped.
+phoenix_bound() {
+    phoenix_dropped=0
+    while kill -0 "$$" 2>/dev/null; do
+        sleep 2
+        phoenix_size=$(wc -c <output) || return
+        [ "$phoenix_size" -gt "$PHOENIX_BOUND" ] || continue
+        [ -f head ] || head -c "$PHOENIX_HEAD" output >head
+        tail -c "$PHOENIX_TAIL" output >tail && cat tail >output
+        phoenix_dropped=$((phoenix_dropped + phoenix_size - PHOENIX_TAIL))
+        echo "$phoenix_dropped" >dropped
+    done
+}
+: >output
+phoenix_bound </dev/null >/dev/null 2>&1 &
+
+phoenix_script >>output 2>&1 </dev/null
+phoenix_code=$?
+
+{
+    cat "$phoenix_claim"
+    printf 'ended=%s\nexit=%s\n' "$(date +%s)" "$phoenix_code"
+} >"$phoenix_new" && mv -f "$phoenix_new" "$phoenix_claim"
+rm -f "env.$$" script wrapper

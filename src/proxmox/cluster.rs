@@ -1,0 +1,317 @@
+//! The cluster: version, members, resources, free vmids, pools (facts C).
+
+use serde::Deserialize;
+
+use super::lenient::{boolean, list, number, opt_number, opt_text, text};
+use super::{ApiCall, Client, Error, Result};
+use crate::plan::call::path;
+
+/// GET /version.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Version {
+    /// Full version, such as `9.1.4`.
+    #[serde(deserialize_with = "text")]
+    pub version: String,
+    /// Release, such as `9.1`.
+    #[serde(default, deserialize_with = "text")]
+    pub release: String,
+}
+
+impl Version {
+    /// Major and minor number, for what differs between releases.
+    pub fn major_minor(&self) -> (u32, u32) {
+        let mut parts = self.version.split(['.', '-']).map(|p| p.parse().unwrap_or(0));
+        (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+    }
+}
+
+/// GET /cluster/status, its rows put together.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ClusterStatus {
+    /// The cluster's name; `None` for a node that is in no cluster.
+    pub name: Option<String>,
+    /// Whether writes can be made; a single node always can.
+    pub quorate: bool,
+    /// The members.
+    pub nodes: Vec<ClusterNode>,
+}
+
+/// One member of the cluster.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct ClusterNode {
+    /// Node name.
+    #[serde(deserialize_with = "text")]
+    pub name: String,
+    /// Whether the cluster sees it.
+    #[serde(default, deserialize_with = "boolean")]
+    pub online: bool,
+    /// Whether it is the node that answered.
+    #[serde(default, deserialize_with = "boolean")]
+    pub local: bool,
+    /// Its cluster address.
+    #[serde(default, deserialize_with = "opt_text")]
+    pub ip: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum StatusRow {
+    Cluster {
+        #[serde(deserialize_with = "text")]
+        name: String,
+        #[serde(default, deserialize_with = "boolean")]
+        quorate: bool,
+    },
+    Node(ClusterNode),
+    #[serde(other)]
+    Other,
+}
+
+impl FromIterator<StatusRow> for ClusterStatus {
+    fn from_iter<I: IntoIterator<Item = StatusRow>>(rows: I) -> Self {
+        // Only a real cluster has a row of its own.
+        let mut status = Self {
+            name: None,
+            quorate: true,
+            nodes: Vec::new(),
+        };
+        for row in rows {
+            match row {
+                StatusRow::Cluster { name, quorate } => (status.name, status.quorate) = (Some(name), quorate),
+                StatusRow::Node(node) => status.nodes.push(node),
+                StatusRow::Other => {}
+            }
+        }
+        status
+    }
+}
+
+/// One row of GET /cluster/resources: a guest, node, storage or pool. Name and status of guests are up to 12 s old,
+/// lock, tags and existence are not.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+pub struct Resource {
+    /// `lxc`, `qemu`, `node`, `storage`, `pool`, `sdn`.
+    #[serde(rename = "type", deserialize_with = "text")]
+    pub kind: String,
+    /// Such as `lxc/100`.
+    #[serde(default, deserialize_with = "text")]
+    pub id: String,
+    /// Of guests.
+    #[serde(default, deserialize_with = "opt_number")]
+    pub vmid: Option<u32>,
+    /// Of all but pools.
+    #[serde(default, deserialize_with = "opt_text")]
+    pub node: Option<String>,
+    /// Of guests: the hostname; absent while new.
+    #[serde(default, deserialize_with = "opt_text")]
+    pub name: Option<String>,
+    /// `running`, `stopped`, `unknown`; of nodes `online`, `offline`; of storages `available`.
+    #[serde(default, deserialize_with = "opt_text")]
+    pub status: Option<String>,
+    /// Whether the guest is a template.
+    #[serde(default, deserialize_with = "boolean")]
+    pub template: bool,
+    /// The guest's config lock.
+    #[serde(default, deserialize_with = "opt_text")]
+    pub lock: Option<String>,
+    /// The guest's tags.
+    #[serde(default, deserialize_with = "list")]
+    pub tags: Vec<String>,
+    /// The guest's pool, or the pool itself.
+    #[serde(default, deserialize_with = "opt_text")]
+    pub pool: Option<String>,
+    /// Since start, in seconds.
+    #[serde(default, deserialize_with = "opt_number")]
+    pub uptime: Option<u64>,
+    /// Memory limit, in bytes.
+    #[serde(default, deserialize_with = "opt_number")]
+    pub maxmem: Option<u64>,
+    /// Cores.
+    #[serde(default, deserialize_with = "opt_number")]
+    pub maxcpu: Option<f64>,
+    /// Memory in use, in bytes.
+    #[serde(default, deserialize_with = "opt_number")]
+    pub mem: Option<u64>,
+    /// Size, in bytes.
+    #[serde(default, deserialize_with = "opt_number")]
+    pub maxdisk: Option<u64>,
+    /// In use, in bytes.
+    #[serde(default, deserialize_with = "opt_number")]
+    pub disk: Option<u64>,
+    /// Of storages.
+    #[serde(default, deserialize_with = "opt_text")]
+    pub storage: Option<String>,
+    /// Of storages: `zfspool`, `dir`, …
+    #[serde(default, deserialize_with = "opt_text")]
+    pub plugintype: Option<String>,
+    /// Of storages: whether all nodes see the same content.
+    #[serde(default, deserialize_with = "boolean")]
+    pub shared: bool,
+    /// Of storages: content types.
+    #[serde(default, deserialize_with = "list")]
+    pub content: Vec<String>,
+    /// State under high availability.
+    #[serde(default, deserialize_with = "opt_text")]
+    pub hastate: Option<String>,
+}
+
+/// One row of GET /pools.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Pool {
+    /// The pool's name.
+    #[serde(deserialize_with = "text")]
+    pub poolid: String,
+    /// Its comment.
+    #[serde(default, deserialize_with = "opt_text")]
+    pub comment: Option<String>,
+    /// Guests and storages in it; only filled when one pool is asked for.
+    #[serde(default)]
+    pub members: Vec<PoolMember>,
+}
+
+/// A guest or storage in a pool.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct PoolMember {
+    /// Such as `lxc/100`.
+    #[serde(default, deserialize_with = "text")]
+    pub id: String,
+    /// Of guests.
+    #[serde(default, deserialize_with = "opt_number")]
+    pub vmid: Option<u32>,
+    /// Of storages.
+    #[serde(default, deserialize_with = "opt_text")]
+    pub storage: Option<String>,
+}
+
+/// One row of GET /cluster/resources?type=node or GET /nodes.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct NodeRow {
+    /// Node name.
+    #[serde(deserialize_with = "text")]
+    pub node: String,
+    /// `online`, `offline`, `unknown`.
+    #[serde(default, deserialize_with = "text")]
+    pub status: String,
+    /// Cores; only with Sys.Audit on the node.
+    #[serde(default, deserialize_with = "opt_number")]
+    pub maxcpu: Option<u32>,
+    /// Memory, in bytes; only with Sys.Audit on the node.
+    #[serde(default, deserialize_with = "opt_number")]
+    pub maxmem: Option<u64>,
+    /// Since boot, in seconds.
+    #[serde(default, deserialize_with = "number")]
+    pub uptime: u64,
+    /// SHA-256 of the node's certificate.
+    #[serde(default, deserialize_with = "opt_text")]
+    pub ssl_fingerprint: Option<String>,
+}
+
+impl Client {
+    /// Version of the endpoint that answers; any credential may ask.
+    pub async fn version(&self) -> Result<Version> {
+        self.fetch(&ApiCall::get("/version")).await
+    }
+
+    /// Cluster name, quorum, members. Needs Sys.Audit on `/`.
+    pub async fn cluster_status(&self) -> Result<ClusterStatus> {
+        let rows: Vec<StatusRow> = self.fetch(&ApiCall::get("/cluster/status")).await?;
+        Ok(rows.into_iter().collect())
+    }
+
+    /// Everything that the credential may see.
+    pub async fn cluster_resources(&self) -> Result<Vec<Resource>> {
+        self.fetch(&ApiCall::get("/cluster/resources")).await
+    }
+
+    /// All nodes.
+    pub async fn nodes(&self) -> Result<Vec<NodeRow>> {
+        self.fetch(&ApiCall::get("/nodes")).await
+    }
+
+    /// Whether no guest of the cluster has `vmid`. Not filtered by privileges, so `true` proves absence as far as the
+    /// answering node is in the quorate cluster; reserves nothing.
+    pub async fn vmid_is_free(&self, vmid: u32) -> Result<bool> {
+        match self.call(&ApiCall::get("/cluster/nextid").param("vmid", vmid)).await {
+            Ok(_) => Ok(true),
+            Err(Error::Parameters { errors, .. }) if taken(errors.get("vmid")) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All pools that the credential may see, without members.
+    pub async fn pools(&self) -> Result<Vec<Pool>> {
+        self.fetch(&ApiCall::get("/pools")).await
+    }
+
+    /// One pool with its members; `None` if there is no such pool.
+    pub async fn pool(&self, poolid: &str) -> Result<Option<Pool>> {
+        let found: Result<Vec<Pool>> = self.fetch(&ApiCall::get("/pools").param("poolid", poolid)).await;
+        match found {
+            Ok(pools) => Ok(pools.into_iter().next()),
+            Err(Error::Refused { message, .. }) if message.contains("does not exist") => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Version of one node, which may differ from the endpoint's.
+    pub async fn node_version(&self, node: &str) -> Result<Version> {
+        self.fetch(&ApiCall::get(path(["nodes", node, "version"]))).await
+    }
+}
+
+fn taken(error: Option<&String>) -> bool {
+    error.is_some_and(|text| text.contains("already exists"))
+}
+
+#[cfg(test)]
+mod unit {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_single_node_is_quorate_and_nameless() {
+        let rows = json!([{"nodeid": 0, "name": "pve1", "level": "", "id": "node/pve1", "online": 1, "type": "node",
+            "ip": "192.168.77.10", "local": 1}]);
+        let status: ClusterStatus = serde_json::from_value::<Vec<StatusRow>>(rows)
+            .unwrap()
+            .into_iter()
+            .collect();
+        assert_eq!((status.name, status.quorate, status.nodes.len()), (None, true, 1));
+        let rows = json!([{"type": "cluster", "name": "lab", "quorate": "0", "nodes": 2, "version": 3, "id": "cluster"},
+            {"type": "node", "name": "a", "online": 0}, {"type": "later", "x": 1}]);
+        let status: ClusterStatus = serde_json::from_value::<Vec<StatusRow>>(rows)
+            .unwrap()
+            .into_iter()
+            .collect();
+        assert_eq!((status.name.as_deref(), status.quorate), (Some("lab"), false));
+        assert!(!status.nodes[0].online);
+    }
+
+    #[test]
+    fn rows_of_every_kind_are_read() {
+        let rows = json!([
+            {"type": "pool", "pool": "dev", "id": "/pool/dev"},
+            {"cpu": 0, "vmid": 100, "tags": "a;b", "maxcpu": 2, "type": "lxc", "maxmem": 268435456, "pool": "dev",
+             "template": 0, "id": "lxc/100", "name": "ct100", "node": "pve1", "status": "stopped"},
+            {"vmid": "101", "type": "lxc", "id": "lxc/101", "node": "pve1", "status": "unknown", "lock": "create"},
+            {"type": "node", "node": "pve1", "status": "online", "level": "", "id": "node/pve1"}]);
+        let rows: Vec<Resource> = serde_json::from_value(rows).unwrap();
+        assert_eq!(rows[1].tags, ["a", "b"]);
+        assert_eq!((rows[2].vmid, rows[2].lock.as_deref()), (Some(101), Some("create")));
+    }
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        let version = |v: &str| {
+            Version {
+                version: v.into(),
+                release: String::new(),
+            }
+            .major_minor()
+        };
+        assert_eq!(version("9.1.4"), (9, 1));
+        assert_eq!(version("8.4-1"), (8, 4));
+        assert!(version("10.0") > version("9.2.1"));
+    }
+}

@@ -1,0 +1,367 @@
+//! Creating a container (facts D.1, K.3.1).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::config::GuestConfig;
+use super::error::{ApiError, Result};
+use super::guest::{Guest, GuestKind, OsImage};
+use super::lxc_options::{Mount, OptionCheck, all_mounts, index_of, is_mount, is_option};
+use super::property::{print_size, split_list};
+use super::state::{Caller, State};
+use super::storage::split_volid;
+use super::task::Work;
+
+/// Space that an unpacked system takes.
+const SYSTEM_SIZE: u64 = 240 << 20;
+
+/// What a create task works on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CtCreate {
+    /// Node.
+    pub node: String,
+    /// Id of the new container.
+    pub vmid: u32,
+    /// Archive.
+    pub template: String,
+    /// Options as given, with defaults.
+    pub options: BTreeMap<String, String>,
+    /// Pool that it joins at the end.
+    pub pool: Option<String>,
+    /// Whether a start follows as a task of its own.
+    pub start: bool,
+    /// Who asked.
+    pub user: String,
+    /// Set when `restore` was asked for.
+    pub restore: bool,
+}
+
+/// Parameters of a create that are no options of the container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CreateRequest {
+    /// Id.
+    pub vmid: u32,
+    /// Archive.
+    pub ostemplate: String,
+    /// Default storage.
+    pub storage: Option<String>,
+    /// Pool.
+    pub pool: Option<String>,
+    /// Start afterwards.
+    pub start: bool,
+    /// Restore a backup instead of unpacking an archive.
+    pub restore: bool,
+    /// Keys for the login of root.
+    pub ssh_keys: Option<String>,
+    /// Options of the container.
+    pub options: BTreeMap<String, String>,
+}
+
+impl State {
+    /// `POST /nodes/{node}/lxc`: checks, reserves the id with `lock: create`, starts the task.
+    pub fn create_ct(&mut self, caller: &Caller, node: &str, request: CreateRequest) -> Result<String> {
+        let vmid = request.vmid;
+        let pool = request.pool.as_deref();
+        self.check_ssh_keys(request.ssh_keys.as_deref())?;
+        self.check_pool_exists(pool)?;
+        let by_pool = pool.is_some_and(|pool| self.may(caller, &format!("/pool/{pool}"), &["VM.Allocate"]));
+        if !by_pool && !self.may(caller, &format!("/vms/{vmid}"), &["VM.Allocate"]) {
+            return Err(ApiError::permission_bare());
+        }
+        let mut options = request.options;
+        let modern = self.release.major() >= 9;
+        let unprivileged = match options.get("unprivileged").map(String::as_str) {
+            Some("0") if modern => {
+                self.need(caller, "/", &["Sys.Modify"])?;
+                false
+            }
+            Some(text) => text == "1",
+            None => modern,
+        };
+        self.check_writable()?;
+        self.check_unused(vmid)?;
+        let who = OptionCheck {
+            caller,
+            vmid,
+            pool,
+            old: None,
+            unprivileged,
+        };
+        for (key, value) in options.iter().filter(|(key, _)| *key != "unprivileged") {
+            self.check_option(&who, key, Some(value))?;
+        }
+        self.check_template(caller, vmid, &request.ostemplate, request.restore)?;
+        let storage = request.storage.as_deref().unwrap_or("local");
+        self.complete_mounts(caller, node, storage, &mut options)?;
+        for (key, value) in &options {
+            if index_of(key, "net").is_some() {
+                self.check_net_mtu(node, key, value)?;
+            }
+            if index_of(key, "dev").is_some() {
+                self.check_device(node, key, value)?;
+            }
+        }
+        options.remove("unprivileged");
+        if unprivileged {
+            options.insert("unprivileged".to_owned(), "1".to_owned());
+        }
+        let mut config = GuestConfig::default();
+        config.current.set("lock", "create");
+        self.guests.insert(vmid, Guest::new(vmid, node, GuestKind::Lxc, config));
+        let work = CtCreate {
+            node: node.to_owned(),
+            vmid,
+            template: request.ostemplate,
+            options,
+            pool: request.pool,
+            start: request.start,
+            user: caller.id.clone(),
+            restore: request.restore,
+        };
+        let kind = if request.restore { "vzrestore" } else { "vzcreate" };
+        Ok(self.start_task(
+            node,
+            kind,
+            &vmid.to_string(),
+            &caller.id,
+            Work::CtCreate(Box::new(work)),
+        ))
+    }
+
+    /// Refuses a pool that does not exist, in the words of a privilege check.
+    pub fn check_pool_exists(&self, pool: Option<&str>) -> Result<()> {
+        match pool {
+            Some(name) if !self.pools.contains_key(name) => {
+                Err(ApiError::permission(format!("pool '{name}' does not exist")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_ssh_keys(&self, keys: Option<&str>) -> Result<()> {
+        let good = |line: &str| {
+            let mut words = line.split_whitespace();
+            let kind = words.next().unwrap_or_default();
+            let known = ["ssh-", "ecdsa-", "sk-"].iter().any(|prefix| kind.starts_with(prefix));
+            known && words.next().is_some_and(|key| key.len() > 16)
+        };
+        let lines = keys
+            .unwrap_or_default()
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty());
+        if lines.filter(|line| !line.starts_with('#')).all(good) {
+            return Ok(());
+        }
+        Err(ApiError::die("SSH public key validation error"))
+    }
+
+    fn check_template(&self, caller: &Caller, vmid: u32, volid: &str, restore: bool) -> Result<()> {
+        self.check_volume_access(caller, vmid, volid)?;
+        let Some((storage, name)) = split_volid(volid) else {
+            return Ok(());
+        };
+        self.storage(storage)?;
+        let wanted = if restore { "backup" } else { "vztmpl" };
+        let kind = name.split('/').next().unwrap_or_default();
+        if kind != wanted {
+            return Err(ApiError::die(format!(
+                "unable to use volume {volid} - content type needs to be '{wanted}'"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Fills in the default root disk and checks the storages of new volumes.
+    fn complete_mounts(
+        &self,
+        caller: &Caller,
+        node: &str,
+        storage: &str,
+        options: &mut BTreeMap<String, String>,
+    ) -> Result<()> {
+        if !options.contains_key("rootfs") {
+            if options.keys().any(|key| is_mount(key)) {
+                return Err(ApiError::die(
+                    "mount points configured, but 'rootfs' not set - aborting",
+                ));
+            }
+            self.need(caller, &format!("/storage/{storage}"), &["Datastore.AllocateSpace"])?;
+            options.insert("rootfs".to_owned(), format!("{storage}:4"));
+        }
+        for (_, value) in options.iter().filter(|(key, _)| is_mount(key)) {
+            let mount = Mount::parse(value);
+            if let Some((id, _)) = mount.allocation() {
+                if !self.usable_storage(node, id)?.content.contains("rootdir") {
+                    let text = format!("storage '{id}' does not support container directories");
+                    return Err(ApiError::param("storage", text));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn begin_ct_create(&mut self, seq: u64, create: &CtCreate) -> Result<u64> {
+        self.take_flock(create.vmid, seq)?;
+        match self.build_ct(seq, create) {
+            Ok(()) => Ok(self.latency.create),
+            Err(error) => {
+                self.log(seq, error.first_line().to_owned());
+                self.undo_ct_create(create);
+                let verb = if create.restore { "restore" } else { "create" };
+                let text = error.first_line();
+                Err(ApiError::die(format!("unable to {verb} CT {} - {text}", create.vmid)))
+            }
+        }
+    }
+
+    fn build_ct(&mut self, seq: u64, create: &CtCreate) -> Result<()> {
+        let archive = self.volume(&create.node, &create.template).map(|volume| volume.size);
+        if archive.is_none() {
+            return Err(ApiError::die(format!("volume '{}' does not exist", create.template)));
+        }
+        let mut keys: Vec<&String> = create.options.keys().filter(|key| is_mount(key)).collect();
+        keys.sort_by_key(|key| index_of(key, "mp").map_or(0, |number| number + 1));
+        for key in keys {
+            let mut mount = Mount::parse(&create.options[key]);
+            if let Some((storage, size)) = mount.allocation().map(|(storage, size)| (storage.to_owned(), size)) {
+                let volid = self.alloc_ct_volume(&create.node, &storage, create.vmid, size)?;
+                self.log(seq, format!("successfully created volume '{volid}'"));
+                mount.set("volume", volid);
+                mount.set("size", print_size(size));
+            } else if let Some(size) = self.volume_size_text(&create.node, mount.volume()) {
+                mount.set("size", size);
+            }
+            // The final options are kept in the task until its end: the configuration shows only the lock till then.
+            let text = mount.print();
+            self.note_option(seq, key, &text);
+        }
+        let (storage, name) = self.split(&create.template)?;
+        let file = name.rsplit('/').next().unwrap_or_default();
+        let line = format!(
+            "extracting archive '{}/template/cache/{file}'",
+            self.storage(storage)?.path
+        );
+        self.log(seq, line);
+        Ok(())
+    }
+
+    fn note_option(&mut self, seq: u64, key: &str, value: &str) {
+        if let Some(Work::CtCreate(create)) = self.tasks.get_mut(&seq).map(|task| &mut task.work) {
+            create.options.insert(key.to_owned(), value.to_owned());
+        }
+    }
+
+    pub(super) fn undo_ct_create(&mut self, create: &CtCreate) {
+        self.free_all_of(&create.node, create.vmid);
+        self.forget_guest(create.vmid);
+    }
+
+    /// Frees every disk with the id of a guest in its name; what cannot be freed stays.
+    pub fn free_all_of(&mut self, node: &str, vmid: u32) {
+        let mut owned = Vec::new();
+        for (id, storage) in &self.storages {
+            let names = storage.on(node).filter(|(_, volume)| volume.owner == Some(vmid));
+            owned.extend(names.map(|(name, _)| format!("{id}:{name}")));
+        }
+        for volid in owned {
+            let _ = self.free_volume(node, &volid);
+        }
+    }
+
+    pub(super) fn finish_ct_create(&mut self, seq: u64, create: &CtCreate) -> Result<()> {
+        let vmid = create.vmid;
+        let os = self.os_in(&create.template);
+        let known = |key: &str| create.options.get(key).map(String::as_str);
+        let ostype = known("ostype").unwrap_or(&os.ostype).to_owned();
+        if ostype.is_empty() {
+            self.undo_ct_create(create);
+            return Err(ApiError::die(format!(
+                "unable to create CT {vmid} - unable to detect OS distribution"
+            )));
+        }
+        let mut config = GuestConfig::default();
+        config.current.set("ostype", ostype);
+        config.current.set("arch", known("arch").unwrap_or(&os.arch));
+        config.current.set("hostname", format!("CT{vmid}"));
+        config.current.set("memory", "512");
+        config.current.set("swap", "512");
+        for (key, value) in create.options.iter().filter(|(key, _)| is_option(key)) {
+            let value = self.normal_form(&create.node, key, value);
+            config.current.set(key, value);
+        }
+        for (key, mount) in all_mounts(&config.current) {
+            if key == "rootfs" && mount.kind() == "volume" {
+                let size = self
+                    .volume(&create.node, mount.volume())
+                    .map_or(SYSTEM_SIZE, |volume| volume.size);
+                let used = SYSTEM_SIZE.min(size.max(1));
+                self.set_volume_used(&create.node, mount.volume(), used)?;
+            }
+        }
+        self.log(seq, "Detected container architecture: amd64");
+        let guest = self.guest_mut(vmid)?;
+        guest.edit(|old| *old = config);
+        guest.inside.os = os;
+        self.warn_about_nesting(seq, vmid);
+        if let Some(pool) = create.pool.as_ref().and_then(|name| self.pools.get_mut(name)) {
+            pool.vms.insert(vmid);
+        }
+        if create.start {
+            let work = Work::CtStart { vmid, skiplock: false };
+            self.release_for(seq, vmid);
+            self.start_task(&create.node, "vzstart", &vmid.to_string(), &create.user, work);
+        }
+        Ok(())
+    }
+
+    fn release_for(&mut self, seq: u64, vmid: u32) {
+        if let Some(guest) = self.guests.get_mut(&vmid).filter(|guest| guest.flock == Some(seq)) {
+            guest.flock = None;
+        }
+    }
+
+    fn os_in(&self, template: &str) -> OsImage {
+        let file = template.rsplit('/').next().unwrap_or_default();
+        if let Some(os) = self.images.get(file) {
+            return os.clone();
+        }
+        let os = |ostype: &str, systemd| OsImage {
+            ostype: ostype.to_owned(),
+            arch: "amd64".to_owned(),
+            systemd,
+        };
+        match split_list(&file.replace(['-', '_'], " "))
+            .first()
+            .map(String::as_str)
+            .unwrap_or_default()
+        {
+            "debian" => os("debian", Some(252)),
+            "ubuntu" => os("ubuntu", Some(255)),
+            "fedora" => os("fedora", Some(256)),
+            "centos" | "rockylinux" | "almalinux" => os("centos", Some(252)),
+            "archlinux" => os("archlinux", Some(257)),
+            "alpine" => os("alpine", None),
+            _ => OsImage::default(),
+        }
+    }
+
+    /// The warning about a recent systemd in an unprivileged container without nesting (facts B.3, K.2.5).
+    pub(super) fn warn_about_nesting(&mut self, seq: u64, vmid: u32) {
+        let Some(guest) = self.guests.get(&vmid) else { return };
+        let current = &guest.config().current;
+        let nesting = current.get("features").map(|text| super::property::parse(text, ""));
+        let nesting = nesting.is_some_and(|parts| parts.get("nesting").is_some_and(|on| super::property::is_true(on)));
+        let managed = current.get("ostype") != Some("unmanaged");
+        match guest.inside.os.systemd {
+            Some(version) if version > 241 && managed && !nesting && current.flag("unprivileged") => {
+                self.warn(
+                    seq,
+                    &format!("Systemd {version} detected. You may need to enable nesting."),
+                );
+            }
+            _ => {}
+        }
+    }
+}

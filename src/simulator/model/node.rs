@@ -1,0 +1,52 @@
+//! Nodes and what their hardware offers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+/// A graphics card of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gpu {
+    /// PCI address, for example `0000:01:00.0`.
+    pub pci: String,
+    /// Name as `nvidia-smi` prints it.
+    pub model: String,
+    /// UUID as `nvidia-smi` prints it.
+    pub uuid: String,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+}
+
+/// A network bridge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bridge {
+    /// Largest packet.
+    pub mtu: u32,
+}
+
+/// A Proxmox VE node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Address in the cluster.
+    pub ip: String,
+    /// False when it is off or cut off: calls for it answer 595.
+    pub online: bool,
+    /// CPU threads.
+    pub cpus: u64,
+    /// Memory in bytes.
+    pub memory: u64,
+    /// Boot in milliseconds since 1970.
+    pub booted_at: u64,
+    /// Version of control groups: 1 or 2.
+    pub cgroup_mode: u8,
+    /// Bridges by name.
+    pub bridges: BTreeMap<String, Bridge>,
+    /// Device files that exist below `/dev`.
+    pub devices: BTreeSet<String>,
+    /// Folders and files of the node that bind mounts may name.
+    pub paths: BTreeSet<String>,
+    /// Graphics cards, in the order of their NVIDIA index.
+    pub gpus: Vec<Gpu>,
+    /// Version of the NVIDIA driver on the node.
+    pub nvidia_driver: Option<String>,
+}

@@ -1,0 +1,372 @@
+//! What the look-alike starts with.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::model::State;
+use super::model::access::{AclEntry, Token, User};
+use super::model::download::Appliance;
+use super::model::guest::OsImage;
+use super::model::node::{Bridge, Gpu, Node};
+use super::model::state::Pool;
+use super::model::storage::{Storage, StorageKind, Volume};
+
+const GIB: u64 = 1 << 30;
+const UBUNTU: &str = "ubuntu-24.04-standard_24.04-2_amd64.tar.zst";
+const DEBIAN: &str = "debian-12-standard_12.7-1_amd64.tar.zst";
+
+/// Which inventory to start with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Profile {
+    /// One large node with two ZFS pools and two NVIDIA cards, as in the legacy files.
+    #[default]
+    Homelab,
+    /// The small node that the recorded answers come from.
+    Recorded,
+}
+
+/// Secrets of the accounts that a profile creates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Secrets {
+    /// Password of `root@pam`.
+    pub root_password: String,
+    /// Secret of the token `phoenix@pve!phoenix`.
+    pub token: String,
+}
+
+impl Default for Secrets {
+    fn default() -> Self {
+        Self {
+            root_password: uuid::Uuid::new_v4().to_string(),
+            token: uuid::Uuid::new_v4().to_string(),
+        }
+    }
+}
+
+impl Profile {
+    /// The initial state. `version` is what the node claims to run.
+    pub fn state(self, version: Option<&str>, secrets: &Secrets, now: u64) -> State {
+        let mut state = match self {
+            Self::Homelab => homelab(version.unwrap_or("9.1.4"), secrets, now),
+            Self::Recorded => recorded(now),
+        };
+        state.broadcast();
+        state
+    }
+}
+
+fn role(privileges: &str) -> BTreeSet<String> {
+    privileges.split_whitespace().map(str::to_owned).collect()
+}
+
+fn token(secret: &str, privsep: bool) -> Token {
+    Token {
+        secret: secret.to_owned(),
+        privsep,
+        expire: 0,
+        comment: None,
+    }
+}
+
+fn user(password: Option<&str>) -> User {
+    User {
+        password: password.map(str::to_owned),
+        enable: true,
+        ..User::default()
+    }
+}
+
+fn grant(state: &mut State, path: &str, kind: &str, who: &str, role: &str) {
+    state.access.acl.insert(AclEntry {
+        path: path.to_owned(),
+        kind: kind.to_owned(),
+        who: who.to_owned(),
+        role: role.to_owned(),
+        propagate: true,
+    });
+}
+
+/// A file in a storage.
+fn put_file(state: &mut State, node: &str, storage: &str, content: &str, name: &str, size: u64) {
+    let uid = state.next_number();
+    let ctime = state.seconds() - 86_400;
+    let volume = Volume {
+        uid,
+        size,
+        used: size,
+        format: super::model::download::file_format(name).to_owned(),
+        content: content.to_owned(),
+        ctime,
+        ..Volume::default()
+    };
+    if let Some(found) = state.storages.get_mut(storage) {
+        found.insert(node, &format!("{content}/{name}"), volume);
+    }
+}
+
+fn os(ostype: &str, systemd: u32) -> OsImage {
+    OsImage {
+        ostype: ostype.to_owned(),
+        arch: "amd64".to_owned(),
+        systemd: Some(systemd),
+    }
+}
+
+fn node(ip: &str, cpus: u64, memory: u64, cgroup_mode: u8, booted_at: u64, bridges: &[&str]) -> Node {
+    let mtu = |name: &&str| ((*name).to_owned(), Bridge { mtu: 1500 });
+    Node {
+        ip: ip.to_owned(),
+        online: true,
+        cpus,
+        memory,
+        booted_at,
+        cgroup_mode,
+        bridges: bridges.iter().map(mtu).collect(),
+        devices: ["/dev/fuse", "/dev/net/tun", "/dev/null", "/dev/kvm"]
+            .into_iter()
+            .map(str::to_owned)
+            .collect(),
+        paths: BTreeSet::new(),
+        gpus: Vec::new(),
+        nvidia_driver: None,
+    }
+}
+
+fn homelab(version: &str, secrets: &Secrets, now: u64) -> State {
+    let mut state = State::empty(version, now);
+    let mut phoenix = node("10.0.0.13", 96, 512 * GIB, 2, now - 86_400_000, &["vmbr0"]);
+    phoenix.nvidia_driver = Some("580.76.05".to_owned());
+    for (index, pci) in ["0000:41:00.0", "0000:61:00.0"].into_iter().enumerate() {
+        phoenix.devices.insert(format!("/dev/nvidia{index}"));
+        phoenix.gpus.push(Gpu {
+            pci: pci.to_owned(),
+            model: "NVIDIA GeForce RTX 5060 Ti".to_owned(),
+            uuid: format!("GPU-5a1d0c3e-0000-4000-8000-00000000000{index}"),
+            memory_mib: 16_311,
+        });
+    }
+    for device in ["nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset"] {
+        phoenix.devices.insert(format!("/dev/{device}"));
+    }
+    const PATHS: &[&str] = &[
+        "/etc",
+        "/mnt/pve/quickOS/shared-prod-data/ssl",
+        "/mnt/pve/quickOS/shared-prod-data/logs/nginx",
+        "/mnt/pve/fastData/shared-bulk-data/ollama_models",
+        "/mnt/pve/fastData/shared-bulk-data/llamacpp_models",
+        "/mnt/pve/fastData/shared-bulk-data/vllm_models",
+        "/fastData/shared-iso/template/cache",
+        "/usr/local/phoenix_hypervisor/etc/nginx/sites-available",
+        "/var/lib/vz/snippets",
+    ];
+    phoenix.paths = PATHS.iter().map(|path| (*path).to_owned()).collect();
+    state.nodes.insert("phoenix".to_owned(), phoenix);
+    homelab_storages(&mut state);
+    homelab_access(&mut state, secrets);
+    for (name, image) in [(UBUNTU, os("ubuntu", 255)), (DEBIAN, os("debian", 252))] {
+        state.images.insert(name.to_owned(), image);
+    }
+    put_file(
+        &mut state,
+        "phoenix",
+        "fastData-shared-iso",
+        "vztmpl",
+        UBUNTU,
+        141_589_318,
+    );
+    state.appliances = vec![
+        appliance(UBUNTU, "ubuntu-24.04", "24.04-2"),
+        appliance(DEBIAN, "debian-12", "12.7-1"),
+    ];
+    for (at, size) in [(0, 141_589_318), (1, 126_515_062)] {
+        let entry = &mut state.appliances[at];
+        entry.size = size;
+        let file = super::model::download::RemoteFile {
+            size,
+            sums: [("sha512".to_owned(), entry.sha512sum.clone())].into(),
+            os: None,
+        };
+        state.remote_files.insert(entry.location.clone(), file);
+    }
+    state
+}
+
+fn appliance(template: &str, os: &str, version: &str) -> Appliance {
+    Appliance {
+        template: template.to_owned(),
+        package: format!("{os}-standard"),
+        os: os.to_owned(),
+        version: version.to_owned(),
+        section: "system".to_owned(),
+        headline: format!("{os} standard"),
+        location: format!("http://download.example.test/images/system/{template}"),
+        sha512sum: super::model::config::digest(template).repeat(4)[..128].to_owned(),
+        size: 0,
+    }
+}
+
+fn homelab_storages(state: &mut State) {
+    let zfs = |path: &str, content: &[&str], gib| Storage::new(StorageKind::ZfsPool, path, content, gib * GIB);
+    let dir = |path: &str, content: &[&str], gib| Storage::new(StorageKind::Dir, path, content, gib * GIB);
+    let both: &[&str] = &["images", "rootdir"];
+    let storages = [
+        (
+            "local",
+            dir("/var/lib/vz", &["iso", "vztmpl", "backup", "snippets", "import"], 100),
+        ),
+        ("quickOS-vm-disks", zfs("quickOS/vm-disks", &["images"], 800)),
+        ("quickOS-lxc-disks", zfs("quickOS/lxc-disks", &["rootdir"], 4000)),
+        ("quickOS-shared-prod-data", zfs("quickOS/shared-prod-data", both, 400)),
+        (
+            "quickOS-shared-prod-data-volumes",
+            zfs("quickOS/shared-prod-data-volumes", both, 400),
+        ),
+        (
+            "fastData-shared-bulk-data",
+            zfs("fastData/shared-bulk-data", both, 1400),
+        ),
+        ("fastData-shared-test-data", zfs("fastData/shared-test-data", both, 500)),
+        (
+            "fastData-shared-backups",
+            dir("/fastData/shared-backups", &["backup"], 2000),
+        ),
+        (
+            "fastData-shared-iso",
+            dir("/fastData/shared-iso", &["iso", "vztmpl"], 100),
+        ),
+    ];
+    state.storages = storages
+        .into_iter()
+        .map(|(id, storage)| (id.to_owned(), storage))
+        .collect();
+}
+
+/// User, token and roles as the documentation tells operators to create them (facts H).
+fn homelab_access(state: &mut State, secrets: &Secrets) {
+    let mut guest = role(
+        "VM.Allocate VM.Audit VM.Clone VM.Config.CPU VM.Config.Memory VM.Config.Disk VM.Config.Network \
+         VM.Config.Options VM.Config.HWType VM.Config.CDROM VM.Config.Cloudinit VM.PowerMgmt VM.Snapshot \
+         VM.Snapshot.Rollback VM.Console VM.Backup VM.Migrate Pool.Audit",
+    );
+    let agent: &[&str] = if state.release.major() >= 9 {
+        &[
+            "VM.GuestAgent.Audit",
+            "VM.GuestAgent.FileRead",
+            "VM.GuestAgent.FileWrite",
+            "VM.GuestAgent.Unrestricted",
+        ]
+    } else {
+        &["VM.Monitor"]
+    };
+    guest.extend(agent.iter().map(|name| (*name).to_owned()));
+    let roles = [
+        ("PhoenixGuest", guest, &["/vms", "/pool"][..]),
+        (
+            "PhoenixStorage",
+            role("Datastore.Allocate Datastore.AllocateSpace Datastore.AllocateTemplate Datastore.Audit"),
+            &["/storage"],
+        ),
+        (
+            "PhoenixNode",
+            role("Sys.Audit Sys.AccessNetwork Sys.Modify"),
+            &["/nodes"],
+        ),
+        ("PhoenixNet", role("SDN.Use SDN.Audit"), &["/sdn/zones/localnetwork"]),
+        ("PhoenixMap", role("Mapping.Use Mapping.Audit"), &["/mapping"]),
+        (
+            "PhoenixCluster",
+            role("Sys.Audit Sys.Modify Pool.Allocate Pool.Audit"),
+            &["/"],
+        ),
+    ];
+    state
+        .access
+        .users
+        .insert("root@pam".to_owned(), user(Some(&secrets.root_password)));
+    let mut phoenix = user(None);
+    phoenix.tokens.insert("phoenix".to_owned(), token(&secrets.token, true));
+    state.access.users.insert("phoenix@pve".to_owned(), phoenix);
+    for (name, privileges, paths) in roles {
+        state.access.roles.insert(name.to_owned(), privileges);
+        for path in paths {
+            grant(state, path, "user", "phoenix@pve", name);
+            grant(state, path, "token", "phoenix@pve!phoenix", name);
+        }
+    }
+    // A rule on a path replaces those above it, so the cluster role is granted below `/` again where it is needed.
+    for path in ["/pool", "/vms", "/nodes"] {
+        grant(state, path, "user", "phoenix@pve", "PhoenixCluster");
+        grant(state, path, "token", "phoenix@pve!phoenix", "PhoenixCluster");
+    }
+    state.pools.insert("phoenix".to_owned(), Pool::default());
+}
+
+/// The state that every recorded scenario started from.
+fn recorded(now: u64) -> State {
+    let mut state = State::empty("9.2.11", now);
+    state.latency.status_interval = 1000;
+    state.latency.auth_failure = 3000;
+    let mut pve1 = node(
+        "192.168.77.10",
+        2,
+        25_276_514_304,
+        1,
+        now - 5_000_000,
+        &["vmbr0", "vmbr1"],
+    );
+    pve1.paths = ["/var/lib/vz/snippets", "/etc"]
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    state.nodes.insert("pve1".to_owned(), pve1);
+    let content = ["vztmpl", "iso", "backup", "snippets", "rootdir", "images"];
+    let mut local = Storage::new(StorageKind::Dir, "/var/lib/vz", &content, 270_553_174_016);
+    local
+        .settings
+        .insert("prune-backups".to_owned(), "keep-all=1".to_owned());
+    let btrfs = Storage::new(
+        StorageKind::Btrfs,
+        "/var/lib/pve/local-btrfs",
+        &["rootdir", "images"],
+        24 * GIB,
+    );
+    state.storages = BTreeMap::from([("local".to_owned(), local), ("local-btrfs".to_owned(), btrfs)]);
+    put_file(&mut state, "pve1", "local", "vztmpl", DEBIAN, 64_144_787);
+    state.images.insert(DEBIAN.to_owned(), os("debian", 252));
+    recorded_access(&mut state);
+    let dev = Pool {
+        comment: Some("development".to_owned()),
+        ..Pool::default()
+    };
+    state.pools.insert("dev".to_owned(), dev);
+    state
+}
+
+fn recorded_access(state: &mut State) {
+    let secret = |number: u32| format!("00000000-0000-4000-8000-00000000000{number}");
+    let mut root = user(Some("root-password-1"));
+    root.tokens.insert("test".to_owned(), token(&secret(1), false));
+    let mut ops = user(Some("ops-password-1"));
+    ops.settings.insert("comment".to_owned(), "operators".to_owned());
+    ops.settings.insert("email".to_owned(), String::new());
+    ops.tokens.insert("lim".to_owned(), token(&secret(2), true));
+    ops.tokens.insert("deploy".to_owned(), token(&secret(3), true));
+    let mut audit = user(None);
+    audit.tokens.insert("ro".to_owned(), token(&secret(4), false));
+    for (name, found) in [("root@pam", root), ("ops@pve", ops), ("audit@pve", audit)] {
+        state.access.users.insert(name.to_owned(), found);
+    }
+    let deployer = role(
+        "VM.Allocate VM.Clone VM.Config.CPU VM.Config.Disk VM.Config.Memory VM.Config.Network VM.Config.Options \
+         VM.Config.HWType VM.Config.Cloudinit VM.Config.CDROM VM.Audit VM.PowerMgmt VM.Snapshot VM.Snapshot.Rollback \
+         VM.GuestAgent.Audit Pool.Audit Pool.Allocate Datastore.AllocateSpace Datastore.Audit SDN.Use",
+    );
+    state.access.roles.insert("Deployer".to_owned(), deployer);
+    grant(state, "/", "user", "ops@pve", "Administrator");
+    grant(state, "/", "user", "audit@pve", "PVEAuditor");
+    grant(state, "/vms/100", "token", "ops@pve!lim", "PVEVMUser");
+    grant(state, "/storage/local", "token", "ops@pve!lim", "PVEDatastoreUser");
+    for path in ["/pool/dev", "/storage", "/sdn/zones/localnetwork"] {
+        grant(state, path, "token", "ops@pve!deploy", "Deployer");
+    }
+    grant(state, "/nodes/pve1", "token", "ops@pve!deploy", "PVEAuditor");
+}
