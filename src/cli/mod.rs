@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 pub mod convert;
 pub mod crd;
+pub mod operator;
 pub mod simulate;
 
 /// Turns Proxmox VE into a GitOps-managed AI fleet.
@@ -20,6 +21,8 @@ pub struct Cli {
 enum Command {
     /// Print the CustomResourceDefinitions
     Crd(crd::Args),
+    /// Run the controllers in a Kubernetes cluster
+    Operator(operator::Args),
     /// Convert the legacy JSON files to manifests
     Convert(convert::Args),
     /// Run a Proxmox VE look-alike (HTTPS API and SSH) for demos and tests
@@ -31,6 +34,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Crd(args) => args.run(),
+            Command::Operator(args) => args.run(),
             Command::Convert(args) => args.run(),
             Command::Simulate(args) => args.run(),
         }
