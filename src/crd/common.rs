@@ -48,7 +48,8 @@ pub struct KeyRef {
 #[schemars(extend("x-kubernetes-validations" = [
     {"rule": "!has(self.gateway) || (has(self.ip) && isCIDR(self.ip))", "message": "gateway needs a static ip such as 10.0.0.150/24"},
     {"rule": "!has(self.gateway) || !has(self.ip) || !isCIDR(self.ip) || !isIP(self.gateway) || cidr(self.ip).containsIP(self.gateway)", "message": "gateway must be an address inside the network of ip"},
-    {"rule": "!has(self.gateway6) || (has(self.ip6) && isCIDR(self.ip6))", "message": "gateway6 needs a static ip6 such as fd00::10/64"}
+    {"rule": "!has(self.gateway6) || (has(self.ip6) && isCIDR(self.ip6))", "message": "gateway6 needs a static ip6 such as fd00::10/64"},
+    {"rule": "!has(self.gateway6) || !has(self.ip6) || !isCIDR(self.ip6) || !isIP(self.gateway6) || ip(self.gateway6).isLinkLocalUnicast() || cidr(self.ip6).containsIP(self.gateway6)", "message": "gateway6 must be a link-local address or one inside the network of ip6"}
 ]))]
 pub struct Network {
     /// Interface name inside the guest, such as eth0. It identifies the entry: reordering the list changes nothing.
@@ -298,7 +299,7 @@ pub struct Application {
     pub script_from: Option<KeyRef>,
     /// Files put into the guest before the script runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["path"]))]
     pub files: Option<Vec<GuestFile>>,
     /// Environment of the script.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -323,8 +324,8 @@ pub struct Application {
     {"rule": "has(self.content) != has(self.contentFrom)", "message": "give exactly one of content and contentFrom"}
 ]))]
 pub struct GuestFile {
-    /// Absolute path in the guest, or a name beside the script.
-    #[schemars(length(min = 1, max = 256))]
+    /// Absolute path in the guest, or a path beside the script.
+    #[schemars(schema_with = "schema::file_path")]
     pub path: String,
     /// What is in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -165,7 +165,9 @@ pub struct LxcGuest {
     pub entrypoint: Option<String>,
     /// GPUs of the container. Absent: unmanaged; empty: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 16), extend("x-kubernetes-validations" = [
+        {"rule": "self.all(g, !has(g.index) || self.exists_one(h, has(h.index) && h.index == g.index))", "message": "two entries have the same index: name each GPU once"}
+    ]))]
     pub gpus: Option<Vec<Gpu>>,
     /// Features installed in the container, after the ones they require.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -185,7 +187,7 @@ pub struct LxcGuest {
     pub firewall: Option<Firewall>,
     /// Proxmox tags. Phoenix adds one of its own. Absent: unmanaged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "set"))]
     pub tags: Option<Vec<Tag>>,
     /// Proxmox pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]

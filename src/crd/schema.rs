@@ -15,22 +15,31 @@ macro_rules! string_schema {
     };
 }
 
+/// A pattern in front of `isQuantity`, which differs between implementations at the edges (blanks, many digits); it
+/// also leaves out what makes no sense for bytes (100m, 1e9, signs).
+macro_rules! quantity_of_bytes {
+    () => {
+        "self.matches('^[0-9]{1,15}([.][0-9]{1,6})?(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$') && isQuantity(self)"
+    };
+}
+
 string_schema!(
     /// A positive Kubernetes quantity of bytes (`8Gi`).
     size, 24,
-    "isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))",
+    concat!(quantity_of_bytes!(), " && quantity(self).isGreaterThan(quantity('0'))"),
     "must be a positive quantity of bytes such as 8Gi or 512Mi"
 );
 string_schema!(
     /// A quantity of bytes that may be zero (swap).
     size_or_zero, 24,
-    "isQuantity(self) && quantity(self).compareTo(quantity('0')) >= 0",
+    quantity_of_bytes!(),
     "must be a quantity of bytes such as 512Mi, or 0"
 );
 string_schema!(
     /// `dhcp`, `manual` or an IPv4 address with its prefix length.
     ipv4_or_dhcp, 32,
-    "self == 'dhcp' || self == 'manual' || (isCIDR(self) && cidr(self).ip().family() == 4)",
+    // The pattern refuses leading zeros, over which implementations of isCIDR differ.
+    "self == 'dhcp' || self == 'manual' || (self.matches('^((0|[1-9][0-9]*)[.]){3}(0|[1-9][0-9]*)/[0-9]+$') && isCIDR(self) && cidr(self).ip().family() == 4)",
     "must be dhcp, manual or an IPv4 address with its prefix length such as 10.0.0.150/24"
 );
 string_schema!(
@@ -60,14 +69,20 @@ string_schema!(
 string_schema!(
     /// An absolute path without `..`.
     absolute_path, 256,
-    "self.matches('^/[^,\\\\\\\\\\\\n]*$') && !self.matches('(^|/)[.][.](/|$)')",
-    "must be an absolute path without '..', commas or line breaks, such as /models"
+    r"self.matches('^/([^/,\\\\\\n]+/)*[^/,\\\\\\n]*$') && !self.matches('(^|/)[.][.]?(/|$)')",
+    "must be an absolute path without '.', '..', '//', commas, backslashes or line breaks, such as /models"
 );
 string_schema!(
     /// An absolute path that is not `/`, for mount points in a guest.
     mount_path, 256,
-    "self.matches('^/[^,\\\\\\\\\\\\n]+$') && !self.matches('(^|/)[.][.](/|$)')",
-    "must be an absolute path below / without '..', commas or line breaks, such as /models"
+    r"self.matches('^/([^/,\\\\\\n]+/)*[^/,\\\\\\n]+/?$') && !self.matches('(^|/)[.][.]?(/|$)')",
+    "must be an absolute path below / without '.', '..', '//', commas, backslashes or line breaks, such as /models"
+);
+string_schema!(
+    /// A file in a guest: an absolute path, or one relative to the script's folder.
+    file_path, 256,
+    r"self.matches('^[^\\n]*[^/\\n]$') && !self.matches('(^|/)[.][.]?(/|$)')",
+    "must be the path of a file, absolute or beside the script, without '.', '..' or line breaks, such as config/app.yaml"
 );
 string_schema!(
     /// A Proxmox storage id.
@@ -122,15 +137,16 @@ string_schema!(
     sha256, 64, "self.matches('^[0-9a-f]{64}$')", "must be a SHA-256 checksum of 64 lower-case hexadecimal digits"
 );
 string_schema!(
-    /// An http or https URL.
+    /// An http or https URL. A pattern and not `isURL`, whose verdict differs between implementations; a user name and
+    /// password would end up in Proxmox's task log.
     url, 2048,
-    "isURL(self) && (self.startsWith('https://') || self.startsWith('http://'))",
-    "must be an http:// or https:// URL"
+    r"self.matches('^https?://([A-Za-z0-9][A-Za-z0-9._-]*|\\[[0-9A-Fa-f:.]+\\])(:[0-9]{1,5})?([/?][!-~]*)?$')",
+    "must be an http:// or https:// URL without user name and blanks, such as https://example.org/image.tar.zst"
 );
 string_schema!(
     /// The URL of a Proxmox API endpoint.
     endpoint, 253,
-    "isURL(self) && self.startsWith('https://')",
+    r"self.matches('^https://([A-Za-z0-9][A-Za-z0-9._-]*|\\[[0-9A-Fa-f:.]+\\])(:[0-9]{1,5})?/?$')",
     "must be the https:// URL of a Proxmox API such as https://pve1.example.org:8006"
 );
 string_schema!(
@@ -142,13 +158,13 @@ string_schema!(
 string_schema!(
     /// One raw `lxc.` line.
     lxc_option, 1024,
-    "self.matches('^lxc[.][a-z0-9_.]+ *[=:] *[^\\\\n]+$') && !self.matches('^lxc[.](environment[.]runtime|idmap|rootfs|uts|net)([.]| |=|:)')",
+    r"self.matches('^lxc[.][a-z0-9_.-]+ *[=:] *[^ \\n][^\\n]*$') && !self.matches('^lxc[.](environment[.]runtime|idmap|rootfs|uts|net)([.]| |=|:)')",
     "must be one line 'lxc.key = value'; lxc.net, lxc.rootfs, lxc.uts, lxc.idmap and lxc.environment.runtime belong to Proxmox"
 );
 string_schema!(
     /// A Go-style duration in seconds, minutes or hours.
     duration, 16,
-    "self.matches('^([0-9]+(s|m|h))+$') && duration(self) >= duration('1s')",
+    "self.matches('^([0-9]{1,5}(s|m|h))+$') && duration(self) >= duration('1s')",
     "must be a duration of at least one second such as 10s or 5m"
 );
 string_schema!(
@@ -160,8 +176,13 @@ string_schema!(
 string_schema!(
     /// A port or a range or list of them, as the Proxmox firewall takes it.
     ports, 128,
-    "self.matches('^[0-9]{1,5}(:[0-9]{1,5})?(,[0-9]{1,5}(:[0-9]{1,5})?)*$')",
-    "must be a port, a range such as 8000:8010, or a list of them separated by commas"
+    concat!(
+        // A number from 1 to 65535, then more of them after ':' or ',', but never two ':' in one range.
+        "self.matches('^([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])",
+        "([:,]([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))*$')",
+        " && !self.matches(':[0-9]+:')"
+    ),
+    "must be a port from 1 to 65535, a range such as 8000:8010, or a list of them separated by commas"
 );
 string_schema!(
     /// An environment variable name.

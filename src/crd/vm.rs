@@ -129,7 +129,7 @@ pub struct VmGuest {
     pub firewall: Option<Firewall>,
     /// Proxmox tags.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "set"))]
     pub tags: Option<Vec<Tag>>,
     /// Proxmox pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
