@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 pub mod apply;
 pub mod convert;
 pub mod crd;
+pub mod operator;
 pub mod simulate;
 
 /// Turns Proxmox VE into a GitOps-managed AI fleet.
@@ -23,6 +24,8 @@ enum Command {
     Apply(apply::Args),
     /// Print the CustomResourceDefinitions
     Crd(crd::Args),
+    /// Run the controllers in a Kubernetes cluster
+    Operator(operator::Args),
     /// Convert the legacy JSON files to manifests
     Convert(convert::Args),
     /// Run a Proxmox VE look-alike (HTTPS API and SSH) for demos and tests
@@ -38,6 +41,7 @@ impl Cli {
         match self.command {
             Command::Apply(args) => args.run(),
             Command::Crd(args) => args.run(),
+            Command::Operator(args) => args.run(),
             Command::Convert(args) => args.run(),
             Command::Simulate(args) => args.run(),
         }
