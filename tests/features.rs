@@ -260,7 +260,7 @@ fn examples_are_what_the_types_say() {
                     typed::<PhoenixVM>(&document, &name);
                     None
                 }
-                "Secret" | "Namespace" => None,
+                "Secret" => None,
                 other => panic!("{name}: {other} is no kind of an example"),
             };
             for feature in wanted.into_iter().flatten() {
