@@ -424,3 +424,45 @@ fn vllm_is_put_in_place_and_restarted_only_where_something_changed() {
         );
     }
 }
+
+#[test]
+fn every_shipped_feature_becomes_a_script() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/features");
+    let objects = MemoryObjects::new();
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        let mut feature: PhoenixFeature =
+            serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        if feature.metadata.name.is_none() {
+            continue;
+        }
+        feature.metadata.namespace = Some("ai".into());
+        names.push(feature.metadata.name.clone().unwrap());
+        objects.insert_feature(feature);
+    }
+    // The names that the legacy files use, underscores among them.
+    for name in [
+        "base_setup",
+        "nvidia",
+        "docker",
+        "vllm",
+        "ollama",
+        "portainer",
+        "python_api_service",
+    ] {
+        let lxc = serde_json::json!({
+            "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixLXC",
+            "metadata": {"name": "x", "namespace": "ai"},
+            "spec": {"hypervisorRef": {"name": "pve"}, "features": [{"name": name}]},
+        });
+        let lxc: PhoenixLXC = serde_json::from_value(lxc).unwrap();
+        let all = scripts(&GuestObject::from(&lxc), &PhoenixHypervisor::default(), &objects)
+            .unwrap_or_else(|blocked| panic!("{name}: {blocked:?}"));
+        assert_eq!(all[0].id, "feature-base-setup", "{name}");
+        assert_eq!(all.last().unwrap().name, name.replace('_', "-"));
+        names.retain(|n| all.iter().all(|s| s.name != *n));
+    }
+    assert!(names.is_empty(), "no legacy name leads to {names:?}");
+}
