@@ -139,7 +139,10 @@ pub fn convert(inputs: &[Input], options: &Options) -> Result<Output, Vec<Unread
 }
 
 /// Parses the files; the same file given twice is read once.
-fn read(inputs: &[Input]) -> Result<(Vec<String>, Vec<(Node, Role)>), Vec<Unreadable>> {
+/// Names of the files, and their trees with what each is for.
+type Trees = (Vec<String>, Vec<(Node, Role)>);
+
+fn read(inputs: &[Input]) -> Result<Trees, Vec<Unreadable>> {
     let mut files: Vec<String> = Vec::new();
     let mut nodes = Vec::new();
     let mut unreadable = Vec::new();

@@ -24,6 +24,12 @@ const SHIPPED: &[(&str, &str)] = &[
     ("vllm.yaml", include_str!("../../config/features/vllm.yaml")),
 ];
 
+/// Kind, namespace and name of an object.
+pub type Id = (String, String, String);
+
+/// Gives the stored object of a name.
+pub type Stored<'a> = &'a dyn Fn(&Id) -> Option<Value>;
+
 /// Why manifests cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
@@ -57,7 +63,7 @@ impl Admitted {
         self.value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }
     /// Kind, namespace and name.
-    pub fn id(&self) -> (String, String, String) {
+    pub fn id(&self) -> Id {
         (
             self.text("/kind").into(),
             self.text("/metadata/namespace").into(),
@@ -113,14 +119,10 @@ fn walk(path: &Path, named: bool, found: &mut Vec<PathBuf>) -> Result<(), Manife
 ///
 /// # Errors
 /// Every refusal, with file, object, field, value and fix.
-pub fn load(
-    paths: &[PathBuf],
-    namespace: &str,
-    old: &dyn Fn(&(String, String, String)) -> Option<Value>,
-) -> Result<Vec<Admitted>, ManifestError> {
+pub fn load(paths: &[PathBuf], namespace: &str, old: Stored<'_>) -> Result<Vec<Admitted>, ManifestError> {
     let admission = Admission::new().map_err(|e| ManifestError::Internal(e.to_string()))?;
     let mut refused = Vec::new();
-    let mut objects: BTreeMap<(String, String, String), Admitted> = BTreeMap::new();
+    let mut objects: BTreeMap<Id, Admitted> = BTreeMap::new();
     for path in files(paths)? {
         let text = std::fs::read_to_string(&path).map_err(|source| ManifestError::File {
             path: path.clone(),
@@ -151,12 +153,7 @@ pub fn load(
     }
 }
 
-fn admit(
-    admission: &Admission,
-    mut manifest: Manifest,
-    namespace: &str,
-    old: &dyn Fn(&(String, String, String)) -> Option<Value>,
-) -> Result<Admitted, String> {
+fn admit(admission: &Admission, mut manifest: Manifest, namespace: &str, old: Stored<'_>) -> Result<Admitted, String> {
     let namespaced = manifest.value["kind"] != "Namespace";
     if let Some(metadata) = manifest.value.get_mut("metadata").and_then(Value::as_object_mut)
         && namespaced

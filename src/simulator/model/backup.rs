@@ -36,6 +36,9 @@ pub struct Backup {
     pub user: String,
 }
 
+/// Options and raw lines of a restored container.
+type Restored = (BTreeMap<String, String>, Vec<(String, String)>);
+
 impl State {
     /// `POST /nodes/{node}/vzdump`: everything that is wrong shows in the task.
     pub fn start_backup(&mut self, caller: &Caller, backup: Backup) -> String {
@@ -168,7 +171,7 @@ impl State {
         volid: &str,
         storage: &str,
         given: &BTreeMap<String, String>,
-    ) -> Result<(BTreeMap<String, String>, Vec<(String, String)>)> {
+    ) -> Result<Restored> {
         let config = GuestConfig::parse(&self.backup_config(node, volid)?).current;
         let mut options = BTreeMap::new();
         for (key, value) in &config.options {
