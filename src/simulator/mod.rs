@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub mod clock;
 pub mod model;
 pub mod profile;
+pub mod ssh;
 
 pub use clock::Clock;
 pub use model::State;
