@@ -102,7 +102,8 @@ impl State {
         let storage = request.storage.as_deref().unwrap_or("local");
         let mut lxc = Vec::new();
         if request.restore {
-            (options, lxc) = self.restored_options(node, &request.ostemplate, storage, &options)?;
+            let restored = self.restored_options(node, &request.ostemplate, storage, &options)?;
+            (options, lxc) = (restored.options, restored.lxc);
             if request.unique {
                 self.renew_macs(&mut options);
             }
