@@ -277,7 +277,7 @@ fn homelab_access(state: &mut State, secrets: &Secrets) {
     let mut phoenix = user(None);
     phoenix
         .tokens
-        .insert("phoenix".to_owned(), token(&secrets.token, false));
+        .insert("operator".to_owned(), token(&secrets.token, false));
     state.access.users.insert("phoenix@pve".to_owned(), phoenix);
     for (name, privileges, paths) in ROLES {
         state.access.roles.insert((*name).to_owned(), role(privileges));
