@@ -36,7 +36,7 @@ impl Api {
         Self {
             running,
             client,
-            auth: format!("PVEAPIToken=phoenix@pve!phoenix={secret}"),
+            auth: format!("PVEAPIToken=phoenix@pve!operator={secret}"),
         }
     }
 
@@ -179,17 +179,37 @@ async fn lost_responses_have_had_their_effect() {
         kind,
     };
     api.running.simulator.add_fault(fault(FaultKind::LostRequest));
-    assert!(api.send("POST", "/pools", &[("poolid", "one")]).await.is_err());
-    assert!(!api.running.simulator.with(|state| state.pools.contains_key("one")));
+    assert!(api.send("POST", "/pools", &[("poolid", "phoenix/one")]).await.is_err());
+    assert!(
+        !api.running
+            .simulator
+            .with(|state| state.pools.contains_key("phoenix/one"))
+    );
     api.running.simulator.add_fault(fault(FaultKind::LostResponse));
-    assert!(api.send("POST", "/pools", &[("poolid", "one")]).await.is_err());
-    assert!(api.running.simulator.with(|state| state.pools.contains_key("one")));
+    assert!(api.send("POST", "/pools", &[("poolid", "phoenix/one")]).await.is_err());
+    assert!(
+        api.running
+            .simulator
+            .with(|state| state.pools.contains_key("phoenix/one"))
+    );
     api.running.simulator.add_fault(fault(FaultKind::Status {
         status: 596,
         message: "Broken pipe".into(),
     }));
-    assert_eq!(api.send("POST", "/pools", &[("poolid", "two")]).await.unwrap().0, 596);
-    assert_eq!(api.send("POST", "/pools", &[("poolid", "two")]).await.unwrap().0, 200);
+    assert_eq!(
+        api.send("POST", "/pools", &[("poolid", "phoenix/two")])
+            .await
+            .unwrap()
+            .0,
+        596
+    );
+    assert_eq!(
+        api.send("POST", "/pools", &[("poolid", "phoenix/two")])
+            .await
+            .unwrap()
+            .0,
+        200
+    );
     let log = api.running.simulator.requests();
     let writes: Vec<u16> = log
         .iter()

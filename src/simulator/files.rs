@@ -82,7 +82,7 @@ impl SimFiles {
     /// What a client needs to know, for `simulator.json`.
     pub fn describe(&self, profile: Profile, api: &str, ssh: Option<&str>) -> io::Result<Value> {
         let (node, token_id) = match profile {
-            Profile::Homelab => ("phoenix", "phoenix@pve!phoenix"),
+            Profile::Homelab => ("phoenix", "phoenix@pve!operator"),
             Profile::Recorded => ("pve1", "root@pam!test"),
         };
         let token = match profile {
