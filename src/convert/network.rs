@@ -339,14 +339,18 @@ impl Interface<'_, '_> {
             six,
             "an IPv6 address with prefix length such as fd00::10/64, auto or dhcp",
         );
-        let static6 = nic.ip6.as_deref().and_then(values::cidr6).is_some();
+        let network6 = nic.ip6.as_deref().and_then(values::cidr6);
         let gateway6 = |t: &str| {
-            t.parse::<std::net::Ipv6Addr>()
-                .ok()
-                .filter(|_| static6)
-                .map(|_| t.to_owned())
+            let (ip, prefix) = network6?;
+            let gateway = t.parse::<std::net::Ipv6Addr>().ok()?;
+            values::in_network6(ip, prefix, gateway).then(|| t.to_owned())
         };
-        nic.gateway6 = self.read(fields, "gateway6", gateway6, "an IPv6 address beside a static ip6");
+        nic.gateway6 = self.read(
+            fields,
+            "gateway6",
+            gateway6,
+            "a link-local IPv6 address or one in the network of ip6",
+        );
     }
 
     fn read(
