@@ -457,9 +457,10 @@ impl<'a> Conversion<'a, '_> {
             );
         }
         for path in self.scripts.unused() {
-            let message = format!("script {path:?} of the applications folder is named by nothing, and is not carried");
+            let message =
+                format!("script {path:?} of the applications folder is named by no guest, and is not carried");
             self.ledger
-                .find(Severity::Info, root, message, "nothing, if nothing needs it");
+                .find(Severity::Info, root, message, "nothing, if no guest needs it");
         }
     }
 
