@@ -181,7 +181,7 @@ impl World {
         secret("ca", json!({"ca.crt": running.certificates.ca_pem}));
         secret(
             "token",
-            json!({"tokenId": "phoenix@pve!phoenix", "secret": secrets.token}),
+            json!({"tokenId": "phoenix@pve!operator", "secret": secrets.token}),
         );
         secret("root", json!({"password": secrets.root_password}));
         let hypervisor = json!({
