@@ -27,6 +27,9 @@ mod vm;
 mod writer;
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use crate::admission::Admission;
 
 use facts::Facts;
 use guests::Guests;
@@ -112,7 +115,7 @@ pub fn convert(inputs: &[Input], options: &Options) -> Result<Output, Vec<Unread
     let facts = hypervisor
         .map(|root| Facts::read(root, &mut ledger))
         .unwrap_or_default();
-    let config_files = config_files(&roots, &roles, options, &mut ledger);
+    let config_files = config_files(inputs, &roots, &roles, options, &mut ledger);
     let mut conversion = Conversion {
         files: BTreeMap::new(),
         scripts: Scripts::new(options.applications.as_ref(), config_files),
@@ -218,7 +221,13 @@ fn collect_guests<'a>(roots: &[At<'a>], roles: &[Role], ledger: &mut Ledger) -> 
 }
 
 /// The legacy files as application scripts expect them beside themselves, without secrets.
-fn config_files(roots: &[At], roles: &[Role], options: &Options, ledger: &mut Ledger) -> Vec<(String, String)> {
+fn config_files(
+    inputs: &[Input],
+    roots: &[At],
+    roles: &[Role],
+    options: &Options,
+    ledger: &mut Ledger,
+) -> Vec<(String, String)> {
     if options.applications.is_none() {
         return Vec::new();
     }
@@ -240,7 +249,7 @@ fn config_files(roots: &[At], roles: &[Role], options: &Options, ledger: &mut Le
             ledger.find(Severity::Warning, second, message, "merge the files");
         }
         let mut json = root.node.to_json();
-        if blank_secrets(&mut json, "") {
+        let text = if blank_secrets(&mut json, "") {
             let message = format!("{name} holds secrets; the copy that application scripts get has them blank");
             ledger.find(
                 Severity::Warning,
@@ -248,9 +257,17 @@ fn config_files(roots: &[At], roles: &[Role], options: &Options, ledger: &mut Le
                 message,
                 "give scripts their secrets through Secrets",
             );
-        }
-        match serde_json::to_string_pretty(&json) {
-            Ok(text) if text.len() <= scripts::LARGEST => out.push((name.to_owned(), text + "\n")),
+            serde_json::to_string_pretty(&json).unwrap_or_default() + "\n"
+        } else {
+            let bytes = inputs
+                .iter()
+                .find(|i| i.role == role)
+                .map(|i| i.bytes.as_slice())
+                .unwrap_or_default();
+            String::from_utf8_lossy(bytes).trim_start_matches('\u{feff}').to_owned()
+        };
+        match text.len() {
+            1..=scripts::LARGEST => out.push((name.to_owned(), text)),
             _ => {
                 let message = format!("{name} is too large for a ConfigMap; application scripts do not get it");
                 ledger.find(
@@ -443,9 +460,10 @@ impl<'a> Conversion<'a, '_> {
             );
         }
         for path in self.scripts.unused() {
-            let message = format!("script {path:?} of the applications folder is named by nothing, and is not carried");
+            let message =
+                format!("script {path:?} of the applications folder is named by no guest, and is not carried");
             self.ledger
-                .find(Severity::Info, root, message, "nothing, if nothing needs it");
+                .find(Severity::Info, root, message, "nothing, if no guest needs it");
         }
     }
 
@@ -454,19 +472,20 @@ impl<'a> Conversion<'a, '_> {
         K: serde::Serialize + kube::ResourceExt,
     {
         manifest.meta_mut().namespace.clone_from(&self.options.namespace);
-        let (kind, name) = object.split_once('/').unwrap_or(("", object));
-        match emit::manifest(&manifest, origin) {
-            Ok(text) => drop(
+        match judged(&manifest, origin) {
+            Ok(text) => {
+                let (kind, name) = object.split_once('/').unwrap_or(("", object));
                 self.files
-                    .insert(format!("{}-{name}.yaml", kind.to_ascii_lowercase()), text),
-            ),
-            Err(error) => {
-                self.ledger.refuse(object, "it could not be written");
+                    .insert(format!("{}-{name}.yaml", kind.to_ascii_lowercase()), text);
+            }
+            Err(why) => {
+                self.ledger.refuse(object, &why);
+                let message = format!("{object} is not a valid object: {why}");
                 self.ledger.find(
                     Severity::Error,
                     at,
-                    format!("{object} could not be written: {error}"),
-                    "report this",
+                    message,
+                    "correct the value, or write the object by hand",
                 );
             }
         }
@@ -482,6 +501,19 @@ impl<'a> Conversion<'a, '_> {
             report,
         }
     }
+}
+
+/// The text of a manifest that the API server would take.
+fn judged(manifest: &impl serde::Serialize, origin: &str) -> Result<String, String> {
+    static ADMISSION: OnceLock<Option<Admission>> = OnceLock::new();
+    let value = serde_json::to_value(manifest).map_err(|e| e.to_string())?;
+    if let Some(admission) = ADMISSION.get_or_init(|| Admission::new().ok()) {
+        admission.check(&value, None).map_err(|violations| {
+            let texts: Vec<String> = violations.iter().map(ToString::to_string).collect();
+            texts.join("; ")
+        })?;
+    }
+    emit::text(manifest, &value, origin).map_err(|e| e.to_string())
 }
 
 fn image_of(lxc: &crate::crd::LxcGuest) -> Option<String> {

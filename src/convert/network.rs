@@ -73,21 +73,25 @@ pub fn networking<'a>(
         let mut network: Vec<Network> = Vec::new();
         for at in interfaces {
             let Some(fields) = fields_of(w, &at) else { continue };
+            let named = fields
+                .iter()
+                .find(|(f, _)| *f == "name")
+                .and_then(|(_, item)| item.text.clone());
+            let name = named
+                .and_then(|t| values::interface(&t))
+                .unwrap_or_else(|| format!("eth{}", network.len()));
+            if network.len() == 16 || network.iter().any(|n| n.name == name) {
+                let message = format!("interface {name} is there already, or the sixteenth is passed");
+                w.skip_warn(&at, &message, "give interfaces different names, and at most 16");
+                continue;
+            }
             let mut interface = Interface {
                 w,
                 path: format!("network[{}]", network.len()),
                 subnet,
             };
-            let nic = interface.map(&fields, network.len(), &at, addresses, &mut out.dns);
-            if network.iter().any(|n| n.name == nic.name) {
-                w.skip_warn(
-                    &at,
-                    &format!("two interfaces are called {}", nic.name),
-                    "give them different names",
-                );
-            } else {
-                network.push(nic);
-            }
+            let nic = interface.map(&fields, name, &at, addresses, &mut out.dns);
+            network.push(nic);
         }
         out.network = (!network.is_empty()).then_some(network);
     }
@@ -242,14 +246,14 @@ impl Interface<'_, '_> {
     fn map<'a>(
         &mut self,
         fields: &Fields<'a>,
-        index: usize,
+        default_name: String,
         at: &At<'a>,
         addresses: &mut Addresses<'a>,
         dns: &mut Option<Dns>,
     ) -> Network {
         let name = self.read(fields, "name", values::interface, "an interface name such as eth0");
         let mut nic = Network {
-            name: name.unwrap_or_else(|| format!("eth{index}")),
+            name: name.unwrap_or(default_name),
             bridge: self.read(fields, "bridge", values::bridge, "a bridge name such as vmbr0"),
             mac: self.read(
                 fields,
@@ -339,14 +343,18 @@ impl Interface<'_, '_> {
             six,
             "an IPv6 address with prefix length such as fd00::10/64, auto or dhcp",
         );
-        let static6 = nic.ip6.as_deref().and_then(values::cidr6).is_some();
+        let network6 = nic.ip6.as_deref().and_then(values::cidr6);
         let gateway6 = |t: &str| {
-            t.parse::<std::net::Ipv6Addr>()
-                .ok()
-                .filter(|_| static6)
-                .map(|_| t.to_owned())
+            let (ip, prefix) = network6?;
+            let gateway = t.parse::<std::net::Ipv6Addr>().ok()?;
+            values::in_network6(ip, prefix, gateway).then(|| t.to_owned())
         };
-        nic.gateway6 = self.read(fields, "gateway6", gateway6, "an IPv6 address beside a static ip6");
+        nic.gateway6 = self.read(
+            fields,
+            "gateway6",
+            gateway6,
+            "a link-local IPv6 address or one in the network of ip6",
+        );
     }
 
     fn read(

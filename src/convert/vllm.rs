@@ -408,9 +408,11 @@ impl Reading {
         };
         let start = place(at_index, &self.extra);
         let (flag, value) = &self.extra[at_index];
+        // A flag and its value in one leaf are named by the value.
+        let last = start + usize::from(!flag.is_empty() && value.is_some());
         for (n, at) in places.iter().enumerate() {
-            let last = start + usize::from(!flag.is_empty() && value.is_some());
-            w.mapped(at, &format!("vllm.extraArgs[{}]", (start + n).min(last)), "");
+            let word = if places.len() == 1 { last } else { (start + n).min(last) };
+            w.mapped(at, &format!("vllm.extraArgs[{word}]"), "");
         }
     }
 

@@ -22,6 +22,7 @@ pub mod model;
 pub mod profile;
 pub mod schema;
 pub mod server;
+pub mod ssh;
 
 pub use clock::Clock;
 pub use control::{Control, Fault, FaultKind, LoggedRequest};

@@ -135,6 +135,9 @@ pub struct State {
     pub active: BTreeSet<u64>,
     /// Task failures to come.
     pub task_faults: Vec<TaskFault>,
+    /// Host keys, counters and faults of the SSH servers.
+    #[serde(default)]
+    pub ssh: crate::simulator::ssh::SshState,
     /// Last status broadcast.
     pub last_broadcast: u64,
     /// Counter for sequence numbers, process ids and volume numbers.
@@ -176,6 +179,7 @@ impl State {
             tasks: BTreeMap::new(),
             active: BTreeSet::new(),
             task_faults: Vec::new(),
+            ssh: Default::default(),
             last_broadcast: now,
             counter: 1000,
             fingerprint: None,
