@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::simulator::files::SimFiles;
+use crate::simulator::ssh::{SshConfig, SshServer};
 use crate::simulator::{Profile, SimConfig, Simulator};
 
 /// Arguments of `phoenix simulate`.
@@ -14,6 +15,10 @@ pub struct Args {
     /// Address of the HTTPS API; port 0 picks a free one
     #[arg(long, default_value = "127.0.0.1:8006")]
     listen: SocketAddr,
+
+    /// Address of the SSH server of the first node; port 0 picks a free one
+    #[arg(long, default_value = "127.0.0.1:2222")]
+    ssh_listen: SocketAddr,
 
     /// Folder for the CA certificate, secrets and simulator.json; made if missing, reused otherwise
     #[arg(long, default_value = ".phoenix-simulator")]
@@ -72,16 +77,31 @@ impl Args {
         let server = simulator
             .serve(self.listen, Some(&files.certificates))
             .await
-            .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {}: {error}", self.listen)))?;
-        let description = files.describe(self.profile, &server.base_url, None)?;
+            .map_err(|error| cannot_listen(self.listen, &error))?;
+        let (_, public) = files.ssh_key()?;
+        let ssh = SshConfig {
+            listen: self.ssh_listen,
+            authorized_keys: vec![public],
+        };
+        let ssh = SshServer::start(&simulator, ssh)
+            .await
+            .map_err(|error| cannot_listen(self.ssh_listen, &error))?;
+        let description = files.describe(self.profile, &server.base_url, &files.describe_ssh(&ssh)?)?;
         files.publish(&description)?;
         println!("Proxmox VE look-alike listens on {}", server.base_url);
+        for (node, address) in ssh.addresses() {
+            println!("SSH of node {node} listens on {address}");
+        }
         println!("CA certificate, secrets and description: {}", self.dir.display());
         stopped().await?;
         files.withdraw();
         server.stop();
         Ok(())
     }
+}
+
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
 }
 
 /// Waits for Ctrl-C or SIGTERM.

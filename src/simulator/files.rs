@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::profile::{Profile, Secrets};
 use super::server::Certificates;
+use super::ssh::SshServer;
 
 /// Everything that is written to the folder.
 #[derive(Debug, Clone)]
@@ -72,15 +73,43 @@ impl SimFiles {
             key_pem: key_pem?,
         };
         Ok(Self {
-            dir: dir.to_owned(),
+            dir: fs::canonicalize(dir)?,
             secrets,
             control_token,
             certificates,
         })
     }
 
+    /// Key pair for SSH: private key and line for `authorized_keys`.
+    pub fn ssh_key(&self) -> io::Result<(String, String)> {
+        let (private, public) = (self.dir.join("ssh-key"), self.dir.join("ssh-key.pub"));
+        if !private.exists() || !public.exists() {
+            let (key, line) = SshServer::new_client_key()?;
+            write_private(&public, &line)?;
+            write_private(&private, &key)?;
+        }
+        Ok((fs::read_to_string(private)?, fs::read_to_string(public)?))
+    }
+
+    /// What a client needs to know about SSH; writes `known_hosts`.
+    pub fn describe_ssh(&self, server: &SshServer) -> io::Result<Value> {
+        let path = self.dir.join("known_hosts");
+        write_private(&path, &server.known_hosts())?;
+        let nodes: serde_json::Map<String, Value> = server
+            .addresses()
+            .iter()
+            .map(|(node, at)| (node.clone(), json!({ "host": at.ip().to_string(), "port": at.port() })))
+            .collect();
+        Ok(json!({
+            "user": "root",
+            "keyFile": self.dir.join("ssh-key"),
+            "knownHostsFile": path,
+            "nodes": nodes,
+        }))
+    }
+
     /// What a client needs to know, for `simulator.json`.
-    pub fn describe(&self, profile: Profile, api: &str, ssh: Option<&str>) -> io::Result<Value> {
+    pub fn describe(&self, profile: Profile, api: &str, ssh: &Value) -> io::Result<Value> {
         let (node, token_id) = match profile {
             Profile::Homelab => ("phoenix", "phoenix@pve!operator"),
             Profile::Recorded => ("pve1", "root@pam!test"),
