@@ -16,7 +16,11 @@ pub struct Args {
     #[arg(long, default_value = "127.0.0.1:8006")]
     listen: SocketAddr,
 
+<<<<<<< HEAD
     /// Address of the SSH server of the first node; port 0 picks a free one
+=======
+    /// Address of the SSH server of the nodes; port 0 picks a free one
+>>>>>>> main
     #[arg(long, default_value = "127.0.0.1:2222")]
     ssh_listen: SocketAddr,
 
@@ -77,6 +81,7 @@ impl Args {
         let server = simulator
             .serve(self.listen, Some(&files.certificates))
             .await
+<<<<<<< HEAD
             .map_err(|error| cannot_listen(self.listen, &error))?;
         let (_, public) = files.ssh_key()?;
         let ssh = SshConfig {
@@ -92,6 +97,20 @@ impl Args {
         for (node, address) in ssh.addresses() {
             println!("SSH of node {node} listens on {address}");
         }
+=======
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {}: {error}", self.listen)))?;
+        let config = SshConfig {
+            listen: self.ssh_listen,
+            authorized_keys: vec![files.ssh_public_key.clone()],
+        };
+        let ssh = SshServer::start(&simulator, config)
+            .await
+            .map_err(|error| io::Error::new(error.kind(), format!("SSH on {}: {error}", self.ssh_listen)))?;
+        let description = files.describe(self.profile, &server.base_url, &ssh)?;
+        files.publish(&description, &ssh.known_hosts())?;
+        println!("Proxmox VE look-alike listens on {}", server.base_url);
+        println!("SSH: {}", description["ssh"]);
+>>>>>>> main
         println!("CA certificate, secrets and description: {}", self.dir.display());
         stopped().await?;
         files.withdraw();
