@@ -16,11 +16,7 @@ pub struct Args {
     #[arg(long, default_value = "127.0.0.1:8006")]
     listen: SocketAddr,
 
-<<<<<<< HEAD
-    /// Address of the SSH server of the first node; port 0 picks a free one
-=======
     /// Address of the SSH server of the nodes; port 0 picks a free one
->>>>>>> main
     #[arg(long, default_value = "127.0.0.1:2222")]
     ssh_listen: SocketAddr,
 
@@ -81,23 +77,6 @@ impl Args {
         let server = simulator
             .serve(self.listen, Some(&files.certificates))
             .await
-<<<<<<< HEAD
-            .map_err(|error| cannot_listen(self.listen, &error))?;
-        let (_, public) = files.ssh_key()?;
-        let ssh = SshConfig {
-            listen: self.ssh_listen,
-            authorized_keys: vec![public],
-        };
-        let ssh = SshServer::start(&simulator, ssh)
-            .await
-            .map_err(|error| cannot_listen(self.ssh_listen, &error))?;
-        let description = files.describe(self.profile, &server.base_url, &files.describe_ssh(&ssh)?)?;
-        files.publish(&description)?;
-        println!("Proxmox VE look-alike listens on {}", server.base_url);
-        for (node, address) in ssh.addresses() {
-            println!("SSH of node {node} listens on {address}");
-        }
-=======
             .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {}: {error}", self.listen)))?;
         let config = SshConfig {
             listen: self.ssh_listen,
@@ -110,17 +89,12 @@ impl Args {
         files.publish(&description, &ssh.known_hosts())?;
         println!("Proxmox VE look-alike listens on {}", server.base_url);
         println!("SSH: {}", description["ssh"]);
->>>>>>> main
         println!("CA certificate, secrets and description: {}", self.dir.display());
         stopped().await?;
         files.withdraw();
         server.stop();
         Ok(())
     }
-}
-
-fn cannot_listen(address: SocketAddr, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
 }
 
 /// Waits for Ctrl-C or SIGTERM.

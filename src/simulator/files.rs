@@ -92,40 +92,8 @@ impl SimFiles {
         })
     }
 
-    /// Key pair for SSH: private key and line for `authorized_keys`.
-    pub fn ssh_key(&self) -> io::Result<(String, String)> {
-        let (private, public) = (self.dir.join("ssh-key"), self.dir.join("ssh-key.pub"));
-        if !private.exists() || !public.exists() {
-            let (key, line) = SshServer::new_client_key()?;
-            write_private(&public, &line)?;
-            write_private(&private, &key)?;
-        }
-        Ok((fs::read_to_string(private)?, fs::read_to_string(public)?))
-    }
-
-    /// What a client needs to know about SSH; writes `known_hosts`.
-    pub fn describe_ssh(&self, server: &SshServer) -> io::Result<Value> {
-        let path = self.dir.join("known_hosts");
-        write_private(&path, &server.known_hosts())?;
-        let nodes: serde_json::Map<String, Value> = server
-            .addresses()
-            .iter()
-            .map(|(node, at)| (node.clone(), json!({ "host": at.ip().to_string(), "port": at.port() })))
-            .collect();
-        Ok(json!({
-            "user": "root",
-            "keyFile": self.dir.join("ssh-key"),
-            "knownHostsFile": path,
-            "nodes": nodes,
-        }))
-    }
-
     /// What a client needs to know, for `simulator.json`.
-<<<<<<< HEAD
-    pub fn describe(&self, profile: Profile, api: &str, ssh: &Value) -> io::Result<Value> {
-=======
     pub fn describe(&self, profile: Profile, api: &str, ssh: &SshServer) -> io::Result<Value> {
->>>>>>> main
         let (node, token_id) = match profile {
             Profile::Homelab => ("phoenix", "phoenix@pve!operator"),
             Profile::Recorded => ("pve1", "root@pam!test"),
