@@ -83,7 +83,7 @@ impl SimFiles {
             write_private(&public_file, &public)?;
         }
         Ok(Self {
-            dir: dir.to_owned(),
+            dir: fs::canonicalize(dir)?,
             secrets,
             control_token,
             certificates,
