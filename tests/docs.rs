@@ -148,13 +148,21 @@ fn every_reason_is_documented() {
     };
     let documented = named(&page, "| `", "`");
     let literals = named(&sources, "\"", "\"");
-    let unknown: Vec<_> = documented.iter().filter(|r| !sources.contains(&format!("\"{r}\""))).collect();
-    assert!(unknown.is_empty(), "docs/reasons.md explains reasons that no source gives: {unknown:?}");
+    let unknown: Vec<_> = documented
+        .iter()
+        .filter(|r| !sources.contains(&format!("\"{r}\"")))
+        .collect();
+    assert!(
+        unknown.is_empty(),
+        "docs/reasons.md explains reasons that no source gives: {unknown:?}"
+    );
     // Where a reason stands in the sources, a call says what it is for.
     let given: BTreeSet<&String> = literals
         .iter()
         .filter(|word| {
-            ["stalled(", "waiting(", "failure("].iter().any(|call| sources.contains(&format!("{call}\"{word}\"")))
+            ["stalled(", "waiting(", "failure("]
+                .iter()
+                .any(|call| sources.contains(&format!("{call}\"{word}\"")))
         })
         .collect();
     assert!(given.len() > 15, "{given:?}");
