@@ -1,1 +1,263 @@
-//! Snapshots of what Proxmox says (pure data).
+//! Snapshots of what Proxmox and the guests say (pure data). The plan asks for what it needs with a
+//! [`Query`](crate::plan::Query); what was not asked for is `None`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::crd::status::ProxmoxCluster;
+use crate::desired::Stamp;
+
+/// What is known of the Proxmox cluster, from the poller.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cluster {
+    /// Name and nodes as the endpoint answers now.
+    pub identity: ProxmoxCluster,
+    /// The identity recorded in the hypervisor's status, where there is one.
+    pub recorded: Option<ProxmoxCluster>,
+    /// Whether it is quorate (a single node always is). `None`: not readable (Sys.Audit on / is missing).
+    pub quorate: Option<bool>,
+    /// Nodes that are online.
+    pub online: BTreeSet<String>,
+    /// All guests of the cluster by vmid.
+    pub guests: BTreeMap<i64, Row>,
+    /// Storages by (node, storage): whether they are available.
+    pub storages: BTreeMap<(String, String), StorageRow>,
+}
+
+impl Cluster {
+    /// Whether the endpoint answers as the recorded cluster: same name, and every recorded node still known.
+    pub fn is_recorded(&self) -> bool {
+        self.recorded.as_ref().is_none_or(|recorded| {
+            recorded.name == self.identity.name
+                && (recorded.nodes.iter().any(|n| self.identity.nodes.contains(n)) || recorded.nodes.is_empty())
+        })
+    }
+}
+
+/// A guest's row in `/cluster/resources` (facts C: name and status lag by up to 12 s, lock and tags do not).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    /// `lxc` or `qemu`.
+    pub type_: String,
+    /// Node.
+    pub node: String,
+    /// Name; empty for a guest that is new.
+    pub name: String,
+    /// running, stopped, unknown, ….
+    pub status: String,
+    /// Config lock.
+    pub lock: Option<String>,
+    /// Tags.
+    pub tags: Vec<String>,
+    /// Pool.
+    pub pool: Option<String>,
+    /// Whether it is a Proxmox template.
+    pub template: bool,
+    /// Configured CPUs.
+    pub maxcpu: Option<String>,
+    /// Configured memory in bytes.
+    pub maxmem: Option<i64>,
+    /// Size of the root filesystem in bytes.
+    pub maxdisk: Option<i64>,
+}
+
+/// A storage's row in `/cluster/resources`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StorageRow {
+    /// Whether Proxmox calls it available.
+    pub available: bool,
+    /// Content types.
+    pub content: Vec<String>,
+    /// Plugin type (`zfspool`, `dir`, …).
+    pub type_: String,
+}
+
+/// A container's configuration and state, read now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guest {
+    /// Node that it is on.
+    pub node: String,
+    /// Options with their values, pending ones as if they were active.
+    pub options: BTreeMap<String, String>,
+    /// Raw `lxc.` lines.
+    pub raw_lines: Vec<(String, String)>,
+    /// Digest of the configuration file.
+    pub digest: String,
+    /// Config lock.
+    pub lock: Option<String>,
+    /// Whether it runs.
+    pub running: bool,
+    /// Options that wait for a restart.
+    pub pending: BTreeSet<String>,
+    /// Snapshots: name → description.
+    pub snapshots: BTreeMap<String, String>,
+    /// First address of the running guest, without prefix length.
+    pub ip: Option<String>,
+}
+
+impl Guest {
+    /// The ownership stamp in the description.
+    pub fn stamp(&self) -> Option<Stamp> {
+        Stamp::find(self.options.get("description")?)
+    }
+
+    /// Whether it is a Proxmox template.
+    pub fn is_template(&self) -> bool {
+        self.options.get("template").is_some_and(|v| v == "1")
+    }
+
+    /// Entries of a numbered option (`net`, `mp`, `dev`, `unused`), by index.
+    pub fn numbered(&self, prefix: &str) -> BTreeMap<u32, &str> {
+        self.options
+            .iter()
+            .filter_map(|(key, value)| {
+                let index = key.strip_prefix(prefix)?;
+                index.bytes().all(|b| b.is_ascii_digit()).then_some(())?;
+                Some((index.parse().ok()?, value.as_str()))
+            })
+            .collect()
+    }
+}
+
+/// What a read of a guest's configuration came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GuestRead {
+    /// It is there.
+    Present(Box<Guest>),
+    /// Proxmox says that there is no such configuration, or no row names it. Proof of absence needs more
+    /// (promise 5).
+    NotFound,
+    /// A virtual machine has this vmid.
+    OtherType {
+        /// Node that it is on.
+        node: String,
+    },
+    /// It could not be read.
+    Unreadable(Failure),
+}
+
+/// Why something could not be read or done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Documented reason (docs/reasons.md), such as `Unauthorized`.
+    pub reason: &'static str,
+    /// Proxmox's own words with what was attempted.
+    pub message: String,
+}
+
+/// Whether a vmid can be used for a new guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdCheck {
+    /// No guest has it and no volume carries it.
+    Free,
+    /// `nextid` refuses it.
+    Taken,
+    /// Volumes of a former guest carry it.
+    Volumes(Vec<String>),
+}
+
+/// A task of Proxmox's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TaskState {
+    /// It runs.
+    Running,
+    /// It ended well (`OK` or warnings).
+    Succeeded,
+    /// It failed with this exit status.
+    Failed(String),
+    /// Proxmox does not know it any more.
+    Gone,
+}
+
+/// What the record of a script in the guest says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScriptRecord {
+    /// Hash that it was started with.
+    pub hash: String,
+    /// Which attempt with this hash it was, from 1.
+    pub attempt: i64,
+    /// Whether it still runs.
+    pub running: bool,
+    /// Exit code when it ended; `None` while it runs or when it was cut off.
+    pub exit_code: Option<i64>,
+    /// Unix time in seconds when it ended, by the guest's clock.
+    pub ended_at: Option<i64>,
+    /// Start and end of its output.
+    pub output: String,
+}
+
+/// Firewall of a guest as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FirewallState {
+    /// Options.
+    pub options: BTreeMap<String, String>,
+    /// Rules in order.
+    pub rules: Vec<BTreeMap<String, String>>,
+    /// Digest of the rule list.
+    pub digest: Option<String>,
+}
+
+/// An owner container of retained volumes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its vmid.
+    pub vmid: i64,
+    /// Its configuration.
+    pub guest: Guest,
+}
+
+/// The owner containers' id range, looked through.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owners {
+    /// Owners of the management cluster on the wanted node and id mapping.
+    pub owners: Vec<Owner>,
+    /// Ids of the range that a new owner could have, first one first.
+    pub free: Option<i64>,
+    /// Ids of the range that are being created just now.
+    pub creating: Vec<i64>,
+}
+
+/// That a guest was found as wanted, and what its row looked like then. Kept in memory, never in status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Hash of the desired state.
+    pub hash: String,
+    /// Row of the guest.
+    pub row: Option<Row>,
+    /// Unix time in seconds.
+    pub at: i64,
+}
+
+/// All that was looked at for one reconcile.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Vmids that other objects have or want.
+    pub reserved: BTreeSet<i64>,
+    /// Vmids that failed the check for a new guest in this reconcile.
+    pub unusable: BTreeSet<i64>,
+    /// Guests that carry this object's stamp.
+    pub stamped: Option<Vec<i64>>,
+    /// The vmid check that was asked for.
+    pub id_check: Option<(i64, IdCheck)>,
+    /// The guest.
+    pub guest: Option<GuestRead>,
+    /// Whether a create or clone task for the guest's vmid runs.
+    pub creating: Option<bool>,
+    /// The template's guest.
+    pub parent: Option<GuestRead>,
+    /// Whether the source image is on its storage.
+    pub image: Option<Result<bool, Failure>>,
+    /// Records of scripts in the guest, by id.
+    pub scripts: Option<Result<BTreeMap<String, ScriptRecord>, Failure>>,
+    /// Firewall of the guest.
+    pub firewall: Option<Result<FirewallState, Failure>>,
+    /// Owner containers.
+    pub owners: Option<Result<Owners, Failure>>,
+    /// Result of the readiness probe: `Ok(None)` when it succeeded, `Ok(Some(why))` when it failed.
+    pub probe: Option<Result<Option<String>, Failure>>,
+    /// Result of the last full look.
+    pub verified: Option<Verified>,
+    /// Whether a full look is due although nothing seems to have changed.
+    pub sweep: bool,
+}

@@ -1,1 +1,302 @@
-//! Plan, outcome and previous status to new status.
+//! Plan, outcome and previous status to new status. Pure; a status that says the same as before is equal to it, so
+//! that nothing is written (design §2).
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+
+use crate::crd::{GuestStatus, TaskStatus, VolumeStatus};
+use crate::observed::Failure;
+use crate::plan::{Announce, Finding, Next, Plan, Stage, Step};
+
+/// Conditions that are there only while they are True.
+const TRANSIENT: &[&str] = &[
+    "DriftDetected",
+    "RestartRequired",
+    "RecreateRequired",
+    "VolumeNotRetained",
+    "FeatureOutdated",
+    "TemplateOutdated",
+];
+
+/// Longest pause between attempts, in seconds.
+const MAX_PAUSE: u64 = 300;
+
+/// What came of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// A Proxmox task works on it.
+    Started(String),
+    /// It failed, or nobody knows (then the next look tells).
+    Failed(Failure),
+    /// Something else is in the way for a moment; not the step's fault.
+    Busy(Failure),
+}
+
+/// The time as Kubernetes writes it.
+pub fn time(now: i64) -> Time {
+    Time(Timestamp::from_second(now).unwrap_or(Timestamp::UNIX_EPOCH))
+}
+
+/// Seconds before attempt `failures` + 1: 5, 10, 20, … at most 300.
+pub fn pause(failures: i64) -> u64 {
+    let shift = u32::try_from(failures.clamp(1, 8) - 1).unwrap_or(0);
+    (5u64 << shift).min(MAX_PAUSE)
+}
+
+/// Sets a condition; its transition time changes only with its status.
+pub fn set_condition(
+    conditions: &mut Vec<Condition>,
+    type_: &str,
+    status: &str,
+    reason: &str,
+    message: &str,
+    generation: i64,
+    now: i64,
+) {
+    let message: String = message.chars().take(4000).collect();
+    let transition = match conditions.iter().find(|c| c.type_ == type_) {
+        Some(old) if old.status == status => old.last_transition_time.clone(),
+        _ => time(now),
+    };
+    let new = Condition {
+        type_: type_.into(),
+        status: status.into(),
+        reason: reason.into(),
+        message,
+        observed_generation: Some(generation),
+        last_transition_time: transition,
+    };
+    match conditions.iter_mut().find(|c| c.type_ == type_) {
+        Some(old) => *old = new,
+        None => conditions.push(new),
+    }
+}
+
+/// Takes a condition away.
+pub fn clear_condition(conditions: &mut Vec<Condition>, type_: &str) {
+    conditions.retain(|c| c.type_ != type_);
+}
+
+/// What is written before a step's effect leaves (promise 1).
+pub fn announced(previous: &GuestStatus, announce: &[Announce]) -> GuestStatus {
+    let mut status = previous.clone();
+    for entry in announce {
+        match entry {
+            Announce::Vmid { vmid, node, adopted } => {
+                status.vmid = Some(*vmid);
+                status.node = Some(node.clone());
+                status.adopted = adopted.then_some(true);
+            }
+            Announce::NoVmid => {
+                status.vmid = None;
+                status.create_sent = None;
+                status.node = None;
+                status.last_error = None;
+            }
+            Announce::CreateSent => status.create_sent = Some(true),
+            Announce::Restart(value) => status.restarted_at = Some(value.clone()),
+            Announce::RawLines(lines) => status.lxc_options = Some(lines.clone()),
+            Announce::DeleteVolume(name) => {
+                let volumes = status.volumes.get_or_insert_default();
+                if !volumes.iter().any(|v| v.name == *name) {
+                    volumes.push(VolumeStatus {
+                        name: name.clone(),
+                        reclaim_policy: Some("Delete".into()),
+                        ..VolumeStatus::default()
+                    });
+                }
+            }
+        }
+    }
+    status
+}
+
+/// The status after a step.
+pub fn after_step(previous: &GuestStatus, step: &Step, outcome: &Outcome, now: i64) -> GuestStatus {
+    let mut status = previous.clone();
+    match outcome {
+        Outcome::Done => succeeded(&mut status),
+        Outcome::Started(upid) => {
+            status.task = Some(TaskStatus {
+                upid: upid.clone(),
+                action: step.action.clone(),
+            });
+        }
+        Outcome::Failed(failure) => failed(&mut status, &step.action, failure, now),
+        Outcome::Busy(failure) => {
+            status.last_error = Some(failure.message.clone());
+        }
+    }
+    status
+}
+
+/// The status after a task ended.
+pub fn after_task(previous: &GuestStatus, failure: Option<&Failure>, now: i64) -> GuestStatus {
+    let mut status = previous.clone();
+    let action = status.task.take().map(|t| t.action).unwrap_or_default();
+    match failure {
+        None => succeeded(&mut status),
+        Some(failure) => failed(&mut status, &action, failure, now),
+    }
+    status
+}
+
+fn succeeded(status: &mut GuestStatus) {
+    status.failures = None;
+    status.last_error = None;
+    status.next_retry = None;
+}
+
+fn failed(status: &mut GuestStatus, action: &str, failure: &Failure, now: i64) {
+    let failures = status.failures.unwrap_or(0).saturating_add(1);
+    status.failures = Some(failures);
+    let message: String = format!("{}: cannot {action}: {}", failure.reason, failure.message)
+        .chars()
+        .take(2000)
+        .collect();
+    status.last_error = Some(message);
+    status.next_retry = Some(time(now.saturating_add_unsigned(pause(failures))));
+}
+
+/// Puts the pause after a failure off, for tests that scale time.
+pub fn scale_retry(status: &mut GuestStatus, now: i64, scale: f64) {
+    if scale > 1.0 && status.next_retry.is_some() {
+        let pause = pause(status.failures.unwrap_or(1)) as f64 / scale;
+        status.next_retry = Some(time(now + pause as i64));
+    }
+}
+
+/// The status that a plan leads to.
+pub fn planned(previous: &GuestStatus, generation: i64, plan: &Plan, hash: Option<&str>, now: i64) -> GuestStatus {
+    let mut status = previous.clone();
+    if status.observed_generation != Some(generation) {
+        status.observed_generation = Some(generation);
+        // A changed spec is tried at once.
+        status.next_retry = None;
+    }
+    facts(&mut status, plan);
+    for finding in &plan.findings {
+        condition(&mut status, finding, generation, now);
+    }
+    let found = |name: &str| plan.findings.iter().any(|f| f.condition == name);
+    if plan.next == Next::Done && !plan.partial {
+        for name in TRANSIENT.iter().filter(|name| !found(name)) {
+            clear_condition(&mut status.conditions, name);
+        }
+        status.applied_hash = hash.map(str::to_string);
+        succeeded(&mut status);
+    }
+    if !matches!(plan.next, Next::Look(_)) {
+        summary(&mut status, plan, generation, now);
+    }
+    status.conditions.sort_by_key(|c| order(&c.type_));
+    status
+}
+
+fn condition(status: &mut GuestStatus, finding: &Finding, generation: i64, now: i64) {
+    let value = match finding.holds {
+        Some(true) => "True",
+        Some(false) => "False",
+        None => "Unknown",
+    };
+    set_condition(
+        &mut status.conditions,
+        finding.condition,
+        value,
+        finding.reason,
+        &finding.message,
+        generation,
+        now,
+    );
+}
+
+fn facts(status: &mut GuestStatus, plan: &Plan) {
+    let facts = &plan.facts;
+    fn keep<T: Clone>(to: &mut Option<T>, from: &Option<T>) {
+        if from.is_some() {
+            to.clone_from(from);
+        }
+    }
+    keep(&mut status.node, &facts.node);
+    keep(&mut status.source, &facts.source);
+    keep(&mut status.revision, &facts.revision);
+    keep(&mut status.template_revision, &facts.template_revision);
+    keep(&mut status.features, &facts.features);
+    keep(&mut status.application, &facts.application);
+    keep(&mut status.vllm, &facts.vllm);
+    keep(&mut status.tests, &facts.tests);
+    keep(&mut status.probe, &facts.probe);
+    keep(&mut status.health, &facts.health);
+    keep(&mut status.ip, &facts.ip);
+    keep(&mut status.volumes, &facts.volumes);
+    if !plan.partial && plan.next == Next::Done {
+        status.gpus.clone_from(&facts.gpus);
+        status.ip.clone_from(&facts.ip);
+        status.volumes.clone_from(&facts.volumes);
+    }
+}
+
+fn order(type_: &str) -> usize {
+    let first = ["Ready", "Reconciling", "Stalled"];
+    if let Some(i) = first.iter().position(|t| *t == type_) {
+        return i;
+    }
+    Stage::ALL
+        .iter()
+        .position(|s| s.as_str() == type_)
+        .map_or(100, |i| i + first.len())
+}
+
+/// Ready, Reconciling, Stalled, phase and message.
+fn summary(status: &mut GuestStatus, plan: &Plan, generation: i64, now: i64) {
+    let (ready, reason, message): (&str, &str, String) = match &plan.next {
+        Next::Done => ("True", "Ready", String::new()),
+        Next::Wait { reason, message, .. } => {
+            let unknown = ["HypervisorUnreachable", "HypervisorNotReady"].contains(reason);
+            (if unknown { "Unknown" } else { "False" }, reason, message.clone())
+        }
+        Next::Stuck { reason, message } => ("False", reason, message.clone()),
+        Next::Run(step) => ("False", "InProgress", step.action.clone()),
+        Next::Look(_) => return,
+    };
+    let conditions = &mut status.conditions;
+    set_condition(conditions, "Ready", ready, reason, &message, generation, now);
+    for (name, on) in [
+        ("Stalled", matches!(plan.next, Next::Stuck { .. })),
+        ("Reconciling", matches!(plan.next, Next::Wait { .. } | Next::Run(_))),
+    ] {
+        if on {
+            set_condition(conditions, name, "True", reason, &message, generation, now);
+        } else {
+            clear_condition(conditions, name);
+        }
+    }
+    status.phase = Some(phase(plan));
+    status.message = (!message.is_empty()).then_some(message);
+}
+
+fn phase(plan: &Plan) -> String {
+    let deleting = plan.findings.iter().any(|f| f.reason == "Deleting");
+    let at = plan
+        .findings
+        .iter()
+        .rev()
+        .find(|f| f.holds == Some(false))
+        .map(|f| f.condition);
+    let word = match (&plan.next, at) {
+        _ if deleting => "Deleting",
+        (Next::Done, _) => "Ready",
+        (Next::Stuck { .. }, _) => "Stalled",
+        (_, Some("DependenciesReady")) => "Waiting",
+        (_, Some("Created")) => "Creating",
+        (_, Some("Configured" | "VolumesReady" | "GPUReady")) => "Configuring",
+        (_, Some("Running")) => "Starting",
+        (_, Some("FeaturesApplied" | "ApplicationReady" | "TestsPassed")) => "Installing",
+        (_, Some("Healthy")) => "Unhealthy",
+        (_, Some("SnapshotReady")) => "Sealing",
+        _ => "Waiting",
+    };
+    word.to_string()
+}

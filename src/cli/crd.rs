@@ -1,14 +1,41 @@
-//! `phoenix crd`.
+//! `phoenix crd`: prints the CustomResourceDefinitions, or writes them to a folder.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use kube::ResourceExt;
 
 /// Arguments of `phoenix crd`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Write one file for each kind into this folder instead of printing
+    #[arg(long)]
+    output_dir: Option<PathBuf>,
+}
 
 impl Args {
     /// Runs the command.
     pub fn run(self) -> ExitCode {
-        ExitCode::SUCCESS
+        match self.write() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("phoenix crd: {error:#}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn write(&self) -> anyhow::Result<()> {
+        for crd in crate::crd::all()? {
+            let yaml = crate::crd::to_yaml(&crd)?;
+            match &self.output_dir {
+                None => println!("---\n{}", yaml.trim_end()),
+                Some(dir) => {
+                    std::fs::create_dir_all(dir)?;
+                    std::fs::write(dir.join(format!("{}.yaml", crd.name_any())), yaml)?;
+                }
+            }
+        }
+        Ok(())
     }
 }

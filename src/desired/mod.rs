@@ -1,1 +1,356 @@
-//! Custom resource and what it refers to, resolved and validated.
+//! Custom resource and what it refers to, resolved and validated: everything that the plan needs to know about what
+//! is wanted. Pure: the answers of [`Objects`] come from memory.
+
+pub mod hypervisor;
+pub mod lxc;
+pub mod memory;
+pub mod objects;
+pub mod refs;
+pub mod scripts;
+pub mod stamp;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod units;
+
+use std::collections::BTreeMap;
+
+use crate::crd::{DeletionPolicy, DriftPolicy, PowerState, Probe, RestartPolicy};
+
+pub use lxc::resolve;
+pub use memory::MemoryObjects;
+pub use objects::{GuestObject, GuestSpec, Key, Objects};
+pub use stamp::Stamp;
+
+/// Why an object cannot be worked on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Blocked {
+    /// Only a change by somebody helps.
+    Stalled {
+        /// Documented reason (docs/reasons.md).
+        reason: &'static str,
+        /// Field, value and fix.
+        message: String,
+    },
+    /// Something else has to happen first.
+    Waiting {
+        /// Documented reason.
+        reason: &'static str,
+        /// What is waited for.
+        message: String,
+    },
+}
+
+impl Blocked {
+    /// A stall.
+    pub fn stalled(reason: &'static str, message: impl Into<String>) -> Self {
+        Blocked::Stalled {
+            reason,
+            message: message.into(),
+        }
+    }
+    /// A wait.
+    pub fn waiting(reason: &'static str, message: impl Into<String>) -> Self {
+        Blocked::Waiting {
+            reason,
+            message: message.into(),
+        }
+    }
+}
+
+/// Ways besides the API token by which root-only options can be set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Channels {
+    /// An API token is there.
+    pub token: bool,
+    /// A root@pam ticket can be had.
+    pub ticket: bool,
+    /// SSH to the nodes.
+    pub ssh: bool,
+}
+
+/// What a container is made from, resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// An image that must be on its storage.
+    Image {
+        /// Volume id of the image.
+        volid: String,
+    },
+    /// An image that is downloaded first where it is not there.
+    Download {
+        /// Storage for it.
+        storage: String,
+        /// File name on the storage.
+        filename: String,
+        /// Where it comes from.
+        url: String,
+        /// SHA-256 of the file.
+        sha256: String,
+    },
+    /// An image of the appliance index, downloaded first where it is not there.
+    Appliance {
+        /// Storage for it.
+        storage: String,
+        /// Name in the index.
+        template: String,
+    },
+    /// A clone of a template.
+    Clone {
+        /// Vmid of the template's guest.
+        vmid: i64,
+        /// Node of the template's guest.
+        node: String,
+        /// Snapshot that is copied; `None` for a Proxmox template.
+        snapshot: Option<String>,
+        /// Revision of the template.
+        revision: String,
+        /// Name of the PhoenixTemplate.
+        template: String,
+    },
+}
+
+impl Source {
+    /// Volume id of the image, where the source is one.
+    pub fn image_volid(&self) -> Option<String> {
+        match self {
+            Source::Image { volid } => Some(volid.clone()),
+            Source::Download { storage, filename, .. } => Some(format!("{storage}:vztmpl/{filename}")),
+            Source::Appliance { storage, template } => Some(format!("{storage}:vztmpl/{template}")),
+            Source::Clone { .. } => None,
+        }
+    }
+}
+
+/// One network interface as wanted: property → value, only what is managed. `name` is always there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedNet {
+    /// Interface name inside the guest.
+    pub name: String,
+    /// Managed properties in Proxmox's words (`bridge`, `ip`, …), without `name`.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// A volume as wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedVolume {
+    /// Name in the spec.
+    pub name: String,
+    /// Storage.
+    pub storage: String,
+    /// Size in GiB.
+    pub size_gib: i64,
+    /// Mount path in the guest.
+    pub path: String,
+    /// Key in the owner container's registry for retained volumes; `None` for volumes of the guest's own.
+    pub owner_key: Option<String>,
+    /// Managed properties of the mount point (`ro`, `backup`).
+    pub properties: BTreeMap<String, String>,
+}
+
+/// A bind mount as wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedBind {
+    /// Directory on the node.
+    pub host_path: String,
+    /// Mount path in the guest.
+    pub path: String,
+    /// Managed properties (`ro`).
+    pub properties: BTreeMap<String, String>,
+}
+
+/// A firewall rule in Proxmox's words.
+pub type WantedRule = BTreeMap<String, String>;
+
+/// Guest firewall as wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WantedFirewall {
+    /// Options in Proxmox's words.
+    pub options: BTreeMap<String, String>,
+    /// Rules in order; `None` leaves them alone.
+    pub rules: Option<Vec<WantedRule>>,
+}
+
+/// What a script is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ScriptRole {
+    /// Installs a feature.
+    Feature,
+    /// Writes and starts the vLLM unit.
+    Vllm,
+    /// The user's application script.
+    Application,
+    /// A test of the user's.
+    Test,
+}
+
+/// A script to be run once in the guest.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Script {
+    /// Id of its record in the guest (`feature-docker`, `application`, `test-…`).
+    pub id: String,
+    /// Name for people.
+    pub name: String,
+    /// What it is for.
+    pub role: ScriptRole,
+    /// Hash of all that it is given.
+    pub hash: String,
+    /// The script.
+    pub body: String,
+    /// Arguments.
+    pub args: Vec<String>,
+    /// Environment, secrets among it.
+    pub environment: BTreeMap<String, String>,
+    /// Files put into the guest first.
+    pub files: Vec<ScriptFile>,
+    /// Directory that it runs in.
+    pub workdir: Option<String>,
+    /// Seconds after which it is stopped.
+    pub deadline_seconds: i64,
+    /// Whether a changed script is run again.
+    pub rerun: bool,
+}
+
+/// A file for a script.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ScriptFile {
+    /// Absolute path.
+    pub path: String,
+    /// What is in it.
+    pub content: String,
+    /// Octal mode.
+    pub mode: String,
+}
+
+// Secrets are among environment and files, so neither is printed (promise 9).
+impl std::fmt::Debug for Script {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Script")
+            .field("id", &self.id)
+            .field("hash", &self.hash)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where owner containers of retained volumes live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedOwner {
+    /// First and last id.
+    pub ids: (i64, i64),
+    /// Image that an owner is made from.
+    pub image: Option<String>,
+    /// Storage of its root filesystem.
+    pub storage: Option<String>,
+    /// Pool.
+    pub pool: Option<String>,
+}
+
+/// Which form the guest takes in the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A guest that does its work.
+    Guest,
+    /// A stopped guest with a snapshot of this name.
+    Snapshot(String),
+    /// A Proxmox template.
+    Template,
+}
+
+/// All that is wanted of one container.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Desired {
+    /// Management cluster id.
+    pub cluster_id: String,
+    /// Earlier management clusters whose guests are taken over.
+    pub previous_clusters: Vec<String>,
+    /// The object.
+    pub key: Key,
+    /// uid of the object.
+    pub uid: String,
+    /// Vmid that the spec gives.
+    pub vmid: Option<i64>,
+    /// Range for vmids that Phoenix chooses, both ends included.
+    pub vmid_range: Option<(i64, i64)>,
+    /// Node that the spec or the defaults give; a clone lives on its source's node.
+    pub node: Option<String>,
+    /// What it is made from; absent for adopted guests only.
+    pub source: Option<Source>,
+    /// Hash of what a template's content comes from (its revision); empty for other guests.
+    pub revision: String,
+    /// What it is in the end.
+    pub form: Form,
+    /// Host name for creation when the spec gives none.
+    pub default_hostname: String,
+    /// Whether the container is unprivileged; `None` is Proxmox's own choice kept (adopted) or true (created).
+    pub unprivileged: Option<bool>,
+    /// Storage of the root filesystem.
+    pub rootfs_storage: Option<String>,
+    /// Size of the root filesystem in GiB.
+    pub rootfs_gib: Option<i64>,
+    /// Plain options that are managed, in Proxmox's words.
+    pub options: BTreeMap<String, String>,
+    /// Parts of `startup` that are managed (`order`, `up`, `down`).
+    pub startup: BTreeMap<String, String>,
+    /// Parts of `features` that are managed (`nesting`, …).
+    pub flags: BTreeMap<String, String>,
+    /// Network; `None` is unmanaged.
+    pub network: Option<Vec<WantedNet>>,
+    /// Tags of the user's; `None` is unmanaged.
+    pub tags: Option<Vec<String>>,
+    /// The user's part of the description; `None` is unmanaged.
+    pub words: Option<String>,
+    /// Pool.
+    pub pool: Option<String>,
+    /// Raw lines that must be there, as (key, value).
+    pub raw_lines: Vec<(String, String)>,
+    /// GPU indices; `None` is unmanaged.
+    pub gpus: Option<Vec<i64>>,
+    /// Volumes; `None` is unmanaged.
+    pub volumes: Option<Vec<WantedVolume>>,
+    /// Bind mounts; `None` is unmanaged.
+    pub binds: Option<Vec<WantedBind>>,
+    /// Where retained volumes live; `None` where the hypervisor does not say.
+    pub owner: Option<WantedOwner>,
+    /// Firewall; `None` is unmanaged.
+    pub firewall: Option<WantedFirewall>,
+    /// Scripts in the order they run.
+    pub scripts: Vec<Script>,
+    /// Readiness probe.
+    pub probe: Option<Probe>,
+    /// Whether it runs.
+    pub power: PowerState,
+    /// Value of the restartedAt annotation.
+    pub restarted_at: Option<String>,
+    /// Whether a pending change may restart it.
+    pub restart: RestartPolicy,
+    /// What happens to changes made elsewhere.
+    pub drift: DriftPolicy,
+    /// Value of the adopt annotation.
+    pub adopt: Option<String>,
+    /// Deletion policy that the spec gives.
+    pub deletion: Option<DeletionPolicy>,
+    /// Ways to set root-only options.
+    pub channels: Channels,
+    /// Hash of all of the above that is applied to the guest.
+    pub hash: String,
+}
+
+impl Desired {
+    /// The stamp that proves the guest to be this object's.
+    pub fn stamp(&self, vmid: i64) -> Stamp {
+        Stamp {
+            cluster: self.cluster_id.clone(),
+            kind: self.key.kind.as_str().into(),
+            namespace: self.key.namespace.clone(),
+            name: self.key.name.clone(),
+            uid: self.uid.clone(),
+            vmid,
+            fresh: false,
+            adopted: false,
+            revision: match &self.source {
+                _ if self.form != Form::Guest => Some(self.revision.clone()),
+                Some(Source::Clone { revision, .. }) => Some(revision.clone()),
+                _ => None,
+            },
+        }
+    }
+}

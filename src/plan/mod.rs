@@ -1,4 +1,370 @@
-//! Desired, Observed and the time decide what to do next.
+//! Desired state, observed state and the time decide what to do next. Pure and deterministic: the same input gives
+//! the same plan. Position comes from observation, never from status (promise 2); status only caches what a look
+//! would find again, and the vmid that was announced.
 
 pub mod call;
+mod config;
+mod create;
+mod delete;
+mod firewall;
+mod identity;
+mod lxc;
+mod scripts;
+mod seal;
 pub mod upid;
+mod volumes;
+
+use crate::observed::Row;
+
+pub use call::{ApiCall, Auth, Method};
+pub use config::TAG;
+pub use delete::{leaves_proxmox_alone, plan_deletion};
+pub use lxc::{Input, plan};
+pub use volumes::OWNER_KIND;
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// Something must be looked at before more can be said; the plan is asked again with the answer.
+    Look(Query),
+    /// One effect.
+    Run(Box<Step>),
+    /// Nothing can be done now; look again after so many seconds, or when something changes.
+    Wait {
+        /// Documented reason.
+        reason: &'static str,
+        /// What is waited for.
+        message: String,
+        /// Seconds.
+        seconds: u64,
+    },
+    /// Only a change by somebody helps.
+    Stuck {
+        /// Documented reason.
+        reason: &'static str,
+        /// What is wrong and how to mend it.
+        message: String,
+    },
+    /// Everything is as wanted.
+    Done,
+}
+
+/// A read that the plan needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Query {
+    /// Guests with the tag whose stamp is this object's.
+    Stamped,
+    /// Whether a vmid can be used for a new guest.
+    VmidFree {
+        /// The id.
+        vmid: i64,
+        /// Node whose storages are searched for left volumes; `None` skips the search (deletion).
+        volumes_on: Option<String>,
+    },
+    /// Configuration, state, pending changes and snapshots of the guest.
+    Guest {
+        /// The id.
+        vmid: i64,
+        /// Node that it was last on; the cluster's row wins.
+        node: Option<String>,
+    },
+    /// Whether a create or clone task for the vmid runs.
+    Creating {
+        /// The id that is created.
+        vmid: i64,
+        /// Source of a clone (facts B.4: a clone task carries the source's id).
+        source: Option<i64>,
+        /// Node.
+        node: String,
+    },
+    /// Configuration of the template's guest.
+    Parent {
+        /// The id.
+        vmid: i64,
+        /// Node.
+        node: String,
+    },
+    /// Whether an image is on its storage.
+    Image {
+        /// Node.
+        node: String,
+        /// Volume id.
+        volid: String,
+    },
+    /// Records of scripts in the guest.
+    Scripts {
+        /// The id.
+        vmid: i64,
+        /// Node.
+        node: String,
+        /// Record ids.
+        ids: Vec<String>,
+    },
+    /// Firewall of the guest.
+    Firewall {
+        /// The id.
+        vmid: i64,
+        /// Node.
+        node: String,
+    },
+    /// Owner containers on a node.
+    Owners {
+        /// Node.
+        node: String,
+        /// Id mapping of the consumer.
+        unprivileged: bool,
+        /// Id range, both ends included.
+        ids: (i64, i64),
+    },
+    /// The readiness probe.
+    Probe {
+        /// The id.
+        vmid: i64,
+        /// Node.
+        node: String,
+        /// Program and arguments to run in the guest.
+        command: Vec<String>,
+        /// Seconds.
+        timeout: u64,
+    },
+}
+
+/// One effect, with every value that it needs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// What it does, in words for people ("create container 950").
+    pub action: String,
+    /// Condition that it works on.
+    pub stage: Stage,
+    /// What has to be in status before the effect (write-ahead, promise 1).
+    pub announce: Vec<Announce>,
+    /// The effect.
+    pub effect: Effect,
+}
+
+/// What is written to status before an effect leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Announce {
+    /// The vmid is this object's, on this node.
+    Vmid {
+        /// The id.
+        vmid: i64,
+        /// Node.
+        node: String,
+        /// Whether the guest existed before.
+        adopted: bool,
+    },
+    /// The vmid is not this object's after all (promise 1: already exists, and not ours).
+    NoVmid,
+    /// The creating call is about to leave.
+    CreateSent,
+    /// A restart for this value of the annotation is about to be asked for.
+    Restart(String),
+    /// The lines are Phoenix's own.
+    RawLines(Vec<String>),
+    /// A volume of the guest's own with reclaimPolicy Delete.
+    DeleteVolume(String),
+}
+
+/// How hard an effect hits the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Impact {
+    /// The guest goes on.
+    Live,
+    /// The guest restarts or stops.
+    Restart,
+    /// The guest is created or destroyed.
+    Recreate,
+}
+
+impl Step {
+    /// How hard the step hits the guest.
+    pub fn impact(&self) -> Impact {
+        let path = match &self.effect {
+            Effect::Call(call) | Effect::Task(call) => call.path.as_str(),
+            _ => return Impact::Live,
+        };
+        let restarts = ["/status/shutdown", "/status/reboot", "/status/stop", "/template"];
+        let creates = path.ends_with("/lxc") || path.ends_with("/clone");
+        let destroys = matches!(&self.effect, Effect::Task(call) if call.method == Method::Delete);
+        if creates || destroys {
+            Impact::Recreate
+        } else if restarts.iter().any(|end| path.ends_with(end)) {
+            Impact::Restart
+        } else {
+            Impact::Live
+        }
+    }
+}
+
+/// The kinds of effect.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Only the announcement.
+    Record,
+    /// A call that ends with its answer.
+    Call(ApiCall),
+    /// A call that answers with a task.
+    Task(ApiCall),
+    /// `pct set` over SSH, for options that the token may not set.
+    PctSet {
+        /// Node.
+        node: String,
+        /// The id.
+        vmid: i64,
+        /// Options to set.
+        set: Vec<(String, String)>,
+        /// Options to delete.
+        delete: Vec<String>,
+        /// Digest of the read that showed our stamp.
+        digest: String,
+    },
+    /// Raw `lxc.` lines, by the script on the node (design §4).
+    RawLines {
+        /// Node.
+        node: String,
+        /// The id.
+        vmid: i64,
+        /// Lines to add.
+        add: Vec<String>,
+        /// Lines to remove.
+        remove: Vec<String>,
+        /// Digest of the read that showed our stamp.
+        digest: String,
+    },
+    /// Start a script in the guest, detached.
+    Script {
+        /// Node.
+        node: String,
+        /// The id.
+        vmid: i64,
+        /// The script.
+        script: Box<crate::desired::Script>,
+        /// How often it has been started with this hash, this time included: one attempt never runs twice.
+        attempt: i64,
+    },
+    /// Let the object go.
+    RemoveFinalizer,
+}
+
+/// Parts of the work, in order; each is a condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// Dependencies and template are Ready.
+    DependenciesReady,
+    /// The guest exists and is ours.
+    Created,
+    /// Its options are as wanted.
+    Configured,
+    /// Its volumes and mounts are attached.
+    VolumesReady,
+    /// Its GPUs are there.
+    GPUReady,
+    /// It runs, or is stopped as wanted.
+    Running,
+    /// Its features are installed.
+    FeaturesApplied,
+    /// Its application script ran and vLLM is set up.
+    ApplicationReady,
+    /// The user's tests passed.
+    TestsPassed,
+    /// The readiness probe succeeds.
+    Healthy,
+    /// A template's snapshot or base is there.
+    SnapshotReady,
+}
+
+impl Stage {
+    /// All stages in order.
+    pub const ALL: [Stage; 11] = [
+        Stage::DependenciesReady,
+        Stage::Created,
+        Stage::Configured,
+        Stage::VolumesReady,
+        Stage::GPUReady,
+        Stage::Running,
+        Stage::FeaturesApplied,
+        Stage::ApplicationReady,
+        Stage::TestsPassed,
+        Stage::Healthy,
+        Stage::SnapshotReady,
+    ];
+
+    /// Name of the condition.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stage::DependenciesReady => "DependenciesReady",
+            Stage::Created => "Created",
+            Stage::Configured => "Configured",
+            Stage::VolumesReady => "VolumesReady",
+            Stage::GPUReady => "GPUReady",
+            Stage::Running => "Running",
+            Stage::FeaturesApplied => "FeaturesApplied",
+            Stage::ApplicationReady => "ApplicationReady",
+            Stage::TestsPassed => "TestsPassed",
+            Stage::Healthy => "Healthy",
+            Stage::SnapshotReady => "SnapshotReady",
+        }
+    }
+}
+
+/// A condition that the plan found to hold or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Condition type.
+    pub condition: &'static str,
+    /// Whether it holds; `None` is Unknown.
+    pub holds: Option<bool>,
+    /// Documented reason.
+    pub reason: &'static str,
+    /// Words for people.
+    pub message: String,
+}
+
+/// What the plan learnt about the guest for status.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Facts {
+    /// Node.
+    pub node: Option<String>,
+    /// First address.
+    pub ip: Option<String>,
+    /// GPU indices.
+    pub gpus: Option<String>,
+    /// What it was made from, for people.
+    pub source: Option<String>,
+    /// Revision of a template.
+    pub revision: Option<String>,
+    /// Revision of the template that the guest was cloned from.
+    pub template_revision: Option<String>,
+    /// Feature records.
+    pub features: Option<Vec<crate::crd::ScriptStatus>>,
+    /// Application record.
+    pub application: Option<crate::crd::ScriptStatus>,
+    /// vLLM record.
+    pub vllm: Option<crate::crd::ScriptStatus>,
+    /// Test records.
+    pub tests: Option<Vec<crate::crd::ScriptStatus>>,
+    /// Volumes.
+    pub volumes: Option<Vec<crate::crd::VolumeStatus>>,
+    /// Probe results in a row.
+    pub probe: Option<crate::crd::status::ProbeStatus>,
+    /// Health in one word.
+    pub health: Option<String>,
+    /// Row of the guest at the time of a full look that found everything as wanted.
+    pub verified: Option<Option<Row>>,
+}
+
+/// A plan: what to do next, and what was found on the way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// What to do next.
+    pub next: Next,
+    /// Conditions found.
+    pub findings: Vec<Finding>,
+    /// Facts for status.
+    pub facts: Facts,
+    /// Only part was looked at, because nothing seems to have changed: what was found before still holds.
+    pub partial: bool,
+    /// Preview only: the steps that would be done.
+    pub steps: Vec<Step>,
+}

@@ -10,6 +10,9 @@ use super::model::node::{Bridge, Gpu, Node};
 use super::model::state::Pool;
 use super::model::storage::{Storage, StorageKind, Volume};
 
+/// Password of `root@pam` in the recorded profile.
+pub const RECORDED_ROOT_PASSWORD: &str = "root-password-1";
+
 const GIB: u64 = 1 << 30;
 const UBUNTU: &str = "ubuntu-24.04-standard_24.04-2_amd64.tar.zst";
 const DEBIAN: &str = "debian-12-standard_12.7-1_amd64.tar.zst";
@@ -120,6 +123,7 @@ fn node(ip: &str, cpus: u64, memory: u64, cgroup_mode: u8, booted_at: u64, bridg
         memory,
         booted_at,
         cgroup_mode,
+        cpu_model: BTreeMap::new(),
         bridges: bridges.iter().map(mtu).collect(),
         devices: ["/dev/fuse", "/dev/net/tun", "/dev/null", "/dev/kvm"]
             .into_iter()
@@ -313,6 +317,9 @@ fn recorded(now: u64) -> State {
         now - 5_000_000,
         &["vmbr0", "vmbr1"],
     );
+    for (key, value) in [("mhz", "2596.134"), ("family", "25"), ("vendor", "AuthenticAMD")] {
+        pve1.cpu_model.insert(key.to_owned(), value.to_owned());
+    }
     pve1.paths = ["/var/lib/vz/snippets", "/etc"]
         .into_iter()
         .map(str::to_owned)
@@ -343,7 +350,7 @@ fn recorded(now: u64) -> State {
 
 fn recorded_access(state: &mut State) {
     let secret = |number: u32| format!("00000000-0000-4000-8000-00000000000{number}");
-    let mut root = user(Some("root-password-1"));
+    let mut root = user(Some(RECORDED_ROOT_PASSWORD));
     root.tokens.insert("test".to_owned(), token(&secret(1), false));
     let mut ops = user(Some("ops-password-1"));
     ops.settings.insert("comment".to_owned(), "operators".to_owned());

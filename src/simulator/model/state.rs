@@ -142,6 +142,10 @@ pub struct State {
     pub last_broadcast: u64,
     /// Counter for sequence numbers, process ids and volume numbers.
     pub counter: u64,
+    /// SHA-256 fingerprint of the TLS certificate, once there is one.
+    pub fingerprint: Option<String>,
+    /// Key that signs tickets.
+    pub ticket_key: String,
     /// State of the generator of MAC addresses.
     pub random: u64,
     /// Set when something changed that a state file has to keep.
@@ -178,6 +182,8 @@ impl State {
             ssh: Default::default(),
             last_broadcast: now,
             counter: 1000,
+            fingerprint: None,
+            ticket_key: uuid::Uuid::new_v4().to_string(),
             random: 0x9E37_79B9_7F4A_7C15,
             dirty: false,
         }

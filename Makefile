@@ -1,0 +1,34 @@
+# What people type. Everything runs as the user who types it, needs Rust (and Go for the end-to-end tests), listens on
+# loopback only and leaves nothing running.
+
+CARGO ?= cargo
+
+.PHONY: help build demo test kube lint unit e2e crds
+
+help: ## Show this list
+	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+build: ## Build the phoenix binary
+	$(CARGO) build --locked
+
+demo: ## Convert the example fleet and bring it to Ready on the simulator
+	examples/demo.sh
+
+test: lint kube ## Run every check and test; the first run builds Kubernetes (about ten minutes)
+	$(CARGO) test --locked --no-fail-fast
+
+kube: ## Build the API server that the end-to-end tests use, if it is not there
+	e2e/build-kube.sh
+
+lint: ## Check formatting and clippy's warnings
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+unit: ## Run the tests that need no Kubernetes
+	$(CARGO) test --locked --lib --bins
+
+e2e: ## Run the end-to-end tests alone
+	$(CARGO) test --locked --test e2e
+
+crds: ## Write crds/ anew from the Rust types
+	$(CARGO) run --locked --quiet -- crd --output-dir crds

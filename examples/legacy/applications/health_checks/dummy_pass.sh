@@ -1,0 +1,3 @@
+#!/bin/sh
+# A test that passes.
+echo "pass"

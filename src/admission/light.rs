@@ -1,0 +1,79 @@
+//! Secrets and ConfigMaps: the few checks that their data needs.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+
+use super::metadata;
+use super::violation::{Violation, ViolationKind};
+
+const KEY: &str = "[-._a-zA-Z0-9]+";
+const KEY_MESSAGE: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
+
+/// Judges a Secret or ConfigMap of `v1`.
+pub(super) fn check(object: &Value) -> Result<Value, Vec<Violation>> {
+    // Which fields hold data, and whether in base64.
+    let (maps, others): (&[(&str, bool)], &[&str]) = match object["kind"].as_str() {
+        Some("Secret") => (&[("data", true), ("stringData", false)], &["type"]),
+        _ => (&[("data", false), ("binaryData", true)], &[]),
+    };
+    let mut found = metadata::unknown_fields(object);
+    let known = |name: &str| {
+        matches!(name, "apiVersion" | "kind" | "metadata" | "immutable")
+            || maps.iter().any(|(map, _)| *map == name)
+            || others.contains(&name)
+    };
+    for name in object.as_object().into_iter().flatten().map(|(name, _)| name) {
+        if !known(name) {
+            found.push(Violation::new(name, ViolationKind::UnknownField, ""));
+        }
+    }
+    if !found.is_empty() {
+        return Err(found);
+    }
+    found.extend(metadata::check(object));
+    for (map, encoded) in maps {
+        match &object[*map] {
+            Value::Null => {}
+            Value::Object(entries) => {
+                for (key, value) in entries {
+                    entry(&format!("{map}[{key}]"), key, value, *encoded, &mut found);
+                }
+            }
+            _ => found.push(Violation::new(
+                map,
+                ViolationKind::Type,
+                "must be a map of keys to strings",
+            )),
+        }
+    }
+    if found.is_empty() {
+        Ok(object.clone())
+    } else {
+        Err(found)
+    }
+}
+
+/// Values are never shown: they may be secret.
+fn entry(field: &str, key: &str, value: &Value, encoded: bool, found: &mut Vec<Violation>) {
+    if !metadata::matches(KEY, key) || key.len() > 253 {
+        found.push(Violation::new(field, ViolationKind::Invalid, KEY_MESSAGE).shown(key.into()));
+    }
+    match value {
+        Value::Null => {}
+        // Line breaks are allowed in base64, as in the output of `base64`.
+        Value::String(text) if encoded && STANDARD.decode(text.replace(['\n', '\r'], "")).is_err() => {
+            found.push(Violation::new(
+                field,
+                ViolationKind::Invalid,
+                "must be base64: encode it, or use stringData for plain text",
+            ))
+        }
+        Value::String(_) => {}
+        _ => found.push(Violation::new(
+            field,
+            ViolationKind::Type,
+            "must be a string: put it in quotes",
+        )),
+    }
+}

@@ -1,0 +1,648 @@
+//! Types that several kinds share.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::schema;
+
+/// Names an object in the same namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LocalRef {
+    /// Name of the object.
+    #[schemars(schema_with = "schema::object_name")]
+    pub name: String,
+}
+
+/// Names an object, by default in the namespace of the object that refers to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectRef {
+    /// Name of the object.
+    #[schemars(schema_with = "schema::object_name")]
+    pub name: String,
+    /// Namespace of the object. Default: the namespace of the object that refers to it. A PhoenixHypervisor of another
+    /// namespace must list this one in its `allowedNamespaces`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::object_name")]
+    pub namespace: Option<String>,
+}
+
+/// One key of a Secret or ConfigMap of the same namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyRef {
+    /// Name of the Secret or ConfigMap.
+    #[schemars(schema_with = "schema::object_name")]
+    pub name: String,
+    /// Key in it.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// One network interface of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "!has(self.gateway) || (has(self.ip) && isCIDR(self.ip))", "message": "gateway needs a static ip such as 10.0.0.150/24"},
+    {"rule": "!has(self.gateway) || !has(self.ip) || !isCIDR(self.ip) || !isIP(self.gateway) || cidr(self.ip).containsIP(self.gateway)", "message": "gateway must be an address inside the network of ip"},
+    {"rule": "!has(self.gateway6) || (has(self.ip6) && isCIDR(self.ip6))", "message": "gateway6 needs a static ip6 such as fd00::10/64"},
+    {"rule": "!has(self.gateway6) || !has(self.ip6) || !isCIDR(self.ip6) || !isIP(self.gateway6) || ip(self.gateway6).isLinkLocalUnicast() || cidr(self.ip6).containsIP(self.gateway6)", "message": "gateway6 must be a link-local address or one inside the network of ip6"}
+]))]
+pub struct Network {
+    /// Interface name inside the guest, such as eth0. It identifies the entry: reordering the list changes nothing.
+    #[schemars(schema_with = "schema::interface")]
+    pub name: String,
+    /// Bridge on the node. Default: the hypervisor's `defaults.bridge`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::bridge")]
+    pub bridge: Option<String>,
+    /// VLAN tag.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4094))]
+    pub vlan: Option<i64>,
+    /// MAC address. Default: Proxmox makes one, and it is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::mac")]
+    pub mac: Option<String>,
+    /// IPv4: an address with prefix length, `dhcp` or `manual`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::ipv4_or_dhcp")]
+    pub ip: Option<String>,
+    /// IPv4 gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::ipv4")]
+    pub gateway: Option<String>,
+    /// IPv6: an address with prefix length, `auto` (SLAAC), `dhcp` or `manual`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::ipv6_or_auto")]
+    pub ip6: Option<String>,
+    /// IPv6 gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::ipv6")]
+    pub gateway6: Option<String>,
+    /// MTU; at most the bridge's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 64, max = 65535))]
+    pub mtu: Option<i64>,
+    /// Rate limit in megabytes per second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub rate: Option<i64>,
+    /// Whether the Proxmox firewall guards this interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firewall: Option<bool>,
+}
+
+/// Name resolution of a guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Dns {
+    /// Addresses of name servers. Absent: the hypervisor's defaults, else the node's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8))]
+    pub nameservers: Option<Vec<IpAddress>>,
+    /// Search domain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::hostname")]
+    pub search_domain: Option<String>,
+}
+
+/// An IP address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct IpAddress(pub String);
+
+impl JsonSchema for IpAddress {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "IpAddress".into()
+    }
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schema::ip(generator)
+    }
+}
+
+/// A Proxmox tag.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Tag(pub String);
+
+impl JsonSchema for Tag {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Tag".into()
+    }
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schema::tag(generator)
+    }
+}
+
+/// When the node starts and stops a guest by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Boot {
+    /// Start the guest when its node boots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autostart: Option<bool>,
+    /// Place in the boot order; lower starts first and stops last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000))]
+    pub order: Option<i64>,
+    /// Seconds to wait after starting this guest before the next one starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 86_400))]
+    pub up_delay: Option<i64>,
+    /// Seconds to wait for this guest to shut down before the next one is stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 86_400))]
+    pub down_delay: Option<i64>,
+}
+
+/// Guest firewall. It works only where the network entry has `firewall: true` and the datacenter firewall is on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Firewall {
+    /// Whether the guest's firewall is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// What happens to incoming traffic that no rule names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inbound_policy: Option<FirewallAction>,
+    /// What happens to outgoing traffic that no rule names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outbound_policy: Option<FirewallAction>,
+    /// Rules in order. Phoenix owns the whole list when it is present; absent leaves the rules alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub rules: Option<Vec<FirewallRule>>,
+}
+
+/// What a firewall does with traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum FirewallAction {
+    /// Let it pass.
+    #[serde(rename = "ACCEPT")]
+    Accept,
+    /// Discard it silently.
+    #[serde(rename = "DROP")]
+    Drop,
+    /// Refuse it with an answer.
+    #[serde(rename = "REJECT")]
+    Reject,
+}
+
+/// Direction of traffic, seen from the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FirewallDirection {
+    /// To the guest.
+    In,
+    /// From the guest.
+    Out,
+}
+
+/// One firewall rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "!(has(self.port) || has(self.sourcePort)) || has(self.protocol) || has(self.macro)", "message": "port needs protocol: tcp or udp"}
+]))]
+pub struct FirewallRule {
+    /// `in` or `out`.
+    pub direction: FirewallDirection,
+    /// What happens to matching traffic.
+    pub action: FirewallAction,
+    /// Protocol such as tcp, udp or icmp.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub protocol: Option<String>,
+    /// Source address, network, IP set (`+name`) or alias.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub source: Option<String>,
+    /// Destination address, network, IP set (`+name`) or alias.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub destination: Option<String>,
+    /// Destination port, range (8000:8010) or list (80,443).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::ports")]
+    pub port: Option<String>,
+    /// Source port, range or list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::ports")]
+    pub source_port: Option<String>,
+    /// Name of the guest's interface the rule is for (an entry of `network`). Absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::interface")]
+    pub interface: Option<String>,
+    /// Proxmox firewall macro such as SSH or HTTPS.
+    #[serde(default, rename = "macro", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub macro_name: Option<String>,
+    /// Words for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub comment: Option<String>,
+    /// Whether the rule is in force. Default: true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+}
+
+/// A feature to install in a guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FeatureRef {
+    /// Name or alias of a PhoenixFeature in the object's namespace, else the hypervisor's.
+    #[schemars(schema_with = "schema::entry_name")]
+    pub name: String,
+    /// Values for the feature's parameters.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// When a script that already ran is run again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RerunPolicy {
+    /// When the script, its files, parameters or environment changed.
+    #[default]
+    OnChange,
+    /// Never; a change is only reported.
+    Never,
+}
+
+/// Who made the script and what it may expect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ScriptContract {
+    /// Runs in `workingDirectory` with its environment.
+    #[default]
+    Phoenix,
+    /// Runs as the legacy managers did: in /tmp/phoenix_run, its files beside it, the guest's id as first argument.
+    Legacy,
+}
+
+/// A script that makes the guest what it is for, run once after its features.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.script) != has(self.scriptFrom)", "message": "give exactly one of script and scriptFrom"}
+]))]
+pub struct Application {
+    /// The script, inline. It runs as root; begin it with #! to choose the interpreter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 131_072))]
+    pub script: Option<String>,
+    /// The script, from a key of a ConfigMap in the object's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script_from: Option<KeyRef>,
+    /// Files put into the guest before the script runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["path"]))]
+    pub files: Option<Vec<GuestFile>>,
+    /// Environment of the script.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub environment: Option<Vec<EnvVar>>,
+    /// What the script may expect. Default: Phoenix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contract: Option<ScriptContract>,
+    /// When the script is run again. Default: OnChange.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerun_policy: Option<RerunPolicy>,
+    /// Seconds after which the script is stopped. Default: 3600.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400))]
+    pub deadline_seconds: Option<i64>,
+}
+
+/// A file to put into a guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.content) != has(self.contentFrom)", "message": "give exactly one of content and contentFrom"}
+]))]
+pub struct GuestFile {
+    /// Absolute path in the guest, or a path beside the script.
+    #[schemars(schema_with = "schema::file_path")]
+    pub path: String,
+    /// What is in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 131_072))]
+    pub content: Option<String>,
+    /// What is in it, from a key of a ConfigMap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_from: Option<KeyRef>,
+    /// Octal mode. Default: 0644.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::file_mode")]
+    pub mode: Option<String>,
+}
+
+/// One environment variable.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.value) != has(self.secretKeyRef)", "message": "give exactly one of value and secretKeyRef"}
+]))]
+pub struct EnvVar {
+    /// Name of the variable.
+    #[schemars(schema_with = "schema::env_name")]
+    pub name: String,
+    /// Its value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32_768))]
+    pub value: Option<String>,
+    /// Its value, from a key of a Secret in the object's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_key_ref: Option<KeyRef>,
+}
+
+/// What a vLLM server answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum VllmModelType {
+    /// Chat and completions.
+    #[default]
+    Chat,
+    /// Embeddings.
+    Embedding,
+}
+
+/// A vLLM server, run as the systemd unit vllm.service. Needs the feature `vllm`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Vllm {
+    /// Model: a Hugging Face id or a path in the guest.
+    #[schemars(length(min = 1, max = 512))]
+    pub model: String,
+    /// Name under which the model is served. Default: the model id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub served_name: Option<String>,
+    /// Quantization such as awq_marlin, gptq or fp8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub quantization: Option<String>,
+    /// Longest context, in tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub max_model_len: Option<i64>,
+    /// Share of each GPU's memory that vLLM takes, above 0 and at most 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.01, max = 1.0))]
+    pub gpu_memory_utilization: Option<f64>,
+    /// Number of GPUs that share the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64))]
+    pub tensor_parallel_size: Option<i64>,
+    /// Data type such as auto, float16 or bfloat16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    pub dtype: Option<String>,
+    /// Port of the HTTP server. Default: 8000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::port")]
+    pub port: Option<i64>,
+    /// What the model is for. Default: chat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_type: Option<VllmModelType>,
+    /// Run code that the model's repository brings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust_remote_code: Option<bool>,
+    /// Folder for downloaded models (HF_HOME), best on a volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::mount_path")]
+    pub cache_path: Option<String>,
+    /// Hugging Face token, from a key of a Secret in the object's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_secret_ref: Option<KeyRef>,
+    /// Further arguments, passed as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub extra_args: Option<Vec<String>>,
+}
+
+/// Whether a guest works. Probes run from inside the guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Health {
+    /// Holds the other probes back until it succeeded once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub startup: Option<Probe>,
+    /// Whether the guest can do its work: decides `Healthy` and so `Ready`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<Probe>,
+    /// Whether the guest needs a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub liveness: Option<Probe>,
+}
+
+/// A probe, with the fields of Kubernetes' probes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "[has(self.exec), has(self.httpGet), has(self.tcpSocket)].filter(x, x).size() == 1", "message": "give exactly one of exec, httpGet and tcpSocket"}
+]))]
+pub struct Probe {
+    /// A command; exit code 0 is success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<ExecAction>,
+    /// An HTTP GET; a status from 200 to 399 is success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_get: Option<HttpGetAction>,
+    /// A TCP connection; opening it is success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp_socket: Option<TcpSocketAction>,
+    /// Seconds after the start before the first probe. Default: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 86_400))]
+    pub initial_delay_seconds: Option<i64>,
+    /// Seconds between probes. Default: 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400))]
+    pub period_seconds: Option<i64>,
+    /// Seconds after which a probe has failed. Default: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub timeout_seconds: Option<i64>,
+    /// Successes in a row that make it healthy. Default: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub success_threshold: Option<i64>,
+    /// Failures in a row that make it unhealthy. Default: 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub failure_threshold: Option<i64>,
+}
+
+/// A command to run in the guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ExecAction {
+    /// Program and arguments; no shell is involved.
+    #[schemars(length(min = 1, max = 64))]
+    pub command: Vec<String>,
+}
+
+/// An HTTP GET from inside the guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpGetAction {
+    /// Path. Default: /.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub path: Option<String>,
+    /// Port.
+    #[schemars(schema_with = "schema::port")]
+    pub port: i64,
+    /// Host. Default: 127.0.0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::hostname")]
+    pub host: Option<String>,
+    /// HTTP or HTTPS (whose certificate is not checked). Default: HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<HttpScheme>,
+}
+
+/// Scheme of an HTTP probe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum HttpScheme {
+    /// Plain HTTP.
+    #[default]
+    Http,
+    /// HTTP over TLS.
+    Https,
+}
+
+/// A TCP connection from inside the guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TcpSocketAction {
+    /// Port.
+    #[schemars(schema_with = "schema::port")]
+    pub port: i64,
+    /// Host. Default: 127.0.0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::hostname")]
+    pub host: Option<String>,
+}
+
+/// What a test is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TestKind {
+    /// Looks whether a part works.
+    #[default]
+    Health,
+    /// Looks whether the parts work together.
+    Integration,
+}
+
+/// A script of the user's that is run once after provisioning; its result never blocks `Ready`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.script) != has(self.scriptFrom)", "message": "give exactly one of script and scriptFrom"}
+]))]
+pub struct GuestTest {
+    /// Name of the test.
+    #[schemars(schema_with = "schema::entry_name")]
+    pub name: String,
+    /// What the test is for. Default: Health.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<TestKind>,
+    /// The script, inline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 131_072))]
+    pub script: Option<String>,
+    /// The script, from a key of a ConfigMap in the object's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script_from: Option<KeyRef>,
+    /// Seconds after which the test has failed. Default: 300.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400))]
+    pub deadline_seconds: Option<i64>,
+}
+
+/// Another object that must be Ready first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Dependency {
+    /// Kind of the object.
+    #[serde(default)]
+    pub kind: GuestKind,
+    /// Name of the object, in the same namespace.
+    #[schemars(schema_with = "schema::object_name")]
+    pub name: String,
+}
+
+/// The kinds that stand for a guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum GuestKind {
+    /// A container.
+    #[default]
+    PhoenixLXC,
+    /// A virtual machine.
+    PhoenixVM,
+    /// A template.
+    PhoenixTemplate,
+}
+
+impl GuestKind {
+    /// The kind's name as users write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            GuestKind::PhoenixLXC => "PhoenixLXC",
+            GuestKind::PhoenixVM => "PhoenixVM",
+            GuestKind::PhoenixTemplate => "PhoenixTemplate",
+        }
+    }
+}
+
+/// Whether a guest runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PowerState {
+    /// Kept running.
+    #[default]
+    Running,
+    /// Kept stopped.
+    Stopped,
+}
+
+/// What happens to the guest when its object is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// The guest is destroyed. Volumes with reclaimPolicy Retain stay.
+    Delete,
+    /// The guest stays; only Phoenix's stamp is taken off.
+    Retain,
+}
+
+/// What happens to a volume when its guest is destroyed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ReclaimPolicy {
+    /// It stays, and is attached again when the object comes back.
+    #[default]
+    Retain,
+    /// It goes with the guest.
+    Delete,
+}
+
+/// Whether Phoenix may restart a guest to apply a change that needs it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdatePolicy {
+    /// Never (say RestartRequired and wait) or Automatic. Default: Never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<RestartPolicy>,
+}
+
+/// When a guest is restarted for a pending change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RestartPolicy {
+    /// Not by itself.
+    #[default]
+    Never,
+    /// As soon as a change needs it.
+    Automatic,
+}

@@ -1,0 +1,164 @@
+//! Generates the CustomResourceDefinitions from the types.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
+use serde_json::{Value, json};
+
+use super::status::{FeatureStatus, GuestStatus, HypervisorStatus};
+use super::{
+    PhoenixFeature, PhoenixFeatureSpec, PhoenixHypervisor, PhoenixHypervisorSpec, PhoenixLXC, PhoenixLXCSpec,
+    PhoenixTemplate, PhoenixTemplateSpec, PhoenixVM, PhoenixVMSpec,
+};
+
+/// Bounds for strings, lists and maps that name none: the API server prices CEL rules by the worst case.
+const MAX_STRING: u64 = 1024;
+const MAX_ITEMS: u64 = 64;
+const MAX_PROPERTIES: u64 = 64;
+
+/// The CustomResourceDefinitions of all kinds, in a fixed order.
+///
+/// # Errors
+/// Only if a type cannot be expressed as a CRD, which a test would have shown.
+pub fn all() -> Result<Vec<CustomResourceDefinition>, serde_json::Error> {
+    let guest_rules = [
+        fixed("spec.hypervisorRef", Some("spec.hypervisorRef.name")),
+        fixed("spec.vmid", None),
+        fixed("spec.source", None),
+    ];
+    let template_rules = [fixed("spec.hypervisorRef", Some("spec.hypervisorRef.name"))];
+    [
+        (
+            PhoenixLXC::crd(),
+            guest_rules.to_vec(),
+            raw::<PhoenixLXCSpec, GuestStatus>(),
+        ),
+        (
+            PhoenixVM::crd(),
+            guest_rules.to_vec(),
+            raw::<PhoenixVMSpec, GuestStatus>(),
+        ),
+        (
+            PhoenixTemplate::crd(),
+            template_rules.to_vec(),
+            raw::<PhoenixTemplateSpec, GuestStatus>(),
+        ),
+        (
+            PhoenixHypervisor::crd(),
+            vec![],
+            raw::<PhoenixHypervisorSpec, HypervisorStatus>(),
+        ),
+        (
+            PhoenixFeature::crd(),
+            vec![],
+            raw::<PhoenixFeatureSpec, FeatureStatus>(),
+        ),
+    ]
+    .into_iter()
+    .map(|(crd, rules, raw)| finish(crd, rules, &raw))
+    .collect()
+}
+
+/// A rule at the root, which sees spec and status: `field` may change only while `status.vmid` is unset (promise 4).
+/// The API server shows no value for rules at the root, so the message names it where CEL's price allows: strings do,
+/// numbers do not (their text counts as unbounded).
+fn fixed(field: &str, named: Option<&str>) -> Value {
+    let end = "while the guest exists (status.vmid is set): make a new object, or put the old value back";
+    let mut rule = json!({
+        "rule": format!(
+            "!has(oldSelf.status) || !has(oldSelf.status.vmid) || (has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field}))"
+        ),
+        "message": format!("{field} cannot change {end}"),
+        "fieldPath": format!(".{field}"),
+    });
+    if let Some(path) = named {
+        rule["messageExpression"] = json!(format!(
+            "'{field} cannot change from ' + oldSelf.{path} + ' to ' + self.{path} + ' {end}'"
+        ));
+    }
+    rule
+}
+
+/// A CRD as YAML, as `crds/` holds it.
+///
+/// # Errors
+/// As [`all`].
+pub fn to_yaml(crd: &CustomResourceDefinition) -> Result<String, serde_saphyr::ser_error::Error> {
+    serde_saphyr::to_string(crd)
+}
+
+/// The schema as schemars makes it, before it is rewritten for Kubernetes.
+fn raw<Spec: JsonSchema, Status: JsonSchema>() -> Value {
+    let mut generator = SchemaSettings::openapi3()
+        .with(|settings| settings.inline_subschemas = true)
+        .into_generator();
+    let (spec, status) = (generator.subschema_for::<Spec>(), generator.subschema_for::<Status>());
+    json!({"properties": {"spec": spec, "status": status}})
+}
+
+/// Adds bounds where the types name none, and rules at the root, which see both spec and status.
+fn finish(
+    crd: CustomResourceDefinition,
+    rules: Vec<Value>,
+    raw: &Value,
+) -> Result<CustomResourceDefinition, serde_json::Error> {
+    let mut value = serde_json::to_value(crd)?;
+    if let Some(schema) = value.pointer_mut("/spec/versions/0/schema/openAPIV3Schema") {
+        describe(schema, raw);
+        bound(schema);
+        if !rules.is_empty() {
+            schema["x-kubernetes-validations"] = Value::Array(rules);
+        }
+    }
+    serde_json::from_value(value)
+}
+
+/// Gives fields their own words back. Rewriting `Option<T>` for Kubernetes puts the type's description over the
+/// field's, and `kubectl explain` would say "Whether a guest runs." of every field of that type.
+fn describe(schema: &mut Value, raw: &Value) {
+    // `Option<T>` is `anyOf: [T, null]` in the raw schema.
+    let raw = raw.pointer("/anyOf/0").unwrap_or(raw);
+    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        for (name, property) in properties {
+            let raw = &raw["properties"][name];
+            if let Some(description) = raw["description"].as_str() {
+                property["description"] = json!(description);
+            }
+            describe(property, raw);
+        }
+    }
+    for key in ["items", "additionalProperties"] {
+        if let Some(inner) = schema.get_mut(key) {
+            describe(inner, &raw[key]);
+        }
+    }
+}
+
+fn bound(schema: &mut Value) {
+    let Some(object) = schema.as_object_mut() else { return };
+    // An explicit null is refused instead of passing `has()` in rules with nothing behind it.
+    object.remove("nullable");
+    match object.get("type").and_then(Value::as_str) {
+        Some("string") if !object.contains_key("enum") && !object.contains_key("format") => {
+            object.entry("maxLength").or_insert(json!(MAX_STRING));
+        }
+        Some("array") => {
+            object.entry("maxItems").or_insert(json!(MAX_ITEMS));
+        }
+        Some("object") if object.contains_key("additionalProperties") => {
+            object.entry("maxProperties").or_insert(json!(MAX_PROPERTIES));
+        }
+        _ => {}
+    }
+    for key in ["items", "additionalProperties"] {
+        if let Some(inner) = object.get_mut(key) {
+            bound(inner);
+        }
+    }
+    if let Some(properties) = object.get_mut("properties").and_then(Value::as_object_mut) {
+        for property in properties.values_mut() {
+            bound(property);
+        }
+    }
+}

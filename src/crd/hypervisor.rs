@@ -1,0 +1,295 @@
+//! `PhoenixHypervisor`: a Proxmox cluster.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::common::*;
+use super::host::Host;
+use super::schema;
+use super::status::HypervisorStatus;
+
+/// A Proxmox VE cluster: how to reach it, what objects may use of it, and what they get by default.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "phoenix-hypervisor.io",
+    version = "v1alpha1",
+    kind = "PhoenixHypervisor",
+    plural = "phoenixhypervisors",
+    singular = "phoenixhypervisor",
+    shortname = "phv",
+    category = "phoenix",
+    namespaced,
+    status = "HypervisorStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "A Proxmox VE cluster: how to reach it, what objects may use of it, and what they get by default.",
+    printcolumn(name = "Status", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
+    printcolumn(name = "Nodes", type_ = "string", json_path = ".status.nodes[*].name"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "!has(self.vmidRange) || !has(self.volumeOwners) || self.vmidRange.end < self.volumeOwners.idRange.start || self.volumeOwners.idRange.end < self.vmidRange.start",
+     "message": "vmidRange and volumeOwners.idRange overlap: give them separate ids"}
+]))]
+pub struct PhoenixHypervisorSpec {
+    /// API endpoints: several nodes of one cluster, tried in turn.
+    #[schemars(schema_with = "schema::endpoints")]
+    pub endpoints: Vec<String>,
+    /// How the endpoints' certificates are verified. Absent: by the system's certificate authorities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// Credentials for the API.
+    pub credentials: Credentials,
+    /// SSH to the nodes, for what the API cannot do: commands in containers, raw lxc lines, devices without root@pam.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<Ssh>,
+    /// Ids for guests that name none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmid_range: Option<IdRange>,
+    /// The owner containers that keep volumes with reclaimPolicy Retain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_owners: Option<VolumeOwners>,
+    /// Ids of earlier management clusters whose guests objects of this one take over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 64)))]
+    pub previous_cluster_ids: Option<Vec<String>>,
+    /// Whether changes made outside Phoenix are corrected or only reported. Absent: Correct.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift_policy: Option<DriftPolicy>,
+    /// What objects of other namespaces may ask for. Absent: nothing of this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow: Option<Allow>,
+    /// Namespaces whose objects may use this hypervisor. Absent: its own only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_namespaces: Option<AllowedNamespaces>,
+    /// Values for fields that objects leave out on creation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub defaults: Option<Defaults>,
+    /// How much goes on at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+    /// How often the cluster is looked at. Absent: 10s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::duration")]
+    pub poll_interval: Option<String>,
+    /// NVIDIA driver version that the nodes should run. Not supported yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    pub driver_version: Option<String>,
+    /// What the nodes themselves should have. Not supported yet: reported as HostConfigured=False.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Host>,
+}
+
+/// How certificates are verified.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "[has(self.caSecretRef), has(self.fingerprint), has(self.insecureSkipVerify) && self.insecureSkipVerify].filter(x, x).size() <= 1", "message": "give at most one of caSecretRef, fingerprint and insecureSkipVerify"}
+]))]
+pub struct Tls {
+    /// Certificate authority in PEM, from a key of a Secret (Proxmox's own: /etc/pve/pve-root-ca.pem on a node).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<KeyRef>,
+    /// SHA-256 fingerprint of the endpoint's certificate: 32 bytes in hexadecimal separated by colons.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 95), regex(pattern = r"^([0-9A-Fa-f]{2}:){31}[0-9A-Fa-f]{2}$"))]
+    pub fingerprint: Option<String>,
+    /// Verify nothing. Anybody on the network path can then read the credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub insecure_skip_verify: Option<bool>,
+}
+
+/// Credentials for the API: a token, and root@pam's password where fields need it and SSH is not there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.tokenSecretRef) || has(self.rootPasswordSecretRef)", "message": "give tokenSecretRef, rootPasswordSecretRef or both"}
+]))]
+pub struct Credentials {
+    /// Secret with the keys `tokenId` (user@realm!name) and `secret`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_secret_ref: Option<LocalRef>,
+    /// Secret with the key `password` of root@pam.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_password_secret_ref: Option<LocalRef>,
+}
+
+/// SSH to the nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Ssh {
+    /// User. Absent: root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32), regex(pattern = r"^[a-z_][a-z0-9_-]*$"))]
+    pub user: Option<String>,
+    /// Port. Absent: 22.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::port")]
+    pub port: Option<i64>,
+    /// Address of each node by its Proxmox name. Absent: the address that Proxmox knows for the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub hosts: Option<BTreeMap<String, String>>,
+    /// Private key, from a key of a Secret.
+    pub key_secret_ref: KeyRef,
+    /// Host keys of the nodes in known_hosts format, from a key of a Secret.
+    pub known_hosts_secret_ref: KeyRef,
+    /// Run commands through sudo. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sudo: Option<bool>,
+}
+
+/// A range of ids, both ends included.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "self.start <= self.end", "message": "start must not be above end"}
+]))]
+pub struct IdRange {
+    /// First id.
+    #[schemars(schema_with = "schema::vmid")]
+    pub start: i64,
+    /// Last id.
+    #[schemars(schema_with = "schema::vmid")]
+    pub end: i64,
+}
+
+/// The owner containers: small, never started, protected; they hold retained volumes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeOwners {
+    /// Ids of the owner containers; separate from vmidRange.
+    pub id_range: IdRange,
+    /// Image that they are made from; any small one. Absent: an image is needed on the first retained volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::image_volid")]
+    pub image: Option<String>,
+    /// Storage of their root filesystems. Absent: `defaults.rootfsStorage`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::storage_id")]
+    pub storage: Option<String>,
+    /// Pool that they are put into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub pool: Option<String>,
+}
+
+/// What happens to changes made outside Phoenix.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DriftPolicy {
+    /// They are put right.
+    #[default]
+    Correct,
+    /// They are only reported.
+    Report,
+}
+
+/// What objects of other namespaces may ask for; each of these is root on the node in effect.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Allow {
+    /// Directories of the node that hostMounts may name, with all below them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::absolute_paths")]
+    pub host_paths: Option<Vec<String>>,
+    /// Keys that lxcOptions may set, such as lxc.cgroup2.devices.allow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 128)))]
+    pub lxc_options: Option<Vec<String>>,
+    /// Whether privileged containers are allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privileged: Option<bool>,
+}
+
+/// Namespaces whose objects may use a hypervisor.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "(has(self.from) && self.from == 'Selector') == has(self.selector)", "message": "selector belongs to from: Selector, and is needed there"}
+]))]
+pub struct AllowedNamespaces {
+    /// Same, All or Selector. Default: Same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<NamespacesFrom>,
+    /// Labels of the namespaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
+}
+
+/// Which namespaces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum NamespacesFrom {
+    /// The hypervisor's own.
+    #[default]
+    Same,
+    /// All.
+    All,
+    /// Those that the selector chooses.
+    Selector,
+}
+
+/// Values for fields that objects leave out on creation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Defaults {
+    /// Node for new guests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::hostname")]
+    pub node: Option<String>,
+    /// Storage for root filesystems of containers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::storage_id")]
+    pub rootfs_storage: Option<String>,
+    /// Storage for volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::storage_id")]
+    pub volume_storage: Option<String>,
+    /// Storage for disks of virtual machines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::storage_id")]
+    pub disk_storage: Option<String>,
+    /// Storage for downloaded images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::storage_id")]
+    pub image_storage: Option<String>,
+    /// Bridge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::bridge")]
+    pub bridge: Option<String>,
+    /// Name resolution.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<Dns>,
+    /// Time zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub timezone: Option<String>,
+    /// CPU cores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 8192))]
+    pub cores: Option<i64>,
+    /// Memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::size")]
+    pub memory: Option<String>,
+    /// Capabilities of containers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<super::lxc::Capabilities>,
+}
+
+/// How much goes on at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Proxmox tasks that Phoenix keeps running on one node. Absent: 4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64))]
+    pub parallel_tasks_per_node: Option<i64>,
+}

@@ -1,0 +1,237 @@
+//! Schema pieces for fields whose values CEL can check: each says in its message what is wrong and how to mend it.
+
+use schemars::{Schema, SchemaGenerator, json_schema};
+
+macro_rules! string_schema {
+    ($(#[$doc:meta])* $name:ident, $max:expr, $rule:expr, $message:expr) => {
+        $(#[$doc])*
+        pub fn $name(_: &mut SchemaGenerator) -> Schema {
+            json_schema!({
+                "type": "string",
+                "maxLength": $max,
+                "x-kubernetes-validations": [{"rule": $rule, "message": $message}]
+            })
+        }
+    };
+}
+
+/// A pattern in front of `isQuantity`, which differs between implementations at the edges (blanks, many digits); it
+/// also leaves out what makes no sense for bytes (100m, 1e9, signs).
+macro_rules! quantity_of_bytes {
+    () => {
+        "self.matches('^[0-9]{1,15}([.][0-9]{1,6})?(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$') && isQuantity(self)"
+    };
+}
+
+string_schema!(
+    /// A positive Kubernetes quantity of bytes (`8Gi`).
+    size, 24,
+    concat!(quantity_of_bytes!(), " && quantity(self).isGreaterThan(quantity('0'))"),
+    "must be a positive quantity of bytes such as 8Gi or 512Mi"
+);
+string_schema!(
+    /// A quantity of bytes that may be zero (swap).
+    size_or_zero, 24,
+    quantity_of_bytes!(),
+    "must be a quantity of bytes such as 512Mi, or 0"
+);
+string_schema!(
+    /// `dhcp`, `manual` or an IPv4 address with its prefix length.
+    ipv4_or_dhcp, 32,
+    // The pattern refuses leading zeros, over which implementations of isCIDR differ.
+    "self == 'dhcp' || self == 'manual' || (self.matches('^((0|[1-9][0-9]*)[.]){3}(0|[1-9][0-9]*)/[0-9]+$') && isCIDR(self) && cidr(self).ip().family() == 4)",
+    "must be dhcp, manual or an IPv4 address with its prefix length such as 10.0.0.150/24"
+);
+string_schema!(
+    /// `auto`, `dhcp`, `manual` or an IPv6 address with its prefix length.
+    ipv6_or_auto, 64,
+    "self == 'auto' || self == 'dhcp' || self == 'manual' || (isCIDR(self) && cidr(self).ip().family() == 6)",
+    "must be auto, dhcp, manual or an IPv6 address with its prefix length such as fd00::10/64"
+);
+string_schema!(
+    /// An IPv4 address.
+    ipv4, 16, "isIP(self) && ip(self).family() == 4", "must be an IPv4 address such as 10.0.0.1"
+);
+string_schema!(
+    /// An IPv6 address.
+    ipv6, 48, "isIP(self) && ip(self).family() == 6", "must be an IPv6 address such as fd00::1"
+);
+string_schema!(
+    /// An IP address of either family.
+    ip, 48, "isIP(self)", "must be an IP address such as 10.0.0.1"
+);
+string_schema!(
+    /// A unicast MAC address.
+    mac, 17,
+    "self.matches('^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$')",
+    "must be a unicast MAC address such as BC:24:11:00:00:01 (the second digit is even)"
+);
+string_schema!(
+    /// An absolute path without `..`.
+    absolute_path, 256,
+    r"self.matches('^/([^/,\\\\\\n]+/)*[^/,\\\\\\n]*$') && !self.matches('(^|/)[.][.]?(/|$)')",
+    "must be an absolute path without '.', '..', '//', commas, backslashes or line breaks, such as /models"
+);
+string_schema!(
+    /// An absolute path that is not `/`, for mount points in a guest.
+    mount_path, 256,
+    r"self.matches('^/([^/,\\\\\\n]+/)*[^/,\\\\\\n]+/?$') && !self.matches('(^|/)[.][.]?(/|$)')",
+    "must be an absolute path below / without '.', '..', '//', commas, backslashes or line breaks, such as /models"
+);
+string_schema!(
+    /// A file in a guest: an absolute path, or one relative to the script's folder.
+    file_path, 256,
+    r"self.matches('^[^\\n]*[^/\\n]$') && !self.matches('(^|/)[.][.]?(/|$)')",
+    "must be the path of a file, absolute or beside the script, without '.', '..' or line breaks, such as config/app.yaml"
+);
+string_schema!(
+    /// A Proxmox storage id.
+    storage_id, 100,
+    "self.matches('^[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]$')",
+    "must be a Proxmox storage id: a letter, then letters, digits, '.', '_' or '-'"
+);
+string_schema!(
+    /// A Linux bridge name.
+    bridge, 16,
+    "self.matches('^[a-zA-Z][a-zA-Z0-9_.-]*$')",
+    "must be the name of a bridge on the node such as vmbr0"
+);
+string_schema!(
+    /// A network interface name inside the guest.
+    interface, 15,
+    "self.matches('^[A-Za-z0-9_.-]{1,15}$')",
+    "must be an interface name of 1 to 15 letters, digits, '_', '.' or '-' such as eth0"
+);
+string_schema!(
+    /// A DNS host name (labels may be upper-case, as Proxmox allows).
+    hostname, 253,
+    "self.matches('^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)([.][A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$')",
+    "must be a DNS name: letters, digits and '-' in labels of at most 63 characters"
+);
+string_schema!(
+    /// A Kubernetes object name (RFC 1123 subdomain).
+    object_name, 253,
+    "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",
+    "must be the name of a Kubernetes object: lower-case letters, digits, '-' and '.'"
+);
+string_schema!(
+    /// A short name of a list entry (RFC 1123 label, underscores allowed for legacy names).
+    entry_name, 63,
+    "self.matches('^[a-z0-9]([-a-z0-9_]*[a-z0-9])?$')",
+    "must be a name of lower-case letters, digits, '-' and '_'"
+);
+string_schema!(
+    /// A Proxmox snapshot name (facts D.9).
+    snapshot_name, 40,
+    "self.matches('^[A-Za-z][A-Za-z0-9_-]+$') && !(self in ['current', 'vzdump', 'pending', '__base__'])",
+    "must be a Proxmox snapshot name: a letter, then letters, digits, '_' or '-', 2 to 40 in all, not current, vzdump or pending"
+);
+string_schema!(
+    /// A Proxmox tag; upper-case would come back lower-case (facts K.2.15).
+    tag, 64,
+    "self.matches('^[a-z0-9_][a-z0-9_.+-]*$')",
+    "must be a Proxmox tag: lower-case letters, digits, '_', '-', '+' and '.'"
+);
+string_schema!(
+    /// A lower-case SHA-256.
+    sha256, 64, "self.matches('^[0-9a-f]{64}$')", "must be a SHA-256 checksum of 64 lower-case hexadecimal digits"
+);
+string_schema!(
+    /// An http or https URL. A pattern and not `isURL`, whose verdict differs between implementations; a user name and
+    /// password would end up in Proxmox's task log.
+    url, 2048,
+    r"self.matches('^https?://([A-Za-z0-9][A-Za-z0-9._-]*|\\[[0-9A-Fa-f:.]+\\])(:[0-9]{1,5})?([/?][!-~]*)?$')",
+    "must be an http:// or https:// URL without user name and blanks, such as https://example.org/image.tar.zst"
+);
+string_schema!(
+    /// The URL of a Proxmox API endpoint.
+    endpoint, 253,
+    r"self.matches('^https://([A-Za-z0-9][A-Za-z0-9._-]*|\\[[0-9A-Fa-f:.]+\\])(:[0-9]{1,5})?/?$')",
+    "must be the https:// URL of a Proxmox API such as https://pve1.example.org:8006"
+);
+string_schema!(
+    /// A PCI address.
+    pci_address, 16,
+    "self.matches('^([0-9a-f]{4}:)?[0-9a-f]{2}:[0-9a-f]{2}([.][0-7])?$')",
+    "must be a PCI address such as 0000:01:00.0"
+);
+string_schema!(
+    /// One raw `lxc.` line.
+    lxc_option, 1024,
+    r"self.matches('^lxc[.][a-z0-9_.-]+ *[=:] *[^ \\n][^\\n]*$') && !self.matches('^lxc[.](environment[.]runtime|idmap|rootfs|uts|net)([.]| |=|:)')",
+    "must be one line 'lxc.key = value'; lxc.net, lxc.rootfs, lxc.uts, lxc.idmap and lxc.environment.runtime belong to Proxmox"
+);
+string_schema!(
+    /// A Go-style duration in seconds, minutes or hours.
+    duration, 16,
+    "self.matches('^([0-9]{1,5}(s|m|h))+$') && duration(self) >= duration('1s')",
+    "must be a duration of at least one second such as 10s or 5m"
+);
+string_schema!(
+    /// A Proxmox volume id of a container image.
+    image_volid, 255,
+    "self.matches('^[A-Za-z][A-Za-z0-9._-]*:vztmpl/[^/ ]+$')",
+    "must be the volume id of a container image such as local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst"
+);
+string_schema!(
+    /// A port or a range or list of them, as the Proxmox firewall takes it.
+    ports, 128,
+    concat!(
+        // A number from 1 to 65535, then more of them after ':' or ',', but never two ':' in one range.
+        "self.matches('^([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])",
+        "([:,]([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))*$')",
+        " && !self.matches(':[0-9]+:')"
+    ),
+    "must be a port from 1 to 65535, a range such as 8000:8010, or a list of them separated by commas"
+);
+string_schema!(
+    /// An environment variable name.
+    env_name, 128,
+    "self.matches('^[A-Za-z_][A-Za-z0-9_]*$')",
+    "must be an environment variable name: letters, digits and '_', not beginning with a digit"
+);
+string_schema!(
+    /// An octal file mode.
+    file_mode, 4, "self.matches('^0[0-7]{3}$')", "must be an octal file mode such as 0644"
+);
+
+/// A Proxmox guest id (facts C: 100 to 999,999,999).
+pub fn vmid(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "integer", "format": "int64", "minimum": 100, "maximum": 999_999_999})
+}
+
+/// A TCP port.
+pub fn port(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "integer", "format": "int64", "minimum": 1, "maximum": 65535})
+}
+
+/// Any JSON object, kept as it is.
+pub fn free_form(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+}
+
+macro_rules! list_schema {
+    ($(#[$doc:meta])* $name:ident, $items:ident, $min:expr, $max:expr) => {
+        $(#[$doc])*
+        pub fn $name(generator: &mut SchemaGenerator) -> Schema {
+            json_schema!({"type": "array", "minItems": $min, "maxItems": $max, "items": $items(generator)})
+        }
+    };
+}
+
+list_schema!(
+    /// API endpoints.
+    endpoints, endpoint, 1, 16
+);
+list_schema!(
+    /// Names.
+    entry_names, entry_name, 0, 16
+);
+list_schema!(
+    /// Absolute paths.
+    absolute_paths, absolute_path, 0, 32
+);
+list_schema!(
+    /// Raw `lxc.` lines.
+    lxc_options, lxc_option, 0, 64
+);

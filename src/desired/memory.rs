@@ -1,0 +1,206 @@
+//! Objects kept in memory: what manifests without a cluster and tests look at.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::ResourceExt;
+
+use crate::crd::*;
+
+use super::{GuestObject, Key, Objects};
+
+/// Namespace and name.
+type Name = (String, String);
+
+#[derive(Default)]
+struct Maps {
+    guests: BTreeMap<Key, GuestObject>,
+    hypervisors: BTreeMap<Name, Arc<PhoenixHypervisor>>,
+    features: BTreeMap<Name, Arc<PhoenixFeature>>,
+    secrets: BTreeMap<Name, Arc<Secret>>,
+    config_maps: BTreeMap<Name, Arc<ConfigMap>>,
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// Objects in memory. An object inserted under a name that is taken replaces the old one. Objects without a namespace
+/// are kept under the empty one: who reads manifests fills it in first.
+#[derive(Default)]
+pub struct MemoryObjects {
+    maps: RwLock<Maps>,
+}
+
+impl MemoryObjects {
+    /// No objects.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    // Each write is one insertion or removal, so a map left by a panicking thread is whole.
+    fn read(&self) -> RwLockReadGuard<'_, Maps> {
+        self.maps.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Maps> {
+        self.maps.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a guest object in; the one that was there is returned.
+    pub fn insert_guest(&self, object: GuestObject) -> Option<GuestObject> {
+        self.write().guests.insert(object.key.clone(), object)
+    }
+
+    /// Puts a PhoenixLXC in.
+    pub fn insert_lxc(&self, object: &PhoenixLXC) {
+        self.insert_guest(object.into());
+    }
+
+    /// Puts a PhoenixVM in.
+    pub fn insert_vm(&self, object: &PhoenixVM) {
+        self.insert_guest(object.into());
+    }
+
+    /// Puts a PhoenixTemplate in.
+    pub fn insert_template(&self, object: &PhoenixTemplate) {
+        self.insert_guest(object.into());
+    }
+
+    /// Puts a hypervisor in.
+    pub fn insert_hypervisor(&self, object: PhoenixHypervisor) {
+        self.write().hypervisors.insert(name(&object), Arc::new(object));
+    }
+
+    /// Puts a feature in.
+    pub fn insert_feature(&self, object: PhoenixFeature) {
+        self.write().features.insert(name(&object), Arc::new(object));
+    }
+
+    /// Puts a Secret in.
+    pub fn insert_secret(&self, object: Secret) {
+        self.write().secrets.insert(name(&object), Arc::new(object));
+    }
+
+    /// Puts a ConfigMap in.
+    pub fn insert_config_map(&self, object: ConfigMap) {
+        self.write().config_maps.insert(name(&object), Arc::new(object));
+    }
+
+    /// Makes a namespace known, with its labels.
+    pub fn insert_namespace(&self, namespace: &str, labels: BTreeMap<String, String>) {
+        self.write().namespaces.insert(namespace.to_string(), labels);
+    }
+
+    /// Changes a guest object in place under the lock; `None` where it is not there.
+    pub fn update_guest<T>(&self, key: &Key, change: impl FnOnce(&mut GuestObject) -> T) -> Option<T> {
+        self.write().guests.get_mut(key).map(change)
+    }
+
+    /// Takes a guest object out.
+    pub fn remove_guest(&self, key: &Key) -> Option<GuestObject> {
+        self.write().guests.remove(key)
+    }
+
+    /// Takes a feature out.
+    pub fn remove_feature(&self, namespace: &str, name: &str) -> Option<Arc<PhoenixFeature>> {
+        self.write().features.remove(&(namespace.to_string(), name.to_string()))
+    }
+
+    /// Takes a Secret out.
+    pub fn remove_secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
+        self.write().secrets.remove(&(namespace.to_string(), name.to_string()))
+    }
+
+    /// Takes a ConfigMap out.
+    pub fn remove_config_map(&self, namespace: &str, name: &str) -> Option<Arc<ConfigMap>> {
+        self.write()
+            .config_maps
+            .remove(&(namespace.to_string(), name.to_string()))
+    }
+
+    /// All hypervisors, by namespace and name.
+    pub fn hypervisors(&self) -> Vec<Arc<PhoenixHypervisor>> {
+        self.read().hypervisors.values().cloned().collect()
+    }
+}
+
+fn name<K: ResourceExt>(object: &K) -> Name {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+impl Objects for MemoryObjects {
+    fn guest(&self, key: &Key) -> Option<GuestObject> {
+        self.read().guests.get(key).cloned()
+    }
+
+    fn guests(&self) -> Vec<GuestObject> {
+        self.read().guests.values().cloned().collect()
+    }
+
+    fn hypervisor(&self, namespace: &str, name: &str) -> Option<Arc<PhoenixHypervisor>> {
+        self.read()
+            .hypervisors
+            .get(&(namespace.to_string(), name.to_string()))
+            .cloned()
+    }
+
+    fn features(&self, namespace: &str) -> Vec<Arc<PhoenixFeature>> {
+        let maps = self.read();
+        let of_namespace = maps.features.iter().filter(|((ns, _), _)| ns == namespace);
+        of_namespace.map(|(_, feature)| feature.clone()).collect()
+    }
+
+    fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
+        self.read()
+            .secrets
+            .get(&(namespace.to_string(), name.to_string()))
+            .cloned()
+    }
+
+    fn config_map(&self, namespace: &str, name: &str) -> Option<Arc<ConfigMap>> {
+        self.read()
+            .config_maps
+            .get(&(namespace.to_string(), name.to_string()))
+            .cloned()
+    }
+
+    fn namespace_labels(&self, namespace: &str) -> Option<BTreeMap<String, String>> {
+        self.read().namespaces.get(namespace).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_found_under_their_namespace_and_replaced() {
+        let objects = MemoryObjects::new();
+        let mut lxc = PhoenixLXC::new("a", PhoenixLXCSpec::default());
+        lxc.metadata.namespace = Some("ai".into());
+        objects.insert_lxc(&lxc);
+        let key = Key::new(GuestKind::PhoenixLXC, "ai", "a");
+        assert_eq!(objects.guest(&key), Some(GuestObject::from(&lxc)));
+        assert_eq!(objects.guest(&Key::new(GuestKind::PhoenixTemplate, "ai", "a")), None);
+        lxc.spec.guest.cores = Some(2);
+        objects.insert_lxc(&lxc);
+        assert_eq!(objects.guests(), vec![GuestObject::from(&lxc)]);
+        assert_eq!(objects.update_guest(&key, |g| g.deleting = true), Some(()));
+        assert!(objects.remove_guest(&key).unwrap().deleting);
+        assert!(objects.guests().is_empty());
+    }
+
+    #[test]
+    fn features_are_listed_by_namespace_and_namespaces_are_known_once_inserted() {
+        let objects = MemoryObjects::new();
+        for (namespace, name) in [("ai", "x"), ("ai", "b"), ("infra", "y")] {
+            let mut feature = PhoenixFeature::new(name, PhoenixFeatureSpec::default());
+            feature.metadata.namespace = Some(namespace.into());
+            objects.insert_feature(feature);
+        }
+        let names: Vec<String> = objects.features("ai").iter().map(|f| f.name_any()).collect();
+        assert_eq!(names, ["b", "x"]);
+        assert_eq!(objects.namespace_labels("ai"), None);
+        objects.insert_namespace("ai", BTreeMap::new());
+        assert_eq!(objects.namespace_labels("ai"), Some(BTreeMap::new()));
+    }
+}

@@ -1,0 +1,251 @@
+//! The user's application script and tests.
+//!
+//! Both contracts put the script and its files into one folder of the guest and start the script there. With the
+//! legacy contract that folder is /tmp/phoenix_run and the first argument is the guest's id; an object's tests then
+//! lie there too, beside the application's files and each other. A test is always given the guest's id.
+
+use super::{Given, RUN, invalid, launcher, no_nul, prefix};
+use crate::crd::{Application, GuestFile, GuestTest, KeyRef, RerunPolicy, ScriptContract};
+use crate::desired::{Blocked, GuestObject, GuestSpec, Objects, Script, ScriptFile, ScriptRole, refs};
+
+const PHOENIX_FOLDER: &str = "/var/lib/phoenix/application";
+const LEGACY_FOLDER: &str = "/tmp/phoenix_run";
+/// Seconds for an application script that does not say.
+const DEADLINE: i64 = 3600;
+/// Seconds for a test that does not say.
+const TEST_DEADLINE: i64 = 300;
+/// File name of a script that is given inline.
+const INLINE_NAME: &str = "script";
+
+/// The guest's id, once there is one; it is not part of a script's hash.
+fn vmid(object: &GuestObject) -> Vec<String> {
+    let vmid = object.status.vmid.or(object.spec_vmid());
+    vmid.map(|id| id.to_string()).into_iter().collect()
+}
+
+/// Text of a script and the name of its file.
+fn source(
+    inline: Option<&String>,
+    from: Option<&KeyRef>,
+    object: &GuestObject,
+    objects: &dyn Objects,
+    field: &str,
+) -> Result<(String, String), Blocked> {
+    match (inline, from) {
+        (Some(script), _) => Ok((script.clone(), INLINE_NAME.into())),
+        (None, Some(reference)) => {
+            let field = format!("{field}.scriptFrom");
+            let script = refs::config_map_value(objects, &object.key.namespace, reference, &field)?;
+            Ok((script, file_name(&reference.key)))
+        }
+        (None, None) => Err(invalid(format!(
+            "{field}: neither script nor scriptFrom is given: give one"
+        ))),
+    }
+}
+
+/// A ConfigMap's key as a file name; keys that are none get a name of Phoenix's.
+fn file_name(key: &str) -> String {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if !key.starts_with('.') && !key.is_empty() && key.chars().all(fine) {
+        return key.to_string();
+    }
+    INLINE_NAME.to_string()
+}
+
+fn folder(application: Option<&Application>) -> Option<&'static str> {
+    Some(match application?.contract.unwrap_or_default() {
+        ScriptContract::Phoenix => PHOENIX_FOLDER,
+        ScriptContract::Legacy => LEGACY_FOLDER,
+    })
+}
+
+/// The application script.
+///
+/// # Errors
+/// `InvalidSpec`, `ConfigMapNotFound`, `SecretNotFound`.
+pub(super) fn script(
+    object: &GuestObject,
+    application: &Application,
+    objects: &dyn Objects,
+) -> Result<Script, Blocked> {
+    let field = format!("{}.application", prefix(object));
+    let legacy = application.contract == Some(ScriptContract::Legacy);
+    let folder = folder(Some(application)).unwrap_or(PHOENIX_FOLDER);
+    let (inline, from) = (application.script.as_ref(), application.script_from.as_ref());
+    let (text, name) = source(inline, from, object, objects, &field)?;
+    let path = format!("{folder}/{name}");
+    let mut given = Given {
+        workdir: Some(folder.into()),
+        files: files(object, application, folder, objects, &field)?,
+        ..Given::default()
+    };
+    if given.files.iter().any(|f| f.path == path) {
+        return Err(invalid(format!(
+            "{field}.files: {path:?} is where the script itself goes: give the file another name"
+        )));
+    }
+    let body = launcher(&text, &path);
+    given.files.push(ScriptFile {
+        path,
+        content: text,
+        mode: if legacy { "0755" } else { "0700" }.into(),
+    });
+    for variable in application.environment.iter().flatten() {
+        let name = &variable.name;
+        let field = format!("{field}.environment[{name}]");
+        let value = match (&variable.value, &variable.secret_key_ref) {
+            (Some(value), _) => value.clone(),
+            (None, Some(KeyRef { name, key })) => {
+                let field = format!("{field}.secretKeyRef");
+                refs::secret_value(objects, &object.key.namespace, name, key, &field)?
+            }
+            (None, None) => {
+                return Err(invalid(format!(
+                    "{field}: neither value nor secretKeyRef is given: give one"
+                )));
+            }
+        };
+        no_nul(&field, &value)?;
+        given.environment.insert(name.clone(), value);
+    }
+    let deadline = application.deadline_seconds.unwrap_or(DEADLINE);
+    let mut script = given.script(
+        ScriptRole::Application,
+        "application".into(),
+        "application",
+        body,
+        deadline,
+    );
+    script.args = if legacy { vmid(object) } else { Vec::new() };
+    script.rerun = application.rerun_policy.unwrap_or_default() == RerunPolicy::OnChange;
+    Ok(script)
+}
+
+/// The application's files, as absolute paths.
+fn files(
+    object: &GuestObject,
+    application: &Application,
+    folder: &str,
+    objects: &dyn Objects,
+    field: &str,
+) -> Result<Vec<ScriptFile>, Blocked> {
+    let mut files: Vec<ScriptFile> = Vec::new();
+    for (i, file) in application.files.iter().flatten().enumerate() {
+        let field = format!("{field}.files[{i}]");
+        let path = absolute(&file.path, folder, &field)?;
+        if files.iter().any(|f| f.path == path) {
+            return Err(invalid(format!(
+                "{field}.path: {:?} is the path of another file too: give each its own",
+                file.path
+            )));
+        }
+        files.push(ScriptFile {
+            path,
+            content: content(object, file, objects, &field)?,
+            mode: file.mode.clone().unwrap_or_else(|| "0644".into()),
+        });
+    }
+    Ok(files)
+}
+
+fn content(object: &GuestObject, file: &GuestFile, objects: &dyn Objects, field: &str) -> Result<String, Blocked> {
+    match (&file.content, &file.content_from) {
+        (Some(content), _) => Ok(content.clone()),
+        (None, Some(reference)) => {
+            let field = format!("{field}.contentFrom");
+            refs::config_map_value(objects, &object.key.namespace, reference, &field)
+        }
+        (None, None) => Err(invalid(format!(
+            "{field}: neither content nor contentFrom is given: give one"
+        ))),
+    }
+}
+
+/// The path of a file, relative ones below `folder`.
+fn absolute(path: &str, folder: &str, field: &str) -> Result<String, Blocked> {
+    let names: Vec<&str> = path.split('/').filter(|n| !n.is_empty() && *n != ".").collect();
+    let bad = names.is_empty() || path.ends_with('/') || names.contains(&"..") || path.contains(char::is_control);
+    if bad {
+        return Err(invalid(format!(
+            "{field}.path: {path:?} is not the path of a file: give an absolute path or a name beside the script, \
+             without '..' and line breaks"
+        )));
+    }
+    let below = if path.starts_with('/') { "" } else { folder };
+    Ok(format!("{below}/{}", names.join("/")))
+}
+
+/// The tests of an object, in the spec's order.
+///
+/// # Errors
+/// `InvalidSpec`, `ConfigMapNotFound`.
+pub(super) fn tests(
+    object: &GuestObject,
+    application: Option<&Application>,
+    objects: &dyn Objects,
+) -> Result<Vec<Script>, Blocked> {
+    let tests = match &object.spec {
+        GuestSpec::Lxc(spec) => &spec.tests,
+        GuestSpec::Template(spec) => &spec.tests,
+        GuestSpec::Vm(_) => return Ok(Vec::new()),
+    };
+    let mut sources: Vec<(&GuestTest, String, String)> = Vec::new();
+    for test in tests.iter().flatten() {
+        let field = format!("spec.tests[{}]", test.name);
+        let (text, name) = source(test.script.as_ref(), test.script_from.as_ref(), object, objects, &field)?;
+        sources.push((test, text, name));
+    }
+    let legacy = application.filter(|a| a.contract == Some(ScriptContract::Legacy));
+    let mut beside = match legacy {
+        Some(application) => {
+            let field = format!("{}.application", prefix(object));
+            files(object, application, LEGACY_FOLDER, objects, &field)?
+        }
+        None => Vec::new(),
+    };
+    if legacy.is_some() {
+        // Legacy tests call each other by name; inline ones have none that another could know.
+        for (_, text, name) in sources.iter().filter(|(test, ..)| test.script.is_none()) {
+            let path = format!("{LEGACY_FOLDER}/{name}");
+            if !beside.iter().any(|f| f.path == path) {
+                beside.push(executable(path, text));
+            }
+        }
+    }
+    let script = |(test, text, name): &(&GuestTest, String, String)| {
+        let id = format!("test-{}", test.name);
+        let folder = match legacy {
+            Some(_) => LEGACY_FOLDER.to_string(),
+            None => format!("{RUN}/{id}"),
+        };
+        let name = match (legacy, &test.script) {
+            (Some(_), Some(_)) => id.as_str(),
+            _ => name.as_str(),
+        };
+        let path = format!("{folder}/{name}");
+        let mut files = beside.clone();
+        files.retain(|f| f.path != path);
+        let body = launcher(text, &path);
+        files.push(executable(path, text));
+        let given = Given {
+            files,
+            workdir: Some(folder),
+            owner: Some(object.key.to_string()),
+            ..Given::default()
+        };
+        let deadline = test.deadline_seconds.unwrap_or(TEST_DEADLINE);
+        let mut script = given.script(ScriptRole::Test, id, &test.name, body, deadline);
+        script.args = vmid(object);
+        script
+    };
+    Ok(sources.iter().map(script).collect())
+}
+
+fn executable(path: String, text: &str) -> ScriptFile {
+    ScriptFile {
+        path,
+        content: text.to_string(),
+        mode: "0755".into(),
+    }
+}

@@ -1,0 +1,235 @@
+//! The vLLM server of a guest: its systemd unit, its environment file, the script that puts them in place, its probe.
+//!
+//! Arguments are those of `vllm serve` of vLLM 0.10.1 and newer; older ones know no `--runner`.
+
+use super::features::{Wanted, lineage_has};
+use super::{Given, RUN, invalid, no_nul, prefix};
+use crate::crd::{HttpGetAction, Probe, Vllm, VllmModelType};
+use crate::desired::{Blocked, GuestObject, Objects, Script, ScriptFile, ScriptRole, refs};
+
+/// The feature that brings `/opt/vllm/bin/vllm`.
+const FEATURE: &str = "vllm";
+/// Port where none is given.
+const PORT: i64 = 8000;
+/// Seconds for putting the unit in place; loading the model is the probe's matter.
+const DEADLINE: i64 = 300;
+
+/// Puts unit and environment in place by rename, and restarts the server only where one of them changed.
+const BODY: &str = r#"#!/bin/sh
+# Puts vllm.service and its environment in place, and restarts it where something changed.
+set -eu
+from=/run/phoenix/vllm
+changed=
+put() { # name, target, mode
+  cmp -s "$from/$1" "$2" || {
+    install -m "$3" "$from/$1" "$2.phoenix-new"
+    mv -f "$2.phoenix-new" "$2"
+    changed=yes
+  }
+  chmod "$3" "$2"
+}
+[ -x /opt/vllm/bin/vllm ] || {
+  echo "vllm: /opt/vllm/bin/vllm is not there: install the feature vllm" >&2
+  exit 1
+}
+[ -z "${PHOENIX_VLLM_CACHE_PATH:-}" ] || mkdir -p -- "$PHOENIX_VLLM_CACHE_PATH"
+mkdir -p /etc/phoenix
+put vllm.env /etc/phoenix/vllm.env 0600
+put vllm.service /etc/systemd/system/vllm.service 0644
+rm -f "$from/vllm.env"
+systemctl daemon-reload
+systemctl enable --quiet vllm.service
+if [ -n "$changed" ]; then
+  systemctl restart vllm.service
+else
+  systemctl start vllm.service
+fi
+echo "vllm: vllm.service is started"
+"#;
+
+/// Checks that the guest, or a template that it comes from, has vLLM installed.
+///
+/// # Errors
+/// `InvalidSpec`.
+pub(super) fn needs_feature(object: &GuestObject, wanted: &[Wanted], objects: &dyn Objects) -> Result<(), Blocked> {
+    if wanted.iter().any(|w| w.is(FEATURE)) || lineage_has(object, FEATURE, objects) {
+        return Ok(());
+    }
+    let prefix = prefix(object);
+    Err(invalid(format!(
+        "{prefix}.vllm: vLLM is not installed in this guest: add {{name: {FEATURE}}} to {prefix}.features, or use a \
+         template that has it"
+    )))
+}
+
+/// The script that writes and starts vllm.service.
+///
+/// # Errors
+/// `InvalidSpec`, `SecretNotFound`.
+pub(super) fn script(object: &GuestObject, server: &Vllm, objects: &dyn Objects) -> Result<Script, Blocked> {
+    let field = format!("{}.vllm", prefix(object));
+    if server.model.starts_with('-') {
+        return Err(invalid(format!(
+            "{field}.model: {:?} reads as an option: give a model id such as Qwen/Qwen2.5-7B-Instruct, or a path",
+            server.model
+        )));
+    }
+    for (i, argument) in arguments(server).iter().enumerate() {
+        no_nul(&format!("{field} (argument {i} of vllm serve)"), argument)?;
+    }
+    let token = token(object, server, objects, &field)?;
+    let file = |name: &str, content: String, mode: &str| ScriptFile {
+        path: format!("{RUN}/vllm/{name}"),
+        content,
+        mode: mode.into(),
+    };
+    let mut given = Given {
+        files: vec![
+            file("vllm.service", unit(server), "0644"),
+            file("vllm.env", environment_file(server, token.as_deref()), "0600"),
+        ],
+        ..Given::default()
+    };
+    if let Some(path) = &server.cache_path {
+        given.environment.insert("PHOENIX_VLLM_CACHE_PATH".into(), path.clone());
+    }
+    Ok(given.script(ScriptRole::Vllm, "vllm".into(), "vllm", BODY.into(), DEADLINE))
+}
+
+fn token(object: &GuestObject, server: &Vllm, objects: &dyn Objects, field: &str) -> Result<Option<String>, Blocked> {
+    let Some(reference) = &server.token_secret_ref else {
+        return Ok(None);
+    };
+    let field = format!("{field}.tokenSecretRef");
+    let (name, key) = (&reference.name, &reference.key);
+    let value = refs::secret_value(objects, &object.key.namespace, name, key, &field)?;
+    // Secrets made from files end in a line break.
+    let token = value.trim();
+    if token.is_empty() || token.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(invalid(format!(
+            "{field}: key {key:?} of Secret {}/{name} is empty or holds blanks or line breaks: a Hugging Face token is \
+             one word such as hf_…",
+            object.key.namespace
+        )));
+    }
+    Ok(Some(token.to_string()))
+}
+
+/// Arguments of `vllm serve`. The user's own come last, and with vLLM the last one counts.
+fn arguments(server: &Vllm) -> Vec<String> {
+    let mut arguments = vec!["serve".to_string(), server.model.clone()];
+    let mut option = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            arguments.extend([format!("--{name}"), value]);
+        }
+    };
+    let runner = match server.model_type.unwrap_or_default() {
+        VllmModelType::Chat => None,
+        VllmModelType::Embedding => Some("pooling".to_string()),
+    };
+    option("host", Some("0.0.0.0".into()));
+    option("port", Some(server.port.unwrap_or(PORT).to_string()));
+    option("served-model-name", server.served_name.clone());
+    option("runner", runner);
+    option("quantization", server.quantization.clone());
+    option("dtype", server.dtype.clone());
+    option("max-model-len", server.max_model_len.map(|v| v.to_string()));
+    option(
+        "gpu-memory-utilization",
+        server.gpu_memory_utilization.map(|v| v.to_string()),
+    );
+    option(
+        "tensor-parallel-size",
+        server.tensor_parallel_size.map(|v| v.to_string()),
+    );
+    if server.trust_remote_code == Some(true) {
+        arguments.push("--trust-remote-code".into());
+    }
+    arguments.extend(server.extra_args.iter().flatten().cloned());
+    arguments
+}
+
+/// The unit vllm.service.
+fn unit(server: &Vllm) -> String {
+    let command: Vec<String> = arguments(server).iter().map(|a| exec_word(a)).collect();
+    format!(
+        r#"# Written by Phoenix from the object's vllm block; changes made here are lost.
+[Unit]
+Description=vLLM model server
+Wants=network-online.target
+After=network-online.target
+StartLimitIntervalSec=0
+
+[Service]
+Type=exec
+Environment=HOME=/root
+Environment=PATH=/opt/vllm/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+EnvironmentFile=-/etc/phoenix/proxy.env
+EnvironmentFile=/etc/phoenix/vllm.env
+ExecStart=/opt/vllm/bin/vllm {}
+Restart=always
+RestartSec=10
+TimeoutStopSec=60
+
+[Install]
+WantedBy=multi-user.target
+"#,
+        command.join(" ")
+    )
+}
+
+/// A word for ExecStart= that systemd takes literally: specifiers and variables doubled, quotes and control characters
+/// as C escapes (systemd.service(5), "Command lines"; systemd.syntax(7), "Quoting").
+fn exec_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@=,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_string();
+    }
+    let mut out = String::from('"');
+    for c in word.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            '%' | '$' => out.extend([c, c]),
+            '\n' => out.push_str("\\n"),
+            c if c.is_ascii_control() => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// The environment file: folder for models and token. In double quotes four characters need a backslash
+/// (systemd.exec(5), EnvironmentFile=).
+fn environment_file(server: &Vllm, token: Option<&str>) -> String {
+    let mut out = String::from("# Written by Phoenix from the object's vllm block; changes made here are lost.\n");
+    for (name, value) in [("HF_HOME", server.cache_path.as_deref()), ("HF_TOKEN", token)] {
+        let Some(value) = value else { continue };
+        out.push_str(name);
+        out.push_str("=\"");
+        for c in value.chars() {
+            if matches!(c, '"' | '\\' | '$' | '`') {
+                out.push('\\');
+            }
+            out.push(c);
+        }
+        out.push_str("\"\n");
+    }
+    out
+}
+
+/// The probe of a vLLM server. It answers only when the model is loaded, which takes minutes, and much longer when the
+/// model is downloaded first: ten minutes go by before it counts as failed.
+pub(super) fn probe(server: &Vllm) -> Probe {
+    Probe {
+        http_get: Some(HttpGetAction {
+            path: Some("/health".into()),
+            port: server.port.unwrap_or(PORT),
+            ..HttpGetAction::default()
+        }),
+        period_seconds: Some(10),
+        timeout_seconds: Some(5),
+        failure_threshold: Some(60),
+        ..Probe::default()
+    }
+}

@@ -1,0 +1,152 @@
+//! The ownership stamp: the last line of a guest's description, proof of whose it is (promise 1, facts K.3).
+
+use std::fmt;
+
+const PREFIX: &str = "<!-- phoenix-hypervisor.io ";
+const SUFFIX: &str = " -->";
+
+/// Whose guest this is, for which vmid the stamp was made, and whether it was ever finished.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Management cluster id.
+    pub cluster: String,
+    /// Kind of the object (`PhoenixLXC`, `PhoenixTemplate`, or `VolumeOwner` for owner containers).
+    pub kind: String,
+    /// Namespace of the object.
+    pub namespace: String,
+    /// Name of the object.
+    pub name: String,
+    /// uid of the object: information only.
+    pub uid: String,
+    /// The vmid that the stamp was made for; copies of the guest carry another (facts K.3.3).
+    pub vmid: i64,
+    /// Set by the creating call, taken off when the guest is configured: it was never started, and what a clone
+    /// copied may still be on it (promise 3).
+    pub fresh: bool,
+    /// The guest existed before and was adopted: deleting the object keeps it unless the spec says otherwise.
+    pub adopted: bool,
+    /// Template revision that the guest was cloned from, or that a template was built as.
+    pub revision: Option<String>,
+}
+
+impl Stamp {
+    /// Whether both name the same object and vmid in the same management cluster; uid and state are not compared.
+    pub fn same_identity(&self, other: &Stamp) -> bool {
+        self.cluster == other.cluster && self.same_object(other)
+    }
+
+    /// As [`Stamp::same_identity`], whatever the management cluster.
+    pub fn same_object(&self, other: &Stamp) -> bool {
+        self.kind == other.kind
+            && self.namespace == other.namespace
+            && self.name == other.name
+            && self.vmid == other.vmid
+    }
+
+    /// Finds the stamp in a description; `None` where there is none or it does not parse.
+    pub fn find(description: &str) -> Option<Stamp> {
+        let line = description
+            .lines()
+            .rev()
+            .find_map(|l| l.trim().strip_prefix(PREFIX)?.strip_suffix(SUFFIX))?;
+        let field = |name: &str| {
+            line.split(' ')
+                .find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
+                .map(str::to_string)
+        };
+        Some(Stamp {
+            cluster: field("cluster")?,
+            kind: field("kind")?,
+            namespace: field("namespace")?,
+            name: field("name")?,
+            uid: field("uid")?,
+            vmid: field("vmid")?.parse().ok()?,
+            fresh: field("state").as_deref() == Some("fresh"),
+            adopted: field("origin").as_deref() == Some("adopted"),
+            revision: field("revision"),
+        })
+    }
+
+    /// A description of the user's words and the stamp.
+    pub fn describe(&self, words: &str) -> String {
+        match words.trim() {
+            "" => format!("{self}\n"),
+            words => format!("{words}\n\n{self}\n"),
+        }
+    }
+
+    /// The description without any stamp.
+    pub fn strip(description: &str) -> String {
+        let kept: Vec<&str> = description.lines().filter(|l| !l.trim().starts_with(PREFIX)).collect();
+        kept.join("\n").trim().to_string()
+    }
+}
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{PREFIX}cluster={} kind={} namespace={} name={} uid={} vmid={}",
+            self.cluster, self.kind, self.namespace, self.name, self.uid, self.vmid
+        )?;
+        if let Some(revision) = &self.revision {
+            write!(f, " revision={revision}")?;
+        }
+        if self.adopted {
+            write!(f, " origin=adopted")?;
+        }
+        if self.fresh {
+            write!(f, " state=fresh")?;
+        }
+        write!(f, "{SUFFIX}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamp() -> Stamp {
+        Stamp {
+            cluster: "c1".into(),
+            kind: "PhoenixLXC".into(),
+            namespace: "ai".into(),
+            name: "qwen".into(),
+            uid: "u1".into(),
+            vmid: 950,
+            fresh: true,
+            adopted: false,
+            revision: Some("abc".into()),
+        }
+    }
+
+    #[test]
+    fn is_found_again_behind_words_and_after_edits() {
+        let text = stamp().describe("My model.\nDo not touch.");
+        assert_eq!(Stamp::find(&text), Some(stamp()));
+        assert_eq!(Stamp::find(&format!("{text}\nwritten below by hand")), Some(stamp()));
+        assert_eq!(Stamp::strip(&text), "My model.\nDo not touch.");
+        assert_eq!(Stamp::find("no stamp"), None);
+    }
+
+    #[test]
+    fn a_copy_under_another_vmid_is_not_the_same() {
+        let copy = Stamp { vmid: 951, ..stamp() };
+        assert!(!copy.same_identity(&stamp()));
+        assert!(
+            Stamp {
+                uid: "u2".into(),
+                fresh: false,
+                ..stamp()
+            }
+            .same_identity(&stamp())
+        );
+        assert!(
+            !Stamp {
+                cluster: "c2".into(),
+                ..stamp()
+            }
+            .same_identity(&stamp())
+        );
+    }
+}

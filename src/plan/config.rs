@@ -1,0 +1,604 @@
+//! Options of a container: compared with what is wanted, and set by the channel that may set them (facts D.2).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::crd::DriftPolicy;
+use crate::desired::{Desired, Stamp, WantedNet, units};
+use crate::observed::Guest;
+use crate::property::Properties;
+
+use super::lxc::Planner;
+use super::*;
+
+/// The tag by which Phoenix finds its guests; an index, never proof.
+pub const TAG: &str = "phoenix";
+
+/// Options that a clone copies and that are no wish of the object's (promise 3): the value that clears each, `None`
+/// to delete it.
+const COPIED: &[(&str, Option<&str>)] = &[
+    ("protection", None),
+    ("onboot", None),
+    ("startup", None),
+    ("hookscript", None),
+];
+
+/// One option that differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Change {
+    pub key: String,
+    /// New value; `None` deletes the option.
+    pub value: Option<String>,
+    pub old: Option<String>,
+    /// Only root@pam may change it.
+    pub root_only: bool,
+    /// Field of the spec, for messages.
+    pub field: &'static str,
+}
+
+impl Change {
+    fn words(&self) -> String {
+        let show = |v: &Option<String>| v.as_deref().map_or("(none)".to_string(), |v| format!("{v:?}"));
+        format!("{}: {} → {}", self.key, show(&self.old), show(&self.value))
+    }
+}
+
+impl Planner<'_> {
+    /// Options, network, features and raw lines are as wanted, and the root filesystem is large enough.
+    pub(super) fn configured(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+        let stage = Stage::Configured;
+        let fresh = guest.stamp().is_some_and(|s| s.fresh);
+        self.recreate_findings(guest);
+        self.grow_rootfs(vmid, guest)?;
+        let mut changes = option_changes(self.desired, guest, fresh);
+        changes.extend(network_changes(self.desired, guest, fresh));
+        changes.extend(flag_changes(self.desired, guest, fresh));
+        self.apply(stage, vmid, guest, changes)?;
+        self.raw_lines(vmid, guest)?;
+        self.in_pool(vmid)?;
+        self.ok(stage, "the configuration is as wanted");
+        Ok(())
+    }
+
+    /// The guest is not fresh any more: what was copied is cleared, and it may start.
+    pub(super) fn settled(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+        let Some(stamp) = guest.stamp() else { return Ok(()) };
+        if !stamp.fresh {
+            return Ok(());
+        }
+        let stamp = Stamp { fresh: false, ..stamp };
+        let words = self.words(guest);
+        let change = Change {
+            key: "description".into(),
+            value: Some(stamp.describe(&words)),
+            old: None,
+            root_only: false,
+            field: "description",
+        };
+        self.send(
+            Stage::Configured,
+            vmid,
+            guest,
+            vec![change],
+            format!("finish the configuration of container {vmid}"),
+        )
+    }
+
+    fn words(&self, guest: &Guest) -> String {
+        let current = guest.options.get("description").map(String::as_str).unwrap_or_default();
+        self.desired.words.clone().unwrap_or_else(|| Stamp::strip(current))
+    }
+
+    fn recreate_findings(&mut self, guest: &Guest) {
+        let rootfs = guest.options.get("rootfs").map(String::as_str).unwrap_or_default();
+        let storage = rootfs.split(':').next().unwrap_or_default();
+        let mut differs = Vec::new();
+        if let Some(wanted) = self.desired.rootfs_storage.as_ref().filter(|s| *s != storage) {
+            differs.push(format!("rootfs.storage is {storage:?}, wanted {wanted:?}"));
+        }
+        let unprivileged = guest.options.get("unprivileged").is_some_and(|v| v == "1");
+        if let Some(wanted) = self.desired.unprivileged.filter(|w| *w != unprivileged) {
+            differs.push(format!("unprivileged is {unprivileged}, wanted {wanted}"));
+        }
+        if !differs.is_empty() {
+            let message = format!(
+                "{}: the container keeps what it has; only a new container can change it",
+                differs.join("; ")
+            );
+            self.find("RecreateRequired", true, "CreationOnly", message);
+        }
+    }
+
+    /// Grows the root filesystem; shrinking is refused (facts D.7).
+    fn grow_rootfs(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+        let Some(wanted) = self.desired.rootfs_gib else {
+            return Ok(());
+        };
+        let rootfs = guest.options.get("rootfs").map(String::as_str).unwrap_or_default();
+        let size = Properties::of_option("rootfs", rootfs)
+            .ok()
+            .and_then(|p| units::proxmox_bytes(p.get("size")?));
+        let (Some(size), wanted_bytes) = (size, (wanted as u128) << 30) else {
+            return Ok(());
+        };
+        if size > wanted_bytes {
+            let message = format!(
+                "rootfs.size: {wanted}Gi is less than the {} bytes that the root filesystem has; Proxmox cannot shrink it: set at least {}Gi",
+                size,
+                size.div_ceil(1 << 30)
+            );
+            return Err(self.stuck(Stage::Configured, "ShrinkRefused", message));
+        }
+        if size == wanted_bytes {
+            return Ok(());
+        }
+        self.unlocked(Stage::Configured, vmid, guest)?;
+        let call = ApiCall::put(format!("/nodes/{}/lxc/{vmid}/resize", guest.node))
+            .param("disk", "rootfs")
+            .param("size", format!("{wanted}G"))
+            .param("digest", &guest.digest);
+        let action = format!("grow the root filesystem of container {vmid} to {wanted} GiB");
+        Err(self.run(Stage::Configured, action, vec![], Effect::Task(call)))
+    }
+
+    /// Applies changes: as drift where they come from elsewhere, by token first, then by a channel for root's options.
+    pub(super) fn apply(&mut self, stage: Stage, vmid: i64, guest: &Guest, changes: Vec<Change>) -> Result<(), Next> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let words = changes.iter().map(Change::words).collect::<Vec<_>>().join("; ");
+        if self.status.applied_hash.as_ref() == Some(&self.desired.hash) {
+            self.find(
+                "DriftDetected",
+                true,
+                "ChangedOutsidePhoenix",
+                format!("found → wanted: {words}"),
+            );
+            if self.desired.drift == DriftPolicy::Report {
+                return Ok(());
+            }
+        }
+        let (root, token): (Vec<_>, Vec<_>) = changes.into_iter().partition(|c| c.root_only);
+        let batch = if token.is_empty() { root } else { token };
+        self.send(
+            stage,
+            vmid,
+            guest,
+            batch,
+            format!("configure container {vmid} ({words})"),
+        )
+    }
+
+    /// One write of several options, under the digest of the read that showed our stamp.
+    fn send(
+        &mut self,
+        stage: Stage,
+        vmid: i64,
+        guest: &Guest,
+        changes: Vec<Change>,
+        action: String,
+    ) -> Result<(), Next> {
+        self.unlocked(stage, vmid, guest)?;
+        let root = changes.iter().find(|c| c.root_only).map(|c| c.field);
+        let channels = self.desired.channels;
+        let set: Vec<(String, String)> = changes
+            .iter()
+            .filter_map(|c| Some((c.key.clone(), c.value.clone()?)))
+            .collect();
+        let delete: Vec<String> = changes
+            .iter()
+            .filter(|c| c.value.is_none())
+            .map(|c| c.key.clone())
+            .collect();
+        if let Some(field) = root
+            && !channels.ticket
+        {
+            if !channels.ssh {
+                let message = format!(
+                    "{field} can only be set by root@pam: set credentials.rootPasswordSecretRef or ssh of the PhoenixHypervisor"
+                );
+                return Err(self.stuck(stage, "MissingPrivilege", message));
+            }
+            let (node, digest) = (guest.node.clone(), guest.digest.clone());
+            return Err(self.run(
+                stage,
+                action,
+                vec![],
+                Effect::PctSet {
+                    node,
+                    vmid,
+                    set,
+                    delete,
+                    digest,
+                },
+            ));
+        }
+        let mut call = ApiCall::put(format!("/nodes/{}/lxc/{vmid}/config", guest.node));
+        if root.is_some() || !channels.token {
+            call = call.as_root();
+        }
+        for (key, value) in set {
+            call = call.param(key, value);
+        }
+        if !delete.is_empty() {
+            call = call.param("delete", delete.join(","));
+        }
+        Err(self.run(stage, action, vec![], Effect::Call(call.param("digest", &guest.digest))))
+    }
+
+    /// Raw lines: missing ones are added; those that Phoenix wrote and the spec dropped are removed.
+    fn raw_lines(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+        let line = |(key, value): &(String, String)| format!("{key} = {value}");
+        let wanted: Vec<String> = self.desired.raw_lines.iter().map(line).collect();
+        let present: BTreeSet<String> = guest.raw_lines.iter().map(line).collect();
+        let written: BTreeSet<&String> = self.status.lxc_options.iter().flatten().collect();
+        let add: Vec<String> = wanted.iter().filter(|l| !present.contains(*l)).cloned().collect();
+        let mut remove: Vec<String> = present
+            .iter()
+            .filter(|l| written.contains(l) && !wanted.contains(l))
+            .cloned()
+            .collect();
+        // A key that holds one value only is replaced, not doubled.
+        for (key, value) in &guest.raw_lines {
+            let replaced = self
+                .desired
+                .raw_lines
+                .iter()
+                .any(|(k, v)| k == key && v != value && k == "lxc.apparmor.profile");
+            if replaced {
+                remove.push(format!("{key} = {value}"));
+            }
+        }
+        if add.is_empty() && remove.is_empty() {
+            return Ok(());
+        }
+        if !self.desired.channels.ssh {
+            return Err(self.needs_ssh(Stage::Configured, "lxcOptions"));
+        }
+        self.unlocked(Stage::Configured, vmid, guest)?;
+        let mut own: Vec<String> = written.into_iter().cloned().collect();
+        own.extend(add.iter().filter(|l| !own.contains(l)).cloned().collect::<Vec<_>>());
+        let action = format!("write raw lines of container {vmid} (+{} -{})", add.len(), remove.len());
+        let (node, digest) = (guest.node.clone(), guest.digest.clone());
+        let effect = Effect::RawLines {
+            node,
+            vmid,
+            add,
+            remove,
+            digest,
+        };
+        Err(self.run(Stage::Configured, action, vec![Announce::RawLines(own)], effect))
+    }
+
+    /// Pool membership; the row is live (facts C).
+    fn in_pool(&mut self, vmid: i64) -> Result<(), Next> {
+        let (Some(wanted), Some(row)) = (&self.desired.pool, self.observed.cluster.guests.get(&vmid)) else {
+            return Ok(());
+        };
+        if row.pool.as_ref() == Some(wanted) {
+            return Ok(());
+        }
+        let mut call = ApiCall::put("/pools").param("poolid", wanted).param("vms", vmid);
+        if row.pool.is_some() {
+            call = call.param("allow-move", 1);
+        }
+        Err(self.run(
+            Stage::Configured,
+            format!("put container {vmid} into pool {wanted}"),
+            vec![],
+            Effect::Call(call),
+        ))
+    }
+
+    /// GPU device nodes (design §5).
+    pub(super) fn gpus(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+        let fresh = guest.stamp().is_some_and(|s| s.fresh);
+        let changes = gpu_changes(self.desired, guest, fresh);
+        self.apply(Stage::GPUReady, vmid, guest, changes)?;
+        let gpus = self.desired.gpus.clone().unwrap_or_default();
+        let list = gpus.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
+        let message = if gpus.is_empty() {
+            "no GPUs are wanted".into()
+        } else {
+            format!("device nodes of GPU {list} are configured")
+        };
+        self.facts.gpus = Some(list).filter(|l| !l.is_empty());
+        self.ok(Stage::GPUReady, message);
+        Ok(())
+    }
+}
+
+/// A change that only the token's rights are needed for, if the value differs.
+fn change(field: &'static str, key: &str, guest: &Guest, value: Option<String>) -> Option<Change> {
+    let old = guest.options.get(key).cloned();
+    (old != value).then(|| Change {
+        key: key.into(),
+        value,
+        old,
+        root_only: false,
+        field,
+    })
+}
+
+fn option_changes(desired: &Desired, guest: &Guest, fresh: bool) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for (key, value) in &desired.options {
+        let field: &'static str = match key.as_str() {
+            "protection" => "protection",
+            "onboot" => "boot.autostart",
+            "nameserver" | "searchdomain" => "dns",
+            _ => "cores, memory, swap, hostname, timezone, cpuLimit, cpuUnits",
+        };
+        let same = match (guest.options.get(key), key.as_str()) {
+            (Some(old), "nameserver") => words_of(old) == words_of(value),
+            (Some(old), "cpulimit") => old.parse::<f64>().ok() == value.parse::<f64>().ok(),
+            (Some(old), _) => old.trim() == value,
+            // Flags that are off by default are not stored.
+            (None, "onboot" | "protection") => value == "0",
+            (None, _) => false,
+        };
+        if !same {
+            changes.extend(change(field, key, guest, Some(value.clone())));
+        }
+    }
+    changes.extend(startup_change(desired, guest));
+    changes.extend(tag_change(desired, guest, fresh));
+    changes.extend(description_change(desired, guest));
+    if fresh {
+        for (key, cleared) in COPIED {
+            let wanted = desired.options.contains_key(*key) || (*key == "startup" && !desired.startup.is_empty());
+            if !wanted && guest.options.contains_key(*key) {
+                let value = cleared.map(str::to_string);
+                changes.extend(change("source.templateRef", key, guest, value).map(|c| Change {
+                    root_only: *key == "hookscript",
+                    ..c
+                }));
+            }
+        }
+    }
+    changes
+}
+
+fn words_of(text: &str) -> Vec<&str> {
+    text.split([' ', ',', ';']).filter(|w| !w.is_empty()).collect()
+}
+
+fn startup_change(desired: &Desired, guest: &Guest) -> Option<Change> {
+    if desired.startup.is_empty() {
+        return None;
+    }
+    let old = guest
+        .options
+        .get("startup")
+        .and_then(|text| Properties::of_option("startup", text).ok());
+    let fresh = guest.stamp().is_some_and(|s| s.fresh);
+    let mut wanted = old
+        .clone()
+        .filter(|_| !fresh)
+        .unwrap_or_else(|| Properties::new(Some("order")));
+    for (key, value) in &desired.startup {
+        wanted.set(key, value);
+    }
+    if old.as_ref() == Some(&wanted) {
+        return None;
+    }
+    // Proxmox reads `order=` by name as well as bare; by name it is what the GUI writes.
+    let text = wanted
+        .iter()
+        .map(|(k, v)| format!("{k}={v}"))
+        .collect::<Vec<_>>()
+        .join(",");
+    change("boot", "startup", guest, Some(text))
+}
+
+fn tag_change(desired: &Desired, guest: &Guest, fresh: bool) -> Option<Change> {
+    let old: BTreeSet<String> = guest
+        .options
+        .get("tags")
+        .map(|t| {
+            t.split([';', ',', ' '])
+                .filter(|t| !t.is_empty())
+                .map(str::to_string)
+                .collect()
+        })
+        .unwrap_or_default();
+    let mut wanted: BTreeSet<String> = match &desired.tags {
+        Some(tags) => tags.iter().cloned().collect(),
+        None if fresh => BTreeSet::new(),
+        None => old.clone(),
+    };
+    wanted.insert(TAG.into());
+    let text = wanted.iter().cloned().collect::<Vec<_>>().join(";");
+    (wanted != old)
+        .then(|| change("tags", "tags", guest, Some(text)))
+        .flatten()
+}
+
+/// The user's words above the stamp; the stamp itself is only written with care elsewhere.
+fn description_change(desired: &Desired, guest: &Guest) -> Option<Change> {
+    let wanted = desired.words.as_ref()?;
+    let current = guest.options.get("description").map(String::as_str).unwrap_or_default();
+    let stamp = guest.stamp()?;
+    (Stamp::strip(current) != wanted.trim())
+        .then(|| change("description", "description", guest, Some(stamp.describe(wanted))))
+        .flatten()
+}
+
+fn parse_net(text: &str) -> Properties {
+    Properties::of_option("net0", text).unwrap_or_default()
+}
+
+fn network_changes(desired: &Desired, guest: &Guest, fresh: bool) -> Vec<Change> {
+    let existing: BTreeMap<u32, Properties> = guest
+        .numbered("net")
+        .into_iter()
+        .map(|(i, text)| (i, parse_net(text)))
+        .collect();
+    let Some(wanted) = &desired.network else {
+        return if fresh {
+            cleared_addresses(guest, &existing)
+        } else {
+            Vec::new()
+        };
+    };
+    let mut changes = Vec::new();
+    let mut used: BTreeSet<u32> = BTreeSet::new();
+    for net in wanted {
+        let found = existing
+            .iter()
+            .find(|(_, p)| p.get("name") == Some(&net.name))
+            .map(|(i, p)| (*i, p));
+        let index = found
+            .map(|(i, _)| i)
+            .or_else(|| (0..32).find(|i| !existing.contains_key(i) && !used.contains(i)));
+        let Some(index) = index else { continue };
+        used.insert(index);
+        let target = wanted_net(net, found.map(|(_, p)| p), fresh);
+        if found.is_none_or(|(_, p)| *p != target) {
+            changes.extend(change(
+                "network",
+                &format!("net{index}"),
+                guest,
+                Some(target.to_string()),
+            ));
+        }
+    }
+    for index in existing.keys().filter(|i| !used.contains(i)) {
+        changes.extend(change("network", &format!("net{index}"), guest, None));
+    }
+    changes
+}
+
+/// The interface with the managed properties laid over what it has; a fresh clone keeps only its MAC.
+fn wanted_net(net: &WantedNet, existing: Option<&Properties>, fresh: bool) -> Properties {
+    let mut target = match existing {
+        Some(existing) if fresh => {
+            let kept = ["hwaddr", "type"]
+                .into_iter()
+                .filter_map(|k| Some((k, existing.get(k)?)));
+            kept.fold(Properties::new(None), |p, (k, v)| p.with(k, v))
+        }
+        Some(existing) => existing.clone(),
+        None => Properties::new(None).with("type", "veth"),
+    };
+    target.set("name", &net.name);
+    for (key, value) in &net.properties {
+        target.set(key, value);
+        // A gateway makes sense with a static address only (facts D.1).
+        let gateway = match key.as_str() {
+            "ip" => "gw",
+            "ip6" => "gw6",
+            _ => continue,
+        };
+        if !value.contains('/') && !net.properties.contains_key(gateway) {
+            target.remove(gateway);
+        }
+    }
+    target
+}
+
+/// Static addresses that a clone copied and that nobody asked for.
+fn cleared_addresses(guest: &Guest, existing: &BTreeMap<u32, Properties>) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for (index, properties) in existing {
+        let mut cleared = properties.clone();
+        for key in ["ip", "gw", "ip6", "gw6"] {
+            cleared.remove(key);
+        }
+        if cleared != *properties {
+            changes.extend(change(
+                "source.templateRef",
+                &format!("net{index}"),
+                guest,
+                Some(cleared.to_string()),
+            ));
+        }
+    }
+    changes
+}
+
+fn flag_changes(desired: &Desired, guest: &Guest, fresh: bool) -> Vec<Change> {
+    let _ = fresh;
+    let old = guest
+        .options
+        .get("features")
+        .and_then(|t| Properties::parse(t, None).ok())
+        .unwrap_or_default();
+    let mut wanted = old.clone();
+    let mut differing = Vec::new();
+    for (key, value) in &desired.flags {
+        let same = match old.get(key) {
+            Some(have) if key == "mount" => have.split(';').collect::<BTreeSet<_>>() == value.split(';').collect(),
+            Some(have) => have == value,
+            None => value == "0" || value.is_empty(),
+        };
+        if same {
+            continue;
+        }
+        differing.push(key.as_str());
+        if value == "0" || value.is_empty() {
+            wanted.remove(key);
+        } else {
+            wanted.set(key, value);
+        }
+    }
+    if differing.is_empty() {
+        return Vec::new();
+    }
+    let privileged = guest.options.get("unprivileged").is_none_or(|v| v != "1");
+    let root_only = privileged || differing != ["nesting"];
+    let value = (!wanted.is_empty()).then(|| wanted.to_string());
+    change("capabilities", "features", guest, value)
+        .map(|c| Change { root_only, ..c })
+        .into_iter()
+        .collect()
+}
+
+/// Device nodes of NVIDIA GPUs.
+fn gpu_devices(gpus: &[i64]) -> Vec<String> {
+    if gpus.is_empty() {
+        return Vec::new();
+    }
+    let mut indices: Vec<i64> = gpus.to_vec();
+    indices.sort_unstable();
+    indices.dedup();
+    let mut devices: Vec<String> = indices.iter().map(|i| format!("/dev/nvidia{i}")).collect();
+    devices.extend(["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"].map(str::to_string));
+    devices
+}
+
+fn gpu_changes(desired: &Desired, guest: &Guest, fresh: bool) -> Vec<Change> {
+    let existing: BTreeMap<u32, Properties> = guest
+        .numbered("dev")
+        .into_iter()
+        .filter_map(|(i, text)| Some((i, Properties::of_option("dev0", text).ok()?)))
+        .collect();
+    if desired.gpus.is_none() && !fresh {
+        return Vec::new();
+    }
+    let devices = gpu_devices(desired.gpus.as_deref().unwrap_or_default());
+    let mut changes = Vec::new();
+    let mut used = BTreeSet::new();
+    let root = |c: Change| Change { root_only: true, ..c };
+    for device in &devices {
+        let found = existing
+            .iter()
+            .find(|(i, p)| p.get("path") == Some(device) && !used.contains(*i))
+            .map(|(i, p)| (*i, p));
+        let index = found
+            .map(|(i, _)| i)
+            .or_else(|| (0..256).find(|i| !existing.contains_key(i) && !used.contains(i)));
+        let Some(index) = index else { continue };
+        used.insert(index);
+        if found.is_none_or(|(_, p)| p.get("mode") != Some("0666")) {
+            let value = format!("{device},mode=0666");
+            changes.extend(change("gpus", &format!("dev{index}"), guest, Some(value)).map(root));
+        }
+    }
+    for (index, properties) in &existing {
+        let nvidia = properties.get("path").is_some_and(|p| p.starts_with("/dev/nvidia"));
+        if !used.contains(index) && (fresh || nvidia) {
+            changes.extend(change("gpus", &format!("dev{index}"), guest, None).map(root));
+        }
+    }
+    changes
+}

@@ -1,0 +1,313 @@
+//! Creates a guest: from an image, or as a clone of a template.
+
+use crate::desired::{Blocked, Source, Stamp};
+use crate::observed::GuestRead;
+use crate::property::Properties;
+
+use super::lxc::Planner;
+use super::*;
+
+/// Storage types whose base volumes can be cloned without copying (facts G.3).
+const LINKED_CLONES: &[&str] = &["zfspool", "lvmthin", "btrfs", "rbd"];
+
+impl Planner<'_> {
+    /// Vmid of the template that the guest is cloned from.
+    pub(super) fn clone_vmid(&self) -> Option<i64> {
+        match &self.desired.source {
+            Some(Source::Clone { vmid, .. }) => Some(*vmid).filter(|v| *v != 0),
+            _ => None,
+        }
+    }
+
+    /// What leads to a new guest: dependencies, node, source, vmid, and then the creating call.
+    pub(super) fn new_guest(&mut self, vmid: Option<i64>) -> Next {
+        match self.try_new_guest(vmid) {
+            Ok(next) | Err(next) => next,
+        }
+    }
+
+    fn try_new_guest(&mut self, vmid: Option<i64>) -> Result<Next, Next> {
+        let stage = Stage::DependenciesReady;
+        match self.input.dependencies {
+            Ok(()) => {}
+            Err(Blocked::Waiting { reason, message }) => return Err(self.wait(stage, reason, message.clone(), 30)),
+            Err(Blocked::Stalled { reason, message }) => return Err(self.stuck(stage, reason, message.clone())),
+        }
+        let Some(source) = self.desired.source.clone() else {
+            let message = format!(
+                "spec.source is missing: name an image or a template, or adopt an existing guest with the annotation {}",
+                crate::crd::ADOPT
+            );
+            return Err(self.stuck(stage, "SourceMissing", message));
+        };
+        if let Source::Clone { vmid: 0, template, .. } = &source {
+            return Err(self.wait(
+                stage,
+                "TemplateNotReady",
+                format!("waits for PhoenixTemplate {template} to be Ready"),
+                30,
+            ));
+        }
+        let node = self.place(&source)?;
+        self.ok(stage, "");
+        if self.status.vmid.is_none() {
+            return Ok(self.allocate(vmid, &node));
+        }
+        let vmid = self.status.vmid.unwrap_or_default();
+        let effect = match &source {
+            Source::Clone { .. } => self.clone_call(vmid, &source)?,
+            _ => self.create_call(vmid, &node, &source)?,
+        };
+        let mut announce = vec![Announce::CreateSent];
+        announce.extend(self.desired.restarted_at.clone().map(Announce::Restart));
+        let action = match &source {
+            Source::Clone {
+                template, vmid: from, ..
+            } => format!("clone container {vmid} from {template} ({from})"),
+            other => format!(
+                "create container {vmid} from {}",
+                other.image_volid().unwrap_or_default()
+            ),
+        };
+        Ok(self.run(Stage::Created, action, announce, effect))
+    }
+
+    /// The node of a new guest.
+    fn place(&mut self, source: &Source) -> Result<String, Next> {
+        let stage = Stage::Created;
+        let cluster = &self.observed.cluster;
+        let node = match source {
+            Source::Clone { vmid, node, .. } => cluster
+                .guests
+                .get(vmid)
+                .map(|row| row.node.clone())
+                .unwrap_or_else(|| node.clone()),
+            _ => match (&self.status.node, &self.desired.node) {
+                (_, Some(node)) | (Some(node), None) => node.clone(),
+                (None, None) => {
+                    let guests = |node: &String| cluster.guests.values().filter(|r| &r.node == node).count();
+                    let Some(node) = cluster.online.iter().min_by_key(|n| (guests(n), (*n).clone())) else {
+                        return Err(self.wait(stage, "NodeOffline", "no node of the cluster is online", 10));
+                    };
+                    node.clone()
+                }
+            },
+        };
+        if !cluster.identity.nodes.contains(&node) {
+            let message = format!(
+                "node {node:?} is not a node of the cluster ({}): correct spec.node",
+                cluster.identity.nodes.join(", ")
+            );
+            return Err(self.stuck(stage, "NodeNotFound", message));
+        }
+        if !cluster.online.contains(&node) {
+            return Err(self.wait(stage, "NodeOffline", format!("node {node} is offline"), 10));
+        }
+        Ok(node)
+    }
+
+    fn fresh_description(&self, vmid: i64) -> String {
+        let stamp = Stamp {
+            fresh: true,
+            ..self.desired.stamp(vmid)
+        };
+        stamp.describe(self.desired.words.as_deref().unwrap_or_default())
+    }
+
+    fn hostname(&self) -> String {
+        self.desired
+            .options
+            .get("hostname")
+            .cloned()
+            .unwrap_or_else(|| self.desired.default_hostname.clone())
+    }
+
+    fn clone_call(&mut self, vmid: i64, source: &Source) -> Result<Effect, Next> {
+        let Source::Clone {
+            vmid: from,
+            snapshot,
+            template,
+            ..
+        } = source
+        else {
+            return Ok(Effect::Record);
+        };
+        let stage = Stage::Created;
+        let node = self
+            .observed
+            .cluster
+            .guests
+            .get(from)
+            .map(|r| r.node.clone())
+            .unwrap_or_default();
+        let parent = match &self.observed.parent {
+            None => return Err(Next::Look(Query::Parent { vmid: *from, node })),
+            Some(GuestRead::Present(parent)) => parent.clone(),
+            Some(GuestRead::Unreadable(failure)) => {
+                let failure = failure.clone();
+                return Err(self.wait(stage, failure.reason, failure.message, 10));
+            }
+            Some(_) => {
+                let message = format!("waits for PhoenixTemplate {template}: its guest {from} is not there");
+                return Err(self.wait(stage, "TemplateNotReady", message, 10));
+            }
+        };
+        if let Some(lock) = &parent.lock {
+            let message =
+                format!("waits for template {template} ({from}), which is locked ({lock}) by another clone or task");
+            return Err(self.wait(stage, "TemplateBusy", message, 2));
+        }
+        let mut call = ApiCall::post(format!("/nodes/{}/lxc/{from}/clone", parent.node))
+            .param("newid", vmid)
+            .param("hostname", self.hostname())
+            .param("description", self.fresh_description(vmid))
+            .param_opt("pool", self.desired.pool.as_ref());
+        match snapshot {
+            Some(name) if parent.snapshots.contains_key(name) => {
+                call = call
+                    .param("snapname", name)
+                    .param("full", 1)
+                    .param_opt("storage", self.desired.rootfs_storage.as_ref());
+            }
+            Some(name) => {
+                let message = format!("waits for snapshot {name} of template {template} ({from})");
+                return Err(self.wait(stage, "TemplateNotReady", message, 10));
+            }
+            None => {
+                let rootfs = parent.options.get("rootfs").map(String::as_str).unwrap_or_default();
+                let storage = rootfs.split(':').next().unwrap_or_default().to_string();
+                let type_ = self
+                    .observed
+                    .cluster
+                    .storages
+                    .get(&(parent.node.clone(), storage.clone()))
+                    .map(|s| s.type_.as_str());
+                let elsewhere = self.desired.rootfs_storage.as_ref().is_some_and(|s| *s != storage);
+                if elsewhere || !type_.is_some_and(|t| LINKED_CLONES.contains(&t)) {
+                    call = call
+                        .param("full", 1)
+                        .param_opt("storage", self.desired.rootfs_storage.as_ref());
+                } else {
+                    call = call.param("full", 0);
+                }
+            }
+        }
+        Ok(Effect::Task(call))
+    }
+
+    fn create_call(&mut self, vmid: i64, node: &str, source: &Source) -> Result<Effect, Next> {
+        let stage = Stage::Created;
+        let volid = source.image_volid().unwrap_or_default();
+        match &self.observed.image {
+            None => {
+                return Err(Next::Look(Query::Image {
+                    node: node.to_string(),
+                    volid,
+                }));
+            }
+            Some(Err(failure)) => {
+                let failure = failure.clone();
+                return Err(self.wait(stage, failure.reason, failure.message, 10));
+            }
+            Some(Ok(false)) => return Err(self.download(node, source, &volid)),
+            Some(Ok(true)) => {}
+        }
+        let Some(storage) = self.desired.rootfs_storage.clone() else {
+            let message =
+                "spec.rootfs.storage is missing: name one, here or in defaults.rootfsStorage of the PhoenixHypervisor";
+            return Err(self.stuck(stage, "InvalidSpec", message));
+        };
+        self.storage_usable(node, &storage, "spec.rootfs.storage")?;
+        let unprivileged = self.desired.unprivileged.unwrap_or(true);
+        let mut call = ApiCall::post(format!("/nodes/{node}/lxc"))
+            .param("vmid", vmid)
+            .param("ostemplate", &volid)
+            .param("hostname", self.hostname())
+            .param("description", self.fresh_description(vmid))
+            .param("unprivileged", u8::from(unprivileged))
+            .param("rootfs", format!("{storage}:{}", self.desired.rootfs_gib.unwrap_or(8)))
+            .param_opt("pool", self.desired.pool.as_ref());
+        for key in ["cores", "memory", "swap"] {
+            call = call.param_opt(key, self.desired.options.get(key));
+        }
+        for (i, net) in self.desired.network.iter().flatten().enumerate() {
+            let mut properties = Properties::new(None).with("name", &net.name);
+            for (key, value) in &net.properties {
+                properties.set(key, value);
+            }
+            call = call.param(format!("net{i}"), properties);
+        }
+        let nesting = self.desired.flags.get("nesting").is_some_and(|v| v == "1");
+        if unprivileged && nesting {
+            call = call.param("features", "nesting=1");
+        }
+        // An API token may not create privileged containers' features, but anybody may create the container itself.
+        Ok(Effect::Task(call))
+    }
+
+    /// The storage exists on the node and is available.
+    pub(super) fn storage_usable(&mut self, node: &str, storage: &str, field: &str) -> Result<(), Next> {
+        let stage = Stage::Created;
+        let storages = &self.observed.cluster.storages;
+        match storages.get(&(node.to_string(), storage.to_string())) {
+            Some(row) if !row.available => Err(self.wait(
+                stage,
+                "StorageUnavailable",
+                format!("storage {storage} on node {node} is not available"),
+                10,
+            )),
+            Some(row) if !row.content.iter().any(|c| c == "rootdir") => {
+                let message =
+                    format!("{field}: storage {storage:?} is not for containers: choose one with content rootdir");
+                Err(self.stuck(stage, "InvalidSpec", message))
+            }
+            Some(_) => Ok(()),
+            None if storages.is_empty() => Ok(()),
+            None => {
+                let known: Vec<&str> = storages
+                    .keys()
+                    .filter(|(n, _)| n == node)
+                    .map(|(_, storage)| storage.as_str())
+                    .collect();
+                let message = format!(
+                    "{field}: node {node} has no storage {storage:?} (there are {}): correct the name",
+                    known.join(", ")
+                );
+                Err(self.stuck(stage, "StorageNotFound", message))
+            }
+        }
+    }
+
+    /// Brings an image to its storage. Repeating it is harmless: with a checksum a present file is accepted, and the
+    /// appliance index knows its own (facts G.4).
+    fn download(&mut self, node: &str, source: &Source, volid: &str) -> Next {
+        let call = match source {
+            Source::Download {
+                storage,
+                filename,
+                url,
+                sha256,
+            } => ApiCall::post(format!("/nodes/{node}/storage/{storage}/download-url"))
+                .param("content", "vztmpl")
+                .param("filename", filename)
+                .param("url", url)
+                .param("checksum", sha256)
+                .param("checksum-algorithm", "sha256"),
+            Source::Appliance { storage, template } => ApiCall::post(format!("/nodes/{node}/aplinfo"))
+                .param("storage", storage)
+                .param("template", template),
+            _ => {
+                let message = format!(
+                    "image {volid:?} is not on its storage: download it there, or correct spec.source.image.volid"
+                );
+                return self.stuck(Stage::Created, "ImageNotFound", message);
+            }
+        };
+        self.run(
+            Stage::Created,
+            format!("download image {volid}"),
+            vec![],
+            Effect::Task(call),
+        )
+    }
+}

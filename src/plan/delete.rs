@@ -1,0 +1,272 @@
+//! Deletion (promise 5): proven, and only what it may.
+
+use crate::crd::{ABANDON, DeletionPolicy, GuestStatus};
+use crate::desired::{GuestObject, GuestSpec, Stamp};
+use crate::observed::{Guest, GuestRead, IdCheck, Observed};
+
+use super::lxc::{hold_back, status_path};
+use super::volumes::owned_by;
+use super::*;
+
+struct Deletion<'a> {
+    object: &'a GuestObject,
+    observed: &'a Observed,
+    status: &'a GuestStatus,
+    cluster_id: &'a str,
+    findings: Vec<Finding>,
+}
+
+/// Decides what to do next for an object that is being deleted. It does not need the spec to be valid.
+pub fn plan_deletion(object: &GuestObject, observed: &Observed, cluster_id: &str, now: i64) -> Plan {
+    let status = &object.status;
+    let mut deletion = Deletion {
+        object,
+        observed,
+        status,
+        cluster_id,
+        findings: Vec::new(),
+    };
+    let next = hold_back(deletion.next(), status, now);
+    Plan {
+        next,
+        findings: deletion.findings,
+        facts: Facts::default(),
+        partial: false,
+        steps: Vec::new(),
+    }
+}
+
+/// Whether deleting the object touches Proxmox at all; if not, its finalizer goes at once, even when the hypervisor
+/// cannot be reached.
+pub fn leaves_proxmox_alone(object: &GuestObject) -> bool {
+    let status = &object.status;
+    let abandoned = match (object.annotations.get(ABANDON), status.vmid) {
+        (Some(value), Some(vmid)) => *value == vmid.to_string(),
+        _ => false,
+    };
+    let nothing_sent = status.create_sent != Some(true) && status.adopted != Some(true);
+    abandoned || status.vmid.is_none() || nothing_sent
+}
+
+impl Deletion<'_> {
+    fn next(&mut self) -> Next {
+        let Some(vmid) = self.status.vmid.filter(|_| !leaves_proxmox_alone(self.object)) else {
+            return self.release("nothing on Proxmox belongs to it");
+        };
+        let cluster = &self.observed.cluster;
+        if !cluster.is_recorded() {
+            let message = format!(
+                "the endpoint answers as cluster {:?} with nodes {:?}, which is not the one that guest {vmid} is on: correct spec.endpoints of the PhoenixHypervisor, or let go with the annotation {ABANDON}: \"{vmid}\"",
+                cluster.identity.name, cluster.identity.nodes
+            );
+            return self.stuck("WrongCluster", message);
+        }
+        match &self.observed.guest {
+            None => Next::Look(Query::Guest {
+                vmid,
+                node: self.status.node.clone(),
+            }),
+            Some(GuestRead::Present(guest)) => self.present(vmid, &guest.clone()),
+            Some(GuestRead::OtherType { .. }) => self.release("the vmid is a virtual machine now, which is left alone"),
+            Some(GuestRead::NotFound) => self.prove_absence(vmid),
+            Some(GuestRead::Unreadable(failure)) => {
+                let failure = failure.clone();
+                self.wait(failure.reason, failure.message, 10)
+            }
+        }
+    }
+
+    /// `nextid` is not filtered by privileges; lists, 403 and 500 prove nothing.
+    fn prove_absence(&mut self, vmid: i64) -> Next {
+        match self.observed.cluster.quorate {
+            None => {
+                return self.stuck(
+                    "MissingPrivilege",
+                    "deleting needs Sys.Audit on / to see whether the cluster is quorate: grant it to the token",
+                );
+            }
+            Some(false) => return self.wait("NoQuorum", "the Proxmox cluster is not quorate", 10),
+            Some(true) => {}
+        }
+        match &self.observed.id_check {
+            Some((checked, IdCheck::Free)) if *checked == vmid => self.release("the guest is gone"),
+            Some((checked, _)) if *checked == vmid => {
+                self.wait("GuestUnreadable", format!("guest {vmid} exists but cannot be read"), 10)
+            }
+            _ => Next::Look(Query::VmidFree { vmid, volumes_on: None }),
+        }
+    }
+
+    fn present(&mut self, vmid: i64, guest: &Guest) -> Next {
+        let key = &self.object.key;
+        let stamp = guest.stamp();
+        let ours = |s: &Stamp| {
+            s.cluster == self.cluster_id
+                && s.kind == key.kind.as_str()
+                && s.namespace == key.namespace
+                && s.name == key.name
+                && s.vmid == vmid
+        };
+        if guest.lock.as_deref() == Some("create") && stamp.as_ref().is_none_or(ours) {
+            return self.cut_off(vmid, guest);
+        }
+        let Some(stamp) = stamp.filter(ours) else {
+            return self.release("the guest under its vmid does not carry its stamp and is left alone");
+        };
+        if let Some(lock) = &guest.lock {
+            return self.wait("GuestLocked", format!("container {vmid} is locked ({lock})"), 5);
+        }
+        let adopted = stamp.adopted || self.status.adopted == Some(true);
+        let policy = self.policy().unwrap_or(if adopted {
+            DeletionPolicy::Retain
+        } else {
+            DeletionPolicy::Delete
+        });
+        if policy == DeletionPolicy::Retain {
+            self.retain(vmid, guest)
+        } else {
+            self.destroy(vmid, guest)
+        }
+    }
+
+    fn policy(&self) -> Option<DeletionPolicy> {
+        match &self.object.spec {
+            GuestSpec::Lxc(spec) => spec.deletion_policy,
+            GuestSpec::Template(spec) => spec.deletion_policy,
+            GuestSpec::Vm(spec) => spec.deletion_policy,
+        }
+    }
+
+    fn cut_off(&mut self, vmid: i64, guest: &Guest) -> Next {
+        match self.observed.creating {
+            None => Next::Look(Query::Creating {
+                vmid,
+                source: None,
+                node: guest.node.clone(),
+            }),
+            Some(true) => self.wait("CreateRunning", format!("guest {vmid} is still being created"), 3),
+            Some(false) => {
+                let message = format!(
+                    "guest {vmid} has the lock 'create' and no task that works on it. If it is not needed, run on node {}: pct unlock {vmid} && pct destroy {vmid}; or let go with the annotation {ABANDON}: \"{vmid}\"",
+                    guest.node
+                );
+                self.stuck("CreateInterrupted", message)
+            }
+        }
+    }
+
+    /// The guest stays; only the stamp and the tag are taken off.
+    fn retain(&mut self, vmid: i64, guest: &Guest) -> Next {
+        let words = Stamp::strip(guest.options.get("description").map(String::as_str).unwrap_or_default());
+        let tags: Vec<&str> = guest
+            .options
+            .get("tags")
+            .map(|t| {
+                t.split([';', ',', ' '])
+                    .filter(|t| !t.is_empty() && *t != super::config::TAG)
+                    .collect()
+            })
+            .unwrap_or_default();
+        let mut call = ApiCall::put(format!("/nodes/{}/lxc/{vmid}/config", guest.node));
+        let mut delete = Vec::new();
+        for (key, value) in [("description", words), ("tags", tags.join(";"))] {
+            if value.is_empty() {
+                delete.push(key);
+            } else {
+                call = call.param(key, value);
+            }
+        }
+        if !delete.is_empty() {
+            call = call.param("delete", delete.join(","));
+        }
+        let action = format!("take Phoenix's stamp off container {vmid}, which stays");
+        self.run(action, Effect::Call(call.param("digest", &guest.digest)))
+    }
+
+    /// Stop, fresh read, destroy; never forced, and only with every volume accounted for.
+    fn destroy(&mut self, vmid: i64, guest: &Guest) -> Next {
+        if guest.options.get("protection").is_some_and(|v| v == "1") {
+            let message =
+                format!("container {vmid} is protected: set spec.protection: false, or set deletionPolicy: Retain");
+            return self.stuck("Protected", message);
+        }
+        if let Some(next) = self.unaccounted(vmid, guest) {
+            return next;
+        }
+        if guest.running {
+            let call = ApiCall::post(status_path(vmid, guest, "stop"));
+            return self.run(format!("stop container {vmid}"), Effect::Task(call));
+        }
+        let call = ApiCall::delete(format!("/nodes/{}/lxc/{vmid}", guest.node)).param("purge", 1);
+        self.run(format!("destroy container {vmid}"), Effect::Task(call))
+    }
+
+    /// Volumes of the guest's own that nobody said may go.
+    fn unaccounted(&mut self, vmid: i64, guest: &Guest) -> Option<Next> {
+        let recorded = |volid: &str| {
+            self.status
+                .volumes
+                .iter()
+                .flatten()
+                .any(|v| v.volid.as_deref() == Some(volid) && v.reclaim_policy.as_deref() == Some("Delete"))
+        };
+        let held = guest.numbered("mp").into_iter().chain(guest.numbered("unused"));
+        let volids: Vec<String> = held
+            .map(|(_, text)| {
+                text.split(',')
+                    .next()
+                    .unwrap_or_default()
+                    .trim_start_matches("volume=")
+                    .to_string()
+            })
+            .filter(|volid| owned_by(volid, vmid) && !recorded(volid))
+            .collect();
+        if volids.is_empty() {
+            return None;
+        }
+        let message = format!(
+            "container {vmid} owns volumes that nobody said may go ({}): keep the container with deletionPolicy: Retain, or detach and remove those volumes in Proxmox yourself",
+            volids.join(", ")
+        );
+        Some(self.stuck("UnaccountedVolumes", message))
+    }
+
+    fn release(&mut self, why: &str) -> Next {
+        self.run(format!("let the object go: {why}"), Effect::RemoveFinalizer)
+    }
+
+    fn run(&mut self, action: String, effect: Effect) -> Next {
+        self.find("Deleting", action.clone());
+        Next::Run(Box::new(Step {
+            action,
+            stage: Stage::Created,
+            announce: vec![],
+            effect,
+        }))
+    }
+
+    fn wait(&mut self, reason: &'static str, message: impl Into<String>, seconds: u64) -> Next {
+        let message = message.into();
+        self.find(reason, message.clone());
+        Next::Wait {
+            reason,
+            message,
+            seconds,
+        }
+    }
+
+    fn stuck(&mut self, reason: &'static str, message: impl Into<String>) -> Next {
+        let message = message.into();
+        self.find(reason, message.clone());
+        Next::Stuck { reason, message }
+    }
+
+    fn find(&mut self, reason: &'static str, message: String) {
+        self.findings.push(Finding {
+            condition: "Created",
+            holds: Some(true),
+            reason,
+            message,
+        });
+    }
+}

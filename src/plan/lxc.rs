@@ -1,0 +1,417 @@
+//! The plan for a container: the stages in order, each of which is satisfied or says what to do next.
+
+use crate::crd::{GuestStatus, PowerState, RestartPolicy};
+use crate::desired::{Blocked, Desired, Form, Source};
+use crate::observed::{Guest, Observed};
+
+use super::*;
+
+/// Everything that a plan is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// What is wanted.
+    pub desired: &'a Desired,
+    /// Whether what the object depends on is Ready; it matters only until the guest exists.
+    pub dependencies: &'a Result<(), Blocked>,
+    /// What was looked at so far.
+    pub observed: &'a Observed,
+    /// What was recorded.
+    pub status: &'a GuestStatus,
+    /// Unix time in seconds.
+    pub now: i64,
+    /// Only show: stages that would do something are noted and passed over, so that all of them are seen.
+    pub preview: bool,
+}
+
+/// Collects findings and facts while the stages are walked.
+pub(super) struct Planner<'a> {
+    pub input: Input<'a>,
+    pub desired: &'a Desired,
+    pub observed: &'a Observed,
+    pub status: &'a GuestStatus,
+    pub findings: Vec<Finding>,
+    pub facts: Facts,
+    pub partial: bool,
+    pub steps: Vec<Step>,
+}
+
+/// A stage either holds, or says what comes next.
+pub(super) type Staged = Result<(), Next>;
+
+impl<'a> Planner<'a> {
+    pub fn new(input: Input<'a>) -> Self {
+        Planner {
+            input,
+            desired: input.desired,
+            observed: input.observed,
+            status: input.status,
+            findings: Vec::new(),
+            facts: Facts::default(),
+            partial: false,
+            steps: Vec::new(),
+        }
+    }
+
+    pub fn find(&mut self, condition: &'static str, holds: bool, reason: &'static str, message: impl Into<String>) {
+        self.findings.push(Finding {
+            condition,
+            holds: Some(holds),
+            reason,
+            message: message.into(),
+        });
+    }
+
+    /// The stage holds.
+    pub fn ok(&mut self, stage: Stage, message: impl Into<String>) {
+        self.find(stage.as_str(), true, "AsWanted", message);
+    }
+
+    /// Something else has to happen before the stage can go on.
+    pub fn wait(&mut self, stage: Stage, reason: &'static str, message: impl Into<String>, seconds: u64) -> Next {
+        let message = message.into();
+        self.find(stage.as_str(), false, reason, message.clone());
+        Next::Wait {
+            reason,
+            message,
+            seconds,
+        }
+    }
+
+    /// Only a change by somebody helps.
+    pub fn stuck(&mut self, stage: Stage, reason: &'static str, message: impl Into<String>) -> Next {
+        let message = message.into();
+        self.find(stage.as_str(), false, reason, message.clone());
+        Next::Stuck { reason, message }
+    }
+
+    /// One effect for a stage.
+    pub fn run(&mut self, stage: Stage, action: impl Into<String>, announce: Vec<Announce>, effect: Effect) -> Next {
+        let action = action.into();
+        self.find(stage.as_str(), false, "InProgress", action.clone());
+        Next::Run(Box::new(Step {
+            action,
+            stage,
+            announce,
+            effect,
+        }))
+    }
+
+    fn finish(self, next: Next) -> Plan {
+        Plan {
+            next: hold_back(next, self.status, self.input.now),
+            findings: self.findings,
+            facts: self.facts,
+            partial: self.partial,
+            steps: self.steps,
+        }
+    }
+}
+
+/// A step that failed is tried again only when its time has come.
+pub(super) fn hold_back(next: Next, status: &GuestStatus, now: i64) -> Next {
+    match (&next, &status.next_retry) {
+        (Next::Run(_), Some(retry)) if retry.0.as_second() > now => Next::Wait {
+            reason: "BackOff",
+            message: status
+                .last_error
+                .clone()
+                .unwrap_or_else(|| "the last attempt failed".into()),
+            seconds: u64::try_from(retry.0.as_second() - now).unwrap_or(1),
+        },
+        _ => next,
+    }
+}
+
+/// Decides what to do next for a container.
+pub fn plan(input: Input<'_>) -> Plan {
+    let mut planner = Planner::new(input);
+    let next = match planner.stages() {
+        Ok(()) => Next::Done,
+        Err(next) => next,
+    };
+    planner.finish(next)
+}
+
+impl Planner<'_> {
+    fn stages(&mut self) -> Staged {
+        self.facts.source = self.desired.source.as_ref().map(source_words);
+        if self.unchanged() {
+            return self.only_probe();
+        }
+        self.cluster()?;
+        let (vmid, guest) = self.existing_guest()?;
+        self.facts.node = Some(guest.node.clone());
+        self.facts.ip = guest.ip.clone();
+        self.ok(Stage::DependenciesReady, "");
+        self.ok(Stage::Created, format!("container {vmid} is on node {}", guest.node));
+        let sealed = self.sealed(&guest)?;
+        self.configured(vmid, &guest).or_else(|next| self.shown(next))?;
+        self.volumes(vmid, &guest).or_else(|next| self.shown(next))?;
+        self.gpus(vmid, &guest).or_else(|next| self.shown(next))?;
+        self.firewall(vmid, &guest).or_else(|next| self.shown(next))?;
+        self.settled(vmid, &guest).or_else(|next| self.shown(next))?;
+        if sealed {
+            return self.stay_sealed(vmid, &guest);
+        }
+        self.running(vmid, &guest).or_else(|next| self.shown(next))?;
+        self.scripts(vmid, &guest).or_else(|next| self.shown(next))?;
+        if self.desired.form == Form::Guest {
+            self.healthy(vmid, &guest)?;
+        } else {
+            self.seal(vmid, &guest)?;
+        }
+        self.lineage(&guest);
+        self.facts.verified = Some(self.observed.cluster.guests.get(&vmid).cloned());
+        Ok(())
+    }
+
+    /// In a preview a step is noted, and the next stage is looked at.
+    fn shown(&mut self, next: Next) -> Staged {
+        match next {
+            Next::Run(step) if self.input.preview => {
+                self.steps.push(*step);
+                Ok(())
+            }
+            next => Err(next),
+        }
+    }
+
+    /// Says when the template has moved on since the guest was cloned; nobody is rebuilt unasked.
+    fn lineage(&mut self, guest: &Guest) {
+        let Some(Source::Clone { revision, template, .. }) = &self.desired.source else {
+            return;
+        };
+        let Some(built) = guest
+            .stamp()
+            .and_then(|s| s.revision)
+            .filter(|_| self.desired.form == Form::Guest)
+        else {
+            return;
+        };
+        if !revision.is_empty() && *revision != built {
+            let message = format!("cloned from revision {built} of template {template}, which is now at {revision}");
+            self.find("TemplateOutdated", true, "NewerRevision", message);
+        }
+        self.facts.template_revision = Some(built);
+    }
+
+    /// Whether the last full look found everything as wanted, and nothing seems to have changed since.
+    fn unchanged(&self) -> bool {
+        let Some(verified) = &self.observed.verified else {
+            return false;
+        };
+        let row = self
+            .status
+            .vmid
+            .and_then(|vmid| self.observed.cluster.guests.get(&vmid));
+        !self.observed.sweep
+            && verified.hash == self.desired.hash
+            && verified.row.as_ref() == row
+            && row.is_some()
+            && self.status.restarted_at == self.desired.restarted_at
+    }
+
+    fn only_probe(&mut self) -> Staged {
+        let Some(vmid) = self.status.vmid else { return Ok(()) };
+        let node = self.status.node.clone().unwrap_or_default();
+        self.partial = true;
+        self.keep_findings();
+        if self.desired.form == Form::Guest && self.desired.power == PowerState::Running {
+            let guest = Guest {
+                node,
+                running: true,
+                ..Guest::default()
+            };
+            self.healthy(vmid, &guest)?;
+        }
+        Ok(())
+    }
+
+    /// What the last full look found still holds.
+    fn keep_findings(&mut self) {
+        for stage in Stage::ALL {
+            let old = self.status.conditions.iter().find(|c| c.type_ == stage.as_str());
+            if let Some(old) = old.filter(|_| stage != Stage::Healthy || self.desired.probe.is_none()) {
+                let reason = if old.status == "True" { "AsWanted" } else { "TestFailed" };
+                self.find(stage.as_str(), old.status == "True", reason, old.message.clone());
+            }
+        }
+    }
+
+    /// The endpoint answers as the recorded cluster, and it is quorate.
+    fn cluster(&mut self) -> Staged {
+        let cluster = &self.observed.cluster;
+        if !cluster.is_recorded() {
+            let recorded = cluster.recorded.clone().unwrap_or_default();
+            let message = format!(
+                "the endpoint answers as cluster {:?} with nodes {:?}, but this hypervisor is {:?} with nodes {:?}: correct spec.endpoints of the PhoenixHypervisor",
+                cluster.identity.name, cluster.identity.nodes, recorded.name, recorded.nodes
+            );
+            return Err(self.stuck(Stage::Created, "WrongCluster", message));
+        }
+        if cluster.quorate == Some(false) {
+            return Err(self.wait(Stage::Created, "NoQuorum", "the Proxmox cluster is not quorate", 10));
+        }
+        Ok(())
+    }
+
+    /// Writes wait for a lock of Proxmox's to go.
+    pub fn unlocked(&mut self, stage: Stage, vmid: i64, guest: &Guest) -> Staged {
+        match &guest.lock {
+            Some(lock) => {
+                let message = format!("container {vmid} is locked ({lock}); Phoenix waits for the lock to go");
+                Err(self.wait(stage, "GuestLocked", message, 10))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Guest runs, or is stopped, as wanted; restarts that were asked for are carried out.
+    fn running(&mut self, vmid: i64, guest: &Guest) -> Staged {
+        let stage = Stage::Running;
+        if !guest.pending.is_empty() && guest.running {
+            let names: Vec<&str> = guest.pending.iter().map(String::as_str).collect();
+            let message = format!("{} wait for a restart of container {vmid}", names.join(", "));
+            if self.desired.restart == RestartPolicy::Automatic {
+                self.unlocked(stage, vmid, guest)?;
+                let action = format!("restart container {vmid} ({message})");
+                return Err(self.run(stage, action, vec![], reboot(vmid, guest)));
+            }
+            let message = format!(
+                "{message}: set updatePolicy.restart: Automatic, or the annotation {}",
+                crate::crd::RESTARTED_AT
+            );
+            self.find("RestartRequired", true, "PendingChanges", message);
+        }
+        let wanted = if self.desired.form == Form::Guest {
+            self.desired.power
+        } else {
+            PowerState::Running
+        };
+        match (wanted, guest.running) {
+            (PowerState::Running, false) if self.desired.form == Form::Guest || !self.scripts_recorded() => {
+                self.unlocked(stage, vmid, guest)?;
+                let call = ApiCall::post(status_path(vmid, guest, "start"));
+                return Err(self.run(stage, format!("start container {vmid}"), vec![], Effect::Task(call)));
+            }
+            (PowerState::Stopped, true) => {
+                self.unlocked(stage, vmid, guest)?;
+                return Err(self.shutdown(stage, vmid, guest));
+            }
+            _ => {}
+        }
+        if let Some(value) = &self.desired.restarted_at
+            && self.status.restarted_at.as_ref() != Some(value)
+        {
+            let announce = vec![Announce::Restart(value.clone())];
+            if guest.running && self.desired.form == Form::Guest {
+                self.unlocked(stage, vmid, guest)?;
+                let action = format!("restart container {vmid} (annotation restartedAt)");
+                return Err(self.run(stage, action, announce, reboot(vmid, guest)));
+            }
+            return Err(self.run(stage, "note the restart annotation", announce, Effect::Record));
+        }
+        let words = if guest.running { "runs" } else { "is stopped" };
+        self.ok(stage, format!("container {vmid} {words}"));
+        Ok(())
+    }
+
+    /// A clean stop with a hard one after the deadline (facts D.8).
+    pub fn shutdown(&mut self, stage: Stage, vmid: i64, guest: &Guest) -> Next {
+        let call = ApiCall::post(status_path(vmid, guest, "shutdown"))
+            .param("timeout", 60)
+            .param("forceStop", 1);
+        self.run(stage, format!("shut container {vmid} down"), vec![], Effect::Task(call))
+    }
+
+    /// The readiness probe succeeds.
+    fn healthy(&mut self, vmid: i64, guest: &Guest) -> Staged {
+        let stage = Stage::Healthy;
+        let Some(probe) = self.desired.probe.as_ref().filter(|_| guest.running) else {
+            self.ok(
+                stage,
+                if guest.running {
+                    "no probe is set"
+                } else {
+                    "stopped as wanted"
+                },
+            );
+            return Ok(());
+        };
+        if !self.desired.channels.ssh {
+            return Err(self.needs_ssh(stage, "health.readiness"));
+        }
+        let period = u64::try_from(probe.period_seconds.unwrap_or(10)).unwrap_or(10);
+        let threshold = probe.failure_threshold.unwrap_or(3);
+        let counts = self.status.probe.clone().unwrap_or_default();
+        let was_healthy = self.status.health.as_deref() == Some("Healthy");
+        match &self.observed.probe {
+            None => Err(Next::Look(Query::Probe {
+                vmid,
+                node: guest.node.clone(),
+                command: crate::desired::scripts::probe_command(probe),
+                timeout: u64::try_from(probe.timeout_seconds.unwrap_or(1)).unwrap_or(1),
+            })),
+            Some(Ok(None)) => {
+                self.facts.health = Some("Healthy".into());
+                self.facts.probe = Some(crate::crd::status::ProbeStatus {
+                    successes: 1,
+                    failures: 0,
+                });
+                self.ok(stage, "the readiness probe succeeds");
+                Ok(())
+            }
+            Some(Ok(Some(why))) => {
+                let failures = (counts.failures + 1).min(threshold);
+                self.facts.probe = Some(crate::crd::status::ProbeStatus { successes: 0, failures });
+                if was_healthy && failures < threshold {
+                    self.ok(stage, "the readiness probe succeeds");
+                    return Ok(());
+                }
+                self.facts.health = Some("Unhealthy".into());
+                Err(self.wait(
+                    stage,
+                    "ProbeFailed",
+                    format!("the readiness probe fails: {why}"),
+                    period,
+                ))
+            }
+            Some(Err(failure)) => {
+                let (reason, message) = (failure.reason, failure.message.clone());
+                Err(self.wait(stage, reason, message, period))
+            }
+        }
+    }
+
+    /// SSH is needed for a field and not there.
+    pub fn needs_ssh(&mut self, stage: Stage, field: &str) -> Next {
+        let message = format!("{field} needs SSH to the node: set spec.ssh of the PhoenixHypervisor");
+        self.stuck(stage, "MissingPrivilege", message)
+    }
+}
+
+fn reboot(vmid: i64, guest: &Guest) -> Effect {
+    Effect::Task(ApiCall::post(status_path(vmid, guest, "reboot")).param("timeout", 60))
+}
+
+/// Path of a status operation.
+pub(super) fn status_path(vmid: i64, guest: &Guest, operation: &str) -> String {
+    format!("/nodes/{}/lxc/{vmid}/status/{operation}", guest.node)
+}
+
+fn source_words(source: &Source) -> String {
+    match source {
+        Source::Clone { template, .. } => template.clone(),
+        other => {
+            let volid = other.image_volid().unwrap_or_default();
+            volid
+                .rsplit('/')
+                .next()
+                .unwrap_or_default()
+                .split("_")
+                .next()
+                .unwrap_or_default()
+                .to_string()
+        }
+    }
+}

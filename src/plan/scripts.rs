@@ -1,0 +1,282 @@
+//! Scripts in the guest: features, the vLLM unit, the application, tests. Their records in the guest tell what ran
+//! (design §7); an attempt is never repeated, only followed by a next one.
+
+use std::collections::BTreeMap;
+
+use crate::crd::ScriptStatus;
+use crate::desired::{Script, ScriptRole};
+use crate::observed::{Guest, ScriptRecord};
+
+use super::lxc::Planner;
+use super::*;
+
+/// Attempts before a failing script waits for a change.
+const MAX_ATTEMPTS: i64 = 5;
+
+/// Where a script stands.
+enum Position {
+    Done,
+    /// It failed and is not tried again (tests, or attempts used up).
+    Failed,
+    /// A changed script that the policy does not run again.
+    Outdated,
+    Running,
+    /// It failed; the next attempt is due at this time.
+    Later(i64),
+    /// The next attempt.
+    Due(i64),
+}
+
+/// Seconds before attempt `n` + 1 after attempt `n` failed: 10, 20, 40, … at most 10 minutes.
+fn pause(attempt: i64) -> i64 {
+    let shift = u32::try_from(attempt.clamp(1, 7) - 1).unwrap_or(0);
+    (10i64 << shift).min(600)
+}
+
+fn position(script: &Script, record: Option<&ScriptRecord>, now: i64) -> Position {
+    let Some(record) = record else { return Position::Due(1) };
+    if record.running {
+        return Position::Running;
+    }
+    let attempt = record.attempt;
+    if record.hash != script.hash {
+        return if script.rerun || record.exit_code != Some(0) {
+            Position::Due(1)
+        } else {
+            Position::Outdated
+        };
+    }
+    match record.exit_code {
+        Some(0) => Position::Done,
+        _ if script.role == ScriptRole::Test && record.exit_code.is_some() => Position::Failed,
+        _ if attempt >= MAX_ATTEMPTS => Position::Failed,
+        _ => {
+            let due = record.ended_at.unwrap_or(0) + pause(attempt);
+            if due > now {
+                Position::Later(due)
+            } else {
+                Position::Due(attempt + 1)
+            }
+        }
+    }
+}
+
+fn stage_of(role: ScriptRole) -> Stage {
+    match role {
+        ScriptRole::Feature => Stage::FeaturesApplied,
+        ScriptRole::Vllm | ScriptRole::Application => Stage::ApplicationReady,
+        ScriptRole::Test => Stage::TestsPassed,
+    }
+}
+
+fn script_status(script: &Script, record: Option<&ScriptRecord>) -> ScriptStatus {
+    let state = match record {
+        None => "Pending",
+        Some(r) if r.running => "Running",
+        Some(r) if r.exit_code == Some(0) => "Succeeded",
+        Some(r) if r.exit_code.is_none() => "Interrupted",
+        Some(_) => "Failed",
+    };
+    let tail = |output: &str| {
+        let lines: Vec<&str> = output.lines().filter(|l| !l.trim().is_empty()).collect();
+        lines[lines.len().saturating_sub(3)..]
+            .join("\n")
+            .chars()
+            .take(1000)
+            .collect::<String>()
+    };
+    ScriptStatus {
+        name: script.name.clone(),
+        hash: record.map(|r| r.hash.clone()),
+        state: Some(state.into()),
+        exit_code: record.and_then(|r| r.exit_code),
+        message: record
+            .filter(|r| !r.running && r.exit_code != Some(0))
+            .map(|r| tail(&r.output))
+            .filter(|m| !m.is_empty()),
+        attempts: record.map(|r| r.attempt),
+    }
+}
+
+impl Planner<'_> {
+    /// Whether status says that every script ran well with its present hash: a stopped template need not be started
+    /// only to look again. Losing this costs one more start.
+    pub(super) fn scripts_recorded(&self) -> bool {
+        let all: Vec<&ScriptStatus> = [&self.status.features, &self.status.tests]
+            .into_iter()
+            .flatten()
+            .flatten()
+            .chain(&self.status.application)
+            .chain(&self.status.vllm)
+            .collect();
+        self.desired.scripts.iter().all(|script| {
+            all.iter().any(|s| {
+                let ended = s.state.as_deref() == Some("Succeeded")
+                    || (script.role == ScriptRole::Test && s.state.as_deref() == Some("Failed"));
+                s.name == script.name && s.hash.as_ref() == Some(&script.hash) && ended
+            })
+        })
+    }
+
+    /// Every script ran as its policy says.
+    pub(super) fn scripts(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+        let scripts = self.desired.scripts.clone();
+        if !guest.running || scripts.is_empty() {
+            self.findings_without_look(guest);
+            return Ok(());
+        }
+        if !self.desired.channels.ssh {
+            let stage = stage_of(scripts[0].role);
+            return Err(self.needs_ssh(stage, "features, vllm, application and tests"));
+        }
+        let records = match &self.observed.scripts {
+            None => {
+                let ids = scripts.iter().map(|s| s.id.clone()).collect();
+                return Err(Next::Look(Query::Scripts {
+                    vmid,
+                    node: guest.node.clone(),
+                    ids,
+                }));
+            }
+            Some(Err(failure)) => {
+                let failure = failure.clone();
+                return Err(self.wait(Stage::FeaturesApplied, failure.reason, failure.message, 10));
+            }
+            Some(Ok(records)) => records.clone(),
+        };
+        self.script_facts(&scripts, &records);
+        let mut failed_tests = Vec::new();
+        for role in [
+            ScriptRole::Feature,
+            ScriptRole::Vllm,
+            ScriptRole::Application,
+            ScriptRole::Test,
+        ] {
+            let stage = stage_of(role);
+            for script in scripts.iter().filter(|s| s.role == role) {
+                if !self.script(vmid, guest, script, records.get(&script.id))? {
+                    failed_tests.push(script.name.clone());
+                }
+            }
+            match role {
+                ScriptRole::Feature => self.ok(stage, "the features are installed"),
+                ScriptRole::Vllm => {}
+                ScriptRole::Application => self.ok(stage, "the application is set up"),
+                ScriptRole::Test if failed_tests.is_empty() => self.ok(stage, "the tests passed"),
+                ScriptRole::Test => {
+                    self.find(
+                        stage.as_str(),
+                        false,
+                        "TestFailed",
+                        format!("failed: {}", failed_tests.join(", ")),
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One script: `true` when it is done, `false` for a test that failed.
+    fn script(
+        &mut self,
+        vmid: i64,
+        guest: &Guest,
+        script: &Script,
+        record: Option<&ScriptRecord>,
+    ) -> Result<bool, Next> {
+        let stage = stage_of(script.role);
+        match position(script, record, self.input.now) {
+            Position::Done => Ok(true),
+            Position::Outdated => {
+                let message = format!("{} changed since it ran; its policy does not run it again", script.name);
+                self.find("FeatureOutdated", true, "ScriptChanged", message);
+                Ok(true)
+            }
+            Position::Failed if script.role == ScriptRole::Test => Ok(false),
+            Position::Failed => {
+                let record = record.cloned().unwrap_or_default();
+                let message = format!(
+                    "{} failed {MAX_ATTEMPTS} times, last with exit code {}: {}: correct it; a changed script is tried anew",
+                    script.name,
+                    record.exit_code.map_or("none".into(), |c| c.to_string()),
+                    last_line(&record.output)
+                );
+                Err(self.stuck(stage, "ScriptFailed", message))
+            }
+            Position::Running => Err(self.wait(
+                stage,
+                "ScriptRunning",
+                format!("{} is running in container {vmid}", script.name),
+                5,
+            )),
+            Position::Later(due) => {
+                let output = record.map(|r| r.output.as_str()).unwrap_or_default();
+                let code = record
+                    .and_then(|r| r.exit_code)
+                    .map_or("was cut off".into(), |c| format!("exit code {c}"));
+                let message = format!(
+                    "{} failed ({code}): {}; it is tried again",
+                    script.name,
+                    last_line(output)
+                );
+                let seconds = u64::try_from(due - self.input.now).unwrap_or(1);
+                Err(self.wait(stage, "ScriptFailed", message, seconds))
+            }
+            Position::Due(attempt) => {
+                let effect = Effect::Script {
+                    node: guest.node.clone(),
+                    vmid,
+                    script: Box::new(script.clone()),
+                    attempt,
+                };
+                Err(self.run(
+                    stage,
+                    format!("run {} in container {vmid}", script.name),
+                    vec![],
+                    effect,
+                ))
+            }
+        }
+    }
+
+    fn script_facts(&mut self, scripts: &[Script], records: &BTreeMap<String, ScriptRecord>) {
+        let of = |role: ScriptRole| -> Vec<ScriptStatus> {
+            scripts
+                .iter()
+                .filter(|s| s.role == role)
+                .map(|s| script_status(s, records.get(&s.id)))
+                .collect()
+        };
+        let some = |list: Vec<ScriptStatus>| (!list.is_empty()).then_some(list);
+        self.facts.features = some(of(ScriptRole::Feature));
+        self.facts.vllm = of(ScriptRole::Vllm).into_iter().next();
+        self.facts.application = of(ScriptRole::Application).into_iter().next();
+        self.facts.tests = some(of(ScriptRole::Test));
+    }
+
+    /// A stopped guest's scripts are not looked at; what status says of them stays.
+    fn findings_without_look(&mut self, guest: &Guest) {
+        self.facts.features = self.status.features.clone();
+        self.facts.vllm = self.status.vllm.clone();
+        self.facts.application = self.status.application.clone();
+        self.facts.tests = self.status.tests.clone();
+        let message = if guest.running {
+            "nothing is to be run"
+        } else {
+            "the container is stopped"
+        };
+        for stage in [Stage::FeaturesApplied, Stage::ApplicationReady, Stage::TestsPassed] {
+            self.ok(stage, message);
+        }
+    }
+}
+
+/// The line that most likely says what went wrong.
+fn last_line(output: &str) -> String {
+    let line = output
+        .lines()
+        .rev()
+        .find(|l| !l.trim().is_empty())
+        .unwrap_or("no output");
+    line.trim().chars().take(300).collect()
+}

@@ -1,0 +1,108 @@
+//! The end of a template's build: a clean shutdown, then a snapshot, or the conversion to a Proxmox template.
+
+use crate::desired::Form;
+use crate::observed::Guest;
+
+use super::lxc::Planner;
+use super::*;
+
+const MARK: &str = "phoenix revision=";
+
+impl Planner<'_> {
+    /// Whether the template is finished: its snapshot or base is there. A template whose content changed since says so.
+    pub(super) fn sealed(&mut self, guest: &Guest) -> Result<bool, Next> {
+        let built = match &self.desired.form {
+            Form::Guest => return Ok(false),
+            Form::Snapshot(name) => match guest.snapshots.get(name) {
+                None => return Ok(false),
+                Some(description) => description.trim().strip_prefix(MARK).map(str::to_string),
+            },
+            Form::Template if guest.is_template() => guest.stamp().and_then(|s| s.revision),
+            Form::Template => return Ok(false),
+        };
+        if let Some(built) = built.filter(|b| *b != self.desired.revision) {
+            let message = format!(
+                "the template was built as revision {built}, its spec now describes {}: building a new revision is not supported yet; put the change back, or make a new PhoenixTemplate",
+                self.desired.revision
+            );
+            self.facts.revision = Some(built);
+            return Err(self.stuck(Stage::SnapshotReady, "NotYetSupported", message));
+        }
+        Ok(true)
+    }
+
+    /// A finished template stays stopped.
+    pub(super) fn stay_sealed(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+        if guest.running {
+            self.unlocked(Stage::SnapshotReady, vmid, guest)?;
+            return Err(self.shutdown(Stage::SnapshotReady, vmid, guest));
+        }
+        self.facts.revision = Some(self.desired.revision.clone());
+        self.facts.features = self.status.features.clone();
+        self.facts.tests = self.status.tests.clone();
+        self.facts.application = self.status.application.clone();
+        self.facts.vllm = self.status.vllm.clone();
+        for stage in [Stage::Running, Stage::FeaturesApplied, Stage::ApplicationReady] {
+            self.ok(stage, "the template is built");
+        }
+        let old_tests = self
+            .status
+            .conditions
+            .iter()
+            .find(|c| c.type_ == Stage::TestsPassed.as_str());
+        match old_tests.filter(|c| c.status == "False") {
+            Some(condition) => {
+                let message = condition.message.clone();
+                self.find(Stage::TestsPassed.as_str(), false, "TestFailed", message);
+            }
+            None => self.ok(Stage::TestsPassed, "the template is built"),
+        }
+        self.ok(Stage::Healthy, "a template is stopped");
+        self.ok(Stage::SnapshotReady, "the template can be cloned");
+        self.facts.verified = Some(self.observed.cluster.guests.get(&vmid).cloned());
+        Ok(())
+    }
+
+    /// Shuts the built guest down and takes the snapshot, or converts it.
+    pub(super) fn seal(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+        let stage = Stage::SnapshotReady;
+        self.unlocked(stage, vmid, guest)?;
+        if guest.running {
+            return Err(self.shutdown(stage, vmid, guest));
+        }
+        let base = format!("/nodes/{}/lxc/{vmid}", guest.node);
+        match &self.desired.form {
+            Form::Guest => Ok(()),
+            Form::Snapshot(name) => {
+                let call = ApiCall::post(format!("{base}/snapshot"))
+                    .param("snapname", name)
+                    .param("description", format!("{MARK}{}", self.desired.revision));
+                let action = format!("take snapshot {name} of template {vmid}");
+                Err(self.run(stage, action, vec![], Effect::Task(call)))
+            }
+            // The call answers at once while an unnamed task works without a lock (facts D.10, K.2.1).
+            Form::Template => match self.observed.creating {
+                None => Err(Next::Look(Query::Creating {
+                    vmid,
+                    source: None,
+                    node: guest.node.clone(),
+                })),
+                Some(true) => Err(self.wait(
+                    stage,
+                    "CreateRunning",
+                    format!("container {vmid} is being converted"),
+                    2,
+                )),
+                Some(false) => {
+                    let call = ApiCall::post(format!("{base}/template"));
+                    Err(self.run(
+                        stage,
+                        format!("convert container {vmid} to a template"),
+                        vec![],
+                        Effect::Call(call),
+                    ))
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! One connection a hypervisor: API client, SSH, the poller's snapshot, and what is under way on it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::crd::status::ProxmoxCluster;
+use crate::desired::Key;
+use crate::desired::hypervisor::{Access, TlsPolicy};
+use crate::guest::{self, Command, Node, Output, Ssh, SshOptions};
+use crate::observed::{Cluster, Failure};
+use crate::proxmox::{ApiToken, Client, ConnectOptions, Login, Tls};
+
+use super::failure::{failure, of_ssh};
+
+/// What the last poll came to.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The cluster as it was seen.
+    pub cluster: Cluster,
+    /// Addresses of the nodes by name.
+    pub addresses: BTreeMap<String, String>,
+    /// Proxmox VE version.
+    pub version: String,
+}
+
+/// A hypervisor that is talked to.
+pub struct Connection {
+    /// What it was made from; another makes a new connection.
+    pub access: Access,
+    /// API client.
+    pub client: Client,
+    ssh: Option<Ssh>,
+    state: Mutex<State>,
+    /// Edits of owner containers pass one at a time (design §6).
+    pub owners: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    snapshot: Option<Arc<Snapshot>>,
+    problem: Option<Failure>,
+    /// Objects with a Proxmox task under way, with the node that it is on.
+    tasks: HashMap<Key, String>,
+    polls: u64,
+    /// Images that are being downloaded, with the object that does it.
+    downloads: HashMap<String, Key>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Connection {
+    /// A connection; nothing is sent.
+    ///
+    /// # Errors
+    /// What in `access` cannot be used.
+    pub fn new(access: Access) -> Result<Self, Failure> {
+        let mut options = ConnectOptions::new(access.endpoints.clone());
+        options.tls = match &access.tls {
+            TlsPolicy::System => Tls::Roots,
+            TlsPolicy::Ca(pem) => Tls::Ca(pem.clone()),
+            TlsPolicy::Fingerprint(text) => Tls::Fingerprint(
+                text.parse()
+                    .map_err(|e| failure("InvalidSpec", format!("spec.tls.fingerprint: {e}")))?,
+            ),
+            TlsPolicy::Insecure => Tls::InsecureSkipVerify,
+        };
+        options.token = access.token.as_ref().map(|(id, secret)| ApiToken {
+            id: id.clone(),
+            secret: secret.as_str().into(),
+        });
+        options.ticket = access.root_password.as_ref().map(|password| Login {
+            username: "root@pam".into(),
+            password: password.as_str().into(),
+        });
+        let client = Client::new(options).map_err(|e| failure("InvalidSpec", e))?;
+        let ssh = match &access.ssh {
+            Some(ssh) => {
+                let mut options = SshOptions::new(&ssh.user, ssh.key.as_str(), &ssh.known_hosts);
+                options.sudo = ssh.sudo;
+                Some(Ssh::new(options).map_err(|e| of_ssh(&e))?)
+            }
+            None => None,
+        };
+        Ok(Connection {
+            access,
+            client,
+            ssh,
+            state: Mutex::default(),
+            owners: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// The last snapshot, or why there is none.
+    ///
+    /// # Errors
+    /// The problem of the last poll.
+    pub fn snapshot(&self) -> Result<Arc<Snapshot>, Failure> {
+        let state = lock(&self.state);
+        match (&state.problem, &state.snapshot) {
+            (Some(problem), _) => Err(problem.clone()),
+            (None, Some(snapshot)) => Ok(snapshot.clone()),
+            (None, None) => Err(failure("HypervisorNotReady", "the hypervisor was not reached yet")),
+        }
+    }
+
+    /// The snapshot before any problem.
+    pub fn last_snapshot(&self) -> Option<Arc<Snapshot>> {
+        lock(&self.state).snapshot.clone()
+    }
+
+    /// Stores what a poll came to.
+    pub fn store(&self, result: Result<Snapshot, Failure>) {
+        let mut state = lock(&self.state);
+        match result {
+            Ok(snapshot) => {
+                state.snapshot = Some(Arc::new(snapshot));
+                state.problem = None;
+            }
+            Err(problem) => state.problem = Some(problem),
+        }
+    }
+
+    /// Counts a poll; the count before it.
+    pub fn count_poll(&self) -> u64 {
+        let mut state = lock(&self.state);
+        state.polls += 1;
+        state.polls
+    }
+
+    /// Claims a place for a Proxmox task on a node (`limits.parallelTasksPerNode`).
+    pub fn claim_task(&self, key: &Key, node: &str) -> bool {
+        let mut state = lock(&self.state);
+        let others = state.tasks.iter().filter(|(k, n)| *n == node && *k != key).count();
+        if others >= self.access.parallel_tasks {
+            return false;
+        }
+        state.tasks.insert(key.clone(), node.to_string());
+        true
+    }
+
+    /// Notes a task that is under way already, such as one from before a restart.
+    pub fn hold_task(&self, key: &Key, node: &str) {
+        lock(&self.state).tasks.insert(key.clone(), node.to_string());
+    }
+
+    /// Gives the place and any download back.
+    pub fn release(&self, key: &Key) {
+        let mut state = lock(&self.state);
+        state.tasks.remove(key);
+        state.downloads.retain(|_, k| k != key);
+    }
+
+    /// Claims the download of an image; `false` while another object does it.
+    pub fn claim_download(&self, key: &Key, volid: &str) -> bool {
+        let mut state = lock(&self.state);
+        match state.downloads.get(volid) {
+            Some(other) => other == key,
+            None => {
+                state.downloads.insert(volid.to_string(), key.clone());
+                true
+            }
+        }
+    }
+
+    /// Runs a command on a node.
+    ///
+    /// # Errors
+    /// With the reason, and whether it may have run.
+    pub async fn ssh(&self, node: &str, command: &Command) -> Result<Output, (Failure, bool)> {
+        let (Some(ssh), Some(access)) = (&self.ssh, &self.access.ssh) else {
+            let message = "this needs SSH to the node: set spec.ssh of the PhoenixHypervisor";
+            return Err((failure("MissingPrivilege", message), false));
+        };
+        let known = self.last_snapshot().and_then(|s| s.addresses.get(node).cloned());
+        let host = access
+            .hosts
+            .get(node)
+            .cloned()
+            .or(known)
+            .unwrap_or_else(|| node.to_string());
+        let target = match host.rsplit_once(':') {
+            Some((host, port)) if !host.contains(':') || host.ends_with(']') => Node {
+                name: node.into(),
+                host: host.trim_matches(['[', ']']).into(),
+                port: port.parse().unwrap_or(access.port),
+            },
+            _ => Node {
+                name: node.into(),
+                host,
+                port: access.port,
+            },
+        };
+        ssh.run(&target, command)
+            .await
+            .map_err(|e: guest::Error| (of_ssh(&e), e.may_have_happened()))
+    }
+
+    /// Looks at the whole cluster with one call, or two where its identity is not known yet.
+    ///
+    /// # Errors
+    /// Why it cannot be looked at.
+    pub async fn look(&self, full: bool) -> Result<Snapshot, Failure> {
+        let of = |e: crate::proxmox::Error| super::failure::of_call(&e);
+        let previous = self.last_snapshot();
+        let rows = self.client.cluster_resources().await.map_err(of)?;
+        let (identity, quorate, addresses, version) = match (previous, full) {
+            (Some(p), false) => (
+                p.cluster.identity.clone(),
+                p.cluster.quorate,
+                p.addresses.clone(),
+                p.version.clone(),
+            ),
+            _ => self.identity(&rows).await?,
+        };
+        let mut cluster = Cluster {
+            identity,
+            quorate,
+            ..Cluster::default()
+        };
+        for row in rows {
+            place(&mut cluster, row);
+        }
+        // Nodes come and go; their names are in every poll, their addresses only in a full one.
+        let nodes: BTreeSet<String> = cluster
+            .identity
+            .nodes
+            .iter()
+            .cloned()
+            .chain(cluster.online.clone())
+            .collect();
+        cluster.identity.nodes = nodes.into_iter().collect();
+        Ok(Snapshot {
+            cluster,
+            addresses,
+            version,
+        })
+    }
+
+    async fn identity(&self, rows: &[crate::proxmox::cluster::Resource]) -> Result<Identity, Failure> {
+        let of = |e: crate::proxmox::Error| super::failure::of_call(&e);
+        let version = self.client.version().await.map_err(of)?.version;
+        match self.client.cluster_status().await {
+            Ok(status) => {
+                let identity = ProxmoxCluster {
+                    name: status.name.clone().unwrap_or_default(),
+                    nodes: status.nodes.iter().map(|n| n.name.clone()).collect(),
+                };
+                let addresses = status
+                    .nodes
+                    .iter()
+                    .filter_map(|n| Some((n.name.clone(), n.ip.clone()?)))
+                    .collect();
+                Ok((identity, Some(status.quorate), addresses, version))
+            }
+            // Sys.Audit on / is missing: guests can be worked on, but absence cannot be proven (promise 5).
+            Err(crate::proxmox::Error::Forbidden { .. }) => {
+                let nodes = rows
+                    .iter()
+                    .filter(|r| r.kind == "node")
+                    .filter_map(|r| r.node.clone())
+                    .collect();
+                Ok((
+                    ProxmoxCluster {
+                        name: String::new(),
+                        nodes,
+                    },
+                    None,
+                    BTreeMap::new(),
+                    version,
+                ))
+            }
+            Err(error) => Err(of(error)),
+        }
+    }
+}
+
+type Identity = (ProxmoxCluster, Option<bool>, BTreeMap<String, String>, String);
+
+fn place(cluster: &mut Cluster, row: crate::proxmox::cluster::Resource) {
+    use crate::observed::{Row, StorageRow};
+    let node = row.node.clone().unwrap_or_default();
+    match (row.kind.as_str(), row.vmid) {
+        ("lxc" | "qemu", Some(vmid)) => {
+            let guest = Row {
+                type_: row.kind.clone(),
+                node,
+                name: row.name.unwrap_or_default(),
+                status: row.status.unwrap_or_default(),
+                lock: row.lock.filter(|l| !l.is_empty()),
+                tags: row.tags,
+                pool: row.pool.filter(|p| !p.is_empty()),
+                template: row.template,
+                maxcpu: row.maxcpu.map(|c| c.to_string()),
+                maxmem: row.maxmem.and_then(|v| i64::try_from(v).ok()),
+                maxdisk: row.maxdisk.and_then(|v| i64::try_from(v).ok()),
+            };
+            cluster.guests.insert(i64::from(vmid), guest);
+        }
+        ("node", _) if row.status.as_deref() == Some("online") => {
+            cluster.online.insert(node);
+        }
+        ("storage", _) => {
+            let storage = StorageRow {
+                available: row.status.as_deref() == Some("available"),
+                content: row.content,
+                type_: row.plugintype.unwrap_or_default(),
+            };
+            cluster
+                .storages
+                .insert((node, row.storage.unwrap_or_default()), storage);
+        }
+        _ => {}
+    }
+}

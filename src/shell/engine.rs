@@ -1,0 +1,691 @@
+//! The pipeline of one reconcile: read the object, resolve what is wanted, look, plan, carry out one step, publish.
+//!
+//! Nothing here decides what to do; it carries out what the plan says, in an order that a crash at any point survives:
+//! what a step announces is in status before its effect leaves (promise 1), and position comes from looking
+//! (promise 2).
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::crd::GuestStatus;
+use crate::desired::{self, Blocked, Desired, GuestObject, GuestSpec, Key, Stamp, refs};
+use crate::observed::{Failure, Observed, Verified};
+use crate::plan::{self, Announce, Effect, Impact, Input, Next, Plan, Step};
+use crate::proxmox::{Upid, task::TaskState};
+use crate::status::{self, Outcome};
+
+use super::connection::{Connection, Snapshot};
+use super::execute::execute;
+use super::failure::{failure, of_call};
+use super::observe;
+use super::store::{Event, EventType, Store, StoreError};
+
+/// Steps of one reconcile before others get their turn.
+const MAX_STEPS: usize = 32;
+/// Looks for one plan; more means that a plan asks in circles.
+const MAX_LOOKS: usize = 64;
+/// Seconds after which a guest is looked at in full although nothing seems to have changed.
+const SWEEP_SECONDS: i64 = 600;
+
+/// Where a test may cut the engine off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// Before an effect is sent.
+    BeforeEffect,
+    /// After an effect was carried out, before its answer is used.
+    AfterEffect,
+    /// Before status is written.
+    BeforeStatus,
+}
+
+/// Cuts the engine off, for tests: `true` stops it as if it had been killed there.
+pub trait Tripwire: Send + Sync {
+    /// Whether to stop at this point.
+    fn trip(&self, key: &Key, point: Point, what: &str) -> bool;
+}
+
+/// How an engine works.
+#[derive(Clone)]
+pub struct EngineOptions {
+    /// Management cluster id (design §3, Identity).
+    pub cluster_id: String,
+    /// Divides all waits, for tests against a simulator that runs faster than time; 1.0 otherwise.
+    pub time_scale: f64,
+    /// For tests only.
+    pub tripwire: Option<Arc<dyn Tripwire>>,
+}
+
+impl EngineOptions {
+    /// Options for normal work.
+    pub fn new(cluster_id: impl Into<String>) -> Self {
+        EngineOptions {
+            cluster_id: cluster_id.into(),
+            time_scale: 1.0,
+            tripwire: None,
+        }
+    }
+}
+
+/// When an object wants to be looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Requeue {
+    /// After so long, or earlier when something changes.
+    pub after: Duration,
+}
+
+/// What a plan would do.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Preview {
+    /// Steps with how hard they hit.
+    pub steps: Vec<(String, Impact)>,
+    /// Why nothing can be done: reason and message.
+    pub blocked: Option<(String, String)>,
+}
+
+/// Why a reconcile ended early.
+enum Stop {
+    Store(StoreError),
+    /// A test cut it off.
+    Cut,
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Stop::Store(error)
+    }
+}
+
+/// The engine; one for all hypervisors.
+pub struct Engine<S: Store> {
+    pub(super) store: Arc<S>,
+    pub(super) options: EngineOptions,
+    pub(super) connections: Mutex<HashMap<(String, String), Arc<Connection>>>,
+    memory: Mutex<Memory>,
+}
+
+/// What is kept in memory only; losing it costs a look.
+#[derive(Default)]
+struct Memory {
+    verified: HashMap<Key, Verified>,
+    /// Vmids that were chosen, until status shows them: hypervisor and vmid → object.
+    reserved: HashMap<((String, String), i64), Key>,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn now() -> i64 {
+    k8s_openapi::jiff::Timestamp::now().as_second()
+}
+
+impl<S: Store> Engine<S> {
+    /// An engine over a store.
+    pub fn new(store: Arc<S>, options: EngineOptions) -> Self {
+        Engine {
+            store,
+            options,
+            connections: Mutex::default(),
+            memory: Mutex::default(),
+        }
+    }
+
+    /// One reconcile of a guest object: runs steps until it has to wait; never waits for a Proxmox task.
+    pub async fn reconcile(&self, key: &Key) -> Requeue {
+        match self.try_reconcile(key).await {
+            Ok(seconds) => self.after(seconds),
+            Err(Stop::Store(StoreError::Conflict)) => self.after(0.2),
+            Err(Stop::Store(StoreError::Gone)) => {
+                self.forget(key);
+                self.after(3600.0)
+            }
+            Err(Stop::Store(StoreError::Other(message))) => {
+                tracing::warn!(%key, %message, "cannot write the object");
+                self.after(5.0)
+            }
+            Err(Stop::Cut) => self.after(0.0),
+        }
+    }
+
+    fn after(&self, seconds: f64) -> Requeue {
+        Requeue {
+            after: Duration::from_secs_f64((seconds / self.options.time_scale).max(0.02)),
+        }
+    }
+
+    fn forget(&self, key: &Key) {
+        let mut memory = lock(&self.memory);
+        memory.verified.remove(key);
+        memory.reserved.retain(|_, k| k != key);
+    }
+
+    fn cut(&self, key: &Key, point: Point, what: &str) -> Result<(), Stop> {
+        match &self.options.tripwire {
+            Some(wire) if wire.trip(key, point, what) => Err(Stop::Cut),
+            _ => Ok(()),
+        }
+    }
+
+    async fn try_reconcile(&self, key: &Key) -> Result<f64, Stop> {
+        for _ in 0..MAX_STEPS {
+            let Some(object) = self.store.guest(key) else {
+                self.forget(key);
+                return Ok(3600.0);
+            };
+            if object.deleting && !object.finalizer {
+                self.forget(key);
+                return Ok(3600.0);
+            }
+            match self.one_step(object).await? {
+                Some(seconds) => return Ok(seconds),
+                None => tokio::task::yield_now().await,
+            }
+        }
+        Ok(0.1)
+    }
+
+    /// One step: `None` when the next one can follow at once, else the seconds to wait.
+    async fn one_step(&self, object: GuestObject) -> Result<Option<f64>, Stop> {
+        if object.deleting && plan::leaves_proxmox_alone(&object) {
+            return self.release(&object, "nothing on Proxmox belongs to it").await;
+        }
+        let resolved = match object.deleting {
+            true => Ok(None),
+            false => desired::resolve(&object, self.store.as_ref(), &self.options.cluster_id).map(Some),
+        };
+        let desired = match resolved {
+            Ok(desired) => desired,
+            Err(blocked) => return self.publish_blocked(&object, blocked).await,
+        };
+        let connection = match self.connection_of(&object) {
+            Ok(connection) => connection,
+            Err(blocked) => return self.publish_blocked(&object, blocked).await,
+        };
+        let snapshot = match connection.snapshot() {
+            Ok(snapshot) => snapshot,
+            Err(problem) => {
+                lock(&self.memory).verified.remove(&object.key);
+                let blocked = Blocked::waiting(problem.reason, problem.message);
+                return self.publish_blocked(&object, blocked).await;
+            }
+        };
+        if let Some(seconds) = self.running_task(&connection, &object).await? {
+            return Ok(seconds);
+        }
+        let mut owner_guard = None;
+        let plan = match self
+            .make_plan(
+                &connection,
+                &snapshot,
+                &object,
+                desired.as_ref(),
+                &mut owner_guard,
+                false,
+            )
+            .await
+        {
+            Ok(plan) => plan,
+            Err(problem) => {
+                let blocked = Blocked::waiting(problem.reason, problem.message);
+                return self.publish_blocked(&object, blocked).await;
+            }
+        };
+        let result = self.carry_out(&connection, object, desired.as_ref(), plan).await;
+        drop(owner_guard);
+        result
+    }
+
+    /// Looks and plans until the plan needs no more looks.
+    async fn make_plan<'c>(
+        &self,
+        connection: &'c Connection,
+        snapshot: &Snapshot,
+        object: &GuestObject,
+        desired: Option<&Desired>,
+        owner_guard: &mut Option<tokio::sync::MutexGuard<'c, ()>>,
+        preview: bool,
+    ) -> Result<Plan, Failure> {
+        let mut observed = self.start_looking(snapshot, object);
+        let identity = match desired {
+            Some(desired) => observe::identity(desired),
+            None => self.identity_of(object),
+        };
+        let previous = desired.map(|d| d.previous_clusters.clone()).unwrap_or_default();
+        let dependencies = refs::dependencies(object, self.store.as_ref());
+        for _ in 0..MAX_LOOKS {
+            let plan = match desired {
+                Some(desired) => plan::plan(Input {
+                    desired,
+                    dependencies: &dependencies,
+                    observed: &observed,
+                    status: &object.status,
+                    now: now(),
+                    preview,
+                }),
+                None => plan::plan_deletion(object, &observed, &self.options.cluster_id, now()),
+            };
+            let Next::Look(query) = &plan.next else { return Ok(plan) };
+            // Who looks at owner containers is about to edit one: one object at a time (design §6).
+            if matches!(query, plan::Query::Owners { .. }) && owner_guard.is_none() {
+                *owner_guard = Some(connection.owners.lock().await);
+            }
+            observe::look(connection, snapshot, &identity, &previous, query, &mut observed).await?;
+        }
+        Err(failure(
+            "InternalError",
+            "the plan asks for the same looks again and again",
+        ))
+    }
+
+    fn identity_of(&self, object: &GuestObject) -> Stamp {
+        Stamp {
+            cluster: self.options.cluster_id.clone(),
+            kind: object.key.kind.as_str().into(),
+            namespace: object.key.namespace.clone(),
+            name: object.key.name.clone(),
+            uid: object.uid.clone(),
+            vmid: 0,
+            fresh: false,
+            adopted: false,
+            revision: None,
+        }
+    }
+
+    fn start_looking(&self, snapshot: &Snapshot, object: &GuestObject) -> Observed {
+        let mut cluster = snapshot.cluster.clone();
+        let (namespace, name) = object.hypervisor_ref();
+        cluster.recorded = self
+            .store
+            .hypervisor(&namespace, &name)
+            .and_then(|h| h.status.clone()?.cluster);
+        let memory = lock(&self.memory);
+        let verified = memory.verified.get(&object.key).cloned();
+        let sweep = verified.as_ref().is_none_or(|v| now() - v.at > SWEEP_SECONDS);
+        Observed {
+            cluster,
+            reserved: self.reserved(&memory, object),
+            verified,
+            sweep,
+            ..Observed::default()
+        }
+    }
+
+    /// Vmids that other objects have or want on the same hypervisor.
+    fn reserved(&self, memory: &Memory, object: &GuestObject) -> BTreeSet<i64> {
+        if object.status.vmid.is_some() {
+            return BTreeSet::new();
+        }
+        let hypervisor = object.hypervisor_ref();
+        let others = self.store.guests();
+        let wanted = others
+            .iter()
+            .filter(|o| o.key != object.key && o.hypervisor_ref() == hypervisor)
+            .flat_map(|o| o.status.vmid.into_iter().chain(o.spec_vmid()));
+        let chosen = memory
+            .reserved
+            .iter()
+            .filter(|((h, _), k)| *h == hypervisor && **k != object.key)
+            .map(|((_, v), _)| *v);
+        wanted.chain(chosen).collect()
+    }
+
+    /// Follows a Proxmox task that status names: `Some(wait)` while it runs or when it failed.
+    async fn running_task(&self, connection: &Connection, object: &GuestObject) -> Result<Option<Option<f64>>, Stop> {
+        let Some(task) = &object.status.task else {
+            return Ok(None);
+        };
+        let Ok(upid) = task.upid.parse::<Upid>() else {
+            self.write(object, status::after_task(&object.status, None, now()))
+                .await?;
+            return Ok(Some(None));
+        };
+        let failed = match connection.client.task(&upid).await {
+            Ok(TaskState::Running) => {
+                connection.hold_task(&object.key, &upid.node);
+                return Ok(Some(Some(if upid.kind == "vzstart" { 1.0 } else { 2.0 })));
+            }
+            Ok(TaskState::Succeeded { .. } | TaskState::Forgotten) => None,
+            Ok(TaskState::Failed(text)) => {
+                let reason = super::failure::reason_of(&text).unwrap_or("TaskFailed");
+                // The exit status is one line; the log before it often says why (facts B.3).
+                let log = connection.client.task_log(&upid, 4).await.unwrap_or_default();
+                let told = |line: &&String| !line.starts_with("TASK ERROR") && !line.is_empty() && **line != text;
+                let details: Vec<&str> = log.iter().filter(told).map(String::as_str).collect();
+                let details = if details.is_empty() {
+                    String::new()
+                } else {
+                    format!(" ({})", details.join("; "))
+                };
+                Some(failure(reason, format!("{text}{details}")))
+            }
+            Err(error) => {
+                let problem = of_call(&error);
+                let wait = self
+                    .publish_blocked(object, Blocked::waiting(problem.reason, problem.message))
+                    .await?;
+                return Ok(Some(wait.or(Some(5.0))));
+            }
+        };
+        connection.release(&object.key);
+        let mut status = status::after_task(&object.status, failed.as_ref(), now());
+        status::scale_retry(&mut status, now(), self.options.time_scale);
+        if let Some(failure) = &failed {
+            self.warn(object, failure.reason, &format!("{}: {}", task.action, failure.message))
+                .await;
+        }
+        self.write(object, status).await?;
+        Ok(Some(None))
+    }
+
+    /// Does what the plan says next, and publishes.
+    async fn carry_out(
+        &self,
+        connection: &Connection,
+        object: GuestObject,
+        desired: Option<&Desired>,
+        plan: Plan,
+    ) -> Result<Option<f64>, Stop> {
+        let hash = desired.map(|d| d.hash.as_str());
+        let status = status::planned(&object.status, object.generation, &plan, hash, now());
+        match &plan.next {
+            Next::Run(step) => self.run(connection, object, step, status).await,
+            Next::Done => {
+                if let (Some(hash), Some(row)) = (hash, &plan.facts.verified) {
+                    let verified = Verified {
+                        hash: hash.into(),
+                        row: row.clone(),
+                        at: now(),
+                    };
+                    lock(&self.memory).verified.insert(object.key.clone(), verified);
+                }
+                self.publish(&object, status).await?;
+                let probe = desired
+                    .and_then(|d| d.probe.as_ref())
+                    .filter(|_| desired.is_some_and(|d| d.form == desired::Form::Guest));
+                Ok(Some(probe.map_or(SWEEP_SECONDS as f64, |p| {
+                    p.period_seconds.unwrap_or(10).max(10) as f64
+                })))
+            }
+            Next::Wait { seconds, .. } => {
+                lock(&self.memory).verified.remove(&object.key);
+                self.publish(&object, status).await?;
+                Ok(Some(*seconds as f64))
+            }
+            Next::Stuck { .. } => {
+                lock(&self.memory).verified.remove(&object.key);
+                self.publish(&object, status).await?;
+                Ok(Some(60.0))
+            }
+            Next::Look(_) => Ok(Some(1.0)),
+        }
+    }
+
+    async fn run(
+        &self,
+        connection: &Connection,
+        object: GuestObject,
+        step: &Step,
+        status: GuestStatus,
+    ) -> Result<Option<f64>, Stop> {
+        lock(&self.memory).verified.remove(&object.key);
+        if step.effect == Effect::RemoveFinalizer {
+            return self.release(&object, &step.action).await;
+        }
+        let object = if object.finalizer {
+            object
+        } else {
+            self.store.add_finalizer(&object).await?
+        };
+        if !self.reserve(&object, step) {
+            return Ok(Some(0.2));
+        }
+        let status = status::announced(&status, &step.announce);
+        let object = self.write(&object, status).await?;
+        self.cut(&object.key, Point::BeforeEffect, &step.action)?;
+        tracing::info!(key = %object.key, action = %step.action, "step");
+        let outcome = execute(connection, &object.key, step).await;
+        self.cut(&object.key, Point::AfterEffect, &step.action)?;
+        self.finish(connection, &object, step, outcome).await
+    }
+
+    async fn finish(
+        &self,
+        connection: &Connection,
+        object: &GuestObject,
+        step: &Step,
+        outcome: Outcome,
+    ) -> Result<Option<f64>, Stop> {
+        match &outcome {
+            Outcome::Busy(reason) => {
+                tracing::debug!(key = %object.key, reason = reason.reason, message = %reason.message, "busy");
+                return Ok(Some(2.0));
+            }
+            Outcome::Failed(failure) => {
+                tracing::warn!(key = %object.key, action = %step.action, reason = failure.reason, message = %failure.message, "step failed");
+                self.warn(
+                    object,
+                    failure.reason,
+                    &format!("cannot {}: {}", step.action, failure.message),
+                )
+                .await;
+            }
+            _ => {}
+        }
+        let mut status = status::after_step(&object.status, step, &outcome, now());
+        status::scale_retry(&mut status, now(), self.options.time_scale);
+        self.write(object, status).await?;
+        if matches!(&step.effect, Effect::Call(call) if call.path.starts_with("/pools")) {
+            // Pool membership is only in the cluster's list.
+            let looked = connection.look(false).await;
+            connection.store(looked);
+        }
+        Ok(matches!(outcome, Outcome::Started(_)).then_some(1.0))
+    }
+
+    /// Reserves the vmid that a step records; `false` when another object was faster.
+    fn reserve(&self, object: &GuestObject, step: &Step) -> bool {
+        let hypervisor = object.hypervisor_ref();
+        let mut memory = lock(&self.memory);
+        step.announce.iter().all(|announce| match announce {
+            Announce::Vmid { vmid, .. } => {
+                let owner = memory
+                    .reserved
+                    .entry((hypervisor.clone(), *vmid))
+                    .or_insert_with(|| object.key.clone());
+                *owner == object.key
+            }
+            Announce::NoVmid => {
+                memory.reserved.retain(|_, k| *k != object.key);
+                true
+            }
+            _ => true,
+        })
+    }
+
+    async fn release(&self, object: &GuestObject, why: &str) -> Result<Option<f64>, Stop> {
+        self.cut(&object.key, Point::BeforeStatus, why)?;
+        let event = Event {
+            type_: EventType::Normal,
+            reason: "Released".into(),
+            message: why.to_string(),
+        };
+        self.store.event(object, event).await;
+        if let Ok(connection) = self.connection_of(object) {
+            connection.release(&object.key);
+        }
+        self.store.remove_finalizer(object).await?;
+        self.forget(&object.key);
+        Ok(Some(3600.0))
+    }
+
+    /// The connection of an object's hypervisor.
+    fn connection_of(&self, object: &GuestObject) -> Result<Arc<Connection>, Blocked> {
+        let (namespace, name) = object.hypervisor_ref();
+        if self.store.hypervisor(&namespace, &name).is_none() {
+            let message = format!(
+                "spec.hypervisorRef: there is no PhoenixHypervisor {namespace}/{name}: create it or correct the name"
+            );
+            return Err(Blocked::stalled("HypervisorNotFound", message));
+        }
+        lock(&self.connections)
+            .get(&(namespace.clone(), name.clone()))
+            .cloned()
+            .ok_or_else(|| {
+                let message = format!("PhoenixHypervisor {namespace}/{name} was not reached yet");
+                Blocked::waiting("HypervisorNotReady", message)
+            })
+    }
+
+    async fn publish_blocked(&self, object: &GuestObject, blocked: Blocked) -> Result<Option<f64>, Stop> {
+        let (next, seconds) = match blocked {
+            Blocked::Stalled { reason, message } => (Next::Stuck { reason, message }, 60.0),
+            Blocked::Waiting { reason, message } => (
+                Next::Wait {
+                    reason,
+                    message,
+                    seconds: 5,
+                },
+                5.0,
+            ),
+        };
+        let plan = Plan {
+            next,
+            findings: vec![],
+            facts: plan::Facts::default(),
+            partial: true,
+            steps: vec![],
+        };
+        let status = status::planned(&object.status, object.generation, &plan, None, now());
+        self.publish(object, status).await?;
+        Ok(Some(seconds))
+    }
+
+    /// Writes status and tells of transitions.
+    async fn publish(&self, object: &GuestObject, status: GuestStatus) -> Result<(), Stop> {
+        let of = |s: &GuestStatus, t: &str| s.conditions.iter().find(|c| c.type_ == t).cloned();
+        let event = |type_, c: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| Event {
+            type_,
+            reason: c.reason.clone(),
+            message: if c.message.is_empty() {
+                c.reason.clone()
+            } else {
+                c.message.clone()
+            },
+        };
+        let mut events = Vec::new();
+        for (name, type_) in [
+            ("Ready", EventType::Normal),
+            ("Stalled", EventType::Warning),
+            ("DriftDetected", EventType::Warning),
+        ] {
+            let (old, new) = (of(&object.status, name), of(&status, name));
+            if let Some(new) = new.filter(|n| n.status == "True")
+                && old.is_none_or(|o| o.status != "True" || (o.reason != new.reason && name != "Ready"))
+            {
+                events.push(event(type_, &new));
+            }
+        }
+        let object = self.write(object, status).await?;
+        for event in events {
+            self.store.event(&object, event).await;
+        }
+        Ok(())
+    }
+
+    /// Writes status if it says something new.
+    async fn write(&self, object: &GuestObject, status: GuestStatus) -> Result<GuestObject, Stop> {
+        if status == object.status {
+            return Ok(object.clone());
+        }
+        self.cut(&object.key, Point::BeforeStatus, "status")?;
+        Ok(self.store.write_status(object, &status).await?)
+    }
+
+    async fn warn(&self, object: &GuestObject, reason: &str, message: &str) {
+        let event = Event {
+            type_: EventType::Warning,
+            reason: reason.into(),
+            message: message.into(),
+        };
+        self.store.event(object, event).await;
+    }
+
+    /// What would be done for the object, without effects.
+    pub async fn preview(&self, key: &Key) -> Preview {
+        let Some(object) = self.store.guest(key) else {
+            return Preview::default();
+        };
+        let blocked = |blocked: Blocked| match blocked {
+            Blocked::Stalled { reason, message } | Blocked::Waiting { reason, message } => Preview {
+                blocked: Some((reason.into(), message)),
+                ..Preview::default()
+            },
+        };
+        let desired = match desired::resolve(&object, self.store.as_ref(), &self.options.cluster_id) {
+            Ok(desired) => desired,
+            Err(error) => return blocked(error),
+        };
+        let connection = match self.connection_of(&object) {
+            Ok(connection) => connection,
+            Err(error) => return blocked(error),
+        };
+        let made = match connection.snapshot() {
+            Ok(snapshot) => {
+                let mut guard = None;
+                self.make_plan(&connection, &snapshot, &object, Some(&desired), &mut guard, true)
+                    .await
+            }
+            Err(problem) => Err(problem),
+        };
+        match made {
+            Ok(plan) => preview_of(&plan, &desired, &object),
+            Err(problem) => blocked(Blocked::waiting(problem.reason, problem.message)),
+        }
+    }
+}
+
+fn preview_of(plan: &Plan, desired: &Desired, object: &GuestObject) -> Preview {
+    let mut preview = Preview::default();
+    preview
+        .steps
+        .extend(plan.steps.iter().map(|s| (s.action.clone(), s.impact())));
+    match &plan.next {
+        Next::Run(step) => {
+            preview.steps.push((step.action.clone(), step.impact()));
+            let creating =
+                step.impact() == Impact::Recreate || step.announce.iter().any(|a| matches!(a, Announce::Vmid { .. }));
+            if creating {
+                preview.steps.extend(after_creation(desired, object));
+            }
+        }
+        Next::Wait { reason, message, .. } | Next::Stuck { reason, message } => {
+            preview.blocked = Some(((*reason).to_string(), message.clone()));
+        }
+        Next::Done | Next::Look(_) => {}
+    }
+    preview
+}
+
+/// What follows once a guest is there, as far as the spec says it.
+fn after_creation(desired: &Desired, object: &GuestObject) -> Vec<(String, Impact)> {
+    let mut steps = vec![("configure it".to_string(), Impact::Live)];
+    steps.extend(
+        desired
+            .volumes
+            .iter()
+            .flatten()
+            .map(|v| (format!("attach volume {} at {}", v.name, v.path), Impact::Live)),
+    );
+    steps.push(("start it".into(), Impact::Live));
+    steps.extend(
+        desired
+            .scripts
+            .iter()
+            .map(|s| (format!("run {}", s.name), Impact::Live)),
+    );
+    if matches!(object.spec, GuestSpec::Template(_)) {
+        steps.push(("stop and seal the template".into(), Impact::Restart));
+    }
+    steps
+}

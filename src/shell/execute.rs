@@ -1,0 +1,192 @@
+//! Carries out one effect. The step holds every value; nothing is decided here but what the answer means.
+
+use crate::desired::Key;
+use crate::guest::node::{self, NodeLayout, RawLine, RawLinesAnswer};
+use crate::guest::runner::{self, GuestFile, Layout};
+use crate::observed::Failure;
+use crate::plan::{ApiCall, Effect, Step};
+use crate::proxmox::Upid;
+use crate::status::Outcome;
+
+use super::connection::Connection;
+use super::failure::{failure, is_passing, of_call};
+
+/// Carries out a step's effect.
+pub async fn execute(connection: &Connection, key: &Key, step: &Step) -> Outcome {
+    match &step.effect {
+        Effect::Record | Effect::RemoveFinalizer => Outcome::Done,
+        Effect::Call(call) => self::call(connection, call).await,
+        Effect::Task(call) => task(connection, key, call).await,
+        Effect::PctSet {
+            node: on,
+            vmid,
+            set,
+            delete,
+            digest,
+        } => {
+            let command = node::pct_set(id(*vmid), set, delete, Some(digest));
+            ssh(connection, on, &command).await
+        }
+        Effect::RawLines {
+            node: on,
+            vmid,
+            add,
+            remove,
+            digest,
+        } => raw_lines(connection, on, *vmid, add, remove, digest).await,
+        Effect::Script {
+            node: on,
+            vmid,
+            script,
+            attempt,
+        } => self::script(connection, on, *vmid, script, *attempt).await,
+    }
+}
+
+fn id(vmid: i64) -> u32 {
+    u32::try_from(vmid).unwrap_or_default()
+}
+
+fn failed(failure: Failure) -> Outcome {
+    if is_passing(&failure) {
+        Outcome::Busy(failure)
+    } else {
+        Outcome::Failed(failure)
+    }
+}
+
+async fn call(connection: &Connection, call: &ApiCall) -> Outcome {
+    match connection.client.call(call).await {
+        Ok(_) => Outcome::Done,
+        Err(error) => failed(of_call(&error)),
+    }
+}
+
+async fn task(connection: &Connection, key: &Key, call: &ApiCall) -> Outcome {
+    let node = call.path.split('/').nth(2).unwrap_or_default();
+    if !connection.claim_task(key, node) {
+        let message = format!("node {node} has as many Phoenix tasks as limits.parallelTasksPerNode allows");
+        return Outcome::Busy(failure("TaskLimit", message));
+    }
+    if let Some(volid) = download(call)
+        && !connection.claim_download(key, &volid)
+    {
+        connection.release(key);
+        return Outcome::Busy(failure("ImageDownloading", format!("another object downloads {volid}")));
+    }
+    let outcome = match connection.client.call(call).await {
+        Ok(value) => match value.as_str().map(str::parse::<Upid>) {
+            Some(Ok(upid)) => Outcome::Started(upid.as_str().to_string()),
+            _ => Outcome::Done,
+        },
+        Err(error) => failed(of_call(&error)),
+    };
+    if !matches!(outcome, Outcome::Started(_)) {
+        connection.release(key);
+    }
+    outcome
+}
+
+/// The image that a call downloads.
+fn download(call: &ApiCall) -> Option<String> {
+    let param = |name: &str| call.params.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+    if call.path.ends_with("/download-url") {
+        let storage = call.path.split('/').nth(4)?;
+        return Some(format!("{storage}:vztmpl/{}", param("filename")?));
+    }
+    call.path
+        .ends_with("/aplinfo")
+        .then(|| Some(format!("{}:vztmpl/{}", param("storage")?, param("template")?)))?
+}
+
+async fn ssh(connection: &Connection, on: &str, command: &crate::guest::Command) -> Outcome {
+    match connection.ssh(on, command).await {
+        Ok(output) if output.is_success() => Outcome::Done,
+        Ok(output) => {
+            let text = output.complaint();
+            let reason = super::failure::reason_of(&text).unwrap_or("CommandFailed");
+            failed(failure(reason, text))
+        }
+        Err((error, _)) => Outcome::Failed(error),
+    }
+}
+
+async fn raw_lines(
+    connection: &Connection,
+    on: &str,
+    vmid: i64,
+    add: &[String],
+    remove: &[String],
+    digest: &str,
+) -> Outcome {
+    let parse = |lines: &[String]| lines.iter().map(|l| RawLine::parse(l)).collect::<Result<Vec<_>, _>>();
+    let (add, remove) = match (parse(add), parse(remove)) {
+        (Ok(add), Ok(remove)) => (add, remove),
+        (Err(e), _) | (_, Err(e)) => return Outcome::Failed(failure("InvalidSpec", e.to_string())),
+    };
+    let command = node::raw_lines(id(vmid), &add, &remove, digest, &NodeLayout::default());
+    let output = match connection.ssh(on, &command).await {
+        Ok(output) => output,
+        Err((error, _)) => return Outcome::Failed(error),
+    };
+    match RawLinesAnswer::parse(output.exit, &output.stdout.text(), &output.stderr.text()) {
+        RawLinesAnswer::Done { .. } => Outcome::Done,
+        RawLinesAnswer::Locked(text) => Outcome::Busy(failure("GuestLocked", text)),
+        other => Outcome::Busy(failure("ConfigChanged", format!("{other:?}"))),
+    }
+}
+
+async fn script(
+    connection: &Connection,
+    on: &str,
+    vmid: i64,
+    script: &crate::desired::Script,
+    attempt: i64,
+) -> Outcome {
+    let start = runner::Script {
+        id: script.id.clone(),
+        hash: script.hash.clone(),
+        attempt: u32::try_from(attempt).unwrap_or(1),
+        body: script.body.clone(),
+        path: None,
+        args: script.args.clone(),
+        environment: script
+            .environment
+            .iter()
+            .map(|(k, v)| (k.clone(), v.as_str().into()))
+            .collect(),
+        files: script
+            .files
+            .iter()
+            .map(|f| GuestFile {
+                path: f.path.clone(),
+                mode: f.mode.clone(),
+                content: f.content.clone().into_bytes(),
+            })
+            .collect(),
+        workdir: script.workdir.clone(),
+        deadline_seconds: u64::try_from(script.deadline_seconds).ok(),
+    };
+    let command = match runner::start(id(vmid), &start, &Layout::default()) {
+        Ok(command) => command,
+        Err(error) => return Outcome::Failed(failure("InvalidSpec", error.to_string())),
+    };
+    let output = match connection.ssh(on, &command).await {
+        Ok(output) => output,
+        Err((error, _)) => return Outcome::Failed(error),
+    };
+    if !output.is_success() {
+        return Outcome::Failed(failure(
+            "GuestUnreachable",
+            format!("pct exec {vmid}: {}", output.complaint()),
+        ));
+    }
+    match runner::Record::parse(&output.stdout.text()) {
+        Ok(record) if record.busy => Outcome::Busy(failure(
+            "ScriptRunning",
+            format!("an earlier version of {} still runs", script.name),
+        )),
+        Ok(_) => Outcome::Done,
+        Err(error) => Outcome::Failed(failure("GuestUnreachable", error.to_string())),
+    }
+}

@@ -1,0 +1,418 @@
+//! Carries out the reads that a plan asks for. What is read is the plan's choice; nothing is decided here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::desired::{Desired, Stamp};
+use crate::guest::runner::{self, Layout, State};
+use crate::observed::*;
+use crate::plan::{OWNER_KIND, Query, TAG};
+use crate::proxmox::Error;
+
+use super::connection::{Connection, Snapshot};
+use super::failure::{failure, of_call};
+
+fn id(vmid: i64) -> u32 {
+    u32::try_from(vmid).unwrap_or_default()
+}
+
+/// Carries out one query and puts the answer into `observed`.
+///
+/// # Errors
+/// Where the answer has no place for a failure: the reconcile waits with this reason.
+pub async fn look(
+    connection: &Connection,
+    snapshot: &Snapshot,
+    identity: &Stamp,
+    previous: &[String],
+    query: &Query,
+    observed: &mut Observed,
+) -> Result<(), Failure> {
+    match query {
+        Query::Stamped => observed.stamped = Some(stamped(connection, snapshot, identity, previous).await?),
+        Query::VmidFree { vmid, volumes_on } => {
+            let check = vmid_free(connection, *vmid, volumes_on.as_deref()).await?;
+            if check != IdCheck::Free {
+                observed.unusable.insert(*vmid);
+            }
+            observed.id_check = Some((*vmid, check));
+        }
+        Query::Guest { vmid, node } => {
+            observed.guest = Some(guest(connection, snapshot, *vmid, node.as_deref(), true).await);
+        }
+        Query::Parent { vmid, node } => {
+            observed.parent = Some(guest(connection, snapshot, *vmid, Some(node), true).await);
+        }
+        Query::Creating { vmid, source, node } => {
+            observed.creating = Some(creating(connection, *vmid, *source, node).await?);
+        }
+        Query::Image { node, volid } => observed.image = Some(image(connection, node, volid).await),
+        Query::Scripts { vmid, node, ids } => observed.scripts = Some(scripts(connection, *vmid, node, ids).await),
+        Query::Firewall { vmid, node } => observed.firewall = Some(firewall(connection, *vmid, node).await),
+        Query::Owners {
+            node,
+            unprivileged,
+            ids,
+        } => {
+            observed.owners = Some(
+                owners(
+                    connection,
+                    snapshot,
+                    &identity.cluster,
+                    previous,
+                    node,
+                    *unprivileged,
+                    *ids,
+                )
+                .await,
+            );
+        }
+        Query::Probe {
+            vmid,
+            node,
+            command,
+            timeout,
+        } => {
+            observed.probe = Some(probe(connection, *vmid, node, command, *timeout).await);
+        }
+    }
+    Ok(())
+}
+
+/// The identity that stamps are compared with while no vmid is known.
+pub fn identity(desired: &Desired) -> Stamp {
+    desired.stamp(0)
+}
+
+async fn stamped(
+    connection: &Connection,
+    snapshot: &Snapshot,
+    identity: &Stamp,
+    previous: &[String],
+) -> Result<Vec<i64>, Failure> {
+    let mut found = Vec::new();
+    let tagged = snapshot
+        .cluster
+        .guests
+        .iter()
+        .filter(|(_, r)| r.type_ == "lxc" && r.tags.iter().any(|t| t == TAG));
+    for (vmid, row) in tagged {
+        match connection.client.lxc_config(&row.node, id(*vmid), false).await {
+            Ok(config) => {
+                let stamp = config.options.get("description").and_then(|d| Stamp::find(d));
+                let wanted = Stamp {
+                    vmid: *vmid,
+                    ..identity.clone()
+                };
+                let ours = stamp.is_some_and(|s| {
+                    s.same_identity(&wanted) || (s.same_object(&wanted) && previous.contains(&s.cluster))
+                });
+                if ours {
+                    found.push(*vmid);
+                }
+            }
+            Err(Error::NotFound { .. } | Error::Forbidden { .. }) => {}
+            Err(error) => return Err(of_call(&error)),
+        }
+    }
+    Ok(found)
+}
+
+async fn vmid_free(connection: &Connection, vmid: i64, volumes_on: Option<&str>) -> Result<IdCheck, Failure> {
+    let client = &connection.client;
+    if !client.vmid_is_free(id(vmid)).await.map_err(|e| of_call(&e))? {
+        return Ok(IdCheck::Taken);
+    }
+    let Some(node) = volumes_on else {
+        return Ok(IdCheck::Free);
+    };
+    let mut volumes = BTreeSet::new();
+    for storage in client.storages(node).await.map_err(|e| of_call(&e))? {
+        let holds_guests = storage.content.iter().any(|c| c == "rootdir" || c == "images");
+        if !storage.active || !holds_guests {
+            continue;
+        }
+        let content = client
+            .storage_content(node, &storage.storage, None, Some(id(vmid)))
+            .await
+            .map_err(|e| of_call(&e))?;
+        let of_guests = content
+            .into_iter()
+            .filter(|v| v.content == "rootdir" || v.content == "images");
+        volumes.extend(of_guests.map(|v| v.volid));
+    }
+    Ok(if volumes.is_empty() {
+        IdCheck::Free
+    } else {
+        IdCheck::Volumes(volumes.into_iter().collect())
+    })
+}
+
+async fn guest(
+    connection: &Connection,
+    snapshot: &Snapshot,
+    vmid: i64,
+    node: Option<&str>,
+    details: bool,
+) -> GuestRead {
+    let row = snapshot.cluster.guests.get(&vmid);
+    if let Some(row) = row.filter(|r| r.type_ == "qemu") {
+        return GuestRead::OtherType { node: row.node.clone() };
+    }
+    let online = &snapshot.cluster.online;
+    let nodes: Vec<String> = match (row, node) {
+        (Some(row), _) => vec![row.node.clone()],
+        (None, Some(node)) => vec![node.to_string()],
+        (None, None) => online.iter().cloned().collect(),
+    };
+    if let Some(offline) = nodes.iter().find(|n| !online.contains(*n)) {
+        return GuestRead::Unreadable(failure("NodeOffline", format!("node {offline} is offline")));
+    }
+    for node in &nodes {
+        match read_guest(connection, node, vmid, details).await {
+            Ok(guest) => return GuestRead::Present(Box::new(guest)),
+            Err(Error::NotFound { .. }) => {}
+            Err(error) => return GuestRead::Unreadable(of_call(&error)),
+        }
+    }
+    GuestRead::NotFound
+}
+
+async fn read_guest(connection: &Connection, node: &str, vmid: i64, details: bool) -> Result<Guest, Error> {
+    let client = &connection.client;
+    let config = client.lxc_config(node, id(vmid), false).await?;
+    let mut guest = Guest {
+        node: node.to_string(),
+        options: config.options,
+        raw_lines: config.raw,
+        digest: config.digest,
+        lock: config.lock,
+        ..Guest::default()
+    };
+    // While a guest is being created there is nothing more to see (facts K.2.4).
+    if !details || guest.lock.as_deref() == Some("create") {
+        return Ok(guest);
+    }
+    guest.running = client.lxc_status(node, id(vmid)).await?.is_running();
+    guest.snapshots = client
+        .lxc_snapshots(node, id(vmid))
+        .await?
+        .into_iter()
+        .filter(|s| s.snapstate.is_none())
+        .map(|s| (s.name, s.description.unwrap_or_default()))
+        .collect();
+    if guest.running {
+        let pending = client.lxc_pending(node, id(vmid)).await?;
+        guest.pending = pending.into_iter().filter(|p| p.is_pending()).map(|p| p.key).collect();
+        guest.ip = address(&client.lxc_interfaces(node, id(vmid)).await?);
+    }
+    Ok(guest)
+}
+
+/// The first address that others can reach: no loopback, no link-local one, no bridge of containers inside.
+fn address(interfaces: &[crate::proxmox::lxc::Interface]) -> Option<String> {
+    let inner = |name: &str| {
+        ["lo", "docker", "br-", "veth", "cni", "flannel", "podman"]
+            .iter()
+            .any(|p| name.starts_with(p))
+    };
+    let mut found: Vec<std::net::IpAddr> = interfaces
+        .iter()
+        .filter(|i| !inner(&i.name))
+        .flat_map(|i| {
+            let listed = i.addresses.iter().map(|a| a.address.clone());
+            let single = i
+                .inet
+                .iter()
+                .chain(&i.inet6)
+                .filter_map(|a| a.split('/').next().map(str::to_string));
+            listed.chain(single).collect::<Vec<_>>()
+        })
+        .filter_map(|a| a.parse().ok())
+        .filter(|ip: &std::net::IpAddr| match ip {
+            std::net::IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
+            std::net::IpAddr::V6(ip) => !ip.is_loopback() && (ip.segments()[0] & 0xffc0) != 0xfe80,
+        })
+        .collect();
+    found.sort_by_key(std::net::IpAddr::is_ipv6);
+    found.first().map(ToString::to_string)
+}
+
+/// Whether a task works on the vmid. A clone's task carries its source's id (facts B.4).
+async fn creating(connection: &Connection, vmid: i64, source: Option<i64>, node: &str) -> Result<bool, Failure> {
+    let tasks = connection
+        .client
+        .tasks(node, None, None, 200)
+        .await
+        .map_err(|e| of_call(&e))?;
+    let ids: Vec<String> = [Some(vmid), source]
+        .into_iter()
+        .flatten()
+        .map(|v| v.to_string())
+        .collect();
+    Ok(tasks.iter().any(|t| {
+        let made = t.id == ids[0] || (t.kind == "vzclone" && (ids.contains(&t.id) || source.is_none()));
+        t.is_running() && made
+    }))
+}
+
+async fn image(connection: &Connection, node: &str, volid: &str) -> Result<bool, Failure> {
+    let storage = volid.split(':').next().unwrap_or_default();
+    match connection
+        .client
+        .storage_content(node, storage, Some("vztmpl"), None)
+        .await
+    {
+        Ok(volumes) => Ok(volumes.iter().any(|v| v.volid == volid)),
+        Err(error) => {
+            let mut failure = of_call(&error);
+            if failure.message.contains("does not exist") || failure.message.contains("No such storage") {
+                failure = super::failure::failure("StorageNotFound", format!("image {volid}: {}", failure.message));
+            }
+            Err(failure)
+        }
+    }
+}
+
+async fn scripts(
+    connection: &Connection,
+    vmid: i64,
+    node: &str,
+    ids: &[String],
+) -> Result<BTreeMap<String, ScriptRecord>, Failure> {
+    let mut records = BTreeMap::new();
+    for script in ids {
+        let command = runner::poll(id(vmid), script, None, &Layout::default())
+            .map_err(|e| failure("InvalidSpec", e.to_string()))?;
+        let output = connection.ssh(node, &command).await.map_err(|(f, _)| f)?;
+        if !output.is_success() {
+            return Err(failure(
+                "GuestUnreachable",
+                format!("pct exec {vmid}: {}", output.complaint()),
+            ));
+        }
+        let record =
+            runner::Record::parse(&output.stdout.text()).map_err(|e| failure("GuestUnreachable", e.to_string()))?;
+        if record.state == State::Absent {
+            continue;
+        }
+        let running = matches!(record.state, State::Running | State::Starting);
+        let entry = ScriptRecord {
+            hash: record.hash.clone().unwrap_or_default(),
+            attempt: i64::from(record.attempt),
+            running,
+            exit_code: record.exit.map(i64::from),
+            ended_at: record.ended,
+            output: record.output(),
+        };
+        records.insert(script.clone(), entry);
+    }
+    Ok(records)
+}
+
+async fn firewall(connection: &Connection, vmid: i64, node: &str) -> Result<FirewallState, Failure> {
+    let client = &connection.client;
+    let mut options = client
+        .lxc_firewall_options(node, id(vmid))
+        .await
+        .map_err(|e| of_call(&e))?;
+    let rules = client
+        .lxc_firewall_rules(node, id(vmid))
+        .await
+        .map_err(|e| of_call(&e))?;
+    let digest = rules.iter().find_map(|r| r.digest.clone());
+    if let Some(own) = options.digest.take() {
+        options.options.insert("digest".into(), own);
+    }
+    Ok(FirewallState {
+        options: options.options,
+        rules: rules.iter().map(rule).collect(),
+        digest,
+    })
+}
+
+fn rule(rule: &crate::proxmox::firewall::FirewallRule) -> BTreeMap<String, String> {
+    let enable = if rule.enable { "1" } else { "0" }.to_string();
+    [
+        ("type", Some(rule.kind.clone())),
+        ("action", Some(rule.action.clone())),
+        ("enable", Some(enable)),
+        ("proto", rule.proto.clone()),
+        ("source", rule.source.clone()),
+        ("dest", rule.dest.clone()),
+        ("dport", rule.dport.clone()),
+        ("sport", rule.sport.clone()),
+        ("iface", rule.iface.clone()),
+        ("macro", rule.macro_name.clone()),
+        ("comment", rule.comment.clone()),
+    ]
+    .into_iter()
+    .filter_map(|(k, v)| Some((k.to_string(), v?)))
+    .collect()
+}
+
+/// Looks through the id range of owner containers. Owners are found by stamp; status is a cache.
+async fn owners(
+    connection: &Connection,
+    snapshot: &Snapshot,
+    cluster: &str,
+    previous: &[String],
+    node: &str,
+    unprivileged: bool,
+    ids: (i64, i64),
+) -> Result<Owners, Failure> {
+    let mut result = Owners::default();
+    let mut taken = BTreeSet::new();
+    let fresh = connection.client.cluster_resources().await.map_err(|e| of_call(&e))?;
+    let rows = fresh.iter().filter_map(|r| Some((i64::from(r.vmid?), r.node.clone()?)));
+    for (vmid, on) in rows.filter(|(vmid, _)| (ids.0..=ids.1).contains(vmid)) {
+        taken.insert(vmid);
+        if on != node {
+            continue;
+        }
+        let GuestRead::Present(guest) = guest(connection, snapshot, vmid, Some(node), false).await else {
+            continue;
+        };
+        if guest.lock.as_deref() == Some("create") {
+            result.creating.push(vmid);
+            continue;
+        }
+        let ours = guest.stamp().is_some_and(|s| {
+            s.kind == OWNER_KIND && s.vmid == vmid && (s.cluster == cluster || previous.contains(&s.cluster))
+        });
+        let same_mapping = guest.options.get("unprivileged").is_some_and(|v| v == "1") == unprivileged;
+        if ours && same_mapping {
+            result.owners.push(Owner { vmid, guest: *guest });
+        }
+    }
+    for vmid in (ids.0..=ids.1).filter(|v| !taken.contains(v)) {
+        if vmid_free(connection, vmid, Some(node)).await? == IdCheck::Free {
+            result.free = Some(vmid);
+            break;
+        }
+    }
+    Ok(result)
+}
+
+async fn probe(
+    connection: &Connection,
+    vmid: i64,
+    node: &str,
+    command: &[String],
+    timeout: u64,
+) -> Result<Option<String>, Failure> {
+    let command = runner::probe(id(vmid), command, timeout, &Layout::default());
+    let output = connection.ssh(node, &command).await.map_err(|(f, _)| f)?;
+    if !output.is_success() {
+        return Ok(Some(output.complaint()));
+    }
+    let answer =
+        runner::ProbeAnswer::parse(&output.stdout.text()).map_err(|e| failure("GuestUnreachable", e.to_string()))?;
+    Ok((answer.exit != 0).then(|| {
+        let text: String = answer.output.trim().chars().take(300).collect();
+        format!(
+            "exit code {}{}{text}",
+            answer.exit,
+            if text.is_empty() { "" } else { ": " }
+        )
+    }))
+}

@@ -1,0 +1,225 @@
+//! The poll of a hypervisor: one look at the whole cluster, whatever the number of guests.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::crd::status::{NodeStatus, ProxmoxCluster};
+use crate::crd::{HypervisorStatus, PhoenixHypervisor};
+use crate::desired::{Blocked, Key, hypervisor};
+use crate::observed::Failure;
+use crate::status::{clear_condition, set_condition};
+
+use super::connection::{Connection, Snapshot};
+use super::engine::{Engine, lock, now};
+use super::failure::failure;
+use super::store::Store;
+
+/// Polls after which nodes, quorum and version are read again.
+const FULL_EVERY: u64 = 30;
+
+/// What a poll came to.
+#[derive(Clone, Debug)]
+pub struct PollOutcome {
+    /// The hypervisor's new status; equal to the old one when there is nothing new.
+    pub status: HypervisorStatus,
+    /// Objects whose guest changed.
+    pub changed: Vec<Key>,
+    /// When to poll again.
+    pub next: Duration,
+}
+
+impl<S: Store> Engine<S> {
+    /// Polls a hypervisor: one `GET /cluster/resources`, and a few more calls the first time and now and then.
+    pub async fn poll(&self, namespace: &str, name: &str) -> PollOutcome {
+        let Some(object) = self.store.hypervisor(namespace, name) else {
+            lock(&self.connections).remove(&(namespace.to_string(), name.to_string()));
+            return PollOutcome {
+                status: HypervisorStatus::default(),
+                changed: vec![],
+                next: Duration::from_secs(60),
+            };
+        };
+        let (result, seconds, changed) = match self.connect(&object, namespace, name) {
+            Ok(connection) => {
+                let before = connection.snapshot().ok();
+                let full = before.is_none() || connection.count_poll().is_multiple_of(FULL_EVERY);
+                let result = connection.look(full).await;
+                let changed = self.changed(namespace, name, before.as_deref(), result.as_ref().ok());
+                connection.store(result.clone());
+                (result, connection.access.poll_seconds, changed)
+            }
+            Err(problem) => (Err(problem), 10, self.changed(namespace, name, None, None)),
+        };
+        let status = hypervisor_status(&object, result.as_ref());
+        let seconds = (seconds as f64 / self.options.time_scale).max(0.02);
+        PollOutcome {
+            status,
+            changed,
+            next: Duration::from_secs_f64(seconds),
+        }
+    }
+
+    /// The connection for a hypervisor, made anew when its spec or Secrets changed.
+    fn connect(&self, object: &PhoenixHypervisor, namespace: &str, name: &str) -> Result<Arc<Connection>, Failure> {
+        let access = hypervisor::access(object, self.store.as_ref()).map_err(|blocked| match blocked {
+            Blocked::Stalled { reason, message } | Blocked::Waiting { reason, message } => failure(reason, message),
+        });
+        let key = (namespace.to_string(), name.to_string());
+        let existing = lock(&self.connections).get(&key).cloned();
+        let access = match access {
+            Ok(access) => access,
+            Err(problem) => {
+                // What worked before is not used any more: its Secret may have been taken away on purpose.
+                if let Some(connection) = existing {
+                    connection.store(Err(problem.clone()));
+                }
+                return Err(problem);
+            }
+        };
+        if let Some(connection) = existing.filter(|c| c.access == access) {
+            return Ok(connection);
+        }
+        let connection = Arc::new(Connection::new(access)?);
+        lock(&self.connections).insert(key, connection.clone());
+        Ok(connection)
+    }
+
+    /// Objects of the hypervisor whose guest's row changed; all of them when it came or went.
+    fn changed(&self, namespace: &str, name: &str, before: Option<&Snapshot>, after: Option<&Snapshot>) -> Vec<Key> {
+        let objects = self.store.guests();
+        let of_this = objects
+            .iter()
+            .filter(|o| o.hypervisor_ref() == (namespace.to_string(), name.to_string()));
+        let (Some(before), Some(after)) = (before, after) else {
+            // Down before and after is nothing new.
+            let same = before.is_none() && after.is_none();
+            return of_this.filter(|_| !same).map(|o| o.key.clone()).collect();
+        };
+        of_this
+            .filter(|o| {
+                let Some(vmid) = o.status.vmid else { return false };
+                let (old, new) = (before.cluster.guests.get(&vmid), after.cluster.guests.get(&vmid));
+                let was_online = old.is_some_and(|r| before.cluster.online.contains(&r.node));
+                let is_online = new.is_some_and(|r| after.cluster.online.contains(&r.node));
+                old != new || was_online != is_online
+            })
+            .map(|o| o.key.clone())
+            .collect()
+    }
+}
+
+fn hypervisor_status(object: &PhoenixHypervisor, result: Result<&Snapshot, &Failure>) -> HypervisorStatus {
+    let mut status = object.status.clone().unwrap_or_default();
+    let generation = object.metadata.generation.unwrap_or_default();
+    let time = now();
+    status.observed_generation = Some(generation);
+    let conditions = &mut status.conditions;
+    match &result {
+        Ok(_) => {
+            set_condition(
+                conditions,
+                "Ready",
+                "True",
+                "Ready",
+                "the Proxmox API answers",
+                generation,
+                time,
+            );
+            clear_condition(conditions, "Stalled");
+        }
+        Err(failure) => {
+            set_condition(
+                conditions,
+                "Ready",
+                "False",
+                failure.reason,
+                &failure.message,
+                generation,
+                time,
+            );
+            let stalled = [
+                "SecretNotFound",
+                "InvalidSpec",
+                "Unauthorized",
+                "CertificateNotTrusted",
+                "NotYetSupported",
+                "SSHKeyInvalid",
+            ];
+            if stalled.contains(&failure.reason) {
+                set_condition(
+                    conditions,
+                    "Stalled",
+                    "True",
+                    failure.reason,
+                    &failure.message,
+                    generation,
+                    time,
+                );
+            } else {
+                clear_condition(conditions, "Stalled");
+            }
+        }
+    }
+    if object.spec.host.is_some() {
+        let message = "spec.host is not carried out yet; set the nodes up by hand";
+        set_condition(
+            conditions,
+            "HostConfigured",
+            "False",
+            "NotYetSupported",
+            message,
+            generation,
+            time,
+        );
+    } else {
+        clear_condition(conditions, "HostConfigured");
+    }
+    status.phase = Some(if result.is_ok() { "Ready" } else { "NotReady" }.into());
+    status.message = result.err().map(|f| f.message.clone());
+    if let Ok(snapshot) = result {
+        seen(&mut status, snapshot);
+    }
+    status
+}
+
+fn seen(status: &mut HypervisorStatus, snapshot: &Snapshot) {
+    let cluster = &snapshot.cluster;
+    status.version = Some(snapshot.version.clone());
+    status.quorate = cluster.quorate;
+    let recorded = status.cluster.clone();
+    let same = recorded
+        .as_ref()
+        .is_none_or(|r| r.name == cluster.identity.name && r.nodes.iter().any(|n| cluster.identity.nodes.contains(n)));
+    if same {
+        let identity = ProxmoxCluster {
+            name: cluster.identity.name.clone(),
+            nodes: cluster.identity.nodes.clone(),
+        };
+        status.cluster = Some(identity);
+    }
+    let online = |n: &String| {
+        if cluster.online.contains(n) {
+            "online"
+        } else {
+            "offline"
+        }
+    };
+    status.nodes = Some(
+        cluster
+            .identity
+            .nodes
+            .iter()
+            .map(|n| NodeStatus {
+                name: n.clone(),
+                status: online(n).into(),
+            })
+            .collect(),
+    );
+    let storages: BTreeSet<String> = cluster.storages.keys().map(|(_, s)| s.clone()).collect();
+    status.storages = Some(storages.into_iter().collect());
+    status.missing_privileges = cluster
+        .quorate
+        .is_none()
+        .then(|| vec!["Sys.Audit on / (deleting guests needs it)".to_string()]);
+}

@@ -1,0 +1,63 @@
+//! Where objects and their status are kept: an API server, a state folder, or a test's memory.
+
+use std::future::Future;
+
+use crate::crd::GuestStatus;
+use crate::desired::{GuestObject, Key, Objects};
+
+/// Why a write to the store did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The object changed since it was read: read and plan again.
+    #[error("the object changed meanwhile")]
+    Conflict,
+    /// The object is gone.
+    #[error("the object is gone")]
+    Gone,
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Kind of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventType {
+    /// Things went as they should.
+    Normal,
+    /// Something needs attention.
+    Warning,
+}
+
+/// An event about an object, published on transitions only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Kind.
+    pub type_: EventType,
+    /// Documented reason.
+    pub reason: String,
+    /// Words for people.
+    pub message: String,
+}
+
+/// Keeps objects. Reads come from memory ([`Objects`]); writes go to where the objects live.
+pub trait Store: Objects + 'static {
+    /// The object as it is now at its source, not from a cache that may lag.
+    fn fresh(&self, key: &Key) -> impl Future<Output = Result<Option<GuestObject>, StoreError>> + Send;
+
+    /// Replaces the status. `object.resource_version` is the version that the status was made from; the object with
+    /// its new version is returned.
+    fn write_status(
+        &self,
+        object: &GuestObject,
+        status: &GuestStatus,
+    ) -> impl Future<Output = Result<GuestObject, StoreError>> + Send;
+
+    /// Sets Phoenix's finalizer, under the object's version.
+    fn add_finalizer(&self, object: &GuestObject) -> impl Future<Output = Result<GuestObject, StoreError>> + Send;
+
+    /// Takes Phoenix's finalizer off.
+    fn remove_finalizer(&self, object: &GuestObject) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Publishes an event; failing to is only logged.
+    fn event(&self, object: &GuestObject, event: Event) -> impl Future<Output = ()> + Send;
+}

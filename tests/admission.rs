@@ -1,0 +1,464 @@
+//! The checks of manifests in process: the table of bad manifests, values of single fields, and the reader.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "test code: a panic is the report"
+)]
+
+#[path = "common/bad_manifests.rs"]
+mod bad_manifests;
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use bad_manifests::{Verdict, cases, missing, values, world};
+use phoenix::admission::{Admission, Violation, read_manifests, report};
+use phoenix::crd::{GuestKind, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
+use phoenix::desired::{self, Blocked, Key, MemoryObjects, Objects};
+use serde_json::{Value, json};
+
+fn admission() -> Admission {
+    Admission::new().unwrap()
+}
+
+fn text(violations: &[Violation]) -> String {
+    report("x", "x", violations)
+}
+
+#[test]
+fn bad_manifests_get_their_verdict() {
+    let admission = admission();
+    let mut wrong = Vec::new();
+    for case in cases() {
+        match (admission.check(&case.manifest, case.old.as_ref()), &case.verdict) {
+            (Err(violations), Verdict::Refused(fragments)) => {
+                let text = text(&violations);
+                for fragment in missing(fragments, &text) {
+                    wrong.push(format!("{}: {text}\n  lacks {fragment:?}", case.name));
+                }
+            }
+            (Ok(_), Verdict::Refused(_)) => wrong.push(format!("{}: is accepted", case.name)),
+            (Ok(_), Verdict::Stalled { .. }) => {}
+            (Err(violations), Verdict::Stalled { .. }) => {
+                wrong.push(format!("{}: is refused: {}", case.name, text(&violations)));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Puts a checked object where the engine looks.
+fn insert(objects: &MemoryObjects, object: &Value) {
+    fn read<T: serde::de::DeserializeOwned>(object: &Value) -> T {
+        serde_json::from_value(object.clone()).unwrap()
+    }
+    match object["kind"].as_str().unwrap() {
+        "PhoenixLXC" => objects.insert_lxc(&read(object)),
+        "PhoenixVM" => objects.insert_vm(&read(object)),
+        "PhoenixTemplate" => objects.insert_template(&read(object)),
+        "PhoenixHypervisor" => objects.insert_hypervisor(read(object)),
+        "PhoenixFeature" => objects.insert_feature(read(object)),
+        "Secret" => objects.insert_secret(read(object)),
+        "ConfigMap" => objects.insert_config_map(read(object)),
+        kind => panic!("no kind {kind}"),
+    }
+}
+
+/// What the engine makes of an accepted manifest before it looks at Proxmox.
+fn resolved(objects: &MemoryObjects, manifest: &Value) -> Result<(), Blocked> {
+    let text = |field: &str| manifest["metadata"][field].as_str().unwrap();
+    let kind = match manifest["kind"].as_str().unwrap() {
+        "PhoenixHypervisor" => {
+            let hypervisor = objects.hypervisor(text("namespace"), text("name")).unwrap();
+            return desired::hypervisor::access(&hypervisor, objects).map(|_| ());
+        }
+        "PhoenixLXC" => GuestKind::PhoenixLXC,
+        "PhoenixVM" => GuestKind::PhoenixVM,
+        _ => GuestKind::PhoenixTemplate,
+    };
+    let guest = objects.guest(&Key::new(kind, text("namespace"), text("name"))).unwrap();
+    desired::resolve(&guest, objects, "test")?;
+    desired::refs::dependencies(&guest, objects)
+}
+
+#[test]
+fn stalled_manifests_get_their_reason() {
+    // These are known only when Proxmox has been looked at.
+    const LATER: [&str; 3] = ["SourceMissing", "NoFreeVmid", "NoVmidRange"];
+    let admission = admission();
+    let mut wrong = Vec::new();
+    for case in cases() {
+        let Verdict::Stalled { reason, message } = &case.verdict else {
+            continue;
+        };
+        let objects = MemoryObjects::new();
+        for namespace in ["fleet", "infra"] {
+            objects.insert_namespace(namespace, Default::default());
+        }
+        for object in world().iter().chain(&case.with).chain([&case.manifest]) {
+            insert(&objects, &admission.check(object, None).unwrap());
+        }
+        match resolved(&objects, &case.manifest) {
+            Err(Blocked::Stalled {
+                reason: got,
+                message: text,
+            }) if got == reason => {
+                for fragment in missing(message, &text) {
+                    wrong.push(format!("{}: {text}\n  lacks {fragment:?}", case.name));
+                }
+            }
+            Ok(()) if LATER.contains(&reason.as_str()) => {}
+            got => wrong.push(format!("{}: {got:?} instead of {reason}", case.name)),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_bad_manifests_refer_to_is_good() {
+    let admission = admission();
+    let with: Vec<Value> = cases()
+        .into_iter()
+        .flat_map(|case| case.with.into_iter().chain(case.old))
+        .collect();
+    for object in world().iter().chain(&with) {
+        if let Err(violations) = admission.check(object, None) {
+            panic!("{object}: {}", text(&violations));
+        }
+    }
+}
+
+#[test]
+fn the_table_is_large_and_its_names_are_unique() {
+    let cases = cases();
+    let (refused, stalled): (Vec<_>, Vec<_>) = cases
+        .iter()
+        .partition(|case| matches!(case.verdict, Verdict::Refused(_)));
+    assert!(refused.len() >= 70, "only {} are refused", refused.len());
+    assert!(stalled.len() >= 30, "only {} are stalled", stalled.len());
+    let id = |object: &Value| format!("{} {}", object["kind"], object["metadata"]);
+    let names: BTreeSet<_> = cases.iter().map(|case| id(&case.manifest)).collect();
+    assert_eq!(names.len(), cases.len(), "two entries make objects of the same name");
+}
+
+/// Every rule's message, with the kind that it belongs to.
+fn rules(schema: &Value, found: &mut BTreeSet<String>) {
+    for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+        found.insert(rule["message"].as_str().unwrap().to_owned());
+    }
+    for (_, property) in schema["properties"].as_object().into_iter().flatten() {
+        rules(property, found);
+    }
+    for key in ["items", "additionalProperties"] {
+        if schema[key].is_object() {
+            rules(&schema[key], found);
+        }
+    }
+}
+
+#[test]
+fn every_rule_refuses_something() {
+    let admission = admission();
+    let mut refusals = String::new();
+    let values = values()
+        .into_iter()
+        .flat_map(|values| values.bad)
+        .map(|object| (object, None));
+    for (object, old) in cases().into_iter().map(|case| (case.manifest, case.old)).chain(values) {
+        for violation in admission.check(&object, old.as_ref()).err().into_iter().flatten() {
+            refusals.push_str(&violation.message);
+            refusals.push('\n');
+        }
+    }
+    let mut messages = BTreeSet::new();
+    for crd in phoenix::crd::all().unwrap() {
+        let crd = serde_json::to_value(&crd).unwrap();
+        rules(&crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"], &mut messages);
+    }
+    assert!(messages.len() > 40, "the rules were not found");
+    let untried: Vec<_> = messages
+        .iter()
+        // A message made from both objects begins as the plain one does.
+        .filter(|message| !refusals.contains(message.split(" while ").next().unwrap_or_default()))
+        .collect();
+    assert!(untried.is_empty(), "no bad manifest for {untried:#?}");
+}
+
+#[test]
+fn values_of_fields_get_their_verdict() {
+    let admission = admission();
+    let mut wrong = Vec::new();
+    for values in values() {
+        for object in &values.good {
+            if let Err(violations) = admission.check(object, None) {
+                wrong.push(format!("{}: {}", values.field, text(&violations)));
+            }
+        }
+        for object in &values.bad {
+            if admission.check(object, None).is_ok() {
+                wrong.push(format!("{}: is accepted: {}", values.field, object["spec"]));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What kubectl says about an object, without words that belong to the transport.
+fn kubectl(kubeconfig: &str, args: &[&str], object: &Value) -> Result<(), String> {
+    let mut child = Command::new(std::env::var("KUBECTL").unwrap_or("kubectl".into()))
+        .args(["--kubeconfig", kubeconfig])
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(object.to_string().as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() { Ok(()) } else { Err(error) }
+}
+
+/// Each complaint of the API server on a line of its own, sorted; complaints about what it did not check left out.
+/// What it says of values of a wrong type is reduced to the field: it calls some types "" and goes on to bounds.
+fn complaints(text: &str) -> BTreeSet<String> {
+    let text = text
+        .replace("unknown field", "\n* unknown field")
+        .replace(" is invalid: ", " is invalid: \n* ");
+    let lines: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("* "))
+        .map(|line| {
+            line.split(" (did you mean")
+                .next()
+                .unwrap_or_default()
+                .trim_end_matches(", ")
+                .trim()
+        })
+        .filter(|line| !line.is_empty() && !line.starts_with("<nil>"))
+        .collect();
+    let field = |line: &str| line.split(": ").next().unwrap_or_default().to_owned();
+    let wrong_type = lines.iter().filter(|line| line.contains(" in body must be of type "));
+    let wrong_type: BTreeSet<String> = wrong_type.map(|line| field(line)).collect();
+    let words = |line: &&str| match field(line) {
+        field if wrong_type.contains(&field) => format!("{field}: wrong type"),
+        _ => (*line).to_owned(),
+    };
+    lines.iter().map(words).collect()
+}
+
+/// Compares every verdict, word for word, with a real API server that has the CRDs and the namespaces of the table:
+/// `KUBECONFIG=… [KUBECTL=…] cargo test --test admission -- --ignored`.
+#[test]
+#[ignore = "needs an API server, named by KUBECONFIG"]
+fn verdicts_are_those_of_the_api_server() {
+    let kubeconfig = std::env::var("KUBECONFIG").unwrap();
+    let admission = admission();
+    let values = values()
+        .into_iter()
+        .flat_map(|values| values.good.into_iter().chain(values.bad));
+    let objects = cases().into_iter().flat_map(|case| {
+        let with = case.with.into_iter().map(|object| (object, None));
+        std::iter::once((case.manifest, case.old)).chain(with)
+    });
+    let mut differences = Vec::new();
+    for (object, old) in objects.chain(world().into_iter().chain(values).map(|object| (object, None))) {
+        if let Some(old) = &old {
+            kubectl(&kubeconfig, &["apply", "-f", "-"], old).unwrap();
+            let status = json!({"status": old["status"]}).to_string();
+            let name = format!(
+                "{}/{}",
+                old["kind"].as_str().unwrap(),
+                old["metadata"]["name"].as_str().unwrap()
+            );
+            let patch = [
+                "patch",
+                &name,
+                "-n",
+                bad_manifests::NAMESPACE,
+                "--subresource=status",
+                "--type=merge",
+                "-p",
+                &status,
+            ];
+            kubectl(&kubeconfig, &patch, old).unwrap();
+        }
+        let theirs = kubectl(&kubeconfig, &["apply", "--dry-run=server", "-f", "-"], &object)
+            .err()
+            .unwrap_or_default();
+        let ours = admission.check(&object, old.as_ref()).err().unwrap_or_default();
+        let ours = if ours.is_empty() { String::new() } else { text(&ours) };
+        if theirs.is_empty() != ours.is_empty() || complaints(&theirs) != complaints(&ours) {
+            differences.push(format!("{object}\n  API server: {theirs}\n  here:       {ours}"));
+        }
+        if let Some(old) = &old {
+            kubectl(&kubeconfig, &["delete", "--wait=false", "-f", "-"], old).unwrap();
+        }
+    }
+    assert!(
+        differences.is_empty(),
+        "{} differences:\n{}",
+        differences.len(),
+        differences.join("\n")
+    );
+}
+
+#[test]
+fn what_is_accepted_can_be_read_as_its_type() {
+    let admission = admission();
+    let good = values().into_iter().flat_map(|values| values.good);
+    let stalled = cases()
+        .into_iter()
+        .filter(|case| matches!(case.verdict, Verdict::Stalled { .. }));
+    for object in good.chain(world()).chain(stalled.map(|case| case.manifest)) {
+        let checked = admission.check(&object, None).unwrap();
+        let read = match checked["kind"].as_str().unwrap() {
+            "PhoenixLXC" => serde_json::from_value::<PhoenixLXC>(checked).err(),
+            "PhoenixVM" => serde_json::from_value::<PhoenixVM>(checked).err(),
+            "PhoenixTemplate" => serde_json::from_value::<PhoenixTemplate>(checked).err(),
+            "PhoenixHypervisor" => serde_json::from_value::<PhoenixHypervisor>(checked).err(),
+            "PhoenixFeature" => serde_json::from_value::<PhoenixFeature>(checked).err(),
+            _ => None,
+        };
+        if let Some(error) = read {
+            panic!("{object}: {error}");
+        }
+    }
+}
+
+#[test]
+fn defaults_are_filled_in_and_nulls_left_out() {
+    let object = json!({
+        "apiVersion": "phoenix-hypervisor.io/v1alpha1",
+        "kind": "PhoenixLXC",
+        "metadata": {"name": "a"},
+        "spec": {"hypervisorRef": {"name": "pve"}, "cores": null, "dependsOn": [{"name": "b", "kind": null}]},
+        "status": {"vmid": 7},
+    });
+    let checked = admission().check(&object, None).unwrap();
+    assert_eq!(
+        checked["spec"],
+        json!({"hypervisorRef": {"name": "pve"}, "dependsOn": [{"name": "b", "kind": "PhoenixLXC"}]})
+    );
+    assert_eq!(checked.get("status"), None, "only the status subresource writes status");
+}
+
+#[test]
+fn an_update_is_not_refused_for_what_it_leaves_alone() {
+    let object = |cores: i64, ips: &[&str]| {
+        let network: Vec<_> = ips
+            .iter()
+            .enumerate()
+            .map(|(i, ip)| json!({"name": format!("eth{i}"), "ip": ip}))
+            .collect();
+        json!({
+            "apiVersion": "phoenix-hypervisor.io/v1alpha1",
+            "kind": "PhoenixLXC",
+            "metadata": {"name": "a"},
+            "spec": {"hypervisorRef": {"name": "pve"}, "memory": "none", "cores": cores, "network": network},
+        })
+    };
+    let admission = admission();
+    let old = object(1, &["10.0.0.1"]);
+    let violations = admission.check(&object(2, &["10.0.0.1"]), None).unwrap_err();
+    assert_eq!(violations.len(), 2, "{}", text(&violations));
+    assert!(admission.check(&object(2, &["10.0.0.1"]), Some(&old)).is_ok());
+    let violations = admission
+        .check(&object(2, &["10.0.0.1", "10.0.0.2"]), Some(&old))
+        .unwrap_err();
+    assert_eq!(violations.len(), 1, "{}", text(&violations));
+    assert_eq!(violations[0].field, "spec.network[1].ip");
+    // What the update breaks is refused, old or not.
+    assert!(admission.check(&object(0, &["10.0.0.1"]), Some(&old)).is_err());
+}
+
+#[test]
+fn misspelt_fields_are_named_with_the_right_one() {
+    let object = json!({
+        "apiVersion": "phoenix-hypervisor.io/v1alpha1",
+        "kind": "PhoenixLXC",
+        "metadata": {"name": "a"},
+        "spec": {"hypervisorRef": {"name": "pve"}, "memmory": "1Gi", "zzz": 1},
+    });
+    let violations = admission().check(&object, None).unwrap_err();
+    assert_eq!(
+        violations[0].to_string(),
+        "unknown field \"spec.memmory\" (did you mean \"memory\"?)"
+    );
+    assert_eq!(violations[1].to_string(), "unknown field \"spec.zzz\"");
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let object = json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "a"},
+        "data": {"token": "hunter2 in plain text"},
+    });
+    let violations = admission().check(&object, None).unwrap_err();
+    let text = text(&violations);
+    assert!(
+        text.contains("data[token]") && text.contains("stringData") && !text.contains("hunter2"),
+        "{text}"
+    );
+}
+
+#[test]
+fn manifests_are_read_as_kubectl_reads_them() {
+    let text = "\
+# comment
+a: {b: [yes, 0644, 4.0, 'yes', 2024-01-01, 1e3, .5, ~]}
+---
+---
+kind: List
+items:
+- c: 1
+  d:
+    e: 2
+- kind: PhoenixLXCList
+  items: [{f: 3}]
+";
+    let manifests = read_manifests(text, "a.yaml").unwrap();
+    let values: Vec<_> = manifests.iter().map(|m| (m.line, m.value.clone())).collect();
+    assert_eq!(
+        values,
+        [
+            (
+                2,
+                json!({"a": {"b": [true, 420, 4, "yes", "2024-01-01", 1000, 0.5, null]}})
+            ),
+            (7, json!({"c": 1, "d": {"e": 2}})),
+            (11, json!({"f": 3})),
+        ]
+    );
+    assert_eq!(manifests[1].line_of("d.e"), 9);
+    assert_eq!(manifests[1].line_of("d.absent"), 9);
+    assert_eq!(manifests[1].line_of("absent"), 7);
+}
+
+#[test]
+fn unreadable_files_are_refused_with_file_and_line() {
+    for (text, message) in [
+        ("a: 1\nb:\n  c: 1\n  c: 2\n", "f.yaml:4: duplicate mapping key: c"),
+        ("a: 1\n---\nb: [1\n", "f.yaml:3: unclosed bracket '['"),
+        (
+            "a: 1\n---\n- b\n",
+            "f.yaml:3: not an object: a manifest has apiVersion, kind and metadata",
+        ),
+        (
+            "a:\n\t- b\n",
+            "f.yaml:2: tabs disallowed within this context (block indentation)",
+        ),
+        ("a: *b\n", "f.yaml:1: alias references unknown anchor"),
+    ] {
+        assert_eq!(read_manifests(text, "f.yaml").unwrap_err().to_string(), message);
+    }
+}

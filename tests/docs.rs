@@ -1,0 +1,119 @@
+//! The documentation names every field and every shipped feature, and its links lead somewhere.
+
+#![allow(clippy::unwrap_used)] // a test that cannot read its files has failed
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kube::core::crd::CustomResourceExt;
+use phoenix::crd::{PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
+use serde_json::Value;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// The part of a page below a heading of second order.
+fn section<'a>(page: &'a str, heading: &str) -> &'a str {
+    let start = page
+        .find(&format!("\n## {heading}\n"))
+        .unwrap_or_else(|| panic!("no section {heading}"));
+    let rest = &page[start + 1..];
+    &rest[..rest.find("\n## ").unwrap_or(rest.len())]
+}
+
+#[test]
+fn every_field_of_a_spec_is_in_the_page_of_kinds() {
+    let page = read("docs/kinds.md");
+    let kinds = [
+        PhoenixLXC::crd(),
+        PhoenixTemplate::crd(),
+        PhoenixHypervisor::crd(),
+        PhoenixFeature::crd(),
+        PhoenixVM::crd(),
+    ];
+    for crd in kinds {
+        let kind = &crd.spec.names.kind;
+        let text = section(&page, kind);
+        let schema = serde_json::to_value(&crd.spec.versions[0].schema).unwrap();
+        let spec = &schema["openAPIV3Schema"]["properties"]["spec"]["properties"];
+        let Value::Object(fields) = spec else {
+            panic!("{kind}: no spec")
+        };
+        assert!(!fields.is_empty(), "{kind}: no fields");
+        for field in fields.keys() {
+            assert!(
+                text.contains(&format!("`{field}`")),
+                "docs/kinds.md: {kind} lacks `{field}`"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_shipped_feature_and_parameter_is_in_the_page_of_features() {
+    let page = read("docs/features.md");
+    let mut seen = 0;
+    for entry in fs::read_dir(root().join("config/features")).unwrap() {
+        let file = entry.unwrap().path();
+        let feature: PhoenixFeature = serde_saphyr::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        let name = feature.metadata.name.unwrap();
+        let text = section(&page, &name);
+        for parameter in feature.spec.parameters.iter().flatten() {
+            let row = text
+                .lines()
+                .find(|l| l.starts_with(&format!("| `{}` |", parameter.name)));
+            let row = row.unwrap_or_else(|| panic!("docs/features.md: {name} lacks `{}`", parameter.name));
+            // A default that is a plain version, number or path stands in the table; URLs are told in words.
+            if let Some(default) = parameter.default.as_deref().filter(|d| !d.starts_with("https://")) {
+                assert!(
+                    row.contains(&format!("`{default}`")),
+                    "docs/features.md: {name}: {row} lacks {default}"
+                );
+            }
+        }
+        seen += 1;
+    }
+    assert!(seen >= 7, "only {seen} features");
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let mut pages = vec!["README.md".to_string(), "CONTRIBUTING.md".to_string()];
+    for entry in fs::read_dir(root().join("docs")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".md") {
+            pages.push(format!("docs/{name}"));
+        }
+    }
+    let mut links = 0;
+    for page in &pages {
+        let text = read(page);
+        for rest in text.split("](").skip(1) {
+            let target = rest.split(')').next().unwrap();
+            if target.contains("://") {
+                continue;
+            }
+            links += 1;
+            let (path, anchor) = target.split_once('#').map_or((target, None), |(p, a)| (p, Some(a)));
+            let file = match path {
+                "" => root().join(page),
+                path => root().join(page).parent().unwrap().join(path),
+            };
+            assert!(file.exists(), "{page} links to {target}, which is not there");
+            if let Some(anchor) = anchor {
+                let headings = fs::read_to_string(&file).unwrap();
+                let found = headings.lines().filter(|l| l.starts_with('#')).any(|l| {
+                    let title = l.trim_start_matches('#').trim().to_lowercase();
+                    title.replace(' ', "-") == anchor
+                });
+                assert!(found, "{page} links to {target}: no such heading");
+            }
+        }
+    }
+    assert!(links > 10, "only {links} links found");
+}

@@ -1,0 +1,11 @@
+//! End-to-end tests: a real API server, real `kubectl`, the real binary. `cargo test --test e2e` runs them alone; the
+//! first run builds Kubernetes (`e2e/build-kube.sh`).
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "what is not as expected fails the test"
+)]
+
+mod crds;
+mod foundation;
+mod harness;
