@@ -5,6 +5,7 @@
 use std::sync::Once;
 use std::time::Duration;
 
+use phoenix::simulator::api::HttpRequest;
 use phoenix::simulator::{Edit, Fault, FaultKind, Running, SimConfig, Simulator};
 use serde_json::{Value, json};
 
@@ -36,7 +37,7 @@ impl Api {
         Self {
             running,
             client,
-            auth: format!("PVEAPIToken=phoenix@pve!phoenix={secret}"),
+            auth: format!("PVEAPIToken=phoenix@pve!operator={secret}"),
         }
     }
 
@@ -179,17 +180,37 @@ async fn lost_responses_have_had_their_effect() {
         kind,
     };
     api.running.simulator.add_fault(fault(FaultKind::LostRequest));
-    assert!(api.send("POST", "/pools", &[("poolid", "one")]).await.is_err());
-    assert!(!api.running.simulator.with(|state| state.pools.contains_key("one")));
+    assert!(api.send("POST", "/pools", &[("poolid", "phoenix/one")]).await.is_err());
+    assert!(
+        !api.running
+            .simulator
+            .with(|state| state.pools.contains_key("phoenix/one"))
+    );
     api.running.simulator.add_fault(fault(FaultKind::LostResponse));
-    assert!(api.send("POST", "/pools", &[("poolid", "one")]).await.is_err());
-    assert!(api.running.simulator.with(|state| state.pools.contains_key("one")));
+    assert!(api.send("POST", "/pools", &[("poolid", "phoenix/one")]).await.is_err());
+    assert!(
+        api.running
+            .simulator
+            .with(|state| state.pools.contains_key("phoenix/one"))
+    );
     api.running.simulator.add_fault(fault(FaultKind::Status {
         status: 596,
         message: "Broken pipe".into(),
     }));
-    assert_eq!(api.send("POST", "/pools", &[("poolid", "two")]).await.unwrap().0, 596);
-    assert_eq!(api.send("POST", "/pools", &[("poolid", "two")]).await.unwrap().0, 200);
+    assert_eq!(
+        api.send("POST", "/pools", &[("poolid", "phoenix/two")])
+            .await
+            .unwrap()
+            .0,
+        596
+    );
+    assert_eq!(
+        api.send("POST", "/pools", &[("poolid", "phoenix/two")])
+            .await
+            .unwrap()
+            .0,
+        200
+    );
     let log = api.running.simulator.requests();
     let writes: Vec<u16> = log
         .iter()
@@ -342,4 +363,102 @@ async fn state_survives_a_restart() {
     drop(first);
     let second = Simulator::new(config()).unwrap();
     assert_eq!(second.with(|state| state.guests[&700].digest()), digest);
+}
+
+/// A look-alike whose time stands still.
+fn frozen() -> (Simulator, String) {
+    let config = SimConfig {
+        manual_clock: Some(1_800_000_000_000),
+        ..SimConfig::default()
+    };
+    let auth = format!("PVEAPIToken=phoenix@pve!operator={}", config.secrets.token);
+    (Simulator::new(config).unwrap(), auth)
+}
+
+async fn call(simulator: &Simulator, auth: &str, verb: &str, path: &str, form: &str) -> (u16, Value) {
+    let (query, body) = if verb == "GET" { (form, "") } else { ("", form) };
+    let request = HttpRequest {
+        method: verb.to_owned(),
+        path: format!("/api2/json{path}"),
+        query: query.to_owned(),
+        authorization: Some(auth.to_owned()),
+        body: body.as_bytes().to_vec(),
+        ..HttpRequest::default()
+    };
+    let reply = simulator.handle(&request).await;
+    (reply.status, serde_json::from_slice(&reply.body).unwrap_or(Value::Null))
+}
+
+#[tokio::test]
+async fn a_create_shows_only_its_lock_and_holds_the_file() {
+    let (simulator, auth) = frozen();
+    let form = "vmid=100&hostname=box&description=stamp&tags=a&rootfs=quickOS-lxc-disks:8\
+        &ostemplate=fastData-shared-iso:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst";
+    let (status, body) = call(&simulator, &auth, "POST", "/nodes/phoenix/lxc", form).await;
+    assert_eq!(status, 200, "{body}");
+    let row = |body: &Value| body["data"][0].clone();
+    let (_, body) = call(&simulator, &auth, "GET", "/cluster/resources", "type=vm").await;
+    assert_eq!(
+        (&row(&body)["status"], &row(&body)["lock"]),
+        (&json!("unknown"), &json!("create"))
+    );
+    assert_eq!((&row(&body)["name"], &row(&body)["tags"]), (&Value::Null, &Value::Null));
+    let (_, body) = call(&simulator, &auth, "GET", "/nodes/phoenix/lxc/100/config", "").await;
+    let keys: Vec<&String> = body["data"].as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["lock", "digest"]);
+    let before = simulator.clock().now();
+    let (status, body) = call(&simulator, &auth, "PUT", "/nodes/phoenix/lxc/100/config", "memory=64").await;
+    assert_eq!(status, 500);
+    assert_eq!(
+        body["message"],
+        "can't lock file '/run/lock/lxc/pve-config-100.lock' - got timeout\n"
+    );
+    assert!(
+        simulator.clock().now() >= before + 10_000,
+        "the call waits for the lock"
+    );
+    let (status, _) = call(&simulator, &auth, "GET", "/cluster/nextid", "vmid=100").await;
+    assert_eq!(status, 400);
+    simulator.advance(60_000);
+    let (_, body) = call(&simulator, &auth, "GET", "/cluster/resources", "type=vm").await;
+    assert_eq!(
+        (&row(&body)["status"], &row(&body)["name"]),
+        (&json!("stopped"), &json!("box"))
+    );
+    call(
+        &simulator,
+        &auth,
+        "PUT",
+        "/nodes/phoenix/lxc/100/config",
+        "hostname=other&tags=b",
+    )
+    .await;
+    let (_, body) = call(&simulator, &auth, "GET", "/cluster/resources", "type=vm").await;
+    assert_eq!(
+        (&row(&body)["name"], &row(&body)["tags"]),
+        (&json!("box"), &json!("b")),
+        "names lag, tags do not"
+    );
+}
+
+#[tokio::test]
+async fn a_stopped_create_leaves_nothing() {
+    let (simulator, auth) = frozen();
+    let form = "vmid=100&rootfs=quickOS-lxc-disks:8\
+        &ostemplate=fastData-shared-iso:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst";
+    let (_, body) = call(&simulator, &auth, "POST", "/nodes/phoenix/lxc", form).await;
+    let path = format!("/nodes/phoenix/tasks/{}", body["data"].as_str().unwrap());
+    let volumes = || simulator.with(|state| state.storages["quickOS-lxc-disks"].on("phoenix").count());
+    assert_eq!(volumes(), 1);
+    let (status, _) = call(&simulator, &auth, "DELETE", &path, "").await;
+    assert_eq!(status, 200);
+    assert_eq!(volumes(), 0);
+    let (status, body) = call(&simulator, &auth, "GET", "/nodes/phoenix/lxc/100/config", "").await;
+    assert_eq!(
+        (status, &body["message"]),
+        (
+            500,
+            &json!("Configuration file 'nodes/phoenix/lxc/100.conf' does not exist\n")
+        )
+    );
 }

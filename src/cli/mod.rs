@@ -35,7 +35,10 @@ enum Command {
 impl Cli {
     /// Runs the command; the exit code is the process's.
     pub fn run(self) -> ExitCode {
-        init_logging();
+        // The operator has options for its log.
+        if !matches!(self.command, Command::Operator(_)) {
+            init_logging();
+        }
         // One TLS provider for everything; a second call would only say that it is there already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         match self.command {

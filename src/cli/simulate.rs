@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::simulator::files::SimFiles;
+use crate::simulator::ssh::{SshConfig, SshServer};
 use crate::simulator::{Profile, SimConfig, Simulator};
 
 /// Arguments of `phoenix simulate`.
@@ -14,6 +15,10 @@ pub struct Args {
     /// Address of the HTTPS API; port 0 picks a free one
     #[arg(long, default_value = "127.0.0.1:8006")]
     listen: SocketAddr,
+
+    /// Address of the SSH server of the nodes; port 0 picks a free one
+    #[arg(long, default_value = "127.0.0.1:2222")]
+    ssh_listen: SocketAddr,
 
     /// Folder for the CA certificate, secrets and simulator.json; made if missing, reused otherwise
     #[arg(long, default_value = ".phoenix-simulator")]
@@ -73,9 +78,17 @@ impl Args {
             .serve(self.listen, Some(&files.certificates))
             .await
             .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {}: {error}", self.listen)))?;
-        let description = files.describe(self.profile, &server.base_url, None)?;
-        files.publish(&description)?;
+        let config = SshConfig {
+            listen: self.ssh_listen,
+            authorized_keys: vec![files.ssh_public_key.clone()],
+        };
+        let ssh = SshServer::start(&simulator, config)
+            .await
+            .map_err(|error| io::Error::new(error.kind(), format!("SSH on {}: {error}", self.ssh_listen)))?;
+        let description = files.describe(self.profile, &server.base_url, &ssh)?;
+        files.publish(&description, &ssh.known_hosts())?;
         println!("Proxmox VE look-alike listens on {}", server.base_url);
+        println!("SSH: {}", description["ssh"]);
         println!("CA certificate, secrets and description: {}", self.dir.display());
         stopped().await?;
         files.withdraw();

@@ -38,14 +38,21 @@ struct Kustomization<'a> {
 /// # Errors
 /// If the object cannot be serialised.
 pub fn manifest(object: &impl Serialize, origin: &str) -> Result<String, serde_json::Error> {
-    let value = serde_json::to_value(object)?;
+    text(object, &serde_json::to_value(object)?, origin)
+}
+
+/// [`manifest`] of an object whose value is known already.
+///
+/// # Errors
+/// As [`manifest`].
+pub fn text(object: &impl Serialize, value: &Value, origin: &str) -> Result<String, serde_json::Error> {
     // Long words such as URLs stay on their line.
     let options = serde_saphyr::ser_options! { folded_wrap_chars: 4000 };
     let yaml = serde_saphyr::to_string_with_options(object, options).ok();
-    let same = |yaml: &String| serde_saphyr::from_str::<Value>(yaml).is_ok_and(|read| read == value);
+    let same = |yaml: &String| serde_saphyr::from_str::<Value>(yaml).is_ok_and(|read| read == *value);
     let text = match yaml.filter(same) {
         Some(yaml) => yaml,
-        None => serde_json::to_string_pretty(&value)?,
+        None => serde_json::to_string_pretty(value)?,
     };
     let origin: String = origin.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     Ok(format!("# {origin}\n{}\n", text.trim_end_matches('\n')))

@@ -74,6 +74,13 @@ pub struct Guests<'a> {
     pub ids: BTreeSet<i64>,
 }
 
+/// Keys that name what a guest is cloned from.
+pub const CLONE_KEYS: &[&str] = &[
+    "clone_from_ctid",
+    "clone_from_vmid",
+    "clone_from_template_ctid",
+    "clone_from",
+];
 const LXC_ID_KEYS: &[&str] = &["ctid", "vmid", "id"];
 const VM_ID_KEYS: &[&str] = &["vmid", "id"];
 
@@ -197,9 +204,7 @@ impl<'a> Guests<'a> {
     pub fn settle(&mut self, ledger: &mut Ledger) {
         for n in 0..self.list.len() {
             let guest = &self.list[n];
-            let key = ["clone_from_ctid", "clone_from_vmid", "clone_from"]
-                .iter()
-                .find_map(|k| guest.at.get(k));
+            let key = CLONE_KEYS.iter().find_map(|k| guest.at.get(k));
             let key = key.filter(|at| !values::is_unset(at.node) && values::text(at.node).as_deref() != Some("none"));
             let parent = key
                 .as_ref()

@@ -271,7 +271,8 @@ fn samba(w: &mut Writer, root: &At, host: &mut Host) {
         }
         let dataset = |(at, _): &(At, String)| {
             let part = |key: &str| at.get(key).and_then(|v| values::text(v.node)).unwrap_or_default();
-            directory.starts_with(&format!("{}/{}", part("pool"), part("name")))
+            let dataset = format!("{}/{}", part("pool"), part("name"));
+            directory == dataset || directory.starts_with(&format!("{dataset}/"))
         };
         if !directory.starts_with('/') && !facts::datasets(root).iter().any(dataset) {
             let message = format!("Samba share {name:?}: no dataset {directory:?} is in the file");

@@ -12,7 +12,7 @@ use super::guests::Guests;
 use super::json::{At, Node};
 use super::report::Severity;
 use super::writer::Writer;
-use super::{host, values};
+use super::{Options, host, values};
 
 /// Address that stands in for one that the file does not tell.
 const NO_ENDPOINT: &str = "https://pve.example.org:8006";
@@ -37,11 +37,12 @@ const LEGACY_ONLY: &[(&str, &str)] = &[
 pub fn hypervisor<'a>(
     w: &mut Writer,
     root: &At<'a>,
-    name: &str,
+    options: &Options,
     facts: &Facts<'a>,
     guests: &Guests,
     image: Option<String>,
 ) -> PhoenixHypervisor {
+    let name = options.hypervisor_name.as_str();
     for (key, why) in LEGACY_ONLY {
         if let Some(at) = root.get(key) {
             w.skip(&at, why);
@@ -80,7 +81,7 @@ pub fn hypervisor<'a>(
         host: (host != crate::crd::Host::default()).then_some(host),
         ..connection(name)
     };
-    secrets(w, root, name);
+    secrets(w, root, options);
     PhoenixHypervisor::new(name, spec)
 }
 
@@ -109,22 +110,28 @@ fn connection(name: &str) -> PhoenixHypervisorSpec {
     }
 }
 
-fn secrets(w: &mut Writer, root: &At, name: &str) {
+fn secrets(w: &mut Writer, root: &At, options: &Options) {
+    let name = &options.hypervisor_name;
+    let namespace = options
+        .namespace
+        .as_ref()
+        .map(|n| format!(" -n {n}"))
+        .unwrap_or_default();
     let all = [
         (
             format!("Secret {name}-token holds the API token"),
             format!(
-                "kubectl create secret generic {name}-token --from-literal=tokenId='USER@REALM!NAME' --from-file=secret=FILE"
+                "kubectl create secret{namespace} generic {name}-token --from-literal=tokenId='USER@REALM!NAME' --from-file=secret=FILE"
             ),
         ),
         (
             format!("Secret {name}-ca holds the certificate authority of Proxmox (/etc/pve/pve-root-ca.pem on a node)"),
-            format!("kubectl create secret generic {name}-ca --from-file=ca.crt=pve-root-ca.pem"),
+            format!("kubectl create secret{namespace} generic {name}-ca --from-file=ca.crt=pve-root-ca.pem"),
         ),
         (
             format!("Secret {name}-ssh holds the private key for SSH to the node and its host keys"),
             format!(
-                "kubectl create secret generic {name}-ssh --from-file=ssh-privatekey=FILE --from-file=known_hosts=FILE"
+                "kubectl create secret{namespace} generic {name}-ssh --from-file=ssh-privatekey=FILE --from-file=known_hosts=FILE"
             ),
         ),
     ];

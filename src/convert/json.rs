@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use json_event_parser::{JsonEvent, SliceJsonParser};
 
-/// Deepest nesting that is read; the legacy files use seven levels.
-pub const MAX_DEPTH: usize = 100;
+/// Deepest nesting that is read; the legacy files use seven levels. What walks a document recurses this far.
+pub const MAX_DEPTH: usize = 256;
 
 /// A JSON value.
 #[derive(Clone, Debug, PartialEq)]

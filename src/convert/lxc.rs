@@ -7,11 +7,11 @@ use crate::crd::{
 
 use super::checks::Seen;
 use super::facts::Facts;
-use super::guests::{Guest, Guests};
+use super::guests::{CLONE_KEYS, Guest, Guests};
 use super::json::{At, Node};
 use super::scripts::Scripts;
 use super::writer::Writer;
-use super::{features, names, network, options, storage, values, vllm};
+use super::{features, firewall, names, network, options, storage, values, vllm};
 
 /// Why a template has no volumes and mounts.
 const NO_MOUNTS: &str = "a template has no volumes and mounts: clones would copy them";
@@ -147,7 +147,7 @@ fn base<'a>(w: &mut Writer, guest: &Guest<'a>, fleet: &Fleet<'_, 'a>, seen: &mut
         size: size.map(|m| values::quantity((m + 1023) / 1024 * 1024)),
     };
     let mut networking = network::networking(w, at, fleet.facts.subnet, &mut seen.addresses);
-    let firewall = network::firewall(w, at, &mut networking.network);
+    let firewall = firewall::firewall(w, at, &mut networking.network);
     let expected = "an amount of memory in MB";
     LxcGuest {
         vmid: Some(guest.id),
@@ -234,7 +234,7 @@ fn source(w: &mut Writer, guest: &Guest, fleet: &Fleet) -> Option<LxcSource> {
 
 /// Claims clone keys that say nothing.
 pub fn clone_keys(w: &mut Writer, guest: &Guest) {
-    for key in ["clone_from_ctid", "clone_from_vmid", "clone_from"] {
+    for key in CLONE_KEYS {
         let Some(at) = w.key(&guest.at, &[key]) else { continue };
         if guest.parent_at.as_ref().is_none_or(|p| p.pointer != at.pointer) {
             w.skip(&at, "another key says what it is cloned from, or nothing is");

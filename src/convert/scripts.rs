@@ -256,7 +256,8 @@ impl Scripts {
         for (name, content) in &self.config_files {
             files.push(guest_file(name, self.config.put(name, content)));
         }
-        files.dedup_by(|a, b| a.path == b.path);
+        let mut paths = BTreeSet::new();
+        files.retain(|f| paths.insert(f.path.clone()));
         files.truncate(32);
         Some(Application {
             script_from: Some(self.applications.put(&known, &text)),

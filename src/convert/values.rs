@@ -174,6 +174,12 @@ pub fn ip(text: &str) -> Option<String> {
     text.parse::<IpAddr>().ok().map(|_| text.to_owned())
 }
 
+/// Whether an IPv6 gateway goes with `address/prefix`: it is link-local or in the network.
+pub fn in_network6(address: Ipv6Addr, prefix: u8, gateway: Ipv6Addr) -> bool {
+    let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
+    gateway.is_unicast_link_local() || u128::from(address) & mask == u128::from(gateway) & mask
+}
+
 /// Whether `gateway` is in the network of `address/prefix`.
 pub fn in_network(address: Ipv4Addr, prefix: u8, gateway: Ipv4Addr) -> bool {
     let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
@@ -211,16 +217,15 @@ pub fn hostname(text: &str) -> Option<String> {
     (text.len() <= 253 && text.split('.').all(label)).then(|| text.to_owned())
 }
 
-/// An absolute path without `..`, commas, backslashes or line breaks; trailing slashes go.
+/// An absolute path without `..`, commas, backslashes or line breaks; `//`, `/./` and trailing slashes go.
 pub fn absolute_path(text: &str) -> Option<String> {
-    let path = text.trim_end_matches('/');
-    let path = if path.is_empty() && text.starts_with('/') {
-        "/"
-    } else {
-        path
-    };
-    let plain = path.starts_with('/') && path.len() <= 256 && !path.contains([',', '\\', '\n', '\r', '\0']);
-    (plain && !path.split('/').any(|part| part == "..")).then(|| path.to_owned())
+    let parts: Vec<_> = text
+        .split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+        .collect();
+    let path = format!("/{}", parts.join("/"));
+    let plain = text.starts_with('/') && path.len() <= 256 && !path.contains([',', '\\', '\n', '\r', '\0']);
+    (plain && !parts.contains(&"..")).then_some(path)
 }
 
 /// An absolute path below `/`.
@@ -235,17 +240,15 @@ pub fn snapshot_name(text: &str) -> Option<String> {
         .then(|| text.to_owned())
 }
 
-/// An http or https URL that Kubernetes' `isURL` takes too.
+/// An http or https URL without user name and blanks.
 pub fn url(text: &str) -> Option<String> {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
-    let host = rest.split(['/', '?', '#']).next()?;
-    let name = host
-        .rsplit_once(':')
-        .map_or(host, |(name, port)| if port.parse::<u16>().is_ok() { name } else { "" });
-    let plain = text.len() <= 2048 && text.chars().all(|c| c.is_ascii_graphic() && !"\"<>\\^`{|}".contains(c));
-    let hex = |part: &str| part.len() >= 2 && part.bytes().take(2).all(|b| b.is_ascii_hexdigit());
-    let plain = plain && text.split('%').skip(1).all(hex);
-    (plain && hostname(name).is_some()).then(|| text.to_owned())
+    let (host, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let (name, port) = host.rsplit_once(':').unwrap_or((host, "80"));
+    let named = name.starts_with(|c: char| c.is_ascii_alphanumeric()) && all_of(name, "._-");
+    let numbered = (1..=5).contains(&port.len()) && port.bytes().all(|b| b.is_ascii_digit());
+    let plain = text.len() <= 2048 && path.chars().all(|c| c.is_ascii_graphic());
+    (named && numbered && plain).then(|| text.to_owned())
 }
 
 /// A raw `lxc.` line as key and value.
@@ -277,7 +280,7 @@ pub fn timezone(text: &str) -> Option<String> {
 /// Ports as the Proxmox firewall takes them; `8000-8010` is taken as the range `8000:8010`.
 pub fn ports(text: &str) -> Option<String> {
     let text = text.replace(' ', "").replace('-', ":");
-    let port = |p: &str| (1..=5).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_digit());
+    let port = |p: &str| !p.starts_with('0') && p.bytes().all(|b| b.is_ascii_digit()) && p.parse::<u16>().is_ok();
     let part = |p: &str| match p.split_once(':') {
         Some((from, to)) => port(from) && port(to),
         None => port(p),

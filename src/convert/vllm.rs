@@ -9,76 +9,70 @@ use super::json::{At, Node};
 use super::values;
 use super::writer::{Item, Writer};
 
-/// A field of `spec.vllm` with its key and its flags.
+/// A field of `spec.vllm` with its keys and its flags.
 struct Field {
     name: &'static str,
-    key: &'static str,
+    keys: &'static [&'static str],
     flags: &'static [&'static str],
     expected: &'static str,
 }
 
+type Words = &'static [&'static str];
+
+const fn field(name: &'static str, keys: Words, flags: Words, expected: &'static str) -> Field {
+    Field {
+        name,
+        keys,
+        flags,
+        expected,
+    }
+}
+
 const FIELDS: &[Field] = &[
-    Field {
-        name: "model",
-        key: "vllm_model",
-        flags: &["model"],
-        expected: "a model",
-    },
-    Field {
-        name: "servedName",
-        key: "vllm_served_model_name",
-        flags: &["served-model-name"],
-        expected: "a name",
-    },
-    Field {
-        name: "quantization",
-        key: "vllm_quantization",
-        flags: &["quantization", "q"],
-        expected: "a quantization such as awq_marlin",
-    },
-    Field {
-        name: "maxModelLen",
-        key: "vllm_max_model_len",
-        flags: &["max-model-len"],
-        expected: "a whole number above 0",
-    },
-    Field {
-        name: "gpuMemoryUtilization",
-        key: "vllm_gpu_memory_utilization",
-        flags: &["gpu-memory-utilization"],
-        expected: "a number above 0 and at most 1",
-    },
-    Field {
-        name: "tensorParallelSize",
-        key: "vllm_tensor_parallel_size",
-        flags: &["tensor-parallel-size", "tp"],
-        expected: "a whole number from 1 to 64",
-    },
-    Field {
-        name: "dtype",
-        key: "vllm_dtype",
-        flags: &["dtype"],
-        expected: "a data type such as float16",
-    },
-    Field {
-        name: "port",
-        key: "vllm_port",
-        flags: &["port"],
-        expected: "a port",
-    },
-    Field {
-        name: "modelType",
-        key: "vllm_model_type",
-        flags: &[],
-        expected: "chat or embedding",
-    },
-    Field {
-        name: "trustRemoteCode",
-        key: "vllm_trust_remote_code",
-        flags: &["trust-remote-code"],
-        expected: "true or false",
-    },
+    field("model", &["vllm_model"], &["model"], "a model"),
+    field(
+        "servedName",
+        &["vllm_served_model_name"],
+        &["served-model-name"],
+        "a name",
+    ),
+    field(
+        "quantization",
+        &["vllm_quantization"],
+        &["quantization", "q"],
+        "a quantization such as awq_marlin",
+    ),
+    field(
+        "maxModelLen",
+        &["vllm_max_model_len"],
+        &["max-model-len"],
+        "a whole number above 0",
+    ),
+    field(
+        "gpuMemoryUtilization",
+        &["vllm_gpu_memory_utilization"],
+        &["gpu-memory-utilization"],
+        "a number from 0.01 to 1",
+    ),
+    field(
+        "tensorParallelSize",
+        &["vllm_tensor_parallel_size"],
+        &["tensor-parallel-size", "tp"],
+        "a whole number from 1 to 64",
+    ),
+    field("dtype", &["vllm_dtype"], &["dtype"], "a data type such as float16"),
+    field("port", &["vllm_port", "vllm_api_port"], &["port"], "a port"),
+    field("modelType", &["vllm_model_type"], &[], "chat or embedding"),
+    field(
+        "trustRemoteCode",
+        &["vllm_trust_remote_code"],
+        &["trust-remote-code"],
+        "true or false",
+    ),
 ];
+
+/// Keys of older files that are arguments without a field.
+const ARGUMENT_KEYS: &[(&str, &str)] = &[("vllm_kv_cache_dtype", "kv-cache-dtype")];
 
 /// Arguments whose value must not stand in a manifest.
 const SECRET: &[&str] = &["api-key", "hf-token", "ssl-keyfile-password"];
@@ -108,7 +102,7 @@ pub fn vllm(w: &mut Writer, guest: &At) -> Option<Vllm> {
     }
     let mut reading = Reading::default();
     for field in FIELDS {
-        if let Some(at) = w.key(guest, &[field.key]) {
+        if let Some(at) = w.key(guest, field.keys) {
             let text = text_of(at.node);
             match text.as_deref().and_then(|t| reading.set(field, t)) {
                 Some(()) => w.mapped(&at, &format!("vllm.{}", field.name), ""),
@@ -118,6 +112,11 @@ pub fn vllm(w: &mut Writer, guest: &At) -> Option<Vllm> {
     }
     for argument in args {
         reading.argument(w, &argument);
+    }
+    for (key, flag) in ARGUMENT_KEYS {
+        if let Some(at) = w.key(guest, &[key]) {
+            reading.parameter(w, flag, &at);
+        }
     }
     if let Some(at) = w.key(guest, &["vllm_parameters"]) {
         for (key, value) in at.entries() {
@@ -408,9 +407,11 @@ impl Reading {
         };
         let start = place(at_index, &self.extra);
         let (flag, value) = &self.extra[at_index];
+        // A flag and its value in one leaf are named by the value.
+        let last = start + usize::from(!flag.is_empty() && value.is_some());
         for (n, at) in places.iter().enumerate() {
-            let last = start + usize::from(!flag.is_empty() && value.is_some());
-            w.mapped(at, &format!("vllm.extraArgs[{}]", (start + n).min(last)), "");
+            let word = if places.len() == 1 { last } else { (start + n).min(last) };
+            w.mapped(at, &format!("vllm.extraArgs[{word}]"), "");
         }
     }
 

@@ -12,7 +12,7 @@ use super::json::{At, Node};
 use super::lxc::{Fleet, GuestManifest};
 use super::scripts::Scripts;
 use super::writer::Writer;
-use super::{features, lxc, network, storage, values};
+use super::{features, firewall, lxc, network, storage, values};
 
 /// Maps a machine. What it leaves out comes from `vm_defaults`.
 pub fn machine<'a>(
@@ -46,7 +46,7 @@ pub fn machine<'a>(
     if let Some(bridge_at) = own_or_default(w, at, defaults, &["network_bridge"]) {
         bridge(w, &bridge_at, &mut nics);
     }
-    let firewall = network::firewall(w, at, &mut nics);
+    let firewall = firewall::firewall(w, at, &mut nics);
     let root = fleet.roots.get(at.file)?;
     let (features, extra) = features::features(w, guest, root, fleet.facts);
     for item in extra {

@@ -218,7 +218,10 @@ impl Simulator {
             }),
             ("DELETE", "faults") => {
                 self.clear_faults();
-                self.with(|state| state.task_faults.clear());
+                self.with(|state| {
+                    state.task_faults.clear();
+                    state.ssh.faults.clear();
+                });
                 Ok(String::new())
             }
             ("POST", "edits") => parse(&request.body).and_then(|edit| {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::profile::{Profile, Secrets};
 use super::server::Certificates;
+use super::ssh::SshServer;
 
 /// Everything that is written to the folder.
 #[derive(Debug, Clone)]
@@ -20,6 +21,10 @@ pub struct SimFiles {
     pub control_token: String,
     /// Certificates.
     pub certificates: Certificates,
+    /// Private key that the SSH server lets in (OpenSSH PEM).
+    pub ssh_key: String,
+    /// Its public half, a line for `authorized_keys`.
+    pub ssh_public_key: String,
 }
 
 /// Reads a file of the folder, or makes its content and writes it, readable for the owner only.
@@ -71,18 +76,26 @@ impl SimFiles {
             cert_pem: cert_pem?,
             key_pem: key_pem?,
         };
+        let (key_file, public_file) = (dir.join("ssh-key"), dir.join("ssh-key.pub"));
+        if !key_file.exists() || !public_file.exists() {
+            let (private, public) = SshServer::new_client_key()?;
+            write_private(&key_file, &private)?;
+            write_private(&public_file, &public)?;
+        }
         Ok(Self {
-            dir: dir.to_owned(),
+            dir: fs::canonicalize(dir)?,
             secrets,
             control_token,
             certificates,
+            ssh_key: fs::read_to_string(key_file)?,
+            ssh_public_key: fs::read_to_string(public_file)?,
         })
     }
 
     /// What a client needs to know, for `simulator.json`.
-    pub fn describe(&self, profile: Profile, api: &str, ssh: Option<&str>) -> io::Result<Value> {
+    pub fn describe(&self, profile: Profile, api: &str, ssh: &SshServer) -> io::Result<Value> {
         let (node, token_id) = match profile {
-            Profile::Homelab => ("phoenix", "phoenix@pve!phoenix"),
+            Profile::Homelab => ("phoenix", "phoenix@pve!operator"),
             Profile::Recorded => ("pve1", "root@pam!test"),
         };
         let token = match profile {
@@ -105,12 +118,35 @@ impl SimFiles {
             "rootPassword": root_password,
             "controlUrl": format!("{api}/_sim/"),
             "controlToken": self.control_token,
-            "ssh": ssh,
+            "ssh": ssh.addresses(),
         }))
     }
 
-    /// Writes `simulator.json`, last and at once, so that its presence says that the server listens.
-    pub fn publish(&self, description: &Value) -> io::Result<()> {
+    /// Writes `known_hosts`, `secrets.yaml` (the Secrets that a converted PhoenixHypervisor names, with this
+    /// simulator's values) and `simulator.json`, the latter last and at once, so that its presence says that the
+    /// servers listen.
+    pub fn publish(&self, description: &Value, known_hosts: &str) -> io::Result<()> {
+        write_private(&self.dir.join("known_hosts"), known_hosts)?;
+        let text = |pointer: &str| description[pointer].as_str().unwrap_or_default();
+        let secrets = [
+            ("proxmox-ca", json!({"ca.crt": self.certificates.ca_pem})),
+            (
+                "proxmox-token",
+                json!({"tokenId": text("tokenId"), "secret": text("tokenSecret")}),
+            ),
+            ("proxmox-root", json!({"password": text("rootPassword")})),
+            (
+                "proxmox-ssh",
+                json!({"ssh-privatekey": self.ssh_key, "known_hosts": known_hosts}),
+            ),
+        ];
+        let mut manifests = String::new();
+        for (name, data) in secrets {
+            let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data});
+            // JSON is YAML.
+            manifests.push_str(&format!("---\n{secret:#}\n"));
+        }
+        write_private(&self.dir.join("secrets.yaml"), &manifests)?;
         let beside = self.dir.join("simulator.json.tmp");
         write_private(&beside, &format!("{description:#}\n"))?;
         fs::rename(beside, self.dir.join("simulator.json"))

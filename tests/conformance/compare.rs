@@ -37,6 +37,7 @@ const VOLATILE: &[&str] = &[
     "available",
     "upid",
     "saved",
+    "used_fraction",
 ];
 
 /// What the requests of a scenario said, to tell chosen values from random ones.

@@ -37,24 +37,31 @@ pub fn ticket(state: &mut State, call: &Call) -> Answer {
     Ok(answer.into())
 }
 
+/// Privileges by area, as log-in pages use them to show or hide things.
 fn capabilities(state: &State, user: &str) -> Value {
-    let mut found = Map::new();
-    for (name, path) in [
-        ("vms", "/vms"),
-        ("storage", "/storage"),
-        ("access", "/access"),
-        ("nodes", "/nodes"),
-        ("dc", "/"),
-    ] {
-        let privileges = state.privileges(user, path);
-        found.insert(
-            name.to_owned(),
-            privileges
-                .keys()
-                .map(|name| (name.clone(), json!(1)))
-                .collect::<Map<_, _>>()
-                .into(),
-        );
+    const AREAS: &[(&str, &[&str])] = &[
+        ("access", &["User.", "Group.", "Permissions.Modify"]),
+        ("dc", &["Sys.Audit", "Sys.Modify", "SDN."]),
+        ("mapping", &["Mapping.", "Permissions.Modify"]),
+        ("nodes", &["Sys.", "Permissions.Modify"]),
+        ("sdn", &["SDN.", "Permissions.Modify"]),
+        ("storage", &["Datastore.", "Permissions.Modify"]),
+        ("vms", &["VM.", "Permissions.Modify"]),
+    ];
+    let fixed = ["/", "/nodes", "/access/groups", "/vms", "/storage", "/sdn", "/mapping"].map(str::to_owned);
+    let ruled = state.access.acl.iter().map(|entry| entry.path.clone());
+    let mut found: Map<String, Value> = AREAS.iter().map(|(area, _)| ((*area).to_owned(), json!({}))).collect();
+    for path in fixed.into_iter().chain(ruled).collect::<BTreeSet<_>>() {
+        let top = path.split('/').nth(1).filter(|top| !top.is_empty()).unwrap_or("dc");
+        for (area, starts) in AREAS {
+            // Rights on a pool are rights on what is in it.
+            let here = *area == top || (top == "pool" && ["vms", "storage"].contains(area));
+            for name in state.privileges(user, &path).keys().filter(|_| here) {
+                if starts.iter().any(|start| name.starts_with(start)) {
+                    found[*area][name] = json!(1);
+                }
+            }
+        }
     }
     Value::Object(found)
 }

@@ -106,7 +106,9 @@ impl Simulator {
             Outcome::Anonymous => (None, None),
             Outcome::Refused(reason) => {
                 let mut reply = HttpReply::plain(401, reason, "");
-                reply.delay_ms = self.with(|state| state.scaled(state.latency.auth_failure));
+                let delay =
+                    |state: &mut State| state.scaled(state.latency.auth_failure).min(state.latency.auth_failure);
+                reply.delay_ms = self.with(delay);
                 return self.logged(request, "", reply);
             }
         };

@@ -14,6 +14,7 @@ mod firewall;
 mod firewall_rules;
 mod index;
 mod lxc;
+mod lxc_status;
 mod nodes;
 mod pools;
 mod resources;

@@ -2,7 +2,8 @@
 
 use super::call::{Answer, Call, not_simulated};
 use super::{
-    access, access_users, cluster, firewall, firewall_rules, index, lxc, nodes, pools, resources, storage, tasks,
+    access, access_users, cluster, firewall, firewall_rules, index, lxc, lxc_status, nodes, pools, resources, storage,
+    tasks,
 };
 use crate::simulator::model::State;
 
@@ -162,18 +163,18 @@ fn lxc_handler(verb: &str, rest: &str) -> Option<Handler> {
         ("POST", "/migrate") => lxc::migrate,
         ("GET", "/rrddata") => lxc::rrddata,
         ("GET", "/status/current") => lxc::status,
-        ("POST", "/status/start") => lxc::start,
-        ("POST", "/status/stop") => lxc::stop,
-        ("POST", "/status/shutdown") => lxc::shutdown,
-        ("POST", "/status/reboot") => lxc::reboot,
-        ("POST", "/status/suspend") => lxc::suspend,
-        ("POST", "/status/resume") => lxc::resume,
-        ("GET", "/snapshot") => lxc::snapshots,
-        ("POST", "/snapshot") => lxc::snapshot,
-        ("DELETE", "/snapshot/{snapname}") => lxc::delete_snapshot,
-        ("GET", "/snapshot/{snapname}/config") => lxc::snapshot_config,
-        ("PUT", "/snapshot/{snapname}/config") => lxc::describe_snapshot,
-        ("POST", "/snapshot/{snapname}/rollback") => lxc::rollback,
+        ("POST", "/status/start") => lxc_status::start,
+        ("POST", "/status/stop") => lxc_status::stop,
+        ("POST", "/status/shutdown") => lxc_status::shutdown,
+        ("POST", "/status/reboot") => lxc_status::reboot,
+        ("POST", "/status/suspend") => lxc_status::suspend,
+        ("POST", "/status/resume") => lxc_status::resume,
+        ("GET", "/snapshot") => lxc_status::snapshots,
+        ("POST", "/snapshot") => lxc_status::snapshot,
+        ("DELETE", "/snapshot/{snapname}") => lxc_status::delete_snapshot,
+        ("GET", "/snapshot/{snapname}/config") => lxc_status::snapshot_config,
+        ("PUT", "/snapshot/{snapname}/config") => lxc_status::describe_snapshot,
+        ("POST", "/snapshot/{snapname}/rollback") => lxc_status::rollback,
         ("GET", _) => return index::handler(&format!("{LXC}{rest}")),
         _ => return None,
     };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::config::GuestConfig;
+use super::config::{GuestConfig, Section};
 use super::error::{ApiError, Result};
 use super::guest::InGuest;
 use super::lxc_options::{all_mounts, index_of, is_mount};
@@ -35,9 +35,6 @@ pub struct Backup {
     /// Who asked.
     pub user: String,
 }
-
-/// Options and raw lines of a restored container.
-type Restored = (BTreeMap<String, String>, Vec<(String, String)>);
 
 impl State {
     /// `POST /nodes/{node}/vzdump`: everything that is wrong shows in the task.
@@ -164,14 +161,14 @@ impl State {
     }
 
     /// Options of a restored container: those of the backup with the given ones on top. Without given disks its own
-    /// ones are allocated anew on `storage`. The raw lines come second.
+    /// ones are allocated anew on `storage`.
     pub(super) fn restored_options(
         &self,
         node: &str,
         volid: &str,
         storage: &str,
         given: &BTreeMap<String, String>,
-    ) -> Result<Restored> {
+    ) -> Result<Section> {
         let config = GuestConfig::parse(&self.backup_config(node, volid)?).current;
         let mut options = BTreeMap::new();
         for (key, value) in &config.options {
@@ -194,6 +191,9 @@ impl State {
             }
         }
         options.extend(given.clone());
-        Ok((options, config.lxc))
+        Ok(Section {
+            options,
+            lxc: config.lxc,
+        })
     }
 }

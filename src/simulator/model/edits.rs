@@ -120,6 +120,13 @@ pub enum Edit {
         /// The file.
         file: RemoteFile,
     },
+    /// A command over SSH goes wrong.
+    SshFault(crate::simulator::ssh::SshFault),
+    /// The SSH servers show another host key, or the usual one again.
+    SshHostKey {
+        /// Whether it is another one.
+        other: bool,
+    },
     /// Tasks will fail.
     FailTasks(TaskFault),
 }
@@ -195,6 +202,8 @@ impl State {
             Edit::StorageActive { storage, active } => self.storage_mut(&storage)?.active = active,
             Edit::StorageTotal { storage, total } => self.storage_mut(&storage)?.total = total,
             Edit::Quorum { quorate } => self.quorate = quorate,
+            Edit::SshFault(fault) => self.ssh.faults.push(fault),
+            Edit::SshHostKey { other } => self.ssh.other_host_key = other,
             _ => {}
         }
         Ok(())

@@ -101,8 +101,10 @@ impl State {
         self.check_template(caller, vmid, &request.ostemplate, request.restore)?;
         let storage = request.storage.as_deref().unwrap_or("local");
         let mut lxc = Vec::new();
-        if request.restore {
-            (options, lxc) = self.restored_options(node, &request.ostemplate, storage, &options)?;
+        // A missing backup shows in the task, as a missing template does.
+        if request.restore && self.volume(node, &request.ostemplate).is_some() {
+            let restored = self.restored_options(node, &request.ostemplate, storage, &options)?;
+            (options, lxc) = (restored.options, restored.lxc);
             if request.unique {
                 self.renew_macs(&mut options);
             }

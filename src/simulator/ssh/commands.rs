@@ -101,7 +101,9 @@ impl Command {
         let node = match (node, self.vmid()) {
             (Some(node), _) => node.to_owned(),
             // One server for all nodes: the guest's node is meant.
-            (None, Some(vmid)) => here(vmid, state).unwrap_or_default(),
+            (None, Some(vmid)) => here(vmid, state)
+                .or_else(|| state.nodes.keys().next().cloned())
+                .unwrap_or_default(),
             (None, None) => state.nodes.keys().next().cloned().unwrap_or_default(),
         };
         match self {
