@@ -4,6 +4,7 @@
 //! * [`runner`] scripts inside a guest that outlive the connection, with their records; files; probes
 //! * [`node`] `pct set`, raw `lxc.*` lines, GPUs, config versions
 
+mod answer;
 pub mod command;
 mod known_hosts;
 pub mod node;

@@ -5,6 +5,7 @@
 //! the state can inject them.
 
 pub mod commands;
+pub mod raw_lines;
 pub mod runner;
 mod server;
 mod state;

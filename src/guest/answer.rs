@@ -1,0 +1,199 @@
+//! What the runner in a guest prints, read.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+/// Where a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Never started in this guest.
+    Absent,
+    /// Launched, but it has not claimed its record yet.
+    Starting,
+    /// Its process lives.
+    Running,
+    /// It ended with an exit code.
+    Finished,
+    /// Its process is gone and left no exit code.
+    Interrupted,
+}
+
+/// What the guest says of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Where it stands.
+    pub state: State,
+    /// Hash that it was started with.
+    pub hash: Option<String>,
+    /// Attempt that it was started with.
+    pub attempt: u32,
+    /// Exit code when finished.
+    pub exit: Option<i32>,
+    /// Unix time in seconds.
+    pub started: Option<i64>,
+    /// Unix time in seconds.
+    pub ended: Option<i64>,
+    /// Whether this very request started it.
+    pub started_now: bool,
+    /// The request to start was turned down because this run of another version is still under way.
+    pub busy: bool,
+    /// Start of the output.
+    pub head: String,
+    /// End of the output.
+    pub tail: String,
+    /// Size of the whole output, in bytes.
+    pub output_size: u64,
+}
+
+/// An answer that does not follow the protocol, or the guest's reason for not doing what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerError {
+    /// The runner could not do its work, such as on a full disk.
+    #[error("the guest cannot do it: {0}")]
+    Guest(String),
+    /// The answer makes no sense.
+    #[error("the guest's answer is not understood: {0}")]
+    Protocol(String),
+}
+
+/// The lines of an answer. Output goes in one line each, encoded, so every line is `key=value`.
+struct Lines(BTreeMap<String, String>);
+
+impl Lines {
+    fn parse(text: &str) -> Result<Self, AnswerError> {
+        let lines: BTreeMap<String, String> = text
+            .lines()
+            .filter_map(|l| l.split_once('='))
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect();
+        match lines.get("error") {
+            Some(error) => Err(AnswerError::Guest(error.clone())),
+            None => Ok(Self(lines)),
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+
+    fn number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, AnswerError> {
+        let parse = |text: &str| text.parse().map_err(|_| AnswerError::Protocol(format!("{key}={text}")));
+        self.get(key).map(parse).transpose()
+    }
+
+    fn bytes(&self, key: &str) -> Result<Vec<u8>, AnswerError> {
+        let text = self.get(key).unwrap_or_default();
+        BASE64
+            .decode(text)
+            .map_err(|_| AnswerError::Protocol(format!("{key} is no base64")))
+    }
+}
+
+impl Record {
+    /// Reads the answer to [`start`](super::runner::start) or [`poll`](super::runner::poll).
+    ///
+    /// # Errors
+    /// The guest's reason, or an answer that is not understood.
+    pub fn parse(text: &str) -> Result<Self, AnswerError> {
+        let lines = Lines::parse(text)?;
+        let state = match lines.get("state") {
+            Some("absent") => State::Absent,
+            Some("starting") => State::Starting,
+            Some("running") => State::Running,
+            Some("finished") => State::Finished,
+            Some("interrupted") => State::Interrupted,
+            other => return Err(AnswerError::Protocol(format!("state={}", other.unwrap_or("(none)")))),
+        };
+        let shown = |key| {
+            lines
+                .bytes(key)
+                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        };
+        Ok(Self {
+            state,
+            hash: lines.get("hash").map(str::to_owned),
+            attempt: lines.number("attempt")?.unwrap_or_default(),
+            exit: lines.number("exit")?,
+            started: lines.number("started")?,
+            ended: lines.number("ended")?,
+            started_now: lines.get("started-now") == Some("1"),
+            busy: lines.get("busy") == Some("1"),
+            head: shown("output-head")?,
+            tail: shown("output-tail")?,
+            output_size: lines.number("output-size")?.unwrap_or_default(),
+        })
+    }
+
+    /// Start and end of the output as one text, with a line where something is left out.
+    pub fn output(&self) -> String {
+        let (head, tail) = (self.head.len() as u64, self.tail.len() as u64);
+        if self.output_size <= tail {
+            return self.tail.clone();
+        }
+        if self.output_size <= head {
+            return self.head.clone();
+        }
+        let left_out = self.output_size.saturating_sub(head + tail);
+        if left_out == 0 {
+            // The two overlap: the tail's start is in the head already.
+            let overlap = (head + tail - self.output_size) as usize;
+            let rest = self.tail.get(overlap..).unwrap_or(&self.tail);
+            return format!("{}{rest}", self.head);
+        }
+        format!(
+            "{}\n[… {left_out} bytes left out …]\n{}",
+            self.head.trim_end(),
+            self.tail
+        )
+    }
+}
+
+/// The answer to [`read_file`](super::runner::read_file).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileAnswer(
+    /// What is in the file; `None` if there is no such file.
+    pub Option<Vec<u8>>,
+);
+
+impl FileAnswer {
+    /// Reads the answer.
+    ///
+    /// # Errors
+    /// An answer that is not understood.
+    pub fn parse(text: &str) -> Result<Self, AnswerError> {
+        let lines = Lines::parse(text)?;
+        match lines.get("state") {
+            Some("absent") => Ok(Self(None)),
+            Some("present") => Ok(Self(Some(lines.bytes("content")?))),
+            _ => Err(AnswerError::Protocol("no state".into())),
+        }
+    }
+}
+
+/// The answer to [`probe`](super::runner::probe).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeAnswer {
+    /// Exit code; 124 when the deadline passed.
+    pub exit: i32,
+    /// End of the output.
+    pub output: String,
+}
+
+impl ProbeAnswer {
+    /// Reads the answer.
+    ///
+    /// # Errors
+    /// An answer that is not understood.
+    pub fn parse(text: &str) -> Result<Self, AnswerError> {
+        let lines = Lines::parse(text)?;
+        let exit = lines
+            .number("exit")?
+            .ok_or_else(|| AnswerError::Protocol("no exit code".into()))?;
+        Ok(Self {
+            exit,
+            output: String::from_utf8_lossy(&lines.bytes("output-tail")?).into_owned(),
+        })
+    }
+}
