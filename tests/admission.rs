@@ -1,5 +1,11 @@
 //! The checks of manifests in process: the table of bad manifests, values of single fields, and the reader.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "test code: a panic is the report"
+)]
+
 #[path = "common/bad_manifests.rs"]
 mod bad_manifests;
 
@@ -9,7 +15,8 @@ use std::process::{Command, Stdio};
 
 use bad_manifests::{Verdict, cases, missing, values, world};
 use phoenix::admission::{Admission, Violation, read_manifests, report};
-use phoenix::crd::{PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
+use phoenix::crd::{GuestKind, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
+use phoenix::desired::{self, Blocked, Key, MemoryObjects, Objects};
 use serde_json::{Value, json};
 
 fn admission() -> Admission {
@@ -37,6 +44,73 @@ fn bad_manifests_get_their_verdict() {
             (Err(violations), Verdict::Stalled { .. }) => {
                 wrong.push(format!("{}: is refused: {}", case.name, text(&violations)));
             }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Puts a checked object where the engine looks.
+fn insert(objects: &MemoryObjects, object: &Value) {
+    fn read<T: serde::de::DeserializeOwned>(object: &Value) -> T {
+        serde_json::from_value(object.clone()).unwrap()
+    }
+    match object["kind"].as_str().unwrap() {
+        "PhoenixLXC" => objects.insert_lxc(&read(object)),
+        "PhoenixVM" => objects.insert_vm(&read(object)),
+        "PhoenixTemplate" => objects.insert_template(&read(object)),
+        "PhoenixHypervisor" => objects.insert_hypervisor(read(object)),
+        "PhoenixFeature" => objects.insert_feature(read(object)),
+        "Secret" => objects.insert_secret(read(object)),
+        "ConfigMap" => objects.insert_config_map(read(object)),
+        kind => panic!("no kind {kind}"),
+    }
+}
+
+/// What the engine makes of an accepted manifest before it looks at Proxmox.
+fn resolved(objects: &MemoryObjects, manifest: &Value) -> Result<(), Blocked> {
+    let text = |field: &str| manifest["metadata"][field].as_str().unwrap();
+    let kind = match manifest["kind"].as_str().unwrap() {
+        "PhoenixHypervisor" => {
+            let hypervisor = objects.hypervisor(text("namespace"), text("name")).unwrap();
+            return desired::hypervisor::access(&hypervisor, objects).map(|_| ());
+        }
+        "PhoenixLXC" => GuestKind::PhoenixLXC,
+        "PhoenixVM" => GuestKind::PhoenixVM,
+        _ => GuestKind::PhoenixTemplate,
+    };
+    let guest = objects.guest(&Key::new(kind, text("namespace"), text("name"))).unwrap();
+    desired::resolve(&guest, objects, "test")?;
+    desired::refs::dependencies(&guest, objects)
+}
+
+#[test]
+fn stalled_manifests_get_their_reason() {
+    // These are known only when Proxmox has been looked at.
+    const LATER: [&str; 3] = ["SourceMissing", "NoFreeVmid", "NoVmidRange"];
+    let admission = admission();
+    let mut wrong = Vec::new();
+    for case in cases() {
+        let Verdict::Stalled { reason, message } = &case.verdict else {
+            continue;
+        };
+        let objects = MemoryObjects::new();
+        for namespace in ["fleet", "infra"] {
+            objects.insert_namespace(namespace, Default::default());
+        }
+        for object in world().iter().chain(&case.with).chain([&case.manifest]) {
+            insert(&objects, &admission.check(object, None).unwrap());
+        }
+        match resolved(&objects, &case.manifest) {
+            Err(Blocked::Stalled {
+                reason: got,
+                message: text,
+            }) if got == reason => {
+                for fragment in missing(message, &text) {
+                    wrong.push(format!("{}: {text}\n  lacks {fragment:?}", case.name));
+                }
+            }
+            Ok(()) if LATER.contains(&reason.as_str()) => {}
+            got => wrong.push(format!("{}: {got:?} instead of {reason}", case.name)),
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
