@@ -36,7 +36,7 @@ ssh=$(field phoenix)
 echo "==> converting examples/legacy"
 "$phoenix" convert --hypervisor-config examples/legacy/phoenix_hypervisor_config.json \
     --lxc-configs examples/legacy/phoenix_lxc_configs.json --vm-configs examples/legacy/phoenix_vm_configs.json \
-    --applications examples/legacy/applications --output-dir "$work/fleet" --report "$work/report.json" \
+    --applications examples/legacy/applications --hypervisor-name proxmox --output-dir "$work/fleet" --report "$work/report.json" \
     2>"$work/convert.log" || { cat "$work/convert.log"; exit 1; }
 tail -n 2 "$work/convert.log"
 # The files describe a machine of somebody's; here the simulator stands in for it.

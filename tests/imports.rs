@@ -29,7 +29,11 @@ const IO: &[&str] = &[
     "kube::client",
     "kube::Api",
     "std::fs",
-    "std::net",
+    // Addresses as values (`IpAddr`) are fine; sockets are not.
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "ToSocketAddrs",
     "std::process::Command",
     "std::thread",
     "SystemTime::now",

@@ -1,6 +1,12 @@
 //! The guest client against the simulator's SSH servers: what a lost connection, a wrong host key or a failing script
 //! come to.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "test code: a panic is the report"
+)]
+
 use std::time::Duration;
 
 use phoenix::guest::node::{self, RawLine, RawLinesAnswer};

@@ -24,7 +24,7 @@ fn convert(site: &Site) -> String {
         .arg(legacy.join("phoenix_vm_configs.json"))
         .arg("--applications")
         .arg(legacy.join("applications"))
-        .args(["--namespace", &site.namespace.name])
+        .args(["--namespace", &site.namespace.name, "--hypervisor-name", "proxmox"])
         .arg("--output-dir")
         .arg(&out);
     let output = command.output().unwrap();

@@ -138,14 +138,16 @@ impl KubeStore {
         }
     }
 
-    /// Replaces the status of a hypervisor, whatever its version.
+    /// Replaces the status of a hypervisor, made from the version that was seen last; a newer one makes it a conflict, and
+    /// the next look tries again.
     ///
     /// # Errors
     /// Those of the API server.
     pub async fn write_hypervisor_status(&self, name: &Name, status: &HypervisorStatus) -> Result<(), StoreError> {
         let api = self.api::<PhoenixHypervisor>(&name.0);
+        let seen = self.state().hypervisors.get(name).and_then(|h| h.resource_version());
         let answer = self
-            .put_status::<PhoenixHypervisor>(&api, name, None, &json!(status))
+            .put_status::<PhoenixHypervisor>(&api, name, seen, &json!(status))
             .await?;
         let version = answer.resource_version().unwrap_or_default();
         let hypervisor: PhoenixHypervisor = answer.try_parse().map_err(|e| StoreError::Other(e.to_string()))?;
@@ -153,14 +155,16 @@ impl KubeStore {
         Ok(())
     }
 
-    /// Replaces the status of a feature, whatever its version.
+    /// Replaces the status of a feature, made from the version that was seen last; a newer one makes it a conflict, and
+    /// the next look tries again.
     ///
     /// # Errors
     /// Those of the API server.
     pub async fn write_feature_status(&self, name: &Name, status: &FeatureStatus) -> Result<(), StoreError> {
         let api = self.api::<PhoenixFeature>(&name.0);
+        let seen = self.state().features.get(name).and_then(|f| f.resource_version());
         let answer = self
-            .put_status::<PhoenixFeature>(&api, name, None, &json!(status))
+            .put_status::<PhoenixFeature>(&api, name, seen, &json!(status))
             .await?;
         let version = answer.resource_version().unwrap_or_default();
         let feature: PhoenixFeature = answer.try_parse().map_err(|e| StoreError::Other(e.to_string()))?;
