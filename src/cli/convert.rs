@@ -38,7 +38,7 @@ pub struct Args {
     #[arg(long, value_name = "NS", value_parser = namespace)]
     namespace: Option<String>,
     /// Name of the PhoenixHypervisor
-    #[arg(long, value_name = "N", default_value = "pve", value_parser = hypervisor_name)]
+    #[arg(long, value_name = "N", default_value = "proxmox", value_parser = hypervisor_name)]
     hypervisor_name: String,
     /// Folder for the manifests; it is made if need be
     #[arg(long, value_name = "DIR")]

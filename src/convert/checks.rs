@@ -1,7 +1,7 @@
 //! Checks across guests: addresses, dependencies, GPU shares and sizes that do not go together.
 
+use core::net::Ipv4Addr;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 
 use crate::crd::{Gpu, Vllm};
 

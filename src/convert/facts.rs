@@ -1,7 +1,7 @@
 //! What the hypervisor file says that guests depend on: storages, network, shared directories, images.
 
+use core::net::Ipv4Addr;
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
 
 use super::json::{At, Node};
 use super::ledger::Ledger;

@@ -1,6 +1,6 @@
 //! `network_config`, `mac_address` and name servers of a guest.
 
-use std::net::Ipv4Addr;
+use core::net::Ipv4Addr;
 
 use crate::crd::{Dns, IpAddress, Network};
 
@@ -347,7 +347,7 @@ impl Interface<'_, '_> {
         let network6 = nic.ip6.as_deref().and_then(values::cidr6);
         let gateway6 = |t: &str| {
             let (ip, prefix) = network6?;
-            let gateway = t.parse::<std::net::Ipv6Addr>().ok()?;
+            let gateway = t.parse::<core::net::Ipv6Addr>().ok()?;
             values::in_network6(ip, prefix, gateway).then(|| t.to_owned())
         };
         nic.gateway6 = self.read(

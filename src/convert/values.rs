@@ -1,6 +1,6 @@
 //! Lenient readings of legacy values, and the checks that the CRDs make (`crd::schema`), so that what is written passes.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::json::Node;
 

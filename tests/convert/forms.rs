@@ -638,6 +638,9 @@ fn vllm_arguments() {
         assert_eq!(spec(&output).get("vllm"), None);
         finding(&output, Severity::Warning, "without vllm_model");
     }
+    let old = container(json!({"vllm_model": "m", "vllm_api_port": "8001", "vllm_kv_cache_dtype": "fp8"}));
+    let wanted = json!({"model": "m", "port": 8001, "extraArgs": ["--kv-cache-dtype", "fp8"]});
+    assert_eq!(spec(&old)["vllm"], wanted, "keys of older files");
     let shares = containers(json!({
         "950": plain(json!({"vllm_model": "m", "features": ["vllm"], "gpu_assignment": "0", "vllm_gpu_memory_utilization": 0.6})),
         "951": plain(json!({"name": "two", "vllm_model": "m", "features": ["vllm"], "gpu_assignment": 0, "vllm_gpu_memory_utilization": 0.5})),

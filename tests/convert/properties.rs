@@ -99,6 +99,41 @@ enum Change {
     Add(Index, String, Value),
     /// Puts a copy of one value where another was.
     Copy(Index, Index),
+    /// Changes a little of a scalar, so that it is nearly right.
+    Twist(Index, u8),
+}
+
+/// A value that is nearly what it was.
+fn twist(value: &Value, how: u8) -> Value {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let twisted = match how % 22 {
+        0 => format!("{text}/../etc"),
+        1 => format!("{text},x"),
+        2 => format!(" {text} "),
+        3 => text.to_uppercase(),
+        4 => format!("{text},{text}"),
+        5 => text.replace(|c: char| c.is_ascii_digit(), "9"),
+        6 => return json!([value]),
+        7 => text.chars().take(text.chars().count() / 2).collect(),
+        8 => text.repeat(60),
+        9 => format!("{text}\n"),
+        10 => format!("{text}\u{e9}"),
+        11 => format!("0{text}"),
+        12 => format!("-{text}-"),
+        13 => text.replace(['.', '/', ':', '-'], "_"),
+        14 => text.replace('/', "//"),
+        15 => format!("{text} b"),
+        16 => return text.parse::<i64>().map_or(json!({"value": value}), |n| json!(n)),
+        17 => return json!(value.as_i64().unwrap_or(1).wrapping_mul(100_000)),
+        18 => return json!(value.as_f64().unwrap_or(0.0) - 1.5),
+        19 => return json!({ "name": value, "path": value }),
+        20 => return json!(value.as_i64().map_or(0, |n| -n)),
+        _ => return Value::Null,
+    };
+    json!(twisted)
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -145,6 +180,7 @@ fn change() -> impl Strategy<Value = Change> {
         2 => any::<Index>().prop_map(Change::Remove),
         2 => (any::<Index>(), key, odd()).prop_map(|(at, key, value)| Change::Add(at, key, value)),
         2 => (any::<Index>(), any::<Index>()).prop_map(|(from, to)| Change::Copy(from, to)),
+        12 => (any::<Index>(), any::<u8>()).prop_map(|(at, how)| Change::Twist(at, how)),
     ]
 }
 
@@ -186,6 +222,14 @@ fn apply(document: &mut Value, change: &Change) {
             Some(Value::Array(items)) => items.push(value.clone()),
             _ => {}
         },
+        Change::Twist(index, how) => {
+            let scalar = |p: &&String| document.pointer(p).is_some_and(|v| !v.is_object() && !v.is_array());
+            let scalars: Vec<&String> = all.iter().filter(scalar).collect();
+            if let Some(pointer) = scalars.get(index.index(scalars.len().max(1))) {
+                let twisted = twist(document.pointer(pointer).unwrap_or(&Value::Null), *how);
+                put(document, pointer, twisted);
+            }
+        }
         Change::Remove(index) => {
             let pointer = at(index);
             let Some((parent, key)) = pointer.rsplit_once('/') else {
@@ -206,8 +250,10 @@ fn some_containers(lxc: &Value, keep: &[Index]) -> Value {
     let configs = lxc["lxc_configs"].as_object().unwrap();
     let ids: Vec<&String> = configs.keys().collect();
     let mut kept: Map<String, Value> = Map::new();
-    for index in keep {
-        let mut id = ids[index.index(ids.len())].clone();
+    // The gateway that others depend on, and a container with nearly every key.
+    let always = ["953".to_owned(), "950".to_owned()];
+    let chosen = keep.iter().map(|index| ids[index.index(ids.len())].clone());
+    for mut id in chosen.chain(always) {
         // With what it is cloned from, or it would not be written.
         while let Some(config) = configs.get(&id).filter(|_| !kept.contains_key(&id)) {
             kept.insert(id.clone(), config.clone());
@@ -281,7 +327,7 @@ fn cases() -> u32 {
     std::env::var("PROPTEST_CASES")
         .ok()
         .and_then(|n| n.parse().ok())
-        .unwrap_or(96)
+        .unwrap_or(40)
 }
 
 /// Every key that a container of the sample has.
