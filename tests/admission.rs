@@ -1,5 +1,11 @@
 //! The checks of manifests in process: the table of bad manifests, values of single fields, and the reader.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "test code: a panic is the report"
+)]
+
 #[path = "common/bad_manifests.rs"]
 mod bad_manifests;
 

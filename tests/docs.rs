@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot read its files has failed
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -116,4 +117,55 @@ fn links_between_pages_lead_somewhere() {
         }
     }
     assert!(links > 10, "only {links} links found");
+}
+
+/// Reasons that the sources give and reasons that docs/reasons.md explains are the same.
+#[test]
+fn every_reason_is_documented() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/reasons.md")).unwrap();
+    let mut sources = String::new();
+    for folder in ["src/desired", "src/plan", "src/shell"] {
+        let mut folders = vec![root.join(folder)];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    sources.push_str(&fs::read_to_string(path).unwrap());
+                }
+            }
+        }
+    }
+    let named = |text: &str, before: &str, after: &str| -> BTreeSet<String> {
+        text.split(before)
+            .skip(1)
+            .filter_map(|rest| rest.split_once(after))
+            .map(|(word, _)| word.to_string())
+            .filter(|word| word.len() > 3 && word.chars().all(char::is_alphanumeric))
+            .collect()
+    };
+    let documented = named(&page, "| `", "`");
+    let literals = named(&sources, "\"", "\"");
+    let unknown: Vec<_> = documented
+        .iter()
+        .filter(|r| !sources.contains(&format!("\"{r}\"")))
+        .collect();
+    assert!(
+        unknown.is_empty(),
+        "docs/reasons.md explains reasons that no source gives: {unknown:?}"
+    );
+    // Where a reason stands in the sources, a call says what it is for.
+    let given: BTreeSet<&String> = literals
+        .iter()
+        .filter(|word| {
+            ["stalled(", "waiting(", "failure("]
+                .iter()
+                .any(|call| sources.contains(&format!("{call}\"{word}\"")))
+        })
+        .collect();
+    assert!(given.len() > 15, "{given:?}");
+    let missing: Vec<_> = given.iter().filter(|r| !page.contains(&format!("`{r}`"))).collect();
+    assert!(missing.is_empty(), "docs/reasons.md lacks {missing:?}");
 }

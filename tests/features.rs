@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use phoenix::admission::Admission;
 use phoenix::crd::{FeatureTarget, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -259,7 +260,7 @@ fn examples_are_what_the_types_say() {
                     typed::<PhoenixVM>(&document, &name);
                     None
                 }
-                "Secret" | "Namespace" => None,
+                "Secret" => None,
                 other => panic!("{name}: {other} is no kind of an example"),
             };
             for feature in wanted.into_iter().flatten() {
@@ -329,4 +330,30 @@ fn names_of_scripts(value: &Value, found: &mut BTreeSet<String>) {
         Value::Array(list) => list.iter().for_each(|v| names_of_scripts(v, found)),
         _ => {}
     }
+}
+
+#[test]
+fn features_and_examples_pass_admission() {
+    let admission = Admission::new().unwrap();
+    let examples = fs::read_dir(root().join("examples"))
+        .unwrap()
+        .map(|e| e.unwrap().path());
+    let mut checked = 0;
+    for file in files(&root().join("config/features"), &["yaml"])
+        .into_iter()
+        .chain(examples)
+    {
+        if file.extension().is_none_or(|e| e != "yaml") {
+            continue;
+        }
+        for document in documents(&file) {
+            if document["apiVersion"] != "phoenix-hypervisor.io/v1alpha1" {
+                continue;
+            }
+            let verdict = admission.check(&document, None);
+            assert!(verdict.is_ok(), "{}: {verdict:#?}", file.display());
+            checked += 1;
+        }
+    }
+    assert!(checked >= 12, "only {checked} objects found");
 }

@@ -1,6 +1,8 @@
 //! What runs inside guests, really run here: probes with each tool that a guest may have, and the scripts that install
 //! features. Servers listen on loopback and end with the test.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -30,10 +32,8 @@ fn locate(tool: &str) -> Option<PathBuf> {
         return Some(PathBuf::from(path.trim())).filter(|p| p.is_file());
     }
     let path = std::env::var_os("PATH")?;
-    let found = std::env::split_paths(&path)
-        .map(|folder| folder.join(tool))
-        .find(|p| p.is_file());
-    found
+    let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    folders.iter().map(|folder| folder.join(tool)).find(|p| p.is_file())
 }
 
 /// A folder with links to the base tools and one more, as the only PATH.
@@ -175,6 +175,50 @@ fn a_guest_without_tools_says_so() {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
 
+#[test]
+fn https_probes_ask_for_no_certificate() {
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(vec!["else".into()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key)
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = i64::from(listener.local_addr().unwrap().port());
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let connection = rustls::ServerConnection::new(config.clone()).unwrap();
+            let mut stream = rustls::StreamOwned::new(connection, stream);
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                match stream.read(&mut byte) {
+                    Ok(1) => head.extend(byte),
+                    _ => break,
+                }
+            }
+            let code = if head.starts_with(b"GET /good ") { 200 } else { 500 };
+            let answer = format!("HTTP/1.1 {code} Words\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            drop(stream.write_all(answer.as_bytes()));
+            stream.conn.send_close_notify();
+            drop(stream.flush());
+        }
+    });
+    let found: Vec<_> = TOOLS[..3].iter().filter(|t| locate(t).is_some()).collect();
+    assert!(!found.is_empty(), "curl, wget or python3 is needed for this test");
+    for tool in found {
+        let path = path_with(Some(tool));
+        for (target, want) in [("/good", true), ("/bad", false)] {
+            let mut probe = http_get(port, target);
+            probe.http_get.as_mut().unwrap().scheme = Some(HttpScheme::Https);
+            let output = run(&probe_command(&probe), path.path());
+            assert_eq!(output.status.success(), want, "{tool} {target}: {output:?}");
+        }
+    }
+}
+
 fn tcp(port: i64) -> Probe {
     Probe {
         tcp_socket: Some(TcpSocketAction { port, host: None }),
@@ -289,4 +333,136 @@ fn features_are_installed_once_and_proven() {
         assert_eq!(String::from_utf8_lossy(&output.stderr), stderr, "{text}");
         assert_eq!(root.path().join("installed").exists(), installed, "{text}");
     }
+}
+
+/// The vLLM script of a container, with this folder in place of the guest's root.
+fn vllm_body(root: &Path, port: i64) -> (PathBuf, String) {
+    let objects = MemoryObjects::new();
+    let feature = serde_json::json!({
+        "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixFeature",
+        "metadata": {"name": "vllm", "namespace": "ai"}, "spec": {"install": "true"},
+    });
+    objects.insert_feature(serde_json::from_value::<PhoenixFeature>(feature).unwrap());
+    let lxc = serde_json::json!({
+        "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixLXC",
+        "metadata": {"name": "x", "namespace": "ai"},
+        "spec": {"hypervisorRef": {"name": "pve"}, "features": [{"name": "vllm"}],
+            "vllm": {"model": "m", "port": port, "cachePath": root.join("models")}},
+    });
+    let lxc: PhoenixLXC = serde_json::from_value(lxc).unwrap();
+    let all = scripts(&GuestObject::from(&lxc), &PhoenixHypervisor::default(), &objects).unwrap();
+    let script = &all[1];
+    let here = |text: &str| {
+        ["/run/phoenix", "/etc/", "/opt/vllm"]
+            .iter()
+            .fold(text.to_string(), |text, path| {
+                text.replace(path, &format!("{}{path}", root.display()))
+            })
+    };
+    for file in &script.files {
+        let path = PathBuf::from(here(&file.path));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, &file.content).unwrap();
+    }
+    let body = root.join("body");
+    fs::write(&body, here(&script.body)).unwrap();
+    (body, script.environment["PHOENIX_VLLM_CACHE_PATH"].clone())
+}
+
+#[test]
+fn vllm_is_put_in_place_and_restarted_only_where_something_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let executable = |path: &Path, text: &str| {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    fs::create_dir_all(root.join("etc/systemd/system")).unwrap();
+    executable(&root.join("bin/systemctl"), "#!/bin/sh\necho systemctl \"$@\"\n");
+    let run = |port: i64| {
+        let (body, cache) = vllm_body(root, port);
+        let path = format!("{}:{}", root.join("bin").display(), std::env::var("PATH").unwrap());
+        let mut command = Command::new("/bin/sh");
+        command
+            .arg(&body)
+            .env("PATH", path)
+            .env("PHOENIX_VLLM_CACHE_PATH", cache);
+        command.output().unwrap()
+    };
+    let output = run(8000);
+    assert!(!output.status.success());
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("install the feature vllm"),
+        "{output:?}"
+    );
+
+    executable(&root.join("opt/vllm/bin/vllm"), "#!/bin/sh\n");
+    for (port, verb) in [(8000, "restart"), (8000, "start"), (8001, "restart"), (8001, "start")] {
+        let output = run(port);
+        assert!(output.status.success(), "{output:?}");
+        let lines = [
+            "systemctl daemon-reload",
+            "systemctl enable --quiet vllm.service",
+            &format!("systemctl {verb} vllm.service"),
+            "vllm: vllm.service is started\n",
+        ];
+        assert_eq!(String::from_utf8_lossy(&output.stdout), lines.join("\n"), "{port}");
+        let unit = fs::read_to_string(root.join("etc/systemd/system/vllm.service")).unwrap();
+        assert!(unit.contains(&format!("--port {port}\n")), "{unit}");
+        for (path, mode) in [
+            ("etc/phoenix/vllm.env", 0o600),
+            ("etc/systemd/system/vllm.service", 0o644),
+        ] {
+            let found = fs::metadata(root.join(path)).unwrap().permissions().mode();
+            assert_eq!(found & 0o777, mode, "{path}");
+        }
+        assert!(root.join("models").is_dir());
+        assert!(
+            !root.join("run/phoenix/vllm/vllm.env").exists(),
+            "the token stays in one place"
+        );
+    }
+}
+
+#[test]
+fn every_shipped_feature_becomes_a_script() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/features");
+    let objects = MemoryObjects::new();
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        let mut feature: PhoenixFeature =
+            serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        if feature.metadata.name.is_none() {
+            continue;
+        }
+        feature.metadata.namespace = Some("ai".into());
+        names.push(feature.metadata.name.clone().unwrap());
+        objects.insert_feature(feature);
+    }
+    // The names that the legacy files use, underscores among them.
+    for name in [
+        "base_setup",
+        "nvidia",
+        "docker",
+        "vllm",
+        "ollama",
+        "portainer",
+        "python_api_service",
+    ] {
+        let lxc = serde_json::json!({
+            "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixLXC",
+            "metadata": {"name": "x", "namespace": "ai"},
+            "spec": {"hypervisorRef": {"name": "pve"}, "features": [{"name": name}]},
+        });
+        let lxc: PhoenixLXC = serde_json::from_value(lxc).unwrap();
+        let all = scripts(&GuestObject::from(&lxc), &PhoenixHypervisor::default(), &objects)
+            .unwrap_or_else(|blocked| panic!("{name}: {blocked:?}"));
+        assert_eq!(all[0].id, "feature-base-setup", "{name}");
+        assert_eq!(all.last().unwrap().name, name.replace('_', "-"));
+        names.retain(|n| all.iter().all(|s| s.name != *n));
+    }
+    assert!(names.is_empty(), "no legacy name leads to {names:?}");
 }

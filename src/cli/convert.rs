@@ -1,14 +1,240 @@
-//! `phoenix convert`.
+//! `phoenix convert`: reads the legacy files, writes manifests and the report.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+use anyhow::Context;
+
+use crate::convert::report::{Finding, Outcome, Report, Severity};
+use crate::convert::{self, Input, Options, Role, values};
+
+/// Files of an applications folder that are read at most: scripts, not models.
+const MOST_FILES: usize = 10_000;
+/// Bytes of one file of an applications folder that are read at most.
+const MOST_BYTES: u64 = 16 << 20;
 
 /// Arguments of `phoenix convert`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(
+    after_help = "Exit code: 0 converted (warnings allowed), 1 something could not be written as a valid object \
+                        (the rest is written), 2 unreadable input (nothing is written)."
+)]
+pub struct Args {
+    /// phoenix_hypervisor_config.json
+    #[arg(long, value_name = "FILE")]
+    hypervisor_config: Option<PathBuf>,
+    /// phoenix_lxc_configs.json; may be given several times
+    #[arg(long, value_name = "FILE")]
+    lxc_configs: Vec<PathBuf>,
+    /// phoenix_vm_configs.json; may be given several times
+    #[arg(long, value_name = "FILE")]
+    vm_configs: Vec<PathBuf>,
+    /// Folder that holds the application scripts and tests
+    #[arg(long, value_name = "DIR")]
+    applications: Option<PathBuf>,
+    /// Namespace of the objects; without it they go to the namespace they are applied to
+    #[arg(long, value_name = "NS", value_parser = namespace)]
+    namespace: Option<String>,
+    /// Name of the PhoenixHypervisor
+    #[arg(long, value_name = "N", default_value = "pve", value_parser = hypervisor_name)]
+    hypervisor_name: String,
+    /// Folder for the manifests; it is made if need be
+    #[arg(long, value_name = "DIR")]
+    output_dir: PathBuf,
+    /// File for the report (JSON): what became of every value, and the findings
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+fn namespace(text: &str) -> Result<String, String> {
+    let label = text.len() <= 63 && !text.contains('.');
+    hypervisor_name(text)
+        .ok()
+        .filter(|_| label)
+        .ok_or_else(|| "not the name of a namespace".into())
+}
+
+fn hypervisor_name(text: &str) -> Result<String, String> {
+    let lower = !text.chars().any(|c| c.is_ascii_uppercase());
+    values::hostname(text)
+        .filter(|t| lower && t.len() <= 63)
+        .ok_or_else(|| "not an object name: lower-case letters, digits, '-' and '.', at most 63".into())
+}
 
 impl Args {
     /// Runs the command.
     pub fn run(self) -> ExitCode {
-        ExitCode::SUCCESS
+        match self.convert() {
+            Ok(report) if report.count(Severity::Error) > 0 => ExitCode::from(1),
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("phoenix convert: {error:#}");
+                ExitCode::from(2)
+            }
+        }
     }
+
+    fn convert(&self) -> anyhow::Result<Report> {
+        let inputs = self.inputs()?;
+        anyhow::ensure!(
+            !inputs.is_empty(),
+            "nothing to convert: give --hypervisor-config, --lxc-configs or --vm-configs"
+        );
+        let options = Options {
+            namespace: self.namespace.clone(),
+            hypervisor_name: self.hypervisor_name.clone(),
+            applications: self.applications.as_deref().map(read_folder).transpose()?,
+        };
+        let output = convert::convert(&inputs, &options).map_err(|unreadable| {
+            let lines: Vec<String> = unreadable.iter().map(ToString::to_string).collect();
+            anyhow::anyhow!("{}; nothing is written", lines.join("; "))
+        })?;
+        let dir = &self.output_dir;
+        fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+        for (name, text) in &output.files {
+            let path = dir.join(name);
+            fs::write(&path, text).with_context(|| path.display().to_string())?;
+        }
+        if let Some(path) = &self.report {
+            let text = serde_json::to_string_pretty(&output.report)? + "\n";
+            fs::write(path, text).with_context(|| path.display().to_string())?;
+        }
+        eprint!(
+            "{}",
+            summary(&output.report, output.files.len(), dir, self.report.as_deref())
+        );
+        for stranger in strangers(dir, &output.files) {
+            eprintln!(
+                "note: {} is not of this conversion; kustomization.yaml does not list it",
+                stranger.display()
+            );
+        }
+        Ok(output.report)
+    }
+
+    fn inputs(&self) -> anyhow::Result<Vec<Input>> {
+        let roles = [
+            (Role::Hypervisor, self.hypervisor_config.as_slice()),
+            (Role::Lxc, &self.lxc_configs),
+            (Role::Vm, &self.vm_configs),
+        ];
+        let mut inputs = Vec::new();
+        for (role, paths) in roles {
+            for path in paths {
+                inputs.push(Input {
+                    file: path.display().to_string(),
+                    bytes: fs::read(path).with_context(|| path.display().to_string())?,
+                    role,
+                });
+            }
+        }
+        Ok(inputs)
+    }
+}
+
+/// The files of a folder by relative path. Links to folders are not followed, so that circles end.
+fn read_folder(root: &Path) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        let place = root.join(&folder);
+        for entry in fs::read_dir(&place).with_context(|| place.display().to_string())? {
+            let entry = entry?;
+            let path = folder.join(entry.file_name());
+            if entry.file_name().to_string_lossy().starts_with('.') {
+                continue;
+            }
+            if entry.file_type()?.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let Ok(meta) = fs::metadata(entry.path()) else { continue };
+            if !meta.is_file() || meta.len() > MOST_BYTES {
+                continue;
+            }
+            anyhow::ensure!(
+                files.len() < MOST_FILES,
+                "{} holds more than {MOST_FILES} files",
+                root.display()
+            );
+            let bytes = fs::read(entry.path()).with_context(|| entry.path().display().to_string())?;
+            files.insert(path.to_string_lossy().replace('\\', "/"), bytes);
+        }
+    }
+    Ok(files)
+}
+
+/// Manifests in the folder that this conversion did not write.
+fn strangers(dir: &Path, files: &BTreeMap<String, String>) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    let is_yaml = |path: &PathBuf| path.extension().is_some_and(|e| e == "yaml" || e == "yml");
+    let ours = |path: &PathBuf| {
+        path.file_name()
+            .is_some_and(|n| files.contains_key(&*n.to_string_lossy()))
+    };
+    let mut found: Vec<_> = entries
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| is_yaml(p) && !ours(p))
+        .collect();
+    found.sort();
+    found
+}
+
+/// The summary for people.
+fn summary(report: &Report, files: usize, dir: &Path, report_file: Option<&Path>) -> String {
+    use std::fmt::Write;
+    let count = |outcome| report.entries.iter().filter(|e| e.outcome == outcome).count();
+    let mut text = String::new();
+    // Findings in a row with the same remedy share its line.
+    let shown = |f: &&Finding| f.severity != Severity::Info || !f.fix.starts_with("nothing");
+    let mut findings = report.findings.iter().filter(shown).peekable();
+    while let Some(finding) = findings.next() {
+        let word = match finding.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            Severity::Info => "note",
+        };
+        let _ = writeln!(
+            text,
+            "{word}: {} ({}#{})",
+            finding.message, finding.file, finding.pointer
+        );
+        if findings.peek().is_none_or(|next| next.fix != finding.fix) {
+            let _ = writeln!(text, "  fix: {}", finding.fix);
+        }
+    }
+    let _ = writeln!(
+        text,
+        "{} values: {} mapped, {} defaulted, {} not mapped",
+        report.entries.len(),
+        count(Outcome::Mapped),
+        count(Outcome::Defaulted),
+        count(Outcome::NotMapped),
+    );
+    let unknown: Vec<&str> = report.unknown_keys().collect();
+    if !unknown.is_empty() {
+        let more = if unknown.len() > 8 { ", …" } else { "" };
+        let _ = writeln!(
+            text,
+            "unknown keys: {}{more}",
+            unknown[..unknown.len().min(8)].join(", ")
+        );
+    }
+    let (errors, warnings) = (report.count(Severity::Error), report.count(Severity::Warning));
+    let infos = report.count(Severity::Info);
+    let _ = writeln!(text, "{errors} errors, {warnings} warnings, {infos} notes");
+    let _ = match report_file {
+        Some(path) => writeln!(text, "{files} files in {}, report in {}", dir.display(), path.display()),
+        None => writeln!(
+            text,
+            "{files} files in {}; --report FILE says what became of every value",
+            dir.display()
+        ),
+    };
+    text
 }

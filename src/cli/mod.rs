@@ -4,8 +4,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub mod apply;
 pub mod convert;
 pub mod crd;
+pub mod operator;
 pub mod simulate;
 
 /// Turns Proxmox VE into a GitOps-managed AI fleet.
@@ -18,8 +20,12 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Bring manifests to Ready without a cluster
+    Apply(apply::Args),
     /// Print the CustomResourceDefinitions
     Crd(crd::Args),
+    /// Run the controllers in a Kubernetes cluster
+    Operator(operator::Args),
     /// Convert the legacy JSON files to manifests
     Convert(convert::Args),
     /// Run a Proxmox VE look-alike (HTTPS API and SSH) for demos and tests
@@ -29,10 +35,39 @@ enum Command {
 impl Cli {
     /// Runs the command; the exit code is the process's.
     pub fn run(self) -> ExitCode {
+        // The operator has options for its log.
+        if !matches!(self.command, Command::Operator(_)) {
+            init_logging();
+        }
+        // One TLS provider for everything; a second call would only say that it is there already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         match self.command {
+            Command::Apply(args) => args.run(),
             Command::Crd(args) => args.run(),
+            Command::Operator(args) => args.run(),
             Command::Convert(args) => args.run(),
             Command::Simulate(args) => args.run(),
+        }
+    }
+}
+
+/// Logs go to stderr; RUST_LOG chooses which, errors alone by default.
+fn init_logging() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error"));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
+}
+
+/// Runs an asynchronous command.
+pub(crate) fn with_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => {
+            eprintln!("phoenix: cannot start: {error}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -49,7 +49,7 @@ pub fn resolve(object: &GuestObject, objects: &dyn Objects, cluster_id: &str) ->
             .transpose()?,
         options: options(guest, &defaults, &prefix)?,
         startup: startup(guest),
-        flags: flags(guest),
+        flags: flags(guest.capabilities.as_ref().or(defaults.capabilities.as_ref())),
         network: guest
             .network
             .as_ref()
@@ -371,8 +371,8 @@ fn startup(guest: &LxcGuest) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn flags(guest: &LxcGuest) -> BTreeMap<String, String> {
-    let Some(wanted) = &guest.capabilities else {
+fn flags(wanted: Option<&Capabilities>) -> BTreeMap<String, String> {
+    let Some(wanted) = wanted else {
         return BTreeMap::new();
     };
     let bit = |b: bool| if b { "1" } else { "0" }.to_string();

@@ -116,7 +116,13 @@ pub fn start(vmid: u32, script: &Script, layout: &Layout) -> Result<Command, Inv
     });
     files.push(private("env", environment(&script.environment)?));
     files.push(private("wrapper", wrapper(script, layout, &path)));
-    let header = format!("start id={} hash={} attempt={}", script.id, script.hash, script.attempt);
+    let header = format!(
+        "start id={} hash={} attempt={} script={}",
+        script.id,
+        script.hash,
+        script.attempt,
+        encode(&path)
+    );
     let settings = format!(
         "{}PHOENIX_ATTEMPT={}\nPHOENIX_LAUNCHER={}\n",
         settings(&script.id, &script.hash, layout),

@@ -34,7 +34,9 @@ phoenix_bound() {
         phoenix_size=$(wc -c <output) || return
         [ "$phoenix_size" -gt "$PHOENIX_BOUND" ] || continue
         [ -f head ] || head -c "$PHOENIX_HEAD" output >head
-        tail -c "$PHOENIX_TAIL" output >tail && cat tail >output
+        tail -c "$PHOENIX_TAIL" output >tail || continue
+        # Counted as late as can be: what the script wrote meanwhile is dropped with the middle.
+        phoenix_size=$(wc -c <output) && cat tail >output
         phoenix_dropped=$((phoenix_dropped + phoenix_size - PHOENIX_TAIL))
         echo "$phoenix_dropped" >dropped
     done

@@ -237,12 +237,12 @@ impl Deletion<'_> {
 
     fn run(&mut self, action: String, effect: Effect) -> Next {
         self.find("Deleting", action.clone());
-        Next::Run(Step {
+        Next::Run(Box::new(Step {
             action,
             stage: Stage::Created,
             announce: vec![],
             effect,
-        })
+        }))
     }
 
     fn wait(&mut self, reason: &'static str, message: impl Into<String>, seconds: u64) -> Next {

@@ -88,12 +88,12 @@ impl<'a> Planner<'a> {
     pub fn run(&mut self, stage: Stage, action: impl Into<String>, announce: Vec<Announce>, effect: Effect) -> Next {
         let action = action.into();
         self.find(stage.as_str(), false, "InProgress", action.clone());
-        Next::Run(Step {
+        Next::Run(Box::new(Step {
             action,
             stage,
             announce,
             effect,
-        })
+        }))
     }
 
     fn finish(self, next: Next) -> Plan {
@@ -169,7 +169,7 @@ impl Planner<'_> {
     fn shown(&mut self, next: Next) -> Staged {
         match next {
             Next::Run(step) if self.input.preview => {
-                self.steps.push(step);
+                self.steps.push(*step);
                 Ok(())
             }
             next => Err(next),

@@ -28,7 +28,7 @@ pub enum Next {
     /// Something must be looked at before more can be said; the plan is asked again with the answer.
     Look(Query),
     /// One effect.
-    Run(Step),
+    Run(Box<Step>),
     /// Nothing can be done now; look again after so many seconds, or when something changes.
     Wait {
         /// Documented reason.

@@ -348,7 +348,16 @@ impl<S: Store> Engine<S> {
             Ok(TaskState::Succeeded { .. } | TaskState::Forgotten) => None,
             Ok(TaskState::Failed(text)) => {
                 let reason = super::failure::reason_of(&text).unwrap_or("TaskFailed");
-                Some(failure(reason, text))
+                // The exit status is one line; the log before it often says why (facts B.3).
+                let log = connection.client.task_log(&upid, 4).await.unwrap_or_default();
+                let told = |line: &&String| !line.starts_with("TASK ERROR") && !line.is_empty() && **line != text;
+                let details: Vec<&str> = log.iter().filter(told).map(String::as_str).collect();
+                let details = if details.is_empty() {
+                    String::new()
+                } else {
+                    format!(" ({})", details.join("; "))
+                };
+                Some(failure(reason, format!("{text}{details}")))
             }
             Err(error) => {
                 let problem = of_call(&error);

@@ -2,6 +2,9 @@
 //!
 //! * [`model`] what a cluster is and does: pure, synchronous, serialisable, told the time
 //! * [`profile`] what it starts with
+//! * [`schema`] the API description and the check of parameters
+//! * [`api`] the order of checks and the methods; [`server`] HTTPS in front of it
+//! * [`control`] faults and the request log
 //! * [`Simulator`] the handle that the API and the SSH server share: the model behind a lock, a clock, a state file
 //!
 //! It shares no code with the engine that is tested against it.
@@ -11,13 +14,21 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub mod api;
 pub mod clock;
+pub mod control;
+pub mod files;
 pub mod model;
 pub mod profile;
+pub mod schema;
+pub mod server;
+pub mod ssh;
 
 pub use clock::Clock;
-pub use model::State;
+pub use control::{Control, Fault, FaultKind, LoggedRequest};
+pub use model::{Edit, State};
 pub use profile::{Profile, Secrets};
+pub use server::{Certificates, Running, Server};
 
 /// How to set up a look-alike.
 #[derive(Debug, Default)]
@@ -36,6 +47,8 @@ pub struct SimConfig {
     pub state_file: Option<PathBuf>,
     /// Time that starts at this many milliseconds since 1970 and moves only when told.
     pub manual_clock: Option<u64>,
+    /// What the HTTP side of the control asks for; it refuses everything while this is empty.
+    pub control_token: String,
 }
 
 /// A running look-alike; clones are the same one.
@@ -48,6 +61,7 @@ pub struct Simulator {
 struct Inner {
     state: Mutex<State>,
     clock: Clock,
+    control: Control,
     state_file: Option<PathBuf>,
 }
 
@@ -81,13 +95,14 @@ impl Simulator {
             state.time_scale = config.time_scale;
         }
         state.dirty = true;
-        let simulator = Self {
-            inner: Arc::new(Inner {
-                state: Mutex::new(state),
-                clock,
-                state_file: config.state_file,
-            }),
+        let control = Control::new(config.control_token);
+        let inner = Inner {
+            state: Mutex::new(state),
+            clock,
+            control,
+            state_file: config.state_file,
         };
+        let simulator = Self { inner: Arc::new(inner) };
         simulator.with(|_| ());
         Ok(simulator)
     }
@@ -95,6 +110,11 @@ impl Simulator {
     /// The clock.
     pub fn clock(&self) -> &Clock {
         &self.inner.clock
+    }
+
+    /// Faults and the request log.
+    fn control(&self) -> &Control {
+        &self.inner.control
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

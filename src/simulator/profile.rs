@@ -10,6 +10,9 @@ use super::model::node::{Bridge, Gpu, Node};
 use super::model::state::Pool;
 use super::model::storage::{Storage, StorageKind, Volume};
 
+/// Password of `root@pam` in the recorded profile.
+pub const RECORDED_ROOT_PASSWORD: &str = "root-password-1";
+
 const GIB: u64 = 1 << 30;
 const UBUNTU: &str = "ubuntu-24.04-standard_24.04-2_amd64.tar.zst";
 const DEBIAN: &str = "debian-12-standard_12.7-1_amd64.tar.zst";
@@ -29,7 +32,7 @@ pub enum Profile {
 pub struct Secrets {
     /// Password of `root@pam`.
     pub root_password: String,
-    /// Secret of the token `phoenix@pve!phoenix`.
+    /// Secret of the token `phoenix@pve!operator`.
     pub token: String,
 }
 
@@ -120,6 +123,7 @@ fn node(ip: &str, cpus: u64, memory: u64, cgroup_mode: u8, booted_at: u64, bridg
         memory,
         booted_at,
         cgroup_mode,
+        cpu_model: BTreeMap::new(),
         bridges: bridges.iter().map(mtu).collect(),
         devices: ["/dev/fuse", "/dev/net/tun", "/dev/null", "/dev/kvm"]
             .into_iter()
@@ -240,42 +244,30 @@ fn homelab_storages(state: &mut State) {
         .collect();
 }
 
-/// User, token and roles as the documentation tells operators to create them (facts H).
+/// User, token and roles exactly as `docs/access.md` tells operators to create them, so that whatever works here works
+/// with those rights.
 fn homelab_access(state: &mut State, secrets: &Secrets) {
-    let mut guest = role(
-        "VM.Allocate VM.Audit VM.Clone VM.Config.CPU VM.Config.Memory VM.Config.Disk VM.Config.Network \
-         VM.Config.Options VM.Config.HWType VM.Config.CDROM VM.Config.Cloudinit VM.PowerMgmt VM.Snapshot \
-         VM.Snapshot.Rollback VM.Console VM.Backup VM.Migrate Pool.Audit",
-    );
-    let agent: &[&str] = if state.release.major() >= 9 {
-        &[
-            "VM.GuestAgent.Audit",
-            "VM.GuestAgent.FileRead",
-            "VM.GuestAgent.FileWrite",
-            "VM.GuestAgent.Unrestricted",
-        ]
-    } else {
-        &["VM.Monitor"]
-    };
-    guest.extend(agent.iter().map(|name| (*name).to_owned()));
-    let roles = [
-        ("PhoenixGuest", guest, &["/vms", "/pool"][..]),
+    const GUEST: &str = "VM.Allocate VM.Audit VM.Clone VM.Config.CPU VM.Config.Memory VM.Config.Disk VM.Config.Network \
+        VM.Config.Options VM.PowerMgmt VM.Snapshot VM.Snapshot.Rollback";
+    const ROLES: &[(&str, &str, &[&str])] = &[
+        ("PhoenixGuest", GUEST, &["/vms"]),
         (
             "PhoenixStorage",
-            role("Datastore.Allocate Datastore.AllocateSpace Datastore.AllocateTemplate Datastore.Audit"),
+            "Datastore.AllocateSpace Datastore.Audit",
             &["/storage"],
         ),
         (
-            "PhoenixNode",
-            role("Sys.Audit Sys.AccessNetwork Sys.Modify"),
-            &["/nodes"],
+            "PhoenixImages",
+            "Datastore.AllocateTemplate Datastore.AllocateSpace Datastore.Audit",
+            &["/storage/local", "/storage/fastData-shared-iso"],
         ),
-        ("PhoenixNet", role("SDN.Use SDN.Audit"), &["/sdn/zones/localnetwork"]),
-        ("PhoenixMap", role("Mapping.Use Mapping.Audit"), &["/mapping"]),
+        ("PhoenixNode", "Sys.Audit Sys.AccessNetwork", &["/nodes"]),
+        ("PhoenixNet", "SDN.Use SDN.Audit", &["/sdn/zones/localnetwork"]),
+        ("PhoenixCluster", "Sys.Audit", &["/"]),
         (
-            "PhoenixCluster",
-            role("Sys.Audit Sys.Modify Pool.Allocate Pool.Audit"),
-            &["/"],
+            "PhoenixPool",
+            "VM.Allocate Pool.Audit Pool.Allocate",
+            &["/pool/phoenix"],
         ),
     ];
     state
@@ -283,20 +275,23 @@ fn homelab_access(state: &mut State, secrets: &Secrets) {
         .users
         .insert("root@pam".to_owned(), user(Some(&secrets.root_password)));
     let mut phoenix = user(None);
-    phoenix.tokens.insert("phoenix".to_owned(), token(&secrets.token, true));
+    phoenix
+        .tokens
+        .insert("operator".to_owned(), token(&secrets.token, false));
     state.access.users.insert("phoenix@pve".to_owned(), phoenix);
-    for (name, privileges, paths) in roles {
-        state.access.roles.insert(name.to_owned(), privileges);
-        for path in paths {
+    for (name, privileges, paths) in ROLES {
+        state.access.roles.insert((*name).to_owned(), role(privileges));
+        for path in *paths {
             grant(state, path, "user", "phoenix@pve", name);
-            grant(state, path, "token", "phoenix@pve!phoenix", name);
         }
     }
-    // A rule on a path replaces those above it, so the cluster role is granted below `/` again where it is needed.
-    for path in ["/pool", "/vms", "/nodes"] {
-        grant(state, path, "user", "phoenix@pve", "PhoenixCluster");
-        grant(state, path, "token", "phoenix@pve!phoenix", "PhoenixCluster");
-    }
+    state.access.acl = std::mem::take(&mut state.access.acl)
+        .into_iter()
+        .map(|entry| AclEntry {
+            propagate: entry.path != "/",
+            ..entry
+        })
+        .collect();
     state.pools.insert("phoenix".to_owned(), Pool::default());
 }
 
@@ -313,6 +308,9 @@ fn recorded(now: u64) -> State {
         now - 5_000_000,
         &["vmbr0", "vmbr1"],
     );
+    for (key, value) in [("mhz", "2596.134"), ("family", "25"), ("vendor", "AuthenticAMD")] {
+        pve1.cpu_model.insert(key.to_owned(), value.to_owned());
+    }
     pve1.paths = ["/var/lib/vz/snippets", "/etc"]
         .into_iter()
         .map(str::to_owned)
@@ -343,7 +341,7 @@ fn recorded(now: u64) -> State {
 
 fn recorded_access(state: &mut State) {
     let secret = |number: u32| format!("00000000-0000-4000-8000-00000000000{number}");
-    let mut root = user(Some("root-password-1"));
+    let mut root = user(Some(RECORDED_ROOT_PASSWORD));
     root.tokens.insert("test".to_owned(), token(&secret(1), false));
     let mut ops = user(Some("ops-password-1"));
     ops.settings.insert("comment".to_owned(), "operators".to_owned());

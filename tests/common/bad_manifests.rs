@@ -23,6 +23,8 @@
 //!
 //! `stalled` entries pass admission; all verdicts hold for an object that has not been applied before, or that was
 //! stored as `old`.
+
+#![allow(clippy::unwrap_used, reason = "test code: a panic is the report")]
 #![allow(dead_code, reason = "each test uses its part")]
 
 use std::path::PathBuf;

@@ -7,5 +7,8 @@
 )]
 
 mod crds;
+mod fleet;
 mod foundation;
+mod guests;
 mod harness;
+mod site;

@@ -231,6 +231,7 @@ pub(super) fn tests(
         let given = Given {
             files,
             workdir: Some(folder),
+            owner: Some(object.key.to_string()),
             ..Given::default()
         };
         let deadline = test.deadline_seconds.unwrap_or(TEST_DEADLINE);

@@ -367,7 +367,7 @@ fn script(feature: &PhoenixFeature, environment: BTreeMap<String, String>, names
     let given = Given {
         environment,
         files: files.collect(),
-        workdir: None,
+        ..Given::default()
     };
     let deadline = feature.spec.deadline_seconds.unwrap_or(DEADLINE);
     let mut script = given.script(ScriptRole::Feature, id, &name, body(feature, &name, &folder), deadline);

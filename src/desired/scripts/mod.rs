@@ -5,11 +5,15 @@
 //! shell text, and a `noexec` mount does no harm.
 //!
 //! **The hash** ([`Script::hash`]) says whether a script was run already, in this guest or in the one it was cloned
-//! from: the first 16 hexadecimal digits of SHA-256 over arguments, environment (with the values of secrets), files
+//! from: the first 16 hexadecimal digits of SHA-256 over environment (with the values of secrets), files
 //! (path, mode, content) and working directory. Left out on purpose:
 //! * Phoenix's own body: a new version of Phoenix must not run every script of a fleet again;
 //! * what differs from guest to guest: the vmid and `PHOENIX_FEATURES`. A clone then has the hash of its template;
+//! * arguments, which are the vmid or nothing;
 //! * the deadline, which does not change what a script does.
+//!
+//! A test's hash has the object's kind, namespace and name in it besides: a clone must not show the result that its
+//! template had.
 
 mod application;
 mod features;
@@ -93,6 +97,8 @@ struct Given {
     environment: BTreeMap<String, String>,
     files: Vec<ScriptFile>,
     workdir: Option<String>,
+    /// The object, where a clone must run the script again.
+    owner: Option<String>,
 }
 
 impl Given {
@@ -117,6 +123,9 @@ impl Given {
             add(&file.content);
         }
         add(self.workdir.as_deref().unwrap_or_default());
+        if let Some(owner) = &self.owner {
+            add(owner);
+        }
         hasher.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect()
     }
 

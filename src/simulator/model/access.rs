@@ -82,7 +82,6 @@ const BUILT_IN: &[(&str, &str)] = &[
     ),
     ("PVEDatastoreUser", "Datastore.AllocateSpace Datastore.Audit"),
     ("PVEMappingAdmin", "Mapping.Audit Mapping.Modify Mapping.Use"),
-    ("PVEMappingAuditor", "Mapping.Audit"),
     ("PVEMappingUser", "Mapping.Audit Mapping.Use"),
     ("PVEPoolAdmin", "Pool.Allocate Pool.Audit"),
     ("PVEPoolUser", "Pool.Audit"),

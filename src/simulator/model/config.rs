@@ -190,7 +190,7 @@ fn file_description(text: &str) -> String {
 /// Control characters, `%`, `:` and everything beyond ASCII percent-encoded, as in configuration comments.
 fn encode_text(text: &str) -> String {
     text.bytes().fold(String::new(), |mut out, byte| {
-        if byte < 0x20 || byte >= 0x7f || byte == b'%' || byte == b':' {
+        if !(0x20..0x7f).contains(&byte) || byte == b'%' || byte == b':' {
             let _ = write!(out, "%{byte:02X}");
         } else {
             out.push(byte as char);

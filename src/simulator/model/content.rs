@@ -32,7 +32,16 @@ impl State {
             "size": volume.size,
             "ctime": volume.ctime,
         });
-        if let Some(vmid) = volume.owner {
+        if volume.content == "backup" {
+            row["vmid"] = json!(volume.owner);
+            row["subtype"] = json!("lxc");
+            if let Some(notes) = volume.data.get("notes") {
+                row["notes"] = json!(notes);
+            }
+            if volume.data.contains_key("protected") {
+                row["protected"] = json!(1);
+            }
+        } else if let Some(vmid) = volume.owner {
             row["vmid"] = json!(vmid);
             row["used"] = json!(volume.used);
             let parent = volume.parent.as_ref().map(|parent| match storage.kind {
@@ -181,6 +190,14 @@ impl State {
             "Datastore.Allocate"
         };
         self.need(caller, &format!("/storage/{storage_id}"), &[privilege])?;
+        let protected = self
+            .volume(node, &volid)
+            .is_some_and(|found| found.data.contains_key("protected"));
+        if protected {
+            return Err(ApiError::die(format!(
+                "cannot remove protected volume '{volid}' on '{storage_id}'"
+            )));
+        }
         let worker = match self.volume_owner(&volid) {
             Ok(owner) => format!("{owner}@{storage_id}"),
             Err(_) => storage_id.to_owned(),
@@ -190,6 +207,40 @@ impl State {
             volid,
         };
         Ok(self.start_task(node, "imgdel", &worker, &caller.id, work))
+    }
+
+    /// `PUT …/content/{volume}`: notes and protection of backups.
+    pub fn describe_content(
+        &mut self,
+        caller: &Caller,
+        node: &str,
+        id: &str,
+        volume: &str,
+        notes: Option<String>,
+        protected: Option<bool>,
+    ) -> Result<()> {
+        let volid = self.full_volid(id, volume)?;
+        let (storage_id, name) = self.split(&volid)?;
+        let (storage_id, name) = (storage_id.to_owned(), name.to_owned());
+        self.need(caller, &format!("/storage/{storage_id}"), &["Datastore.AllocateSpace"])?;
+        if !name.starts_with("backup/") {
+            let what = if notes.is_some() { "have notes" } else { "be protected" };
+            return Err(ApiError::die(format!("only backups can {what}")));
+        }
+        let Some(found) = self.storage_mut(&storage_id)?.volume_mut(node, &name) else {
+            return Err(ApiError::die(format!("volume '{volid}' does not exist")));
+        };
+        match notes {
+            Some(text) if text.is_empty() => drop(found.data.remove("notes")),
+            Some(text) => drop(found.data.insert("notes".to_owned(), text)),
+            None => {}
+        }
+        match protected {
+            Some(true) => drop(found.data.insert("protected".to_owned(), "1".to_owned())),
+            Some(false) => drop(found.data.remove("protected")),
+            None => {}
+        }
+        Ok(())
     }
 
     pub(super) fn finish_volume_delete(&mut self, seq: u64, node: &str, volid: &str) -> Result<()> {

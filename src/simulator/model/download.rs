@@ -109,7 +109,7 @@ impl State {
                     let text = format!("checksum mismatch: got '{got}' != expect '{wanted}', aborting");
                     return Err(ApiError::die(text));
                 }
-                self.log(seq, format!("OK, got correct file already, no need to download"));
+                self.log(seq, "OK, got correct file already, no need to download");
                 Ok(self.latency.refusal)
             }
         }

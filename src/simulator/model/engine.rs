@@ -123,7 +123,7 @@ impl State {
         };
         let outcome = match self.ordered_failure(seq) {
             Some(message) => {
-                self.undo(seq, &work);
+                self.undo(&work);
                 Err(ApiError::die(message))
             }
             None => self.finish(seq, &work),
@@ -183,7 +183,7 @@ impl State {
             Work::CtClone(_) => "clone failed: interrupted by signal".to_owned(),
             _ => "interrupted by signal".to_owned(),
         };
-        self.undo(seq, &work);
+        self.undo(&work);
         self.close_task(seq, Some(text));
     }
 
@@ -278,6 +278,7 @@ impl State {
             Work::CtResize(resize) => self.begin_ct_resize(seq, resize),
             Work::CtMoveVolume(moving) => self.begin_ct_move_volume(seq, moving),
             Work::VolumeDelete { .. } => Ok(self.latency.volume_delete),
+            Work::Backup(backup) => self.begin_backup(seq, backup),
             Work::Download(download) => self.begin_download(seq, download),
             Work::VmCreate { .. } | Work::VmDestroy { .. } => Ok(self.latency.destroy),
             Work::StartAll { node, vms } => self.begin_start_all(seq, node, vms.as_deref()),
@@ -308,6 +309,7 @@ impl State {
             Work::CtMoveVolume(moving) => self.finish_ct_move_volume(seq, moving),
             Work::VolumeDelete { node, volid } => self.finish_volume_delete(seq, node, volid),
             Work::Download(download) => self.finish_download(seq, download),
+            Work::Backup(backup) => self.finish_backup(seq, backup),
             Work::VmCreate { vmid, options, pool } => self.finish_vm_create(seq, *vmid, options, pool.as_deref()),
             Work::VmDestroy { vmid, purge } => self.finish_vm_destroy(seq, *vmid, *purge),
             Work::StartAll { .. } | Work::StopAll { .. } => Ok(()),
@@ -317,7 +319,7 @@ impl State {
     }
 
     /// What Proxmox cleans up when work fails or is stopped.
-    fn undo(&mut self, seq: u64, work: &Work) {
+    fn undo(&mut self, work: &Work) {
         match work {
             Work::CtCreate(create) => self.undo_ct_create(create),
             Work::CtClone(clone) => self.undo_ct_clone(clone),
@@ -325,9 +327,8 @@ impl State {
             Work::CtDeleteSnapshot { vmid, .. } | Work::CtRollback { vmid, .. } => self.unlock(*vmid),
             Work::CtMoveVolume(moving) => self.unlock(moving.vmid),
             Work::VmCreate { vmid, .. } => self.forget_guest(*vmid),
-            _ => {
-                let _ = seq;
-            }
+            Work::Backup(backup) => self.undo_backup(backup),
+            _ => {}
         }
     }
 

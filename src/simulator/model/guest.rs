@@ -71,6 +71,9 @@ pub struct GuestScript {
     pub id: String,
     /// Content hash that the starter gave.
     pub hash: String,
+    /// Which attempt at this hash it is, from 1.
+    #[serde(default)]
+    pub attempt: u32,
     /// When it was started, in milliseconds since 1970.
     pub started_at: u64,
     /// When it ends, in milliseconds since 1970.

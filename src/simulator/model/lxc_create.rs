@@ -10,7 +10,7 @@ use super::guest::{Guest, GuestKind, OsImage};
 use super::lxc_options::{Mount, OptionCheck, all_mounts, index_of, is_mount, is_option};
 use super::property::{print_size, split_list};
 use super::state::{Caller, State};
-use super::storage::split_volid;
+use super::storage::{StorageKind, split_volid};
 use super::task::Work;
 
 /// Space that an unpacked system takes.
@@ -35,6 +35,9 @@ pub struct CtCreate {
     pub user: String,
     /// Set when `restore` was asked for.
     pub restore: bool,
+    /// Raw lines of a restored configuration.
+    #[serde(default)]
+    pub lxc: Vec<(String, String)>,
 }
 
 /// Parameters of a create that are no options of the container.
@@ -52,6 +55,10 @@ pub struct CreateRequest {
     pub start: bool,
     /// Restore a backup instead of unpacking an archive.
     pub restore: bool,
+    /// Overwrite a container of the same id when restoring.
+    pub force: bool,
+    /// New MAC addresses when restoring.
+    pub unique: bool,
     /// Keys for the login of root.
     pub ssh_keys: Option<String>,
     /// Options of the container.
@@ -69,7 +76,7 @@ impl State {
         if !by_pool && !self.may(caller, &format!("/vms/{vmid}"), &["VM.Allocate"]) {
             return Err(ApiError::permission_bare());
         }
-        let mut options = request.options;
+        let mut options = request.options.clone();
         let modern = self.release.major() >= 9;
         let unprivileged = match options.get("unprivileged").map(String::as_str) {
             Some("0") if modern => {
@@ -80,7 +87,7 @@ impl State {
             None => modern,
         };
         self.check_writable()?;
-        self.check_unused(vmid)?;
+        self.make_room(node, &request)?;
         let who = OptionCheck {
             caller,
             vmid,
@@ -93,6 +100,15 @@ impl State {
         }
         self.check_template(caller, vmid, &request.ostemplate, request.restore)?;
         let storage = request.storage.as_deref().unwrap_or("local");
+        let mut lxc = Vec::new();
+        // A missing backup shows in the task, as a missing template does.
+        if request.restore && self.volume(node, &request.ostemplate).is_some() {
+            let restored = self.restored_options(node, &request.ostemplate, storage, &options)?;
+            (options, lxc) = (restored.options, restored.lxc);
+            if request.unique {
+                self.renew_macs(&mut options);
+            }
+        }
         self.complete_mounts(caller, node, storage, &mut options)?;
         for (key, value) in &options {
             if index_of(key, "net").is_some() {
@@ -102,8 +118,9 @@ impl State {
                 self.check_device(node, key, value)?;
             }
         }
+        let restored = request.restore && options.get("unprivileged").is_some_and(|text| text == "1");
         options.remove("unprivileged");
-        if unprivileged {
+        if restored || (unprivileged && !request.restore) {
             options.insert("unprivileged".to_owned(), "1".to_owned());
         }
         let mut config = GuestConfig::default();
@@ -118,6 +135,7 @@ impl State {
             start: request.start,
             user: caller.id.clone(),
             restore: request.restore,
+            lxc: if caller.is_true_root() { lxc } else { Vec::new() },
         };
         let kind = if request.restore { "vzrestore" } else { "vzcreate" };
         Ok(self.start_task(
@@ -127,6 +145,37 @@ impl State {
             &caller.id,
             Work::CtCreate(Box::new(work)),
         ))
+    }
+
+    /// Refuses a taken id, unless a restore may overwrite the container there.
+    fn make_room(&mut self, node: &str, request: &CreateRequest) -> Result<()> {
+        let vmid = request.vmid;
+        let overwrite = request.restore && request.force && self.ct(node, vmid).is_ok();
+        if !overwrite {
+            return self.check_unused(vmid);
+        }
+        let guest = self.ct(node, vmid)?;
+        if guest.config().current.flag("protection") {
+            return Err(ApiError::die(format!(
+                "unable to restore CT {vmid} - protection mode enabled"
+            )));
+        }
+        if guest.running.is_some() {
+            return Err(ApiError::die("can't overwrite running container"));
+        }
+        self.check_lock(vmid)?;
+        self.backup_config(node, &request.ostemplate)?;
+        self.free_all_of(node, vmid);
+        self.guests.remove(&vmid);
+        Ok(())
+    }
+
+    fn renew_macs(&mut self, options: &mut BTreeMap<String, String>) {
+        for (_, value) in options.iter_mut().filter(|(key, _)| index_of(key, "net").is_some()) {
+            let mut parts = super::property::parse(value, "name");
+            parts.insert("hwaddr".to_owned(), self.new_mac());
+            *value = super::property::print(&parts, "", &["name"]);
+        }
     }
 
     /// Refuses a pool that does not exist, in the words of a privilege check.
@@ -192,11 +241,10 @@ impl State {
         }
         for (_, value) in options.iter().filter(|(key, _)| is_mount(key)) {
             let mount = Mount::parse(value);
-            if let Some((id, _)) = mount.allocation() {
-                if !self.usable_storage(node, id)?.content.contains("rootdir") {
-                    let text = format!("storage '{id}' does not support container directories");
-                    return Err(ApiError::param("storage", text));
-                }
+            let Some((id, _)) = mount.allocation() else { continue };
+            if !self.usable_storage(node, id)?.content.contains("rootdir") {
+                let text = format!("storage '{id}' does not support container directories");
+                return Err(ApiError::param("storage", text));
             }
         }
         Ok(())
@@ -227,7 +275,7 @@ impl State {
             let mut mount = Mount::parse(&create.options[key]);
             if let Some((storage, size)) = mount.allocation().map(|(storage, size)| (storage.to_owned(), size)) {
                 let volid = self.alloc_ct_volume(&create.node, &storage, create.vmid, size)?;
-                self.log(seq, format!("successfully created volume '{volid}'"));
+                self.log_format(seq, &create.node, &volid, size);
                 mount.set("volume", volid);
                 mount.set("size", print_size(size));
             } else if let Some(size) = self.volume_size_text(&create.node, mount.volume()) {
@@ -239,12 +287,39 @@ impl State {
         }
         let (storage, name) = self.split(&create.template)?;
         let file = name.rsplit('/').next().unwrap_or_default();
-        let line = format!(
-            "extracting archive '{}/template/cache/{file}'",
-            self.storage(storage)?.path
-        );
+        let folder = if create.restore { "dump" } else { "template/cache" };
+        let line = format!("extracting archive '{}/{folder}/{file}'", self.storage(storage)?.path);
         self.log(seq, line);
+        self.log(seq, "Total bytes read: 187238400 (179MiB, 226MiB/s)");
         Ok(())
+    }
+
+    /// What the tools say that make a file system on a new image; a subvolume needs none.
+    pub(super) fn log_format(&mut self, seq: u64, node: &str, volid: &str, size: u64) {
+        let Some(volume) = self.volume(node, volid).filter(|volume| volume.format == "raw") else {
+            return;
+        };
+        let uid = volume.uid;
+        if let Ok((storage_id, name)) = self.split(volid)
+            && let Some(storage) = self
+                .storages
+                .get(storage_id)
+                .filter(|found| found.kind == StorageKind::Dir)
+        {
+            let path = format!("{}/images/{name}", storage.path);
+            self.log(
+                seq,
+                format!("Formatting '{path}', fmt=raw size={size} preallocation=off"),
+            );
+        }
+        let blocks = size >> 12;
+        self.log(
+            seq,
+            format!("Creating filesystem with {blocks} 4k blocks and {} inodes", blocks / 4),
+        );
+        self.log(seq, format!("Filesystem UUID: 00000000-0000-4000-8000-{uid:012x}"));
+        self.log(seq, "Superblock backups stored on blocks: ");
+        self.log(seq, "\t32768, 98304, 163840, 229376");
     }
 
     fn note_option(&mut self, seq: u64, key: &str, value: &str) {
@@ -272,7 +347,12 @@ impl State {
 
     pub(super) fn finish_ct_create(&mut self, seq: u64, create: &CtCreate) -> Result<()> {
         let vmid = create.vmid;
-        let os = self.os_in(&create.template);
+        let inside = create
+            .restore
+            .then(|| self.backup_inside(&create.node, &create.template));
+        let os = inside
+            .as_ref()
+            .map_or_else(|| self.os_in(&create.template), |inside| inside.os.clone());
         let known = |key: &str| create.options.get(key).map(String::as_str);
         let ostype = known("ostype").unwrap_or(&os.ostype).to_owned();
         if ostype.is_empty() {
@@ -301,10 +381,15 @@ impl State {
             }
         }
         self.log(seq, "Detected container architecture: amd64");
+        config.current.lxc.clone_from(&create.lxc);
         let guest = self.guest_mut(vmid)?;
         guest.edit(|old| *old = config);
+        guest.inside = inside.unwrap_or_default();
         guest.inside.os = os;
-        self.warn_about_nesting(seq, vmid);
+        guest.inside.power_off(0);
+        if !create.restore {
+            self.warn_about_nesting(seq, vmid);
+        }
         if let Some(pool) = create.pool.as_ref().and_then(|name| self.pools.get_mut(name)) {
             pool.vms.insert(vmid);
         }

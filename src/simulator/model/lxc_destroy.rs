@@ -95,8 +95,15 @@ impl State {
             return Vec::new();
         };
         let config = guest.config();
+        let mut entries: Vec<(&String, &String)> = config.current.options.iter().chain(&config.pending).collect();
+        // Root disk, mount points, then what is unused.
+        entries.sort_by_key(|(key, _)| match (key.as_str(), index_of(key, "mp")) {
+            ("rootfs", _) => 0,
+            (_, Some(number)) => number + 1,
+            _ => u32::MAX,
+        });
         let mut found = Vec::new();
-        for (key, value) in config.current.options.iter().chain(&config.pending) {
+        for (key, value) in entries {
             let mount = Mount::parse(value);
             let disk = (is_mount(key) || index_of(key, "unused").is_some()) && mount.kind() == "volume";
             // A pending allocation has no volume yet.

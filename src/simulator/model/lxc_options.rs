@@ -97,8 +97,8 @@ impl Mount {
         let gib: f64 = (digits(whole) && digits(fraction))
             .then(|| size.parse().ok())
             .flatten()?;
-        // Sizes are kept in whole KiB.
-        Some((storage, ((gib * f64::from(1 << 20)) as u64) << 10))
+        // Proxmox allocates whole MiB.
+        Some((storage, ((gib * 1024.0) as u64) << 20))
     }
 
     /// Changes one property.

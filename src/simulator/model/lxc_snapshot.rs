@@ -146,8 +146,11 @@ impl State {
             }
             done.push(mount.volume().to_owned());
         }
+        let now = self.now;
         let guest = self.guest_mut(vmid)?;
-        let inside = guest.inside.clone();
+        // The snapshot is of disks: what ran, runs in it no more.
+        let mut inside = guest.inside.clone();
+        inside.power_off(now);
         guest.inside_snapshots.insert(name.to_owned(), inside);
         guest.edit(|config| {
             if let Some(section) = config.snapshots.get_mut(name) {
@@ -222,7 +225,6 @@ impl State {
         let guest = self.guest_mut(vmid)?;
         if let Some(inside) = guest.inside_snapshots.get(name).cloned() {
             guest.inside = inside;
-            guest.inside.power_off(0);
         }
         guest.edit(|config| {
             let old = std::mem::take(&mut config.current);

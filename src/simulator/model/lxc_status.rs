@@ -166,7 +166,9 @@ impl State {
                 "volume" => {
                     let Ok((storage, _)) = self.split(source) else { continue };
                     self.active_storage(node, storage)?;
-                    self.volume(node, source).is_some()
+                    // A bare image has nothing to mount; a bare subvolume has.
+                    self.volume(node, source)
+                        .is_some_and(|volume| volume.formatted || volume.format == "subvol")
                 }
                 "device" => self.nodes.get(node).is_some_and(|found| found.devices.contains(source)),
                 _ => self.has_path(node, source),

@@ -1,9 +1,11 @@
 //! The pure model: synchronous, serialisable, told the time. Files follow the API: one for each family of operations.
 
 pub mod access;
+pub mod backup;
 pub mod config;
 pub mod content;
 pub mod download;
+pub mod edits;
 pub mod engine;
 pub mod error;
 pub mod firewall;
@@ -24,6 +26,7 @@ pub mod task;
 pub mod vm;
 pub mod volumes;
 
+pub use edits::Edit;
 pub use error::{ApiError, Result};
 pub use guest::{Guest, GuestFile, GuestKind, GuestScript, InGuest};
 pub use state::{Caller, State};

@@ -39,6 +39,8 @@ pub struct Node {
     pub booted_at: u64,
     /// Version of control groups: 1 or 2.
     pub cgroup_mode: u8,
+    /// What `cpuinfo` tells about the processor.
+    pub cpu_model: BTreeMap<String, String>,
     /// Bridges by name.
     pub bridges: BTreeMap<String, Bridge>,
     /// Device files that exist below `/dev`.

@@ -65,6 +65,9 @@ pub fn parse_size(text: &str) -> Option<u64> {
 
 /// Bytes in the largest unit that divides them, as Proxmox stores `size=`.
 pub fn print_size(bytes: u64) -> String {
+    if bytes == 0 {
+        return "0T".to_owned();
+    }
     for (shift, unit) in [(40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')] {
         if bytes >= (1 << shift) && bytes.is_multiple_of(1 << shift) {
             return format!("{}{unit}", bytes >> shift);

@@ -135,10 +135,17 @@ pub struct State {
     pub active: BTreeSet<u64>,
     /// Task failures to come.
     pub task_faults: Vec<TaskFault>,
+    /// Host keys, counters and faults of the SSH servers.
+    #[serde(default)]
+    pub ssh: crate::simulator::ssh::SshState,
     /// Last status broadcast.
     pub last_broadcast: u64,
     /// Counter for sequence numbers, process ids and volume numbers.
     pub counter: u64,
+    /// SHA-256 fingerprint of the TLS certificate, once there is one.
+    pub fingerprint: Option<String>,
+    /// Key that signs tickets.
+    pub ticket_key: String,
     /// State of the generator of MAC addresses.
     pub random: u64,
     /// Set when something changed that a state file has to keep.
@@ -172,8 +179,11 @@ impl State {
             tasks: BTreeMap::new(),
             active: BTreeSet::new(),
             task_faults: Vec::new(),
+            ssh: Default::default(),
             last_broadcast: now,
             counter: 1000,
+            fingerprint: None,
+            ticket_key: uuid::Uuid::new_v4().to_string(),
             random: 0x9E37_79B9_7F4A_7C15,
             dirty: false,
         }

@@ -56,6 +56,8 @@ pub enum Work {
     VolumeDelete { node: String, volid: String },
     /// Fetch a file from the network into a storage.
     Download(Box<super::download::Download>),
+    /// Back guests up.
+    Backup(Box<super::backup::Backup>),
     /// Create a machine.
     VmCreate {
         vmid: u32,
@@ -76,9 +78,15 @@ pub enum Work {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TaskState {
     /// Waits for a file lock until the given time.
-    Waiting { deadline: u64 },
+    Waiting {
+        /// Milliseconds since 1970.
+        deadline: u64,
+    },
     /// Works until the given time.
-    Running { ends_at: u64 },
+    Running {
+        /// Milliseconds since 1970.
+        ends_at: u64,
+    },
     /// Has ended.
     Stopped,
 }

@@ -6,7 +6,6 @@ use super::guest::{Guest, GuestKind};
 use super::lxc_options::Mount;
 use super::property::print_size;
 use super::state::{Caller, State};
-use super::storage::StorageKind;
 use super::task::Work;
 
 /// Options that only the true root may set on a machine (facts F.5).
@@ -138,8 +137,7 @@ impl State {
     fn alloc_vm_disk(&mut self, node: &str, storage_id: &str, vmid: u32, size: u64) -> Result<String> {
         let storage = self.active_storage(node, storage_id)?;
         let name = storage.free_name(node, vmid, "raw");
-        let format = if storage.kind == StorageKind::Dir { "raw" } else { "raw" };
-        self.alloc_volume(node, storage_id, &name, format, size, false)
+        self.alloc_volume(node, storage_id, &name, "raw", size, false)
     }
 
     /// `PUT /nodes/{node}/qemu/{vmid}/config`.

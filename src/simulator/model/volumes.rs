@@ -233,6 +233,10 @@ impl State {
         let Some(source) = self.volume(node, volid).cloned() else {
             return Err(ApiError::die(format!("volume '{volid}' does not exist")));
         };
+        if source.format == "subvol" && self.storage(storage_id)?.kind == StorageKind::Btrfs {
+            // Copying takes a temporary snapshot, which cannot be mounted there (facts K.1.6).
+            return Err(ApiError::die("cannot mount subvol snapshots for storage type 'btrfs'"));
+        }
         let (size, data) = Self::content_at(&source, snapshot);
         let copy = self.alloc_ct_volume(node, target.unwrap_or(storage_id), newid, size)?;
         let volume = self.volume_mut(node, &copy)?;

@@ -219,11 +219,16 @@ fn tests_come_last_and_are_given_the_id() {
     assert_eq!(a.files[0].path, "/run/phoenix/test-a/script");
     let other = lxc_scripts(&with_lxc(&spec.replace("955", "956"))).unwrap();
     assert_eq!(other[3].hash, b.hash);
+    // Another guest's test is another test: a clone must not show its template's result as its own.
+    let objects = with_lxc(spec);
+    let mut clone = testing::lxc(&objects, "x");
+    clone.key.name = "y".into();
+    let other = run(&objects, &clone).unwrap();
+    assert_ne!(other[3].hash, b.hash);
+    assert_eq!(other[1].hash, scripts[1].hash);
+    assert_eq!(other[2].hash, scripts[2].hash);
     let changed = lxc_scripts(&with_lxc(&spec.replace("script: 'true'", "script: 'false'"))).unwrap();
-    assert_eq!(
-        (&changed[3].hash == &b.hash, &changed[4].hash == &a.hash),
-        (true, false)
-    );
+    assert_eq!((changed[3].hash == b.hash, changed[4].hash == a.hash), (true, false));
 }
 
 #[test]

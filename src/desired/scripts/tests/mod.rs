@@ -99,6 +99,7 @@ fn given() -> Given {
             mode: "0700".into(),
         }],
         workdir: Some("/w".into()),
+        owner: None,
     }
 }
 
@@ -106,13 +107,14 @@ fn given() -> Given {
 fn the_hash_is_stable_and_sees_every_part() {
     // Records in guests hold this hash: another value here means that every script of a fleet is run again.
     assert_eq!(given().hash(), "6504c14b2951678a");
-    let changes: [fn(&mut Given); 6] = [
+    let changes: [fn(&mut Given); 7] = [
         |g| g.environment.insert("A".into(), "2".into()).map_or((), drop),
         |g| g.environment.clear(),
         |g| g.files[0].path = "/b".into(),
         |g| g.files[0].content = "y".into(),
         |g| g.files[0].mode = "0755".into(),
         |g| g.workdir = None,
+        |g| g.owner = Some(String::new()),
     ];
     let mut seen = vec![given().hash()];
     for change in changes {

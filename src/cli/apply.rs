@@ -1,0 +1,232 @@
+//! `phoenix apply`: manifests to Ready, without a cluster.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::desired::{GuestObject, Key, Objects};
+use crate::shell::engine::{Engine, EngineOptions};
+use crate::shell::store::Event;
+use crate::standalone::manifests::{ManifestError, load};
+use crate::standalone::run::{End, Standing, run, standing};
+use crate::standalone::state::State;
+use crate::standalone::store::{FileStore, Listener};
+use crate::standalone::table;
+
+/// Where manifests and state are; shared by all commands that work without a cluster.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Source {
+    /// Manifests: files or folders
+    #[arg(short = 'f', long = "filename", required = true, num_args = 1..)]
+    pub filename: Vec<PathBuf>,
+    /// Namespace of objects that name none
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
+    /// State folder; default: .phoenix beside the manifests
+    #[arg(long)]
+    pub state: Option<PathBuf>,
+    /// Management cluster id, when the state folder was lost
+    #[arg(long)]
+    pub cluster_id: Option<String>,
+    /// Divide all waits by this, for a simulator that runs faster than time
+    #[arg(long, hide = true, default_value_t = 1.0)]
+    pub time_scale: f64,
+}
+
+/// Arguments of `phoenix apply`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    source: Source,
+    /// Only objects of this PhoenixHypervisor
+    #[arg(long)]
+    hypervisor: Option<String>,
+    /// Wait until everything is Ready (the default); --wait=false reconciles each object once
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    wait: bool,
+    /// Longest wait, such as 30m
+    #[arg(long, default_value = "30m")]
+    timeout: String,
+}
+
+/// Bad input or a state folder that cannot be used.
+pub const BAD_INPUT: u8 = 2;
+
+impl Source {
+    /// Opens state and manifests.
+    ///
+    /// # Errors
+    /// Refused objects, unreadable files, a folder in use.
+    pub fn open(&self, listener: Option<Listener>) -> Result<Opened, ManifestError> {
+        let beside = || {
+            let first = self.filename.first().cloned().unwrap_or_default();
+            if first.is_dir() {
+                first
+            } else {
+                first.parent().map(PathBuf::from).unwrap_or_default()
+            }
+            .join(".phoenix")
+        };
+        let dir = self.state.clone().unwrap_or_else(beside);
+        let internal = |e: crate::standalone::state::StateError| ManifestError::Internal(e.to_string());
+        let state = State::open(&dir, self.cluster_id.as_deref()).map_err(internal)?;
+        let records = state.records().map_err(internal)?;
+        let old = |(kind, namespace, name): &(String, String, String)| {
+            let record = records
+                .iter()
+                .find(|r| r.kind == *kind && r.namespace == *namespace && r.name == *name)?;
+            let mut object = record.object.clone();
+            object["status"] = serde_json::to_value(&record.status).ok()?;
+            Some(object)
+        };
+        let admitted = load(&self.filename, &self.namespace, &old)?;
+        let store = Arc::new(FileStore::new(state, &admitted, listener)?);
+        let mut options = EngineOptions::new(store.cluster_id());
+        options.time_scale = self.time_scale;
+        let engine = Arc::new(Engine::new(store.clone(), options));
+        let applied = admitted
+            .iter()
+            .map(crate::standalone::manifests::Admitted::id)
+            .collect();
+        Ok(Opened { store, engine, applied })
+    }
+}
+
+/// State, manifests and an engine over them.
+pub struct Opened {
+    /// The store.
+    pub store: Arc<FileStore>,
+    /// The engine.
+    pub engine: Arc<Engine<FileStore>>,
+    /// Objects of the manifests, as (kind, namespace, name).
+    pub applied: Vec<(String, String, String)>,
+}
+
+impl Opened {
+    /// Guest objects of the manifests, in the order of their files.
+    pub fn keys(&self) -> Vec<Key> {
+        let given = |o: &GuestObject| {
+            self.applied.contains(&(
+                o.key.kind.as_str().to_string(),
+                o.key.namespace.clone(),
+                o.key.name.clone(),
+            ))
+        };
+        self.store
+            .guests()
+            .iter()
+            .filter(|o| given(o))
+            .map(|o| o.key.clone())
+            .collect()
+    }
+
+    /// The objects now, those of `keys` that are still there.
+    pub fn objects(&self, keys: &[Key]) -> Vec<GuestObject> {
+        keys.iter().filter_map(|k| self.store.guest(k)).collect()
+    }
+}
+
+impl Args {
+    /// Runs the command.
+    pub fn run(self) -> ExitCode {
+        let Some(limit) = crate::desired::units::seconds(&self.timeout).map(Duration::from_secs) else {
+            eprintln!("--timeout: {:?} is not a duration such as 30m", self.timeout);
+            return ExitCode::from(BAD_INPUT);
+        };
+        let opened = match self.source.open(Some(progress())) {
+            Ok(opened) => opened,
+            Err(error) => {
+                eprintln!("{error}");
+                return ExitCode::from(BAD_INPUT);
+            }
+        };
+        super::with_runtime(self.apply(&opened, if self.wait { limit } else { Duration::ZERO }))
+    }
+
+    async fn apply(&self, opened: &Opened, limit: Duration) -> ExitCode {
+        let mut keys = opened.keys();
+        if let Some(name) = &self.hypervisor {
+            keys.retain(|k| opened.store.guest(k).is_some_and(|o| o.hypervisor_ref().1 == *name));
+        }
+        let before: Vec<_> = opened.objects(&keys).into_iter().map(|o| o.resource_version).collect();
+        let end = run(&opened.engine, &opened.store, &keys, limit).await;
+        let objects = opened.objects(&keys);
+        let after: Vec<_> = objects.iter().map(|o| o.resource_version.clone()).collect();
+        println!("{}", table::render(&objects));
+        let count = |s: Standing| objects.iter().filter(|o| standing(o) == s).count();
+        let (ready, skipped, others) = (
+            count(Standing::Ready),
+            count(Standing::Skipped),
+            count(Standing::Stalled) + count(Standing::Working),
+        );
+        println!();
+        if end == End::Ready && before == after {
+            println!("nothing changed: {ready} objects are Ready, {skipped} skipped");
+        } else {
+            println!("{ready} objects are Ready, {skipped} skipped, {others} not Ready");
+        }
+        self.strangers(opened);
+        match end {
+            End::TimedOut if self.wait => {
+                eprintln!("not everything was Ready within {}", self.timeout);
+                ExitCode::FAILURE
+            }
+            End::Ready => ExitCode::SUCCESS,
+            _ if others == 0 || !self.wait => ExitCode::SUCCESS,
+            _ => ExitCode::FAILURE,
+        }
+    }
+
+    /// Objects of the state folder that no manifest names are left alone.
+    fn strangers(&self, opened: &Opened) {
+        let keys = opened.keys();
+        for object in opened.store.guests().iter().filter(|o| !keys.contains(&o.key)) {
+            println!(
+                "{} is in the state folder but in no manifest; it is left alone (phoenix delete removes it)",
+                object.key
+            );
+        }
+    }
+}
+
+/// Progress: bars on a terminal, plain lines elsewhere, on transitions only.
+fn progress() -> Listener {
+    use std::collections::HashMap;
+    use std::io::IsTerminal;
+    use std::sync::{Mutex, PoisonError};
+    let last: Mutex<HashMap<Key, String>> = Mutex::default();
+    let bars = std::io::stderr().is_terminal().then(indicatif::MultiProgress::new);
+    let shown: Mutex<HashMap<Key, indicatif::ProgressBar>> = Mutex::default();
+    Box::new(move |object: &GuestObject, event: Option<&Event>| {
+        if event.is_some() {
+            return;
+        }
+        let phase = table::status_word(object);
+        let message = object.status.message.clone().unwrap_or_default();
+        let line = format!(
+            "{}/{}: {phase}{}{message}",
+            object.key.namespace,
+            object.key.name,
+            if message.is_empty() { "" } else { ": " }
+        );
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.insert(object.key.clone(), line.clone()).as_ref() == Some(&line) {
+            return;
+        }
+        match &bars {
+            None => eprintln!("{line}"),
+            Some(bars) => {
+                let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+                let bar = shown
+                    .entry(object.key.clone())
+                    .or_insert_with(|| bars.add(indicatif::ProgressBar::new_spinner()));
+                bar.set_message(line.clone());
+                bar.tick();
+                if standing(object) != Standing::Working {
+                    bar.finish_with_message(line);
+                }
+            }
+        }
+    })
+}

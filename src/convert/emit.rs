@@ -1,0 +1,89 @@
+//! Manifests as text: one object a file, and the kustomization that lists them.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::scripts::ConfigMap;
+
+/// A ConfigMap with its keys in the order in which people read manifests.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ConfigMapManifest<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    metadata: Metadata<'a>,
+    data: &'a BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+struct Metadata<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Kustomization<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    resources: Vec<&'a str>,
+}
+
+/// YAML of an object, below a comment that says where it comes from. Text that YAML would not bring back unchanged is
+/// written as JSON, which is YAML too.
+///
+/// # Errors
+/// If the object cannot be serialised.
+pub fn manifest(object: &impl Serialize, origin: &str) -> Result<String, serde_json::Error> {
+    text(object, &serde_json::to_value(object)?, origin)
+}
+
+/// [`manifest`] of an object whose value is known already.
+///
+/// # Errors
+/// As [`manifest`].
+pub fn text(object: &impl Serialize, value: &Value, origin: &str) -> Result<String, serde_json::Error> {
+    // Long words such as URLs stay on their line.
+    let options = serde_saphyr::ser_options! { folded_wrap_chars: 4000 };
+    let yaml = serde_saphyr::to_string_with_options(object, options).ok();
+    let same = |yaml: &String| serde_saphyr::from_str::<Value>(yaml).is_ok_and(|read| read == *value);
+    let text = match yaml.filter(same) {
+        Some(yaml) => yaml,
+        None => serde_json::to_string_pretty(value)?,
+    };
+    let origin: String = origin.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    Ok(format!("# {origin}\n{}\n", text.trim_end_matches('\n')))
+}
+
+/// YAML of a ConfigMap.
+///
+/// # Errors
+/// As [`manifest`].
+pub fn config_map(map: &ConfigMap, namespace: Option<&str>, origin: &str) -> Result<String, serde_json::Error> {
+    let object = ConfigMapManifest {
+        api_version: "v1",
+        kind: "ConfigMap",
+        metadata: Metadata {
+            name: &map.name,
+            namespace,
+        },
+        data: &map.data,
+    };
+    manifest(&object, origin)
+}
+
+/// The kustomization that lists the files.
+///
+/// # Errors
+/// As [`manifest`].
+pub fn kustomization<'a>(files: impl Iterator<Item = &'a String>) -> Result<String, serde_json::Error> {
+    let object = Kustomization {
+        api_version: "kustomize.config.k8s.io/v1beta1",
+        kind: "Kustomization",
+        resources: files.map(String::as_str).collect(),
+    };
+    manifest(&object, "Apply with: kubectl apply -k .")
+}

@@ -1,0 +1,175 @@
+//! A cache of objects that never goes back in time.
+//!
+//! What Phoenix writes is put in at once, under the version that the API server answered; the watch delivers the same
+//! and older versions later, and those are left out. So nothing is ever planned from a status older than the one
+//! that was written last (promise 1).
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+/// Objects by key, each with the version it was seen at.
+#[derive(Debug)]
+pub struct Cache<K, V> {
+    live: BTreeMap<K, (String, V)>,
+    /// Keys whose object went by a write of ours, with its last version: the watch may still deliver older states.
+    gone: BTreeMap<K, String>,
+}
+
+impl<K, V> Default for Cache<K, V> {
+    fn default() -> Self {
+        Cache {
+            live: BTreeMap::new(),
+            gone: BTreeMap::new(),
+        }
+    }
+}
+
+/// What became of an object that was put in.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Applied<V> {
+    /// It was not newer than what is there.
+    Stale,
+    /// It is in; this was there before.
+    Stored(Option<V>),
+}
+
+impl<K: Ord + Clone, V> Cache<K, V> {
+    /// The object under a key.
+    pub fn get(&self, key: &K) -> Option<&V> {
+        self.live.get(key).map(|(_, value)| value)
+    }
+
+    /// All objects in the order of their keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.live.iter().map(|(key, (_, value))| (key, value))
+    }
+
+    /// Number of objects.
+    pub fn len(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.live.is_empty()
+    }
+
+    /// Puts an object in, unless it is not newer than the one that is there or that went.
+    pub fn apply(&mut self, key: &K, version: &str, value: V) -> Applied<V> {
+        let known = self.live.get(key).map(|(v, _)| v).or_else(|| self.gone.get(key));
+        if known.is_some_and(|known| !newer(version, known)) {
+            return Applied::Stale;
+        }
+        self.gone.remove(key);
+        let old = self.live.insert(key.clone(), (version.to_string(), value));
+        Applied::Stored(old.map(|(_, value)| value))
+    }
+
+    /// Takes an object out whose end the watch delivered, unless a newer one has taken its place.
+    pub fn remove(&mut self, key: &K, version: &str) -> Option<V> {
+        self.gone.remove(key);
+        if self.live.get(key).is_some_and(|(known, _)| newer(known, version)) {
+            return None;
+        }
+        self.live.remove(key).map(|(_, value)| value)
+    }
+
+    /// Takes an object out that went by a write of ours, whose last state had this version.
+    pub fn bury(&mut self, key: &K, version: &str) -> Option<V> {
+        let last = match self.live.get(key) {
+            Some((known, _)) if newer(known, version) => known.clone(),
+            _ => version.to_string(),
+        };
+        self.gone.insert(key.clone(), last);
+        self.live.remove(key).map(|(_, value)| value)
+    }
+
+    /// Takes out what a complete listing of a part of the keys no longer has.
+    pub fn retain_listed(&mut self, in_scope: impl Fn(&K) -> bool, listed: impl Fn(&K) -> bool) -> Vec<(K, V)> {
+        self.gone.retain(|key, _| !in_scope(key) || listed(key));
+        let missing: Vec<K> = self
+            .live
+            .keys()
+            .filter(|key| in_scope(key) && !listed(key))
+            .cloned()
+            .collect();
+        missing
+            .into_iter()
+            .filter_map(|key| self.live.remove(&key).map(|(_, value)| (key, value)))
+            .collect()
+    }
+}
+
+/// Whether version `a` came after `b`. Resource versions are decimal numbers that grow; of versions of another form
+/// any different one counts as newer, and a write based on a wrong guess is refused by the API server.
+fn newer(a: &str, b: &str) -> bool {
+    match (decimal(a), decimal(b)) {
+        (Some(a), Some(b)) => a.len().cmp(&b.len()).then_with(|| a.cmp(b)) == Ordering::Greater,
+        _ => a != b,
+    }
+}
+
+fn decimal(version: &str) -> Option<&str> {
+    (!version.is_empty() && version.bytes().all(|b| b.is_ascii_digit())).then(|| version.trim_start_matches('0'))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn versions_compare_as_numbers() {
+        assert!(newer("10", "9"));
+        assert!(!newer("9", "10"));
+        assert!(!newer("10", "10"));
+        assert!(newer("18446744073709551616", "18446744073709551615"));
+        assert!(newer("abc", "abd") && newer("abd", "abc") && !newer("abc", "abc"));
+    }
+
+    #[test]
+    fn an_older_state_from_the_watch_does_not_replace_what_was_written() {
+        let mut cache = Cache::default();
+        assert_eq!(cache.apply(&"a", "5", "seen"), Applied::Stored(None));
+        assert_eq!(cache.apply(&"a", "7", "written"), Applied::Stored(Some("seen")));
+        assert_eq!(cache.apply(&"a", "6", "late"), Applied::Stale);
+        assert_eq!(cache.apply(&"a", "7", "echo"), Applied::Stale);
+        assert_eq!(cache.get(&"a"), Some(&"written"));
+    }
+
+    #[test]
+    fn an_object_that_went_by_our_write_does_not_come_back_from_the_watch() {
+        let mut cache = Cache::default();
+        cache.apply(&"a", "5", "last");
+        assert_eq!(cache.bury(&"a", "5"), Some("last"));
+        assert_eq!(cache.apply(&"a", "5", "late"), Applied::Stale);
+        assert_eq!(cache.apply(&"a", "9", "made anew"), Applied::Stored(None));
+        // The end of the former object arrives after the beginning of the new one.
+        assert_eq!(cache.remove(&"a", "6"), None);
+        assert_eq!(cache.get(&"a"), Some(&"made anew"));
+    }
+
+    #[test]
+    fn a_listing_takes_out_only_what_it_covers() {
+        let mut cache = Cache::default();
+        for (key, version) in [(1, "1"), (2, "2"), (10, "3")] {
+            cache.apply(&key, version, ());
+        }
+        let gone = cache.retain_listed(|key| *key < 10, |key| *key == 1);
+        assert_eq!(gone, vec![(2, ())]);
+        assert_eq!(cache.iter().map(|(k, _)| *k).collect::<Vec<_>>(), vec![1, 10]);
+    }
+
+    proptest! {
+        /// Whatever order states arrive in, the cache holds the newest of them.
+        #[test]
+        fn the_newest_state_wins(versions in proptest::collection::vec(1u32..1000, 1..20)) {
+            let mut cache = Cache::default();
+            for version in &versions {
+                cache.apply(&(), &version.to_string(), *version);
+            }
+            prop_assert_eq!(cache.get(&()), versions.iter().max());
+        }
+    }
+}

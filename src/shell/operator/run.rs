@@ -1,0 +1,196 @@
+//! The operator's life: connect, fill the caches, become the leader, work, stop.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::Api;
+use kube::{Client, Config};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::controller::{Controller, Reconciler};
+use super::lease::{Elector, KubeLease, Timing};
+use super::metrics::Metrics;
+use super::probes::{Probes, serve};
+use super::store::{KubeStore, call};
+use super::watch::all;
+use crate::shell::store::StoreError;
+
+/// The API server ends watches after about 290 s; a connection that says nothing for longer is dead.
+const READ_TIMEOUT: Duration = Duration::from_secs(320);
+
+/// Time between attempts to reach an API server that does not answer yet.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// How the operator runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Namespaces that are watched; none: all.
+    pub namespaces: Vec<String>,
+    /// Address of probes and metrics.
+    pub metrics_listen: SocketAddr,
+    /// Namespace and name of the Lease, when several processes may run.
+    pub lease: Option<(String, String)>,
+    /// Name of the RoleBindings that give the operator its permissions.
+    pub role_binding: String,
+    /// Guests of one hypervisor that are worked on at once.
+    pub concurrency: usize,
+    /// How long a stop waits for work under way.
+    pub grace: Duration,
+}
+
+/// Why the operator ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No way to the API server is configured.
+    #[error("no Kubernetes cluster is configured (KUBECONFIG, or a service account in a pod)")]
+    Config(#[source] kube::config::InferConfigError),
+    /// The configured way cannot be used.
+    #[error("the Kubernetes client cannot be set up")]
+    Client(#[source] kube::Error),
+    /// The address of probes and metrics is taken, say.
+    #[error("cannot listen on {0}")]
+    Listen(SocketAddr, #[source] std::io::Error),
+    /// The process cannot wait for signals.
+    #[error("cannot wait for signals")]
+    Signals(#[source] std::io::Error),
+    /// Another process leads, or the Lease could not be renewed.
+    #[error("the Lease was lost; this process ends so that two never work at once")]
+    LeaseLost,
+    /// Probes and metrics ended.
+    #[error("the server of probes and metrics failed")]
+    Probes(#[source] std::io::Error),
+}
+
+/// Runs until a signal asks for an end. `engine` is told the management cluster's id and where objects are.
+///
+/// # Errors
+/// What keeps it from running, or the loss of the Lease.
+pub async fn run<R: Reconciler>(
+    options: Options,
+    engine: impl FnOnce(Arc<KubeStore>, String) -> R,
+) -> Result<(), RunError> {
+    let mut config = Config::infer().await.map_err(RunError::Config)?;
+    config.read_timeout = Some(READ_TIMEOUT);
+    let client = Client::try_from(config).map_err(RunError::Client)?;
+    let listener = TcpListener::bind(options.metrics_listen).await;
+    let listener = listener.map_err(|e| RunError::Listen(options.metrics_listen, e))?;
+    let stop = stop_signal()?.shared();
+
+    let metrics = Arc::new(Metrics::default());
+    let identity = identity();
+    let (unsynced, synced) = watch::channel(0);
+    let store = Arc::new(KubeStore::new(
+        client.clone(),
+        &identity,
+        &options.role_binding,
+        metrics.clone(),
+    ));
+    let watches = all(&store, &options.namespaces, &Arc::new(unsynced));
+    let probes = Probes {
+        unsynced: synced.clone(),
+        metrics: metrics.clone(),
+    };
+    info!(listen = %options.metrics_listen, namespaces = ?options.namespaces, "operator starts");
+    let work = work(options, client, store, metrics, identity, synced, engine, stop.clone());
+    tokio::select! {
+        result = serve(listener, probes) => result.map_err(RunError::Probes),
+        _ = futures::future::join_all(watches) => Ok(()),
+        result = work => result,
+    }
+}
+
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the parts of one process, put together in one place"
+)]
+async fn work<R: Reconciler>(
+    options: Options,
+    client: Client,
+    store: Arc<KubeStore>,
+    metrics: Arc<Metrics>,
+    identity: String,
+    mut synced: watch::Receiver<usize>,
+    engine: impl FnOnce(Arc<KubeStore>, String) -> R,
+    stop: impl Future<Output = ()> + Clone,
+) -> Result<(), RunError> {
+    let mut elector = options.lease.map(|(namespace, name)| {
+        let lease = KubeLease::new(client.clone(), &namespace, &name);
+        Elector::new(lease, identity, Timing::default())
+    });
+    let prepare = async {
+        let id = cluster_id(&client).await;
+        // Only fails when the watches are gone, and then the process ends.
+        let _ = synced.wait_for(|count| *count == 0).await;
+        if let Some(elector) = &mut elector {
+            elector.acquire().await;
+        }
+        id
+    };
+    let id = tokio::select! {
+        () = stop.clone() => return Ok(()),
+        id = prepare => id,
+    };
+    let Some(items) = store.start(&options.namespaces) else {
+        return Ok(());
+    };
+    info!(cluster = id, "work begins");
+    metrics.leading(true);
+    let reconciler = Arc::new(engine(store.clone(), id));
+    let controller = Controller::new(store, reconciler, options.concurrency);
+    let lost = async {
+        match &mut elector {
+            Some(elector) => elector.keep().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = controller.run(items, stop, options.grace) => {}
+        () = lost => return Err(RunError::LeaseLost),
+    }
+    if let Some(elector) = &mut elector {
+        elector.release().await;
+    }
+    info!("operator stopped");
+    Ok(())
+}
+
+/// uid of the namespace kube-system, which lives as long as the cluster: the id under which Phoenix stamps guests.
+async fn cluster_id(client: &Client) -> String {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    loop {
+        match call(namespaces.get("kube-system")).await {
+            Ok(Namespace { metadata, .. }) if metadata.uid.is_some() => return metadata.uid.unwrap_or_default(),
+            Ok(_) => warn!("namespace kube-system has no uid"),
+            Err(StoreError::Gone) => warn!("namespace kube-system does not exist"),
+            Err(error) => warn!(%error, "namespace kube-system cannot be read"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// A name for this process that no other one has.
+fn identity() -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "phoenix".into());
+    format!("{host}_{}", uuid::Uuid::new_v4())
+}
+
+/// Ends with the first SIGTERM or SIGINT.
+fn stop_signal() -> Result<futures::future::BoxFuture<'static, ()>, RunError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        info!("asked to stop");
+    }
+    .boxed())
+}

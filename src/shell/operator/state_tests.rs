@@ -1,0 +1,197 @@
+//! What a change of one object means for others.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::crd::PhoenixLXC;
+
+fn guest(name: &str, spec: Value, status: Value, meta: Value) -> Guest {
+    let mut metadata = json!({"namespace": "ai", "name": name, "uid": name, "generation": 1});
+    for (field, value) in meta.as_object().unwrap() {
+        metadata[field] = value.clone();
+    }
+    let mut full = json!({"hypervisorRef": {"namespace": "infra", "name": "pve"}});
+    for (field, value) in spec.as_object().unwrap() {
+        full[field] = value.clone();
+    }
+    let object: PhoenixLXC = serde_json::from_value(json!({
+        "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixLXC",
+        "metadata": metadata, "spec": full, "status": status
+    }))
+    .unwrap();
+    Guest {
+        object: GuestObject::from(&object),
+        finalizers: object.finalizers().to_vec(),
+    }
+}
+
+fn hypervisor(status: Value, generation: i64) -> Arc<PhoenixHypervisor> {
+    let object = json!({
+        "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixHypervisor",
+        "metadata": {"namespace": "infra", "name": "pve", "uid": "h", "generation": generation},
+        "spec": {"endpoints": ["https://127.0.0.1:8006"], "credentials": {"tokenSecretRef": {"name": "token"}}},
+        "status": status
+    });
+    Arc::new(serde_json::from_value(object).unwrap())
+}
+
+fn secret(data: &str) -> Arc<Secret> {
+    let object = json!({"metadata": {"namespace": "infra", "name": "token"}, "data": {"secret": data}});
+    Arc::new(serde_json::from_value(object).unwrap())
+}
+
+fn key(name: &str) -> Key {
+    Key::new(GuestKind::PhoenixLXC, "ai", name)
+}
+
+fn item(name: &str) -> Item {
+    Item::Guest(key(name))
+}
+
+fn pve() -> Name {
+    ("infra".into(), "pve".into())
+}
+
+fn ready(status: &str) -> Value {
+    json!({"observedGeneration": 1, "conditions": [
+        {"type": "Ready", "status": status, "reason": "R", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    ]})
+}
+
+#[test]
+fn own_status_writes_trigger_nobody_until_readiness_changes() {
+    let mut state = State::default();
+    let none = json!({});
+    state.apply_guest(
+        "1",
+        guest("db", none.clone(), none.clone(), none.clone()),
+        Origin::Elsewhere,
+    );
+    let depends = json!({"dependsOn": [{"kind": "PhoenixLXC", "name": "db"}]});
+    state.apply_guest(
+        "2",
+        guest("web", depends, none.clone(), none.clone()),
+        Origin::Elsewhere,
+    );
+
+    let creating = guest("db", none.clone(), json!({"phase": "Creating"}), none.clone());
+    assert_eq!(state.apply_guest("3", creating.clone(), Origin::Own), vec![]);
+    // The watch delivers the same write.
+    assert_eq!(state.apply_guest("3", creating, Origin::Elsewhere), vec![]);
+    let done = guest("db", none.clone(), ready("True"), none.clone());
+    assert_eq!(state.apply_guest("4", done, Origin::Own), vec![item("web")]);
+}
+
+#[test]
+fn a_spec_change_an_annotation_a_deletion_and_a_foreign_status_trigger_the_object() {
+    let none = json!({});
+    for (n, meta) in [
+        json!({"generation": 2}),
+        json!({"annotations": {"phoenix-hypervisor.io/adopt": "100"}}),
+        json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut state = State::default();
+        state.apply_guest(
+            "1",
+            guest("a", none.clone(), none.clone(), none.clone()),
+            Origin::Elsewhere,
+        );
+        let items = state.apply_guest("2", guest("a", none.clone(), none.clone(), meta), Origin::Elsewhere);
+        assert!(items.contains(&item("a")), "change {n}: {items:?}");
+    }
+    let mut state = State::default();
+    state.apply_guest(
+        "1",
+        guest("a", none.clone(), none.clone(), none.clone()),
+        Origin::Elsewhere,
+    );
+    let labelled = guest("a", none.clone(), none.clone(), json!({"labels": {"a": "b"}}));
+    assert_eq!(state.apply_guest("2", labelled, Origin::Elsewhere), vec![]);
+    let foreign = guest("a", none.clone(), json!({"vmid": 100}), none.clone());
+    assert_eq!(state.apply_guest("3", foreign, Origin::Elsewhere), vec![item("a")]);
+}
+
+#[test]
+fn a_hypervisor_triggers_its_guests_when_it_comes_up_but_not_at_every_poll() {
+    let mut state = State::default();
+    let none = json!({});
+    state.apply_guest(
+        "1",
+        guest("a", none.clone(), none.clone(), none.clone()),
+        Origin::Elsewhere,
+    );
+    let items = state.apply_hypervisor("2", hypervisor(json!({"conditions": []}), 1));
+    assert_eq!(items, vec![Item::Poll(pve()), item("a"), Item::Guard("infra".into())]);
+    let items = state.apply_hypervisor("3", hypervisor(ready("True"), 1));
+    assert_eq!(items, vec![item("a")]);
+    let mut more = ready("True");
+    more["message"] = json!("3 nodes");
+    assert_eq!(state.apply_hypervisor("4", hypervisor(more, 1)), vec![]);
+}
+
+#[test]
+fn a_secret_triggers_the_hypervisor_that_names_it_and_its_guests() {
+    let mut state = State::default();
+    let none = json!({});
+    state.apply_guest(
+        "1",
+        guest("a", none.clone(), none.clone(), none.clone()),
+        Origin::Elsewhere,
+    );
+    state.apply_hypervisor("2", hypervisor(none, 1));
+    let items = state.apply_secret("3", secret("YQ=="));
+    assert_eq!(items, vec![item("a"), Item::Poll(pve()), Item::Guard("infra".into())]);
+    assert_eq!(state.apply_secret("4", secret("YQ==")), vec![]);
+    assert_eq!(
+        state.apply_secret("5", secret("Yg==")),
+        vec![item("a"), Item::Poll(pve())]
+    );
+}
+
+#[test]
+fn the_connection_is_in_use_while_a_guest_has_the_finalizer() {
+    let mut state = State::default();
+    let none = json!({});
+    state.apply_hypervisor("1", hypervisor(none.clone(), 1));
+    state.apply_guest(
+        "2",
+        guest("a", none.clone(), none.clone(), none.clone()),
+        Origin::Elsewhere,
+    );
+    assert_eq!(
+        (state.holders(&pve()).count(), state.secrets_in_use("infra").len()),
+        (0, 0)
+    );
+    let held = guest("a", none.clone(), none.clone(), json!({"finalizers": [FINALIZER]}));
+    assert_eq!(
+        state.apply_guest("3", held, Origin::Own).last(),
+        Some(&Item::Guard("infra".into()))
+    );
+    assert_eq!(state.holders(&pve()).count(), 1);
+    assert_eq!(state.secrets_in_use("infra"), BTreeSet::from(["token".to_string()]));
+    let items = state.remove_guest(&key("a"), "3", Origin::Own);
+    assert!(items.contains(&Item::Guard("infra".into())));
+    assert_eq!(state.holders(&pve()).count(), 0);
+}
+
+#[test]
+fn a_listing_without_an_object_triggers_those_that_refer_to_it() {
+    let mut state = State::default();
+    let none = json!({});
+    state.apply_guest(
+        "1",
+        guest("db", none.clone(), none.clone(), none.clone()),
+        Origin::Elsewhere,
+    );
+    let depends = json!({"dependsOn": [{"kind": "PhoenixLXC", "name": "db"}]});
+    state.apply_guest("2", guest("web", depends, none.clone(), none), Origin::Elsewhere);
+    let listed = BTreeSet::from([("ai".to_string(), "web".to_string())]);
+    let elsewhere = state.retain_listed(Kind::Guest(GuestKind::PhoenixLXC), Some("other"), &BTreeSet::new());
+    assert_eq!(elsewhere, vec![]);
+    let items = state.retain_listed(Kind::Guest(GuestKind::PhoenixLXC), Some("ai"), &listed);
+    assert!(items.contains(&item("web")));
+    assert!(state.guests.get(&key("db")).is_none());
+}

@@ -1,0 +1,363 @@
+//! [`Store`] over a Kubernetes API server: reads from caches that watches fill, writes under the object's version.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret};
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams};
+use kube::runtime::events::{EventType as KubeEventType, Recorder, Reporter};
+use kube::{Client, ResourceExt};
+use serde_json::{Value, json};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tracing::{debug, warn};
+
+use super::binding::Bindings;
+use super::index::Name;
+use super::metrics::Metrics;
+use super::state::{Guest, Item, Origin, State};
+use crate::crd::*;
+use crate::desired::{GuestObject, Key, Objects};
+use crate::shell::store::{Event, EventType, Store, StoreError};
+
+/// Seconds that one call to the API server may take.
+const CALL_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Longest note that the API server accepts in an event, in bytes.
+const NOTE_MAX: usize = 1024;
+
+/// Objects of an API server.
+pub struct KubeStore {
+    pub(super) client: Client,
+    state: RwLock<State>,
+    items: OnceLock<UnboundedSender<Item>>,
+    recorder: Recorder,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) bindings: Bindings,
+    /// Held shared while a guest object gets its finalizer, alone while finalizers of its hypervisor are taken off.
+    pub(super) guard: tokio::sync::RwLock<()>,
+}
+
+impl KubeStore {
+    /// An empty store for the process `instance`, whose permissions come from RoleBindings of this name.
+    pub fn new(client: Client, instance: &str, role_binding: &str, metrics: Arc<Metrics>) -> Self {
+        let reporter = Reporter {
+            controller: "phoenix-operator".into(),
+            instance: Some(instance.to_string()),
+        };
+        KubeStore {
+            recorder: Recorder::new(client.clone(), reporter),
+            bindings: Bindings::new(client.clone(), role_binding),
+            client,
+            state: RwLock::default(),
+            items: OnceLock::new(),
+            metrics,
+            guard: tokio::sync::RwLock::default(),
+        }
+    }
+
+    /// The caches.
+    pub fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the caches and passes on the work that follows from it.
+    pub fn change(&self, change: impl FnOnce(&mut State) -> Vec<Item>) {
+        let items = change(&mut self.state_mut());
+        if let Some(sender) = self.items.get() {
+            for item in items {
+                // The receiver goes when the operator stops: then nobody takes work any more.
+                let _ = sender.send(item);
+            }
+        }
+    }
+
+    /// Begins to pass on work: first everything there is, then what follows from changes. Only the first call gets
+    /// the receiver.
+    pub fn start(&self, namespaces: &[String]) -> Option<UnboundedReceiver<Item>> {
+        let (sender, receiver) = unbounded_channel();
+        let state = self.state_mut();
+        for item in state.all_items(namespaces) {
+            let _ = sender.send(item);
+        }
+        self.items.set(sender).ok().map(|()| receiver)
+    }
+
+    /// The API of a kind in a namespace.
+    pub(super) fn api<K>(&self, namespace: &str) -> Api<DynamicObject>
+    where
+        K: kube::Resource<DynamicType = ()>,
+    {
+        Api::namespaced_with(self.client.clone(), namespace, &ApiResource::erase::<K>(&()))
+    }
+
+    fn guest_api(&self, key: &Key) -> Api<DynamicObject> {
+        match key.kind {
+            GuestKind::PhoenixLXC => self.api::<PhoenixLXC>(&key.namespace),
+            GuestKind::PhoenixVM => self.api::<PhoenixVM>(&key.namespace),
+            GuestKind::PhoenixTemplate => self.api::<PhoenixTemplate>(&key.namespace),
+        }
+    }
+
+    /// Takes in a guest object as the API server answered to a write of ours.
+    fn written(&self, key: &Key, answer: DynamicObject) -> Result<GuestObject, StoreError> {
+        let version = answer.resource_version().unwrap_or_default();
+        let guest = parse_guest(key.kind, answer).map_err(|e| StoreError::Other(e.to_string()))?;
+        let object = guest.object.clone();
+        self.change(|state| state.apply_guest(&version, guest, Origin::Own));
+        Ok(object)
+    }
+
+    /// Replaces the finalizers of an object under its version; the answer tells whether the object is still there.
+    pub(super) async fn patch_finalizers(
+        &self,
+        api: &Api<DynamicObject>,
+        name: &str,
+        version: &str,
+        finalizers: &[String],
+    ) -> Result<DynamicObject, StoreError> {
+        let patch = json!({"metadata": {"resourceVersion": version, "finalizers": finalizers}});
+        let patch: Patch<&Value> = Patch::Merge(&patch);
+        call(api.patch(name, &PatchParams::default(), &patch)).await
+    }
+
+    /// Finalizers and version of a guest object, if the caches have it as `object` was read.
+    fn guest_finalizers(&self, object: &GuestObject) -> Result<(Vec<String>, String), StoreError> {
+        let state = self.state();
+        let guest = state.guests.get(&object.key).ok_or(StoreError::Gone)?;
+        match &object.resource_version {
+            Some(version) if guest.object.resource_version.as_ref() == Some(version) => {
+                Ok((guest.finalizers.clone(), version.clone()))
+            }
+            _ => Err(StoreError::Conflict),
+        }
+    }
+
+    /// Replaces the status of a hypervisor, made from the version that was seen last; a newer one makes it a conflict, and
+    /// the next look tries again.
+    ///
+    /// # Errors
+    /// Those of the API server.
+    pub async fn write_hypervisor_status(&self, name: &Name, status: &HypervisorStatus) -> Result<(), StoreError> {
+        let api = self.api::<PhoenixHypervisor>(&name.0);
+        let seen = self.state().hypervisors.get(name).and_then(|h| h.resource_version());
+        let answer = self
+            .put_status::<PhoenixHypervisor>(&api, name, seen, &json!(status))
+            .await?;
+        let version = answer.resource_version().unwrap_or_default();
+        let hypervisor: PhoenixHypervisor = answer.try_parse().map_err(|e| StoreError::Other(e.to_string()))?;
+        self.change(|state| state.apply_hypervisor(&version, Arc::new(hypervisor)));
+        Ok(())
+    }
+
+    /// Replaces the status of a feature, made from the version that was seen last; a newer one makes it a conflict, and
+    /// the next look tries again.
+    ///
+    /// # Errors
+    /// Those of the API server.
+    pub async fn write_feature_status(&self, name: &Name, status: &FeatureStatus) -> Result<(), StoreError> {
+        let api = self.api::<PhoenixFeature>(&name.0);
+        let seen = self.state().features.get(name).and_then(|f| f.resource_version());
+        let answer = self
+            .put_status::<PhoenixFeature>(&api, name, seen, &json!(status))
+            .await?;
+        let version = answer.resource_version().unwrap_or_default();
+        let feature: PhoenixFeature = answer.try_parse().map_err(|e| StoreError::Other(e.to_string()))?;
+        self.change(|state| state.apply_feature(&version, Arc::new(feature)));
+        Ok(())
+    }
+
+    async fn put_status<K: kube::Resource<DynamicType = ()>>(
+        &self,
+        api: &Api<DynamicObject>,
+        name: &Name,
+        version: Option<String>,
+        status: &Value,
+    ) -> Result<DynamicObject, StoreError> {
+        let mut object = DynamicObject::new(&name.1, &ApiResource::erase::<K>(&())).within(&name.0);
+        object.metadata.resource_version = version;
+        object.data = json!({"status": status});
+        let result = call(api.replace_status(&name.1, &PostParams::default(), &object)).await;
+        self.metrics.status_write(&K::kind(&()), result.as_ref().err());
+        result
+    }
+}
+
+/// A call to the API server with a deadline and typed errors. A write that ran into the deadline may have taken
+/// effect; the watch will tell.
+pub(super) async fn call<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, StoreError> {
+    match tokio::time::timeout(CALL_DEADLINE, request).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(kube::Error::Api(status))) if status.code == 409 => Err(StoreError::Conflict),
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Err(StoreError::Gone),
+        Ok(Err(kube::Error::Api(status))) => Err(StoreError::Other(status.message)),
+        Ok(Err(error)) => Err(StoreError::Other(error.to_string())),
+        Err(_) => Err(StoreError::Other("the API server did not answer in time".into())),
+    }
+}
+
+/// A guest object from what the API server sent.
+///
+/// # Errors
+/// When it does not fit the kind's type.
+pub(super) fn parse_guest(kind: GuestKind, object: DynamicObject) -> Result<Guest, serde_json::Error> {
+    let finalizers = object.finalizers().to_vec();
+    let parsed = |e: kube::core::dynamic::ParseDynamicObjectError| serde::de::Error::custom(e.to_string());
+    let object = match kind {
+        GuestKind::PhoenixLXC => GuestObject::from(&object.try_parse::<PhoenixLXC>().map_err(parsed)?),
+        GuestKind::PhoenixVM => GuestObject::from(&object.try_parse::<PhoenixVM>().map_err(parsed)?),
+        GuestKind::PhoenixTemplate => GuestObject::from(&object.try_parse::<PhoenixTemplate>().map_err(parsed)?),
+    };
+    Ok(Guest { object, finalizers })
+}
+
+/// Whether an answer to a patch of finalizers says that the object went with the last of them.
+pub(super) fn ended(answer: &DynamicObject) -> bool {
+    answer.metadata.deletion_timestamp.is_some() && answer.finalizers().is_empty()
+}
+
+impl Objects for KubeStore {
+    fn guest(&self, key: &Key) -> Option<GuestObject> {
+        self.state().guests.get(key).map(|g| g.object.clone())
+    }
+
+    fn guests(&self) -> Vec<GuestObject> {
+        self.state().guests.iter().map(|(_, g)| g.object.clone()).collect()
+    }
+
+    fn hypervisor(&self, namespace: &str, name: &str) -> Option<Arc<PhoenixHypervisor>> {
+        self.state().hypervisors.get(&(namespace.into(), name.into())).cloned()
+    }
+
+    fn features(&self, namespace: &str) -> Vec<Arc<PhoenixFeature>> {
+        let state = self.state();
+        let own = state.features.iter().filter(|(name, _)| name.0 == namespace);
+        own.map(|(_, feature)| feature.clone()).collect()
+    }
+
+    fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
+        self.state().secrets.get(&(namespace.into(), name.into())).cloned()
+    }
+
+    fn config_map(&self, namespace: &str, name: &str) -> Option<Arc<ConfigMap>> {
+        self.state().config_maps.get(&(namespace.into(), name.into())).cloned()
+    }
+
+    fn namespace_labels(&self, namespace: &str) -> Option<BTreeMap<String, String>> {
+        self.state().namespace_labels(namespace)
+    }
+}
+
+impl Store for KubeStore {
+    async fn fresh(&self, key: &Key) -> Result<Option<GuestObject>, StoreError> {
+        let Some(found) = call(self.guest_api(key).get_opt(&key.name)).await? else {
+            return Ok(None);
+        };
+        let version = found.resource_version().unwrap_or_default();
+        let guest = parse_guest(key.kind, found).map_err(|e| StoreError::Other(e.to_string()))?;
+        let object = guest.object.clone();
+        self.change(|state| state.apply_guest(&version, guest, Origin::Elsewhere));
+        Ok(Some(object))
+    }
+
+    async fn write_status(&self, object: &GuestObject, status: &GuestStatus) -> Result<GuestObject, StoreError> {
+        let key = &object.key;
+        let name = (key.namespace.clone(), key.name.clone());
+        let version = Some(object.resource_version.clone().ok_or(StoreError::Conflict)?);
+        let (api, status) = (self.guest_api(key), json!(status));
+        let answer = match key.kind {
+            GuestKind::PhoenixLXC => self.put_status::<PhoenixLXC>(&api, &name, version, &status).await?,
+            GuestKind::PhoenixVM => self.put_status::<PhoenixVM>(&api, &name, version, &status).await?,
+            GuestKind::PhoenixTemplate => {
+                self.put_status::<PhoenixTemplate>(&api, &name, version, &status)
+                    .await?
+            }
+        };
+        self.written(key, answer)
+    }
+
+    async fn add_finalizer(&self, object: &GuestObject) -> Result<GuestObject, StoreError> {
+        let _held = self
+            .hold_connection(&object.key.namespace, &object.hypervisor_ref())
+            .await?;
+        let (mut finalizers, version) = self.guest_finalizers(object)?;
+        if finalizers.iter().any(|f| f == FINALIZER) {
+            return Ok(object.clone());
+        }
+        finalizers.push(FINALIZER.into());
+        let api = self.guest_api(&object.key);
+        let answer = self
+            .patch_finalizers(&api, &object.key.name, &version, &finalizers)
+            .await?;
+        self.written(&object.key, answer)
+    }
+
+    async fn remove_finalizer(&self, object: &GuestObject) -> Result<(), StoreError> {
+        let (mut finalizers, version) = self.guest_finalizers(object)?;
+        finalizers.retain(|f| f != FINALIZER);
+        let api = self.guest_api(&object.key);
+        let answer = self
+            .patch_finalizers(&api, &object.key.name, &version, &finalizers)
+            .await?;
+        if ended(&answer) {
+            let last = answer.resource_version().unwrap_or(version);
+            self.change(|state| state.remove_guest(&object.key, &last, Origin::Own));
+            return Ok(());
+        }
+        self.written(&object.key, answer).map(|_| ())
+    }
+
+    async fn event(&self, object: &GuestObject, event: Event) {
+        let key = &object.key;
+        let reference = ObjectReference {
+            api_version: Some(format!("{GROUP}/{VERSION}")),
+            kind: Some(key.kind.as_str().into()),
+            namespace: Some(key.namespace.clone()),
+            name: Some(key.name.clone()),
+            uid: Some(object.uid.clone()),
+            ..ObjectReference::default()
+        };
+        let published = kube::runtime::events::Event {
+            type_: match event.type_ {
+                EventType::Normal => KubeEventType::Normal,
+                EventType::Warning => KubeEventType::Warning,
+            },
+            reason: event.reason,
+            note: Some(shortened(event.message)),
+            action: "Reconcile".into(),
+            secondary: None,
+        };
+        match call(self.recorder.publish(&published, &reference)).await {
+            Ok(()) => debug!(object = %key, reason = published.reason, "event published"),
+            Err(error) => warn!(object = %key, reason = published.reason, %error, "event not published"),
+        }
+    }
+}
+
+fn shortened(mut note: String) -> String {
+    if note.len() > NOTE_MAX {
+        let end = (0..=NOTE_MAX - '…'.len_utf8())
+            .rev()
+            .find(|n| note.is_char_boundary(*n));
+        note.truncate(end.unwrap_or_default());
+        note.push('…');
+    }
+    note
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_fit_the_api_servers_bound() {
+        assert_eq!(shortened("short".into()), "short");
+        let long = shortened("ä".repeat(700));
+        assert!(long.len() <= NOTE_MAX && long.ends_with("ä…"), "{} bytes", long.len());
+    }
+}

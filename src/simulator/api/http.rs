@@ -1,0 +1,242 @@
+//! The HTTP side of the API: what the server does before it knows any method (facts A.1, A.2).
+
+use std::collections::BTreeMap;
+
+use percent_encoding::percent_decode_str;
+use serde_json::{Value, json};
+
+use super::call::Reply;
+use crate::simulator::model::ApiError;
+
+/// A request as it came in.
+#[derive(Debug, Clone, Default)]
+pub struct HttpRequest {
+    /// Verb.
+    pub method: String,
+    /// Path without query, still percent-encoded.
+    pub path: String,
+    /// Query without `?`.
+    pub query: String,
+    /// `Authorization` header.
+    pub authorization: Option<String>,
+    /// `Cookie` header.
+    pub cookie: Option<String>,
+    /// `CSRFPreventionToken` header.
+    pub csrf: Option<String>,
+    /// `Content-Type` header.
+    pub content_type: Option<String>,
+    /// Body.
+    pub body: Vec<u8>,
+}
+
+/// A reply to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpReply {
+    /// Status code.
+    pub status: u16,
+    /// Reason phrase.
+    pub reason: String,
+    /// Body.
+    pub body: Vec<u8>,
+    /// `Content-Type` header.
+    pub content_type: &'static str,
+    /// Milliseconds to wait before it is sent, already scaled.
+    pub delay_ms: u64,
+    /// The connection is cut instead.
+    pub cut: bool,
+}
+
+/// How an answer is wrapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Formatter {
+    /// `/api2/json`.
+    Json,
+    /// `/api2/extjs`: always 200.
+    ExtJs,
+}
+
+/// Largest body of a POST or PUT.
+const LARGEST_BODY: usize = 512 * 1024;
+
+impl HttpReply {
+    /// A reply with a plain text body.
+    pub fn plain(status: u16, reason: impl Into<String>, body: impl Into<String>) -> Self {
+        Self {
+            status,
+            reason: first_line(&reason.into()),
+            body: body.into().into_bytes(),
+            content_type: "text/plain",
+            delay_ms: 0,
+            cut: false,
+        }
+    }
+
+    fn json(status: u16, reason: &str, body: &Value) -> Self {
+        let mut reply = Self::plain(status, reason, body.to_string());
+        reply.content_type = "application/json;charset=UTF-8";
+        reply
+    }
+
+    /// A connection that ends without a reply.
+    pub fn cut() -> Self {
+        Self {
+            cut: true,
+            ..Self::plain(0, "", "")
+        }
+    }
+
+    /// The envelope around what a method answered.
+    pub fn answer(formatter: Formatter, old_body: bool, result: Result<Reply, ApiError>) -> Self {
+        match (formatter, result) {
+            (_, Ok(Reply::Raw(text))) => Self::plain(200, "OK", text),
+            (Formatter::Json, Ok(Reply::Data(data))) => Self::json(200, "OK", &json!({ "data": data })),
+            (Formatter::Json, Ok(Reply::Counted(data, total))) => {
+                let body = if total > 0 {
+                    json!({ "data": data, "total": total })
+                } else {
+                    json!({ "data": data })
+                };
+                Self::json(200, "OK", &body)
+            }
+            (Formatter::ExtJs, Ok(Reply::Data(data) | Reply::Counted(data, _))) => {
+                Self::json(200, "OK", &json!({ "data": data, "success": 1 }))
+            }
+            (Formatter::Json, Err(error)) => {
+                let mut body = json!({ "data": null });
+                // Older servers put the text only into the reason phrase (facts A.1).
+                if !old_body {
+                    body["message"] = json!(error.message);
+                }
+                if let Some(errors) = &error.errors {
+                    body["errors"] = json!(errors);
+                }
+                Self::json(error.status, &first_line(&error.message), &body)
+            }
+            (Formatter::ExtJs, Err(error)) => {
+                let mut body = json!({ "data": null, "message": error.message, "status": error.status, "success": 0 });
+                if let Some(errors) = &error.errors {
+                    body["errors"] = json!(errors);
+                    body["status"] = json!(error.status.to_string());
+                }
+                Self::json(200, "OK", &body)
+            }
+        }
+    }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// A request whose outer shape is right.
+#[derive(Debug, Clone)]
+pub struct Parsed {
+    /// How to wrap the answer.
+    pub formatter: Formatter,
+    /// Path below the formatter, decoded.
+    pub path: String,
+    /// Parameters of query and body.
+    pub params: BTreeMap<String, Value>,
+}
+
+/// The checks that come before authentication.
+pub fn parse(request: &HttpRequest) -> Result<Parsed, HttpReply> {
+    if !["GET", "POST", "PUT", "DELETE"].contains(&request.method.as_str()) {
+        let text = format!("method '{}' not available", request.method);
+        return Err(HttpReply::plain(501, text, ""));
+    }
+    let writes = matches!(request.method.as_str(), "POST" | "PUT");
+    if !writes && !request.body.is_empty() {
+        let text = format!("Unexpected content for method '{}'", request.method);
+        return Err(HttpReply::plain(501, text.clone(), text));
+    }
+    if request.body.len() > LARGEST_BODY {
+        return Err(HttpReply::plain(501, "for data too large", "for data too large"));
+    }
+    let decoded = percent_decode_str(&request.path).decode_utf8_lossy().into_owned();
+    let Some(rest) = decoded.strip_prefix("/api2/") else {
+        let text = format!("no such file '{decoded}'");
+        return Err(HttpReply::plain(500, text.clone(), format!("{text}\n")));
+    };
+    let (word, path) = rest
+        .split_once('/')
+        .map_or((rest, "/".to_owned()), |(word, path)| (word, format!("/{path}")));
+    let formatter = match word {
+        "json" => Formatter::Json,
+        "extjs" => Formatter::ExtJs,
+        other => {
+            let text = format!("no formatter for uri {path}, {other}");
+            return Err(HttpReply::plain(501, text.clone(), text));
+        }
+    };
+    let mut params = BTreeMap::new();
+    add_form(&mut params, request.query.as_bytes());
+    if writes {
+        add_body(&mut params, request)?;
+    }
+    params.remove("_dc");
+    Ok(Parsed {
+        formatter,
+        path,
+        params,
+    })
+}
+
+fn add_body(params: &mut BTreeMap<String, Value>, request: &HttpRequest) -> Result<(), HttpReply> {
+    let kind = request.content_type.as_deref().unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let place = "at /usr/share/perl5/PVE/APIServer/AnyEvent.pm line";
+    match kind.as_str() {
+        "" | "application/x-www-form-urlencoded" => add_form(params, &request.body),
+        "application/json" if request.body.is_empty() => {}
+        "application/json" => match serde_json::from_slice(&request.body) {
+            Ok(Value::Object(found)) => params.extend(found),
+            Ok(_) => {
+                let text = format!("Not a HASH reference {place} 978.");
+                return Err(HttpReply::plain(500, text.clone(), format!("{text}\n")));
+            }
+            Err(error) => {
+                let text = malformed(&request.body, &error);
+                let text = format!("{text} {place} 934.");
+                return Err(HttpReply::plain(500, text.clone(), format!("{text}\n")));
+            }
+        },
+        other => {
+            let text = format!("upload 'Content-Type '{other}' not implemented");
+            return Err(HttpReply::plain(506, text.clone(), text));
+        }
+    }
+    Ok(())
+}
+
+fn malformed(body: &[u8], error: &serde_json::Error) -> String {
+    let offset = if error.is_eof() {
+        body.len()
+    } else {
+        error.column().saturating_sub(1).min(body.len())
+    };
+    let rest = String::from_utf8_lossy(&body[offset..]).into_owned();
+    let rest = if rest.is_empty() {
+        "(end of string)".to_owned()
+    } else {
+        rest
+    };
+    format!(
+        "malformed JSON string, neither tag, array, object, number, string or atom, at character offset {offset} \
+         (before \"{rest}\")"
+    )
+}
+
+/// Adds form values; a key that comes twice becomes a list.
+fn add_form(params: &mut BTreeMap<String, Value>, text: &[u8]) {
+    for (key, value) in form_urlencoded::parse(text) {
+        let value = Value::String(value.into_owned());
+        match params.get_mut(key.as_ref()) {
+            None => {
+                params.insert(key.into_owned(), value);
+            }
+            Some(Value::Array(items)) => items.push(value),
+            Some(old) => *old = Value::Array(vec![old.take(), value]),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Answers that only list the paths below.
+
+use serde_json::{Value, json};
+
+use super::call::{Answer, Call};
+use crate::simulator::model::State;
+use crate::simulator::schema;
+
+/// Paths whose list is not simply what the description has below them: key and names.
+const LISTS: &[(&str, &str, &str)] = &[
+    ("/", "subdir", "version cluster nodes storage access pools"),
+    (
+        "/access",
+        "subdir",
+        "users groups roles acl domains openid tfa ticket password",
+    ),
+    (
+        "/cluster",
+        "name",
+        "acme backup backup-info bulk-action ceph config firewall ha jobs log mapping metrics notifications nextid \
+         options qemu replication resources status tasks sdn",
+    ),
+    ("/cluster/jobs", "subdir", "schedule-analyze realm-sync"),
+    ("/cluster/mapping", "name", "dir pci usb"),
+    ("/cluster/bulk-action", "name", "guest"),
+    ("/cluster/bulk-action/guest", "name", "start shutdown migrate suspend"),
+    ("/nodes/{node}/tasks/{upid}", "name", "log status"),
+    (
+        "/nodes/{node}/lxc/{vmid}",
+        "subdir",
+        "config pending status vncproxy termproxy vncwebsocket spiceproxy migrate clone rrd rrddata firewall snapshot \
+         resize interfaces",
+    ),
+    (
+        "/nodes/{node}/lxc/{vmid}/status",
+        "subdir",
+        "current start stop shutdown reboot migrate",
+    ),
+    ("/nodes/{node}/lxc/{vmid}/snapshot/{snapname}", "cmd", "rollback config"),
+    (
+        "/nodes/{node}/lxc/{vmid}/firewall",
+        "name",
+        "rules aliases ipset refs options",
+    ),
+];
+
+fn rows<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> Vec<Value> {
+    names.map(|name| json!({ key: name })).collect()
+}
+
+fn answer(_state: &mut State, call: &Call) -> Answer {
+    let Some(found) = schema::find(&call.path) else {
+        return Ok(Vec::new().into());
+    };
+    if let Some((_, key, names)) = LISTS.iter().find(|(path, _, _)| *path == found.template) {
+        return Ok(rows(key, names.split_whitespace()).into());
+    }
+    let key = schema::method(found.template, "GET")
+        .and_then(|method| method.index.clone())
+        .unwrap_or_default();
+    let names = schema::children(found.template);
+    Ok(rows(&key, names.iter().map(String::as_str)).into())
+}
+
+/// The handler, if the path has an index.
+pub fn handler(template: &str) -> Option<fn(&mut State, &Call) -> Answer> {
+    let listed = LISTS.iter().any(|(path, _, _)| *path == template);
+    let described = schema::method(template, "GET").is_some_and(|method| method.index.is_some());
+    (listed || described).then_some(answer as fn(&mut State, &Call) -> Answer)
+}

@@ -1,0 +1,24 @@
+//! The API: transport rules, authentication, order of checks, and a handler for each simulated method.
+
+pub mod auth;
+pub mod call;
+pub mod dispatch;
+pub mod http;
+pub mod permissions;
+pub mod routes;
+
+mod access;
+mod access_users;
+mod cluster;
+mod firewall;
+mod firewall_rules;
+mod index;
+mod lxc;
+mod lxc_status;
+mod nodes;
+mod pools;
+mod resources;
+mod storage;
+mod tasks;
+
+pub use http::{HttpReply, HttpRequest};

@@ -1,0 +1,212 @@
+//! Which function answers which method.
+
+use super::call::{Answer, Call, not_simulated};
+use super::{
+    access, access_users, cluster, firewall, firewall_rules, index, lxc, lxc_status, nodes, pools, resources, storage,
+    tasks,
+};
+use crate::simulator::model::State;
+
+type Handler = fn(&mut State, &Call) -> Answer;
+
+const LXC: &str = "/nodes/{node}/lxc/{vmid}";
+const FIREWALL: &str = "/nodes/{node}/lxc/{vmid}/firewall";
+
+/// Runs the method.
+pub fn call(state: &mut State, verb: &str, template: &str, call: &Call) -> Answer {
+    match handler(verb, template) {
+        Some(handler) => handler(state, call),
+        None => Err(not_simulated(verb, template)),
+    }
+}
+
+fn handler(verb: &str, template: &str) -> Option<Handler> {
+    if let Some(rest) = template.strip_prefix(FIREWALL) {
+        return firewall_handler(verb, rest);
+    }
+    if let Some(rest) = template.strip_prefix(LXC) {
+        return lxc_handler(verb, rest);
+    }
+    let found: Handler = match (verb, template) {
+        ("GET", "/version" | "/nodes/{node}/version") => nodes::version,
+        ("GET", "/nodes") => nodes::list,
+        ("GET", "/nodes/{node}/status") => nodes::status,
+        ("GET", "/nodes/{node}/network") => nodes::network,
+        ("GET", "/nodes/{node}/aplinfo") => nodes::appliances,
+        ("POST", "/nodes/{node}/aplinfo") => nodes::download_appliance,
+        ("POST", "/nodes/{node}/startall") => nodes::start_all,
+        ("POST", "/nodes/{node}/stopall") => nodes::stop_all,
+        ("GET", "/nodes/{node}/lxc") => lxc::list,
+        ("POST", "/nodes/{node}/lxc") => lxc::create,
+        ("GET", "/nodes/{node}/qemu") => nodes::list_vms,
+        ("POST", "/nodes/{node}/qemu") => nodes::create_vm,
+        ("DELETE", "/nodes/{node}/qemu/{vmid}") => nodes::destroy_vm,
+        ("GET", "/nodes/{node}/qemu/{vmid}/config") => nodes::vm_config,
+        ("PUT", "/nodes/{node}/qemu/{vmid}/config") => nodes::update_vm,
+        ("GET", "/nodes/{node}/qemu/{vmid}/status/current") => nodes::vm_status,
+        ("POST", "/nodes/{node}/qemu/{vmid}/migrate") => nodes::migrate_vm,
+        ("GET", "/nodes/{node}/tasks") => tasks::list,
+        ("DELETE", "/nodes/{node}/tasks/{upid}") => tasks::stop,
+        ("GET", "/nodes/{node}/tasks/{upid}/log") => tasks::log,
+        ("GET", "/nodes/{node}/tasks/{upid}/status") => tasks::status,
+        ("GET", "/cluster/tasks") => tasks::cluster_list,
+        ("GET", "/cluster/log") => cluster::log,
+        ("GET", "/cluster/resources") => resources::list,
+        ("GET", "/cluster/nextid") => cluster::next_id,
+        ("GET", "/cluster/status") => cluster::status,
+        ("GET", "/cluster/options") => cluster::options,
+        ("PUT", "/cluster/options") => cluster::set_options,
+        ("GET", "/cluster/config/join") => cluster::join_info,
+        ("GET", "/cluster/ceph/status") => cluster::no_ceph,
+        ("GET", "/cluster/firewall/options") => cluster::empty_object,
+        (
+            "GET",
+            "/cluster/backup"
+            | "/cluster/replication"
+            | "/cluster/config/nodes"
+            | "/cluster/firewall/groups"
+            | "/cluster/firewall/aliases"
+            | "/cluster/firewall/ipset"
+            | "/cluster/firewall/rules"
+            | "/cluster/sdn/vnets"
+            | "/cluster/sdn/zones"
+            | "/cluster/metrics/server"
+            | "/cluster/backup-info/not-backed-up"
+            | "/cluster/ha/resources"
+            | "/cluster/ha/rules"
+            | "/cluster/mapping/pci"
+            | "/cluster/mapping/usb"
+            | "/cluster/mapping/dir"
+            | "/cluster/sdn/controllers"
+            | "/cluster/sdn/dns"
+            | "/cluster/sdn/ipams",
+        ) => cluster::empty_list,
+        _ => return storage_handler(verb, template).or_else(|| access_handler(verb, template)),
+    };
+    Some(found)
+}
+
+fn storage_handler(verb: &str, template: &str) -> Option<Handler> {
+    let found: Handler = match (verb, template) {
+        ("GET", "/storage") => storage::definitions,
+        ("POST", "/storage") => storage::define,
+        ("GET", "/storage/{storage}") => storage::definition,
+        ("PUT", "/storage/{storage}") => storage::redefine,
+        ("DELETE", "/storage/{storage}") => storage::remove,
+        ("GET", "/nodes/{node}/storage") => storage::list,
+        ("GET", "/nodes/{node}/storage/{storage}/status") => storage::status,
+        ("GET", "/nodes/{node}/storage/{storage}/content") => storage::content,
+        ("POST", "/nodes/{node}/storage/{storage}/content") => storage::alloc,
+        ("GET", "/nodes/{node}/storage/{storage}/content/{volume}") => storage::volume,
+        ("PUT", "/nodes/{node}/storage/{storage}/content/{volume}") => storage::describe,
+        ("DELETE", "/nodes/{node}/storage/{storage}/content/{volume}") => storage::delete,
+        ("POST", "/nodes/{node}/storage/{storage}/download-url") => storage::download,
+        ("POST", "/nodes/{node}/vzdump") => storage::backup,
+        ("GET", "/nodes/{node}/vzdump/extractconfig") => storage::extract_config,
+        ("GET", "/nodes/{node}/query-url-metadata") => storage::url_metadata,
+        ("GET", "/pools") => pools::list,
+        ("POST", "/pools") => pools::create,
+        ("PUT", "/pools" | "/pools/{poolid}") => pools::update,
+        ("DELETE", "/pools" | "/pools/{poolid}") => pools::delete,
+        ("GET", "/pools/{poolid}") => pools::read,
+        _ => return None,
+    };
+    Some(found)
+}
+
+fn access_handler(verb: &str, template: &str) -> Option<Handler> {
+    let found: Handler = match (verb, template) {
+        ("GET", "/access/ticket") => access::nothing,
+        ("POST", "/access/ticket") => access::ticket,
+        ("PUT", "/access/password") => access::password,
+        ("GET", "/access/domains") => access::domains,
+        ("GET", "/access/permissions") => access::permissions,
+        ("GET", "/access/acl") => access::acl,
+        ("PUT", "/access/acl") => access::set_acl,
+        ("GET", "/access/roles") => access::roles,
+        ("POST", "/access/roles") => access::create_role,
+        ("GET", "/access/roles/{roleid}") => access::role,
+        ("PUT", "/access/roles/{roleid}") => access::update_role,
+        ("DELETE", "/access/roles/{roleid}") => access::delete_role,
+        ("GET", "/access/groups") => access_users::groups,
+        ("POST", "/access/groups") => access_users::create_group,
+        ("GET", "/access/groups/{groupid}") => access_users::group,
+        ("DELETE", "/access/groups/{groupid}") => access_users::delete_group,
+        ("GET", "/access/users") => access_users::list,
+        ("POST", "/access/users") => access_users::create,
+        ("GET", "/access/users/{userid}") => access_users::read,
+        ("PUT", "/access/users/{userid}") => access_users::update,
+        ("DELETE", "/access/users/{userid}") => access_users::delete,
+        ("GET", "/access/users/{userid}/token") => access_users::tokens,
+        ("GET", "/access/users/{userid}/token/{tokenid}") => access_users::token,
+        ("POST", "/access/users/{userid}/token/{tokenid}") => access_users::create_token,
+        ("PUT", "/access/users/{userid}/token/{tokenid}") => access_users::update_token,
+        ("DELETE", "/access/users/{userid}/token/{tokenid}") => access_users::delete_token,
+        ("GET", _) => return index::handler(template),
+        _ => return None,
+    };
+    Some(found)
+}
+
+fn lxc_handler(verb: &str, rest: &str) -> Option<Handler> {
+    let found: Handler = match (verb, rest) {
+        ("DELETE", "") => lxc::destroy,
+        ("GET", "/config") => lxc::config,
+        ("PUT", "/config") => lxc::update,
+        ("GET", "/pending") => lxc::pending,
+        ("POST", "/clone") => lxc::clone,
+        ("POST", "/template") => lxc::template,
+        ("PUT", "/resize") => lxc::resize,
+        ("POST", "/move_volume") => lxc::move_volume,
+        ("GET", "/feature") => lxc::feature,
+        ("GET", "/interfaces") => lxc::interfaces,
+        ("POST", "/migrate") => lxc::migrate,
+        ("GET", "/rrddata") => lxc::rrddata,
+        ("GET", "/status/current") => lxc::status,
+        ("POST", "/status/start") => lxc_status::start,
+        ("POST", "/status/stop") => lxc_status::stop,
+        ("POST", "/status/shutdown") => lxc_status::shutdown,
+        ("POST", "/status/reboot") => lxc_status::reboot,
+        ("POST", "/status/suspend") => lxc_status::suspend,
+        ("POST", "/status/resume") => lxc_status::resume,
+        ("GET", "/snapshot") => lxc_status::snapshots,
+        ("POST", "/snapshot") => lxc_status::snapshot,
+        ("DELETE", "/snapshot/{snapname}") => lxc_status::delete_snapshot,
+        ("GET", "/snapshot/{snapname}/config") => lxc_status::snapshot_config,
+        ("PUT", "/snapshot/{snapname}/config") => lxc_status::describe_snapshot,
+        ("POST", "/snapshot/{snapname}/rollback") => lxc_status::rollback,
+        ("GET", _) => return index::handler(&format!("{LXC}{rest}")),
+        _ => return None,
+    };
+    Some(found)
+}
+
+fn firewall_handler(verb: &str, rest: &str) -> Option<Handler> {
+    let found: Handler = match (verb, rest) {
+        ("GET", "/options") => firewall::options,
+        ("PUT", "/options") => firewall::set_options,
+        ("GET", "/rules") => firewall_rules::list,
+        ("POST", "/rules") => firewall_rules::create,
+        ("GET", "/rules/{pos}") => firewall_rules::read,
+        ("PUT", "/rules/{pos}") => firewall_rules::update,
+        ("DELETE", "/rules/{pos}") => firewall_rules::delete,
+        ("GET", "/aliases") => firewall::aliases,
+        ("POST", "/aliases") => firewall::create_alias,
+        ("GET", "/aliases/{name}") => firewall::alias,
+        ("PUT", "/aliases/{name}") => firewall::update_alias,
+        ("DELETE", "/aliases/{name}") => firewall::delete_alias,
+        ("GET", "/ipset") => firewall::ipsets,
+        ("POST", "/ipset") => firewall::create_ipset,
+        ("GET", "/ipset/{name}") => firewall::ipset,
+        ("DELETE", "/ipset/{name}") => firewall::delete_ipset,
+        ("POST", "/ipset/{name}") => firewall::add_entry,
+        ("GET", "/ipset/{name}/{cidr}") => firewall::entry,
+        ("PUT", "/ipset/{name}/{cidr}") => firewall::update_entry,
+        ("DELETE", "/ipset/{name}/{cidr}") => firewall::delete_entry,
+        ("GET", "/refs") => firewall::refs,
+        ("GET", "/log") => firewall::log,
+        ("GET", _) => return index::handler(&format!("{FIREWALL}{rest}")),
+        _ => return None,
+    };
+    Some(found)
+}

@@ -1,0 +1,199 @@
+//! Backups of containers: `vzdump`, what a backup holds, and restoring one (facts D.1, K.2.22).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{GuestConfig, Section};
+use super::error::{ApiError, Result};
+use super::guest::InGuest;
+use super::lxc_options::{all_mounts, index_of, is_mount};
+use super::property::parse_size;
+use super::state::{Caller, State};
+use super::storage::Volume;
+use super::task::Work;
+
+/// Keys of a backup volume's data.
+const CONFIG: &str = "config";
+const INSIDE: &str = "inside";
+
+/// What a backup task does.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    /// Node.
+    pub node: String,
+    /// Guests.
+    pub vmids: Vec<u32>,
+    /// Storage.
+    pub storage: String,
+    /// End of the file name, for example `.tar.zst`.
+    pub ending: String,
+    /// Template of the notes.
+    pub notes: Option<String>,
+    /// Protected from deletion.
+    pub protected: bool,
+    /// Who asked.
+    pub user: String,
+}
+
+impl State {
+    /// `POST /nodes/{node}/vzdump`: everything that is wrong shows in the task.
+    pub fn start_backup(&mut self, caller: &Caller, backup: Backup) -> String {
+        let id = if let [one] = backup.vmids[..] {
+            one.to_string()
+        } else {
+            String::new()
+        };
+        let node = backup.node.clone();
+        self.start_task(&node, "vzdump", &id, &caller.id, Work::Backup(Box::new(backup)))
+    }
+
+    pub(super) fn begin_backup(&mut self, seq: u64, backup: &Backup) -> Result<u64> {
+        let caller = Caller::new(backup.user.clone());
+        let storage = self.active_storage(&backup.node, &backup.storage);
+        let usable = storage.map(|found| found.content.contains("backup"));
+        if let Err(error) = usable.as_ref() {
+            self.log(
+                seq,
+                format!("ERROR: could not get storage information for '{}'", backup.storage),
+            );
+            self.log(seq, error.first_line().to_owned());
+            return Err(ApiError::die("job errors"));
+        }
+        if usable != Ok(true) {
+            return Err(ApiError::die(format!(
+                "storage '{}' does not support backups",
+                backup.storage
+            )));
+        }
+        for vmid in &backup.vmids {
+            let allowed = self.need(&caller, &format!("/vms/{vmid}"), &["VM.Backup"]);
+            let known = self.ct(&backup.node, *vmid).map(|_| ());
+            if let Err(error) = known.and(allowed).and_then(|()| self.check_lock(*vmid)) {
+                self.log(
+                    seq,
+                    format!("ERROR: Backup of VM {vmid} failed - {}", error.first_line()),
+                );
+                self.undo_backup(backup);
+                return Err(ApiError::die("job errors"));
+            }
+            self.log(seq, format!("INFO: Starting Backup of VM {vmid} (lxc)"));
+            self.guest_mut(*vmid)?
+                .edit(|config| config.current.set("lock", "backup"));
+        }
+        Ok(self.latency.clone_full / 3 * backup.vmids.len().max(1) as u64)
+    }
+
+    pub(super) fn undo_backup(&mut self, backup: &Backup) {
+        for vmid in &backup.vmids {
+            let ours = self
+                .guests
+                .get(vmid)
+                .is_some_and(|guest| guest.lock() == Some("backup"));
+            if ours {
+                self.unlock(*vmid);
+            }
+        }
+    }
+
+    pub(super) fn finish_backup(&mut self, seq: u64, backup: &Backup) -> Result<()> {
+        self.undo_backup(backup);
+        for vmid in &backup.vmids {
+            let guest = self.ct(&backup.node, *vmid)?;
+            let config = GuestConfig {
+                current: guest.config().current.clone(),
+                ..GuestConfig::default()
+            };
+            let inside = serde_json::to_string(&guest.inside).unwrap_or_default();
+            let name = guest.name();
+            let stamp = jiff::Timestamp::from_second(self.seconds() as i64)
+                .map(|time| time.strftime("%Y_%m_%d-%H_%M_%S").to_string())
+                .unwrap_or_default();
+            let file = format!("backup/vzdump-lxc-{vmid}-{stamp}{}", backup.ending);
+            let mut data = BTreeMap::from([(CONFIG.to_owned(), config.render()), (INSIDE.to_owned(), inside)]);
+            if let Some(notes) = &backup.notes {
+                let notes = notes
+                    .replace("{{guestname}}", &name)
+                    .replace("{{vmid}}", &vmid.to_string());
+                data.insert("notes".to_owned(), notes.replace("{{node}}", &backup.node));
+            }
+            if backup.protected {
+                data.insert("protected".to_owned(), "1".to_owned());
+            }
+            let volume = Volume {
+                uid: self.next_number(),
+                size: 72 << 20,
+                used: 72 << 20,
+                format: backup.ending.trim_start_matches('.').to_owned(),
+                owner: Some(*vmid),
+                content: "backup".to_owned(),
+                ctime: self.seconds(),
+                data,
+                ..Volume::default()
+            };
+            self.storage_mut(&backup.storage)?.insert(&backup.node, &file, volume);
+            self.log(seq, format!("INFO: Finished Backup of VM {vmid} (00:00:02)"));
+        }
+        self.log(seq, "INFO: Backup job finished successfully");
+        Ok(())
+    }
+
+    /// The configuration text in a backup.
+    pub fn backup_config(&self, node: &str, volid: &str) -> Result<String> {
+        let volume = self
+            .volume(node, volid)
+            .ok_or_else(|| ApiError::die(format!("volume '{volid}' does not exist")))?;
+        volume
+            .data
+            .get(CONFIG)
+            .cloned()
+            .ok_or_else(|| ApiError::die("unable to extract configuration from archive"))
+    }
+
+    /// What was on the root file system when the backup was made.
+    pub(super) fn backup_inside(&self, node: &str, volid: &str) -> InGuest {
+        let volume = self.volume(node, volid);
+        let text = volume
+            .and_then(|volume| volume.data.get(INSIDE))
+            .map(String::as_str)
+            .unwrap_or_default();
+        serde_json::from_str(text).unwrap_or_default()
+    }
+
+    /// Options of a restored container: those of the backup with the given ones on top. Without given disks its own
+    /// ones are allocated anew on `storage`.
+    pub(super) fn restored_options(
+        &self,
+        node: &str,
+        volid: &str,
+        storage: &str,
+        given: &BTreeMap<String, String>,
+    ) -> Result<Section> {
+        let config = GuestConfig::parse(&self.backup_config(node, volid)?).current;
+        let mut options = BTreeMap::new();
+        for (key, value) in &config.options {
+            let dropped = matches!(key.as_str(), "lock" | "parent" | "template");
+            if !dropped && !is_mount(key) && index_of(key, "unused").is_none() {
+                options.insert(key.clone(), value.clone());
+            }
+        }
+        if !given.keys().any(|key| is_mount(key)) {
+            for (key, mut mount) in all_mounts(&config) {
+                if mount.kind() == "volume" {
+                    let size = mount
+                        .parts
+                        .remove("size")
+                        .and_then(|text| parse_size(&text))
+                        .unwrap_or(4 << 30);
+                    mount.set("volume", format!("{storage}:{}", size as f64 / f64::from(1 << 30)));
+                }
+                options.insert(key, mount.print());
+            }
+        }
+        options.extend(given.clone());
+        Ok(Section {
+            options,
+            lxc: config.lxc,
+        })
+    }
+}

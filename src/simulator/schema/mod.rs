@@ -1,0 +1,273 @@
+//! The API description: which methods exist, who may call them, which parameters they take.
+//!
+//! `methods.json` is made by `compact.py` from Proxmox's own API description (9.1).
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+pub mod formats;
+pub mod validate;
+
+/// Description of one parameter or of one key of a property string.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Property {
+    /// JSON type.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Name of a format, or the keys of a property string.
+    pub format: Option<Format>,
+    /// Allowed values.
+    #[serde(rename = "enum")]
+    pub values: Option<Vec<Value>>,
+    /// Smallest number.
+    pub minimum: Option<f64>,
+    /// Largest number.
+    pub maximum: Option<f64>,
+    /// Shortest text.
+    #[serde(rename = "minLength")]
+    pub min_length: Option<Number>,
+    /// Longest text.
+    #[serde(rename = "maxLength")]
+    pub max_length: Option<Number>,
+    /// Regular expression for the whole text.
+    pub pattern: Option<String>,
+    /// May be left out.
+    pub optional: Option<Value>,
+    /// Other parameter that must be there too.
+    pub requires: Option<String>,
+    /// The key that a part of a property string without `=` belongs to.
+    pub default_key: Option<Value>,
+    /// Other name for a key of a property string.
+    pub alias: Option<String>,
+    /// Key that takes the name under which an aliased key was given.
+    #[serde(rename = "keyAlias")]
+    pub key_alias: Option<String>,
+    /// Description of list members.
+    pub items: Option<Box<Property>>,
+}
+
+/// A format: the name of a check, or the keys of a property string.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum Format {
+    /// Name of a check.
+    Named(String),
+    /// Keys of a property string.
+    Keys(BTreeMap<String, Property>),
+}
+
+/// A number that may be written as text.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum Number {
+    /// A number.
+    Plain(u64),
+    /// Text.
+    Text(String),
+}
+
+impl Number {
+    /// The value.
+    pub fn get(&self) -> u64 {
+        match self {
+            Self::Plain(value) => *value,
+            Self::Text(text) => text.parse().unwrap_or_default(),
+        }
+    }
+}
+
+impl Property {
+    /// Whether it may be left out.
+    pub fn is_optional(&self) -> bool {
+        truthy(self.optional.as_ref())
+    }
+
+    /// Whether it is the default key of its property string.
+    pub fn is_default_key(&self) -> bool {
+        truthy(self.default_key.as_ref())
+    }
+}
+
+fn truthy(value: Option<&Value>) -> bool {
+    match value {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(on)) => *on,
+        Some(Value::Number(number)) => number.as_f64() != Some(0.0),
+        Some(Value::String(text)) => text != "0" && !text.is_empty(),
+        Some(_) => true,
+    }
+}
+
+/// Description of one method of one path.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Method {
+    /// Who may call it; only `root@pam` when absent.
+    pub permissions: Option<Permissions>,
+    /// 0 where tokens are refused.
+    pub allowtoken: Option<u8>,
+    /// Set when another daemon or node does the work.
+    pub proxy: Option<u8>,
+    /// Key of the names in the answer, when it lists the paths below.
+    pub index: Option<String>,
+    /// Parameters; absent where they are not known here.
+    pub properties: Option<BTreeMap<String, Property>>,
+    /// Set when unknown parameters are let through.
+    pub additional: Option<u8>,
+}
+
+/// Who may call a method.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Permissions {
+    /// `all` for any authenticated caller, `world` for anybody.
+    pub user: Option<String>,
+    /// An expression of privilege checks.
+    pub check: Option<Value>,
+}
+
+type Methods = BTreeMap<String, BTreeMap<String, Method>>;
+
+static METHODS: LazyLock<Methods> = LazyLock::new(|| {
+    // A broken file would fail the first test that touches the API.
+    serde_json::from_str(include_str!("methods.json")).unwrap_or_default()
+});
+
+/// A path that matched, with what stood in its placeholders.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The path with placeholders.
+    pub template: &'static str,
+    /// Values of the placeholders.
+    pub values: BTreeMap<String, String>,
+}
+
+/// Placeholders that take the rest of the path, slashes included.
+const REST: &[&str] = &["{volume}", "{cidr}"];
+
+fn match_path(template: &str, parts: &[&str]) -> Option<(usize, BTreeMap<String, String>)> {
+    let mut values = BTreeMap::new();
+    let mut literal = 0;
+    let mut rest = parts;
+    for wanted in template.split('/').filter(|part| !part.is_empty()) {
+        let (first, others) = rest.split_first()?;
+        if let Some(name) = wanted.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
+            if REST.contains(&wanted) {
+                values.insert(name.to_owned(), rest.join("/"));
+                rest = &[];
+                continue;
+            }
+            values.insert(name.to_owned(), (*first).to_owned());
+        } else if wanted == *first {
+            literal += 1;
+        } else {
+            return None;
+        }
+        rest = others;
+    }
+    rest.is_empty().then_some((literal, values))
+}
+
+/// Finds the path: literal parts win over placeholders.
+pub fn find(path: &str) -> Option<Found> {
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    METHODS
+        .keys()
+        .chain(std::iter::once(&*ROOT))
+        .filter_map(|template| match_path(template, &parts).map(|(literal, values)| (literal, template, values)))
+        .max_by_key(|(literal, template, _)| (*literal, std::cmp::Reverse(template.len())))
+        .map(|(_, template, values)| Found { template, values })
+}
+
+static ROOT: LazyLock<String> = LazyLock::new(|| "/".to_owned());
+static ROOT_INDEX: LazyLock<Method> = LazyLock::new(|| Method {
+    permissions: Some(Permissions {
+        user: Some("all".to_owned()),
+        check: None,
+    }),
+    index: Some("subdir".to_owned()),
+    properties: Some(BTreeMap::new()),
+    ..Method::default()
+});
+
+/// Description of a method.
+pub fn method(template: &str, verb: &str) -> Option<&'static Method> {
+    if template == "/" && verb == "GET" {
+        return Some(&ROOT_INDEX);
+    }
+    METHODS.get(template)?.get(verb)
+}
+
+/// Whether an option of `PUT /nodes/{node}/lxc/{vmid}/config` or its machine counterpart is a number in answers.
+pub fn is_integer_option(kind: &str, key: &str) -> bool {
+    let path = format!("/nodes/{{node}}/{kind}/{{vmid}}/config");
+    let properties = METHODS
+        .get(&path)
+        .and_then(|methods| methods.get("PUT"))
+        .and_then(|m| m.properties.as_ref());
+    let found = properties
+        .and_then(|all| all.get(key))
+        .and_then(|property| property.kind.as_deref());
+    matches!(found, Some("integer" | "boolean"))
+}
+
+/// Names directly below a path, for index answers.
+pub fn children(template: &str) -> Vec<String> {
+    let prefix = format!("{}/", template.trim_end_matches('/'));
+    let mut names: Vec<String> = METHODS
+        .keys()
+        .filter_map(|path| path.strip_prefix(&prefix)?.split('/').next())
+        .filter(|name| !name.starts_with('{'))
+        .map(str::to_owned)
+        .collect();
+    names.dedup();
+    names.sort();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_found() {
+        let found = find("/nodes/pve1/lxc/100/status/current").unwrap();
+        assert_eq!(found.template, "/nodes/{node}/lxc/{vmid}/status/current");
+        assert_eq!(found.values["vmid"], "100");
+        let found = find("/nodes//pve1/storage/zfs/content/zfs:basevol-1-disk-0/subvol-2-disk-0").unwrap();
+        assert_eq!(found.values["volume"], "zfs:basevol-1-disk-0/subvol-2-disk-0");
+        assert!(find("/nope").is_none());
+        assert!(method("/version", "GET").is_some() && method("/version", "PUT").is_none());
+        assert!(is_integer_option("lxc", "memory") && !is_integer_option("lxc", "cpulimit"));
+    }
+
+    #[test]
+    fn every_pattern_compiles() {
+        fn walk(properties: &BTreeMap<String, Property>) -> usize {
+            properties
+                .values()
+                .map(|property| {
+                    if let Some(pattern) = &property.pattern {
+                        assert!(validate::regex(pattern).is_some(), "{pattern}");
+                    }
+                    1 + match &property.format {
+                        Some(Format::Keys(keys)) => walk(keys),
+                        _ => 0,
+                    }
+                })
+                .sum()
+        }
+        let count: usize = METHODS
+            .values()
+            .flat_map(|m| m.values())
+            .flat_map(|m| m.properties.as_ref())
+            .map(walk)
+            .sum();
+        assert!(count > 1000, "{count}");
+    }
+}

@@ -1,0 +1,458 @@
+//! The commands that a node's shell understands. There is no shell: whatever is not listed here ends with exit code
+//! 127 and says so.
+
+use std::collections::BTreeMap;
+
+use super::runner::Program;
+use super::state::SshAction;
+use super::words;
+use super::{Reply, Request};
+use crate::simulator::model::lxc_config::Change;
+use crate::simulator::model::{ApiError, Caller, GuestKind, State};
+
+/// A command that was understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// `pct exec VMID -- /bin/sh -s` with a known program.
+    Guest {
+        /// The guest.
+        vmid: u32,
+        /// What is piped in.
+        program: Program,
+    },
+    /// `pct set VMID …`.
+    Set {
+        /// The guest.
+        vmid: u32,
+        /// What is changed.
+        change: Box<Change>,
+    },
+    /// `pct unlock VMID`.
+    Unlock(u32),
+    /// `pct status VMID`.
+    Status(u32),
+    /// The script that edits raw lines.
+    RawLines(RawLines),
+    /// `cat` of one of the known files.
+    Cat(String),
+    /// `nvidia-smi --query-gpu=…`: the fields.
+    Gpus(Vec<String>),
+    /// `true`, `hostname`, `pveversion`.
+    Plain(String),
+}
+
+/// An edit of raw `lxc.*` lines.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RawLines {
+    vmid: u32,
+    digest: String,
+    add: Vec<String>,
+    remove: Vec<String>,
+}
+
+impl Command {
+    /// Understands a command, or says what in it is not known. Only root gets this far.
+    pub fn parse(words: &[String], stdin: &[u8]) -> Result<Self, String> {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let id = |text: &str| text.parse::<u32>().map_err(|_| format!("{text:?} is no vmid"));
+        match &words[..] {
+            ["pct", "exec", vmid, "--", "/bin/sh", "-s"] => Ok(Self::Guest {
+                vmid: id(vmid)?,
+                program: Program::parse(stdin)?,
+            }),
+            ["pct", "set", vmid, options @ ..] => Ok(Self::Set {
+                vmid: id(vmid)?,
+                change: Box::new(change(options)?),
+            }),
+            ["pct", "unlock", vmid] => Ok(Self::Unlock(id(vmid)?)),
+            ["pct", "status", vmid] => Ok(Self::Status(id(vmid)?)),
+            ["/bin/sh", "-s"] => RawLines::parse(stdin).map(Self::RawLines),
+            ["cat", path] => Ok(Self::Cat((*path).to_owned())),
+            ["nvidia-smi", query, "--format=csv,noheader,nounits"] if query.starts_with("--query-gpu=") => {
+                let fields = query.trim_start_matches("--query-gpu=");
+                Ok(Self::Gpus(fields.split(',').map(str::to_owned).collect()))
+            }
+            [word @ ("true" | "hostname" | "pveversion")] => Ok(Self::Plain((*word).to_owned())),
+            _ => Err(format!("{} is not known", words.join(" "))),
+        }
+    }
+
+    /// The guest that it is for.
+    pub fn vmid(&self) -> Option<u32> {
+        match self {
+            Self::Guest { vmid, .. } | Self::Set { vmid, .. } | Self::Unlock(vmid) | Self::Status(vmid) => Some(*vmid),
+            Self::RawLines(edit) => Some(edit.vmid),
+            _ => None,
+        }
+    }
+
+    /// What it does, in a few words.
+    pub fn summary(&self) -> String {
+        match self {
+            Self::Guest { vmid, program } => format!("pct exec {vmid}: {}", program.summary()),
+            Self::Set { vmid, change } => {
+                let keys: Vec<&str> = change.set.keys().chain(&change.delete).map(String::as_str).collect();
+                format!("pct set {vmid} {}", keys.join(" "))
+            }
+            Self::Unlock(vmid) => format!("pct unlock {vmid}"),
+            Self::Status(vmid) => format!("pct status {vmid}"),
+            Self::RawLines(edit) => format!("raw-lines {}", edit.vmid),
+            Self::Cat(path) => format!("cat {path}"),
+            Self::Gpus(_) => "nvidia-smi".into(),
+            Self::Plain(word) => word.clone(),
+        }
+    }
+
+    /// Does it on `node`.
+    pub fn run(&self, state: &mut State, node: Option<&str>, fault: Option<&SshAction>) -> Reply {
+        let here = |vmid: u32, state: &State| state.guests.get(&vmid).map(|guest| guest.node.clone());
+        let node = match (node, self.vmid()) {
+            (Some(node), _) => node.to_owned(),
+            // One server for all nodes: the guest's node is meant.
+            (None, Some(vmid)) => here(vmid, state)
+                .or_else(|| state.nodes.keys().next().cloned())
+                .unwrap_or_default(),
+            (None, None) => state.nodes.keys().next().cloned().unwrap_or_default(),
+        };
+        match self {
+            Self::Guest { vmid, program } => match state.ct(&node, *vmid) {
+                Err(error) => Reply::from_error(2, &error),
+                Ok(guest) if guest.running.is_none() => Reply::fail(255, format!("container '{vmid}' not running!")),
+                Ok(_) => program.run(state, *vmid, fault),
+            },
+            Self::Set { vmid, change } => match state.update_ct(&Caller::root(), &node, *vmid, change) {
+                Ok(()) => Reply::ok(String::new()),
+                Err(error) => Reply::from_error(255, &error),
+            },
+            Self::Unlock(vmid) => match state.ct(&node, *vmid) {
+                Ok(_) => {
+                    state.unlock(*vmid);
+                    Reply::ok(String::new())
+                }
+                Err(error) => Reply::from_error(2, &error),
+            },
+            Self::Status(vmid) => match state.ct(&node, *vmid) {
+                Ok(guest) => {
+                    let word = if guest.running.is_some() { "running" } else { "stopped" };
+                    Reply::ok(format!("status: {word}\n"))
+                }
+                Err(error) => Reply::from_error(2, &error),
+            },
+            Self::RawLines(edit) => edit.run(state, &node),
+            Self::Cat(path) => cat(state, &node, path),
+            Self::Gpus(fields) => gpus(state, &node, fields),
+            Self::Plain(word) => Reply::ok(match word.as_str() {
+                "hostname" => format!("{node}\n"),
+                "pveversion" => format!("pve-manager/{0}/{1}\n", state.release.version, state.release.repoid),
+                _ => String::new(),
+            }),
+        }
+    }
+}
+
+/// `--key value` pairs with `--delete` and `--digest` among them.
+fn change(options: &[&str]) -> Result<Change, String> {
+    let mut change = Change::default();
+    let mut set = BTreeMap::new();
+    for pair in options.chunks(2) {
+        let [key, value] = pair else {
+            return Err(format!("{} has no value", pair.join(" ")));
+        };
+        let key = key.trim_start_matches('-');
+        match key {
+            "delete" => change.delete = value.split([',', ';', ' ']).map(str::to_owned).collect(),
+            "revert" => change.revert = value.split([',', ';', ' ']).map(str::to_owned).collect(),
+            "digest" => change.digest = Some((*value).to_owned()),
+            _ => {
+                set.insert(key.to_owned(), (*value).to_owned());
+            }
+        }
+    }
+    change.given = !set.is_empty() || !change.delete.is_empty() || !change.revert.is_empty();
+    change.set = set;
+    Ok(change)
+}
+
+impl RawLines {
+    /// The script says at its top what it does: `# phoenix-node: raw-lines vmid= digest=`, then `# add LINE` and
+    /// `# remove LINE`.
+    fn parse(stdin: &[u8]) -> Result<Self, String> {
+        let text = String::from_utf8_lossy(stdin);
+        let mut lines = text.lines();
+        let header = lines
+            .next()
+            .and_then(|line| line.strip_prefix("# phoenix-node: raw-lines "));
+        let header = header.ok_or("standard input does not begin with a header")?;
+        let mut edit = Self::default();
+        for (key, value) in header.split(' ').filter_map(|part| part.split_once('=')) {
+            match key {
+                "vmid" => edit.vmid = value.parse().map_err(|_| format!("{value:?} is no vmid"))?,
+                "digest" => edit.digest = value.to_owned(),
+                _ => {}
+            }
+        }
+        for line in lines {
+            match line
+                .split_once(' ')
+                .map(|_| (line.strip_prefix("# add "), line.strip_prefix("# remove ")))
+            {
+                Some((Some(add), _)) => edit.add.push(add.to_owned()),
+                Some((_, Some(remove))) => edit.remove.push(remove.to_owned()),
+                _ => break,
+            }
+        }
+        Ok(edit)
+    }
+
+    fn run(&self, state: &mut State, node: &str) -> Reply {
+        let Ok(guest) = state.ct(node, self.vmid) else {
+            return Reply::fail(12, String::new());
+        };
+        let digest = guest.digest();
+        if digest != self.digest {
+            return Reply {
+                exit: 11,
+                stdout: format!("digest={digest}\n"),
+                ..Reply::default()
+            };
+        }
+        if let Some(lock) = guest.lock() {
+            return Reply {
+                exit: 10,
+                stdout: format!("lock={lock}\n"),
+                ..Reply::default()
+            };
+        }
+        let old = guest.text().to_owned();
+        let new = self.edited(&old);
+        if new != old
+            && let Err(error) = state.write_config_file(self.vmid, &new, Some(&digest))
+        {
+            // The script waits for the lock as long as Proxmox does.
+            return Reply {
+                exit: 13,
+                wait: error.wait_for.is_some(),
+                ..Reply::default()
+            };
+        }
+        let digest = state
+            .ct(node, self.vmid)
+            .map(|guest| guest.digest())
+            .unwrap_or_default();
+        Reply::ok(format!("changed={}\ndigest={digest}\n", u8::from(new != old)))
+    }
+
+    /// The text with the lines added and removed above its first section.
+    fn edited(&self, text: &str) -> String {
+        let (top, sections) = match text.find("\n[") {
+            Some(at) => text.split_at(at + 1),
+            None => (text, ""),
+        };
+        let mut lines: Vec<&str> = top.lines().collect();
+        let blanks = lines.iter().rev().take_while(|line| line.trim().is_empty()).count();
+        lines.truncate(lines.len() - blanks);
+        lines.retain(|line| !self.remove.iter().any(|remove| same_line(line, remove)));
+        for add in &self.add {
+            if !lines.iter().any(|line| same_line(line, add)) {
+                lines.push(add);
+            }
+        }
+        lines.extend(std::iter::repeat_n("", blanks));
+        lines.iter().map(|line| format!("{line}\n")).collect::<String>() + sections
+    }
+}
+
+/// Equal in key and value, whichever separator stands between.
+fn same_line(a: &str, b: &str) -> bool {
+    let parts = |line: &str| {
+        line.split_once([':', '='])
+            .map(|(k, v)| (k.trim().to_owned(), v.trim().to_owned()))
+    };
+    parts(a).is_some() && parts(a) == parts(b)
+}
+
+fn cat(state: &mut State, node: &str, path: &str) -> Reply {
+    let missing = || Reply::fail(1, format!("cat: {path}: No such file or directory"));
+    match path {
+        "/proc/driver/nvidia/version" => match state.nodes.get(node).and_then(|found| found.nvidia_driver.as_ref()) {
+            Some(version) => Reply::ok(format!(
+                "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {version}  Release Build  (builder)\n\
+                     GCC version:  gcc version 14.2.0 (Debian 14.2.0-19)\n"
+            )),
+            None => missing(),
+        },
+        "/etc/pve/.vmlist" => Reply::ok(vmlist(state)),
+        _ => match path
+            .strip_prefix("/etc/pve/lxc/")
+            .and_then(|name| name.strip_suffix(".conf")?.parse().ok())
+        {
+            Some(vmid) => match state.ct(node, vmid) {
+                Ok(guest) => Reply::ok(guest.text().to_owned()),
+                Err(_) => missing(),
+            },
+            None => missing(),
+        },
+    }
+}
+
+/// The list of guests with a counter for each config. The counter goes up when the file is found changed, so several
+/// changes between two looks count as one.
+fn vmlist(state: &mut State) -> String {
+    let now: Vec<(u32, String, String, &str)> = state
+        .guests
+        .values()
+        .map(|guest| {
+            (
+                guest.vmid,
+                guest.node.clone(),
+                guest.digest(),
+                if guest.kind == GuestKind::Lxc { "lxc" } else { "qemu" },
+            )
+        })
+        .collect();
+    let mut rows = Vec::new();
+    let mut changed = false;
+    for (vmid, node, digest, kind) in now {
+        let entry = state.ssh.versions.entry(vmid).or_default();
+        if entry.0 != digest {
+            *entry = (digest, entry.1 + 1);
+            changed = true;
+        }
+        rows.push(format!(
+            "\"{vmid}\": {{ \"node\": \"{node}\", \"type\": \"{kind}\", \"version\": {} }}",
+            entry.1
+        ));
+    }
+    state.dirty |= changed;
+    let version: u64 = state.ssh.versions.values().map(|(_, version)| version).sum();
+    format!(
+        "{{\n\"version\": {version},\n\"ids\": {{\n{}}}\n\n}}\n",
+        rows.join(",\n")
+    )
+}
+
+fn gpus(state: &State, node: &str, fields: &[String]) -> Reply {
+    let Some(found) = state.nodes.get(node).filter(|found| found.nvidia_driver.is_some()) else {
+        return Reply::fail(127, "bash: line 1: nvidia-smi: command not found".into());
+    };
+    let driver = found.nvidia_driver.as_deref().unwrap_or_default();
+    let mut out = String::new();
+    for (index, gpu) in found.gpus.iter().enumerate() {
+        let row: Option<Vec<String>> = fields
+            .iter()
+            .map(|field| match field.as_str() {
+                "index" => Some(index.to_string()),
+                "pci.bus_id" => Some(format!("0000{}", gpu.pci)),
+                "name" => Some(gpu.model.clone()),
+                "uuid" => Some(gpu.uuid.clone()),
+                "memory.total" => Some(gpu.memory_mib.to_string()),
+                "driver_version" => Some(driver.to_owned()),
+                _ => None,
+            })
+            .collect();
+        match row {
+            Some(row) => out.push_str(&format!("{}\n", row.join(", "))),
+            None => {
+                return Reply::fail(
+                    2,
+                    format!("Field \"{}\" is not a valid field to query.", fields.join(",")),
+                );
+            }
+        }
+    }
+    Reply::ok(out)
+}
+
+/// Understands and does a request; the second value is whether the connection is cut after it.
+pub fn serve(state: &mut State, request: &Request) -> (Reply, Served) {
+    let parsed = words::split(&request.line).and_then(|words| {
+        let (root, words) = match &words[..] {
+            [sudo, n, dashes, rest @ ..] if sudo == "sudo" && n == "-n" && dashes == "--" => (true, rest.to_vec()),
+            _ => (request.user == "root", words),
+        };
+        if !root && !matches!(words.first().map(String::as_str), Some("true" | "hostname")) {
+            return Err("only root may do that here (user root, or sudo -n)".to_owned());
+        }
+        Command::parse(&words, &request.stdin)
+    });
+    let command = match parsed {
+        Ok(command) => command,
+        Err(why) => {
+            let line = format!("simulated node: {why}");
+            return (
+                Reply::fail(127, line),
+                Served {
+                    summary: request.line.clone(),
+                    ..Served::default()
+                },
+            );
+        }
+    };
+    let summary = command.summary();
+    let fault = state.ssh.take_fault(command.vmid(), &summary);
+    let served = Served {
+        summary,
+        ..Served::default()
+    };
+    match &fault {
+        Some(SshAction::LoseBefore) => (Reply::default(), Served { cut: true, ..served }),
+        Some(SshAction::Refuse { exit, message }) => (Reply::fail(*exit, message.clone()), served),
+        other => {
+            let reply = command.run(state, request.node.as_deref(), other.as_ref());
+            let cut = matches!(other, Some(SshAction::LoseAfter));
+            let delay = if let Some(SshAction::Delay { ms }) = other {
+                state.scaled(*ms)
+            } else {
+                0
+            };
+            (reply, Served { cut, delay, ..served })
+        }
+    }
+}
+
+/// What else happens with a request.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Served {
+    /// The command in a few words.
+    pub summary: String,
+    /// The connection is cut without an answer.
+    pub cut: bool,
+    /// Milliseconds until the answer.
+    pub delay: u64,
+}
+
+impl Reply {
+    /// Exit code 0 with this standard output.
+    pub fn ok(stdout: String) -> Self {
+        Self {
+            stdout,
+            ..Self::default()
+        }
+    }
+
+    /// An exit code with one line on standard error.
+    pub fn fail(exit: u32, line: String) -> Self {
+        Self {
+            exit,
+            stderr: if line.is_empty() { line } else { format!("{line}\n") },
+            ..Self::default()
+        }
+    }
+
+    /// What `pct` prints of a refusal.
+    fn from_error(exit: u32, error: &ApiError) -> Self {
+        let mut text = match &error.errors {
+            Some(_) => format!("{} {}", error.status, error.message),
+            None => error.message.clone(),
+        };
+        for (key, why) in error.errors.iter().flatten() {
+            text.push_str(&format!("{key}: {}\n", why.trim_end()));
+        }
+        Self {
+            exit,
+            stderr: text,
+            wait: error.wait_for.is_some(),
+            ..Self::default()
+        }
+    }
+}

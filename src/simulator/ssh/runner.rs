@@ -1,0 +1,337 @@
+//! The programs that are piped into a guest's shell. None is executed: their first line says what they do, and the
+//! guest's model does it.
+//!
+//! | first line (`# phoenix-runner: …`) | does | prints |
+//! |---|---|---|
+//! | `start id= hash= attempt= script=` | starts a script unless this hash and attempt was started before | record |
+//! | `poll id= hash=` | reads the last run (`*`: of any hash) | record |
+//! | `forget id=` | removes the spooled output | `forgotten=` |
+//! | `read path=`, `write path= mode=` | files | `state=` |
+//! | `probe seconds= command=` | runs a short command | `exit=`, `output-tail=` |
+//!
+//! `script`, `path` and `command` are base64. Files come as here-documents: `phoenix_put PATH MODE <<'PHOENIX_END'`,
+//! base64, `PHOENIX_END`.
+//!
+//! How a script ends: a fault says so; or a comment in it, `# simulate: exit=N seconds=S output=TEXT`; or its last
+//! line, `exit N`; otherwise well.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use super::Reply;
+use super::state::SshAction;
+use super::words;
+use crate::simulator::model::{GuestFile, GuestScript, State};
+
+/// A recognised program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    verb: String,
+    fields: BTreeMap<String, String>,
+    files: Vec<(String, GuestFile)>,
+}
+
+impl Program {
+    /// Recognises a program by its first line.
+    pub fn parse(stdin: &[u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(stdin).map_err(|_| "standard input is no text")?;
+        let first = text.lines().next().unwrap_or_default();
+        let header = first
+            .strip_prefix("# phoenix-runner: ")
+            .ok_or("standard input does not begin with a header")?;
+        let mut parts = header.split(' ');
+        let verb = parts.next().unwrap_or_default().to_owned();
+        let fields = parts
+            .filter_map(|p| p.split_once('='))
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect();
+        Ok(Self {
+            verb,
+            fields,
+            files: files(text)?,
+        })
+    }
+
+    /// What it does, in a few words: `start feature-docker`.
+    pub fn summary(&self) -> String {
+        let about = match self.verb.as_str() {
+            "start" | "poll" | "forget" => self.field("id").to_owned(),
+            "probe" => self.decoded("command").unwrap_or_default(),
+            _ => self.decoded("path").unwrap_or_default(),
+        };
+        format!("{} {about}", self.verb)
+    }
+
+    fn field(&self, name: &str) -> &str {
+        self.fields.get(name).map_or("", String::as_str)
+    }
+
+    fn decoded(&self, name: &str) -> Option<String> {
+        String::from_utf8(BASE64.decode(self.field(name)).ok()?).ok()
+    }
+
+    fn script_text(&self) -> String {
+        let path = self.decoded("script").unwrap_or_default();
+        let file = self.files.iter().find(|(p, _)| *p == path);
+        file.map(|(_, f)| String::from_utf8_lossy(&f.content).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// Does it in a running guest.
+    pub fn run(&self, state: &mut State, vmid: u32, fault: Option<&SshAction>) -> Reply {
+        state.dirty = true;
+        match self.verb.as_str() {
+            "start" => self.start(state, vmid, fault),
+            "poll" => Reply::ok(self.poll(state, vmid)),
+            "forget" => self.forget(state, vmid),
+            "read" => self.read(state, vmid),
+            "write" => {
+                self.put_files(state, vmid);
+                Reply::ok("state=present\n".into())
+            }
+            "probe" => {
+                let (exit, output) = match fault {
+                    Some(SshAction::Exit { exit, output }) => (*exit, output.as_str()),
+                    _ => (0, ""),
+                };
+                Reply::ok(format!("exit={exit}\noutput-tail={}\n", BASE64.encode(output)))
+            }
+            other => Reply::fail(127, format!("phoenix-runner: {other} is not known")),
+        }
+    }
+
+    fn start(&self, state: &mut State, vmid: u32, fault: Option<&SshAction>) -> Reply {
+        let now = state.now;
+        let (id, hash) = (self.field("id").to_owned(), self.field("hash").to_owned());
+        let attempt: u32 = self.field("attempt").parse().unwrap_or(1);
+        let known = state
+            .guests
+            .get(&vmid)
+            .and_then(|guest| guest.inside.scripts.get(&id))
+            .cloned();
+        if let Some(known) = known {
+            if known.hash == hash && known.attempt >= attempt {
+                return Reply::ok(format!("started-now=0\n{}", report(state, vmid, &known)));
+            }
+            if known.running(now) {
+                return Reply::ok(format!("started-now=0\nbusy=1\n{}", report(state, vmid, &known)));
+            }
+        }
+        self.put_files(state, vmid);
+        let outcome = Outcome::of(&self.script_text(), fault, state.ssh.script_ms);
+        let script = GuestScript {
+            id: id.clone(),
+            hash,
+            attempt,
+            started_at: now,
+            ends_at: now + state.scaled(outcome.ms),
+            exit_code: outcome.exit,
+            output: outcome.output,
+            killed: false,
+        };
+        let answer = format!("started-now=1\n{}", report(state, vmid, &script));
+        if let Some(guest) = state.guests.get_mut(&vmid) {
+            // The spool is where the output is; without it only the record is left.
+            guest.inside.files.insert(
+                spool(&id),
+                GuestFile {
+                    content: Vec::new(),
+                    mode: 0o600,
+                },
+            );
+            guest.inside.scripts.insert(id, script);
+        }
+        Reply::ok(answer)
+    }
+
+    fn poll(&self, state: &State, vmid: u32) -> String {
+        let hash = self.field("hash");
+        let script = state
+            .guests
+            .get(&vmid)
+            .and_then(|guest| guest.inside.scripts.get(self.field("id")));
+        match script.filter(|script| hash == "*" || script.hash == hash) {
+            Some(script) => report(state, vmid, script),
+            None => "state=absent\n".to_owned(),
+        }
+    }
+
+    fn forget(&self, state: &mut State, vmid: u32) -> Reply {
+        let now = state.now;
+        let Some(guest) = state.guests.get_mut(&vmid) else {
+            return Reply::fail(255, "no such guest".into());
+        };
+        let id = self.field("id");
+        if guest.inside.scripts.get(id).is_some_and(|script| script.running(now)) {
+            return Reply::ok("forgotten=0\n".into());
+        }
+        guest.inside.files.remove(&spool(id));
+        Reply::ok("forgotten=1\n".into())
+    }
+
+    fn read(&self, state: &State, vmid: u32) -> Reply {
+        let path = self.decoded("path").unwrap_or_default();
+        match state.guests.get(&vmid).and_then(|guest| guest.inside.files.get(&path)) {
+            Some(file) => Reply::ok(format!("state=present\ncontent={}\n", BASE64.encode(&file.content))),
+            None => Reply::ok("state=absent\n".into()),
+        }
+    }
+
+    /// Files of the program that are for the guest, not for the runner's own spool.
+    fn put_files(&self, state: &mut State, vmid: u32) {
+        let Some(guest) = state.guests.get_mut(&vmid) else {
+            return;
+        };
+        for (path, file) in self.files.iter().filter(|(path, _)| !path.starts_with("/run/phoenix/")) {
+            guest.inside.files.insert(path.clone(), file.clone());
+        }
+    }
+}
+
+fn spool(id: &str) -> String {
+    format!("/run/phoenix/{id}/output")
+}
+
+/// The record of a run as key=value lines.
+fn report(state: &State, vmid: u32, script: &GuestScript) -> String {
+    let running = script.running(state.now);
+    let word = match (script.killed, running) {
+        (true, _) => "interrupted",
+        (false, true) => "running",
+        (false, false) => "finished",
+    };
+    let mut out = format!(
+        "state={word}\nhash={}\nattempt={}\npid=4711\nstarted={}\n",
+        script.hash,
+        script.attempt,
+        script.started_at / 1000
+    );
+    if word == "finished" {
+        out.push_str(&format!("ended={}\nexit={}\n", script.ends_at / 1000, script.exit_code));
+    }
+    let spooled = state
+        .guests
+        .get(&vmid)
+        .is_some_and(|guest| guest.inside.files.contains_key(&spool(&script.id)));
+    if spooled && word == "finished" {
+        let encoded = BASE64.encode(&script.output);
+        let size = script.output.len();
+        out.push_str(&format!(
+            "output-head={encoded}\noutput-size={size}\noutput-tail={encoded}\n"
+        ));
+    }
+    out
+}
+
+/// How a script ends.
+struct Outcome {
+    exit: i32,
+    output: String,
+    ms: u64,
+}
+
+impl Outcome {
+    fn of(script: &str, fault: Option<&SshAction>, usual_ms: u64) -> Self {
+        let last = script
+            .lines()
+            .map(str::trim)
+            .rfind(|line| !line.is_empty() && !line.starts_with('#'));
+        let exit = last
+            .and_then(|line| line.strip_prefix("exit ")?.trim().parse().ok())
+            .unwrap_or(0);
+        let mut outcome = Self {
+            exit,
+            output: String::new(),
+            ms: usual_ms,
+        };
+        if let Some(said) = script.lines().find_map(|line| line.trim().strip_prefix("# simulate: ")) {
+            for (key, value) in words::split(said)
+                .unwrap_or_default()
+                .iter()
+                .filter_map(|w| w.split_once('='))
+            {
+                match key {
+                    "exit" => outcome.exit = value.parse().unwrap_or(outcome.exit),
+                    "seconds" => outcome.ms = value.parse::<u64>().map_or(outcome.ms, |s| s * 1000),
+                    "output" => outcome.output = format!("{value}\n"),
+                    _ => {}
+                }
+            }
+        }
+        match fault {
+            Some(SshAction::Exit { exit, output }) => (outcome.exit, outcome.output) = (*exit, output.clone()),
+            Some(SshAction::Last { ms }) => outcome.ms = *ms,
+            _ => {}
+        }
+        outcome
+    }
+}
+
+/// The here-documents of a program.
+fn files(text: &str) -> Result<Vec<(String, GuestFile)>, String> {
+    let mut files = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let Some(rest) = line
+            .strip_prefix("phoenix_put ")
+            .and_then(|l| l.strip_suffix(" <<'PHOENIX_END'"))
+        else {
+            continue;
+        };
+        let parts = words::split(rest)?;
+        let [path, mode] = &parts[..] else {
+            return Err(format!("{line:?}: path and mode are expected"));
+        };
+        let encoded: String = lines.by_ref().take_while(|line| *line != "PHOENIX_END").collect();
+        let content = BASE64.decode(encoded).map_err(|_| format!("{path}: no base64"))?;
+        let mode = u32::from_str_radix(mode, 8).map_err(|_| format!("{path}: mode {mode}"))?;
+        files.push((path.clone(), GuestFile { content, mode }));
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_script_is_read_from_it() {
+        let end = |script: &str, fault: Option<&SshAction>| {
+            let outcome = Outcome::of(script, fault, 20_000);
+            (outcome.exit, outcome.output, outcome.ms)
+        };
+        assert_eq!(
+            end("#!/bin/sh\nif x; then exit 4; fi\necho ok\n", None),
+            (0, String::new(), 20_000)
+        );
+        assert_eq!(end("echo no\nexit 3\n# the end\n", None), (3, String::new(), 20_000));
+        let said = "#!/bin/sh\n# simulate: exit=2 seconds=90 output='no space'\ntrue\n";
+        assert_eq!(end(said, None), (2, "no space\n".into(), 90_000));
+        let fault = SshAction::Exit {
+            exit: 9,
+            output: "boom".into(),
+        };
+        assert_eq!(end(said, Some(&fault)), (9, "boom".into(), 90_000));
+    }
+
+    #[test]
+    fn programs_without_a_header_are_not_known() {
+        assert!(Program::parse(b"rm -rf /\n").is_err());
+        let text =
+            "# phoenix-runner: write path=L2E= mode=0640\nphoenix_put '/a b' 0640 <<'PHOENIX_END'\naGk=\nPHOENIX_END\n";
+        let program = Program::parse(text.as_bytes()).unwrap();
+        assert_eq!(program.summary(), "write /a");
+        assert_eq!(
+            program.files,
+            [(
+                "/a b".to_owned(),
+                GuestFile {
+                    content: b"hi".to_vec(),
+                    mode: 0o640
+                }
+            )]
+        );
+    }
+}

@@ -1,1 +1,0 @@
-//! Manifests in, engine run, status out, no cluster.

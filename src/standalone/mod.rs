@@ -1,0 +1,13 @@
+//! Manifests in, engine run, status out, no cluster (`phoenix apply`).
+//!
+//! * [`manifests`] files → admitted objects
+//! * [`state`] the state folder: cluster id, status and write-ahead, each write durable before what it announces
+//! * [`store`] both together as the engine's store
+//! * [`run`] pollers and reconciles until everything is Ready or cannot go on
+//! * [`table`] what people see
+
+pub mod manifests;
+pub mod run;
+pub mod state;
+pub mod store;
+pub mod table;

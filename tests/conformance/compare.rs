@@ -1,0 +1,184 @@
+//! Whether two answers mean the same. Counters, times, random values and orders that mean nothing are left out.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+/// Keys whose values are counters, times, or chosen at random.
+const VOLATILE: &[&str] = &[
+    "digest",
+    "pid",
+    "pstart",
+    "starttime",
+    "endtime",
+    "uptime",
+    "cpu",
+    "mem",
+    "disk",
+    "netin",
+    "netout",
+    "diskread",
+    "diskwrite",
+    "memhost",
+    "used",
+    "ctime",
+    "snaptime",
+    "vmgenid",
+    "smbios1",
+    "meta",
+    "loadavg",
+    "wait",
+    "idle",
+    "time",
+    "uid",
+    "kversion",
+    "free",
+    "avail",
+    "available",
+    "upid",
+    "saved",
+    "used_fraction",
+];
+
+/// What the requests of a scenario said, to tell chosen values from random ones.
+#[derive(Debug, Default)]
+pub struct Said(pub String);
+
+impl Said {
+    fn names(&self, text: &str) -> bool {
+        self.0.to_uppercase().contains(&text.to_uppercase())
+    }
+}
+
+fn is_property_string(key: &str) -> bool {
+    ["net", "mp", "dev", "rootfs"].iter().any(|word| {
+        key.strip_prefix(word)
+            .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
+    })
+}
+
+/// A property string as a set of parts, with random MAC addresses masked.
+fn parts(said: &Said, text: &str) -> BTreeSet<String> {
+    text.split(',')
+        .map(|part| match part.split_once('=') {
+            Some(("hwaddr", mac)) if !said.names(mac) => "hwaddr=<random>".to_owned(),
+            _ => part.to_owned(),
+        })
+        .collect()
+}
+
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(on) => Some(u8::from(*on).to_string()),
+        _ => None,
+    }
+}
+
+/// Type, id and user of a task id.
+fn upid_meaning(text: &str) -> Option<Vec<&str>> {
+    let fields: Vec<&str> = text.split(':').collect();
+    (fields.len() == 9 && fields[0] == "UPID").then(|| fields[5..8].to_vec())
+}
+
+fn texts_agree(key: &str, said: &Said, expected: &str, actual: &str) -> bool {
+    if let (Some(left), Some(right)) = (upid_meaning(expected), upid_meaning(actual)) {
+        return left == right;
+    }
+    if is_property_string(key) {
+        return parts(said, expected) == parts(said, actual);
+    }
+    if key == "content" {
+        return expected.split(',').collect::<BTreeSet<_>>() == actual.split(',').collect::<BTreeSet<_>>();
+    }
+    // `<…>` stands for a masked value.
+    if expected.starts_with('<') && expected.ends_with('>') || expected.contains("<kernel") {
+        return true;
+    }
+    expected == actual
+}
+
+/// Differences between two values, each with its place.
+pub fn differences(place: &str, said: &Said, expected: &Value, actual: &Value) -> Vec<String> {
+    let key = place.rsplit('.').next().unwrap_or_default();
+    match (expected, actual) {
+        (Value::Object(left), Value::Object(right)) => {
+            // The size of a mounted file system is a measured value.
+            let running = left.get("status").and_then(Value::as_str) == Some("running");
+            let skip =
+                |key: &str| VOLATILE.contains(&key) || key.starts_with("pressure") || (running && key == "maxdisk");
+            let names: BTreeSet<&String> = left.keys().chain(right.keys()).filter(|key| !skip(key)).collect();
+            names
+                .into_iter()
+                .flat_map(|name| {
+                    let place = format!("{place}.{name}");
+                    match (left.get(name), right.get(name)) {
+                        (Some(left), Some(right)) => differences(&place, said, left, right),
+                        (Some(left), None) => vec![format!("{place}: {left} is missing")],
+                        (None, Some(right)) => vec![format!("{place}: {right} is too much")],
+                        (None, None) => Vec::new(),
+                    }
+                })
+                .collect()
+        }
+        (Value::Array(left), Value::Array(right)) => list_differences(place, said, left, right),
+        (Value::Null, Value::Null) => Vec::new(),
+        _ => match (scalar(expected), scalar(actual)) {
+            (Some(left), Some(right)) if texts_agree(key, said, &left, &right) => Vec::new(),
+            _ => vec![format!("{place}: expected {expected}, got {actual}")],
+        },
+    }
+}
+
+fn list_differences(place: &str, said: &Said, expected: &[Value], actual: &[Value]) -> Vec<String> {
+    let mut left: Vec<&Value> = expected.iter().collect();
+    let mut right: Vec<&Value> = actual.iter().collect();
+    // Order means something only where rows carry their position, and then the position is compared.
+    left.retain(|value| {
+        let same = right
+            .iter()
+            .position(|other| differences(place, said, value, other).is_empty());
+        same.map(|at| right.remove(at)).is_none()
+    });
+    let mut found = Vec::new();
+    for value in left {
+        if right.is_empty() {
+            found.push(format!("{place}[]: {value} is missing"));
+            continue;
+        }
+        let (at, closest) = right
+            .iter()
+            .enumerate()
+            .map(|(at, other)| (at, differences(&format!("{place}[]"), said, value, other)))
+            .min_by_key(|(_, differences)| differences.len())
+            .unwrap_or_default();
+        right.remove(at);
+        found.extend(closest);
+    }
+    found.extend(right.iter().map(|value| format!("{place}[]: {value} is too much")));
+    found
+}
+
+/// Log lines without what tools printed: only lines that Proxmox itself writes are compared, and how many there are.
+pub fn log_lines(lines: &[Value]) -> Vec<String> {
+    let own = [
+        "TASK ",
+        "WARN: ",
+        "extracting archive",
+        "Detected container",
+        "unable to open file",
+        "no content",
+    ];
+    lines
+        .iter()
+        .filter_map(|line| line.as_str().or_else(|| line.get("t").and_then(Value::as_str)))
+        .map(|line| {
+            if own.iter().any(|start| line.starts_with(start)) {
+                line.to_owned()
+            } else {
+                "…".to_owned()
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,212 @@
+//! A namespace with a simulated Proxmox VE, a PhoenixHypervisor for it, and the operator with its own rights.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::harness::cluster::cluster;
+use crate::harness::namespace::Namespace;
+use crate::harness::process::Process;
+use crate::harness::{repository, wait_for};
+
+/// Times faster than real, of the simulator and of the operator's waits.
+const SCALE: &str = "50";
+pub const IMAGE: &str = "fastData-shared-iso:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst";
+
+/// Everything that a test works on; the operator stops first when it is dropped.
+pub struct Site {
+    pub operator: Option<Process>,
+    // Held to be stopped when the site goes.
+    _simulator: Process,
+    pub namespace: Namespace,
+    pub dir: PathBuf,
+    kubeconfig: PathBuf,
+}
+
+fn phoenix() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_phoenix"))
+}
+
+impl Site {
+    /// Starts all of it; the operator waits for [`Site::start_operator`].
+    pub fn new(name: &str) -> Site {
+        let namespace = Namespace::create(name);
+        let dir = cluster().dir.join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut command = phoenix();
+        command.args([
+            "simulate",
+            "--listen",
+            "127.0.0.1:0",
+            "--ssh-listen",
+            "127.0.0.1:0",
+            "--time-scale",
+            SCALE,
+            "--dir",
+        ]);
+        command.arg(dir.join("sim"));
+        let simulator = Process::start("simulator", &command, &dir.join("simulator.log"));
+        wait_for("the simulator", || {
+            let there = dir.join("sim/simulator.json").exists();
+            there.then_some(()).ok_or_else(|| simulator.log_tail())
+        });
+        let kubeconfig = permit(&namespace, &dir);
+        let site = Site {
+            operator: None,
+            _simulator: simulator,
+            namespace,
+            dir,
+            kubeconfig,
+        };
+        site.namespace
+            .kubectl
+            .apply(&std::fs::read_to_string(site.dir.join("sim/secrets.yaml")).unwrap());
+        site
+    }
+
+    /// What the simulator says of itself.
+    pub fn description(&self) -> Value {
+        serde_json::from_str(&std::fs::read_to_string(self.dir.join("sim/simulator.json")).unwrap()).unwrap()
+    }
+
+    /// Applies a hypervisor named `pve` for the simulator, and the shipped features.
+    pub fn hypervisor(&self) {
+        let description = self.description();
+        let hypervisor = json!({
+            "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixHypervisor", "metadata": {"name": "pve"},
+            "spec": {
+                "endpoints": [description["apiUrl"]],
+                "tls": {"caSecretRef": {"name": "proxmox-ca", "key": "ca.crt"}},
+                "credentials": {"tokenSecretRef": {"name": "proxmox-token"}},
+                "ssh": {
+                    "hosts": description["ssh"],
+                    "keySecretRef": {"name": "proxmox-ssh", "key": "ssh-privatekey"},
+                    "knownHostsSecretRef": {"name": "proxmox-ssh", "key": "known_hosts"}
+                },
+                "vmidRange": {"start": 1000, "end": 1999},
+                "volumeOwners": {"idRange": {"start": 9900, "end": 9909}, "image": IMAGE},
+                "defaults": {"rootfsStorage": "quickOS-lxc-disks", "volumeStorage": "fastData-shared-bulk-data", "bridge": "vmbr0"}
+            }
+        });
+        self.namespace.kubectl.apply(&hypervisor.to_string());
+    }
+
+    /// Applies the features that come with Phoenix.
+    pub fn features(&self) {
+        self.namespace
+            .kubectl
+            .must(&["apply", "-f", repository("config/features").to_str().unwrap()]);
+    }
+
+    /// Starts the operator with the rights of `config/rbac`, and nothing more.
+    pub fn start_operator(&mut self) {
+        let mut command = phoenix();
+        command.args([
+            "operator",
+            "--namespace",
+            &self.namespace.name,
+            "--metrics-listen",
+            "127.0.0.1:0",
+            "--time-scale",
+            SCALE,
+        ]);
+        command.env("KUBECONFIG", &self.kubeconfig);
+        self.operator = Some(Process::start("operator", &command, &self.dir.join("operator.log")));
+    }
+
+    /// The operator's last words, for failures.
+    pub fn words(&self) -> String {
+        self.operator.as_ref().map(Process::log_tail).unwrap_or_default()
+    }
+
+    /// Waits until `kubectl wait` is content.
+    pub fn wait_ready(&self, what: &str, seconds: u32) {
+        let timeout = format!("--timeout={seconds}s");
+        let answer = self
+            .namespace
+            .kubectl
+            .run(&["wait", "--for=condition=Ready", what, &timeout]);
+        assert!(answer.ok, "{}\n{}\n{}", answer.stderr, self.table(), self.words());
+    }
+
+    /// All objects as people see them.
+    pub fn table(&self) -> String {
+        self.namespace.kubectl.run(&["get", "phoenix", "-o", "wide"]).stdout
+    }
+
+    /// Status of an object.
+    pub fn status(&self, what: &str) -> Value {
+        self.namespace.kubectl.get(&[what])["status"].clone()
+    }
+
+    /// Waits until an object is Stalled for this reason; the message.
+    pub fn wait_stalled(&self, what: &str, reason: &str) -> String {
+        wait_for(&format!("{what} to be Stalled: {reason}"), || {
+            let status = self.status(what);
+            let stalled = status["conditions"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|c| c["type"] == "Stalled");
+            match stalled {
+                Some(c) if c["reason"] == reason => Ok(c["message"].as_str().unwrap().to_string()),
+                _ => Err(format!("{status:#}\n{}", self.words())),
+            }
+        })
+    }
+
+    /// A request to the simulator's control endpoint.
+    pub fn control(&self, method: &str, path: &str, body: &Value) -> Value {
+        let description = self.description();
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let ca = reqwest::Certificate::from_pem(description["caPem"].as_str().unwrap().as_bytes()).unwrap();
+            let client = reqwest::Client::builder().tls_certs_only([ca]).build().unwrap();
+            let url = format!("{}{path}", description["controlUrl"].as_str().unwrap());
+            let answer = client
+                .request(method.parse().unwrap(), url)
+                .bearer_auth(description["controlToken"].as_str().unwrap())
+                .body(body.to_string())
+                .send()
+                .await
+                .unwrap();
+            let status = answer.status();
+            let text = answer.text().await.unwrap();
+            assert!(status.is_success(), "{method} {path}: {status} {text}");
+            serde_json::from_str(&text).unwrap_or(Value::Null)
+        })
+    }
+
+    /// Guests of the simulator by vmid, with their current options.
+    pub fn guests(&self) -> serde_json::Map<String, Value> {
+        self.control("GET", "state", &Value::Null)["guests"]
+            .as_object()
+            .cloned()
+            .unwrap_or_default()
+    }
+}
+
+/// Gives the operator's service account its rights; the kubeconfig with its token.
+fn permit(namespace: &Namespace, dir: &std::path::Path) -> PathBuf {
+    let admin = &cluster().admin;
+    let _ = admin.run(&["create", "namespace", "phoenix-system"]);
+    admin.must(&["apply", "-k", repository("config/rbac").to_str().unwrap()]);
+    let rights = repository("config/rbac/namespace");
+    namespace.kubectl.must(&["apply", "-k", rights.to_str().unwrap()]);
+    let token = admin.must(&[
+        "-n",
+        "phoenix-system",
+        "create",
+        "token",
+        "phoenix-operator",
+        "--duration=2h",
+    ]);
+    let kubeconfig = dir.join("operator.kubeconfig");
+    cluster().kubeconfig_with_token(&kubeconfig, token.trim());
+    kubeconfig
+}

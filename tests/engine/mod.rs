@@ -1,0 +1,342 @@
+//! A store in memory, a simulator in process, and a driver that runs the engine until nothing moves.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use phoenix::crd::*;
+use phoenix::desired::memory::MemoryObjects;
+use phoenix::desired::{GuestObject, Key, Objects, Stamp};
+use phoenix::shell::engine::{Engine, EngineOptions, Point, Tripwire};
+use phoenix::shell::store::{Event, Store, StoreError};
+use phoenix::simulator::{Running, SimConfig, Simulator};
+use serde_json::{Value, json};
+
+pub const CLUSTER: &str = "11111111-2222-4333-8444-555555555555";
+pub const IMAGE: &str = "fastData-shared-iso:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst";
+/// Times faster than real, of the simulator and of the engine's waits.
+const SCALE: f64 = 5000.0;
+
+/// Keeps objects as an API server would: versions, conflicts, finalizers.
+#[derive(Default)]
+pub struct TestStore {
+    pub objects: MemoryObjects,
+    pub events: Mutex<Vec<(Key, Event)>>,
+    pub status_writes: AtomicUsize,
+}
+
+impl TestStore {
+    /// Applies a manifest of a guest; status and finalizer stay.
+    pub fn apply(&self, manifest: Value) -> Key {
+        let guest = match manifest["kind"].as_str().unwrap() {
+            "PhoenixLXC" => GuestObject::from(&serde_json::from_value::<PhoenixLXC>(manifest).unwrap()),
+            _ => GuestObject::from(&serde_json::from_value::<PhoenixTemplate>(manifest).unwrap()),
+        };
+        let key = guest.key.clone();
+        let old = self.objects.guest(&key);
+        let mut guest = GuestObject {
+            uid: format!("uid-{}", key.name),
+            generation: 1,
+            resource_version: Some("1".into()),
+            ..guest
+        };
+        if let Some(old) = old {
+            guest.generation = old.generation + i64::from(old.spec != guest.spec);
+            guest.resource_version = next_version(&old);
+            (guest.status, guest.finalizer) = (old.status, old.finalizer);
+        }
+        self.objects.insert_guest(guest);
+        key
+    }
+
+    /// Marks an object for deletion; without a finalizer it goes at once.
+    pub fn delete(&self, key: &Key) {
+        let keep = self.objects.update_guest(key, |guest| {
+            guest.deleting = true;
+            guest.resource_version = next_version(guest);
+            guest.finalizer
+        });
+        if keep == Some(false) {
+            self.objects.remove_guest(key);
+        }
+    }
+
+    fn change(&self, object: &GuestObject, change: impl FnOnce(&mut GuestObject)) -> Result<GuestObject, StoreError> {
+        self.objects
+            .update_guest(&object.key, |guest| {
+                if guest.resource_version != object.resource_version {
+                    return Err(StoreError::Conflict);
+                }
+                change(guest);
+                guest.resource_version = next_version(guest);
+                Ok(guest.clone())
+            })
+            .unwrap_or(Err(StoreError::Gone))
+    }
+}
+
+fn next_version(guest: &GuestObject) -> Option<String> {
+    let version: u64 = guest.resource_version.as_deref().unwrap_or("0").parse().unwrap();
+    Some((version + 1).to_string())
+}
+
+impl Objects for TestStore {
+    fn guest(&self, key: &Key) -> Option<GuestObject> {
+        self.objects.guest(key)
+    }
+    fn guests(&self) -> Vec<GuestObject> {
+        self.objects.guests()
+    }
+    fn hypervisor(&self, namespace: &str, name: &str) -> Option<Arc<PhoenixHypervisor>> {
+        self.objects.hypervisor(namespace, name)
+    }
+    fn features(&self, namespace: &str) -> Vec<Arc<PhoenixFeature>> {
+        self.objects.features(namespace)
+    }
+    fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
+        self.objects.secret(namespace, name)
+    }
+    fn config_map(&self, namespace: &str, name: &str) -> Option<Arc<ConfigMap>> {
+        self.objects.config_map(namespace, name)
+    }
+    fn namespace_labels(&self, namespace: &str) -> Option<BTreeMap<String, String>> {
+        self.objects.namespace_labels(namespace)
+    }
+}
+
+impl Store for TestStore {
+    async fn fresh(&self, key: &Key) -> Result<Option<GuestObject>, StoreError> {
+        Ok(self.objects.guest(key))
+    }
+    async fn write_status(&self, object: &GuestObject, status: &GuestStatus) -> Result<GuestObject, StoreError> {
+        self.status_writes.fetch_add(1, Ordering::SeqCst);
+        // Through JSON, as to an API server: what does not survive that would be lost there too.
+        let status: GuestStatus = serde_json::from_value(serde_json::to_value(status).unwrap()).unwrap();
+        self.change(object, |guest| guest.status = status)
+    }
+    async fn add_finalizer(&self, object: &GuestObject) -> Result<GuestObject, StoreError> {
+        self.change(object, |guest| guest.finalizer = true)
+    }
+    async fn remove_finalizer(&self, object: &GuestObject) -> Result<(), StoreError> {
+        let guest = self.change(object, |guest| guest.finalizer = false)?;
+        if guest.deleting {
+            self.objects.remove_guest(&object.key);
+        }
+        Ok(())
+    }
+    async fn event(&self, object: &GuestObject, event: Event) {
+        self.events.lock().unwrap().push((object.key.clone(), event));
+    }
+}
+
+/// Trips at the n-th point, once; after that everything is dead until a new engine takes over.
+#[derive(Default)]
+pub struct Wire {
+    pub passed: AtomicUsize,
+    pub at: Option<usize>,
+    pub dead: AtomicBool,
+    pub last: Mutex<String>,
+}
+
+impl Tripwire for Wire {
+    fn trip(&self, key: &Key, point: Point, what: &str) -> bool {
+        if self.dead.load(Ordering::SeqCst) {
+            return true;
+        }
+        let n = self.passed.fetch_add(1, Ordering::SeqCst);
+        if Some(n) == self.at {
+            *self.last.lock().unwrap() = format!("{point:?} of {what:?} for {key}");
+            self.dead.store(true, Ordering::SeqCst);
+            return true;
+        }
+        false
+    }
+}
+
+/// A cluster to work on.
+pub struct World {
+    pub running: Running,
+    pub store: Arc<TestStore>,
+    pub wire: Arc<Wire>,
+    engine: Engine<TestStore>,
+}
+
+impl World {
+    /// A new cluster with one hypervisor object; the engine is cut off at point `at`.
+    pub async fn new(at: Option<usize>) -> World {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = SimConfig {
+            time_scale: SCALE,
+            ..SimConfig::default()
+        };
+        let secrets = config.secrets.clone();
+        let running = Simulator::start(config).await.unwrap();
+        let store = Arc::new(TestStore::default());
+        let secret = |name: &str, data: Value| {
+            let value = json!({"metadata": {"name": name, "namespace": "ai"}, "stringData": data});
+            store.objects.insert_secret(serde_json::from_value(value).unwrap());
+        };
+        secret("ca", json!({"ca.crt": running.certificates.ca_pem}));
+        secret(
+            "token",
+            json!({"tokenId": "phoenix@pve!operator", "secret": secrets.token}),
+        );
+        secret("root", json!({"password": secrets.root_password}));
+        let hypervisor = json!({
+            "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixHypervisor",
+            "metadata": {"name": "pve", "namespace": "ai", "generation": 1},
+            "spec": {
+                "endpoints": [running.server.base_url],
+                "tls": {"caSecretRef": {"name": "ca", "key": "ca.crt"}},
+                "credentials": {"tokenSecretRef": {"name": "token"}, "rootPasswordSecretRef": {"name": "root"}},
+                "vmidRange": {"start": 1000, "end": 1099},
+                "volumeOwners": {"idRange": {"start": 9900, "end": 9909}, "image": IMAGE},
+                "defaults": {"rootfsStorage": "quickOS-lxc-disks", "volumeStorage": "fastData-shared-bulk-data", "bridge": "vmbr0"}
+            }
+        });
+        store
+            .objects
+            .insert_hypervisor(serde_json::from_value(hypervisor).unwrap());
+        let wire = Arc::new(Wire { at, ..Wire::default() });
+        let engine = engine(&store, Some(wire.clone()));
+        World {
+            running,
+            store,
+            wire,
+            engine,
+        }
+    }
+
+    pub fn sim(&self) -> &Simulator {
+        &self.running.simulator
+    }
+
+    /// The engine is thrown away, with all it had in memory, and a new one takes over.
+    pub fn restart(&mut self) {
+        self.engine = engine(&self.store, None);
+    }
+
+    pub async fn poll(&self) {
+        let outcome = self.engine.poll("ai", "pve").await;
+        let hypervisor = self.store.hypervisor("ai", "pve").unwrap();
+        if hypervisor.status.as_ref() != Some(&outcome.status) {
+            let mut hypervisor = (*hypervisor).clone();
+            hypervisor.status = Some(outcome.status);
+            self.store.objects.insert_hypervisor(hypervisor);
+        }
+    }
+
+    /// Whether every object is Ready, or gone where it is to be deleted, or Stalled where that is expected.
+    fn settled(&self, stalled_is_fine: bool) -> bool {
+        self.store.guests().iter().all(|guest| {
+            let stalled = guest
+                .status
+                .conditions
+                .iter()
+                .any(|c| c.type_ == "Stalled" && c.status == "True");
+            (guest.is_ready() && !guest.deleting) || (stalled_is_fine && stalled)
+        })
+    }
+
+    /// Runs the engine until everything is settled; an engine that was cut off is replaced.
+    pub async fn settle(&mut self, stalled_is_fine: bool) -> Result<(), String> {
+        // One round looks at everything once, so that a change of the spec is seen before anything counts as settled.
+        for round in 0..3000 {
+            if self.wire.dead.load(Ordering::SeqCst) {
+                self.restart();
+                self.wire.dead.store(false, Ordering::SeqCst);
+            }
+            self.poll().await;
+            for guest in self.store.guests() {
+                self.engine.reconcile(&guest.key).await;
+            }
+            if round > 0 && self.settled(stalled_is_fine) && !self.wire.dead.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+        let standing = |g: &GuestObject| format!("{}: {:?} {:?}", g.key, g.status.phase, g.status.message);
+        Err(self.store.guests().iter().map(standing).collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Guests by vmid with what matters of their configuration: no MACs, no times.
+    pub fn guests(&self) -> BTreeMap<u32, BTreeMap<String, String>> {
+        self.sim().with(|state| {
+            let guest = |(vmid, guest): (&u32, &phoenix::simulator::model::Guest)| {
+                let mut options: BTreeMap<String, String> = guest.config().current.options.clone();
+                for (key, value) in options.iter_mut().filter(|(k, _)| k.starts_with("net")) {
+                    let kept: Vec<&str> = value.split(',').filter(|p| !p.starts_with("hwaddr=")).collect();
+                    *value = format!("{key}:{}", kept.join(","));
+                }
+                options.insert("raw".into(), format!("{:?}", guest.config().current.lxc));
+                options.insert("running".into(), guest.running.is_some().to_string());
+                let snapshots: Vec<&String> = guest.config().snapshots.keys().collect();
+                options.insert("snapshots".into(), format!("{snapshots:?}"));
+                (*vmid, options)
+            };
+            state.guests.iter().map(guest).collect()
+        })
+    }
+
+    /// No object has two guests, and every lock is gone.
+    pub fn check_invariants(&self) -> Result<(), String> {
+        let mut owners: BTreeMap<String, u32> = BTreeMap::new();
+        for (vmid, options) in self.guests() {
+            let Some(stamp) = options.get("description").and_then(|d| Stamp::find(d)) else {
+                continue;
+            };
+            if stamp.vmid != i64::from(vmid) {
+                continue;
+            }
+            let name = format!("{} {}/{}", stamp.kind, stamp.namespace, stamp.name);
+            if stamp.kind == "VolumeOwner" {
+                if options.get("protection").map(String::as_str) != Some("1")
+                    && options.keys().any(|k| k.starts_with("mp"))
+                {
+                    return Err(format!("owner container {vmid} is not protected"));
+                }
+            } else if let Some(other) = owners.insert(name.clone(), vmid) {
+                return Err(format!("{name} has two guests: {other} and {vmid}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn engine(store: &Arc<TestStore>, wire: Option<Arc<Wire>>) -> Engine<TestStore> {
+    let mut options = EngineOptions::new(CLUSTER);
+    options.time_scale = SCALE;
+    options.tripwire = wire.map(|w| w as Arc<dyn Tripwire>);
+    Engine::new(store.clone(), options)
+}
+
+/// A PhoenixLXC with the given fields over a small default.
+pub fn lxc(name: &str, fields: Value) -> Value {
+    let mut spec = json!({
+        "hypervisorRef": {"name": "pve"}, "cores": 2, "memory": "1Gi", "rootfs": {"size": "8Gi"},
+        "network": [{"name": "eth0", "ip": "10.0.0.50/24", "gateway": "10.0.0.1"}],
+    });
+    for (key, value) in fields.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    json!({
+        "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixLXC",
+        "metadata": {"name": name, "namespace": "ai"}, "spec": spec
+    })
+}
+
+/// A PhoenixTemplate from the image.
+pub fn template(name: &str, form: &str) -> Value {
+    json!({
+        "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixTemplate",
+        "metadata": {"name": name, "namespace": "ai"},
+        "spec": {"hypervisorRef": {"name": "pve"}, "form": form, "lxc": {
+            "source": {"image": {"volid": IMAGE}}, "rootfs": {"size": "8Gi"}, "memory": "1Gi", "protection": true,
+            "boot": {"autostart": true}, "tags": ["base"],
+            "network": [{"name": "eth0", "ip": "10.0.0.40/24", "gateway": "10.0.0.1"}],
+            "firewall": {"enabled": true, "rules": [{"direction": "in", "action": "ACCEPT", "protocol": "tcp", "port": "22"}]},
+        }}
+    })
+}
