@@ -254,6 +254,28 @@ fn complaints(text: &str) -> BTreeSet<String> {
     lines.iter().map(words).collect()
 }
 
+/// How the API server's verdict on an object differs from ours; `old` is stored there meanwhile.
+fn difference(admission: &Admission, kubeconfig: &str, object: &Value, old: Option<&Value>) -> Option<String> {
+    if let Some(old) = old {
+        kubectl(kubeconfig, &["apply", "-f", "-"], old).unwrap();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let (kind, name) = (text(&old["kind"]), text(&old["metadata"]["name"]));
+        let status = json!({"status": old["status"]}).to_string();
+        let patch = ["patch", &kind, &name, "-n", bad_manifests::NAMESPACE];
+        let patch = [&patch[..], &["--subresource=status", "--type=merge", "-p", &status]].concat();
+        kubectl(kubeconfig, &patch, old).unwrap();
+    }
+    let theirs = kubectl(kubeconfig, &["apply", "--dry-run=server", "-f", "-"], object);
+    let theirs = theirs.err().unwrap_or_default();
+    if let Some(old) = old {
+        kubectl(kubeconfig, &["delete", "--wait=false", "-f", "-"], old).unwrap();
+    }
+    let ours = admission.check(object, old).err().map(|violations| text(&violations));
+    let ours = ours.unwrap_or_default();
+    let differ = theirs.is_empty() != ours.is_empty() || complaints(&theirs) != complaints(&ours);
+    differ.then(|| format!("{object}\n  API server: {theirs}\n  here:       {ours}"))
+}
+
 /// Compares every verdict, word for word, with a real API server that has the CRDs and the namespaces of the table:
 /// `KUBECONFIG=… [KUBECTL=…] cargo test --test admission -- --ignored`.
 #[test]
@@ -261,51 +283,31 @@ fn complaints(text: &str) -> BTreeSet<String> {
 fn verdicts_are_those_of_the_api_server() {
     let kubeconfig = std::env::var("KUBECONFIG").unwrap();
     let admission = admission();
+    let mut objects: Vec<(Value, Option<Value>)> = Vec::new();
+    for case in cases() {
+        objects.extend(case.with.into_iter().map(|object| (object, None)));
+        objects.push((case.manifest, case.old));
+    }
     let values = values()
         .into_iter()
-        .flat_map(|values| values.good.into_iter().chain(values.bad));
-    let objects = cases().into_iter().flat_map(|case| {
-        let with = case.with.into_iter().map(|object| (object, None));
-        std::iter::once((case.manifest, case.old)).chain(with)
+        .flat_map(|values| [values.good, values.bad].concat());
+    objects.extend(world().into_iter().chain(values).map(|object| (object, None)));
+    let share = objects.len().div_ceil(4);
+    let compare = |objects: &[(Value, Option<Value>)]| -> Vec<String> {
+        let differences = objects
+            .iter()
+            .filter_map(|(object, old)| difference(&admission, &kubeconfig, object, old.as_ref()));
+        differences.collect()
+    };
+    let differences: Vec<String> = std::thread::scope(|scope| {
+        let shares = objects.chunks(share);
+        let workers: Vec<_> = shares.map(|share| scope.spawn(|| compare(share))).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
     });
-    let mut differences = Vec::new();
-    for (object, old) in objects.chain(world().into_iter().chain(values).map(|object| (object, None))) {
-        if let Some(old) = &old {
-            kubectl(&kubeconfig, &["apply", "-f", "-"], old).unwrap();
-            let status = json!({"status": old["status"]}).to_string();
-            let name = format!(
-                "{}/{}",
-                old["kind"].as_str().unwrap(),
-                old["metadata"]["name"].as_str().unwrap()
-            );
-            let patch = [
-                "patch",
-                &name,
-                "-n",
-                bad_manifests::NAMESPACE,
-                "--subresource=status",
-                "--type=merge",
-                "-p",
-                &status,
-            ];
-            kubectl(&kubeconfig, &patch, old).unwrap();
-        }
-        let theirs = kubectl(&kubeconfig, &["apply", "--dry-run=server", "-f", "-"], &object)
-            .err()
-            .unwrap_or_default();
-        let ours = admission.check(&object, old.as_ref()).err().unwrap_or_default();
-        let ours = if ours.is_empty() { String::new() } else { text(&ours) };
-        if theirs.is_empty() != ours.is_empty() || complaints(&theirs) != complaints(&ours) {
-            differences.push(format!("{object}\n  API server: {theirs}\n  here:       {ours}"));
-        }
-        if let Some(old) = &old {
-            kubectl(&kubeconfig, &["delete", "--wait=false", "-f", "-"], old).unwrap();
-        }
-    }
+    let count = differences.len();
     assert!(
         differences.is_empty(),
-        "{} differences:\n{}",
-        differences.len(),
+        "{count} differences:\n{}",
         differences.join("\n")
     );
 }
