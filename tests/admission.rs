@@ -254,6 +254,28 @@ fn complaints(text: &str) -> BTreeSet<String> {
     lines.iter().map(words).collect()
 }
 
+/// How the API server's verdict on an object differs from ours; `old` is stored there meanwhile.
+fn difference(admission: &Admission, kubeconfig: &str, object: &Value, old: Option<&Value>) -> Option<String> {
+    if let Some(old) = old {
+        kubectl(kubeconfig, &["apply", "-f", "-"], old).unwrap();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let (kind, name) = (text(&old["kind"]), text(&old["metadata"]["name"]));
+        let status = json!({"status": old["status"]}).to_string();
+        let patch = ["patch", &kind, &name, "-n", bad_manifests::NAMESPACE];
+        let patch = [&patch[..], &["--subresource=status", "--type=merge", "-p", &status]].concat();
+        kubectl(kubeconfig, &patch, old).unwrap();
+    }
+    let theirs = kubectl(kubeconfig, &["apply", "--dry-run=server", "-f", "-"], object);
+    let theirs = theirs.err().unwrap_or_default();
+    if let Some(old) = old {
+        kubectl(kubeconfig, &["delete", "--wait=false", "-f", "-"], old).unwrap();
+    }
+    let ours = admission.check(object, old).err().map(|violations| text(&violations));
+    let ours = ours.unwrap_or_default();
+    let differ = theirs.is_empty() != ours.is_empty() || complaints(&theirs) != complaints(&ours);
+    differ.then(|| format!("{object}\n  API server: {theirs}\n  here:       {ours}"))
+}
+
 /// Compares every verdict, word for word, with a real API server that has the CRDs and the namespaces of the table:
 /// `KUBECONFIG=… [KUBECTL=…] cargo test --test admission -- --ignored`.
 #[test]
@@ -261,53 +283,56 @@ fn complaints(text: &str) -> BTreeSet<String> {
 fn verdicts_are_those_of_the_api_server() {
     let kubeconfig = std::env::var("KUBECONFIG").unwrap();
     let admission = admission();
+    let mut objects: Vec<(Value, Option<Value>)> = Vec::new();
+    for case in cases() {
+        objects.extend(case.with.into_iter().map(|object| (object, None)));
+        objects.push((case.manifest, case.old));
+    }
     let values = values()
         .into_iter()
-        .flat_map(|values| values.good.into_iter().chain(values.bad));
-    let objects = cases().into_iter().flat_map(|case| {
-        let with = case.with.into_iter().map(|object| (object, None));
-        std::iter::once((case.manifest, case.old)).chain(with)
+        .flat_map(|values| [values.good, values.bad].concat());
+    objects.extend(world().into_iter().chain(values).map(|object| (object, None)));
+    let share = objects.len().div_ceil(4);
+    let compare = |objects: &[(Value, Option<Value>)]| -> Vec<String> {
+        let differences = objects
+            .iter()
+            .filter_map(|(object, old)| difference(&admission, &kubeconfig, object, old.as_ref()));
+        differences.collect()
+    };
+    let differences: Vec<String> = std::thread::scope(|scope| {
+        let shares = objects.chunks(share);
+        let workers: Vec<_> = shares.map(|share| scope.spawn(|| compare(share))).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
     });
-    let mut differences = Vec::new();
-    for (object, old) in objects.chain(world().into_iter().chain(values).map(|object| (object, None))) {
-        if let Some(old) = &old {
-            kubectl(&kubeconfig, &["apply", "-f", "-"], old).unwrap();
-            let status = json!({"status": old["status"]}).to_string();
-            let name = format!(
-                "{}/{}",
-                old["kind"].as_str().unwrap(),
-                old["metadata"]["name"].as_str().unwrap()
-            );
-            let patch = [
-                "patch",
-                &name,
-                "-n",
-                bad_manifests::NAMESPACE,
-                "--subresource=status",
-                "--type=merge",
-                "-p",
-                &status,
-            ];
-            kubectl(&kubeconfig, &patch, old).unwrap();
-        }
-        let theirs = kubectl(&kubeconfig, &["apply", "--dry-run=server", "-f", "-"], &object)
-            .err()
-            .unwrap_or_default();
-        let ours = admission.check(&object, old.as_ref()).err().unwrap_or_default();
-        let ours = if ours.is_empty() { String::new() } else { text(&ours) };
-        if theirs.is_empty() != ours.is_empty() || complaints(&theirs) != complaints(&ours) {
-            differences.push(format!("{object}\n  API server: {theirs}\n  here:       {ours}"));
-        }
-        if let Some(old) = &old {
-            kubectl(&kubeconfig, &["delete", "--wait=false", "-f", "-"], old).unwrap();
-        }
-    }
+    let count = differences.len();
     assert!(
         differences.is_empty(),
-        "{} differences:\n{}",
-        differences.len(),
+        "{count} differences:\n{}",
         differences.join("\n")
     );
+}
+
+#[test]
+fn shipped_manifests_are_accepted() {
+    let admission = admission();
+    let mut count = 0;
+    for dir in ["examples", "config/features"] {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(dir);
+        for path in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.extension().is_none_or(|extension| extension != "yaml") {
+                continue;
+            }
+            let name = path.display().to_string();
+            for manifest in read_manifests(&std::fs::read_to_string(&path).unwrap(), &name).unwrap() {
+                count += 1;
+                if let Err(violations) = admission.check(&manifest.value, None) {
+                    let line = manifest.line_of(&violations[0].field);
+                    panic!("{name}:{line}: {}", text(&violations));
+                }
+            }
+        }
+    }
+    assert!(count >= 7, "only {count} manifests were found");
 }
 
 #[test]
@@ -350,33 +375,76 @@ fn defaults_are_filled_in_and_nulls_left_out() {
     assert_eq!(checked.get("status"), None, "only the status subresource writes status");
 }
 
+/// Verdicts of a real API server on an object stored before its CRD had rules.
 #[test]
 fn an_update_is_not_refused_for_what_it_leaves_alone() {
-    let object = |cores: i64, ips: &[&str]| {
-        let network: Vec<_> = ips
-            .iter()
-            .enumerate()
-            .map(|(i, ip)| json!({"name": format!("eth{i}"), "ip": ip}))
-            .collect();
-        json!({
-            "apiVersion": "phoenix-hypervisor.io/v1alpha1",
-            "kind": "PhoenixLXC",
-            "metadata": {"name": "a"},
-            "spec": {"hypervisorRef": {"name": "pve"}, "memory": "none", "cores": cores, "network": network},
-        })
-    };
+    let old = json!({
+        "apiVersion": "phoenix-hypervisor.io/v1alpha1",
+        "kind": "PhoenixLXC",
+        "metadata": {"name": "a"},
+        "spec": {
+            "hypervisorRef": {"name": "pve"},
+            "memory": "none",
+            "cores": 1,
+            "powerState": "On",
+            "tags": ["A", "b"],
+            "lxcOptions": ["x", "z"],
+            "network": [{"name": "eth0", "ip": "10.0.0.1"}, {"name": "eth1", "gateway": "10.0.0.1"}],
+            "gpus": [{"index": 0, "count": 1}, {"index": 70}],
+            "rootfs": {"size": "-3", "storage": "a b"},
+        },
+    });
     let admission = admission();
-    let old = object(1, &["10.0.0.1"]);
-    let violations = admission.check(&object(2, &["10.0.0.1"]), None).unwrap_err();
-    assert_eq!(violations.len(), 2, "{}", text(&violations));
-    assert!(admission.check(&object(2, &["10.0.0.1"]), Some(&old)).is_ok());
-    let violations = admission
-        .check(&object(2, &["10.0.0.1", "10.0.0.2"]), Some(&old))
-        .unwrap_err();
-    assert_eq!(violations.len(), 1, "{}", text(&violations));
-    assert_eq!(violations[0].field, "spec.network[1].ip");
-    // What the update breaks is refused, old or not.
-    assert!(admission.check(&object(0, &["10.0.0.1"]), Some(&old)).is_err());
+    for (field, value, refused) in [
+        ("cores", json!(2), &[][..]),
+        ("tags", json!(["A", "b", "c"]), &["spec.tags[0]"]),
+        (
+            "lxcOptions",
+            json!(["x", "z", "lxc.cap.drop = a"]),
+            &["spec.lxcOptions[0]", "spec.lxcOptions[1]"],
+        ),
+        (
+            "network",
+            json!([{"name": "eth0", "ip": "10.0.0.1", "mtu": 1400}, {"name": "eth1", "gateway": "10.0.0.1"}]),
+            &[],
+        ),
+        (
+            "network",
+            json!([{"name": "eth0", "ip": "10.0.0.1"}, {"name": "eth1", "gateway": "10.0.0.1", "mtu": 1400}]),
+            &["spec.network[1]"],
+        ),
+        (
+            "network",
+            json!([{"name": "eth1", "gateway": "10.0.0.1"}, {"name": "eth0", "ip": "10.0.0.1"}]),
+            &[],
+        ),
+        (
+            "network",
+            json!([{"name": "eth0", "ip": "10.0.0.1"}, {"name": "eth0", "ip": "10.0.0.1"}]),
+            &["spec.network[1]"],
+        ),
+        (
+            "gpus",
+            json!([{"index": 0, "count": 1}, {"index": 1}]),
+            &["spec.gpus[0]"],
+        ),
+        ("rootfs", json!({"size": "-3", "storage": "local"}), &[]),
+        (
+            "rootfs",
+            json!({"size": "-3", "storage": "c d"}),
+            &["spec.rootfs.storage"],
+        ),
+        ("powerState", json!("Off"), &["spec.powerState"]),
+        ("memory", json!("nothing"), &["spec.memory"]),
+        ("memory", json!(null), &[]),
+    ] {
+        let mut new = old.clone();
+        new["spec"][field] = value;
+        let violations = admission.check(&new, Some(&old)).err().unwrap_or_default();
+        let fields: Vec<_> = violations.iter().map(|violation| violation.field.as_str()).collect();
+        assert_eq!(fields, refused, "{field}: {}", text(&violations));
+    }
+    assert!(admission.check(&old, None).is_err());
 }
 
 #[test]

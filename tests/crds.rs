@@ -78,3 +78,36 @@ fn every_field_is_documented_and_bounded() {
     }
     assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
+
+#[test]
+fn fields_keep_their_own_words() {
+    for (kind, path, words) in [
+        (
+            "PhoenixLXC",
+            "/powerState",
+            "Whether the container runs. Absent: Running.",
+        ),
+        ("PhoenixLXC", "/rootfs", "Root filesystem. It can grow, never shrink."),
+        ("PhoenixVM", "/powerState", "Whether the machine runs. Absent: Running."),
+        (
+            "PhoenixLXC",
+            "/firewall/properties/outboundPolicy",
+            "What happens to outgoing traffic that no rule names.",
+        ),
+        (
+            "PhoenixLXC",
+            "/volumes/items/properties/reclaimPolicy",
+            "What happens to it when the container is destroyed. Absent: Retain.",
+        ),
+    ] {
+        let crds = phoenix::crd::all().unwrap();
+        let crd = crds.iter().find(|crd| crd.spec.names.kind == kind).unwrap();
+        let crd = serde_json::to_value(crd).unwrap();
+        let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+        assert_eq!(
+            spec.pointer(&format!("{path}/description")).unwrap(),
+            words,
+            "{kind} {path}"
+        );
+    }
+}

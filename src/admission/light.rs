@@ -1,4 +1,4 @@
-//! Secrets and ConfigMaps: the few checks that their data needs.
+//! Secrets, ConfigMaps and Namespaces: the few checks that they need.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,16 +10,17 @@ use super::violation::{Violation, ViolationKind};
 const KEY: &str = "[-._a-zA-Z0-9]+";
 const KEY_MESSAGE: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
 
-/// Judges a Secret or ConfigMap of `v1`.
+/// Judges a Secret, ConfigMap or Namespace of `v1`.
 pub(super) fn check(object: &Value) -> Result<Value, Vec<Violation>> {
     // Which fields hold data, and whether in base64.
     let (maps, others): (&[(&str, bool)], &[&str]) = match object["kind"].as_str() {
-        Some("Secret") => (&[("data", true), ("stringData", false)], &["type"]),
-        _ => (&[("data", false), ("binaryData", true)], &[]),
+        Some("Secret") => (&[("data", true), ("stringData", false)], &["type", "immutable"]),
+        Some("Namespace") => (&[], &["spec", "status"]),
+        _ => (&[("data", false), ("binaryData", true)], &["immutable"]),
     };
     let mut found = metadata::unknown_fields(object);
     let known = |name: &str| {
-        matches!(name, "apiVersion" | "kind" | "metadata" | "immutable")
+        matches!(name, "apiVersion" | "kind" | "metadata")
             || maps.iter().any(|(map, _)| *map == name)
             || others.contains(&name)
     };

@@ -99,13 +99,13 @@ impl Admission {
                 return Err(vec![Violation::new(key, ViolationKind::Required, "")]);
             }
         }
-        if version == "v1" && matches!(kind, "Secret" | "ConfigMap") {
+        if version == "v1" && matches!(kind, "Secret" | "ConfigMap" | "Namespace") {
             return light::check(object);
         }
         if version != format!("{}/{}", crd::GROUP, crd::VERSION) || !self.kinds.contains_key(kind) {
             let known: Vec<_> = self.kinds.keys().map(String::as_str).collect();
             let message = format!(
-                "no matches for kind \"{kind}\" in version \"{version}\": Phoenix reads {} of {}/{}, and Secret and ConfigMap of v1",
+                "no matches for kind \"{kind}\" in version \"{version}\": Phoenix reads {} of {}/{}, and Secret, ConfigMap and Namespace of v1",
                 known.join(", "),
                 crd::GROUP,
                 crd::VERSION
@@ -128,14 +128,16 @@ impl Kind {
         let object = self.prepared(object, old.map(|old| &old["status"]));
         let old = old.map(|old| self.prepared(old, Some(&old["status"])));
 
+        let counts = |violation: &Violation| {
+            let old = old.as_ref();
+            !old.is_some_and(|old| ratchet::unchanged(&self.schema, violation, &object, old))
+        };
         let mut violations = metadata::check(&object);
         structure::validate(&self.schema, &object, "", &mut violations);
+        violations.retain(counts);
         // Rules may trip over a malformed object, so the API server leaves them out as well.
         if !violations.iter().any(Violation::blocks_rules) {
-            violations.extend(self.broken_rules(&object, old.as_ref()));
-        }
-        if let Some(old) = &old {
-            violations.retain(|violation| !ratchet::unchanged(&self.schema, violation, &object, old));
+            violations.extend(self.broken_rules(&object, old.as_ref()).into_iter().filter(counts));
         }
         if violations.is_empty() {
             Ok(object)
