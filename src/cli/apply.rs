@@ -10,7 +10,7 @@ use crate::shell::engine::{Engine, EngineOptions};
 use crate::shell::store::Event;
 use crate::standalone::manifests::{ManifestError, load};
 use crate::standalone::run::{End, Standing, run, standing};
-use crate::standalone::state::State;
+use crate::standalone::state::{State, StateError};
 use crate::standalone::store::{FileStore, Listener};
 use crate::standalone::table;
 
@@ -54,11 +54,25 @@ pub struct Args {
 pub const BAD_INPUT: u8 = 2;
 
 impl Source {
-    /// Opens state and manifests.
+    /// Opens state and manifests for work; nobody else can meanwhile.
     ///
     /// # Errors
     /// Refused objects, unreadable files, a folder in use.
     pub fn open(&self, listener: Option<Listener>) -> Result<Opened, ManifestError> {
+        let state = State::open(&self.folder(), self.cluster_id.as_deref());
+        self.with_state(state.map_err(internal)?, listener)
+    }
+
+    /// Opens state and manifests to look only; the state folder stays as it is.
+    ///
+    /// # Errors
+    /// Refused objects, unreadable files.
+    pub fn read(&self) -> Result<Opened, ManifestError> {
+        let state = State::read(&self.folder(), self.cluster_id.as_deref());
+        self.with_state(state.map_err(internal)?, None)
+    }
+
+    fn folder(&self) -> PathBuf {
         let beside = || {
             let first = self.filename.first().cloned().unwrap_or_default();
             if first.is_dir() {
@@ -68,9 +82,10 @@ impl Source {
             }
             .join(".phoenix")
         };
-        let dir = self.state.clone().unwrap_or_else(beside);
-        let internal = |e: crate::standalone::state::StateError| ManifestError::Internal(e.to_string());
-        let state = State::open(&dir, self.cluster_id.as_deref()).map_err(internal)?;
+        self.state.clone().unwrap_or_else(beside)
+    }
+
+    fn with_state(&self, state: State, listener: Option<Listener>) -> Result<Opened, ManifestError> {
         let records = state.records().map_err(internal)?;
         let old = |(kind, namespace, name): &(String, String, String)| {
             let record = records
@@ -91,6 +106,10 @@ impl Source {
             .collect();
         Ok(Opened { store, engine, applied })
     }
+}
+
+fn internal(error: StateError) -> ManifestError {
+    ManifestError::Internal(error.to_string())
 }
 
 /// State, manifests and an engine over them.
@@ -191,7 +210,7 @@ impl Args {
 }
 
 /// Progress: bars on a terminal, plain lines elsewhere, on transitions only.
-fn progress() -> Listener {
+pub(super) fn progress() -> Listener {
     use std::collections::HashMap;
     use std::io::IsTerminal;
     use std::sync::{Mutex, PoisonError};

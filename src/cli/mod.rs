@@ -8,7 +8,9 @@ pub mod apply;
 pub mod convert;
 pub mod crd;
 pub mod operator;
+pub mod plan;
 pub mod simulate;
+pub mod verbs;
 
 /// Turns Proxmox VE into a GitOps-managed AI fleet.
 #[derive(Debug, Parser)]
@@ -22,6 +24,18 @@ pub struct Cli {
 enum Command {
     /// Bring manifests to Ready without a cluster
     Apply(apply::Args),
+    /// Show what apply would change on Proxmox and how hard it hits, without doing it
+    Plan(plan::Args),
+    /// Show objects
+    Status(verbs::StatusArgs),
+    /// Start guests
+    Start(verbs::Args),
+    /// Shut guests down
+    Stop(verbs::Args),
+    /// Restart guests
+    Restart(verbs::Args),
+    /// Delete objects and, as their deletionPolicy says, their guests
+    Delete(verbs::Args),
     /// Print the CustomResourceDefinitions
     Crd(crd::Args),
     /// Run the controllers in a Kubernetes cluster
@@ -43,6 +57,12 @@ impl Cli {
         let _ = rustls::crypto::ring::default_provider().install_default();
         match self.command {
             Command::Apply(args) => args.run(),
+            Command::Plan(args) => args.run(),
+            Command::Status(args) => args.run(),
+            Command::Start(args) => args.run(verbs::Verb::Start),
+            Command::Stop(args) => args.run(verbs::Verb::Stop),
+            Command::Restart(args) => args.run(verbs::Verb::Restart),
+            Command::Delete(args) => args.run(verbs::Verb::Delete),
             Command::Crd(args) => args.run(),
             Command::Operator(args) => args.run(),
             Command::Convert(args) => args.run(),

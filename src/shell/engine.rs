@@ -622,9 +622,12 @@ impl<S: Store> Engine<S> {
                 ..Preview::default()
             },
         };
-        let desired = match desired::resolve(&object, self.store.as_ref(), &self.options.cluster_id) {
-            Ok(desired) => desired,
-            Err(error) => return blocked(error),
+        let desired = match object.deleting {
+            true => None,
+            false => match desired::resolve(&object, self.store.as_ref(), &self.options.cluster_id) {
+                Ok(desired) => Some(desired),
+                Err(error) => return blocked(error),
+            },
         };
         let connection = match self.connection_of(&object) {
             Ok(connection) => connection,
@@ -633,19 +636,19 @@ impl<S: Store> Engine<S> {
         let made = match connection.snapshot() {
             Ok(snapshot) => {
                 let mut guard = None;
-                self.make_plan(&connection, &snapshot, &object, Some(&desired), &mut guard, true)
+                self.make_plan(&connection, &snapshot, &object, desired.as_ref(), &mut guard, true)
                     .await
             }
             Err(problem) => Err(problem),
         };
         match made {
-            Ok(plan) => preview_of(&plan, &desired, &object),
+            Ok(plan) => preview_of(&plan, desired.as_ref(), &object),
             Err(problem) => blocked(Blocked::waiting(problem.reason, problem.message)),
         }
     }
 }
 
-fn preview_of(plan: &Plan, desired: &Desired, object: &GuestObject) -> Preview {
+fn preview_of(plan: &Plan, desired: Option<&Desired>, object: &GuestObject) -> Preview {
     let mut preview = Preview::default();
     preview
         .steps
@@ -655,7 +658,7 @@ fn preview_of(plan: &Plan, desired: &Desired, object: &GuestObject) -> Preview {
             preview.steps.push((step.action.clone(), step.impact()));
             let creating =
                 step.impact() == Impact::Recreate || step.announce.iter().any(|a| matches!(a, Announce::Vmid { .. }));
-            if creating {
+            if let Some(desired) = desired.filter(|_| creating) {
                 preview.steps.extend(after_creation(desired, object));
             }
         }

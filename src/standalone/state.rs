@@ -72,12 +72,13 @@ pub enum StateError {
     },
 }
 
-/// The state folder, locked while it is open.
+/// The state folder, locked while it is open for work.
 pub struct State {
     dir: PathBuf,
     /// Management cluster id.
     pub cluster_id: String,
-    _lock: File,
+    /// `None` for a reader: its writes go nowhere.
+    lock: Option<File>,
 }
 
 impl State {
@@ -118,7 +119,27 @@ impl State {
         Ok(State {
             dir: dir.to_path_buf(),
             cluster_id: id,
-            _lock: lock,
+            lock: Some(lock),
+        })
+    }
+
+    /// Opens the folder to look only: nothing in it changes, it may be missing, and another process may work with it,
+    /// because each file is replaced at once. What is written stays in memory.
+    ///
+    /// # Errors
+    /// When the cluster id cannot be read.
+    pub fn read(dir: &Path, cluster_id: Option<&str>) -> Result<State, StateError> {
+        let path = dir.join("cluster-id");
+        let stored = match fs::read_to_string(&path) {
+            Ok(text) => Some(text.trim().to_string()).filter(|t| !t.is_empty()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(source) => return Err(StateError::Io { path, source }),
+        };
+        let id = cluster_id.map(str::to_string).or(stored);
+        Ok(State {
+            dir: dir.to_path_buf(),
+            cluster_id: id.unwrap_or_else(|| Uuid::new_v4().to_string()),
+            lock: None,
         })
     }
 
@@ -138,6 +159,9 @@ impl State {
     /// # Errors
     /// A file that cannot be read.
     pub fn records(&self) -> Result<Vec<Record>, StateError> {
+        if self.lock.is_none() && !self.dir.exists() {
+            return Ok(Vec::new());
+        }
         let mut paths: Vec<PathBuf> = fs::read_dir(&self.dir)
             .and_then(|entries| entries.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>())
             .map_err(|source| StateError::Io {
@@ -169,6 +193,9 @@ impl State {
     /// When the file cannot be removed.
     pub fn remove(&self, kind: &str, namespace: &str, name: &str) -> Result<(), StateError> {
         let path = self.path(kind, namespace, name);
+        if self.lock.is_none() {
+            return Ok(());
+        }
         match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StateError::Io { path, source }),
             _ => Ok(()),
@@ -193,6 +220,9 @@ impl State {
     }
 
     fn store<T: Serialize>(&self, path: &Path, value: &T) -> Result<(), StateError> {
+        if self.lock.is_none() {
+            return Ok(());
+        }
         let broken = |e: serde_json::Error| StateError::Broken {
             path: path.to_path_buf(),
             message: e.to_string(),
@@ -247,6 +277,27 @@ mod tests {
         drop(state);
         assert_eq!(State::open(dir.path(), Some("other")).unwrap().cluster_id, "other");
         assert_eq!(State::open(dir.path(), None).unwrap().cluster_id, "other");
+    }
+
+    #[test]
+    fn a_reader_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("none");
+        let reader = State::read(&missing, None).unwrap();
+        let record = Record {
+            kind: "PhoenixLXC".into(),
+            ..Record::default()
+        };
+        reader.write(&record).unwrap();
+        assert!(reader.records().unwrap().is_empty());
+        assert!(!missing.exists());
+
+        let writer = State::open(dir.path(), None).unwrap();
+        writer.write(&record).unwrap();
+        let reader = State::read(dir.path(), None).unwrap();
+        assert_eq!(reader.cluster_id, writer.cluster_id);
+        reader.remove("PhoenixLXC", "", "").unwrap();
+        assert_eq!(reader.records().unwrap(), vec![record]);
     }
 
     #[test]

@@ -106,6 +106,10 @@ impl FileStore {
             if record.object["spec"] != object.value["spec"] {
                 record.generation += 1;
             }
+            // A manifest that says something new about power wins over the verb that came before it.
+            if record.object["spec"]["powerState"] != object.value["spec"]["powerState"] {
+                record.power_state = None;
+            }
             if record.object != object.value {
                 record.object = object.value.clone();
                 record.version += 1;
@@ -166,7 +170,8 @@ impl FileStore {
         Ok(())
     }
 
-    /// Changes what is kept beside an object's spec: a verb's wish.
+    /// Changes what is kept beside an object's spec: a verb's wish. An object that is to be deleted and has no
+    /// finalizer is gone at once, as with an API server.
     ///
     /// # Errors
     /// When the object is gone or cannot be written.
@@ -178,7 +183,19 @@ impl FileStore {
                 record.generation += 1;
             }
         })
-        .map(drop)
+        .and_then(|guest| match guest.deleting && !guest.finalizer {
+            true => self.drop_object(key),
+            false => Ok(()),
+        })
+    }
+
+    fn drop_object(&self, key: &Key) -> Result<(), StoreError> {
+        self.state
+            .remove(key.kind.as_str(), &key.namespace, &key.name)
+            .map_err(|e| StoreError::Other(e.to_string()))?;
+        self.records.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.objects.remove_guest(key);
+        Ok(())
     }
 
     fn change(
@@ -248,13 +265,7 @@ impl Store for FileStore {
     }
 
     async fn remove_finalizer(&self, object: &GuestObject) -> Result<(), StoreError> {
-        let key = &object.key;
-        self.state
-            .remove(key.kind.as_str(), &key.namespace, &key.name)
-            .map_err(|e| StoreError::Other(e.to_string()))?;
-        self.records.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
-        self.objects.remove_guest(key);
-        Ok(())
+        self.drop_object(&object.key)
     }
 
     async fn event(&self, object: &GuestObject, event: Event) {

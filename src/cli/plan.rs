@@ -1,0 +1,127 @@
+//! `phoenix plan`: what `phoenix apply` would change on Proxmox and how hard each change hits, without doing it.
+
+use std::process::ExitCode;
+
+use crate::desired::{GuestObject, Objects};
+use crate::plan::Impact;
+use crate::shell::engine::Preview;
+use crate::standalone::run::{Standing, standing};
+
+use super::apply::{BAD_INPUT, Opened, Source};
+
+/// Arguments of `phoenix plan`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    source: Source,
+    /// Only objects of this PhoenixHypervisor
+    #[arg(long)]
+    hypervisor: Option<String>,
+}
+
+/// How hard a change hits, in one word.
+fn word(impact: Impact) -> &'static str {
+    match impact {
+        Impact::Live => "live",
+        Impact::Restart => "restart",
+        Impact::Recreate => "recreate",
+    }
+}
+
+impl Args {
+    /// Runs the command.
+    pub fn run(self) -> ExitCode {
+        let opened = match self.source.read() {
+            Ok(opened) => opened,
+            Err(error) => {
+                eprintln!("{error}");
+                return ExitCode::from(BAD_INPUT);
+            }
+        };
+        super::with_runtime(self.plan(&opened))
+    }
+
+    async fn plan(&self, opened: &Opened) -> ExitCode {
+        for (namespace, name) in opened.store.hypervisors() {
+            let outcome = opened.engine.poll(&namespace, &name).await;
+            if let Err(error) = opened.store.store_hypervisor(&namespace, &name, outcome.status) {
+                eprintln!("{error}");
+            }
+        }
+        let mut count = Count::default();
+        let mut keys = opened.keys();
+        keys.retain(|k| {
+            let object = opened.store.guest(k);
+            object.is_some_and(|o| self.hypervisor.as_ref().is_none_or(|h| o.hypervisor_ref().1 == *h))
+        });
+        for object in opened.objects(&keys) {
+            let preview = opened.engine.preview(&object.key).await;
+            print!("{}", describe(&object, &preview, &mut count));
+        }
+        println!("\n{count}");
+        if count.blocked == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What a plan comes to.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Count {
+    live: usize,
+    restart: usize,
+    recreate: usize,
+    unchanged: usize,
+    waiting: usize,
+    blocked: usize,
+    skipped: usize,
+}
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} changes live, {} with a restart, {} create or destroy a guest; \
+             {} objects unchanged, {} waiting, {} blocked, {} skipped",
+            self.live, self.restart, self.recreate, self.unchanged, self.waiting, self.blocked, self.skipped
+        )
+    }
+}
+
+/// Reasons that the objects of the same plan resolve by themselves, once it is carried out.
+const PASSING: &[&str] = &["TemplateNotReady", "DependencyNotReady"];
+
+/// One object's part of the plan.
+fn describe(object: &GuestObject, preview: &Preview, count: &mut Count) -> String {
+    let mut text = format!("{}\n", object.key);
+    if standing(object) == Standing::Skipped {
+        count.skipped += 1;
+        return text + "  skipped: this kind is not supported yet\n";
+    }
+    for (action, impact) in &preview.steps {
+        match impact {
+            Impact::Live => count.live += 1,
+            Impact::Restart => count.restart += 1,
+            Impact::Recreate => count.recreate += 1,
+        }
+        text.push_str(&format!("  {:8}  {action}\n", word(*impact)));
+    }
+    match &preview.blocked {
+        Some((reason, message)) if PASSING.contains(&reason.as_str()) => {
+            count.waiting += 1;
+            text.push_str(&format!("  waits     {reason}: {message}\n"));
+        }
+        Some((reason, message)) => {
+            count.blocked += 1;
+            text.push_str(&format!("  blocked   {reason}: {message}\n"));
+        }
+        None if preview.steps.is_empty() => {
+            count.unchanged += 1;
+            text.push_str("  no change\n");
+        }
+        None => {}
+    }
+    text
+}

@@ -1,0 +1,161 @@
+//! The verbs on a Kubernetes cluster: they change the objects as `kubectl` would, and the operator does the rest.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::runtime::wait::await_condition;
+use kube::{Client, ResourceExt};
+use serde_json::json;
+
+use crate::crd::{GuestKind, PhoenixLXC, PhoenixTemplate, PhoenixVM, RESTARTED_AT};
+use crate::desired::{GuestObject, Key};
+use crate::standalone::run::{Standing, standing};
+
+use super::{Verb, bad_input, chosen, report, show, sorted, stamp_of_now};
+
+const KINDS: [GuestKind; 3] = [GuestKind::PhoenixLXC, GuestKind::PhoenixVM, GuestKind::PhoenixTemplate];
+
+fn api(client: &Client, kind: GuestKind, namespace: &str) -> Api<DynamicObject> {
+    let resource = match kind {
+        GuestKind::PhoenixLXC => ApiResource::erase::<PhoenixLXC>(&()),
+        GuestKind::PhoenixVM => ApiResource::erase::<PhoenixVM>(&()),
+        GuestKind::PhoenixTemplate => ApiResource::erase::<PhoenixTemplate>(&()),
+    };
+    Api::namespaced_with(client.clone(), namespace, &resource)
+}
+
+/// The object as the engine sees it; `None` for what cannot be read, such as an object of a later version.
+fn guest(kind: GuestKind, object: &DynamicObject) -> Option<GuestObject> {
+    let object = object.clone();
+    match kind {
+        GuestKind::PhoenixLXC => Some(GuestObject::from(&object.try_parse::<PhoenixLXC>().ok()?)),
+        GuestKind::PhoenixVM => Some(GuestObject::from(&object.try_parse::<PhoenixVM>().ok()?)),
+        GuestKind::PhoenixTemplate => Some(GuestObject::from(&object.try_parse::<PhoenixTemplate>().ok()?)),
+    }
+}
+
+async fn connect(namespace: Option<String>) -> Result<(Client, String), String> {
+    let client = Client::try_default()
+        .await
+        .map_err(|e| format!("no manifests are given (-f), and no cluster can be reached: {e}"))?;
+    let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_string());
+    Ok((client, namespace))
+}
+
+async fn objects(client: &Client, namespace: &str) -> Result<Vec<GuestObject>, String> {
+    let mut found = Vec::new();
+    for kind in KINDS {
+        let list = api(client, kind, namespace).list(&ListParams::default()).await;
+        let list = list.map_err(|e| format!("cannot list {}: {e}", kind.as_str()))?;
+        for object in &list {
+            match guest(kind, object) {
+                Some(guest) => found.push(guest),
+                None => eprintln!("{} {} cannot be read", kind.as_str(), object.name_any()),
+            }
+        }
+    }
+    Ok(sorted(found))
+}
+
+/// `phoenix status`.
+pub async fn status(namespace: Option<String>, words: Vec<String>) -> ExitCode {
+    let listed = async {
+        let (client, namespace) = connect(namespace).await?;
+        objects(&client, &namespace).await
+    };
+    match listed.await {
+        Ok(objects) => show(&objects, &words, None),
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `phoenix start|stop|restart|delete`.
+pub async fn act(namespace: Option<String>, words: Vec<String>, verb: Verb, limit: Duration) -> ExitCode {
+    let listed = async {
+        let (client, namespace) = connect(namespace).await?;
+        let objects = objects(&client, &namespace).await?;
+        Ok::<_, String>((client, objects))
+    };
+    let (client, objects) = match listed.await {
+        Ok(listed) => listed,
+        Err(message) => {
+            eprintln!("{message}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let objects = match chosen(&objects, &words, None, Some(verb)) {
+        Ok(objects) => objects,
+        Err(message) => return bad_input(message),
+    };
+    let keys: Vec<Key> = objects.into_iter().map(|o| o.key).collect();
+    let restart = stamp_of_now();
+    for key in &keys {
+        if let Err(error) = order(&client, key, verb, &restart).await {
+            eprintln!("{key}: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    let all = futures::future::join_all(keys.iter().map(|key| until(&client, key, verb, &restart)));
+    if tokio::time::timeout(limit, all).await.is_err() {
+        eprintln!("it was not so within the time");
+    }
+    let mut left = Vec::new();
+    for key in &keys {
+        match api(&client, key.kind, &key.namespace).get_opt(&key.name).await {
+            Ok(None) => {}
+            Ok(Some(found)) => match guest(key.kind, &found) {
+                Some(guest) => left.push(guest),
+                None => {
+                    eprintln!("{key} cannot be read");
+                    return ExitCode::FAILURE;
+                }
+            },
+            Err(error) => {
+                eprintln!("{key}: {error}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    report(verb, &keys, &left)
+}
+
+/// Changes the object.
+async fn order(client: &Client, key: &Key, verb: Verb, restart: &str) -> kube::Result<()> {
+    let api = api(client, key.kind, &key.namespace);
+    let patch = match verb {
+        Verb::Start => json!({"spec": {"powerState": "Running"}}),
+        Verb::Stop => json!({"spec": {"powerState": "Stopped"}}),
+        Verb::Restart => json!({"metadata": {"annotations": {RESTARTED_AT: restart}}}),
+        Verb::Delete => return api.delete(&key.name, &DeleteParams::default()).await.map(drop),
+    };
+    let params = PatchParams {
+        field_manager: Some("phoenix-cli".into()),
+        ..PatchParams::default()
+    };
+    api.patch(&key.name, &params, &Patch::Merge(patch)).await.map(drop)
+}
+
+/// Waits until it is so, or somebody has to do something.
+async fn until(client: &Client, key: &Key, verb: Verb, restart: &str) {
+    let so = |object: Option<&DynamicObject>| {
+        let Some(object) = object else { return true };
+        let Some(guest) = guest(key.kind, object) else {
+            return false;
+        };
+        match (verb, standing(&guest)) {
+            (_, Standing::Stalled) => true,
+            (Verb::Delete, _) => false,
+            (Verb::Restart, standing) => {
+                standing == Standing::Ready && guest.status.restarted_at.as_deref() == Some(restart)
+            }
+            (_, standing) => standing == Standing::Ready,
+        }
+    };
+    if let Err(error) = await_condition(api(client, key.kind, &key.namespace), &key.name, so).await {
+        eprintln!("{key}: {error}");
+    }
+}
