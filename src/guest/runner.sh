@@ -76,13 +76,9 @@ phoenix_report() {
     printf 'state=%s\nhash=%s\nattempt=%s\n' "$phoenix_state" "${phoenix_run%.*}" "${phoenix_run##*.}"
     sed -n -e '/^pid=/p' -e '/^started=/p' -e '/^ended=/p' -e '/^exit=/p' "$1"
     phoenix_spool=$PHOENIX_SPOOL/$phoenix_run
-    for phoenix_file in "$phoenix_spool/head" "$phoenix_spool/output"; do
-        [ -f "$phoenix_file" ] || continue
-        printf 'output-head=%s\n' "$(head -c "$PHOENIX_HEAD" "$phoenix_file" | base64 | tr -d '\n')"
-        break
-    done
     if [ -f "$phoenix_spool/output" ]; then
-        printf 'output-size=%s\n' "$(($(cat "$phoenix_spool/dropped" 2>/dev/null || echo 0) + $(wc -c <"$phoenix_spool/output")))"
+        printf 'output-head=%s\n' "$(head -c "$PHOENIX_HEAD" "$phoenix_spool/output" | base64 | tr -d '\n')"
+        printf 'output-size=%s\n' "$(wc -c <"$phoenix_spool/output")"
         printf 'output-tail=%s\n' "$(tail -c "$PHOENIX_TAIL" "$phoenix_spool/output" | base64 | tr -d '\n')"
     fi
 }

@@ -26,19 +26,18 @@ for phoenix_file in "$PHOENIX_RECORDS"/run.*; do
     case "${phoenix_file##*/}" in "run.$PHOENIX_HASH".*) ;; *) rm -f "$phoenix_file" ;; esac
 done
 
-# Keeps the spooled output, which lies in memory, near its bound: its start is kept beside it, its middle is dropped.
+# Keeps the spooled output, which lies in memory, near its bound: its start and its end stay, the middle is given back
+# as a hole. The file keeps its length and the script goes on appending, so nothing that it writes meanwhile is lost.
 phoenix_bound() {
-    phoenix_dropped=0
+    phoenix_block=$(stat -f -c %S output)
+    phoenix_from=$(((PHOENIX_HEAD + phoenix_block - 1) / phoenix_block * phoenix_block))
     while kill -0 "$$" 2>/dev/null; do
         sleep 2
         phoenix_size=$(wc -c <output) || return
-        [ "$phoenix_size" -gt "$PHOENIX_BOUND" ] || continue
-        [ -f head ] || head -c "$PHOENIX_HEAD" output >head
-        tail -c "$PHOENIX_TAIL" output >tail || continue
-        # Counted as late as can be: what the script wrote meanwhile is dropped with the middle.
-        phoenix_size=$(wc -c <output) && cat tail >output
-        phoenix_dropped=$((phoenix_dropped + phoenix_size - PHOENIX_TAIL))
-        echo "$phoenix_dropped" >dropped
+        [ "$((phoenix_size - phoenix_from))" -gt "$PHOENIX_BOUND" ] || continue
+        phoenix_to=$(((phoenix_size - PHOENIX_TAIL) / phoenix_block * phoenix_block))
+        fallocate --punch-hole --offset "$phoenix_from" --length "$((phoenix_to - phoenix_from))" output || return
+        phoenix_from=$phoenix_to
     done
 }
 : >output
