@@ -1,6 +1,7 @@
 //! Custom resource and what it refers to, resolved and validated: everything that the plan needs to know about what
 //! is wanted. Pure: the answers of [`Objects`] come from memory.
 
+pub mod cloud_init;
 pub mod hypervisor;
 pub mod lxc;
 pub mod memory;
