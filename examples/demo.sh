@@ -49,3 +49,6 @@ echo "==> phoenix apply"
 
 echo "==> phoenix apply, again"
 "$phoenix" apply -f "$work/fleet" --state "$work/state" --time-scale "$scale" --timeout 20m | tail -n 1
+
+echo "==> phoenix graph"
+"$phoenix" graph -f "$work/fleet" --state "$work/state"

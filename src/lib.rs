@@ -25,6 +25,7 @@ pub mod cli;
 pub mod convert;
 pub mod crd;
 pub mod desired;
+pub mod graph;
 pub mod guest;
 pub mod observed;
 pub mod plan;

@@ -18,6 +18,7 @@ const PURE: &[&str] = &[
     "status.rs",
     "convert",
     "admission",
+    "graph.rs",
     "property.rs",
     "secret.rs",
 ];

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 pub mod apply;
 pub mod convert;
 pub mod crd;
+pub mod graph;
 pub mod operator;
 pub mod plan;
 pub mod simulate;
@@ -36,6 +37,8 @@ enum Command {
     Restart(verbs::Args),
     /// Delete objects and, as their deletionPolicy says, their guests
     Delete(verbs::Args),
+    /// Show templates, their clones and dependencies as a tree or drawing
+    Graph(graph::Args),
     /// Print the CustomResourceDefinitions
     Crd(crd::Args),
     /// Run the controllers in a Kubernetes cluster
@@ -63,6 +66,7 @@ impl Cli {
             Command::Stop(args) => args.run(verbs::Verb::Stop),
             Command::Restart(args) => args.run(verbs::Verb::Restart),
             Command::Delete(args) => args.run(verbs::Verb::Delete),
+            Command::Graph(args) => args.run(),
             Command::Crd(args) => args.run(),
             Command::Operator(args) => args.run(),
             Command::Convert(args) => args.run(),

@@ -58,13 +58,18 @@ async fn objects(client: &Client, namespace: &str) -> Result<Vec<GuestObject>, S
     Ok(sorted(found))
 }
 
+/// All guest objects of the namespace, or of the kubeconfig's.
+///
+/// # Errors
+/// A cluster that cannot be reached or read.
+pub async fn all(namespace: Option<String>) -> Result<Vec<GuestObject>, String> {
+    let (client, namespace) = connect(namespace).await?;
+    objects(&client, &namespace).await
+}
+
 /// `phoenix status`.
 pub async fn status(namespace: Option<String>, words: Vec<String>) -> ExitCode {
-    let listed = async {
-        let (client, namespace) = connect(namespace).await?;
-        objects(&client, &namespace).await
-    };
-    match listed.await {
+    match all(namespace).await {
         Ok(objects) => show(&objects, &words, None),
         Err(message) => {
             eprintln!("{message}");

@@ -158,6 +158,17 @@ fn stamp_of_now() -> String {
 }
 
 impl Place {
+    /// All guest objects of the place, by kind, namespace and name.
+    ///
+    /// # Errors
+    /// Refused manifests, or a cluster that cannot be reached.
+    pub(super) async fn objects(&self) -> Result<Vec<GuestObject>, String> {
+        match self.source() {
+            Some(source) => Ok(sorted(source.read().map_err(|e| e.to_string())?.store.guests())),
+            None => cluster::all(self.namespace.clone()).await,
+        }
+    }
+
     /// The manifests' side; `None` means the cluster.
     fn source(&self) -> Option<Source> {
         (!self.filename.is_empty()).then(|| Source {
