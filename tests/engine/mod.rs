@@ -11,6 +11,7 @@ use phoenix::desired::memory::MemoryObjects;
 use phoenix::desired::{GuestObject, Key, Objects, Stamp};
 use phoenix::shell::engine::{Engine, EngineOptions, Point, Tripwire};
 use phoenix::shell::store::{Event, Store, StoreError};
+use phoenix::simulator::ssh::{SshConfig, SshServer};
 use phoenix::simulator::{Running, SimConfig, Simulator};
 use serde_json::{Value, json};
 
@@ -131,12 +132,14 @@ impl Store for TestStore {
     }
 }
 
-/// Trips at the n-th point, once; after that everything is dead until a new engine takes over.
+/// Trips at given points, each time for once; after that everything is dead until a new engine takes over.
 #[derive(Default)]
 pub struct Wire {
     pub passed: AtomicUsize,
-    pub at: Option<usize>,
+    /// Numbers of the points, counted over all engines.
+    pub at: Vec<usize>,
     pub dead: AtomicBool,
+    /// Where it tripped.
     pub last: Mutex<String>,
 }
 
@@ -146,8 +149,9 @@ impl Tripwire for Wire {
             return true;
         }
         let n = self.passed.fetch_add(1, Ordering::SeqCst);
-        if Some(n) == self.at {
-            *self.last.lock().unwrap() = format!("{point:?} of {what:?} for {key}");
+        if self.at.contains(&n) {
+            let mut last = self.last.lock().unwrap();
+            *last += &format!("{point:?} of {what:?} for {key}; ");
             self.dead.store(true, Ordering::SeqCst);
             return true;
         }
@@ -161,11 +165,21 @@ pub struct World {
     pub store: Arc<TestStore>,
     pub wire: Arc<Wire>,
     engine: Engine<TestStore>,
+    _ssh: Option<SshServer>,
 }
 
 impl World {
-    /// A new cluster with one hypervisor object; the engine is cut off at point `at`.
-    pub async fn new(at: Option<usize>) -> World {
+    /// A new cluster with one hypervisor object; the engine is cut off at the points `at`.
+    pub async fn new(at: &[usize]) -> World {
+        Self::start(at, false).await
+    }
+
+    /// As [`World::new`], with SSH to the nodes.
+    pub async fn with_ssh(at: &[usize]) -> World {
+        Self::start(at, true).await
+    }
+
+    async fn start(at: &[usize], ssh: bool) -> World {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let config = SimConfig {
             time_scale: SCALE,
@@ -184,7 +198,7 @@ impl World {
             json!({"tokenId": "phoenix@pve!operator", "secret": secrets.token}),
         );
         secret("root", json!({"password": secrets.root_password}));
-        let hypervisor = json!({
+        let mut hypervisor = json!({
             "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixHypervisor",
             "metadata": {"name": "pve", "namespace": "ai", "generation": 1},
             "spec": {
@@ -196,17 +210,53 @@ impl World {
                 "defaults": {"rootfsStorage": "quickOS-lxc-disks", "volumeStorage": "fastData-shared-bulk-data", "bridge": "vmbr0"}
             }
         });
+        let mut server = None;
+        if ssh {
+            let (private, public) = SshServer::new_client_key().unwrap();
+            let config = SshConfig {
+                listen: "127.0.0.1:0".parse().unwrap(),
+                authorized_keys: vec![public],
+            };
+            let started = SshServer::start(&running.simulator, config).await.unwrap();
+            secret("ssh", json!({"key": private, "known_hosts": started.known_hosts()}));
+            let hosts: BTreeMap<&String, String> = started
+                .addresses()
+                .iter()
+                .map(|(node, at)| (node, at.to_string()))
+                .collect();
+            hypervisor["spec"]["ssh"] = json!({
+                "hosts": hosts, "keySecretRef": {"name": "ssh", "key": "key"},
+                "knownHostsSecretRef": {"name": "ssh", "key": "known_hosts"}
+            });
+            server = Some(started);
+        }
         store
             .objects
             .insert_hypervisor(serde_json::from_value(hypervisor).unwrap());
-        let wire = Arc::new(Wire { at, ..Wire::default() });
-        let engine = engine(&store, Some(wire.clone()));
+        let wire = Arc::new(Wire {
+            at: at.to_vec(),
+            ..Wire::default()
+        });
+        let engine = engine(&store, wire.clone());
         World {
             running,
             store,
             wire,
             engine,
+            _ssh: server,
         }
+    }
+
+    /// A PhoenixFeature with the given fields beside a small install script.
+    pub fn feature(&self, name: &str, fields: Value) {
+        let mut spec = json!({"install": format!("#!/bin/sh\necho installing {name}\n")});
+        for (key, value) in fields.as_object().unwrap() {
+            spec[key] = value.clone();
+        }
+        let feature = json!({"metadata": {"name": name, "namespace": "ai"}, "spec": spec});
+        self.store
+            .objects
+            .insert_feature(serde_json::from_value(feature).unwrap());
     }
 
     pub fn sim(&self) -> &Simulator {
@@ -215,7 +265,7 @@ impl World {
 
     /// The engine is thrown away, with all it had in memory, and a new one takes over.
     pub fn restart(&mut self) {
-        self.engine = engine(&self.store, None);
+        self.engine = engine(&self.store, self.wire.clone());
     }
 
     pub async fn poll(&self) {
@@ -274,6 +324,13 @@ impl World {
                 options.insert("running".into(), guest.running.is_some().to_string());
                 let snapshots: Vec<&String> = guest.config().snapshots.keys().collect();
                 options.insert("snapshots".into(), format!("{snapshots:?}"));
+                let scripts: Vec<String> = guest
+                    .inside
+                    .scripts
+                    .values()
+                    .map(|s| format!("{} {} {}", s.id, s.attempt, s.exit_code))
+                    .collect();
+                options.insert("scripts".into(), format!("{scripts:?}"));
                 (*vmid, options)
             };
             state.guests.iter().map(guest).collect()
@@ -305,10 +362,10 @@ impl World {
     }
 }
 
-fn engine(store: &Arc<TestStore>, wire: Option<Arc<Wire>>) -> Engine<TestStore> {
+fn engine(store: &Arc<TestStore>, wire: Arc<Wire>) -> Engine<TestStore> {
     let mut options = EngineOptions::new(CLUSTER);
     options.time_scale = SCALE;
-    options.tripwire = wire.map(|w| w as Arc<dyn Tripwire>);
+    options.tripwire = Some(wire);
     Engine::new(store.clone(), options)
 }
 
