@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Takes the protections behind the promises out, one at a time, and shows which tests notice.
+
+Run it on a clean checkout (it edits sources and puts them back): tests/protections/run.py [NAME ...]
+The tests in process are run first; where they stay green the protection is reported as UNNOTICED and the exit code
+is 1. Its output is kept in docs/testing.md.
+"""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+# name, file, text, what replaces it
+PROTECTIONS = [
+    ("the vmid is written before the create call leaves", "src/shell/engine.rs",
+     "        let object = self.write(&object, status).await?;\n        self.cut(&object.key, Point::BeforeEffect",
+     "        let _ = status;\n        self.cut(&object.key, Point::BeforeEffect"),
+    ("a guest without our stamp is a conflict", "src/plan/identity.rs",
+     "            stamp => Err(self.conflict(vmid, guest, stamp)),",
+     "            _ => Ok(()),"),
+    ("the stamp names the vmid it was made for", "src/desired/stamp.rs",
+     "            && self.vmid == other.vmid\n", ""),
+    ("the stamp names the management cluster", "src/desired/stamp.rs",
+     "self.cluster == other.cluster && self.same_object(other)", "self.same_object(other)"),
+    ("a guest that is being created is left alone", "src/plan/identity.rs",
+     'let being_created = guest.lock.as_deref() == Some("create");', "let being_created = false;"),
+    ("guests are searched for our stamp before a vmid is allocated", "src/plan/identity.rs",
+     "Some(found) => Ok(found.first().copied()),", "Some(_) => Ok(None),"),
+    ("adoption only when the annotation asks for it", "src/plan/identity.rs",
+     "let vmid = self.desired.adopt.as_ref()?.parse().ok()?;",
+     "let vmid = self.desired.adopt.as_ref().and_then(|a| a.parse().ok()).or(self.desired.vmid)?;"),
+    ("a new vmid has no volume anywhere", "src/plan/identity.rs",
+     "Some((checked, IdCheck::Volumes(volids))) if *checked == vmid => {",
+     "Some((checked, IdCheck::Volumes(_))) if *checked == vmid => self.record(vmid, node, false),\n"
+     "            Some((_, IdCheck::Volumes(volids))) => {"),
+    ("what a clone copied is cleared before its first start", "src/plan/create.rs",
+     "            fresh: true,\n", "            fresh: false,\n"),
+    ("absence is proven before the finalizer goes", "src/plan/delete.rs",
+     "Some(GuestRead::NotFound) => self.prove_absence(vmid),",
+     'Some(GuestRead::NotFound | GuestRead::Unreadable(_)) => self.release("the guest is gone"),'),
+    ("only a guest with our stamp is destroyed", "src/plan/delete.rs",
+     "let Some(stamp) = stamp.filter(ours) else {", "let Some(stamp) = stamp else {"),
+    ("every volume is accounted for before a destroy", "src/plan/delete.rs",
+     "        if let Some(next) = self.unaccounted(vmid, guest) {\n            return next;\n        }\n", ""),
+    ("an adopted guest stays by default", "src/plan/delete.rs",
+     "let policy = self.policy().unwrap_or(if adopted {", "let policy = self.policy().unwrap_or(if adopted && false {"),
+    ("the cluster is the recorded one", "src/plan/delete.rs",
+     "if !cluster.is_recorded() {", "if false {"),
+    ("a retained volume that is registered is never allocated again", "src/plan/volumes.rs",
+     "            [] => Ok(None),\n            [(owner, mount)] => {",
+     "            [] | [_] => Ok(None),\n            [(owner, mount), _, _] => {"),
+    ("the protection of an owner is restored", "src/plan/volumes.rs",
+     'if owner.guest.options.get("protection").is_none_or(|v| v != "1") {', "if false {"),
+    ("a config write carries the digest of the read", "src/plan/config.rs",
+     'Effect::Call(call.param("digest", &guest.digest))', "Effect::Call(call)"),
+    ("the finalizer is set before the first write", "src/shell/engine.rs",
+     "self.store.add_finalizer(&object).await?", "object"),
+    ("an attempt of a script is started once", "src/plan/scripts.rs",
+     "Position::Due(attempt + 1)", "Position::Due(attempt)"),
+    ("a script that ran is not run again", "src/plan/scripts.rs",
+     "        Some(0) => Position::Done,\n", ""),
+]
+
+
+TESTS = ["--test", "crash"]
+
+
+def sh(args):
+    return subprocess.run(args, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+
+
+def failing(output):
+    return re.findall(r"^test (\S+) \.\.\. FAILED", output, re.M)
+
+
+def main():
+    if sh(["git", "status", "--porcelain", "src"]).stdout.strip():
+        sys.exit("src/ has changes that are not committed")
+    unnoticed = 0
+    for name, file, old, new in PROTECTIONS:
+        if sys.argv[1:] and not any(a in name for a in sys.argv[1:]):
+            continue
+        path = ROOT / file
+        text = path.read_text()
+        if text.count(old) != 1:
+            sys.exit(f"{name}: the text in {file} was not found once: mend this script")
+        path.write_text(text.replace(old, new))
+        try:
+            run = sh(["cargo", "test", "--no-fail-fast", "--lib", *TESTS])
+        finally:
+            path.write_text(text)
+        tests = failing(run.stdout)
+        if "error: could not compile" in run.stdout:
+            verdict = "DOES NOT COMPILE\n" + run.stdout[-2000:]
+            unnoticed += 1
+        elif tests:
+            verdict = f"{len(tests)} tests: " + ", ".join(tests[:4])
+        else:
+            verdict = "UNNOTICED"
+            unnoticed += 1
+        print(f"| {name} | {verdict} |", flush=True)
+    sys.exit(1 if unnoticed else 0)
+
+
+if __name__ == "__main__":
+    main()
