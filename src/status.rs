@@ -287,6 +287,7 @@ fn phase(plan: &Plan) -> String {
         .map(|f| f.condition);
     let word = match (&plan.next, at) {
         _ if deleting => "Deleting",
+        (Next::Done, _) if plan.facts.stopped => "Stopped",
         (Next::Done, _) => "Ready",
         (Next::Stuck { .. }, _) => "Stalled",
         (_, Some("DependenciesReady")) => "Waiting",

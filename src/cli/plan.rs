@@ -24,7 +24,8 @@ fn word(impact: Impact) -> &'static str {
     match impact {
         Impact::Live => "live",
         Impact::Restart => "restart",
-        Impact::Recreate => "recreate",
+        Impact::Create => "create",
+        Impact::Destroy => "destroy",
     }
 }
 
@@ -72,7 +73,8 @@ impl Args {
 struct Count {
     live: usize,
     restart: usize,
-    recreate: usize,
+    create: usize,
+    destroy: usize,
     unchanged: usize,
     waiting: usize,
     blocked: usize,
@@ -83,9 +85,16 @@ impl std::fmt::Display for Count {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} changes live, {} with a restart, {} create or destroy a guest; \
+            "{} guests to create, {} to destroy, {} changes with a restart, {} live; \
              {} objects unchanged, {} waiting, {} blocked, {} skipped",
-            self.live, self.restart, self.recreate, self.unchanged, self.waiting, self.blocked, self.skipped
+            self.create,
+            self.destroy,
+            self.restart,
+            self.live,
+            self.unchanged,
+            self.waiting,
+            self.blocked,
+            self.skipped
         )
     }
 }
@@ -104,7 +113,8 @@ fn describe(object: &GuestObject, preview: &Preview, count: &mut Count) -> Strin
         match impact {
             Impact::Live => count.live += 1,
             Impact::Restart => count.restart += 1,
-            Impact::Recreate => count.recreate += 1,
+            Impact::Create => count.create += 1,
+            Impact::Destroy => count.destroy += 1,
         }
         text.push_str(&format!("  {:8}  {action}\n", word(*impact)));
     }

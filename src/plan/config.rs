@@ -48,12 +48,13 @@ impl Planner<'_> {
         let stage = Stage::Configured;
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
         self.recreate_findings(guest);
-        self.grow_rootfs(vmid, guest)?;
+        self.grow_rootfs(vmid, guest).or_else(|next| self.shown(next))?;
         let mut changes = option_changes(self.desired, guest, fresh);
         changes.extend(network_changes(self.desired, guest, fresh));
         changes.extend(flag_changes(self.desired, guest, fresh));
-        self.apply(stage, vmid, guest, changes)?;
-        self.raw_lines(vmid, guest)?;
+        self.apply(stage, vmid, guest, changes)
+            .or_else(|next| self.shown(next))?;
+        self.raw_lines(vmid, guest).or_else(|next| self.shown(next))?;
         self.in_pool(vmid)?;
         self.ok(stage, "the configuration is as wanted");
         Ok(())

@@ -135,6 +135,7 @@ pub fn plan(input: Input<'_>) -> Plan {
 impl Planner<'_> {
     fn stages(&mut self) -> Staged {
         self.facts.source = self.desired.source.as_ref().map(source_words);
+        self.facts.stopped = self.desired.form == Form::Guest && self.desired.power == PowerState::Stopped;
         if self.unchanged() {
             return self.only_probe();
         }
@@ -166,7 +167,7 @@ impl Planner<'_> {
     }
 
     /// In a preview a step is noted, and the next stage is looked at.
-    fn shown(&mut self, next: Next) -> Staged {
+    pub(super) fn shown(&mut self, next: Next) -> Staged {
         match next {
             Next::Run(step) if self.input.preview => {
                 self.steps.push(*step);

@@ -173,8 +173,10 @@ pub enum Impact {
     Live,
     /// The guest restarts or stops.
     Restart,
-    /// The guest is created or destroyed.
-    Recreate,
+    /// A guest is made.
+    Create,
+    /// The guest goes.
+    Destroy,
 }
 
 impl Step {
@@ -187,8 +189,10 @@ impl Step {
         let restarts = ["/status/shutdown", "/status/reboot", "/status/stop", "/template"];
         let creates = path.ends_with("/lxc") || path.ends_with("/clone");
         let destroys = matches!(&self.effect, Effect::Task(call) if call.method == Method::Delete);
-        if creates || destroys {
-            Impact::Recreate
+        if creates {
+            Impact::Create
+        } else if destroys {
+            Impact::Destroy
         } else if restarts.iter().any(|end| path.ends_with(end)) {
             Impact::Restart
         } else {
@@ -324,6 +328,8 @@ pub struct Finding {
 /// What the plan learnt about the guest for status.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facts {
+    /// The guest is to be stopped.
+    pub stopped: bool,
     /// Node.
     pub node: Option<String>,
     /// First address.

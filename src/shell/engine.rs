@@ -655,9 +655,24 @@ fn preview_of(plan: &Plan, desired: Option<&Desired>, object: &GuestObject) -> P
         .extend(plan.steps.iter().map(|s| (s.action.clone(), s.impact())));
     match &plan.next {
         Next::Run(step) => {
-            preview.steps.push((step.action.clone(), step.impact()));
-            let creating =
-                step.impact() == Impact::Recreate || step.announce.iter().any(|a| matches!(a, Announce::Vmid { .. }));
+            let recorded = step.announce.iter().find_map(|a| match a {
+                Announce::Vmid { vmid, node, adopted } => Some((vmid, node, adopted)),
+                _ => None,
+            });
+            match (recorded, &plan.facts.source) {
+                // Only the record comes before the guest: what people want to know is the guest.
+                (Some((vmid, node, false)), Some(source)) => {
+                    // An id that the spec does not give is only known once it is recorded.
+                    let id = match object.spec_vmid() {
+                        Some(_) => vmid.to_string(),
+                        None => "(next free id)".into(),
+                    };
+                    let action = format!("create guest {id} on node {node} from {source}");
+                    preview.steps.push((action, Impact::Create));
+                }
+                _ => preview.steps.push((step.action.clone(), step.impact())),
+            }
+            let creating = recorded.is_some() || step.impact() == Impact::Create;
             if let Some(desired) = desired.filter(|_| creating) {
                 preview.steps.extend(after_creation(desired, object));
             }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::profile::{Profile, Secrets};
+use super::profile::{DEBIAN, Profile, Secrets, UBUNTU};
 use super::server::Certificates;
 use super::ssh::SshServer;
 
@@ -123,30 +123,35 @@ impl SimFiles {
     }
 
     /// Writes `known_hosts`, `secrets.yaml` (the Secrets that a converted PhoenixHypervisor names, with this
-    /// simulator's values) and `simulator.json`, the latter last and at once, so that its presence says that the
-    /// servers listen.
+    /// simulator's values), `hypervisor.yaml` (a PhoenixHypervisor for it, ready to apply) and `simulator.json`, the
+    /// latter last and at once, so that its presence says that the servers listen.
     pub fn publish(&self, description: &Value, known_hosts: &str) -> io::Result<()> {
         write_private(&self.dir.join("known_hosts"), known_hosts)?;
         let text = |pointer: &str| description[pointer].as_str().unwrap_or_default();
-        let secrets = [
-            ("proxmox-ca", json!({"ca.crt": self.certificates.ca_pem})),
+        let parts = [
+            ("ca", json!({"ca.crt": self.certificates.ca_pem})),
             (
-                "proxmox-token",
+                "token",
                 json!({"tokenId": text("tokenId"), "secret": text("tokenSecret")}),
             ),
-            ("proxmox-root", json!({"password": text("rootPassword")})),
+            ("root", json!({"password": text("rootPassword")})),
             (
-                "proxmox-ssh",
+                "ssh",
                 json!({"ssh-privatekey": self.ssh_key, "known_hosts": known_hosts}),
             ),
         ];
-        let mut manifests = String::new();
-        for (name, data) in secrets {
-            let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data});
-            // JSON is YAML.
-            manifests.push_str(&format!("---\n{secret:#}\n"));
-        }
-        write_private(&self.dir.join("secrets.yaml"), &manifests)?;
+        let secrets = |prefix: &str, place: Value| -> Vec<Value> {
+            let secret = |(name, data): &(&str, Value)| {
+                let mut metadata = place.clone();
+                metadata["name"] = json!(format!("{prefix}-{name}"));
+                json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data})
+            };
+            parts.iter().map(secret).collect()
+        };
+        write_private(&self.dir.join("secrets.yaml"), &yaml(&secrets("proxmox", json!({}))))?;
+        let mut all = secrets("pve", json!({"namespace": "phoenix"}));
+        all.push(hypervisor(description));
+        write_private(&self.dir.join("hypervisor.yaml"), &yaml(&all))?;
         let beside = self.dir.join("simulator.json.tmp");
         write_private(&beside, &format!("{description:#}\n"))?;
         fs::rename(beside, self.dir.join("simulator.json"))
@@ -156,4 +161,47 @@ impl SimFiles {
     pub fn withdraw(&self) {
         let _ = fs::remove_file(self.dir.join("simulator.json"));
     }
+}
+
+/// Several objects in one file, as JSON, which is YAML.
+fn yaml(objects: &[Value]) -> String {
+    objects.iter().map(|object| format!("---\n{object:#}\n")).collect()
+}
+
+/// A PhoenixHypervisor for this simulator, as `examples/hypervisor.yaml` has it for a real cluster.
+fn hypervisor(description: &Value) -> Value {
+    let secret = |name: &str, key: &str| json!({"name": format!("pve-{name}"), "key": key});
+    let (rootfs, volumes, images, image) = match description["node"].as_str() {
+        Some("phoenix") => (
+            "quickOS-lxc-disks",
+            "fastData-shared-bulk-data",
+            "fastData-shared-iso",
+            UBUNTU,
+        ),
+        _ => ("local", "local", "local", DEBIAN),
+    };
+    let image = format!("{images}:vztmpl/{image}");
+    json!({
+        "apiVersion": "phoenix-hypervisor.io/v1alpha1",
+        "kind": "PhoenixHypervisor",
+        "metadata": {"name": "pve", "namespace": "phoenix"},
+        "spec": {
+            "endpoints": [description["apiUrl"]],
+            "tls": {"caSecretRef": secret("ca", "ca.crt")},
+            "credentials": {
+                "tokenSecretRef": {"name": "pve-token"}, "rootPasswordSecretRef": {"name": "pve-root"},
+            },
+            "ssh": {
+                "hosts": description["ssh"],
+                "keySecretRef": secret("ssh", "ssh-privatekey"),
+                "knownHostsSecretRef": secret("ssh", "known_hosts"),
+            },
+            "vmidRange": {"start": 900, "end": 999},
+            "volumeOwners": {"idRange": {"start": 9000, "end": 9009}, "image": image},
+            "defaults": {
+                "node": description["node"], "rootfsStorage": rootfs, "volumeStorage": volumes, "imageStorage": images,
+                "bridge": "vmbr0",
+            },
+        },
+    })
 }

@@ -14,8 +14,10 @@ use super::model::storage::{Storage, StorageKind, Volume};
 pub const RECORDED_ROOT_PASSWORD: &str = "root-password-1";
 
 const GIB: u64 = 1 << 30;
-const UBUNTU: &str = "ubuntu-24.04-standard_24.04-2_amd64.tar.zst";
-const DEBIAN: &str = "debian-12-standard_12.7-1_amd64.tar.zst";
+/// The image that is on a storage from the start.
+pub(super) const UBUNTU: &str = "ubuntu-24.04-standard_24.04-2_amd64.tar.zst";
+/// The image of the recorded profile.
+pub(super) const DEBIAN: &str = "debian-12-standard_12.7-1_amd64.tar.zst";
 
 /// Which inventory to start with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
