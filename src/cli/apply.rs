@@ -186,11 +186,16 @@ impl Args {
             println!("{ready} objects are Ready, {skipped} skipped, {others} not Ready");
         }
         self.strangers(opened);
+        let unready = unready_hypervisors(opened);
+        for line in &unready {
+            println!("{line}");
+        }
         match end {
             End::TimedOut if self.wait => {
                 eprintln!("not everything was Ready within {}", self.timeout);
                 ExitCode::FAILURE
             }
+            _ if !unready.is_empty() && self.wait => ExitCode::FAILURE,
             End::Ready => ExitCode::SUCCESS,
             _ if others == 0 || !self.wait => ExitCode::SUCCESS,
             _ => ExitCode::FAILURE,
@@ -207,6 +212,21 @@ impl Args {
             );
         }
     }
+}
+
+/// A line for each hypervisor of the manifests that is not Ready.
+fn unready_hypervisors(opened: &Opened) -> Vec<String> {
+    let line = |(namespace, name): (String, String)| {
+        let status = opened.store.hypervisor(&namespace, &name)?.status.clone()?;
+        let ready = status.conditions.into_iter().find(|c| c.type_ == "Ready")?;
+        (ready.status != "True").then(|| {
+            format!(
+                "PhoenixHypervisor {namespace}/{name}: {}: {}",
+                ready.reason, ready.message
+            )
+        })
+    };
+    opened.store.hypervisors().into_iter().filter_map(line).collect()
 }
 
 /// Progress: bars on a terminal, plain lines elsewhere, on transitions only.

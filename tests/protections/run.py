@@ -65,7 +65,7 @@ PROTECTIONS = [
 ]
 
 
-TESTS = ["--test", "crash"]
+TESTS = ["--test", "crash", "--test", "standalone"]
 
 
 def sh(args):
