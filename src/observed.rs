@@ -227,6 +227,15 @@ pub struct Verified {
     pub at: i64,
 }
 
+/// What a search for an object's stamp found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stamped {
+    /// Guests that carry it.
+    pub ours: Vec<i64>,
+    /// Guests that a task is making: whose they are cannot be read before it is done (facts K.3.1).
+    pub being_made: Vec<i64>,
+}
+
 /// All that was looked at for one reconcile.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observed {
@@ -236,8 +245,8 @@ pub struct Observed {
     pub reserved: BTreeSet<i64>,
     /// Vmids that failed the check for a new guest in this reconcile.
     pub unusable: BTreeSet<i64>,
-    /// Guests that carry this object's stamp.
-    pub stamped: Option<Vec<i64>>,
+    /// What the search for guests with this object's stamp found.
+    pub stamped: Option<Stamped>,
     /// The vmid check that was asked for.
     pub id_check: Option<(i64, IdCheck)>,
     /// The guest.

@@ -25,6 +25,11 @@ impl Planner<'_> {
                     let adopted = guest.stamp().is_some_and(|s| s.adopted);
                     return Err(self.record(vmid, &guest.node, adopted));
                 }
+                if self.status.create_sent != Some(true) && self.status.adopted != Some(true) {
+                    // An older status came back: deleting the object must still find its guest.
+                    let action = format!("note that guest {vmid} is there");
+                    return Err(self.run(stage, action, vec![Announce::CreateSent], Effect::Record));
+                }
                 Ok((vmid, *guest))
             }
             GuestRead::NotFound if self.status.vmid.is_none() && self.wants_adoption() == Some(vmid) => {
@@ -49,13 +54,44 @@ impl Planner<'_> {
             return Ok(Some(vmid));
         }
         match &self.observed.stamped {
-            None => Err(Next::Look(Query::Stamped)),
-            Some(found) if found.len() > 1 => {
-                let message = format!("guests {found:?} all carry this object's stamp: set spec.vmid to the right one");
+            None => Err(Next::Look(Query::Stamped {
+                among: self.may_be_ours(),
+            })),
+            Some(found) if found.ours.len() > 1 => {
+                let message = format!(
+                    "guests {:?} all carry this object's stamp: set spec.vmid to the right one",
+                    found.ours
+                );
                 Err(self.stuck(Stage::Created, "Ambiguous", message))
             }
-            Some(found) => Ok(found.first().copied()),
+            Some(found) if found.ours.is_empty() && !found.being_made.is_empty() => {
+                let message = format!(
+                    "waits for guest {:?} to be made: whose it is cannot be read before",
+                    found.being_made
+                );
+                Err(self.wait(Stage::Created, "CreateRunning", message, 2))
+            }
+            Some(found) => Ok(found.ours.first().copied()),
         }
+    }
+
+    /// Containers that may carry this object's stamp although status does not name them: those with the tag, and those
+    /// in the range that Phoenix chooses from, as the tag comes only with the first configuration. What other objects
+    /// have recorded is theirs.
+    fn may_be_ours(&self) -> Vec<(i64, String)> {
+        let in_range = |vmid: &i64| {
+            self.desired
+                .vmid_range
+                .is_some_and(|(first, last)| (first..=last).contains(vmid))
+        };
+        let guests = self.observed.cluster.guests.iter();
+        guests
+            .filter(|(vmid, row)| {
+                let tagged = row.tags.iter().any(|t| t == super::config::TAG);
+                row.type_ == "lxc" && (tagged || in_range(vmid)) && !self.observed.reserved.contains(vmid)
+            })
+            .map(|(vmid, row)| (*vmid, row.node.clone()))
+            .collect()
     }
 
     /// The vmid that the adopt annotation names, unless the spec names another.

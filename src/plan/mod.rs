@@ -52,8 +52,11 @@ pub enum Next {
 /// A read that the plan needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
-    /// Guests with the tag whose stamp is this object's.
-    Stamped,
+    /// Which of these guests carry this object's stamp.
+    Stamped {
+        /// Vmids and nodes of containers.
+        among: Vec<(i64, String)>,
+    },
     /// Whether a vmid can be used for a new guest.
     VmidFree {
         /// The id.

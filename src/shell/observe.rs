@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::desired::{Desired, Stamp};
 use crate::guest::runner::{self, Layout, State};
 use crate::observed::*;
-use crate::plan::{OWNER_KIND, Query, TAG};
+use crate::plan::{OWNER_KIND, Query};
 use crate::proxmox::Error;
 
 use super::connection::{Connection, Snapshot};
@@ -28,7 +28,7 @@ pub async fn look(
     observed: &mut Observed,
 ) -> Result<(), Failure> {
     match query {
-        Query::Stamped => observed.stamped = Some(stamped(connection, snapshot, identity, previous).await?),
+        Query::Stamped { among } => observed.stamped = Some(stamped(connection, among, identity, previous).await?),
         Query::VmidFree { vmid, volumes_on } => {
             let check = vmid_free(connection, *vmid, volumes_on.as_deref()).await?;
             if check != IdCheck::Free {
@@ -85,33 +85,32 @@ pub fn identity(desired: &Desired) -> Stamp {
 
 async fn stamped(
     connection: &Connection,
-    snapshot: &Snapshot,
+    among: &[(i64, String)],
     identity: &Stamp,
     previous: &[String],
-) -> Result<Vec<i64>, Failure> {
-    let mut found = Vec::new();
-    let tagged = snapshot
-        .cluster
-        .guests
-        .iter()
-        .filter(|(_, r)| r.type_ == "lxc" && r.tags.iter().any(|t| t == TAG));
-    for (vmid, row) in tagged {
-        match connection.client.lxc_config(&row.node, id(*vmid), false).await {
-            Ok(config) => {
-                let stamp = config.options.get("description").and_then(|d| Stamp::find(d));
-                let wanted = Stamp {
-                    vmid: *vmid,
-                    ..identity.clone()
-                };
-                let ours = stamp.is_some_and(|s| {
-                    s.same_identity(&wanted) || (s.same_object(&wanted) && previous.contains(&s.cluster))
-                });
-                if ours {
-                    found.push(*vmid);
+) -> Result<Stamped, Failure> {
+    let mut found = Stamped::default();
+    for (vmid, node) in among {
+        let config = match connection.client.lxc_config(node, id(*vmid), false).await {
+            Ok(config) => config,
+            Err(Error::NotFound { .. } | Error::Forbidden { .. }) => continue,
+            Err(error) => return Err(of_call(&error)),
+        };
+        let stamp = config.options.get("description").and_then(|d| Stamp::find(d));
+        let wanted = Stamp {
+            vmid: *vmid,
+            ..identity.clone()
+        };
+        match stamp {
+            Some(s) if s.same_identity(&wanted) => found.ours.push(*vmid),
+            Some(s) if s.same_object(&wanted) && previous.contains(&s.cluster) => found.ours.push(*vmid),
+            Some(_) => {}
+            None if config.options.get("lock").is_some_and(|lock| lock == "create") => {
+                if creating(connection, *vmid, None, node).await? {
+                    found.being_made.push(*vmid);
                 }
             }
-            Err(Error::NotFound { .. } | Error::Forbidden { .. }) => {}
-            Err(error) => return Err(of_call(&error)),
+            None => {}
         }
     }
     Ok(found)

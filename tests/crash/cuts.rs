@@ -1,5 +1,7 @@
 //! The engine is cut off at every point, and a new one takes over.
 
+use std::sync::atomic::Ordering;
+
 use crate::lifecycles::Lifecycle;
 use crate::{Disturbance, all_end_alike, undisturbed};
 
@@ -15,3 +17,49 @@ async fn sweep(lifecycle: &'static Lifecycle) {
 }
 
 crate::for_each_lifecycle!(sweep);
+
+/// As above, and the new engine finds each object as it was one status write before.
+mod rewound {
+    use super::*;
+
+    async fn sweep(lifecycle: &'static Lifecycle) {
+        let usual = undisturbed(lifecycle).await;
+        let cut = |n| Disturbance {
+            name: format!("cut at point {n}, with the last status write lost"),
+            cuts: vec![n],
+            apply: Box::new(|world| world.wire.rewinds.store(true, Ordering::SeqCst)),
+        };
+        all_end_alike(lifecycle, &usual, (0..usual.points).map(cut).collect()).await;
+    }
+
+    crate::for_each_lifecycle!(sweep);
+}
+
+/// As above, and the new engine finds no status at all. An object that is being deleted is left out: without its status
+/// nothing says that a guest was ever made for it.
+mod forgotten {
+    use super::*;
+
+    async fn sweep(lifecycle: &'static Lifecycle) {
+        let usual = undisturbed(lifecycle).await;
+        let cut = |n| Disturbance {
+            name: format!("cut at point {n}, with all status lost"),
+            cuts: vec![n],
+            apply: Box::new(|world| world.wire.forgets.store(true, Ordering::SeqCst)),
+        };
+        all_end_alike(lifecycle, &usual, (0..usual.points).map(cut).collect()).await;
+    }
+
+    macro_rules! lifecycles {
+        ($($name:ident: $index:expr,)*) => {
+            $(#[tokio::test]
+            async fn $name() {
+                sweep(&crate::lifecycles::LIFECYCLES[$index]).await;
+            })*
+        };
+    }
+
+    lifecycles! {
+        create_from_image: 0, clone_from_snapshot: 1, linked_clone: 2, change_and_grow: 3, features: 8,
+    }
+}

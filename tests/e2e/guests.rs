@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::harness::wait_for;
 use crate::site::{IMAGE, Site};
 
-fn lxc(name: &str, fields: Value) -> String {
+pub fn lxc(name: &str, fields: Value) -> String {
     let mut spec = json!({
         "hypervisorRef": {"name": "pve"}, "source": {"image": {"volid": IMAGE}}, "cores": 2, "memory": "1Gi",
         "rootfs": {"size": "8Gi"}, "network": [{"name": "eth0", "ip": "10.0.0.60/24", "gateway": "10.0.0.1"}]
@@ -17,13 +17,13 @@ fn lxc(name: &str, fields: Value) -> String {
         .to_string()
 }
 
-fn patch(site: &Site, what: &str, patch: &Value) {
+pub fn patch(site: &Site, what: &str, patch: &Value) {
     site.namespace
         .kubectl
         .must(&["patch", what, "--type=merge", "-p", &patch.to_string()]);
 }
 
-fn option(site: &Site, vmid: &str, key: &str) -> Option<String> {
+pub fn option(site: &Site, vmid: &str, key: &str) -> Option<String> {
     let guests = site.guests();
     let text = guests.get(vmid)?["config"].as_str().map(str::to_string);
     let text = text.unwrap_or_else(|| guests[vmid]["config"].to_string());
@@ -38,7 +38,7 @@ fn option(site: &Site, vmid: &str, key: &str) -> Option<String> {
     })
 }
 
-fn wait_option(site: &Site, vmid: &str, key: &str, wanted: &str) {
+pub fn wait_option(site: &Site, vmid: &str, key: &str, wanted: &str) {
     wait_for(&format!("{key} of guest {vmid} to be {wanted}"), || {
         match option(site, vmid, key) {
             Some(value) if value.contains(wanted) => Ok(()),
@@ -119,6 +119,77 @@ fn strangers_and_copies_are_never_touched() {
         "the stranger's guest was touched"
     );
     assert!(!site.guests().contains_key(&vmid.to_string()));
+}
+
+#[test]
+fn a_guest_is_stopped_resumed_and_restarted() {
+    let mut site = Site::new("power");
+    site.hypervisor();
+    site.start_operator();
+    site.namespace.kubectl.apply(&lxc("a", json!({"vmid": 730})));
+    site.wait_ready("phoenixlxc/a", 90);
+    let runs = |site: &Site| !site.guests()["730"]["running"].is_null();
+    let wait_runs = |site: &Site, wanted: bool| {
+        wait_for(&format!("guest 730 to run: {wanted}"), || {
+            (runs(site) == wanted).then_some(()).ok_or_else(|| site.words())
+        });
+    };
+    assert!(runs(&site));
+    patch(&site, "phoenixlxc/a", &json!({"spec": {"powerState": "Stopped"}}));
+    wait_runs(&site, false);
+    wait_for("STATUS to be Stopped", || {
+        let status = site.status("phoenixlxc/a");
+        (status["phase"] == "Stopped").then_some(()).ok_or(status)
+    });
+    site.wait_ready("phoenixlxc/a", 60);
+    patch(&site, "phoenixlxc/a", &json!({"spec": {"powerState": "Running"}}));
+    wait_runs(&site, true);
+    site.wait_ready("phoenixlxc/a", 60);
+    let reboots = |site: &Site| {
+        let log = site.control("GET", "requests", &Value::Null);
+        let all = log.as_array().cloned().unwrap_or_default();
+        all.iter()
+            .filter(|r| r["path"].as_str().unwrap().ends_with("/730/status/reboot"))
+            .count()
+    };
+    assert_eq!(reboots(&site), 0);
+    let restart = json!({"metadata": {"annotations": {"phoenix-hypervisor.io/restartedAt": "2026-01-01T00:00:00Z"}}});
+    patch(&site, "phoenixlxc/a", &restart);
+    wait_for("the restart", || {
+        (reboots(&site) == 1).then_some(()).ok_or_else(|| site.words())
+    });
+    site.wait_ready("phoenixlxc/a", 60);
+    assert_eq!(reboots(&site), 1, "once for each value");
+}
+
+#[test]
+fn a_guest_is_adopted_only_when_asked_for_by_its_vmid() {
+    let mut site = Site::new("adoption");
+    site.hypervisor();
+    let options = json!({"hostname": "old", "description": "made by hand", "unprivileged": "1"});
+    let edit = json!({"op": "create-guest", "vmid": 740, "options": options, "storage": "quickOS-lxc-disks"});
+    site.control("POST", "edits", &edit);
+    site.start_operator();
+    let mut object: Value = serde_json::from_str(&lxc("old", json!({"vmid": 740}))).unwrap();
+    for unmanaged in ["source", "rootfs", "network"] {
+        object["spec"].as_object_mut().unwrap().remove(unmanaged);
+    }
+    site.namespace.kubectl.apply(&object.to_string());
+    site.wait_stalled("phoenixlxc/old", "Conflict");
+    let adopt = |vmid: &str| json!({"metadata": {"annotations": {"phoenix-hypervisor.io/adopt": vmid}}});
+    patch(&site, "phoenixlxc/old", &adopt("999"));
+    site.wait_stalled("phoenixlxc/old", "Conflict");
+    assert_eq!(option(&site, "740", "description").unwrap().trim(), "made by hand");
+    patch(&site, "phoenixlxc/old", &adopt("740"));
+    site.wait_ready("phoenixlxc/old", 90);
+    site.namespace
+        .kubectl
+        .must(&["delete", "phoenixlxc/old", "--timeout=60s"]);
+    assert_eq!(
+        option(&site, "740", "description").unwrap().trim(),
+        "made by hand",
+        "an adopted guest stays"
+    );
 }
 
 #[test]

@@ -6,9 +6,14 @@
     reason = "what is not as expected fails the test"
 )]
 
+#[path = "../common/bad_manifests.rs"]
+mod bad_manifests;
 mod crds;
+mod examples;
 mod fleet;
 mod foundation;
 mod guests;
 mod harness;
+mod manifests;
 mod site;
+mod stale;

@@ -101,16 +101,16 @@ impl Site {
 
     /// Starts the operator with the rights of `config/rbac`, and nothing more.
     pub fn start_operator(&mut self) {
+        self.start_operator_for(&[]);
+    }
+
+    /// As [`Site::start_operator`], for further namespaces as well.
+    pub fn start_operator_for(&mut self, others: &[&Namespace]) {
         let mut command = phoenix();
-        command.args([
-            "operator",
-            "--namespace",
-            &self.namespace.name,
-            "--metrics-listen",
-            "127.0.0.1:0",
-            "--time-scale",
-            SCALE,
-        ]);
+        command.args(["operator", "--metrics-listen", "127.0.0.1:0", "--time-scale", SCALE]);
+        for namespace in [&self.namespace].into_iter().chain(others.iter().copied()) {
+            command.args(["--namespace", &namespace.name]);
+        }
         command.env("KUBECONFIG", &self.kubeconfig);
         self.operator = Some(Process::start("operator", &command, &self.dir.join("operator.log")));
     }
@@ -196,8 +196,7 @@ fn permit(namespace: &Namespace, dir: &std::path::Path) -> PathBuf {
     let admin = &cluster().admin;
     let _ = admin.run(&["create", "namespace", "phoenix-system"]);
     admin.must(&["apply", "-k", repository("config/rbac").to_str().unwrap()]);
-    let rights = repository("config/rbac/namespace");
-    namespace.kubectl.must(&["apply", "-k", rights.to_str().unwrap()]);
+    give_rights(namespace);
     let token = admin.must(&[
         "-n",
         "phoenix-system",
@@ -209,4 +208,10 @@ fn permit(namespace: &Namespace, dir: &std::path::Path) -> PathBuf {
     let kubeconfig = dir.join("operator.kubeconfig");
     cluster().kubeconfig_with_token(&kubeconfig, token.trim());
     kubeconfig
+}
+
+/// Lets the operator work in a namespace.
+pub fn give_rights(namespace: &Namespace) {
+    let rights = repository("config/rbac/namespace");
+    namespace.kubectl.must(&["apply", "-k", rights.to_str().unwrap()]);
 }

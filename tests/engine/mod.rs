@@ -24,6 +24,8 @@ const SCALE: f64 = 5000.0;
 #[derive(Default)]
 pub struct TestStore {
     pub objects: MemoryObjects,
+    /// The status before the last write, by object.
+    before: Mutex<BTreeMap<Key, GuestStatus>>,
     pub events: Mutex<Vec<(Key, Event)>>,
     pub status_writes: AtomicUsize,
 }
@@ -61,6 +63,26 @@ impl TestStore {
         });
         if keep == Some(false) {
             self.objects.remove_guest(key);
+        }
+    }
+
+    /// Loses the status of every object.
+    fn forget(&self) {
+        for guest in self.objects.guests() {
+            self.objects.update_guest(&guest.key, |guest| {
+                guest.status = GuestStatus::default();
+                guest.resource_version = next_version(guest);
+            });
+        }
+    }
+
+    /// Takes the last status write of every object back, as an API server does that was restored from a backup.
+    fn rewind(&self) {
+        for (key, status) in std::mem::take(&mut *self.before.lock().unwrap()) {
+            self.objects.update_guest(&key, |guest| {
+                guest.status = status;
+                guest.resource_version = next_version(guest);
+            });
         }
     }
 
@@ -115,7 +137,12 @@ impl Store for TestStore {
         self.status_writes.fetch_add(1, Ordering::SeqCst);
         // Through JSON, as to an API server: what does not survive that would be lost there too.
         let status: GuestStatus = serde_json::from_value(serde_json::to_value(status).unwrap()).unwrap();
-        self.change(object, |guest| guest.status = status)
+        let changed = self.change(object, |guest| guest.status = status)?;
+        self.before
+            .lock()
+            .unwrap()
+            .insert(object.key.clone(), object.status.clone());
+        Ok(changed)
     }
     async fn add_finalizer(&self, object: &GuestObject) -> Result<GuestObject, StoreError> {
         self.change(object, |guest| guest.finalizer = true)
@@ -141,6 +168,10 @@ pub struct Wire {
     pub dead: AtomicBool,
     /// Where it tripped.
     pub last: Mutex<String>,
+    /// Whether the last status write is lost then, too.
+    pub rewinds: AtomicBool,
+    /// Whether all of the status is lost then.
+    pub forgets: AtomicBool,
 }
 
 impl Tripwire for Wire {
@@ -295,6 +326,12 @@ impl World {
         // One round looks at everything once, so that a change of the spec is seen before anything counts as settled.
         for round in 0..3000 {
             if self.wire.dead.load(Ordering::SeqCst) {
+                if self.wire.rewinds.load(Ordering::SeqCst) {
+                    self.store.rewind();
+                }
+                if self.wire.forgets.load(Ordering::SeqCst) {
+                    self.store.forget();
+                }
                 self.restart();
                 self.wire.dead.store(false, Ordering::SeqCst);
             }
