@@ -105,7 +105,7 @@ async fn stamped(
             Some(s) if s.same_identity(&wanted) => found.ours.push(*vmid),
             Some(s) if s.same_object(&wanted) && previous.contains(&s.cluster) => found.ours.push(*vmid),
             Some(_) => {}
-            None if config.options.get("lock").is_some_and(|lock| lock == "create") => {
+            None if config.lock.as_deref() == Some("create") => {
                 if creating(connection, *vmid, None, node).await? {
                     found.being_made.push(*vmid);
                 }
