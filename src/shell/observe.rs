@@ -7,6 +7,7 @@ use crate::guest::runner::{self, Layout, State};
 use crate::observed::*;
 use crate::plan::{OWNER_KIND, Query};
 use crate::proxmox::Error;
+use crate::proxmox::lxc::LxcConfig;
 
 use super::connection::{Connection, Snapshot};
 use super::failure::{failure, of_call};
@@ -91,29 +92,40 @@ async fn stamped(
 ) -> Result<Stamped, Failure> {
     let mut found = Stamped::default();
     for (vmid, node) in among {
-        let config = match connection.client.lxc_config(node, id(*vmid), false).await {
-            Ok(config) => config,
-            Err(Error::NotFound { .. } | Error::Forbidden { .. }) => continue,
-            Err(error) => return Err(of_call(&error)),
-        };
-        let stamp = config.options.get("description").and_then(|d| Stamp::find(d));
+        let mut config = read_config(connection, *vmid, node).await?;
+        if config.as_ref().is_some_and(hides_stamp) {
+            if creating(connection, *vmid, None, node).await? {
+                found.being_made.push(*vmid);
+                continue;
+            }
+            // The task may have ended between the two looks; a lock that is still there outlived it.
+            config = read_config(connection, *vmid, node).await?;
+        }
         let wanted = Stamp {
             vmid: *vmid,
             ..identity.clone()
         };
-        match stamp {
-            Some(s) if s.same_identity(&wanted) => found.ours.push(*vmid),
-            Some(s) if s.same_object(&wanted) && previous.contains(&s.cluster) => found.ours.push(*vmid),
-            Some(_) => {}
-            None if config.lock.as_deref() == Some("create") => {
-                if creating(connection, *vmid, None, node).await? {
-                    found.being_made.push(*vmid);
-                }
-            }
-            None => {}
+        let stamp = config.and_then(|c| c.options.get("description").and_then(|d| Stamp::find(d)));
+        let ours = |s: &Stamp| s.same_identity(&wanted) || (s.same_object(&wanted) && previous.contains(&s.cluster));
+        if stamp.as_ref().is_some_and(ours) {
+            found.ours.push(*vmid);
         }
     }
     Ok(found)
+}
+
+/// Whether a guest's configuration is not written yet, and its stamp neither (facts K.3.1).
+fn hides_stamp(config: &LxcConfig) -> bool {
+    config.lock.as_deref() == Some("create") && !config.options.contains_key("description")
+}
+
+/// A configuration; `None` where there is none, or none that may be read.
+async fn read_config(connection: &Connection, vmid: i64, node: &str) -> Result<Option<LxcConfig>, Failure> {
+    match connection.client.lxc_config(node, id(vmid), false).await {
+        Ok(config) => Ok(Some(config)),
+        Err(Error::NotFound { .. } | Error::Forbidden { .. }) => Ok(None),
+        Err(error) => Err(of_call(&error)),
+    }
 }
 
 async fn vmid_free(connection: &Connection, vmid: i64, volumes_on: Option<&str>) -> Result<IdCheck, Failure> {
