@@ -1,6 +1,6 @@
 //! Creates a guest: from an image, or as a clone of a template.
 
-use crate::desired::{Blocked, Source, Stamp};
+use crate::desired::{Blocked, Form, Source, Stamp};
 use crate::observed::GuestRead;
 use crate::property::Properties;
 
@@ -34,8 +34,12 @@ impl Planner<'_> {
             Err(Blocked::Stalled { reason, message }) => return Err(self.stuck(stage, reason, message.clone())),
         }
         let Some(source) = self.desired.source.clone() else {
+            let field = match self.desired.form {
+                Form::Guest => "spec.source",
+                _ => "spec.lxc.source",
+            };
             let message = format!(
-                "spec.source is missing: name an image or a template, or adopt an existing guest with the annotation {}",
+                "{field} is missing: name an image or a template, or adopt an existing guest with the annotation {}",
                 crate::crd::ADOPT
             );
             return Err(self.stuck(stage, "SourceMissing", message));

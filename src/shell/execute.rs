@@ -132,7 +132,22 @@ async fn raw_lines(
     match RawLinesAnswer::parse(output.exit, &output.stdout.text(), &output.stderr.text()) {
         RawLinesAnswer::Done { .. } => Outcome::Done,
         RawLinesAnswer::Locked(text) => Outcome::Busy(failure("GuestLocked", text)),
-        other => Outcome::Busy(failure("ConfigChanged", format!("{other:?}"))),
+        RawLinesAnswer::Modified => {
+            let message = format!("the configuration of container {vmid} was changed meanwhile; it is read again");
+            Outcome::Busy(failure("ConfigChanged", message))
+        }
+        RawLinesAnswer::Busy => {
+            let message = format!("Proxmox is at work on the configuration of container {vmid}");
+            Outcome::Busy(failure("GuestLocked", message))
+        }
+        RawLinesAnswer::Missing => {
+            let message = format!("container {vmid} is not on node {on} any more; it is looked for again");
+            Outcome::Busy(failure("ConfigChanged", message))
+        }
+        RawLinesAnswer::Failed(text) => {
+            let message = format!("cannot write raw lines of container {vmid} on node {on}: {text}");
+            Outcome::Failed(failure("CommandFailed", message))
+        }
     }
 }
 
