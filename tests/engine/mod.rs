@@ -324,7 +324,7 @@ impl World {
     /// Runs the engine until everything is settled; an engine that was cut off is replaced.
     pub async fn settle(&mut self, stalled_is_fine: bool) -> Result<(), String> {
         // One round looks at everything once, so that a change of the spec is seen before anything counts as settled.
-        for round in 0..3000 {
+        for round in 0..300 {
             if self.wire.dead.load(Ordering::SeqCst) {
                 if self.wire.rewinds.load(Ordering::SeqCst) {
                     self.store.rewind();
