@@ -10,8 +10,6 @@
 mod bad_manifests;
 
 use std::collections::BTreeSet;
-use std::io::Write;
-use std::process::{Command, Stdio};
 
 use bad_manifests::{Verdict, cases, missing, values, world};
 use phoenix::admission::{Admission, Violation, read_manifests, report};
@@ -203,113 +201,6 @@ fn values_of_fields_get_their_verdict() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-/// What kubectl says about an object, without words that belong to the transport.
-fn kubectl(kubeconfig: &str, args: &[&str], object: &Value) -> Result<(), String> {
-    let mut child = Command::new(std::env::var("KUBECTL").unwrap_or("kubectl".into()))
-        .args(["--kubeconfig", kubeconfig])
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(object.to_string().as_bytes())
-        .unwrap();
-    let output = child.wait_with_output().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    if output.status.success() { Ok(()) } else { Err(error) }
-}
-
-/// Each complaint of the API server on a line of its own, sorted; complaints about what it did not check left out.
-/// What it says of values of a wrong type is reduced to the field: it calls some types "" and goes on to bounds.
-fn complaints(text: &str) -> BTreeSet<String> {
-    let text = text
-        .replace("unknown field", "\n* unknown field")
-        .replace(" is invalid: ", " is invalid: \n* ");
-    let lines: Vec<&str> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("* "))
-        .map(|line| {
-            line.split(" (did you mean")
-                .next()
-                .unwrap_or_default()
-                .trim_end_matches(", ")
-                .trim()
-        })
-        .filter(|line| !line.is_empty() && !line.starts_with("<nil>"))
-        .collect();
-    let field = |line: &str| line.split(": ").next().unwrap_or_default().to_owned();
-    let wrong_type = lines.iter().filter(|line| line.contains(" in body must be of type "));
-    let wrong_type: BTreeSet<String> = wrong_type.map(|line| field(line)).collect();
-    let words = |line: &&str| match field(line) {
-        field if wrong_type.contains(&field) => format!("{field}: wrong type"),
-        _ => (*line).to_owned(),
-    };
-    lines.iter().map(words).collect()
-}
-
-/// How the API server's verdict on an object differs from ours; `old` is stored there meanwhile.
-fn difference(admission: &Admission, kubeconfig: &str, object: &Value, old: Option<&Value>) -> Option<String> {
-    if let Some(old) = old {
-        kubectl(kubeconfig, &["apply", "-f", "-"], old).unwrap();
-        let text = |value: &Value| value.as_str().unwrap().to_owned();
-        let (kind, name) = (text(&old["kind"]), text(&old["metadata"]["name"]));
-        let status = json!({"status": old["status"]}).to_string();
-        let patch = ["patch", &kind, &name, "-n", bad_manifests::NAMESPACE];
-        let patch = [&patch[..], &["--subresource=status", "--type=merge", "-p", &status]].concat();
-        kubectl(kubeconfig, &patch, old).unwrap();
-    }
-    let theirs = kubectl(kubeconfig, &["apply", "--dry-run=server", "-f", "-"], object);
-    let theirs = theirs.err().unwrap_or_default();
-    if let Some(old) = old {
-        kubectl(kubeconfig, &["delete", "--wait=false", "-f", "-"], old).unwrap();
-    }
-    let ours = admission.check(object, old).err().map(|violations| text(&violations));
-    let ours = ours.unwrap_or_default();
-    let differ = theirs.is_empty() != ours.is_empty() || complaints(&theirs) != complaints(&ours);
-    differ.then(|| format!("{object}\n  API server: {theirs}\n  here:       {ours}"))
-}
-
-/// Compares every verdict, word for word, with a real API server that has the CRDs and the namespaces of the table:
-/// `KUBECONFIG=… [KUBECTL=…] cargo test --test admission -- --ignored`.
-#[test]
-#[ignore = "needs an API server, named by KUBECONFIG"]
-fn verdicts_are_those_of_the_api_server() {
-    let kubeconfig = std::env::var("KUBECONFIG").unwrap();
-    let admission = admission();
-    let mut objects: Vec<(Value, Option<Value>)> = Vec::new();
-    for case in cases() {
-        objects.extend(case.with.into_iter().map(|object| (object, None)));
-        objects.push((case.manifest, case.old));
-    }
-    let values = values()
-        .into_iter()
-        .flat_map(|values| [values.good, values.bad].concat());
-    objects.extend(world().into_iter().chain(values).map(|object| (object, None)));
-    let share = objects.len().div_ceil(4);
-    let compare = |objects: &[(Value, Option<Value>)]| -> Vec<String> {
-        let differences = objects
-            .iter()
-            .filter_map(|(object, old)| difference(&admission, &kubeconfig, object, old.as_ref()));
-        differences.collect()
-    };
-    let differences: Vec<String> = std::thread::scope(|scope| {
-        let shares = objects.chunks(share);
-        let workers: Vec<_> = shares.map(|share| scope.spawn(|| compare(share))).collect();
-        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
-    });
-    let count = differences.len();
-    assert!(
-        differences.is_empty(),
-        "{count} differences:\n{}",
-        differences.join("\n")
-    );
 }
 
 #[test]

@@ -53,6 +53,15 @@ pub fn of_call(error: &Error) -> Failure {
             None => "ProxmoxRefused",
         },
     };
+    let message = match error {
+        Error::Unauthorized { .. } => format!(
+            "spec.credentials of the PhoenixHypervisor: {message}: correct the token or the password in its Secret"
+        ),
+        Error::Certificate { .. } => format!(
+            "spec.tls of the PhoenixHypervisor: {message}: give the endpoint's CA, or this fingerprint if it is the right one"
+        ),
+        _ => message,
+    };
     Failure { reason, message }
 }
 
@@ -65,10 +74,22 @@ pub fn of_ssh(error: &guest::Error) -> Failure {
         guest::Error::Unreachable { .. } => "SSHUnreachable",
         _ => "SSHConnectionLost",
     };
-    Failure {
-        reason,
-        message: error.to_string(),
-    }
+    let message = match error {
+        guest::Error::BadKey(_) => {
+            format!("spec.ssh.keySecretRef of the PhoenixHypervisor: {error}: put a private key into the Secret")
+        }
+        guest::Error::HostKeyMismatch { .. } => format!(
+            "spec.ssh.knownHostsSecretRef of the PhoenixHypervisor: {error}: if the node's key was changed on purpose, put the new one into the Secret"
+        ),
+        guest::Error::AuthFailed { .. } => format!(
+            "spec.ssh of the PhoenixHypervisor: {error}: add the public key of keySecretRef to the user's authorized_keys on the node"
+        ),
+        guest::Error::Unreachable { .. } => format!(
+            "spec.ssh of the PhoenixHypervisor: {error}: check hosts and port, and that the node's SSH server runs"
+        ),
+        _ => error.to_string(),
+    };
+    Failure { reason, message }
 }
 
 /// Whether the failure is nobody's fault and passes by itself: the step is tried again soon, without counting.

@@ -309,6 +309,14 @@ impl World {
         }
     }
 
+    /// Polls, and looks at every object once.
+    pub async fn round(&self) {
+        self.poll().await;
+        for guest in self.store.guests() {
+            self.engine.reconcile(&guest.key).await;
+        }
+    }
+
     /// Whether every object is Ready, or gone where it is to be deleted, or Stalled where that is expected.
     fn settled(&self, stalled_is_fine: bool) -> bool {
         self.store.guests().iter().all(|guest| {
@@ -335,10 +343,7 @@ impl World {
                 self.restart();
                 self.wire.dead.store(false, Ordering::SeqCst);
             }
-            self.poll().await;
-            for guest in self.store.guests() {
-                self.engine.reconcile(&guest.key).await;
-            }
+            self.round().await;
             if round > 0 && self.settled(stalled_is_fine) && !self.wire.dead.load(Ordering::SeqCst) {
                 return Ok(());
             }
