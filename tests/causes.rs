@@ -298,6 +298,26 @@ const CAUSES: &[(&str, Cause)] = &[
         },
     ),
     (
+        "a creation was cut off",
+        Cause {
+            reason: "CreateInterrupted",
+            names: &["guest 1000", "pct unlock 1000"],
+            make: |world| {
+                let theirs = Edit::CreateGuest {
+                    vmid: 1000,
+                    node: None,
+                    vm: false,
+                    options: BTreeMap::from([("lock".to_owned(), "create".to_owned())]),
+                    storage: None,
+                };
+                edit(world, theirs);
+                world.store.apply(guest(json!({"vmid": 1000})))
+            },
+            mend: |world| edit(world, Edit::RemoveGuest { vmid: 1000 }),
+            ssh: false,
+        },
+    ),
+    (
         "a task fails",
         Cause {
             reason: "TaskFailed",

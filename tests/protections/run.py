@@ -28,7 +28,7 @@ PROTECTIONS = [
     ("a guest that is being created is left alone", "src/plan/identity.rs",
      'let being_created = guest.lock.as_deref() == Some("create");', "let being_created = false;"),
     ("guests are searched for our stamp before a vmid is allocated", "src/plan/identity.rs",
-     "Some(found) => Ok(found.first().copied()),", "Some(_) => Ok(None),"),
+     "Some(found) => Ok(found.ours.first().copied()),", "Some(_) => Ok(None),"),
     ("adoption only when the annotation asks for it", "src/plan/identity.rs",
      "let vmid = self.desired.adopt.as_ref()?.parse().ok()?;",
      "let vmid = self.desired.adopt.as_ref().and_then(|a| a.parse().ok()).or(self.desired.vmid)?;"),
@@ -65,7 +65,7 @@ PROTECTIONS = [
 ]
 
 
-TESTS = ["--test", "crash", "--test", "standalone"]
+TESTS = ["--test", "causes", "--test", "crash", "--test", "standalone"]
 
 
 def sh(args):
