@@ -298,6 +298,20 @@ const CAUSES: &[(&str, Cause)] = &[
         },
     ),
     (
+        "the annotation that nothing carries out yet",
+        Cause {
+            reason: "NotYetSupported",
+            names: &["phoenix-hypervisor.io/recreate", "take the annotation away"],
+            make: |world| {
+                let mut object = guest(json!({}));
+                object["metadata"]["annotations"] = json!({phoenix::crd::RECREATE: "1000-abc"});
+                world.store.apply(object)
+            },
+            mend: |world| drop(plain(world)),
+            ssh: false,
+        },
+    ),
+    (
         "a creation was cut off",
         Cause {
             reason: "CreateInterrupted",

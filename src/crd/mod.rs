@@ -38,7 +38,7 @@ pub const ADOPT: &str = "phoenix-hypervisor.io/adopt";
 pub const ABANDON: &str = "phoenix-hypervisor.io/abandon";
 /// Annotation: restart the guest once for each new value.
 pub const RESTARTED_AT: &str = "phoenix-hypervisor.io/restartedAt";
-/// Annotation: destroy and create the guest anew (promise 4); its value is `vmid-hash`.
+/// Annotation: destroy and create the guest anew (promise 4). Not carried out yet: refused with `NotYetSupported`.
 pub const RECREATE: &str = "phoenix-hypervisor.io/recreate";
 /// Proxmox tasks that Phoenix keeps running on one node where `limits.parallelTasksPerNode` says nothing.
 pub const GUEST_TASKS_DEFAULT: usize = 4;

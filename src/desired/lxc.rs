@@ -122,6 +122,11 @@ fn form(object: &GuestObject) -> Form {
 /// The container part of the spec, if every field of it is built.
 fn supported(object: &GuestObject) -> Result<&LxcGuest, Blocked> {
     let no = |what: String| Blocked::stalled("NotYetSupported", what);
+    if object.annotations.contains_key(RECREATE) {
+        return Err(no(format!(
+            "metadata.annotations[{RECREATE}] is not supported yet and the guest is left as it is: take the annotation away; to have a new guest, delete the object and apply it again"
+        )));
+    }
     let guest = match &object.spec {
         GuestSpec::Vm(_) => {
             return Err(no(
