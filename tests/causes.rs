@@ -332,6 +332,28 @@ const CAUSES: &[(&str, Cause)] = &[
         },
     ),
     (
+        "volumes of a former guest are left",
+        Cause {
+            reason: "LeftoverVolumes",
+            names: &["vmid 1000", "vm-1000-disk-0", "choose another vmid"],
+            make: |world| {
+                world.sim().with(|state| {
+                    let node = state.nodes.keys().next().unwrap().clone();
+                    let name = "vm-1000-disk-0";
+                    state.alloc_volume(&node, DISKS, name, "raw", 1 << 30, false).unwrap();
+                });
+                world.store.apply(guest(json!({"vmid": 1000})))
+            },
+            mend: |world| {
+                world.sim().with(|state| {
+                    let node = state.nodes.keys().next().unwrap().clone();
+                    state.free_volume(&node, &format!("{DISKS}:vm-1000-disk-0")).unwrap();
+                });
+            },
+            ssh: false,
+        },
+    ),
+    (
         "a task fails",
         Cause {
             reason: "TaskFailed",

@@ -81,6 +81,17 @@ pub struct State {
     lock: Option<File>,
 }
 
+impl Drop for State {
+    /// Gives the lock back at once: a child process that was being started meanwhile holds a copy of the file until it
+    /// runs its program.
+    fn drop(&mut self) {
+        if let Some(lock) = &self.lock {
+            // It cannot fail on a lock that is held, and closing the file would release it as well.
+            let _ = lock.unlock();
+        }
+    }
+}
+
 impl State {
     /// Opens or makes the folder. `cluster_id` overrides and is kept.
     ///
@@ -277,6 +288,16 @@ mod tests {
         drop(state);
         assert_eq!(State::open(dir.path(), Some("other")).unwrap().cluster_id, "other");
         assert_eq!(State::open(dir.path(), None).unwrap().cluster_id, "other");
+    }
+
+    #[test]
+    fn the_lock_goes_although_a_copy_of_the_file_is_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path(), None).unwrap();
+        let copy = state.lock.as_ref().unwrap().try_clone().unwrap();
+        drop(state);
+        assert!(State::open(dir.path(), None).is_ok());
+        drop(copy);
     }
 
     #[test]
