@@ -17,3 +17,4 @@ mod harness;
 mod manifests;
 mod site;
 mod stale;
+mod verbs;
