@@ -11,6 +11,8 @@ use crate::desired::Stamp;
 pub struct Cluster {
     /// Name and nodes as the endpoint answers now.
     pub identity: ProxmoxCluster,
+    /// Whether identity and quorum were read for this very reconcile; the poller reads them only now and then.
+    pub read_now: bool,
     /// The identity recorded in the hypervisor's status, where there is one.
     pub recorded: Option<ProxmoxCluster>,
     /// Whether it is quorate (a single node always is). `None`: not readable (Sys.Audit on / is missing).

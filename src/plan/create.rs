@@ -52,6 +52,10 @@ impl Planner<'_> {
                 30,
             ));
         }
+        // No guest is made, and no vmid chosen, by who answered some polls ago.
+        if !self.observed.cluster.read_now {
+            return Err(Next::Look(Query::Cluster));
+        }
         let node = self.place(&source)?;
         self.ok(stage, "");
         if self.status.vmid.is_none() {

@@ -54,6 +54,10 @@ impl Deletion<'_> {
             return self.release("nothing on Proxmox belongs to it");
         };
         let cluster = &self.observed.cluster;
+        // What is concluded here is final: it must not rest on who answered some polls ago.
+        if !cluster.read_now {
+            return Next::Look(Query::Cluster);
+        }
         if !cluster.is_recorded() {
             let message = format!(
                 "the endpoint answers as cluster {:?} with nodes {:?}, which is not the one that guest {vmid} is on: correct spec.endpoints of the PhoenixHypervisor, or let go with the annotation {ABANDON}: \"{vmid}\"",

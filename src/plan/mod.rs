@@ -52,6 +52,8 @@ pub enum Next {
 /// A read that the plan needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
+    /// Name, nodes and quorum of the Proxmox cluster that answers now.
+    Cluster,
     /// Which of these guests carry this object's stamp.
     Stamped {
         /// Vmids and nodes of containers.

@@ -14,6 +14,7 @@ use super::*;
 const MAX_ATTEMPTS: i64 = 5;
 
 /// Where a script stands.
+#[derive(Debug, PartialEq, Eq)]
 enum Position {
     Done,
     /// It failed and is not tried again (tests, or attempts used up).
@@ -279,4 +280,65 @@ fn last_line(output: &str) -> String {
         .find(|l| !l.trim().is_empty())
         .unwrap_or("no output");
     line.trim().chars().take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn script(rerun: bool, role: ScriptRole) -> Script {
+        Script {
+            id: "feature-docker".into(),
+            name: "feature docker".into(),
+            role,
+            hash: "h".into(),
+            body: String::new(),
+            args: vec![],
+            environment: BTreeMap::new(),
+            files: vec![],
+            workdir: None,
+            deadline_seconds: 60,
+            rerun,
+        }
+    }
+
+    fn ended(hash: &str, attempt: i64, exit_code: Option<i64>) -> Option<ScriptRecord> {
+        Some(ScriptRecord {
+            hash: hash.into(),
+            attempt,
+            running: false,
+            exit_code,
+            ended_at: Some(1000),
+            output: String::new(),
+        })
+    }
+
+    /// An attempt's number belongs to one start: the runner in the guest refuses the same one again.
+    #[test]
+    fn each_start_is_an_attempt_of_its_own() {
+        let running = ended("h", 2, None).map(|r| ScriptRecord { running: true, ..r });
+        let cases = [
+            (None, 1000, Position::Due(1)),
+            (running, 9000, Position::Running),
+            (ended("h", 1, Some(0)), 1000, Position::Done),
+            (ended("h", 1, Some(1)), 1009, Position::Later(1010)),
+            (ended("h", 1, Some(1)), 1010, Position::Due(2)),
+            (ended("h", 2, None), 1020, Position::Due(3)),
+            (ended("h", 4, Some(1)), 1079, Position::Later(1080)),
+            (ended("h", 5, Some(1)), 9000, Position::Failed),
+            (ended("old", 3, Some(0)), 1000, Position::Outdated),
+            (ended("old", 3, Some(1)), 1000, Position::Due(1)),
+        ];
+        for (record, now, expected) in cases {
+            let found = position(&script(false, ScriptRole::Feature), record.as_ref(), now);
+            assert_eq!(found, expected, "{record:?} at {now}");
+        }
+        let old = ended("old", 3, Some(0));
+        assert_eq!(
+            position(&script(true, ScriptRole::Feature), old.as_ref(), 1000),
+            Position::Due(1)
+        );
+        let test = script(true, ScriptRole::Test);
+        assert_eq!(position(&test, ended("h", 1, Some(1)).as_ref(), 9000), Position::Failed);
+    }
 }

@@ -8,6 +8,7 @@ use crate::desired::Key;
 use crate::desired::hypervisor::{Access, TlsPolicy};
 use crate::guest::{self, Command, Node, Output, Ssh, SshOptions};
 use crate::observed::{Cluster, Failure};
+use crate::proxmox::cluster::ClusterStatus;
 use crate::proxmox::{ApiToken, Client, ConnectOptions, Login, Tls};
 
 use super::failure::{failure, of_ssh};
@@ -238,41 +239,48 @@ impl Connection {
         })
     }
 
+    /// The cluster that answers now; `None`: Sys.Audit on / is missing.
+    ///
+    /// # Errors
+    /// Why it cannot be asked.
+    pub async fn who_answers(&self) -> Result<Option<ClusterStatus>, Failure> {
+        match self.client.cluster_status().await {
+            Ok(status) => Ok(Some(status)),
+            Err(crate::proxmox::Error::Forbidden { .. }) => Ok(None),
+            Err(error) => Err(super::failure::of_call(&error)),
+        }
+    }
+
     async fn identity(&self, rows: &[crate::proxmox::cluster::Resource]) -> Result<Identity, Failure> {
         let of = |e: crate::proxmox::Error| super::failure::of_call(&e);
         let version = self.client.version().await.map_err(of)?.version;
-        match self.client.cluster_status().await {
-            Ok(status) => {
-                let identity = ProxmoxCluster {
-                    name: status.name.clone().unwrap_or_default(),
-                    nodes: status.nodes.iter().map(|n| n.name.clone()).collect(),
-                };
-                let addresses = status
-                    .nodes
-                    .iter()
-                    .filter_map(|n| Some((n.name.clone(), n.ip.clone()?)))
-                    .collect();
-                Ok((identity, Some(status.quorate), addresses, version))
-            }
-            // Sys.Audit on / is missing: guests can be worked on, but absence cannot be proven (promise 5).
-            Err(crate::proxmox::Error::Forbidden { .. }) => {
-                let nodes = rows
-                    .iter()
-                    .filter(|r| r.kind == "node")
-                    .filter_map(|r| r.node.clone())
-                    .collect();
-                Ok((
-                    ProxmoxCluster {
-                        name: String::new(),
-                        nodes,
-                    },
-                    None,
-                    BTreeMap::new(),
-                    version,
-                ))
-            }
-            Err(error) => Err(of(error)),
-        }
+        let Some(status) = self.who_answers().await? else {
+            // Guests can be worked on, but absence cannot be proven (promise 5).
+            let nodes = rows
+                .iter()
+                .filter(|r| r.kind == "node")
+                .filter_map(|r| r.node.clone())
+                .collect();
+            let nameless = ProxmoxCluster {
+                name: String::new(),
+                nodes,
+            };
+            return Ok((nameless, None, BTreeMap::new(), version));
+        };
+        let addresses = status
+            .nodes
+            .iter()
+            .filter_map(|n| Some((n.name.clone(), n.ip.clone()?)))
+            .collect();
+        Ok((identity_of(&status), Some(status.quorate), addresses, version))
+    }
+}
+
+/// What tells one Proxmox cluster from another.
+pub fn identity_of(status: &ClusterStatus) -> ProxmoxCluster {
+    ProxmoxCluster {
+        name: status.name.clone().unwrap_or_default(),
+        nodes: status.nodes.iter().map(|n| n.name.clone()).collect(),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::plan::{OWNER_KIND, Query};
 use crate::proxmox::Error;
 use crate::proxmox::lxc::LxcConfig;
 
-use super::connection::{Connection, Snapshot};
+use super::connection::{Connection, Snapshot, identity_of};
 use super::failure::{failure, of_call};
 
 fn id(vmid: i64) -> u32 {
@@ -29,6 +29,14 @@ pub async fn look(
     observed: &mut Observed,
 ) -> Result<(), Failure> {
     match query {
+        Query::Cluster => {
+            let status = connection.who_answers().await?;
+            observed.cluster.quorate = status.as_ref().map(|s| s.quorate);
+            if let Some(status) = status {
+                observed.cluster.identity = identity_of(&status);
+            }
+            observed.cluster.read_now = true;
+        }
         Query::Stamped { among } => observed.stamped = Some(stamped(connection, among, identity, previous).await?),
         Query::VmidFree { vmid, volumes_on } => {
             let check = vmid_free(connection, *vmid, volumes_on.as_deref()).await?;

@@ -172,12 +172,21 @@ pub struct Wire {
     pub rewinds: AtomicBool,
     /// Whether all of the status is lost then.
     pub forgets: AtomicBool,
+    /// What somebody else does just before the first effect whose action has these words.
+    pub meddle: Mutex<Option<(&'static str, Meddling)>>,
 }
+
+/// What somebody else does.
+pub type Meddling = Box<dyn FnOnce() + Send>;
 
 impl Tripwire for Wire {
     fn trip(&self, key: &Key, point: Point, what: &str) -> bool {
         if self.dead.load(Ordering::SeqCst) {
             return true;
+        }
+        let mut meddle = self.meddle.lock().unwrap();
+        if point == Point::BeforeEffect && meddle.as_ref().is_some_and(|(words, _)| what.contains(words)) {
+            meddle.take().unwrap().1();
         }
         let n = self.passed.fetch_add(1, Ordering::SeqCst);
         if self.at.contains(&n) {

@@ -1,0 +1,173 @@
+//! Whose a guest is may change at any moment: a guest that took the place of ours is left exactly as it is.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "test code: a panic is the report"
+)]
+
+#[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
+#[path = "engine/mod.rs"]
+mod engine;
+
+use std::collections::BTreeMap;
+
+use engine::{IMAGE, World, lxc};
+use phoenix::desired::{Key, Objects, Stamp};
+use phoenix::simulator::{Edit, Simulator};
+use serde_json::{Value, json};
+
+const VMID: u32 = 1000;
+
+fn guest(fields: Value) -> Value {
+    let mut fields = fields;
+    fields["source"] = json!({"image": {"volid": IMAGE}});
+    lxc("a", fields)
+}
+
+/// A world with one guest, Ready.
+async fn world() -> (World, Key) {
+    let mut world = World::new(&[]).await;
+    let key = world.store.apply(guest(json!({})));
+    world.settle(false).await.unwrap();
+    assert_eq!(world.store.guest(&key).unwrap().status.vmid, Some(i64::from(VMID)));
+    (world, key)
+}
+
+/// Somebody destroys the guest and makes another under its vmid.
+fn replace(sim: &Simulator, description: &str) {
+    sim.edit(Edit::RemoveGuest { vmid: VMID }).unwrap();
+    let options = [("hostname", "precious"), ("cores", "2"), ("description", description)];
+    let theirs = Edit::CreateGuest {
+        vmid: VMID,
+        node: None,
+        vm: false,
+        options: BTreeMap::from(options.map(|(k, v)| (k.to_owned(), v.to_owned()))),
+        storage: Some("quickOS-lxc-disks".into()),
+    };
+    sim.edit(theirs).unwrap();
+}
+
+fn text(world: &World) -> String {
+    world.sim().with(|state| state.guests[&VMID].text().to_owned())
+}
+
+fn says(world: &World, key: &Key, reason: &str) -> bool {
+    let guest = world.store.guest(key).unwrap();
+    guest.status.conditions.iter().any(|c| c.reason == reason)
+}
+
+async fn rounds(world: &World) {
+    for _ in 0..30 {
+        world.round().await;
+        tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+    }
+}
+
+/// Between the read that showed our stamp and the write: the digest of the read tells Proxmox.
+#[tokio::test]
+async fn a_guest_that_came_between_read_and_write_is_not_written() {
+    let (world, key) = world().await;
+    let sim = world.sim().clone();
+    *world.wire.meddle.lock().unwrap() = Some(("cores", Box::new(move || replace(&sim, "mine"))));
+    world.store.apply(guest(json!({"cores": 4})));
+    rounds(&world).await;
+    assert!(world.wire.meddle.lock().unwrap().is_none(), "nothing was to be written");
+    let text = text(&world);
+    assert!(text.contains("cores: 2") && text.contains("precious"), "{text}");
+    assert!(says(&world, &key, "Conflict"));
+}
+
+#[tokio::test]
+async fn deleting_leaves_a_guest_with_anothers_stamp() {
+    let (world, key) = world().await;
+    let description = world.sim().with(|state| {
+        state.guests[&VMID]
+            .config()
+            .current
+            .get("description")
+            .unwrap()
+            .to_owned()
+    });
+    let stamp = Stamp::find(&description).unwrap();
+    let others = [
+        Stamp {
+            name: "b".into(),
+            ..stamp.clone()
+        },
+        Stamp {
+            cluster: "another".into(),
+            ..stamp.clone()
+        },
+        Stamp {
+            namespace: "else".into(),
+            ..stamp.clone()
+        },
+        Stamp {
+            vmid: 7,
+            ..stamp.clone()
+        },
+    ];
+    for other in others {
+        replace(world.sim(), &other.to_string());
+        world
+            .sim()
+            .edit(Edit::Power {
+                vmid: VMID,
+                running: false,
+            })
+            .unwrap();
+        let before = text(&world);
+        world.store.apply(guest(json!({})));
+        world.store.delete(&key);
+        rounds(&world).await;
+        assert!(world.store.guest(&key).is_none(), "the object does not go");
+        assert_eq!(text(&world), before, "{other:?}");
+        // Once more, with the next stamp: the object comes back and takes the vmid as its own.
+        world.sim().edit(Edit::RemoveGuest { vmid: VMID }).unwrap();
+        world.store.apply(guest(json!({})));
+        let mut ready = false;
+        for _ in 0..200 {
+            world.round().await;
+            ready = world.store.guest(&key).unwrap().is_ready();
+            if ready {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+        }
+        assert!(ready);
+    }
+}
+
+/// An endpoint that answers as another cluster proves nothing about a guest of this one.
+#[tokio::test]
+async fn deleting_waits_while_another_cluster_answers() {
+    let (mut world, key) = world().await;
+    let name = world.sim().with(|state| state.cluster.replace("another".into()));
+    world.poll().await;
+    world.store.delete(&key);
+    rounds(&world).await;
+    assert!(says(&world, &key, "WrongCluster"));
+    assert!(world.sim().with(|state| state.guests.contains_key(&VMID)));
+    world.sim().with(|state| state.guests.remove(&VMID).unwrap());
+    rounds(&world).await;
+    assert!(world.store.guest(&key).is_some(), "its absence there proves nothing");
+    world.sim().with(|state| state.cluster = name);
+    world.settle(false).await.unwrap();
+    assert!(world.store.guest(&key).is_none());
+}
+
+#[tokio::test]
+async fn nothing_is_created_while_another_cluster_answers() {
+    let (mut world, _) = world().await;
+    let name = world.sim().with(|state| state.cluster.replace("another".into()));
+    let mut second = guest(json!({}));
+    second["metadata"]["name"] = json!("b");
+    let key = world.store.apply(second);
+    rounds(&world).await;
+    assert!(says(&world, &key, "WrongCluster"));
+    assert_eq!(world.sim().with(|state| state.guests.len()), 1);
+    world.sim().with(|state| state.cluster = name);
+    world.settle(false).await.unwrap();
+    assert!(world.store.guest(&key).unwrap().is_ready());
+}
