@@ -133,6 +133,7 @@ fn node(ip: &str, cpus: u64, memory: u64, cgroup_mode: u8, booted_at: u64, bridg
             .map(str::to_owned)
             .collect(),
         paths: BTreeSet::new(),
+        files: BTreeMap::new(),
         gpus: Vec::new(),
         nvidia_driver: None,
     }

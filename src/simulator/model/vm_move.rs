@@ -291,7 +291,7 @@ impl State {
             ));
         }
         let key = request.target_disk.unwrap_or_else(|| request.disk.clone());
-        self.check_reassign(node, vmid, target, &request.disk, &key)?;
+        self.check_reassign(node, vmid, target, &request.disk, &key, None)?;
         let (own, other) = (self.vm(node, vmid)?.digest(), self.vm(node, target)?.digest());
         for (vmid, digest, wanted) in [(vmid, own, &request.digest), (target, other, &request.target_digest)] {
             if differs(&digest, wanted.as_deref()) {
@@ -310,7 +310,15 @@ impl State {
         Ok(self.start_task(node, "qmmove", &id, &caller.id, work))
     }
 
-    fn check_reassign(&self, node: &str, vmid: u32, target: u32, disk: &str, key: &str) -> Result<()> {
+    fn check_reassign(
+        &self,
+        node: &str,
+        vmid: u32,
+        target: u32,
+        disk: &str,
+        key: &str,
+        own: Option<u64>,
+    ) -> Result<()> {
         let source = self.vm(node, vmid)?;
         if !self.guests.contains_key(&target) {
             return Err(ApiError::die(format!("could not find target VM {target}")));
@@ -321,7 +329,7 @@ impl State {
             ))
         })?;
         for vmid in [vmid, target] {
-            self.check_flock(vmid, None)?;
+            self.check_flock(vmid, own)?;
             self.check_lock(vmid)?;
         }
         if source.is_template() || other.is_template() {
@@ -360,7 +368,8 @@ impl State {
         let node = self.vm_task_node(seq);
         self.take_flock(work.vmid, seq)?;
         self.take_flock(work.target_vmid, seq)?;
-        self.check_reassign(&node, work.vmid, work.target_vmid, &work.disk, &work.target_disk)?;
+        let (disk, key) = (work.disk.as_str(), work.target_disk.as_str());
+        self.check_reassign(&node, work.vmid, work.target_vmid, disk, key, Some(seq))?;
         let mut drive = self.vm_drive(&node, work.vmid, &work.disk)?;
         self.log(
             seq,
