@@ -228,6 +228,7 @@ impl State {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         let program = match words[..] {
             ["/bin/sh" | "sh" | "/bin/bash" | "bash", "-s"] => Program::parse(input.as_bytes()).ok(),
+            ["/bin/sh", "-c", text] => self.joined(node, vmid, text),
             _ => None,
         };
         let about = program.as_ref().map_or_else(|| words.join(" "), Program::summary);
@@ -272,6 +273,20 @@ impl State {
             return Err(timeout(vmid, "exec"));
         }
         Ok(pid)
+    }
+
+    /// A program that came in pieces, because it is larger than a command's input may be: `# phoenix-input: FOLDER`.
+    fn joined(&mut self, node: &str, vmid: u32, text: &str) -> Option<Program> {
+        let folder = format!("{}/", text.lines().next()?.strip_prefix("# phoenix-input: ")?);
+        self.vm(node, vmid).ok()?;
+        let files = &mut self.guest_mut(vmid).ok()?.inside.files;
+        let names: Vec<String> = files.keys().filter(|name| name.starts_with(&folder)).cloned().collect();
+        let pieces: Vec<u8> = names
+            .iter()
+            .filter_map(|name| files.remove(name))
+            .flat_map(|file| file.content)
+            .collect();
+        Program::parse(&pieces).ok()
     }
 
     /// Commands that need no program.

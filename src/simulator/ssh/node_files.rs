@@ -286,31 +286,39 @@ fn write(state: &mut State, node: &str, path: &str, file: GuestFile) -> Reply {
     }
     state.dirty = true;
     if let Some((id, name)) = snippet(state, node, path) {
-        let (uid, ctime, size) = (state.next_number(), state.seconds(), file.content.len() as u64);
-        let Some(storage) = state.storages.get_mut(&id) else {
-            return missing("sh", path);
-        };
-        if storage.used(node) + size > storage.total {
-            return Reply::fail(1, "cat: write error: No space left on device".to_owned());
-        }
-        let volume = Volume {
-            uid,
-            size,
-            used: size,
-            format: "snippet".to_owned(),
-            content: "snippets".to_owned(),
-            ctime,
-            data: [
-                ("text".to_owned(), String::from_utf8_lossy(&file.content).into_owned()),
-                ("mode".to_owned(), file.mode.to_string()),
-            ]
-            .into(),
-            ..Volume::default()
-        };
-        storage.insert(node, &name, volume);
-    } else if let Some(found) = state.nodes.get_mut(node) {
+        return put_snippet(state, node, &id, &name, &file);
+    }
+    if let Some(found) = state.nodes.get_mut(node) {
         found.files.insert(path.to_owned(), file);
     }
+    Reply::default()
+}
+
+/// Makes a snippet a volume of its storage.
+pub(super) fn put_snippet(state: &mut State, node: &str, id: &str, name: &str, file: &GuestFile) -> Reply {
+    state.dirty = true;
+    let (uid, ctime, size) = (state.next_number(), state.seconds(), file.content.len() as u64);
+    let Some(storage) = state.storages.get_mut(id) else {
+        return Reply::fail(2, format!("storage '{id}' does not exist"));
+    };
+    if storage.used(node) + size > storage.total {
+        return Reply::fail(1, "cat: write error: No space left on device".to_owned());
+    }
+    let volume = Volume {
+        uid,
+        size,
+        used: size,
+        format: "snippet".to_owned(),
+        content: "snippets".to_owned(),
+        ctime,
+        data: [
+            ("text".to_owned(), String::from_utf8_lossy(&file.content).into_owned()),
+            ("mode".to_owned(), file.mode.to_string()),
+        ]
+        .into(),
+        ..Volume::default()
+    };
+    storage.insert(node, name, volume);
     Reply::default()
 }
 
