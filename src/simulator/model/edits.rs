@@ -128,7 +128,7 @@ pub enum Edit {
         other: bool,
     },
     /// A command of a guest agent goes wrong.
-    AgentFault(super::vm_agent::AgentFault),
+    AgentFault(super::vm_agent_faults::AgentFault),
     /// The guest agent of a machine dies, or is back at once.
     Agent {
         /// Machine.

@@ -156,10 +156,12 @@ impl Files {
                 None => Reply::fail(1, format!("mv: cannot stat '{from}': No such file or directory")),
             },
             ("rm", _, paths) => {
-                let gone = paths
-                    .iter()
-                    .filter(|path| take(state, node, path).is_none())
-                    .next_back();
+                let mut gone = None;
+                for path in paths {
+                    if take(state, node, path).is_none() {
+                        gone = Some(path);
+                    }
+                }
                 match gone.filter(|_| !forced) {
                     Some(path) => Reply::fail(1, format!("rm: cannot remove '{path}': No such file or directory")),
                     None => Reply::default(),
