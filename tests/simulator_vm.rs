@@ -770,3 +770,70 @@ async fn nodes_know_qm_and_snippets() {
     let exit = sim.task("POST", "/qemu/100/status/start", &[]).await;
     assert_eq!(exit, format!("can't open '{file}' - No such file or directory"));
 }
+
+#[tokio::test]
+async fn a_silent_agent_costs_time() {
+    let sim = Sim::new();
+    sim.machine("100", &[]).await;
+    assert_eq!(sim.task("POST", "/qemu/100/status/start", &[]).await, "OK");
+    let ping = HttpRequest {
+        method: "POST".to_owned(),
+        path: "/api2/json/nodes/phoenix/qemu/100/agent/ping".to_owned(),
+        authorization: Some(sim.auth.clone()),
+        ..HttpRequest::default()
+    };
+    assert_eq!(sim.simulator.handle(&ping).await.delay_ms, 3000);
+    sim.simulator.advance(20_000);
+    assert_eq!(sim.simulator.handle(&ping).await.delay_ms, 0);
+    let broken = [
+        ("command", "/bin/sh"),
+        ("command", "-s"),
+        (
+            "input-data",
+            "# phoenix-runner: start id=x\nphoenix_put 'a' <<'PHOENIX_END'\n",
+        ),
+    ];
+    let (_, text) = sim.refused("POST", "/qemu/100/agent/exec", &broken).await;
+    assert!(text.contains("path and mode are expected"), "{text}");
+}
+
+#[tokio::test]
+async fn disks_move_and_change_hands() {
+    let sim = Sim::new();
+    let efi = format!("{DISKS}:1,efitype=4m,pre-enrolled-keys=1");
+    let tpm = format!("{DISKS}:1,version=v2.0");
+    sim.machine(
+        "100",
+        &[
+            ("efidisk0", efi.as_str()),
+            ("tpmstate0", tpm.as_str()),
+            ("bios", "ovmf"),
+        ],
+    )
+    .await;
+    let config = sim.config(100).await;
+    assert_eq!(
+        config["efidisk0"],
+        format!("{DISKS}:vm-100-disk-0,efitype=4m,pre-enrolled-keys=1,size=1M")
+    );
+    assert_eq!(
+        config["tpmstate0"],
+        format!("{DISKS}:vm-100-disk-2,size=4M,version=v2.0")
+    );
+    sim.machine("101", &[]).await;
+    let other = "quickOS-shared-prod-data";
+    let form = [("disk", "scsi0"), ("storage", other), ("delete", "1")];
+    assert_eq!(sim.task("POST", "/qemu/100/move_disk", &form).await, "OK");
+    assert_eq!(sim.config(100).await["scsi0"], format!("{other}:vm-100-disk-0,size=4G"));
+    let form = [("disk", "scsi0"), ("target-vmid", "101"), ("target-disk", "scsi3")];
+    assert_eq!(sim.task("POST", "/qemu/100/move_disk", &form).await, "OK");
+    assert_eq!(sim.config(101).await["scsi3"], format!("{other}:vm-101-disk-0,size=4G"));
+    assert_eq!(sim.config(100).await["boot"], "order=net0");
+    // Somebody else's disk is left alone when the machine goes.
+    let borrowed = format!("{DISKS}:vm-101-disk-0");
+    sim.ok("PUT", "/qemu/100/config", &[("scsi1", borrowed.as_str())]).await;
+    assert_eq!(sim.task("DELETE", "/qemu/100", &[("purge", "1")]).await, "OK");
+    let left = sim.ok("GET", &format!("/storage/{DISKS}/content"), &[]).await;
+    assert_eq!(left.as_array().unwrap().len(), 1, "{left}");
+    assert_eq!(left[0]["volid"], borrowed);
+}

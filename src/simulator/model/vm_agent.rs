@@ -121,7 +121,10 @@ impl State {
     pub fn agent_exec(&mut self, node: &str, vmid: u32, command: &[String], input: &str) -> Result<u64> {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         let program = match words[..] {
-            ["/bin/sh" | "sh" | "/bin/bash" | "bash", "-s"] => Program::parse(input.as_bytes()).ok(),
+            ["/bin/sh" | "sh" | "/bin/bash" | "bash", "-s"] if input.starts_with("# phoenix-runner: ") => {
+                let parsed = Program::parse(input.as_bytes());
+                Some(parsed.map_err(|why| agent_error(format!("simulated guest: {why}")))?)
+            }
             _ => None,
         };
         let about = program.as_ref().map_or_else(|| words.join(" "), Program::summary);
