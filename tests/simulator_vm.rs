@@ -837,3 +837,73 @@ async fn disks_move_and_change_hands() {
     assert_eq!(left.as_array().unwrap().len(), 1, "{left}");
     assert_eq!(left[0]["volid"], borrowed);
 }
+
+#[tokio::test]
+async fn large_input_comes_in_pieces() {
+    let sim = Sim::new();
+    sim.machine("100", &[]).await;
+    assert_eq!(sim.task("POST", "/qemu/100/status/start", &[]).await, "OK");
+    sim.simulator.advance(20_000);
+    let program = start_program("big", &format!("{}exit 6\n", "# a long line\n".repeat(6000)));
+    assert!(program.len() > 64 << 10);
+    for (at, piece) in program.as_bytes().chunks(45 << 10).enumerate() {
+        let (file, content) = (format!("/run/in/1/{at:06}"), BASE64.encode(piece));
+        let form = [("file", file.as_str()), ("encode", "0"), ("content", content.as_str())];
+        sim.ok("POST", "/qemu/100/agent/file-write", &form).await;
+    }
+    let join = "umask 077; cat /run/in/1/* >/run/in/1.all && rm -rf /run/in/1 && exec 3</run/in/1.all && rm -f \
+                /run/in/1.all && exec /bin/sh -s <&3";
+    let started = sim.exec(100, &["/bin/sh", "-c", join], "").await;
+    assert!(
+        started["out-data"].as_str().unwrap().contains("started-now=1"),
+        "{started}"
+    );
+    sim.simulator.advance(30_000);
+    let ended = sim
+        .exec(100, &["/bin/sh", "-s"], "# phoenix-runner: poll id=big hash=h1\n")
+        .await;
+    assert!(ended["out-data"].as_str().unwrap().contains("exit=6"), "{ended}");
+    let left = sim.simulator.with(|state| {
+        let files = &state.guests[&100].inside.files;
+        files.keys().filter(|path| path.starts_with("/run/in/")).count()
+    });
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn the_script_for_snippets_is_known() {
+    let sim = Sim::new();
+    let script = |action: &str, volid: &str| {
+        let text = BASE64.encode("#cloud-config\n");
+        let content = if action == "write" { text } else { String::new() };
+        format!(
+            "# phoenix-node: snippet-{action} volid={volid}\nPHOENIX_VOLID={volid}\nphoenix_snippet {action} \
+             <<'PHOENIX_END'\n{content}\nPHOENIX_END\n"
+        )
+    };
+    let run = |action: &str, volid: &str| sim.node("/bin/sh -s", &script(action, volid));
+    let volid = "local:snippets/a.yaml";
+    for (action, out) in [
+        ("find", "present=0\n"),
+        ("write", "present=1\n"),
+        ("find", "present=1\n"),
+        ("remove", "present=0\n"),
+        ("remove", "present=0\n"),
+        ("find", "present=0\n"),
+    ] {
+        let reply = run(action, volid);
+        assert_eq!(
+            (reply.exit, reply.stdout.as_str()),
+            (0, out),
+            "{action}: {}",
+            reply.stderr
+        );
+    }
+    for wrong in [
+        "nope:snippets/a.yaml",
+        "local:iso/a.iso",
+        "quickOS-vm-disks:snippets/a.yaml",
+    ] {
+        assert_eq!(run("write", wrong).exit, 14, "{wrong}");
+    }
+}

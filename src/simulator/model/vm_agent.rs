@@ -120,7 +120,13 @@ impl State {
     /// understood, `sh -c` ends as the text says; everything else is not there.
     pub fn agent_exec(&mut self, node: &str, vmid: u32, command: &[String], input: &str) -> Result<u64> {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        let pieces = self.joined_input(node, vmid, &words)?;
+        let input = pieces.as_deref().unwrap_or(input);
         let program = match words[..] {
+            [_, "-c", _] if pieces.is_some() => {
+                let parsed = Program::parse(input.as_bytes());
+                Some(parsed.map_err(|why| agent_error(format!("simulated guest: {why}")))?)
+            }
             ["/bin/sh" | "sh" | "/bin/bash" | "bash", "-s"] if input.starts_with("# phoenix-runner: ") => {
                 let parsed = Program::parse(input.as_bytes());
                 Some(parsed.map_err(|why| agent_error(format!("simulated guest: {why}")))?)
@@ -169,6 +175,28 @@ impl State {
             return Err(timeout(vmid, "exec"));
         }
         Ok(pid)
+    }
+
+    /// Input that is too large for one call comes as files of a folder, and `sh -c` puts them together, removes them and
+    /// runs them: `cat FOLDER/* >FILE && … && exec /bin/sh -s <&3`. The text, if the command is such a one.
+    fn joined_input(&mut self, node: &str, vmid: u32, words: &[&str]) -> Result<Option<String>> {
+        let [_, "-c", text] = words else { return Ok(None) };
+        let folder = text
+            .split("cat ")
+            .nth(1)
+            .and_then(|rest| rest.split_once("/* >"))
+            .map(|(folder, _)| format!("{folder}/"));
+        let Some(folder) = folder.filter(|_| text.ends_with("exec /bin/sh -s <&3")) else {
+            return Ok(None);
+        };
+        if !self.agent_answers(self.vm(node, vmid)?) {
+            return Ok(None);
+        }
+        let files = &mut self.guest_mut(vmid)?.inside.files;
+        let names: Vec<String> = files.keys().filter(|path| path.starts_with(&folder)).cloned().collect();
+        let pieces = names.iter().filter_map(|name| files.remove(name));
+        let bytes: Vec<u8> = pieces.flat_map(|file| file.content).collect();
+        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
     /// Commands that need no program.

@@ -257,7 +257,7 @@ fn is_folder(state: &State, node: &str, path: &str) -> bool {
     usual || of_storage || known
 }
 
-fn read(state: &State, node: &str, path: &str) -> Option<GuestFile> {
+pub(super) fn read(state: &State, node: &str, path: &str) -> Option<GuestFile> {
     match snippet(state, node, path) {
         Some((id, name)) => {
             let volume = state.storages.get(&id)?.volume(node, &name)?;
@@ -271,7 +271,7 @@ fn read(state: &State, node: &str, path: &str) -> Option<GuestFile> {
     }
 }
 
-fn take(state: &mut State, node: &str, path: &str) -> Option<GuestFile> {
+pub(super) fn take(state: &mut State, node: &str, path: &str) -> Option<GuestFile> {
     let file = read(state, node, path)?;
     state.dirty = true;
     match snippet(state, node, path) {
@@ -281,7 +281,7 @@ fn take(state: &mut State, node: &str, path: &str) -> Option<GuestFile> {
     Some(file)
 }
 
-fn write(state: &mut State, node: &str, path: &str, file: GuestFile) -> Reply {
+pub(super) fn write(state: &mut State, node: &str, path: &str, file: GuestFile) -> Reply {
     let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
     if !path.starts_with('/') || !is_folder(state, node, folder) {
         return Reply::fail(1, format!("sh: 1: cannot create {path}: Directory nonexistent"));
