@@ -250,7 +250,14 @@ async fn a_cloud_image_boots_and_gets_its_agent_from_cloud_init() {
     assert_eq!(sim.refused("POST", "/qemu/100/agent/ping", &[]).await, silent);
     sim.simulator.advance(25_000);
     assert_eq!(sim.ok("POST", "/qemu/100/agent/ping", &[]).await, json!({"result": {}}));
+    // Its scripts run for a while yet.
+    let result = BASE64.encode("[ -e /run/cloud-init/result.json ]");
+    let probe = format!("# phoenix-runner: probe seconds=10 command={result}\n");
+    let early = sim.exec(100, &["/bin/sh", "-s"], &probe).await;
+    assert!(early["out-data"].as_str().unwrap().starts_with("exit=1\n"), "{early}");
     let waited = sim.exec(100, &["cloud-init", "status", "--wait"], "").await;
+    let late = sim.exec(100, &["/bin/sh", "-s"], &probe).await;
+    assert!(late["out-data"].as_str().unwrap().starts_with("exit=0\n"), "{late}");
     assert_eq!(
         (&waited["exitcode"], &waited["out-data"]),
         (&json!(1), &json!("status: error\n"))
