@@ -7,7 +7,7 @@ use super::node_files::Files;
 use super::qm::Qm;
 use super::raw_lines::RawLines;
 use super::runner::Program;
-use super::snippets::Snippet;
+use super::snippets::{self, Snippet};
 use super::state::SshAction;
 use super::words;
 use super::{Reply, Request};
@@ -39,10 +39,10 @@ pub enum Command {
     Qm(Qm),
     /// Files of the node.
     Files(Files),
+    /// The script for snippets.
+    Snippet(Snippet),
     /// The script that edits raw lines.
     RawLines(RawLines),
-    /// The script that keeps snippets.
-    Snippet(Snippet),
     /// `cat` of one of the known files.
     Cat(String),
     /// `nvidia-smi --query-gpu=…`: the fields.
@@ -73,10 +73,10 @@ impl Command {
                 let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
                 Files::parse(&quoted.join(" "), stdin).map(Self::Files)
             }
-            ["/bin/sh", "-s"] => match Snippet::parse(stdin) {
-                Some(snippet) => Ok(Self::Snippet(snippet)),
-                None => RawLines::parse(stdin).map(Self::RawLines),
-            },
+            ["/bin/sh", "-s"] if stdin.starts_with(snippets::HEADER.as_bytes()) => {
+                Snippet::parse(stdin).map(Self::Snippet)
+            }
+            ["/bin/sh", "-s"] => RawLines::parse(stdin).map(Self::RawLines),
             ["cat", path] => Ok(Self::Cat((*path).to_owned())),
             ["nvidia-smi", query, "--format=csv,noheader,nounits"] if query.starts_with("--query-gpu=") => {
                 let fields = query.trim_start_matches("--query-gpu=");
@@ -108,9 +108,9 @@ impl Command {
             Self::Unlock(vmid) => format!("pct unlock {vmid}"),
             Self::Status(vmid) => format!("pct status {vmid}"),
             Self::RawLines(edit) => format!("raw-lines {}", edit.vmid),
-            Self::Snippet(snippet) => snippet.summary(),
             Self::Qm(qm) => qm.summary(),
             Self::Files(files) => files.summary(),
+            Self::Snippet(snippet) => snippet.summary(),
             Self::Cat(path) => format!("cat {path}"),
             Self::Gpus(_) => "nvidia-smi".into(),
             Self::Plain(word) => word.clone(),
@@ -153,9 +153,9 @@ impl Command {
                 Err(error) => Reply::from_error(2, &error),
             },
             Self::RawLines(edit) => edit.run(state, &node),
-            Self::Snippet(snippet) => snippet.run(state, &node),
             Self::Qm(qm) => qm.run(state, &node),
             Self::Files(files) => files.run(state, &node),
+            Self::Snippet(snippet) => snippet.run(state, &node),
             Self::Cat(path) => cat(state, &node, path),
             Self::Gpus(fields) => gpus(state, &node, fields),
             Self::Plain(word) => Reply::ok(match word.as_str() {

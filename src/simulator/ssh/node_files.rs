@@ -156,10 +156,12 @@ impl Files {
                 None => Reply::fail(1, format!("mv: cannot stat '{from}': No such file or directory")),
             },
             ("rm", _, paths) => {
-                let gone = paths
-                    .iter()
-                    .filter(|path| take(state, node, path).is_none())
-                    .next_back();
+                let mut gone = None;
+                for path in paths {
+                    if take(state, node, path).is_none() {
+                        gone = Some(path);
+                    }
+                }
                 match gone.filter(|_| !forced) {
                     Some(path) => Reply::fail(1, format!("rm: cannot remove '{path}': No such file or directory")),
                     None => Reply::default(),
@@ -255,7 +257,7 @@ fn is_folder(state: &State, node: &str, path: &str) -> bool {
     usual || of_storage || known
 }
 
-fn read(state: &State, node: &str, path: &str) -> Option<GuestFile> {
+pub(super) fn read(state: &State, node: &str, path: &str) -> Option<GuestFile> {
     match snippet(state, node, path) {
         Some((id, name)) => {
             let volume = state.storages.get(&id)?.volume(node, &name)?;
@@ -269,7 +271,7 @@ fn read(state: &State, node: &str, path: &str) -> Option<GuestFile> {
     }
 }
 
-fn take(state: &mut State, node: &str, path: &str) -> Option<GuestFile> {
+pub(super) fn take(state: &mut State, node: &str, path: &str) -> Option<GuestFile> {
     let file = read(state, node, path)?;
     state.dirty = true;
     match snippet(state, node, path) {
@@ -279,46 +281,38 @@ fn take(state: &mut State, node: &str, path: &str) -> Option<GuestFile> {
     Some(file)
 }
 
-fn write(state: &mut State, node: &str, path: &str, file: GuestFile) -> Reply {
+pub(super) fn write(state: &mut State, node: &str, path: &str, file: GuestFile) -> Reply {
     let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
     if !path.starts_with('/') || !is_folder(state, node, folder) {
         return Reply::fail(1, format!("sh: 1: cannot create {path}: Directory nonexistent"));
     }
     state.dirty = true;
     if let Some((id, name)) = snippet(state, node, path) {
-        return put_snippet(state, node, &id, &name, &file);
-    }
-    if let Some(found) = state.nodes.get_mut(node) {
+        let (uid, ctime, size) = (state.next_number(), state.seconds(), file.content.len() as u64);
+        let Some(storage) = state.storages.get_mut(&id) else {
+            return missing("sh", path);
+        };
+        if storage.used(node) + size > storage.total {
+            return Reply::fail(1, "cat: write error: No space left on device".to_owned());
+        }
+        let volume = Volume {
+            uid,
+            size,
+            used: size,
+            format: "snippet".to_owned(),
+            content: "snippets".to_owned(),
+            ctime,
+            data: [
+                ("text".to_owned(), String::from_utf8_lossy(&file.content).into_owned()),
+                ("mode".to_owned(), file.mode.to_string()),
+            ]
+            .into(),
+            ..Volume::default()
+        };
+        storage.insert(node, &name, volume);
+    } else if let Some(found) = state.nodes.get_mut(node) {
         found.files.insert(path.to_owned(), file);
     }
-    Reply::default()
-}
-
-/// Makes a snippet a volume of its storage.
-pub(super) fn put_snippet(state: &mut State, node: &str, id: &str, name: &str, file: &GuestFile) -> Reply {
-    state.dirty = true;
-    let (uid, ctime, size) = (state.next_number(), state.seconds(), file.content.len() as u64);
-    let Some(storage) = state.storages.get_mut(id) else {
-        return Reply::fail(2, format!("storage '{id}' does not exist"));
-    };
-    if storage.used(node) + size > storage.total {
-        return Reply::fail(1, "cat: write error: No space left on device".to_owned());
-    }
-    let volume = Volume {
-        uid,
-        size,
-        used: size,
-        format: "snippet".to_owned(),
-        content: "snippets".to_owned(),
-        ctime,
-        data: [
-            ("text".to_owned(), String::from_utf8_lossy(&file.content).into_owned()),
-            ("mode".to_owned(), file.mode.to_string()),
-        ]
-        .into(),
-        ..Volume::default()
-    };
-    storage.insert(node, name, volume);
     Reply::default()
 }
 
