@@ -233,7 +233,7 @@ impl State {
     }
 
     /// A guest can be made deaf to shutdown by the in-guest fact `ignore-shutdown`.
-    fn ignores_shutdown(&self, vmid: u32) -> bool {
+    pub(super) fn ignores_shutdown(&self, vmid: u32) -> bool {
         self.guests
             .get(&vmid)
             .is_some_and(|guest| guest.inside.facts.contains_key("ignore-shutdown"))

@@ -138,6 +138,12 @@ pub struct State {
     /// Host keys, counters and faults of the SSH servers.
     #[serde(default)]
     pub ssh: crate::simulator::ssh::SshState,
+    /// Whether a program wants to be told of what happens to guests.
+    #[serde(skip)]
+    pub hooked: bool,
+    /// What it is to be told.
+    #[serde(skip)]
+    pub hook_jobs: Vec<super::hook::HookJob>,
     /// Last status broadcast.
     pub last_broadcast: u64,
     /// Counter for sequence numbers, process ids and volume numbers.
@@ -180,6 +186,8 @@ impl State {
             active: BTreeSet::new(),
             task_faults: Vec::new(),
             ssh: Default::default(),
+            hooked: false,
+            hook_jobs: Vec::new(),
             last_broadcast: now,
             counter: 1000,
             fingerprint: None,
