@@ -55,7 +55,6 @@ clone() { # source, snapshot
 
 # The container's configuration for LXC, from the simulator's.
 configure() { # file with the simulator's configuration
-	hostname=$(sed -n 's/^hostname: *//p' "$1" | head -n 1)
 	cat <<-END
 		lxc.include = /usr/share/lxc/config/common.conf
 		lxc.rootfs.path = overlay:$(cat "$home/base"):$home/upper
@@ -86,8 +85,12 @@ configure() { # file with the simulator's configuration
 start() {
 	running "$vmid" && return
 	cat >"$home/simulated"
+	hostname=$(sed -n '/^\[/q; s/^hostname: *//p' "$home/simulated")
 	configure "$home/simulated" >"$home/config"
-	mkdir -p "$home/rootfs"
+	mkdir -p "$home/rootfs" "$home/upper/etc"
+	# Proxmox writes these before each start.
+	echo "${hostname:-CT$vmid}" >"$home/upper/etc/hostname"
+	printf '127.0.0.1 localhost\n127.0.1.1 %s\n' "${hostname:-CT$vmid}" >"$home/upper/etc/hosts"
 	rm -f "$home/log"
 	# The first line of its log says why, the others that it failed.
 	lxc-start -P "$NODE/lxc" -n "$name" -o "$home/log" -l ERROR >/dev/null 2>&1 9>&- ||

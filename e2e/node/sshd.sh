@@ -7,7 +7,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=e2e/node/common.sh
 . "$here/common.sh"
-NODE=$2
+NODE=$(cd "$2" && pwd)
 
 case "$1" in
 start)

@@ -370,12 +370,8 @@ impl Planner<'_> {
                     return Ok(());
                 }
                 self.facts.health = Some("Unhealthy".into());
-                Err(self.wait(
-                    stage,
-                    "ProbeFailed",
-                    format!("the readiness probe fails: {why}"),
-                    period,
-                ))
+                let (reason, message) = probe_words(why);
+                Err(self.wait(stage, reason, message, period))
             }
             Some(Err(failure)) => {
                 let (reason, message) = (failure.reason, failure.message.clone());
@@ -389,6 +385,16 @@ impl Planner<'_> {
         let message = format!("{field} needs SSH to the node: set spec.ssh of the PhoenixHypervisor");
         self.stuck(stage, "MissingPrivilege", message)
     }
+}
+
+/// Reason and message of a failed probe. vLLM's own begins what it says with a reason (`desired/scripts/vllm_probe.sh`).
+fn probe_words(why: &str) -> (&'static str, String) {
+    for reason in ["ModelLoading", "ModelServerFailed"] {
+        if let Some(words) = why.split_once(": ").and_then(|(_, text)| text.strip_prefix(reason)) {
+            return (reason, words.trim_start_matches(": ").to_string());
+        }
+    }
+    ("ProbeFailed", format!("the readiness probe fails: {why}"))
 }
 
 fn reboot(vmid: i64, guest: &Guest) -> Effect {

@@ -21,6 +21,8 @@ enum Position {
     Failed,
     /// A changed script that the policy does not run again.
     Outdated,
+    /// It was cut off, nobody knows where, and the policy does not run it again.
+    CutOff,
     Running,
     /// It failed; the next attempt is due at this time.
     Later(i64),
@@ -50,6 +52,7 @@ fn position(script: &Script, record: Option<&ScriptRecord>, now: i64) -> Positio
     match record.exit_code {
         Some(0) => Position::Done,
         _ if script.role == ScriptRole::Test && record.exit_code.is_some() => Position::Failed,
+        None if !script.rerun => Position::CutOff,
         _ if attempt >= MAX_ATTEMPTS => Position::Failed,
         _ => {
             let due = record.ended_at.unwrap_or(0) + pause(attempt);
@@ -186,12 +189,24 @@ impl Planner<'_> {
         record: Option<&ScriptRecord>,
     ) -> Result<bool, Next> {
         let stage = stage_of(script.role);
-        match position(script, record, self.input.now) {
+        let position = position(script, record, self.input.now);
+        if script.role == ScriptRole::Vllm && position != Position::Done {
+            // The server is about to start or restart: what the probe said of it counts no more.
+            self.facts.health = Some("Unhealthy".into());
+        }
+        match position {
             Position::Done => Ok(true),
             Position::Outdated => {
                 let message = format!("{} changed since it ran; its policy does not run it again", script.name);
                 self.find("FeatureOutdated", true, "ScriptChanged", message);
                 Ok(true)
+            }
+            Position::CutOff => {
+                let message = format!(
+                    "{} was cut off while it ran, and its rerunPolicy is Never: see in container {vmid} what it did; a changed script is tried anew",
+                    script.name
+                );
+                Err(self.stuck(stage, "ScriptInterrupted", message))
             }
             Position::Failed if script.role == ScriptRole::Test => Ok(false),
             Position::Failed => {
@@ -326,6 +341,7 @@ mod tests {
             (ended("h", 2, None), 1020, Position::Due(3)),
             (ended("h", 4, Some(1)), 1079, Position::Later(1080)),
             (ended("h", 5, Some(1)), 9000, Position::Failed),
+            (ended("h", 1, None), 9000, Position::CutOff),
             (ended("old", 3, Some(0)), 1000, Position::Outdated),
             (ended("old", 3, Some(1)), 1000, Position::Due(1)),
         ];

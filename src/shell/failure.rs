@@ -92,6 +92,23 @@ pub fn of_ssh(error: &guest::Error) -> Failure {
     Failure { reason, message }
 }
 
+/// A command in a guest that ended badly, or an answer that is none.
+pub fn of_guest(vmid: i64, output: &guest::Output) -> Failure {
+    let stdout = output.stdout.text();
+    let told = stdout.lines().find_map(|line| line.strip_prefix("error="));
+    let stderr = output.stderr.text();
+    let words = match (told, stderr.trim()) {
+        (Some(told), "") => told.to_string(),
+        (Some(told), stderr) => format!("{told}: {}", stderr.lines().last().unwrap_or_default()),
+        (None, _) => output.complaint(),
+    };
+    if words.to_lowercase().contains("no space left") {
+        let message = format!("container {vmid}: {words}: make room in the container, or grow the volume");
+        return failure("GuestDiskFull", message);
+    }
+    failure("GuestUnreachable", format!("pct exec {vmid}: {words}"))
+}
+
 /// Whether the failure is nobody's fault and passes by itself: the step is tried again soon, without counting.
 pub fn is_passing(failure: &Failure) -> bool {
     ["GuestLocked", "ConfigChanged"].contains(&failure.reason)

@@ -10,7 +10,7 @@ use crate::proxmox::Error;
 use crate::proxmox::lxc::LxcConfig;
 
 use super::connection::{Connection, Snapshot, identity_of};
-use super::failure::{failure, of_call};
+use super::failure::{failure, of_call, of_guest};
 
 fn id(vmid: i64) -> u32 {
     u32::try_from(vmid).unwrap_or_default()
@@ -304,10 +304,7 @@ async fn scripts(
             .map_err(|e| failure("InvalidSpec", e.to_string()))?;
         let output = connection.ssh(node, &command).await.map_err(|(f, _)| f)?;
         if !output.is_success() {
-            return Err(failure(
-                "GuestUnreachable",
-                format!("pct exec {vmid}: {}", output.complaint()),
-            ));
+            return Err(of_guest(vmid, &output));
         }
         let record =
             runner::Record::parse(&output.stdout.text()).map_err(|e| failure("GuestUnreachable", e.to_string()))?;

@@ -45,7 +45,7 @@ impl Node {
         fs::create_dir(&files).unwrap();
         let node = Node { folder };
         let owner = std::process::id().to_string();
-        node.run("up.sh", &[node.path("").to_str().unwrap(), &owner, files.to_str().unwrap()]);
+        node.run("up.sh", &[node.folder.path().to_str().unwrap(), &owner, files.to_str().unwrap()]);
         Some(node)
     }
 
@@ -74,7 +74,7 @@ impl Node {
 
     /// `start`, `stop` or `cut` of the node's sshd.
     pub fn sshd(&self, what: &str) {
-        self.run("sshd.sh", &[what, self.path("").to_str().unwrap()]);
+        self.run("sshd.sh", &[what, self.folder.path().to_str().unwrap()]);
     }
 
     /// Its part in a world.

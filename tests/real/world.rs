@@ -128,13 +128,15 @@ impl Real {
         .await;
     }
 
-    /// Runs the engine until a condition or the last error of the object gives the reason; its message.
+    /// Runs the engine until a condition or an event of the object gives the reason; its message.
     pub async fn reason(&mut self, key: &Key, reason: &str) -> String {
         let mut message = String::new();
         self.until(reason, |real| {
             let status = real.object(key).status;
             let found = status.conditions.iter().find(|c| c.reason == reason).map(|c| c.message.clone());
-            match found {
+            let events = real.world.store.events.lock().unwrap();
+            let event = events.iter().rev().find(|(k, e)| k == key && e.reason == reason).map(|(_, e)| e.message.clone());
+            match found.or(event) {
                 Some(text) => {
                     message = text;
                     true
@@ -146,15 +148,6 @@ impl Real {
         message
     }
 
-    /// Deletes objects and runs the engine until they are gone.
-    pub async fn delete(&mut self, keys: &[Key]) {
-        for key in keys {
-            self.world.store.delete(key);
-        }
-        let keys = keys.to_vec();
-        self.until("gone", |real| keys.iter().all(|key| real.world.store.guest(key).is_none()))
-            .await;
-    }
 }
 
 /// A container of the image, with further fields.

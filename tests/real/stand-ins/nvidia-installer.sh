@@ -6,7 +6,7 @@ case " $* " in
 	echo '  --no-kernel-modules'
 	exit 0
 	;;
-*' --silent '*' --no-kernel-modules '*) ;;
+*' --silent --no-kernel-modules '*) ;;
 *)
 	echo "unexpected options: $*" >&2
 	exit 1
@@ -14,8 +14,8 @@ case " $* " in
 esac
 version=@VERSION@
 libraries=/usr/lib/x86_64-linux-gnu
-# ldconfig lists only what is a library.
-cp -L /lib/x86_64-linux-gnu/libdl.so.2 "$libraries/libnvidia-ml.so.$version"
+# ldconfig lists what is a library and calls itself so: one with a name of the same length is renamed.
+LC_ALL=C sed 's/libthread_db\.so\.1/libnvidia-ml.so.1/g' "$libraries/libthread_db.so.1" >"$libraries/libnvidia-ml.so.$version"
 ln -sf "libnvidia-ml.so.$version" "$libraries/libnvidia-ml.so.1"
 cat >/usr/bin/nvidia-smi <<END
 #!/bin/sh
