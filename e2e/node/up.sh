@@ -20,6 +20,10 @@ od -An -N4 -tx1 /dev/urandom | tr -d ' \n' >"$NODE/id"
 echo "$owner" >"$NODE/owner"
 ln -s "$NODE" "$CACHE/nodes/$(cat "$NODE/id")"
 
+# systemd takes some inotify instances a container, all of them the same user's; without one it ends without a word.
+instances=/proc/sys/fs/inotify/max_user_instances
+[ "$(cat "$instances")" -ge 1024 ] || echo 1024 >"$instances" || say "cannot raise $instances to 1024"
+
 [ -f "$NODE/host_key" ] || ssh-keygen -q -t ed25519 -N '' -C node -f "$NODE/host_key"
 [ -f "$NODE/client_key" ] || ssh-keygen -q -t ed25519 -N '' -C phoenix -f "$NODE/client_key"
 cp "$NODE/client_key.pub" "$NODE/authorized_keys"

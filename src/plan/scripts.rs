@@ -212,9 +212,9 @@ impl Planner<'_> {
             Position::Failed => {
                 let record = record.cloned().unwrap_or_default();
                 let message = format!(
-                    "{} failed {MAX_ATTEMPTS} times, last with exit code {}: {}: correct it; a changed script is tried anew",
+                    "{} failed {MAX_ATTEMPTS} times, last with {}: {}: correct it; a changed script is tried anew",
                     script.name,
-                    record.exit_code.map_or("none".into(), |c| c.to_string()),
+                    ended(script, record.exit_code),
                     last_line(&record.output)
                 );
                 Err(self.stuck(stage, "ScriptFailed", message))
@@ -227,9 +227,7 @@ impl Planner<'_> {
             )),
             Position::Later(due) => {
                 let output = record.map(|r| r.output.as_str()).unwrap_or_default();
-                let code = record
-                    .and_then(|r| r.exit_code)
-                    .map_or("was cut off".into(), |c| format!("exit code {c}"));
+                let code = ended(script, record.and_then(|r| r.exit_code));
                 let message = format!(
                     "{} failed ({code}): {}; it is tried again",
                     script.name,
@@ -287,13 +285,23 @@ impl Planner<'_> {
     }
 }
 
+/// How a script ended. A shell tells of a signal as 128 and its number, `timeout` of a deadline as 124.
+fn ended(script: &Script, code: Option<i64>) -> String {
+    match code {
+        None => "no exit code, it was cut off".into(),
+        Some(124) => format!("exit code 124, its deadline of {} s passed", script.deadline_seconds),
+        Some(code) if (129..=192).contains(&code) => format!("exit code {code}, which stands for signal {}", code - 128),
+        Some(code) => format!("exit code {code}"),
+    }
+}
+
 /// The line that most likely says what went wrong.
 fn last_line(output: &str) -> String {
-    let line = output
-        .lines()
-        .rev()
-        .find(|l| !l.trim().is_empty())
-        .unwrap_or("no output");
+    // A feature's body ends with the exit code, which is said anyway; the script's own words come before it.
+    let own = |l: &&str| !l.contains(": the install script ended with exit code ");
+    let mut lines = output.lines().rev().filter(|l| !l.trim().is_empty());
+    let last = lines.clone().next();
+    let line = lines.find(own).or(last).unwrap_or("no output");
     line.trim().chars().take(300).collect()
 }
 

@@ -72,9 +72,9 @@ async fn broken_features_say_what_is_wrong() {
     real.world.feature("no-interpreter", json!({"install": "#!/opt/none/python9\nprint(1)\n"}));
     let cases = [
         ("exits", vec!["exit code 3", "the mirror is gone"]),
-        ("killed", vec!["about to go"]),
+        ("killed", vec!["about to go", "exit code 137, which stands for signal 9"]),
         ("no-program", vec!["exit code 127", "no-such-program"]),
-        ("late", vec!["exit code 124", "godot"]),
+        ("late", vec!["its deadline of 1 s passed", "godot"]),
         ("not-really", vec!["exit code 5", "the check script still fails"]),
         ("no-interpreter", vec!["exit code 127", "python9"]),
         // Shipped ones, with something wrong that their own words name.
