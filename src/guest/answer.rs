@@ -239,6 +239,10 @@ mod tests {
         assert_eq!(record(&whole[..4], &whole[4..], whole.len() as u64).output(), shown);
         // Each of these bytes becomes three: that does not make the tail the whole.
         let tail = [0xff; 30];
-        assert!(record(b"first", &tail, 60).output().starts_with("first\n[… 25 bytes left out …]\n"));
+        assert!(
+            record(b"first", &tail, 60)
+                .output()
+                .starts_with("first\n[… 25 bytes left out …]\n")
+        );
     }
 }

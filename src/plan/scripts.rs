@@ -290,7 +290,9 @@ fn ended(script: &Script, code: Option<i64>) -> String {
     match code {
         None => "no exit code, it was cut off".into(),
         Some(124) => format!("exit code 124, its deadline of {} s passed", script.deadline_seconds),
-        Some(code) if (129..=192).contains(&code) => format!("exit code {code}, which stands for signal {}", code - 128),
+        Some(code) if (129..=192).contains(&code) => {
+            format!("exit code {code}, which stands for signal {}", code - 128)
+        }
         Some(code) => format!("exit code {code}"),
     }
 }

@@ -55,7 +55,11 @@ fn run(program: &Path, call: &HookCall, config: &[u8]) -> Result<(), String> {
     }
     let text = String::from_utf8_lossy(&output.stderr);
     let last = text.lines().rev().find(|line| !line.trim().is_empty());
-    let words: String = last.unwrap_or("no word of it").chars().take(LONGEST_COMPLAINT).collect();
+    let words: String = last
+        .unwrap_or("no word of it")
+        .chars()
+        .take(LONGEST_COMPLAINT)
+        .collect();
     Err(format!("{what}: {words} ({})", output.status))
 }
 

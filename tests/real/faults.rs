@@ -26,14 +26,23 @@ fn go(real: &Real, key: &Key) {
 /// Whether the application's script is under way and has done its countable part.
 fn runs(real: &Real, key: &Key) -> bool {
     let status = real.object(key).status;
-    status.application.is_some_and(|a| a.state.as_deref() == Some("Running")) && count(real, key) == 1
+    status
+        .application
+        .is_some_and(|a| a.state.as_deref() == Some("Running"))
+        && count(real, key) == 1
 }
 
 /// A container in which the counted script is running.
 async fn running(real: &mut Real, name: &str, policy: &str) -> Key {
-    let key = real.world.store.apply(guest(name, json!({"script": COUNTED, "rerunPolicy": policy})));
+    let key = real
+        .world
+        .store
+        .apply(guest(name, json!({"script": COUNTED, "rerunPolicy": policy})));
     let at = key.clone();
-    real.until("the script runs", move |real| real.object(&at).status.vmid.is_some() && runs(real, &at)).await;
+    real.until("the script runs", move |real| {
+        real.object(&at).status.vmid.is_some() && runs(real, &at)
+    })
+    .await;
     key
 }
 
@@ -63,7 +72,10 @@ async fn connections_and_servers_that_go_do_not_disturb_a_script() {
     assert!(made.unwrap().success());
     real.node.sshd("start");
     let message = real.reason(&key, "HostKeyMismatch").await;
-    assert!(message.contains("knownHostsSecretRef") && message.contains("SHA256:"), "{message}");
+    assert!(
+        message.contains("knownHostsSecretRef") && message.contains("SHA256:"),
+        "{message}"
+    );
     real.node.sshd("stop");
     std::fs::rename(real.node.path("right_key"), real.node.path("host_key")).unwrap();
     real.node.sshd("start");
@@ -75,7 +87,9 @@ async fn connections_and_servers_that_go_do_not_disturb_a_script() {
     let authorized = real.node.path("authorized_keys");
     let lines = std::fs::read(&authorized).unwrap();
     std::fs::write(&authorized, "").unwrap();
-    real.world.store.apply(guest("a", json!({"script": format!("{COUNTED}# changed\n")})));
+    real.world
+        .store
+        .apply(guest("a", json!({"script": format!("{COUNTED}# changed\n")})));
     let message = real.reason(&key, "SSHAuthFailed").await;
     assert!(message.contains("authorized_keys"), "{message}");
     std::fs::write(&authorized, lines).unwrap();
@@ -88,18 +102,27 @@ async fn connections_and_servers_that_go_do_not_disturb_a_script() {
 async fn an_answer_that_is_lost_is_no_reason_to_start_again() {
     let Some(mut real) = Real::start().await else { return };
     let flag = real.node.path("lose-answer");
-    *real.world.wire.meddle.lock().unwrap() = Some((
-        "run application",
-        Box::new(move || std::fs::write(flag, "").unwrap()),
-    ));
+    *real.world.wire.meddle.lock().unwrap() =
+        Some(("run application", Box::new(move || std::fs::write(flag, "").unwrap())));
     let key = real.world.store.apply(guest("a", json!({"script": COUNTED})));
     let at = key.clone();
-    real.until("the script runs", move |real| real.object(&at).status.vmid.is_some() && runs(real, &at)).await;
+    real.until("the script runs", move |real| {
+        real.object(&at).status.vmid.is_some() && runs(real, &at)
+    })
+    .await;
     assert!(real.node.text("lost-answer").contains("started-now=1"));
     go(&real, &key);
     real.ready(std::slice::from_ref(&key)).await;
     assert_eq!(count(&real, &key), 1);
-    assert!(real.world.store.events.lock().unwrap().iter().any(|(_, e)| e.reason == "SSHConnectionLost"));
+    assert!(
+        real.world
+            .store
+            .events
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|(_, e)| e.reason == "SSHConnectionLost")
+    );
 }
 
 /// The operator dies at each point of starting the script; a script runs once for each of its versions.
@@ -111,7 +134,10 @@ async fn wherever_the_operator_dies_a_script_runs_once() {
     real.ready(std::slice::from_ref(&key)).await;
     let mut points = 0;
     for n in 1.. {
-        let wire = crate::engine::Wire { at: vec![n - 1], ..Default::default() };
+        let wire = crate::engine::Wire {
+            at: vec![n - 1],
+            ..Default::default()
+        };
         real.world.wire = std::sync::Arc::new(wire);
         real.world.restart();
         real.world.store.apply(script(n));
@@ -142,7 +168,10 @@ async fn a_guest_that_restarts_cuts_its_script_off() {
             .unwrap();
     }
     let message = real.reason(&never, "ScriptInterrupted").await;
-    assert!(message.contains("Never") && message.contains("was cut off"), "{message}");
+    assert!(
+        message.contains("Never") && message.contains("was cut off"),
+        "{message}"
+    );
     let at = again.clone();
     real.until("it is tried again", move |real| {
         let status = real.object(&at).status.application;
@@ -155,7 +184,9 @@ async fn a_guest_that_restarts_cuts_its_script_off() {
     assert_eq!(count(&real, &never), 1, "at most once");
     // Whoever looked changes the script: that is a new one.
     let script = format!("{COUNTED}# looked after\n");
-    real.world.store.apply(guest("never", json!({"script": script, "rerunPolicy": "Never"})));
+    real.world
+        .store
+        .apply(guest("never", json!({"script": script, "rerunPolicy": "Never"})));
     real.ready(std::slice::from_ref(&never)).await;
     assert_eq!(count(&real, &never), 2);
 }
@@ -194,10 +225,19 @@ async fn output_daemons_and_questions_do_no_harm() {
     let Some(mut real) = Real::start().await else { return };
     // Ten megabytes; bytes that are no text; a daemon that holds the output; a question to nobody.
     let scripts = [
-        ("loud", "head -c 10M /dev/zero | tr '\\0' 'x' | fold -w 99\necho the last word"),
-        ("binary", "printf 'caf\\351 \\377\\376\\000\\033[31m\\n'; head -c 100k /dev/urandom; echo; echo the last word"),
+        (
+            "loud",
+            "head -c 10M /dev/zero | tr '\\0' 'x' | fold -w 99\necho the last word",
+        ),
+        (
+            "binary",
+            "printf 'caf\\351 \\377\\376\\000\\033[31m\\n'; head -c 100k /dev/urandom; echo; echo the last word",
+        ),
         ("daemon", "(while :; do sleep 600; done) &\necho the last word"),
-        ("asking", "read answer || answer=nobody\necho \"$answer\"; [ ! -t 0 ] && ! (: </dev/tty) 2>/dev/null\necho the last word"),
+        (
+            "asking",
+            "read answer || answer=nobody\necho \"$answer\"; [ ! -t 0 ] && ! (: </dev/tty) 2>/dev/null\necho the last word",
+        ),
     ];
     let key = |name: &str| crate::world::lxc_key(name);
     for (name, script) in scripts {
@@ -207,11 +247,17 @@ async fn output_daemons_and_questions_do_no_harm() {
     }
     for (name, _) in scripts {
         let message = real.reason(&key(name), "ScriptFailed").await;
-        assert!(message.contains("exit code 9") && message.contains("the last word"), "{name}: {message}");
+        assert!(
+            message.contains("exit code 9") && message.contains("the last word"),
+            "{name}: {message}"
+        );
         let status = serde_json::to_string(&real.object(&key(name)).status).unwrap();
         assert!(status.len() < 20_000 && !status.contains("\\u00"), "{name}: {status}");
         let spooled = real.sh(&key(name), "du -sk /run/phoenix | cut -f1");
-        assert!(spooled.trim().parse::<u64>().unwrap() < 4096, "{name}: {spooled} KiB in memory");
+        assert!(
+            spooled.trim().parse::<u64>().unwrap() < 4096,
+            "{name}: {spooled} KiB in memory"
+        );
         go(&real, &key(name));
     }
     let keys: Vec<Key> = scripts.iter().map(|(name, _)| key(name)).collect();

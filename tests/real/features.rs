@@ -16,8 +16,16 @@ struct Release {
 }
 
 const RELEASES: [Release; 2] = [
-    Release { code: "bookworm", image: DEBIAN_12, number: 12 },
-    Release { code: "trixie", image: DEBIAN_13, number: 13 },
+    Release {
+        code: "bookworm",
+        image: DEBIAN_12,
+        number: 12,
+    },
+    Release {
+        code: "trixie",
+        image: DEBIAN_13,
+        number: 13,
+    },
 ];
 
 /// The template that the others come from: it alone knows the proxy.
@@ -56,7 +64,11 @@ fn apps(release: &Release, stand_ins: &StandIns, portainer: bool, service: bool)
     if portainer {
         features.as_array_mut().unwrap().push(json!({"name": "portainer"}));
     }
-    clone(&format!("apps-{}", release.number), &format!("base-{}", release.number), json!({"features": features}))
+    clone(
+        &format!("apps-{}", release.number),
+        &format!("base-{}", release.number),
+        json!({"features": features}),
+    )
 }
 
 fn nvidia(release: &Release, stand_ins: &StandIns) -> Value {
@@ -68,7 +80,11 @@ fn nvidia(release: &Release, stand_ins: &StandIns) -> Value {
         {"name": "nvidia", "parameters": parameters},
         {"name": "vllm", "parameters": {"pip-index-url": format!("http://files.test/{}/simple/", release.code)}},
     ]);
-    clone(&format!("ai-{}", release.number), &format!("base-{}", release.number), json!({"features": features}))
+    clone(
+        &format!("ai-{}", release.number),
+        &format!("base-{}", release.number),
+        json!({"features": features}),
+    )
 }
 
 /// What the runner's records in the guest say: feature, hash and attempt of each run.
@@ -110,7 +126,10 @@ async fn shipped_features_install_and_a_second_run_does_nothing() {
         let apps_key = lxc_key(&format!("apps-{}", release.number));
         looks_right(&real, &apps_key, release);
         real.sh(&apps_key, SERVICE);
-        println!("docker in {apps_key}: {}", real.sh(&apps_key, PORTAINER).lines().last().unwrap());
+        println!(
+            "docker in {apps_key}: {}",
+            real.sh(&apps_key, PORTAINER).lines().last().unwrap()
+        );
         real.world.store.apply(apps(release, &stand_ins, true, true));
     }
     real.ready(&all).await;
@@ -124,7 +143,10 @@ async fn shipped_features_install_and_a_second_run_does_nothing() {
     a_second_run_does_nothing(&mut real, &all).await;
     // Packages came through the proxy, and nothing tried to get out beside it.
     let log = real.node.text("proxy.log");
-    assert!(log.contains("docker.io_") && log.contains("http://files.test/bookworm/simple/vllm/ 200 own"), "{log}");
+    assert!(
+        log.contains("docker.io_") && log.contains("http://files.test/bookworm/simple/vllm/ 200 own"),
+        "{log}"
+    );
     let refused: Vec<&str> = log.lines().filter(|line| line.ends_with("refused")).collect();
     assert!(refused.is_empty(), "{refused:?}");
 }
@@ -137,9 +159,19 @@ fn looks_right(real: &Real, apps: &Key, release: &Release) {
     assert_eq!(base.matches("feature-base-setup/run.").count(), 1, "{base}");
     let ai = lxc_key(&format!("ai-{}", release.number));
     assert_eq!(real.sh(&ai, "nvidia-smi --query-gpu=driver_version").trim(), DRIVER);
-    assert_eq!(real.sh(&ai, "/opt/vllm/bin/python -c 'import vllm; print(vllm.__version__)'").trim(), "0.15.1");
-    assert!(real.sh(apps, "curl -fsS --noproxy '*' http://127.0.0.1:11434/api/version").contains("0.32.7"));
-    assert!(real.sh(apps, "docker info --format '{{.Driver}}'").contains("overlay"), "Docker's storage");
+    assert_eq!(
+        real.sh(&ai, "/opt/vllm/bin/python -c 'import vllm; print(vllm.__version__)'")
+            .trim(),
+        "0.15.1"
+    );
+    assert!(
+        real.sh(apps, "curl -fsS --noproxy '*' http://127.0.0.1:11434/api/version")
+            .contains("0.32.7")
+    );
+    assert!(
+        real.sh(apps, "docker info --format '{{.Driver}}'").contains("overlay"),
+        "Docker's storage"
+    );
 }
 
 /// Looks again and again, with a new operator too: nothing is started. Then the records are lost: every script runs
@@ -161,8 +193,15 @@ async fn a_second_run_does_nothing(real: &mut Real, keys: &[Key]) {
         keys.iter().all(|key| {
             let object = real.object(key);
             let features = object.status.features.unwrap_or_default();
-            features.iter().all(|f| f.state.as_deref() == Some("Succeeded") && f.attempts == Some(1))
-                && real.sh(key, "ls /var/lib/phoenix").lines().filter(|l| l.starts_with("feature-")).count() == features.len()
+            features
+                .iter()
+                .all(|f| f.state.as_deref() == Some("Succeeded") && f.attempts == Some(1))
+                && real
+                    .sh(key, "ls /var/lib/phoenix")
+                    .lines()
+                    .filter(|l| l.starts_with("feature-"))
+                    .count()
+                    == features.len()
         })
     })
     .await;

@@ -60,12 +60,18 @@ fn config(real: &Real) -> Vec<(&'static str, String)> {
     vec![
         ("phoenix_lxc_configs.json", json!({"lxc_configs": guests}).to_string()),
         ("phoenix_vm_configs.json", json!({"vms": []}).to_string()),
-        ("phoenix_hypervisor_config.json", json!({"nfs": {"server": "10.0.0.13"}}).to_string()),
+        (
+            "phoenix_hypervisor_config.json",
+            json!({"nfs": {"server": "10.0.0.13"}}).to_string(),
+        ),
     ]
 }
 
 fn application(script: &str, config: &[(&str, String)]) -> Value {
-    let mut files: Vec<Value> = config.iter().map(|(path, content)| json!({"path": path, "content": content})).collect();
+    let mut files: Vec<Value> = config
+        .iter()
+        .map(|(path, content)| json!({"path": path, "content": content}))
+        .collect();
     let retention = "#!/usr/bin/env python3\nimport sys\nassert int(sys.argv[1]) >= 1000\nprint(7)\n";
     files.push(json!({"path": "retention.py", "content": retention, "mode": "0755"}));
     json!({"script": script, "contract": "Legacy", "files": files})
@@ -77,11 +83,16 @@ async fn scripts_of_the_legacy_managers_run_unmodified() {
     real.ship_features();
     real.world.store.apply(base("base", DEBIAN_12));
     let plain = |name: &str, fields: Value| clone(name, "base", fields);
-    let keys: Vec<Key> = SCRIPTS.iter().map(|(name, ..)| real.world.store.apply(plain(name, json!({})))).collect();
+    let keys: Vec<Key> = SCRIPTS
+        .iter()
+        .map(|(name, ..)| real.world.store.apply(plain(name, json!({}))))
+        .collect();
     real.ready(&keys).await;
     let config = config(&real);
     for (name, script, _) in SCRIPTS {
-        real.world.store.apply(plain(name, json!({"application": application(script, &config)})));
+        real.world
+            .store
+            .apply(plain(name, json!({"application": application(script, &config)})));
     }
     real.ready(&keys).await;
     for ((name, _, check), key) in SCRIPTS.iter().zip(&keys) {
@@ -89,6 +100,10 @@ async fn scripts_of_the_legacy_managers_run_unmodified() {
         let said = real.sh(key, "cat /run/phoenix/application/*/output");
         assert!(output.status.success(), "{name}: {check}\nthe script said: {said}");
         let status = real.object(key).status.application.unwrap();
-        assert_eq!((status.state.as_deref(), status.attempts), (Some("Succeeded"), Some(1)), "{name}: {said}");
+        assert_eq!(
+            (status.state.as_deref(), status.attempts),
+            (Some("Succeeded"), Some(1)),
+            "{name}: {said}"
+        );
     }
 }

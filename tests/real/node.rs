@@ -45,7 +45,10 @@ impl Node {
         fs::create_dir(&files).unwrap();
         let node = Node { folder };
         let owner = std::process::id().to_string();
-        node.run("up.sh", &[node.folder.path().to_str().unwrap(), &owner, files.to_str().unwrap()]);
+        node.run(
+            "up.sh",
+            &[node.folder.path().to_str().unwrap(), &owner, files.to_str().unwrap()],
+        );
         Some(node)
     }
 
@@ -69,7 +72,11 @@ impl Node {
             .stderr(file)
             .status()
             .unwrap();
-        assert!(status.success(), "{name} {arguments:?}: {}", fs::read_to_string(log).unwrap());
+        assert!(
+            status.success(),
+            "{name} {arguments:?}: {}",
+            fs::read_to_string(log).unwrap()
+        );
     }
 
     /// `start`, `stop` or `cut` of the node's sshd.
@@ -116,7 +123,11 @@ impl Node {
         let output = self.exec(vmid, &["/bin/sh", "-c", script]);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let words = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "in {vmid}: {script}: {}: {text}{words}", output.status);
+        assert!(
+            output.status.success(),
+            "in {vmid}: {script}: {}: {text}{words}",
+            output.status
+        );
         text
     }
 }

@@ -71,7 +71,10 @@ impl Real {
     }
 
     pub fn vmid(&self, key: &Key) -> i64 {
-        self.object(key).status.vmid.unwrap_or_else(|| panic!("{key} has no vmid"))
+        self.object(key)
+            .status
+            .vmid
+            .unwrap_or_else(|| panic!("{key} has no vmid"))
     }
 
     /// What a shell in the object's container prints.
@@ -92,7 +95,13 @@ impl Real {
             "features": object.status.features, "application": object.status.application,
             "vllm": object.status.vllm, "tests": object.status.tests, "lastError": object.status.last_error,
         }));
-        format!("{key}: {:?} {:?}\n{}\n  {}", object.status.phase, object.status.message, conditions.join("\n"), scripts.unwrap())
+        format!(
+            "{key}: {:?} {:?}\n{}\n  {}",
+            object.status.phase,
+            object.status.message,
+            conditions.join("\n"),
+            scripts.unwrap()
+        )
     }
 
     /// Runs the engine until something is so.
@@ -107,7 +116,13 @@ impl Real {
                 return;
             }
             if begun.elapsed() > PATIENCE {
-                let all: Vec<String> = self.world.store.guests().iter().map(|g| self.standing(&g.key)).collect();
+                let all: Vec<String> = self
+                    .world
+                    .store
+                    .guests()
+                    .iter()
+                    .map(|g| self.standing(&g.key))
+                    .collect();
                 panic!("never came: {what}\n{}", all.join("\n"));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -120,7 +135,11 @@ impl Real {
         self.until("Ready", |real| {
             keys.iter().all(|key| {
                 let object = real.object(key);
-                let stalled = object.status.conditions.iter().any(|c| c.type_ == "Stalled" && c.status == "True");
+                let stalled = object
+                    .status
+                    .conditions
+                    .iter()
+                    .any(|c| c.type_ == "Stalled" && c.status == "True");
                 assert!(!stalled, "{}", real.standing(key));
                 object.is_ready() && object.status.observed_generation == Some(object.generation)
             })
@@ -133,9 +152,17 @@ impl Real {
         let mut message = String::new();
         self.until(reason, |real| {
             let status = real.object(key).status;
-            let found = status.conditions.iter().find(|c| c.reason == reason).map(|c| c.message.clone());
+            let found = status
+                .conditions
+                .iter()
+                .find(|c| c.reason == reason)
+                .map(|c| c.message.clone());
             let events = real.world.store.events.lock().unwrap();
-            let event = events.iter().rev().find(|(k, e)| k == key && e.reason == reason).map(|(_, e)| e.message.clone());
+            let event = events
+                .iter()
+                .rev()
+                .find(|(k, e)| k == key && e.reason == reason)
+                .map(|(_, e)| e.message.clone());
             match found.or(event) {
                 Some(text) => {
                     message = text;
@@ -147,7 +174,6 @@ impl Real {
         .await;
         message
     }
-
 }
 
 /// A container of the image, with further fields.

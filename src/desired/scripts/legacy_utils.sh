@@ -64,14 +64,14 @@ exit_script() {
     exit "$code"
 }
 
-# Reads PATH below the block of an id; the path may come with or without its first dot.
+# Reads PATH below the block of an id; a path may come without its first dot, and any filter of jq is one.
 _phoenix_lookup() { # file, key of the blocks, id, path, filter of the result
     local file=$1 blocks=$2 id=$3 path=$4 result=$5
     if [ ! -f "$file" ]; then
         log_error "there is no $file: carry the legacy JSON files in application.files"
         return 1
     fi
-    case "$path" in .*) ;; *) path=".$path" ;; esac
+    case "$path" in [A-Za-z_]*) path=".$path" ;; esac
     jq -er --arg blocks "$blocks" --arg id "$id" \
         "(if \$blocks == \"\" then . else .[\$blocks][\$id] end) | $path | $result" "$file"
 }

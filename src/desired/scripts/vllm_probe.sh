@@ -9,7 +9,9 @@ command -v curl > /dev/null 2>&1 || {
   exit 2
 }
 ask() { curl -gsS --noproxy '*' --max-time "$@"; }
-words() { journalctl -u "$unit" -n 400 -o cat --no-pager 2> /dev/null; }
+# What an earlier version of the unit said counts no more.
+since=$(stat -c %.6Y "/etc/systemd/system/$unit" 2> /dev/null || echo 0)
+words() { journalctl -u "$unit" --since "@$since" -n 400 -o cat --no-pager 2> /dev/null; }
 escaped() { printf %s "$1" | sed 's/["\\]/\\&/g'; }
 
 # The journal's last line that tells what ended the server, and what to do about it.
