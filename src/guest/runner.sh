@@ -99,11 +99,12 @@ phoenix_start() {
         return
     fi
     # A script whose record has no room must not run: nobody would know of it.
-    head -c 4096 /dev/zero >"$PHOENIX_RECORDS/.space" && [ "$(wc -c <"$PHOENIX_RECORDS/.space")" -eq 4096 ] || {
-        rm -f "$PHOENIX_RECORDS/.space"
+    phoenix_space=$PHOENIX_RECORDS/.space.$$
+    head -c 4096 /dev/zero >"$phoenix_space" 2>/dev/null && [ "$(wc -c <"$phoenix_space")" -eq 4096 ] || {
+        rm -f "$phoenix_space"
         phoenix_fail "no space left in $PHOENIX_RECORDS"
     }
-    rm -f "$PHOENIX_RECORDS/.space"
+    rm -f "$phoenix_space"
     phoenix_claim=$PHOENIX_RECORDS/run.$PHOENIX_HASH.$PHOENIX_ATTEMPT
     mkdir -p "$PHOENIX_SPOOL/$PHOENIX_HASH.$PHOENIX_ATTEMPT" || phoenix_fail "cannot make $PHOENIX_SPOOL"
     phoenix_files

@@ -348,7 +348,6 @@ mod tests {
             (ended("h", 1, Some(0)), 1000, Position::Done),
             (ended("h", 1, Some(1)), 1009, Position::Later(1010)),
             (ended("h", 1, Some(1)), 1010, Position::Due(2)),
-            (ended("h", 2, None), 1020, Position::Due(3)),
             (ended("h", 4, Some(1)), 1079, Position::Later(1080)),
             (ended("h", 5, Some(1)), 9000, Position::Failed),
             (ended("h", 1, None), 9000, Position::CutOff),
@@ -363,6 +362,11 @@ mod tests {
         assert_eq!(
             position(&script(true, ScriptRole::Feature), old.as_ref(), 1000),
             Position::Due(1)
+        );
+        let cut_off = ended("h", 2, None);
+        assert_eq!(
+            position(&script(true, ScriptRole::Feature), cut_off.as_ref(), 1020),
+            Position::Due(3)
         );
         let test = script(true, ScriptRole::Test);
         assert_eq!(position(&test, ended("h", 1, Some(1)).as_ref(), 9000), Position::Failed);

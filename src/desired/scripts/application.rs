@@ -147,11 +147,8 @@ fn add_legacy_helpers(script: &mut Script) {
     for name in LEGACY_UTILS_NAMES {
         let path = format!("{LEGACY_FOLDER}/{name}");
         if !script.files.iter().any(|f| f.path == path) {
-            script.files.push(ScriptFile {
-                path,
-                content: LEGACY_UTILS.into(),
-                mode: "0644".into(),
-            });
+            let (content, mode) = (LEGACY_UTILS.into(), "0644".into());
+            script.files.insert(0, ScriptFile { path, content, mode });
         }
     }
     script.body = script.body.replacen("#!/bin/sh\n", LEGACY_JQ, 1);

@@ -123,7 +123,7 @@ mod tests {
     use crate::simulator::{Profile, Secrets};
 
     fn state() -> State {
-        let mut state = Profile::Homelab.state(None, &Secrets::default(), 1_000_000);
+        let mut state = Profile::Homelab.state(None, &Secrets::default(), 1_800_000_000_000);
         state.hooked = true;
         state
             .edit(super::super::Edit::CreateGuest {
