@@ -110,7 +110,7 @@ docker run --rm --entrypoint /usr/bin/openssl portainer/portainer-ce:2.33.6 vers
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn shipped_features_install_and_a_second_run_does_nothing() {
+async fn features_and_what_builds_on_them() {
     let Some(mut real) = Real::start().await else { return };
     real.ship_features();
     let stand_ins = StandIns::make(&real.node);
@@ -149,6 +149,9 @@ async fn shipped_features_install_and_a_second_run_does_nothing() {
     );
     let refused: Vec<&str> = log.lines().filter(|line| line.ends_with("refused")).collect();
     assert!(refused.is_empty(), "{refused:?}");
+    // What takes long to install is used further.
+    crate::vllm::from_installation_to_recovery(&mut real, &nvidia(&RELEASES[0], &stand_ins)).await;
+    crate::legacy::scripts_run_unmodified(&mut real, "base-12").await;
 }
 
 fn looks_right(real: &Real, apps: &Key, release: &Release) {

@@ -3,8 +3,8 @@
 use phoenix::desired::Key;
 use serde_json::{Value, json};
 
-use crate::features::{base, clone};
-use crate::world::{DEBIAN_12, Real, lxc_key};
+use crate::features::clone;
+use crate::world::{Real, lxc_key};
 
 /// Name, script, and what must be so in the container afterwards.
 const SCRIPTS: [(&str, &str, &str); 5] = [
@@ -77,18 +77,15 @@ fn application(script: &str, config: &[(&str, String)]) -> Value {
     json!({"script": script, "contract": "Legacy", "files": files})
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn scripts_of_the_legacy_managers_run_unmodified() {
-    let Some(mut real) = Real::start().await else { return };
-    real.ship_features();
-    real.world.store.apply(base("base", DEBIAN_12));
-    let plain = |name: &str, fields: Value| clone(name, "base", fields);
+/// Runs them all in clones of a template.
+pub async fn scripts_run_unmodified(real: &mut Real, template: &str) {
+    let plain = |name: &str, fields: Value| clone(name, template, fields);
     let keys: Vec<Key> = SCRIPTS
         .iter()
         .map(|(name, ..)| real.world.store.apply(plain(name, json!({}))))
         .collect();
     real.ready(&keys).await;
-    let config = config(&real);
+    let config = config(real);
     for (name, script, _) in SCRIPTS {
         real.world
             .store

@@ -3,15 +3,10 @@
 use phoenix::desired::Key;
 use serde_json::{Value, json};
 
-use crate::features::{base, clone};
-use crate::stand_ins::{DRIVER, StandIns};
-use crate::world::{DEBIAN_12, Real};
+use crate::world::Real;
 
-fn guest(stand_ins: &StandIns, server: Value) -> Value {
-    let nvidia = json!({
-        "driver-version": DRIVER, "runfile-url": format!("http://files.test/{}", StandIns::runfile()),
-        "runfile-sha256": stand_ins.runfile_sha256,
-    });
+/// The container with vLLM in it, and now with a model.
+fn guest(installed: &Value, server: Value) -> Value {
     let mut block = json!({
         "model": "Qwen/Qwen2.5-0.5B", "servedName": "qwen", "cachePath": "/models",
         "tokenSecretRef": {"name": "hf", "key": "token"},
@@ -20,11 +15,9 @@ fn guest(stand_ins: &StandIns, server: Value) -> Value {
     for (key, value) in server.as_object().unwrap() {
         block[key] = value.clone();
     }
-    let features = json!([
-        {"name": "nvidia", "parameters": nvidia},
-        {"name": "vllm", "parameters": {"pip-index-url": "http://files.test/bookworm/simple/"}},
-    ]);
-    clone("llm", "base", json!({"features": features, "vllm": block}))
+    let mut manifest = installed.clone();
+    manifest["spec"]["vllm"] = block;
+    manifest
 }
 
 fn ask(real: &Real, key: &Key, path: &str, body: Option<Value>) -> Value {
@@ -48,27 +41,24 @@ fn model_words(model: &str) -> &str {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_model_server_from_installation_to_recovery() {
-    let Some(mut real) = Real::start().await else { return };
-    real.ship_features();
-    let stand_ins = StandIns::make(&real.node);
+/// Goes through it all in a container whose features are installed.
+pub async fn from_installation_to_recovery(real: &mut Real, installed: &Value) {
     let secret = json!({"metadata": {"name": "hf", "namespace": "ai"}, "stringData": {"token": "hf_abc\n"}});
     real.world
         .store
         .objects
         .insert_secret(serde_json::from_value(secret).unwrap());
-    real.world.store.apply(base("base", DEBIAN_12));
-    let key = real.world.store.apply(guest(&stand_ins, json!({})));
-    real.ready(std::slice::from_ref(&key)).await;
+    let key = real.world.store.apply(guest(installed, json!({})));
+    let keys = [key.clone()];
+    real.ready(&keys).await;
 
-    assert_eq!(ask(&real, &key, "/v1/models", None)["data"][0]["id"], "qwen");
+    assert_eq!(ask(real, &key, "/v1/models", None)["data"][0]["id"], "qwen");
     let prompt = json!({"model": "qwen", "prompt": "hello", "max_tokens": 4});
     assert_eq!(
-        ask(&real, &key, "/v1/completions", Some(prompt))["choices"][0]["text"],
+        ask(real, &key, "/v1/completions", Some(prompt))["choices"][0]["text"],
         " echo: hello"
     );
-    let told = ask(&real, &key, "/test/arguments", None);
+    let told = ask(real, &key, "/test/arguments", None);
     let argv: Vec<&str> = told["argv"]
         .as_array()
         .unwrap()
@@ -89,9 +79,9 @@ async fn a_model_server_from_installation_to_recovery() {
 
     // A changed parameter restarts the unit and nothing else.
     let boot = real.sh(&key, "stat -c %Y /proc/1; ls /var/lib/phoenix/feature-*");
-    real.world.store.apply(guest(&stand_ins, json!({"maxModelLen": 4096})));
-    real.ready(std::slice::from_ref(&key)).await;
-    let changed = ask(&real, &key, "/test/arguments", None);
+    real.world.store.apply(guest(installed, json!({"maxModelLen": 4096})));
+    real.ready(&keys).await;
+    let changed = ask(real, &key, "/test/arguments", None);
     assert!(
         changed["argv"].to_string().contains("\"--max-model-len\",\"4096\""),
         "{changed}"
@@ -100,12 +90,12 @@ async fn a_model_server_from_installation_to_recovery() {
     assert_eq!(real.sh(&key, "stat -c %Y /proc/1; ls /var/lib/phoenix/feature-*"), boot);
     // Looked at again, it is left alone.
     real.world.restart();
-    real.ready(std::slice::from_ref(&key)).await;
-    assert_eq!(ask(&real, &key, "/test/arguments", None)["pid"], changed["pid"]);
+    real.ready(&keys).await;
+    assert_eq!(ask(real, &key, "/test/arguments", None)["pid"], changed["pid"]);
 
     // While it loads, its journal tells how far it is.
     real.sh(&key, "touch /run/test-hold-loading");
-    real.world.store.apply(guest(&stand_ins, json!({"maxModelLen": 8192})));
+    real.world.store.apply(guest(installed, json!({"maxModelLen": 8192})));
     let at = key.clone();
     real.until("the progress is told", move |real| {
         let message = real.object(&at).status.message.unwrap_or_default();
@@ -113,7 +103,7 @@ async fn a_model_server_from_installation_to_recovery() {
     })
     .await;
     real.sh(&key, "rm /run/test-hold-loading");
-    real.ready(std::slice::from_ref(&key)).await;
+    real.ready(&keys).await;
 
     // A server that cannot load says why, and recovers when that is mended.
     for (model, words) in [
@@ -122,7 +112,7 @@ async fn a_model_server_from_installation_to_recovery() {
         ("crash/gated", "token"),
         ("crash/quantization", "quantization"),
     ] {
-        real.world.store.apply(guest(&stand_ins, json!({"model": model})));
+        real.world.store.apply(guest(installed, json!({"model": model})));
         let at = key.clone();
         real.until(model, move |real| {
             let conditions = real.object(&at).status.conditions;
@@ -135,7 +125,7 @@ async fn a_model_server_from_installation_to_recovery() {
     }
     real.world
         .store
-        .apply(guest(&stand_ins, json!({"servedName": "mended"})));
-    real.ready(std::slice::from_ref(&key)).await;
-    assert_eq!(ask(&real, &key, "/v1/models", None)["data"][0]["id"], "mended");
+        .apply(guest(installed, json!({"servedName": "mended"})));
+    real.ready(&keys).await;
+    assert_eq!(ask(real, &key, "/v1/models", None)["data"][0]["id"], "mended");
 }

@@ -16,7 +16,7 @@ escaped() { printf %s "$1" | sed 's/["\\]/\\&/g'; }
 
 # The journal's last line that tells what ended the server, and what to do about it.
 explain() {
-  line=$(words | grep -E "$1" | tail -n 1 | tr -d '\r' | cut -c 1-180)
+  line=$(words | tr -d '\r' | grep -oE ".{0,40}($1).{0,80}" | tail -n 1)
   [ -n "$line" ] || return 1
   echo "ModelServerFailed: $2 ($line)"
 }
