@@ -11,6 +11,7 @@
 #[path = "../engine/mod.rs"]
 mod engine;
 
+mod cli;
 mod faults;
 mod features;
 mod legacy;

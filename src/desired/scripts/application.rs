@@ -5,7 +5,7 @@
 //! lie there too, beside the application's files and each other. A test is always given the guest's id.
 
 use super::{Given, RUN, invalid, launcher, no_nul, prefix};
-use crate::crd::{Application, GuestFile, GuestTest, KeyRef, RerunPolicy, ScriptContract};
+use crate::crd::{Application, GuestFile, GuestTest, KeyRef, RUN_TESTS, RerunPolicy, ScriptContract};
 use crate::desired::{Blocked, GuestObject, GuestSpec, Objects, Script, ScriptFile, ScriptRole, refs};
 
 const PHOENIX_FOLDER: &str = "/var/lib/phoenix/application";
@@ -263,7 +263,10 @@ pub(super) fn tests(
         let given = Given {
             files,
             workdir: Some(folder),
-            owner: Some(object.key.to_string()),
+            owner: Some(match object.annotations.get(RUN_TESTS) {
+                Some(request) => format!("{} {request}", object.key),
+                None => object.key.to_string(),
+            }),
             ..Given::default()
         };
         let deadline = test.deadline_seconds.unwrap_or(TEST_DEADLINE);
