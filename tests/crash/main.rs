@@ -11,6 +11,7 @@
     reason = "test code: a panic is the report"
 )]
 
+#[allow(dead_code, reason = "shared with the tests in real containers")]
 #[path = "../engine/mod.rs"]
 mod engine;
 

@@ -174,6 +174,8 @@ impl State {
             Edit::RemoveGuest { vmid } => {
                 let node = self.guest_mut(vmid)?.node.clone();
                 self.free_all_of(&node, vmid);
+                self.hook_outside("stop", vmid, &[]);
+                self.hook_outside("destroy", vmid, &[]);
                 self.forget_guest(vmid);
                 Ok(())
             }
@@ -231,6 +233,7 @@ impl State {
     }
 
     fn switch(&mut self, vmid: u32, running: bool) -> Result<()> {
+        self.hook_outside(if running { "start" } else { "stop" }, vmid, &[]);
         if !running {
             return self.power_off(vmid);
         }

@@ -10,6 +10,7 @@ pub mod engine;
 pub mod error;
 pub mod firewall;
 pub mod guest;
+pub mod hook;
 pub mod lxc_clone;
 pub mod lxc_config;
 pub mod lxc_create;
