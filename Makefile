@@ -3,7 +3,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo test kube lint unit e2e crds
+.PHONY: help build demo test kube cloudinit lint unit e2e crds
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -14,11 +14,14 @@ build: ## Build the phoenix binary
 demo: ## Convert the example fleet and bring it to Ready on the simulator
 	examples/demo.sh
 
-test: lint kube ## Run every check and test; the first run builds Kubernetes (about ten minutes)
+test: lint kube cloudinit ## Run every check and test; the first run builds Kubernetes (about ten minutes)
 	$(CARGO) test --locked --no-fail-fast
 
 kube: ## Build the API server that the end-to-end tests use, if it is not there
 	e2e/build-kube.sh
+
+cloudinit: ## Unpack Debian's cloud-init for the tests that ask it, if it is not there
+	e2e/install-cloud-init.sh
 
 lint: ## Check formatting and clippy's warnings
 	$(CARGO) fmt --check
