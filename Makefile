@@ -3,10 +3,10 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo test kube cloudinit lint unit e2e crds
+.PHONY: help build demo demo-real test kube node cloudinit lint unit e2e real crds
 
 help: ## Show this list
-	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 build: ## Build the phoenix binary
 	$(CARGO) build --locked
@@ -14,11 +14,17 @@ build: ## Build the phoenix binary
 demo: ## Convert the example fleet and bring it to Ready on the simulator
 	examples/demo.sh
 
-test: lint kube cloudinit ## Run every check and test; the first run builds Kubernetes (about ten minutes)
+demo-real: node ## A container of the simulated Proxmox VE that is a real one: a feature and an application run in it
+	examples/demo-real.sh
+
+test: lint kube node cloudinit ## Run every check and test; the first run builds Kubernetes and root file systems (a quarter of an hour)
 	$(CARGO) test --locked --no-fail-fast
 
 kube: ## Build the API server that the end-to-end tests use, if it is not there
 	e2e/build-kube.sh
+
+node: ## Prepare real containers for tests (Linux, root); says so and goes on where they cannot run
+	e2e/node/prepare.sh
 
 cloudinit: ## Unpack Debian's cloud-init for the tests that ask it, if it is not there
 	e2e/install-cloud-init.sh
@@ -32,6 +38,9 @@ unit: ## Run the tests that need no Kubernetes
 
 e2e: ## Run the end-to-end tests alone
 	$(CARGO) test --locked --test e2e
+
+real: node ## Run the tests in real containers alone
+	$(CARGO) test --locked --test real
 
 crds: ## Write crds/ anew from the Rust types
 	$(CARGO) run --locked --quiet -- crd --output-dir crds

@@ -8,6 +8,7 @@ pub mod apply;
 pub mod convert;
 pub mod crd;
 pub mod graph;
+pub mod inside;
 pub mod operator;
 pub mod plan;
 pub mod simulate;
@@ -35,6 +36,12 @@ enum Command {
     Stop(verbs::Args),
     /// Restart guests
     Restart(verbs::Args),
+    /// Run the tests of guests and print what they say
+    Test(verbs::Args),
+    /// Run a command in a guest
+    Exec(inside::ExecArgs),
+    /// Show what features, application, tests and the model server said in a guest
+    Logs(inside::LogsArgs),
     /// Delete objects and, as their deletionPolicy says, their guests
     Delete(verbs::Args),
     /// Show templates, their clones and dependencies as a tree or drawing
@@ -66,6 +73,9 @@ impl Cli {
             Command::Stop(args) => args.run(verbs::Verb::Stop),
             Command::Restart(args) => args.run(verbs::Verb::Restart),
             Command::Delete(args) => args.run(verbs::Verb::Delete),
+            Command::Test(args) => args.run(verbs::Verb::Test),
+            Command::Exec(args) => args.run(),
+            Command::Logs(args) => args.run(),
             Command::Graph(args) => args.run(),
             Command::Crd(args) => args.run(),
             Command::Operator(args) => args.run(),
@@ -93,5 +103,15 @@ pub(crate) fn with_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
             eprintln!("phoenix: cannot start: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_do_not_contradict_each_other() {
+        super::Cli::command().debug_assert();
     }
 }

@@ -36,6 +36,10 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t)]
     profile: Profile,
 
+    /// Program that is told of what happens to guests: PROGRAM PHASE VMID [ARGUMENT…], configuration on standard input
+    #[arg(long)]
+    guest_hook: Option<PathBuf>,
+
     /// Proxmox VE version to claim; 8.x, 9.0 and later ones differ in defaults and privileges
     #[arg(long)]
     pve_version: Option<String>,
@@ -72,6 +76,7 @@ impl Args {
             time_scale: self.time_scale,
             state_file: self.state.clone(),
             control_token: files.control_token.clone(),
+            guest_hook: self.guest_hook.clone(),
             ..SimConfig::default()
         })?;
         let server = simulator

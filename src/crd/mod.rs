@@ -38,6 +38,8 @@ pub const ADOPT: &str = "phoenix-hypervisor.io/adopt";
 pub const ABANDON: &str = "phoenix-hypervisor.io/abandon";
 /// Annotation: restart the guest once for each new value.
 pub const RESTARTED_AT: &str = "phoenix-hypervisor.io/restartedAt";
+/// Annotation: run the guest's tests once for each new value.
+pub const RUN_TESTS: &str = "phoenix-hypervisor.io/runTests";
 /// Annotation: destroy and create the guest anew (promise 4). Not carried out yet: refused with `NotYetSupported`.
 pub const RECREATE: &str = "phoenix-hypervisor.io/recreate";
 /// Proxmox tasks that Phoenix keeps running on one node where `limits.parallelTasksPerNode` says nothing.

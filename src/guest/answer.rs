@@ -40,9 +40,9 @@ pub struct Record {
     /// The request to start was turned down because this run of another version is still under way.
     pub busy: bool,
     /// Start of the output.
-    pub head: String,
+    pub head: Vec<u8>,
     /// End of the output.
-    pub tail: String,
+    pub tail: Vec<u8>,
     /// Size of the whole output, in bytes.
     pub output_size: u64,
 }
@@ -106,11 +106,6 @@ impl Record {
             Some("interrupted") => State::Interrupted,
             other => return Err(AnswerError::Protocol(format!("state={}", other.unwrap_or("(none)")))),
         };
-        let shown = |key| {
-            lines
-                .bytes(key)
-                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        };
         Ok(Self {
             state,
             hash: lines.get("hash").map(str::to_owned),
@@ -120,34 +115,57 @@ impl Record {
             ended: lines.number("ended")?,
             started_now: lines.get("started-now") == Some("1"),
             busy: lines.get("busy") == Some("1"),
-            head: shown("output-head")?,
-            tail: shown("output-tail")?,
+            head: lines.bytes("output-head")?,
+            tail: lines.bytes("output-tail")?,
             output_size: lines.number("output-size")?.unwrap_or_default(),
         })
     }
 
-    /// Start and end of the output as one text, with a line where something is left out.
+    /// Start and end of the output as one text, with a line where something is left out. What no text can hold and
+    /// what would steer a terminal is replaced.
     pub fn output(&self) -> String {
         let (head, tail) = (self.head.len() as u64, self.tail.len() as u64);
         if self.output_size <= tail {
-            return self.tail.clone();
+            return clean(&self.tail);
         }
         if self.output_size <= head {
-            return self.head.clone();
+            return clean(&self.head);
         }
         let left_out = self.output_size.saturating_sub(head + tail);
         if left_out == 0 {
             // The two overlap: the tail's start is in the head already.
             let overlap = (head + tail - self.output_size) as usize;
-            let rest = self.tail.get(overlap..).unwrap_or(&self.tail);
-            return format!("{}{rest}", self.head);
+            let rest = self.tail.get(overlap..).unwrap_or_default();
+            return clean(&[&self.head, rest].concat());
         }
         format!(
             "{}\n[… {left_out} bytes left out …]\n{}",
-            self.head.trim_end(),
-            self.tail
+            clean(&self.head).trim_end(),
+            clean(&self.tail)
         )
     }
+}
+
+/// Bytes as text for people: carriage returns end lines, escape sequences of terminals go, other control characters and
+/// bytes that are no UTF-8 become U+FFFD.
+fn clean(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes).replace("\r\n", "\n");
+    let mut out = String::with_capacity(text.len());
+    let mut characters = text.chars().peekable();
+    while let Some(c) = characters.next() {
+        match c {
+            '\n' | '\t' => out.push(c),
+            '\r' => out.push('\n'),
+            '\u{1b}' if characters.peek() == Some(&'[') => {
+                // ESC [ parameters, then one final character (ECMA-48, 5.4).
+                characters.next();
+                while characters.next().is_some_and(|c| !('@'..='~').contains(&c)) {}
+            }
+            c if c.is_control() => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// The answer to [`read_file`](super::runner::read_file).
@@ -193,7 +211,38 @@ impl ProbeAnswer {
             .ok_or_else(|| AnswerError::Protocol("no exit code".into()))?;
         Ok(Self {
             exit,
-            output: String::from_utf8_lossy(&lines.bytes("output-tail")?).into_owned(),
+            output: clean(&lines.bytes("output-tail")?),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(head: &[u8], tail: &[u8], size: u64) -> Record {
+        let text = format!(
+            "state=finished\noutput-size={size}\noutput-head={}\noutput-tail={}\n",
+            BASE64.encode(head),
+            BASE64.encode(tail)
+        );
+        Record::parse(&text).unwrap()
+    }
+
+    #[test]
+    fn output_that_is_no_text_is_neither_lost_nor_doubled() {
+        let whole = b"caf\xe9 \x1b[31mred\x1b[0m \0 10%\r20%\r\nend\n";
+        let shown = "caf\u{fffd} red \u{fffd} 10%\n20%\nend\n";
+        assert_eq!(record(whole, whole, whole.len() as u64).output(), shown);
+        // The two parts overlap by three bytes, and by none.
+        assert_eq!(record(&whole[..20], &whole[17..], whole.len() as u64).output(), shown);
+        assert_eq!(record(&whole[..4], &whole[4..], whole.len() as u64).output(), shown);
+        // Each of these bytes becomes three: that does not make the tail the whole.
+        let tail = [0xff; 30];
+        assert!(
+            record(b"first", &tail, 60)
+                .output()
+                .starts_with("first\n[… 25 bytes left out …]\n")
+        );
     }
 }

@@ -98,6 +98,13 @@ phoenix_start() {
         phoenix_report "$phoenix_other"
         return
     fi
+    # A script whose record has no room must not run: nobody would know of it.
+    phoenix_space=$PHOENIX_RECORDS/.space.$$
+    head -c 4096 /dev/zero >"$phoenix_space" 2>/dev/null && [ "$(wc -c <"$phoenix_space")" -eq 4096 ] || {
+        rm -f "$phoenix_space"
+        phoenix_fail "no space left in $PHOENIX_RECORDS"
+    }
+    rm -f "$phoenix_space"
     phoenix_claim=$PHOENIX_RECORDS/run.$PHOENIX_HASH.$PHOENIX_ATTEMPT
     mkdir -p "$PHOENIX_SPOOL/$PHOENIX_HASH.$PHOENIX_ATTEMPT" || phoenix_fail "cannot make $PHOENIX_SPOOL"
     phoenix_files

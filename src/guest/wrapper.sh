@@ -15,7 +15,8 @@ cat env >"env.$$" 2>/dev/null
 phoenix_stat=$(cat "/proc/$$/stat")
 set -- ${phoenix_stat##*) }
 printf 'pid=%s\nborn=%s\nstarted=%s\n' "$$" "${20:-}" "$(date +%s)" >"$phoenix_new"
-if ! ln "$phoenix_new" "$phoenix_claim" 2>/dev/null; then
+# Without its content the claim would say nothing: on a full disk the script does not run.
+if ! [ -s "$phoenix_new" ] || ! ln "$phoenix_new" "$phoenix_claim" 2>/dev/null; then
     rm -f "$phoenix_new" env "env.$$"
     exit 0
 fi
@@ -28,26 +29,36 @@ done
 
 # Keeps the spooled output, which lies in memory, near its bound: its start and its end stay, the middle is given back
 # as a hole. The file keeps its length and the script goes on appending, so nothing that it writes meanwhile is lost.
+phoenix_trim() {
+    phoenix_size=$(wc -c <output) || return
+    [ "$((phoenix_size - phoenix_from))" -gt "$PHOENIX_BOUND" ] || return 0
+    phoenix_to=$(((phoenix_size - PHOENIX_TAIL) / phoenix_block * phoenix_block))
+    fallocate --punch-hole --offset "$phoenix_from" --length "$((phoenix_to - phoenix_from))" output || return
+    phoenix_from=$phoenix_to
+}
 phoenix_bound() {
-    phoenix_block=$(stat -f -c %S output)
-    phoenix_from=$(((PHOENIX_HEAD + phoenix_block - 1) / phoenix_block * phoenix_block))
     while kill -0 "$$" 2>/dev/null; do
         sleep 2
-        phoenix_size=$(wc -c <output) || return
-        [ "$((phoenix_size - phoenix_from))" -gt "$PHOENIX_BOUND" ] || continue
-        phoenix_to=$(((phoenix_size - PHOENIX_TAIL) / phoenix_block * phoenix_block))
-        fallocate --punch-hole --offset "$phoenix_from" --length "$((phoenix_to - phoenix_from))" output || return
-        phoenix_from=$phoenix_to
+        phoenix_trim || return
     done
 }
 : >output
+phoenix_block=$(stat -f -c %S output)
+phoenix_from=$(((PHOENIX_HEAD + phoenix_block - 1) / phoenix_block * phoenix_block))
 phoenix_bound </dev/null >/dev/null 2>&1 &
 
 phoenix_script >>output 2>&1 </dev/null
 phoenix_code=$?
+# What a short script printed between two looks.
+phoenix_trim >/dev/null 2>&1
 
-{
-    cat "$phoenix_claim"
-    printf 'ended=%s\nexit=%s\n' "$(date +%s)" "$phoenix_code"
-} >"$phoenix_new" && mv -f "$phoenix_new" "$phoenix_claim"
+# A script that filled the disk has run all the same: as long as its end cannot be recorded it counts as running, or it
+# would be taken for cut off and be repeated.
+phoenix_ended=$(date +%s)
+until {
+    cat "$phoenix_claim" && printf 'ended=%s\nexit=%s\n' "$phoenix_ended" "$phoenix_code"
+} >"$phoenix_new" && grep -q '^exit=' "$phoenix_new" && mv -f "$phoenix_new" "$phoenix_claim"; do
+    [ -d "$PHOENIX_RECORDS" ] || exit 1
+    sleep 2
+done
 rm -f "env.$$" script wrapper

@@ -389,12 +389,8 @@ impl Planner<'_> {
                     return Ok(());
                 }
                 self.facts.health = Some("Unhealthy".into());
-                Err(self.wait(
-                    stage,
-                    "ProbeFailed",
-                    format!("the readiness probe fails: {why}"),
-                    period,
-                ))
+                let (reason, message) = probe_words(why);
+                Err(self.wait(stage, reason, message, period))
             }
             Some(Err(failure)) => {
                 let (reason, message) = (failure.reason, failure.message.clone());
@@ -433,6 +429,16 @@ fn restart(vmid: i64, guest: &Guest) -> Effect {
                 .param("forceStop", 1),
         ),
     }
+}
+
+/// Reason and message of a failed probe. vLLM's own begins what it says with a reason (`desired/scripts/vllm_probe.sh`).
+fn probe_words(why: &str) -> (&'static str, String) {
+    for reason in ["ModelLoading", "ModelServerFailed"] {
+        if let Some(words) = why.split_once(": ").and_then(|(_, text)| text.strip_prefix(reason)) {
+            return (reason, words.trim_start_matches(": ").to_string());
+        }
+    }
+    ("ProbeFailed", format!("the readiness probe fails: {why}"))
 }
 
 /// Path of a status operation.

@@ -21,6 +21,8 @@ enum Position {
     Failed,
     /// A changed script that the policy does not run again.
     Outdated,
+    /// It was cut off, nobody knows where, and the policy does not run it again.
+    CutOff,
     Running,
     /// It failed; the next attempt is due at this time.
     Later(i64),
@@ -50,6 +52,7 @@ fn position(script: &Script, record: Option<&ScriptRecord>, now: i64) -> Positio
     match record.exit_code {
         Some(0) => Position::Done,
         _ if script.role == ScriptRole::Test && record.exit_code.is_some() => Position::Failed,
+        None if !script.rerun => Position::CutOff,
         _ if attempt >= MAX_ATTEMPTS => Position::Failed,
         _ => {
             let due = record.ended_at.unwrap_or(0) + pause(attempt);
@@ -191,20 +194,32 @@ impl Planner<'_> {
     ) -> Result<bool, Next> {
         let what = guest.named(vmid);
         let stage = stage_of(script.role);
-        match position(script, record, self.input.now) {
+        let position = position(script, record, self.input.now);
+        if script.role == ScriptRole::Vllm && position != Position::Done {
+            // The server is about to start or restart: what the probe said of it counts no more.
+            self.facts.health = Some("Unhealthy".into());
+        }
+        match position {
             Position::Done => Ok(true),
             Position::Outdated => {
                 let message = format!("{} changed since it ran; its policy does not run it again", script.name);
                 self.find("FeatureOutdated", true, "ScriptChanged", message);
                 Ok(true)
             }
+            Position::CutOff => {
+                let message = format!(
+                    "{} was cut off while it ran, and its rerunPolicy is Never: see in container {vmid} what it did; a changed script is tried anew",
+                    script.name
+                );
+                Err(self.stuck(stage, "ScriptInterrupted", message))
+            }
             Position::Failed if script.role == ScriptRole::Test => Ok(false),
             Position::Failed => {
                 let record = record.cloned().unwrap_or_default();
                 let message = format!(
-                    "{} failed {MAX_ATTEMPTS} times, last with exit code {}: {}: correct it; a changed script is tried anew",
+                    "{} failed {MAX_ATTEMPTS} times, last with {}: {}: correct it; a changed script is tried anew",
                     script.name,
-                    record.exit_code.map_or("none".into(), |c| c.to_string()),
+                    ended(script, record.exit_code),
                     last_line(&record.output)
                 );
                 Err(self.stuck(stage, "ScriptFailed", message))
@@ -217,9 +232,7 @@ impl Planner<'_> {
             )),
             Position::Later(due) => {
                 let output = record.map(|r| r.output.as_str()).unwrap_or_default();
-                let code = record
-                    .and_then(|r| r.exit_code)
-                    .map_or("was cut off".into(), |c| format!("exit code {c}"));
+                let code = ended(script, record.and_then(|r| r.exit_code));
                 let message = format!(
                     "{} failed ({code}): {}; it is tried again",
                     script.name,
@@ -277,13 +290,25 @@ impl Planner<'_> {
     }
 }
 
+/// How a script ended. A shell tells of a signal as 128 and its number, `timeout` of a deadline as 124.
+fn ended(script: &Script, code: Option<i64>) -> String {
+    match code {
+        None => "no exit code, it was cut off".into(),
+        Some(124) => format!("exit code 124, its deadline of {} s passed", script.deadline_seconds),
+        Some(code) if (129..=192).contains(&code) => {
+            format!("exit code {code}, which stands for signal {}", code - 128)
+        }
+        Some(code) => format!("exit code {code}"),
+    }
+}
+
 /// The line that most likely says what went wrong.
 fn last_line(output: &str) -> String {
-    let line = output
-        .lines()
-        .rev()
-        .find(|l| !l.trim().is_empty())
-        .unwrap_or("no output");
+    // A feature's body ends with the exit code, which is said anyway; the script's own words come before it.
+    let own = |l: &&str| !l.contains(": the install script ended with exit code ");
+    let mut lines = output.lines().rev().filter(|l| !l.trim().is_empty());
+    let last = lines.clone().next();
+    let line = lines.find(own).or(last).unwrap_or("no output");
     line.trim().chars().take(300).collect()
 }
 
@@ -328,9 +353,9 @@ mod tests {
             (ended("h", 1, Some(0)), 1000, Position::Done),
             (ended("h", 1, Some(1)), 1009, Position::Later(1010)),
             (ended("h", 1, Some(1)), 1010, Position::Due(2)),
-            (ended("h", 2, None), 1020, Position::Due(3)),
             (ended("h", 4, Some(1)), 1079, Position::Later(1080)),
             (ended("h", 5, Some(1)), 9000, Position::Failed),
+            (ended("h", 1, None), 9000, Position::CutOff),
             (ended("old", 3, Some(0)), 1000, Position::Outdated),
             (ended("old", 3, Some(1)), 1000, Position::Due(1)),
         ];
@@ -342,6 +367,11 @@ mod tests {
         assert_eq!(
             position(&script(true, ScriptRole::Feature), old.as_ref(), 1000),
             Position::Due(1)
+        );
+        let cut_off = ended("h", 2, None);
+        assert_eq!(
+            position(&script(true, ScriptRole::Feature), cut_off.as_ref(), 1020),
+            Position::Due(3)
         );
         let test = script(true, ScriptRole::Test);
         assert_eq!(position(&test, ended("h", 1, Some(1)).as_ref(), 9000), Position::Failed);

@@ -176,10 +176,24 @@ impl Connection {
     /// # Errors
     /// With the reason, and whether it may have run.
     pub async fn ssh(&self, node: &str, command: &Command) -> Result<Output, (Failure, bool)> {
-        let (Some(ssh), Some(access)) = (&self.ssh, &self.access.ssh) else {
-            let message = "this needs SSH to the node: set spec.ssh of the PhoenixHypervisor";
-            return Err((failure("MissingPrivilege", message), false));
-        };
+        let ssh = self.ssh.as_ref().ok_or_else(no_ssh)?;
+        let ran = ssh.run(&self.target(node)?, command).await;
+        ran.map_err(|e: guest::Error| (of_ssh(&e), e.may_have_happened()))
+    }
+
+    /// Runs a command on a node that may take so long.
+    ///
+    /// # Errors
+    /// With the reason, and whether it may have run.
+    pub async fn ssh_within(&self, node: &str, command: &Command, limit: Duration) -> Result<Output, (Failure, bool)> {
+        let ssh = self.ssh.as_ref().ok_or_else(no_ssh)?;
+        let ran = ssh.run_within(&self.target(node)?, command, limit).await;
+        ran.map_err(|e: guest::Error| (of_ssh(&e), e.may_have_happened()))
+    }
+
+    /// Where a node's SSH server is.
+    fn target(&self, node: &str) -> Result<Node, (Failure, bool)> {
+        let access = self.access.ssh.as_ref().ok_or_else(no_ssh)?;
         let known = self.last_snapshot().and_then(|s| s.addresses.get(node).cloned());
         let host = access
             .hosts
@@ -187,7 +201,7 @@ impl Connection {
             .cloned()
             .or(known)
             .unwrap_or_else(|| node.to_string());
-        let target = match host.rsplit_once(':') {
+        Ok(match host.rsplit_once(':') {
             Some((host, port)) if !host.contains(':') || host.ends_with(']') => Node {
                 name: node.into(),
                 host: host.trim_matches(['[', ']']).into(),
@@ -198,10 +212,7 @@ impl Connection {
                 host,
                 port: access.port,
             },
-        };
-        ssh.run(&target, command)
-            .await
-            .map_err(|e: guest::Error| (of_ssh(&e), e.may_have_happened()))
+        })
     }
 
     /// Runs one of the runner's programs in a guest: in a container through SSH and `pct exec`, in a machine through
@@ -324,6 +335,11 @@ impl Connection {
             .collect();
         Ok((identity_of(&status), Some(status.quorate), addresses, version))
     }
+}
+
+fn no_ssh() -> (Failure, bool) {
+    let message = "this needs SSH to the node: set spec.ssh of the PhoenixHypervisor";
+    (failure("MissingPrivilege", message), false)
 }
 
 /// What tells one Proxmox cluster from another.

@@ -10,7 +10,7 @@ use crate::proxmox::Upid;
 use crate::status::Outcome;
 
 use super::connection::Connection;
-use super::failure::{failure, is_passing, of_call};
+use super::failure::{failure, is_passing, of_call, of_guest};
 
 /// Carries out a step's effect.
 pub async fn execute(connection: &Connection, key: &Key, step: &Step) -> Outcome {
@@ -239,10 +239,7 @@ async fn script(
         Err((error, _)) => return Outcome::Failed(error),
     };
     if !output.is_success() {
-        return Outcome::Failed(failure(
-            "GuestUnreachable",
-            format!("{}: {}", type_.named(vmid), output.complaint()),
-        ));
+        return Outcome::Failed(of_guest(type_, vmid, &output));
     }
     match runner::Record::parse(&output.stdout.text()) {
         Ok(record) if record.busy => Outcome::Busy(failure(

@@ -1,5 +1,6 @@
 //! Failures of the shell's effects as documented reasons (docs/reasons.md).
 
+use crate::desired::GuestType;
 use crate::guest;
 use crate::observed::Failure;
 use crate::proxmox::Error;
@@ -90,6 +91,23 @@ pub fn of_ssh(error: &guest::Error) -> Failure {
         _ => error.to_string(),
     };
     Failure { reason, message }
+}
+
+/// A command in a guest that ended badly, or an answer that is none.
+pub fn of_guest(type_: GuestType, vmid: i64, output: &guest::Output) -> Failure {
+    let stdout = output.stdout.text();
+    let told = stdout.lines().find_map(|line| line.strip_prefix("error="));
+    let stderr = output.stderr.text();
+    let words = match (told, stderr.trim()) {
+        (Some(told), "") => told.to_string(),
+        (Some(told), stderr) => format!("{told}: {}", stderr.lines().last().unwrap_or_default()),
+        (None, _) => output.complaint(),
+    };
+    if words.to_lowercase().contains("no space left") {
+        let message = format!("{}: {words}: make room in it, or grow its disk", type_.named(vmid));
+        return failure("GuestDiskFull", message);
+    }
+    failure("GuestUnreachable", format!("{}: {words}", type_.named(vmid)))
 }
 
 /// Whether the failure is nobody's fault and passes by itself: the step is tried again soon, without counting.

@@ -10,7 +10,7 @@ use crate::proxmox::Error;
 use crate::proxmox::guest::GuestConfig;
 
 use super::connection::{Connection, Snapshot, identity_of};
-use super::failure::{failure, of_call};
+use super::failure::{failure, of_call, of_guest};
 
 mod vm;
 
@@ -352,10 +352,7 @@ async fn scripts(
             .await
             .map_err(|(f, _)| f)?;
         if !output.is_success() {
-            return Err(failure(
-                "GuestUnreachable",
-                format!("{}: {}", type_.named(vmid), output.complaint()),
-            ));
+            return Err(of_guest(type_, vmid, &output));
         }
         let record =
             runner::Record::parse(&output.stdout.text()).map_err(|e| failure("GuestUnreachable", e.to_string()))?;

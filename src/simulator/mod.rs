@@ -18,6 +18,7 @@ pub mod api;
 pub mod clock;
 pub mod control;
 pub mod files;
+mod hook;
 pub mod model;
 pub mod profile;
 pub mod schema;
@@ -49,6 +50,8 @@ pub struct SimConfig {
     pub manual_clock: Option<u64>,
     /// What the HTTP side of the control asks for; it refuses everything while this is empty.
     pub control_token: String,
+    /// Program that is told of what happens to guests (docs/simulator.md).
+    pub guest_hook: Option<PathBuf>,
 }
 
 /// A running look-alike; clones are the same one.
@@ -63,6 +66,7 @@ struct Inner {
     clock: Clock,
     control: Control,
     state_file: Option<PathBuf>,
+    guest_hook: Option<PathBuf>,
 }
 
 impl Simulator {
@@ -95,12 +99,14 @@ impl Simulator {
             state.time_scale = config.time_scale;
         }
         state.dirty = true;
+        state.hooked = config.guest_hook.is_some();
         let control = Control::new(config.control_token);
         let inner = Inner {
             state: Mutex::new(state),
             clock,
             control,
             state_file: config.state_file,
+            guest_hook: config.guest_hook,
         };
         let simulator = Self { inner: Arc::new(inner) };
         simulator.with(|_| ());
@@ -135,6 +141,9 @@ impl Simulator {
                 tracing::error!(%error, path = %path.display(), "cannot save the state");
             }
         }
+        let jobs = std::mem::take(&mut state.hook_jobs);
+        drop(state);
+        self.run_hooks(jobs);
         result
     }
 

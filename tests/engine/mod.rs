@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 pub const CLUSTER: &str = "11111111-2222-4333-8444-555555555555";
 pub const IMAGE: &str = "fastData-shared-iso:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst";
+pub const CLOUD_IMAGE: &str = "local:import/noble-server-cloudimg-amd64.qcow2";
 /// Times faster than real, of the simulator and of the engine's waits.
 const SCALE: f64 = 5000.0;
 
@@ -35,6 +36,7 @@ impl TestStore {
     pub fn apply(&self, manifest: Value) -> Key {
         let guest = match manifest["kind"].as_str().unwrap() {
             "PhoenixLXC" => GuestObject::from(&serde_json::from_value::<PhoenixLXC>(manifest).unwrap()),
+            "PhoenixVM" => GuestObject::from(&serde_json::from_value::<PhoenixVM>(manifest).unwrap()),
             _ => GuestObject::from(&serde_json::from_value::<PhoenixTemplate>(manifest).unwrap()),
         };
         let key = guest.key.clone();
@@ -199,30 +201,61 @@ impl Tripwire for Wire {
     }
 }
 
+/// How the nodes of a world are reached.
+pub enum Nodes {
+    /// By the API only.
+    Api,
+    /// By the simulator's own SSH server too.
+    Simulated,
+    /// By a real sshd, with a program that keeps real guests.
+    Real(RealNode),
+}
+
+/// A real node's part in a world (tests/real).
+pub struct RealNode {
+    /// The simulator's guest hook.
+    pub hook: std::path::PathBuf,
+    /// Where its sshd listens.
+    pub address: String,
+    /// Private key that it lets in.
+    pub key: String,
+    /// Its `known_hosts`.
+    pub known_hosts: String,
+    /// Divides the engine's waits.
+    pub time_scale: f64,
+}
+
 /// A cluster to work on.
 pub struct World {
     pub running: Running,
     pub store: Arc<TestStore>,
     pub wire: Arc<Wire>,
     engine: Engine<TestStore>,
-    _ssh: Option<SshServer>,
+    time_scale: f64,
+    /// The simulator's SSH server and the key that it lets in.
+    pub ssh: Option<(SshServer, String)>,
 }
 
 impl World {
     /// A new cluster with one hypervisor object; the engine is cut off at the points `at`.
     pub async fn new(at: &[usize]) -> World {
-        Self::start(at, false).await
+        Self::start(at, Nodes::Api).await
     }
 
     /// As [`World::new`], with SSH to the nodes.
     pub async fn with_ssh(at: &[usize]) -> World {
-        Self::start(at, true).await
+        Self::start(at, Nodes::Simulated).await
     }
 
-    async fn start(at: &[usize], ssh: bool) -> World {
+    /// A new cluster whose nodes are reached as told.
+    pub async fn start(at: &[usize], nodes: Nodes) -> World {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let config = SimConfig {
             time_scale: SCALE,
+            guest_hook: match &nodes {
+                Nodes::Real(node) => Some(node.hook.clone()),
+                _ => None,
+            },
             ..SimConfig::default()
         };
         let secrets = config.secrets.clone();
@@ -247,28 +280,37 @@ impl World {
                 "credentials": {"tokenSecretRef": {"name": "token"}, "rootPasswordSecretRef": {"name": "root"}},
                 "vmidRange": {"start": 1000, "end": 1099},
                 "volumeOwners": {"idRange": {"start": 9900, "end": 9909}, "image": IMAGE},
-                "defaults": {"rootfsStorage": "quickOS-lxc-disks", "volumeStorage": "fastData-shared-bulk-data", "bridge": "vmbr0"}
+                "defaults": {"rootfsStorage": "quickOS-lxc-disks", "volumeStorage": "fastData-shared-bulk-data",
+                    "diskStorage": "quickOS-vm-disks", "bridge": "vmbr0"}
             }
         });
         let mut server = None;
-        if ssh {
+        if !matches!(nodes, Nodes::Api) {
             let (private, public) = SshServer::new_client_key().unwrap();
             let config = SshConfig {
                 listen: "127.0.0.1:0".parse().unwrap(),
                 authorized_keys: vec![public],
             };
             let started = SshServer::start(&running.simulator, config).await.unwrap();
-            secret("ssh", json!({"key": private, "known_hosts": started.known_hosts()}));
+            let (key, known_hosts) = match &nodes {
+                Nodes::Real(node) => (node.key.clone(), node.known_hosts.clone()),
+                _ => (private.clone(), started.known_hosts()),
+            };
+            secret("ssh", json!({"key": key, "known_hosts": known_hosts}));
+            let address = |at: String| match &nodes {
+                Nodes::Real(node) => node.address.clone(),
+                _ => at,
+            };
             let hosts: BTreeMap<&String, String> = started
                 .addresses()
                 .iter()
-                .map(|(node, at)| (node, at.to_string()))
+                .map(|(node, at)| (node, address(at.to_string())))
                 .collect();
             hypervisor["spec"]["ssh"] = json!({
                 "hosts": hosts, "keySecretRef": {"name": "ssh", "key": "key"},
                 "knownHostsSecretRef": {"name": "ssh", "key": "known_hosts"}
             });
-            server = Some(started);
+            server = Some((started, private));
         }
         store
             .objects
@@ -277,13 +319,18 @@ impl World {
             at: at.to_vec(),
             ..Wire::default()
         });
-        let engine = engine(&store, wire.clone());
+        let time_scale = match &nodes {
+            Nodes::Real(node) => node.time_scale,
+            _ => SCALE,
+        };
+        let engine = engine(&store, wire.clone(), time_scale);
         World {
             running,
             store,
             wire,
             engine,
-            _ssh: server,
+            time_scale,
+            ssh: server,
         }
     }
 
@@ -305,7 +352,7 @@ impl World {
 
     /// The engine is thrown away, with all it had in memory, and a new one takes over.
     pub fn restart(&mut self) {
-        self.engine = engine(&self.store, self.wire.clone());
+        self.engine = engine(&self.store, self.wire.clone(), self.time_scale);
     }
 
     pub async fn poll(&self) {
@@ -368,8 +415,12 @@ impl World {
             let guest = |(vmid, guest): (&u32, &phoenix::simulator::model::Guest)| {
                 let mut options: BTreeMap<String, String> = guest.config().current.options.clone();
                 for (key, value) in options.iter_mut().filter(|(k, _)| k.starts_with("net")) {
-                    let kept: Vec<&str> = value.split(',').filter(|p| !p.starts_with("hwaddr=")).collect();
+                    let address = |p: &&str| p.starts_with("hwaddr=") || p.starts_with("virtio=");
+                    let kept: Vec<&str> = value.split(',').filter(|p| !address(p)).collect();
                     *value = format!("{key}:{}", kept.join(","));
+                }
+                for chance in ["vmgenid", "smbios1", "meta"] {
+                    options.remove(chance);
                 }
                 options.insert("raw".into(), format!("{:?}", guest.config().current.lxc));
                 options.insert("running".into(), guest.running.is_some().to_string());
@@ -413,9 +464,9 @@ impl World {
     }
 }
 
-fn engine(store: &Arc<TestStore>, wire: Arc<Wire>) -> Engine<TestStore> {
+fn engine(store: &Arc<TestStore>, wire: Arc<Wire>, time_scale: f64) -> Engine<TestStore> {
     let mut options = EngineOptions::new(CLUSTER);
-    options.time_scale = SCALE;
+    options.time_scale = time_scale;
     options.tripwire = Some(wire);
     Engine::new(store.clone(), options)
 }
@@ -432,6 +483,35 @@ pub fn lxc(name: &str, fields: Value) -> Value {
     json!({
         "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixLXC",
         "metadata": {"name": name, "namespace": "ai"}, "spec": spec
+    })
+}
+
+/// A PhoenixVM from the cloud image with the given fields over a small default.
+pub fn vm(name: &str, fields: Value) -> Value {
+    let mut spec = json!({
+        "hypervisorRef": {"name": "pve"}, "source": {"cloudImage": {"volid": CLOUD_IMAGE}},
+        "cpu": {"cores": 2}, "memory": "2Gi", "disks": [{"name": "root", "size": "20Gi"}], "cloudInit": {"user": "ops"},
+        "network": [{"name": "net0", "ip": "10.0.0.60/24", "gateway": "10.0.0.1"}],
+    });
+    for (key, value) in fields.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    json!({
+        "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixVM",
+        "metadata": {"name": name, "namespace": "ai"}, "spec": spec
+    })
+}
+
+/// A PhoenixTemplate of vm form.
+pub fn vm_template(name: &str) -> Value {
+    let mut guest = vm(name, json!({}))["spec"].clone();
+    guest.as_object_mut().unwrap().remove("hypervisorRef");
+    guest["protection"] = json!(true);
+    guest["tags"] = json!(["base"]);
+    json!({
+        "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixTemplate",
+        "metadata": {"name": name, "namespace": "ai"},
+        "spec": {"hypervisorRef": {"name": "pve"}, "form": "Template", "vm": guest}
     })
 }
 

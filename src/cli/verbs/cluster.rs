@@ -3,16 +3,18 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::runtime::wait::await_condition;
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
-use crate::crd::{GuestKind, PhoenixLXC, PhoenixTemplate, PhoenixVM, RESTARTED_AT};
+use crate::crd::{GuestKind, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM, RESTARTED_AT, RUN_TESTS};
+use crate::desired::memory::MemoryObjects;
 use crate::desired::{GuestObject, Key};
 use crate::standalone::run::{Standing, standing};
 
-use super::{Verb, bad_input, chosen, report, show, sorted, stamp_of_now};
+use super::{Verb, bad_input, chosen, report, show, sorted, stamp_of_now, test_hashes, tested};
 
 const KINDS: [GuestKind; 3] = [GuestKind::PhoenixLXC, GuestKind::PhoenixVM, GuestKind::PhoenixTemplate];
 
@@ -67,6 +69,34 @@ pub async fn all(namespace: Option<String>) -> Result<Vec<GuestObject>, String> 
     objects(&client, &namespace).await
 }
 
+/// The hypervisor of an object with the Secrets that it names: what reaching its guest takes.
+///
+/// # Errors
+/// What cannot be read, in words.
+pub async fn hypervisor(object: &GuestObject) -> Result<MemoryObjects, String> {
+    let (namespace, name) = object.hypervisor_ref();
+    let (client, _) = connect(None).await?;
+    let api: Api<PhoenixHypervisor> = Api::namespaced(client.clone(), &namespace);
+    let found = api.get(&name).await;
+    let found = found.map_err(|e| format!("cannot read PhoenixHypervisor {namespace}/{name}: {e}"))?;
+    let known = MemoryObjects::default();
+    let secrets: Api<Secret> = Api::namespaced(client, &namespace);
+    let spec = &found.spec;
+    let ssh = spec
+        .ssh
+        .iter()
+        .flat_map(|s| [&s.key_secret_ref.name, &s.known_hosts_secret_ref.name]);
+    let ca = spec.tls.iter().flat_map(|t| &t.ca_secret_ref).map(|r| &r.name);
+    let token = spec.credentials.token_secret_ref.iter().map(|r| &r.name);
+    let password = spec.credentials.root_password_secret_ref.iter().map(|r| &r.name);
+    for name in ssh.chain(ca).chain(token).chain(password) {
+        let secret = secrets.get(name).await;
+        known.insert_secret(secret.map_err(|e| format!("cannot read Secret {namespace}/{name}: {e}"))?);
+    }
+    known.insert_hypervisor(found);
+    Ok(known)
+}
+
 /// `phoenix status`.
 pub async fn status(namespace: Option<String>, words: Vec<String>) -> ExitCode {
     match all(namespace).await {
@@ -96,6 +126,7 @@ pub async fn act(namespace: Option<String>, words: Vec<String>, verb: Verb, limi
         Ok(objects) => objects,
         Err(message) => return bad_input(message),
     };
+    let before: Vec<_> = objects.iter().map(test_hashes).collect();
     let keys: Vec<Key> = objects.into_iter().map(|o| o.key).collect();
     let restart = stamp_of_now();
     for key in &keys {
@@ -104,7 +135,8 @@ pub async fn act(namespace: Option<String>, words: Vec<String>, verb: Verb, limi
             return ExitCode::FAILURE;
         }
     }
-    let all = futures::future::join_all(keys.iter().map(|key| until(&client, key, verb, &restart)));
+    let waits = keys.iter().zip(&before);
+    let all = futures::future::join_all(waits.map(|(key, before)| until(&client, key, verb, &restart, before)));
     if tokio::time::timeout(limit, all).await.is_err() {
         eprintln!("it was not so within the time");
     }
@@ -135,6 +167,7 @@ async fn order(client: &Client, key: &Key, verb: Verb, restart: &str) -> kube::R
         Verb::Start => json!({"spec": {"powerState": "Running"}}),
         Verb::Stop => json!({"spec": {"powerState": "Stopped"}}),
         Verb::Restart => json!({"metadata": {"annotations": {RESTARTED_AT: restart}}}),
+        Verb::Test => json!({"metadata": {"annotations": {RUN_TESTS: restart}}}),
         Verb::Delete => return api.delete(&key.name, &DeleteParams::default()).await.map(drop),
     };
     let params = PatchParams {
@@ -145,7 +178,7 @@ async fn order(client: &Client, key: &Key, verb: Verb, restart: &str) -> kube::R
 }
 
 /// Waits until it is so, or somebody has to do something.
-async fn until(client: &Client, key: &Key, verb: Verb, restart: &str) {
+async fn until(client: &Client, key: &Key, verb: Verb, restart: &str, before: &[Option<String>]) {
     let so = |object: Option<&DynamicObject>| {
         let Some(object) = object else { return true };
         let Some(guest) = guest(key.kind, object) else {
@@ -157,6 +190,7 @@ async fn until(client: &Client, key: &Key, verb: Verb, restart: &str) {
             (Verb::Restart, standing) => {
                 standing == Standing::Ready && guest.status.restarted_at.as_deref() == Some(restart)
             }
+            (Verb::Test, standing) => standing == Standing::Ready && tested(&guest, before),
             (_, standing) => standing == Standing::Ready,
         }
     };

@@ -1,13 +1,13 @@
 //! `phoenix start|stop|restart|status|delete`: the verbs of the legacy commands, on objects by name or vmid. With `-f`
 //! they act on manifests and their state folder, without it on a Kubernetes cluster ([`cluster`]).
 
-mod cluster;
+pub(super) mod cluster;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::crd::{GuestKind, PowerState, RESTARTED_AT};
+use crate::crd::{GuestKind, GuestTest, PowerState, RESTARTED_AT, RUN_TESTS};
 use crate::desired::{GuestObject, GuestSpec, Key, Objects};
 use crate::standalone::run::{End, Standing, run, standing};
 use crate::standalone::state::Record;
@@ -24,6 +24,8 @@ pub enum Verb {
     Stop,
     /// The annotation `restartedAt`.
     Restart,
+    /// The annotation `runTests`.
+    Test,
     /// The object goes, and its guest as `deletionPolicy` says.
     Delete,
 }
@@ -82,7 +84,14 @@ fn is_kind(kind: GuestKind, word: &str) -> bool {
 }
 
 /// The object that a word names: by vmid where the word is a number that some object has, else by name.
-fn find<'a>(objects: &'a [GuestObject], word: &str, namespace: Option<&str>) -> Result<&'a GuestObject, String> {
+///
+/// # Errors
+/// None or several of that name.
+pub(super) fn find<'a>(
+    objects: &'a [GuestObject],
+    word: &str,
+    namespace: Option<&str>,
+) -> Result<&'a GuestObject, String> {
     let (kind, name) = word.split_once('/').map_or((None, word), |(k, n)| (Some(k), n));
     let of_place = |o: &&GuestObject| {
         namespace.is_none_or(|n| o.key.namespace == n) && kind.is_none_or(|word| is_kind(o.key.kind, word))
@@ -136,6 +145,10 @@ fn allowed(verb: Verb, object: &GuestObject) -> Result<(), String> {
         _ if object.lxc().is_none() && object.vm().is_none() => Err(format!("{key}: this kind is not supported yet")),
         _ if object.deleting => Err(format!("{key} is being deleted")),
         _ if object.status.vmid.is_none() => Err(format!("{key} has no guest yet: apply it first")),
+        (_, Verb::Test) if tests(object).is_empty() => Err(format!("{key} has no tests: give it some in spec.tests")),
+        (_, Verb::Test) if power(object) == PowerState::Stopped => {
+            Err(format!("{key} is stopped: phoenix start {}", key.name))
+        }
         (_, Verb::Restart) if power(object) == PowerState::Stopped => {
             Err(format!("{key} is stopped: phoenix start {}", key.name))
         }
@@ -150,6 +163,47 @@ fn power(object: &GuestObject) -> PowerState {
         GuestSpec::Template(_) => None,
     }
     .unwrap_or(PowerState::Running)
+}
+
+/// The tests of a guest.
+fn tests(object: &GuestObject) -> &[GuestTest] {
+    match &object.spec {
+        GuestSpec::Lxc(spec) => spec.tests.as_deref().unwrap_or_default(),
+        _ => &[],
+    }
+}
+
+/// Hashes of the tests that ran: they change with each request.
+fn test_hashes(object: &GuestObject) -> Vec<Option<String>> {
+    let all = object.status.tests.iter().flatten();
+    all.map(|test| test.hash.clone()).collect()
+}
+
+/// Whether every test has ended, and none of them is the run of before.
+fn tested(object: &GuestObject, before: &[Option<String>]) -> bool {
+    let results = object.status.tests.as_deref().unwrap_or_default();
+    let ended = |state: Option<&str>| matches!(state, Some("Succeeded" | "Failed"));
+    results.len() == tests(object).len()
+        && results
+            .iter()
+            .all(|r| ended(r.state.as_deref()) && r.hash.is_some() && !before.contains(&r.hash))
+}
+
+/// Prints what each test came to; whether all passed.
+fn print_tests(object: &GuestObject) -> bool {
+    let mut passed = true;
+    for result in object.status.tests.iter().flatten() {
+        let well = result.state.as_deref() == Some("Succeeded");
+        passed &= well;
+        let code = result
+            .exit_code
+            .map_or(String::new(), |code| format!(" (exit code {code})"));
+        println!("{}: {}{code}", result.name, if well { "passed" } else { "failed" });
+        for line in result.message.iter().flat_map(|m| m.lines()) {
+            println!("  {line}");
+        }
+    }
+    passed
 }
 
 /// Now, as the annotation `restartedAt` says it.
@@ -169,8 +223,13 @@ impl Place {
         }
     }
 
+    /// The namespace that was given.
+    pub(super) fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+
     /// The manifests' side; `None` means the cluster.
-    fn source(&self) -> Option<Source> {
+    pub(super) fn source(&self) -> Option<Source> {
         (!self.filename.is_empty()).then(|| Source {
             filename: self.filename.clone(),
             namespace: self.namespace.clone().unwrap_or_else(|| "default".into()),
@@ -181,7 +240,7 @@ impl Place {
     }
 }
 
-fn bad_input(message: impl std::fmt::Display) -> ExitCode {
+pub(super) fn bad_input(message: impl std::fmt::Display) -> ExitCode {
     eprintln!("{message}");
     ExitCode::from(BAD_INPUT)
 }
@@ -235,6 +294,7 @@ fn report(verb: Verb, keys: &[Key], left: &[GuestObject]) -> ExitCode {
             (Verb::Delete, None) => println!("{key} is deleted"),
             (_, None) => println!("{key} is gone"),
             (Verb::Delete, Some(_)) => done = false,
+            (Verb::Test, Some(object)) => done &= print_tests(object) && standing(object) == Standing::Ready,
             (_, Some(object)) => done &= standing(object) == Standing::Ready,
         }
     }
@@ -269,6 +329,7 @@ async fn act(opened: &Opened, objects: Vec<GuestObject>, verb: Verb, limit: Dura
             Verb::Start => record.power_state = Some(PowerState::Running),
             Verb::Stop => record.power_state = Some(PowerState::Stopped),
             Verb::Restart => drop(record.annotations.insert(RESTARTED_AT.into(), stamp_of_now())),
+            Verb::Test => drop(record.annotations.insert(RUN_TESTS.into(), stamp_of_now())),
             Verb::Delete => record.deleting = true,
         };
         if let Err(error) = opened.store.wish(key, wish) {

@@ -5,17 +5,33 @@
 //! lie there too, beside the application's files and each other. A test is always given the guest's id.
 
 use super::{Given, RUN, invalid, launcher, no_nul};
-use crate::crd::{Application, GuestFile, GuestTest, KeyRef, RerunPolicy, ScriptContract};
+use crate::crd::{Application, GuestFile, GuestTest, KeyRef, RUN_TESTS, RerunPolicy, ScriptContract};
 use crate::desired::{Blocked, GuestObject, GuestSpec, Objects, Script, ScriptFile, ScriptRole, refs};
 
 const PHOENIX_FOLDER: &str = "/var/lib/phoenix/application";
 const LEGACY_FOLDER: &str = "/tmp/phoenix_run";
+/// The helper library that legacy scripts source, and the names that they know it by.
+const LEGACY_UTILS: &str = include_str!("legacy_utils.sh");
+const LEGACY_UTILS_NAMES: [&str; 2] = ["phoenix_hypervisor_common_utils.sh", "common_utils.sh"];
 /// Seconds for an application script that does not say.
 const DEADLINE: i64 = 3600;
 /// Seconds for a test that does not say.
 const TEST_DEADLINE: i64 = 300;
 /// File name of a script that is given inline.
 const INLINE_NAME: &str = "script";
+
+/// Begins the body of a legacy script: the managers that it was written for had jq in every guest.
+const LEGACY_JQ: &str = r#"#!/bin/sh
+command -v jq > /dev/null 2>&1 || {
+  if command -v apt-get > /dev/null 2>&1; then
+    { [ ! -f /etc/phoenix/proxy.env ] || . /etc/phoenix/proxy.env; } && export http_proxy https_proxy no_proxy
+    DEBIAN_FRONTEND=noninteractive
+    export DEBIAN_FRONTEND
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends jq; } > /dev/null 2>&1 ||
+      echo "jq is not there and cannot be installed: add the feature base-setup" >&2
+  fi
+}
+"#;
 
 /// The guest's id, once there is one; it is not part of a script's hash.
 fn vmid(object: &GuestObject) -> Vec<String> {
@@ -117,9 +133,25 @@ pub(super) fn script(
         body,
         deadline,
     );
-    script.args = if legacy { vmid(object) } else { Vec::new() };
+    if legacy {
+        script.args = vmid(object);
+        add_legacy_helpers(&mut script);
+    }
     script.rerun = application.rerun_policy.unwrap_or_default() == RerunPolicy::OnChange;
     Ok(script)
+}
+
+/// What legacy scripts find beside them: the helper library, unless the object brings its own, and jq. Added when the
+/// hash is taken already: a new version of Phoenix is no reason to run a script again.
+fn add_legacy_helpers(script: &mut Script) {
+    for name in LEGACY_UTILS_NAMES {
+        let path = format!("{LEGACY_FOLDER}/{name}");
+        if !script.files.iter().any(|f| f.path == path) {
+            let (content, mode) = (LEGACY_UTILS.into(), "0644".into());
+            script.files.insert(0, ScriptFile { path, content, mode });
+        }
+    }
+    script.body = script.body.replacen("#!/bin/sh\n", LEGACY_JQ, 1);
 }
 
 /// The application's files, as absolute paths.
@@ -231,12 +263,18 @@ pub(super) fn tests(
         let given = Given {
             files,
             workdir: Some(folder),
-            owner: Some(object.key.to_string()),
+            owner: Some(match object.annotations.get(RUN_TESTS) {
+                Some(request) => format!("{} {request}", object.key),
+                None => object.key.to_string(),
+            }),
             ..Given::default()
         };
         let deadline = test.deadline_seconds.unwrap_or(TEST_DEADLINE);
         let mut script = given.script(ScriptRole::Test, id, &test.name, body, deadline);
         script.args = vmid(object);
+        if legacy.is_some() {
+            add_legacy_helpers(&mut script);
+        }
         script
     };
     Ok(sources.iter().map(script).collect())

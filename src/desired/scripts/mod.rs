@@ -13,7 +13,7 @@
 //! * the deadline, which does not change what a script does.
 //!
 //! A test's hash has the object's kind, namespace and name in it besides: a clone must not show the result that its
-//! template had.
+//! template had; and the value of the annotation `runTests` where there is one: a new value runs them again.
 
 mod application;
 mod clean;

@@ -4,11 +4,15 @@
 
 use super::features::{Wanted, lineage_has};
 use super::{Given, RUN, invalid, no_nul};
-use crate::crd::{HttpGetAction, Probe, Vllm, VllmModelType};
+use crate::crd::{ExecAction, Probe, Vllm, VllmModelType};
 use crate::desired::{Blocked, GuestObject, Objects, Script, ScriptFile, ScriptRole, refs};
 
 /// The feature that brings `/opt/vllm/bin/vllm`.
 const FEATURE: &str = "vllm";
+/// The server's unit.
+const UNIT: &str = "vllm.service";
+/// What the probe does in the guest.
+const PROBE: &str = include_str!("vllm_probe.sh");
 /// Port where none is given.
 const PORT: i64 = 8000;
 /// Seconds for putting the unit in place; loading the model is the probe's matter.
@@ -218,17 +222,23 @@ fn environment_file(server: &Vllm, token: Option<&str>) -> String {
     out
 }
 
-/// The probe of a vLLM server. It answers only when the model is loaded, which takes minutes, and much longer when the
-/// model is downloaded first: ten minutes go by before it counts as failed.
+/// The probe of a vLLM server: health, the model's name, one completion. It answers only when the model is loaded, which
+/// takes minutes, and much longer when the model is downloaded first: ten minutes go by before it counts as failed.
 pub(super) fn probe(server: &Vllm) -> Probe {
+    let kind = match server.model_type.unwrap_or_default() {
+        VllmModelType::Chat => "chat",
+        VllmModelType::Embedding => "embedding",
+    };
+    let words = ["/bin/sh", "-c", PROBE, "phoenix-probe"].map(str::to_string);
+    let port = server.port.unwrap_or(PORT).to_string();
+    let model = server.served_name.clone().unwrap_or_else(|| server.model.clone());
+    let arguments = [port, model, kind.to_string(), UNIT.to_string()];
     Probe {
-        http_get: Some(HttpGetAction {
-            path: Some("/health".into()),
-            port: server.port.unwrap_or(PORT),
-            ..HttpGetAction::default()
+        exec: Some(ExecAction {
+            command: words.into_iter().chain(arguments).collect(),
         }),
         period_seconds: Some(10),
-        timeout_seconds: Some(5),
+        timeout_seconds: Some(55),
         failure_threshold: Some(60),
         ..Probe::default()
     }

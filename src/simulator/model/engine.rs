@@ -6,6 +6,8 @@ use super::task::{Task, TaskState, Work, upid};
 
 /// Ended tasks that are kept, as the task index of a node keeps about a thousand (facts B.3).
 const KEPT_TASKS: usize = 4000;
+/// The end of a task that something else ends, in milliseconds since 1970.
+pub(super) const NEVER: u64 = u64::MAX;
 
 impl State {
     /// Starts a task and returns its UPID. What the work does at its beginning has happened when this returns, unless
@@ -126,12 +128,13 @@ impl State {
                 self.undo(seq, &work);
                 Err(ApiError::die(message))
             }
+            None if self.waits_for_hook(seq, &work) => return,
             None => self.finish(seq, &work),
         };
         self.close_task(seq, outcome.err().map(|error| error.message));
     }
 
-    fn close_task(&mut self, seq: u64, error: Option<String>) {
+    pub(super) fn close_task(&mut self, seq: u64, error: Option<String>) {
         self.dirty = true;
         self.release_locks(seq);
         self.active.remove(&seq);
@@ -250,6 +253,11 @@ impl State {
     pub fn node_crash(&mut self, node: &str) {
         self.lose_tasks(node);
         let now = self.now;
+        let on_node = |(_, guest): &(&u32, &super::guest::Guest)| guest.node == node && guest.running.is_some();
+        let went_down: Vec<u32> = self.guests.iter().filter(on_node).map(|(vmid, _)| *vmid).collect();
+        for vmid in went_down {
+            self.hook_outside("stop", vmid, &[]);
+        }
         for guest in self.guests.values_mut().filter(|guest| guest.node == node) {
             guest.running = None;
             guest.inside.power_off(now);
@@ -288,7 +296,7 @@ impl State {
         }
     }
 
-    fn finish(&mut self, seq: u64, work: &Work) -> Result<()> {
+    pub(super) fn finish(&mut self, seq: u64, work: &Work) -> Result<()> {
         match work {
             Work::CtCreate(create) => self.finish_ct_create(seq, create),
             Work::CtClone(clone) => self.finish_ct_clone(seq, clone),
@@ -319,7 +327,7 @@ impl State {
     }
 
     /// What Proxmox cleans up when work fails or is stopped.
-    fn undo(&mut self, seq: u64, work: &Work) {
+    pub(super) fn undo(&mut self, seq: u64, work: &Work) {
         match work {
             Work::CtCreate(create) => self.undo_ct_create(create),
             Work::CtClone(clone) => self.undo_ct_clone(clone),

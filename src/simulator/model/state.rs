@@ -140,10 +140,16 @@ pub struct State {
     pub ssh: crate::simulator::ssh::SshState,
     /// Faults of guest agents.
     #[serde(default)]
-    pub agent: super::vm_agent::AgentState,
+    pub agent: super::vm_agent_faults::AgentState,
     /// Resource mappings by kind (`pci`, `usb`, `dir`) and id.
     #[serde(default)]
     pub mappings: BTreeMap<String, BTreeMap<String, super::mapping::Mapping>>,
+    /// Whether a program wants to be told of what happens to guests.
+    #[serde(skip)]
+    pub hooked: bool,
+    /// What it is to be told.
+    #[serde(skip)]
+    pub hook_jobs: Vec<super::hook::HookJob>,
     /// Last status broadcast.
     pub last_broadcast: u64,
     /// Counter for sequence numbers, process ids and volume numbers.
@@ -188,6 +194,8 @@ impl State {
             ssh: Default::default(),
             agent: Default::default(),
             mappings: BTreeMap::new(),
+            hooked: false,
+            hook_jobs: Vec::new(),
             last_broadcast: now,
             counter: 1000,
             fingerprint: None,

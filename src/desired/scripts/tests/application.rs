@@ -95,10 +95,20 @@ fn the_legacy_contract_gives_the_id_and_keeps_it_out_of_the_hash() {
     let script = find(lxc_scripts(&objects).unwrap(), "application");
     assert_eq!(script.args, ["950"]);
     assert_eq!(script.workdir.as_deref(), Some("/tmp/phoenix_run"));
-    assert_eq!(
-        script.body,
-        "#!/bin/sh\nexec /bin/bash /tmp/phoenix_run/run.sh \"$@\"\n"
+    assert!(
+        script.body.starts_with("#!/bin/sh\ncommand -v jq > /dev/null"),
+        "{}",
+        script.body
     );
+    assert!(
+        script
+            .body
+            .ends_with("\nexec /bin/bash /tmp/phoenix_run/run.sh \"$@\"\n")
+    );
+    for name in ["phoenix_hypervisor_common_utils.sh", "common_utils.sh"] {
+        let utils = file(&script, &format!("/tmp/phoenix_run/{name}"));
+        assert!(utils.mode == "0644" && utils.content.contains("jq_get_value()"));
+    }
     assert_eq!(file(&script, "/tmp/phoenix_run/run.sh").mode, "0755");
     assert_eq!(file(&script, "/tmp/phoenix_run/data.json").content, "{}");
     // What was allocated counts more than nothing, and neither is in the hash.
@@ -229,6 +239,30 @@ fn tests_come_last_and_are_given_the_id() {
     assert_eq!(other[2].hash, scripts[2].hash);
     let changed = lxc_scripts(&with_lxc(&spec.replace("script: 'true'", "script: 'false'"))).unwrap();
     assert_eq!((changed[3].hash == b.hash, changed[4].hash == a.hash), (true, false));
+}
+
+/// A helper library that the object brings is its own business.
+#[test]
+fn an_own_helper_library_replaces_phoenixs() {
+    let objects = with_lxc(
+        "  application: {contract: Legacy, script: a, files: [{path: common_utils.sh, content: 'own() { :; }'}]}",
+    );
+    let script = find(lxc_scripts(&objects).unwrap(), "application");
+    assert_eq!(
+        file(&script, "/tmp/phoenix_run/common_utils.sh").content,
+        "own() { :; }"
+    );
+    let count = script
+        .files
+        .iter()
+        .filter(|f| f.path.ends_with("/common_utils.sh"))
+        .count();
+    assert_eq!(count, 1);
+    assert!(
+        file(&script, "/tmp/phoenix_run/phoenix_hypervisor_common_utils.sh")
+            .content
+            .contains("log_fatal()")
+    );
 }
 
 #[test]

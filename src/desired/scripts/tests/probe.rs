@@ -18,9 +18,13 @@ fn the_objects_own_probe_counts_then_vllms_then_the_last_features() {
         ("  features: [{name: docker}, {name: nonsense}]", None),
         (
             "  features: [{name: docker}]\n  vllm: {model: m, port: 8001}",
-            Some("/health 8001"),
+            Some("8001 m chat vllm.service"),
         ),
-        ("  vllm: {model: m}", Some("/health 8000")),
+        ("  vllm: {model: m}", Some("8000 m chat vllm.service")),
+        (
+            "  vllm: {model: m, servedName: \"it's $x\", modelType: embedding}",
+            Some("8000 it's $x embedding vllm.service"),
+        ),
         (
             "  features: [{name: docker}]\n  vllm: {model: m}\n  health: {readiness: {exec: {command: [own]}}}",
             Some("own"),
@@ -32,7 +36,10 @@ fn the_objects_own_probe_counts_then_vllms_then_the_last_features() {
         testing::apply(&objects, web);
         let found = probe_of(&objects, &testing::lxc(&objects, "x"));
         let words = found.map(|p| match (p.exec, p.http_get) {
-            (Some(exec), _) => exec.command.join(" "),
+            (Some(exec), _) => match exec.command.iter().position(|w| w == "phoenix-probe") {
+                Some(program) => exec.command[program + 1..].join(" "),
+                None => exec.command.join(" "),
+            },
             (_, Some(get)) => format!("{} {}", get.path.unwrap(), get.port),
             _ => panic!("{spec}"),
         });

@@ -1,0 +1,94 @@
+# Whether a vLLM server serves: /health, then /v1/models names the model, then, once for each start of the server, one
+# real completion or embedding. Otherwise says how far loading is, or why the server ends again and again, as
+# "REASON: words". Arguments: port, name of the model, chat or embedding, the unit.
+port=$1 model=$2 kind=$3 unit=$4
+base=http://127.0.0.1:$port
+
+command -v curl > /dev/null 2>&1 || {
+  echo "curl is needed to ask the server: add the feature base-setup"
+  exit 2
+}
+ask() { curl -gsS --noproxy '*' --max-time "$@"; }
+# What an earlier version of the unit said counts no more.
+since=$(stat -c %.6Y "/etc/systemd/system/$unit" 2> /dev/null || echo 0)
+words() { journalctl -u "$unit" --since "@$since" -n 400 -o cat --no-pager 2> /dev/null; }
+escaped() { printf %s "$1" | sed 's/["\\]/\\&/g'; }
+
+# The journal's last line that tells what ended the server, and what to do about it.
+explain() {
+  line=$(words | tr -d '\r' | grep -oE ".{0,40}($1).{0,80}" | tail -n 1)
+  [ -n "$line" ] || return 1
+  echo "ModelServerFailed: $2 ($line)"
+}
+failed() {
+  explain 'CUDA out of memory|OutOfMemoryError|No available memory for the cache blocks|larger than the maximum number of tokens that can be stored in KV cache|less than desired GPU memory utilization' \
+    "the GPU's memory does not suffice: lower maxModelLen, choose a smaller or quantized model, or free the GPU" ||
+  explain 'GatedRepoError|gated repo|401 Client Error|403 Client Error' \
+    'the model may only be read with a token: set tokenSecretRef, and accept the terms of the model with that account' ||
+  explain 'is not a valid model identifier|RepositoryNotFoundError|does not appear to have a file named config.json|Repo id must' \
+    'there is no such model: correct model' ||
+  explain '[Qq]uantization method.*(does not match|not supported)|Unknown quantization method|is not supported for quantization|quantization.*invalid' \
+    'quantization does not fit the model or the GPU: leave it out or correct it' ||
+  explain 'unrecognized arguments|invalid choice:|expected one argument|invalid .* value:' \
+    'vLLM does not know an argument: correct the vllm block or extraArgs' ||
+  explain 'Failed to infer device type|No CUDA GPUs are available|NVIDIA driver on your system is too old|Found no NVIDIA driver' \
+    'no GPU can be used: give the container one with gpus, and the feature nvidia' ||
+  explain 'ConnectionError|Max retries exceeded|Temporary failure in name resolution|Network is unreachable' \
+    'the model cannot be fetched: check network and proxy, or put it below cachePath' ||
+  explain 'No space left on device' 'the disk is full: grow the volume of cachePath' ||
+  explain 'Address already in use' "something else listens on port $port: choose another port" ||
+  explain '(Error|Exception): ' 'the server ends by itself' ||
+  echo "ModelServerFailed: $unit ends by itself: see journalctl -u $unit in the container"
+}
+
+health=$(ask 5 -o /dev/null -w '%{http_code}' "$base/health" 2> /dev/null)
+if [ "$health" != 200 ]; then
+  state=$(systemctl show "$unit" -p ActiveState -p SubState -p NRestarts 2> /dev/null)
+  restarts=$(printf '%s\n' "$state" | sed -n 's/^NRestarts=//p')
+  case $state in
+    *SubState=auto-restart* | *ActiveState=failed*)
+      failed
+      exit 1
+      ;;
+    *ActiveState=active* | *ActiveState=activating*) ;;
+    *)
+      echo "ModelServerFailed: $unit is not started: systemctl start $unit"
+      exit 1
+      ;;
+  esac
+  if [ "${restarts:-0}" -gt 0 ]; then
+    failed
+    exit 1
+  fi
+  # Progress bars are one line each in the journal, parts of them separated by carriage returns.
+  at=$(words | tr '\r' '\n' | grep -E '[Ll]oading .*(shards|weights)|[Dd]ownload|[Ff]etching [0-9]+ files|Capturing|torch.compile' |
+    tail -n 1 | sed 's/\[[0-9][0-9]:.*//' | cut -c 1-120)
+  echo "ModelLoading: the server loads its model${at:+: $at}"
+  exit 1
+fi
+models=$(ask 10 "$base/v1/models" 2>&1)
+case $(printf %s "$models" | tr -d ' ') in
+  *"\"id\":\"$(escaped "$model" | tr -d ' ')\""*) ;;
+  *)
+    echo "the server does not list the model $model: $(printf %s "$models" | cut -c 1-120)"
+    exit 1
+    ;;
+esac
+start=$(systemctl show "$unit" -p InvocationID 2> /dev/null)
+proof=/run/phoenix/vllm.completed
+[ "$(cat "$proof" 2> /dev/null)" != "$start $port $model" ] || exit 0
+name=$(escaped "$model")
+if [ "$kind" = embedding ]; then
+  path=/v1/embeddings body="{\"model\": \"$name\", \"input\": \"hello\"}" wanted='"embedding"'
+else
+  path=/v1/completions body="{\"model\": \"$name\", \"prompt\": \"Hello\", \"max_tokens\": 1}" wanted='"choices"'
+fi
+answer=$(ask 40 -H 'Content-Type: application/json' --data-binary "$body" "$base$path" 2>&1)
+case $answer in
+  *"$wanted"*) ;;
+  *)
+    echo "the server does not answer $path: $(printf %s "$answer" | cut -c 1-160)"
+    exit 1
+    ;;
+esac
+mkdir -p /run/phoenix && printf '%s' "$start $port $model" > "$proof"

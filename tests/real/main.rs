@@ -1,0 +1,22 @@
+//! Scripts inside real Debian containers, over a real OpenSSH server, by the real engine (e2e/node). Skipped with one
+//! line where the machine cannot run containers.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "test code: a panic is the report"
+)]
+
+#[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
+#[path = "../engine/mod.rs"]
+mod engine;
+
+mod cli;
+mod faults;
+mod features;
+mod legacy;
+mod node;
+mod scripts;
+mod stand_ins;
+mod vllm;
+mod world;

@@ -1,0 +1,131 @@
+//! A model server from installation to recovery, with a small server in vLLM's place.
+
+use phoenix::desired::Key;
+use serde_json::{Value, json};
+
+use crate::world::Real;
+
+/// The container with vLLM in it, and now with a model.
+fn guest(installed: &Value, server: Value) -> Value {
+    let mut block = json!({
+        "model": "Qwen/Qwen2.5-0.5B", "servedName": "qwen", "cachePath": "/models",
+        "tokenSecretRef": {"name": "hf", "key": "token"},
+        "extraArgs": ["--override-generation-config", "{\"a\": \"50% $HOME\"}"],
+    });
+    for (key, value) in server.as_object().unwrap() {
+        block[key] = value.clone();
+    }
+    let mut manifest = installed.clone();
+    manifest["spec"]["vllm"] = block;
+    manifest
+}
+
+fn ask(real: &Real, key: &Key, path: &str, body: Option<Value>) -> Value {
+    let data = body
+        .map(|b| format!("-H 'Content-Type: application/json' --data-binary '{b}'"))
+        .unwrap_or_default();
+    let text = real.sh(
+        key,
+        &format!("curl -fsS --noproxy '*' {data} http://127.0.0.1:8000{path}"),
+    );
+    serde_json::from_str(&text).unwrap()
+}
+
+/// A piece of what the server says of a model that it cannot load.
+fn model_words(model: &str) -> &str {
+    match model {
+        "crash/out-of-memory" => "CUDA out of memory",
+        "crash/no-such-model" => "not a valid model identifier",
+        "crash/gated" => "gated repo",
+        _ => "does not match the quantization method",
+    }
+}
+
+/// Goes through it all in a container whose features are installed.
+pub async fn from_installation_to_recovery(real: &mut Real, installed: &Value) {
+    let secret = json!({"metadata": {"name": "hf", "namespace": "ai"}, "stringData": {"token": "hf_abc\n"}});
+    real.world
+        .store
+        .objects
+        .insert_secret(serde_json::from_value(secret).unwrap());
+    let key = real.world.store.apply(guest(installed, json!({})));
+    let keys = [key.clone()];
+    real.ready(&keys).await;
+
+    assert_eq!(ask(real, &key, "/v1/models", None)["data"][0]["id"], "qwen");
+    let prompt = json!({"model": "qwen", "prompt": "hello", "max_tokens": 4});
+    assert_eq!(
+        ask(real, &key, "/v1/completions", Some(prompt))["choices"][0]["text"],
+        " echo: hello"
+    );
+    let told = ask(real, &key, "/test/arguments", None);
+    let argv: Vec<&str> = told["argv"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|a| a.as_str().unwrap())
+        .collect();
+    assert!(
+        argv.starts_with(&["serve", "Qwen/Qwen2.5-0.5B", "--host", "0.0.0.0"]),
+        "{argv:?}"
+    );
+    assert_eq!(argv.last(), Some(&"{\"a\": \"50% $HOME\"}"));
+    assert_eq!((&told["hfHome"], &told["token"]), (&json!("/models"), &json!("hf_abc")));
+    let mode = real.sh(
+        &key,
+        "stat -c %a:%U /etc/phoenix/vllm.env; grep -c hf_abc /etc/systemd/system/vllm.service || true",
+    );
+    assert_eq!(mode, "600:root\n0\n");
+
+    // A changed parameter restarts the unit and nothing else.
+    let boot = real.sh(&key, "stat -c %Y /proc/1; ls /var/lib/phoenix/feature-*");
+    real.world.store.apply(guest(installed, json!({"maxModelLen": 4096})));
+    real.ready(&keys).await;
+    let changed = ask(real, &key, "/test/arguments", None);
+    assert!(
+        changed["argv"].to_string().contains("\"--max-model-len\",\"4096\""),
+        "{changed}"
+    );
+    assert_ne!(changed["pid"], told["pid"]);
+    assert_eq!(real.sh(&key, "stat -c %Y /proc/1; ls /var/lib/phoenix/feature-*"), boot);
+    // Looked at again, it is left alone.
+    real.world.restart();
+    real.ready(&keys).await;
+    assert_eq!(ask(real, &key, "/test/arguments", None)["pid"], changed["pid"]);
+
+    // While it loads, its journal tells how far it is.
+    real.sh(&key, "touch /run/test-hold-loading");
+    real.world.store.apply(guest(installed, json!({"maxModelLen": 8192})));
+    let at = key.clone();
+    real.until("the progress is told", move |real| {
+        let message = real.object(&at).status.message.unwrap_or_default();
+        message.contains("3/4")
+    })
+    .await;
+    real.sh(&key, "rm /run/test-hold-loading");
+    real.ready(&keys).await;
+
+    // A server that cannot load says why, and recovers when that is mended.
+    for (model, words) in [
+        ("crash/out-of-memory", "the GPU's memory does not suffice"),
+        ("crash/no-such-model", "there is no such model"),
+        ("crash/gated", "token"),
+        ("crash/quantization", "quantization"),
+    ] {
+        real.world.store.apply(guest(installed, json!({"model": model})));
+        let at = key.clone();
+        real.until(model, move |real| {
+            let conditions = real.object(&at).status.conditions;
+            let healthy = conditions.iter().find(|c| c.type_ == "Healthy");
+            healthy.is_some_and(|c| {
+                c.reason == "ModelServerFailed" && c.message.contains(words) && c.message.contains(model_words(model))
+            })
+        })
+        .await;
+    }
+    real.world
+        .store
+        .apply(guest(installed, json!({"servedName": "mended"})));
+    real.ready(&keys).await;
+    assert_eq!(ask(real, &key, "/v1/models", None)["data"][0]["id"], "mended");
+}
