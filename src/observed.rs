@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crd::status::ProxmoxCluster;
-use crate::desired::Stamp;
+use crate::desired::{GuestType, Stamp};
+use crate::secret::Secret;
 
 /// What is known of the Proxmox cluster, from the poller.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -73,9 +74,11 @@ pub struct StorageRow {
     pub type_: String,
 }
 
-/// A container's configuration and state, read now.
+/// A guest's configuration and state, read now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guest {
+    /// Which sort of guest it is.
+    pub type_: GuestType,
     /// Node that it is on.
     pub node: String,
     /// Options with their values, pending ones as if they were active.
@@ -92,11 +95,47 @@ pub struct Guest {
     pub pending: BTreeSet<String>,
     /// Snapshots: name → description.
     pub snapshots: BTreeMap<String, String>,
-    /// First address of the running guest, without prefix length.
+    /// First address of the running guest, without prefix length. A machine's comes with [`Agent`].
     pub ip: Option<String>,
+    /// Seconds since it was started, while it runs.
+    pub uptime: Option<i64>,
+}
+
+/// A machine's cloud-init drive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CloudInitState {
+    /// Options whose change the drive does not hold yet.
+    pub pending: Vec<String>,
+    /// The password hash, which the configuration hides.
+    pub password: Option<Secret>,
+}
+
+/// What a machine's guest agent says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Agent {
+    /// It answers.
+    Answers {
+        /// First address that others can reach.
+        ip: Option<String>,
+        /// Whether cloud-init is through with the first boot; `None` where nobody asked.
+        cloud_init_done: Option<bool>,
+    },
+    /// It does not, for this reason.
+    Silent(String),
 }
 
 impl Guest {
+    /// The guest for people.
+    pub fn named(&self, vmid: i64) -> String {
+        self.type_.named(vmid)
+    }
+
+    /// Whether it is being created or cloned and its configuration is not whole yet (facts K.3, F.4).
+    pub fn being_made(&self) -> bool {
+        let clone = self.type_ == GuestType::Qemu && self.lock.as_deref() == Some("clone");
+        clone || self.lock.as_deref() == Some("create")
+    }
+
     /// The ownership stamp in the description.
     pub fn stamp(&self) -> Option<Stamp> {
         Stamp::find(self.options.get("description")?)
@@ -128,8 +167,10 @@ pub enum GuestRead {
     /// Proxmox says that there is no such configuration, or no row names it. Proof of absence needs more
     /// (promise 5).
     NotFound,
-    /// A virtual machine has this vmid.
+    /// A guest of the other sort has this vmid.
     OtherType {
+        /// Its sort.
+        type_: GuestType,
         /// Node that it is on.
         node: String,
     },
@@ -238,6 +279,17 @@ pub struct Stamped {
     pub being_made: Vec<i64>,
 }
 
+/// A place in the queue for clones of one source (facts D.4: one at a time).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClonePlace {
+    /// From 1; the first may clone.
+    pub place: usize,
+    /// How many wait, this one among them.
+    pub of: usize,
+    /// The object in front of all.
+    pub first: String,
+}
+
 /// All that was looked at for one reconcile.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observed {
@@ -265,6 +317,14 @@ pub struct Observed {
     pub firewall: Option<Result<FirewallState, Failure>>,
     /// Owner containers.
     pub owners: Option<Result<Owners, Failure>>,
+    /// What the machine's guest agent says.
+    pub agent: Option<Result<Agent, Failure>>,
+    /// Whether a snippet has the wanted content on the guest's node.
+    pub snippet: Option<Result<bool, Failure>>,
+    /// What the machine's cloud-init drive lacks.
+    pub cloud_init: Option<Result<CloudInitState, Failure>>,
+    /// Where the object stands in the queue for clones of its template.
+    pub clone_queue: Option<ClonePlace>,
     /// Result of the readiness probe: `Ok(None)` when it succeeded, `Ok(Some(why))` when it failed.
     pub probe: Option<Result<Option<String>, Failure>>,
     /// Result of the last full look.

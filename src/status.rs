@@ -97,6 +97,8 @@ pub fn announced(previous: &GuestStatus, announce: &[Announce]) -> GuestStatus {
             }
             Announce::CreateSent => status.create_sent = Some(true),
             Announce::Restart(value) => status.restarted_at = Some(value.clone()),
+            Announce::CloudInitWritten(at) => status.cloud_init_written = Some(time(*at)),
+            Announce::Snippet(volid) => status.snippet.clone_from(volid),
             Announce::RawLines(lines) => status.lxc_options = Some(lines.clone()),
             Announce::DeleteVolume(name) => {
                 let volumes = status.volumes.get_or_insert_default();
@@ -227,6 +229,7 @@ fn facts(status: &mut GuestStatus, plan: &Plan) {
     keep(&mut status.application, &facts.application);
     keep(&mut status.vllm, &facts.vllm);
     keep(&mut status.tests, &facts.tests);
+    keep(&mut status.cleaned, &facts.cleaned);
     keep(&mut status.probe, &facts.probe);
     keep(&mut status.health, &facts.health);
     keep(&mut status.ip, &facts.ip);

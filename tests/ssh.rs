@@ -401,12 +401,12 @@ async fn the_node_changes_configs_as_root_may() {
     let digest = bench.inside(|guest| guest.digest());
     let set = [("dev0".to_owned(), "/dev/fuse,mode=0666".to_owned())];
     let output = ssh
-        .run(&bench.node, &node::pct_set(VMID, &set, &[], Some(&digest)))
+        .run(&bench.node, &node::set("pct", VMID, &set, &[], Some(&digest)))
         .await
         .unwrap();
     assert!(output.is_success(), "{output:?}");
     let stale = ssh
-        .run(&bench.node, &node::pct_set(VMID, &set, &[], Some(&digest)))
+        .run(&bench.node, &node::set("pct", VMID, &set, &[], Some(&digest)))
         .await
         .unwrap();
     assert!(

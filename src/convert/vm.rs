@@ -229,6 +229,7 @@ fn disk<'a>(
         name: "root".into(),
         storage,
         size: mebibytes.map(values::quantity),
+        ..VmDisk::default()
     }])
 }
 

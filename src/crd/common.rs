@@ -42,7 +42,7 @@ pub struct KeyRef {
     pub key: String,
 }
 
-/// One network interface of a container.
+/// One network interface of a guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [

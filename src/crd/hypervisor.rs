@@ -260,6 +260,10 @@ pub struct Defaults {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::storage_id")]
     pub image_storage: Option<String>,
+    /// Storage with content snippets for what cloud-init of virtual machines needs; SSH writes there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::storage_id")]
+    pub snippet_storage: Option<String>,
     /// Bridge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::bridge")]

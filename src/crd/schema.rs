@@ -174,6 +174,48 @@ string_schema!(
     "must be the volume id of a container image such as local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst"
 );
 string_schema!(
+    /// A Proxmox volume id of a disk image.
+    disk_image_volid, 255,
+    "self.matches('^[A-Za-z][A-Za-z0-9._-]*:(import|iso)/[^/ ]+$')",
+    "must be the volume id of a disk image such as local:import/noble-server-cloudimg-amd64.qcow2"
+);
+string_schema!(
+    /// A Proxmox volume id of a snippet.
+    snippet_volid, 255,
+    "self.matches('^[A-Za-z][A-Za-z0-9._-]*:snippets/[^/ ,]+$')",
+    "must be the volume id of a snippet such as local:snippets/hook.pl"
+);
+string_schema!(
+    /// A QEMU machine type (Proxmox's own pattern).
+    machine_type, 40,
+    "self.matches('^(q35|pc|(pc-i440fx|pc-q35)-[0-9]+([.][0-9]+)+([+]pve[0-9]+)?)$')",
+    "must be q35, pc, or a version of them such as pc-q35-9.2"
+);
+string_schema!(
+    /// A disk's name: its serial number in the machine, which Proxmox bounds to 20 bytes.
+    disk_name, 20,
+    "self.matches('^[a-z0-9]([-a-z0-9_]*[a-z0-9])?$')",
+    "must be a name of at most 20 lower-case letters, digits, '-' and '_'"
+);
+string_schema!(
+    /// A CPU flag with its sign.
+    cpu_flag, 32,
+    "self.matches('^[+-](md-clear|pcid|spec-ctrl|ssbd|ibpb|virt-ssbd|amd-ssbd|amd-no-ssb|pdpe1gb|hv-tlbflush|hv-evmcs|aes|nested-virt)$')",
+    "must be a CPU flag with a sign such as +aes: md-clear, pcid, spec-ctrl, ssbd, ibpb, virt-ssbd, amd-ssbd, amd-no-ssb, pdpe1gb, hv-tlbflush, hv-evmcs, aes or nested-virt"
+);
+string_schema!(
+    /// A set of cores.
+    cpu_set, 128,
+    "self.matches('^[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*$')",
+    "must be a list of cores and ranges of the node such as 0,5,8-11"
+);
+string_schema!(
+    /// A package's name, with a version where one is wanted.
+    package_name, 128,
+    "self.matches('^[A-Za-z0-9][A-Za-z0-9+._:~=-]*$')",
+    "must be the name of a package such as qemu-guest-agent"
+);
+string_schema!(
     /// A port or a range or list of them, as the Proxmox firewall takes it.
     ports, 128,
     concat!(
@@ -226,6 +268,18 @@ list_schema!(
 list_schema!(
     /// Names.
     entry_names, entry_name, 0, 16
+);
+list_schema!(
+    /// CPU flags.
+    cpu_flags, cpu_flag, 0, 16
+);
+list_schema!(
+    /// Names of packages.
+    package_names, package_name, 0, 128
+);
+list_schema!(
+    /// Names of disks and interfaces.
+    boot_order, disk_name, 1, 16
 );
 list_schema!(
     /// Absolute paths.

@@ -76,6 +76,15 @@ pub struct GuestStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub volumes: Option<Vec<VolumeStatus>>,
+    /// Hash of the script that cleaned a template of vm form before it was sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cleaned: Option<String>,
+    /// Snippet with the machine's cloud-init data, removed with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snippet: Option<String>,
+    /// When the machine's cloud-init drive was last written anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud_init_written: Option<Time>,
     /// Raw lxc lines that Phoenix wrote for this object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]

@@ -55,7 +55,7 @@ pub struct PhoenixTemplateSpec {
     /// A container template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lxc: Option<LxcGuest>,
-    /// A virtual machine template. Not supported yet.
+    /// A virtual machine template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<VmGuest>,
     /// Snapshot keeps the guest and takes a snapshot that children are copied from; Template converts it to a Proxmox

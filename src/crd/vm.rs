@@ -1,4 +1,4 @@
-//! `PhoenixVM`: a QEMU/KVM virtual machine. Types only: the controller comes later.
+//! `PhoenixVM`: a QEMU/KVM virtual machine.
 
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -8,7 +8,8 @@ use super::common::*;
 use super::schema;
 use super::status::GuestStatus;
 
-/// A virtual machine on Proxmox VE.
+/// A virtual machine on Proxmox VE: created, configured and kept as described here.
+/// A field that is not given is not managed: Phoenix neither compares nor resets it.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "phoenix-hypervisor.io",
@@ -22,18 +23,22 @@ use super::status::GuestStatus;
     status = "GuestStatus",
     derive = "PartialEq",
     derive = "Default",
-    doc = "A virtual machine on Proxmox VE. Not supported yet.",
+    doc = "A virtual machine on Proxmox VE, created, configured and kept as its spec describes.",
     printcolumn(name = "Status", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "VMID", type_ = "integer", json_path = ".status.vmid"),
     printcolumn(name = "Node", type_ = "string", json_path = ".status.node"),
     printcolumn(name = "IP", type_ = "string", json_path = ".status.ip"),
+    printcolumn(name = "GPUs", type_ = "string", json_path = ".status.gpus"),
     printcolumn(name = "Source", type_ = "string", json_path = ".status.source"),
+    printcolumn(name = "Cores", type_ = "integer", json_path = ".spec.cpu.cores", priority = 1),
+    printcolumn(name = "Memory", type_ = "string", json_path = ".spec.memory", priority = 1),
+    printcolumn(name = "Health", type_ = "string", json_path = ".status.health", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PhoenixVMSpec {
-    /// The PhoenixHypervisor that the machine lives on.
+    /// The PhoenixHypervisor that the machine lives on. It cannot change once the machine has a vmid.
     pub hypervisor_ref: ObjectRef,
     /// The machine itself.
     #[serde(flatten)]
@@ -52,7 +57,8 @@ pub struct PhoenixVMSpec {
     /// Whether the machine runs. Absent: Running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power_state: Option<PowerState>,
-    /// What happens to the machine when this object is deleted.
+    /// What happens to the machine when this object is deleted. Absent: Delete for machines that Phoenix created, Retain
+    /// for adopted ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
     /// Whether Phoenix may restart the machine for changes that need it.
@@ -63,58 +69,112 @@ pub struct PhoenixVMSpec {
 /// The machine itself: what a PhoenixVM and a PhoenixTemplate of vm form share.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "!has(self.efiDisk) || (has(self.bios) && self.bios == 'ovmf')", "message": "efiDisk belongs to bios: ovmf: set it, or leave efiDisk out"},
+    {"rule": "!has(self.pci) || !self.pci.exists(p, has(p.pcie) && p.pcie) || (has(self.machine) && self.machine.matches('q35'))", "message": "pcie needs machine: q35"},
+    {"rule": "!has(self.cpu) || !has(self.cpu.cores) || !has(self.cpu.numa) || !self.cpu.numa || !has(self.cpu.sockets) || self.cpu.sockets <= 8", "message": "numa takes at most 8 sockets"}
+]))]
 pub struct VmGuest {
-    /// Proxmox node.
+    /// Proxmox node. Absent: the hypervisor's `defaults.node`, else the node of the source, else the least used one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::hostname")]
     pub node: Option<String>,
-    /// Proxmox id.
+    /// Proxmox id. Absent: the first free one of the hypervisor's `vmidRange`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::vmid")]
     pub vmid: Option<i64>,
-    /// Host name.
+    /// Name of the machine, which cloud-init makes its host name. Absent: the object's name with dots replaced by '-'
+    /// on creation, then unmanaged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::hostname")]
     pub hostname: Option<String>,
-    /// What the machine is made from.
+    /// What the machine is made from. May be absent only for an adopted machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<VmSource>,
     /// Processors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<VmCpu>,
-    /// Memory.
+    /// Memory, in whole MiB; at least 16Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::size")]
     pub memory: Option<String>,
-    /// Machine type such as q35.
+    /// Memory that ballooning leaves the machine when the node is short of it, in whole MiB; 0 turns ballooning off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 64))]
+    #[schemars(schema_with = "schema::size_or_zero")]
+    pub balloon: Option<String>,
+    /// Machine type: q35, pc, or a version of them such as pc-q35-9.2. PCI Express pass-through needs q35.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::machine_type")]
     pub machine: Option<String>,
-    /// Firmware.
+    /// Firmware. With ovmf the machine gets an EFI disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bios: Option<VmBios>,
-    /// Disks; the first is the boot disk.
+    /// The EFI disk of bios: ovmf. It is made on creation. Absent: one on the storage of the first disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub efi_disk: Option<EfiDisk>,
+    /// A TPM. It is made on creation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<Tpm>,
+    /// Guest operating system, which Proxmox tunes the machine for. Absent: l26 (Linux) on creation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os_type: Option<VmOsType>,
+    /// Controller of scsi disks. Absent: virtio-scsi-single on creation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scsi_controller: Option<ScsiController>,
+    /// Disks. On creation the first is the boot disk; afterwards their order means nothing. Absent: unmanaged. A disk
+    /// that is taken out of the list is detached and kept as an unused disk of the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub disks: Option<Vec<VmDisk>>,
-    /// Network interfaces.
+    /// Network interfaces. The number in the name is Proxmox's: net0 (or eth0) is the first one. cloud-init gives them
+    /// their addresses. Absent: unmanaged; empty: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"], "x-kubernetes-validations" = [
+        {"rule": "self.all(n, n.name.matches('^(net|eth)([0-9]|[12][0-9]|3[01])$'))", "message": "interfaces of a machine are named net0 to net31 (or eth0 to eth31): the number is Proxmox's"},
+        {"rule": "self.all(n, n.name.size() < 4 || self.exists_one(m, m.name.size() > 3 && m.name.substring(3) == n.name.substring(3)))", "message": "two interfaces have the same number: net0 and eth0 are one"}
+    ]))]
     pub network: Option<Vec<Network>>,
-    /// Name resolution.
+    /// Name resolution, set up by cloud-init.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<Dns>,
-    /// What cloud-init sets up.
+    /// What cloud-init sets up. Absent: unmanaged; the machine gets no cloud-init drive on creation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cloud_init: Option<CloudInit>,
-    /// QEMU guest agent.
+    /// QEMU guest agent, through which Phoenix sees addresses and runs features, application and tests. Absent:
+    /// unmanaged; switched on for machines that Phoenix creates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub agent: Option<bool>,
-    /// PCI devices passed through.
+    pub agent: Option<VmAgent>,
+    /// A serial console (`qm terminal`), which cloud images expect. Absent: on for machines made from cloud images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16))]
+    pub serial: Option<bool>,
+    /// Display. Absent: Proxmox's own choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vga: Option<VmVga>,
+    /// PCI devices passed through. Absent: unmanaged; empty: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), extend("x-kubernetes-validations" = [
+        {"rule": "self.all(p, self.exists_one(q, (has(q.mapping) == has(p.mapping)) && (!has(q.mapping) || q.mapping == p.mapping) && (has(q.address) == has(p.address)) && (!has(q.address) || q.address == p.address)))", "message": "two entries name the same device: name each once"}
+    ]))]
     pub pci: Option<Vec<VmPci>>,
-    /// Features.
+    /// USB devices passed through. Absent: unmanaged; empty: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 14))]
+    pub usb: Option<Vec<VmUsb>>,
+    /// Names of disks and network interfaces in the order in which they are tried for booting. Absent: unmanaged; the
+    /// first disk on creation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::boot_order")]
+    pub boot_order: Option<Vec<String>>,
+    /// What may change while the machine runs. Absent: unmanaged (Proxmox: network, disk and usb); empty: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 6), extend("x-kubernetes-list-type" = "set"))]
+    pub hotplug: Option<Vec<Hotplug>>,
+    /// Script on the node that Proxmox calls around start and stop, such as local:snippets/hook.pl. Needs root@pam or
+    /// SSH.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::snippet_volid")]
+    pub hookscript: Option<String>,
+    /// Features installed in the machine, after the ones they require.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub features: Option<Vec<FeatureRef>>,
@@ -127,19 +187,19 @@ pub struct VmGuest {
     /// Guest firewall.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub firewall: Option<Firewall>,
-    /// Proxmox tags.
+    /// Proxmox tags. Phoenix adds one of its own. Absent: unmanaged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "set"))]
     pub tags: Option<Vec<Tag>>,
     /// Proxmox pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 128))]
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z][A-Za-z0-9._/-]*$"))]
     pub pool: Option<String>,
-    /// Words for people.
+    /// Words for people, shown above Phoenix's stamp in the machine's notes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub description: Option<String>,
-    /// Proxmox's protection against removal.
+    /// Proxmox's protection against removal of the machine and its disks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protection: Option<bool>,
 }
@@ -151,10 +211,11 @@ pub struct VmGuest {
     {"rule": "has(self.templateRef) != has(self.cloudImage)", "message": "give exactly one of templateRef and cloudImage"}
 ]))]
 pub struct VmSource {
-    /// Clone of a PhoenixTemplate.
+    /// Clone of a PhoenixTemplate of vm form, of this namespace, else of the hypervisor's: linked where it is a
+    /// Proxmox template on a storage that can, full otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template_ref: Option<LocalRef>,
-    /// A cloud image.
+    /// A disk image that brings cloud-init. It becomes the first disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cloud_image: Option<CloudImage>,
 }
@@ -164,14 +225,16 @@ pub struct VmSource {
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
     {"rule": "has(self.volid) != has(self.url)", "message": "give exactly one of volid and url"},
-    {"rule": "!has(self.url) || has(self.sha256)", "message": "url needs sha256, the checksum of the file"}
+    {"rule": "!has(self.url) || has(self.sha256)", "message": "url needs sha256, the checksum of the file"},
+    {"rule": "!has(self.volid) || !has(self.storage)", "message": "volid names its storage itself: leave storage out"},
+    {"rule": "!has(self.url) || self.url.matches('[.](qcow2|raw|img|vmdk)([?#].*)?$')", "message": "url must end in the name of a disk image: .qcow2, .img, .raw or .vmdk"}
 ]))]
 pub struct CloudImage {
-    /// Volume with content import or iso, such as local:import/noble-server-cloudimg-amd64.qcow2.
+    /// Image on a storage with content import, such as local:import/noble-server-cloudimg-amd64.qcow2, or iso.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 3, max = 255))]
+    #[schemars(schema_with = "schema::disk_image_volid")]
     pub volid: Option<String>,
-    /// URL of the image.
+    /// URL of the image; the node downloads it once, whatever the number of machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::url")]
     pub url: Option<String>,
@@ -179,7 +242,7 @@ pub struct CloudImage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::sha256")]
     pub sha256: Option<String>,
-    /// Storage for the downloaded image.
+    /// Storage with content import for the downloaded image. Absent: the hypervisor's `defaults.imageStorage`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
@@ -188,10 +251,13 @@ pub struct CloudImage {
 /// Processors of a virtual machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "!has(self.flags) || has(self.type)", "message": "flags change a CPU type: give type too"}
+]))]
 pub struct VmCpu {
-    /// CPU type such as host or x86-64-v3.
+    /// CPU type such as host or x86-64-v2-AES.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 64))]
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
     pub type_: Option<String>,
     /// Sockets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -201,6 +267,25 @@ pub struct VmCpu {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 512))]
     pub cores: Option<i64>,
+    /// CPU flags, each switched on or off with a sign, such as +aes or -pcid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::cpu_flags")]
+    pub flags: Option<Vec<String>>,
+    /// Whether the machine sees NUMA nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub numa: Option<bool>,
+    /// Cores of the node that the machine runs on, such as 0,5,8-11. Needs root@pam or SSH.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::cpu_set")]
+    pub affinity: Option<String>,
+    /// CPU time limit, in cores; 0 is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 128))]
+    pub limit: Option<i64>,
+    /// CPU weight against other guests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub units: Option<i64>,
 }
 
 /// Firmware of a virtual machine.
@@ -214,45 +299,323 @@ pub enum VmBios {
     Ovmf,
 }
 
-/// A disk of a virtual machine.
+/// The EFI disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct VmDisk {
-    /// Name of the disk.
-    #[schemars(schema_with = "schema::entry_name")]
-    pub name: String,
-    /// Storage.
+pub struct EfiDisk {
+    /// Storage. Absent: the storage of the first disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
-    /// Size. It can grow, never shrink.
+    /// Enrol the distributions' and Microsoft's keys, for Secure Boot. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pre_enrolled_keys: Option<bool>,
+}
+
+/// A TPM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Tpm {
+    /// Storage. Absent: the storage of the first disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::storage_id")]
+    pub storage: Option<String>,
+    /// Version. Default: v2.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<TpmVersion>,
+}
+
+/// Version of a TPM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TpmVersion {
+    /// TPM 1.2.
+    #[serde(rename = "v1.2")]
+    V1,
+    /// TPM 2.0.
+    #[default]
+    #[serde(rename = "v2.0")]
+    V2,
+}
+
+/// Operating system of a machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum VmOsType {
+    /// Linux.
+    #[default]
+    L26,
+    /// Windows 10, 2016 or 2019.
+    Win10,
+    /// Windows 11, 2022 or 2025.
+    Win11,
+    /// Something else.
+    Other,
+}
+
+impl VmOsType {
+    /// Proxmox's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            VmOsType::L26 => "l26",
+            VmOsType::Win10 => "win10",
+            VmOsType::Win11 => "win11",
+            VmOsType::Other => "other",
+        }
+    }
+}
+
+/// SCSI controller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ScsiController {
+    /// A controller for each disk; iothread works.
+    #[default]
+    #[serde(rename = "virtio-scsi-single")]
+    VirtioScsiSingle,
+    /// One controller for all disks.
+    #[serde(rename = "virtio-scsi-pci")]
+    VirtioScsiPci,
+    /// LSI 53C895A, for old systems.
+    #[serde(rename = "lsi")]
+    Lsi,
+    /// MegaRAID SAS.
+    #[serde(rename = "megasas")]
+    Megasas,
+    /// VMware PVSCSI.
+    #[serde(rename = "pvscsi")]
+    Pvscsi,
+}
+
+impl ScsiController {
+    /// Proxmox's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ScsiController::VirtioScsiSingle => "virtio-scsi-single",
+            ScsiController::VirtioScsiPci => "virtio-scsi-pci",
+            ScsiController::Lsi => "lsi",
+            ScsiController::Megasas => "megasas",
+            ScsiController::Pvscsi => "pvscsi",
+        }
+    }
+}
+
+/// A disk of a virtual machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "!has(self.ssd) || !has(self.bus) || self.bus != 'virtio'", "message": "ssd belongs to scsi, sata and ide disks: leave it out, or choose another bus"},
+    {"rule": "!has(self.iothread) || !has(self.bus) || self.bus in ['scsi', 'virtio']", "message": "iothread belongs to scsi and virtio disks"},
+    {"rule": "!has(self.readOnly) || !has(self.bus) || self.bus in ['scsi', 'virtio']", "message": "readOnly belongs to scsi and virtio disks"}
+]))]
+pub struct VmDisk {
+    /// Name of the disk; it identifies the disk for good and becomes its serial number, so that the machine finds it
+    /// under /dev/disk/by-id. A place of Proxmox's such as scsi0 names the disk of an adopted machine that is there.
+    #[schemars(schema_with = "schema::disk_name")]
+    pub name: String,
+    /// Bus. It is chosen when the disk is made. Absent: scsi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bus: Option<DiskBus>,
+    /// Storage. It is chosen when the disk is made. Absent: the hypervisor's `defaults.diskStorage`, or the storage of
+    /// the template's disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::storage_id")]
+    pub storage: Option<String>,
+    /// Size, in whole GiB. It can grow, never shrink. Absent: that of the image; a disk without image needs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::size")]
     pub size: Option<String>,
+    /// Cache mode. Absent: unmanaged (Proxmox: none).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<DiskCache>,
+    /// Hand freed blocks back to the storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discard: Option<bool>,
+    /// An I/O thread of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iothread: Option<bool>,
+    /// Tell the machine that it is a solid-state disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssd: Option<bool>,
+    /// Whether Proxmox's backups include the disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<bool>,
+    /// Whether the machine may only read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_only: Option<bool>,
 }
 
-/// What cloud-init sets up.
+/// Bus of a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskBus {
+    /// SCSI, 31 disks.
+    #[default]
+    Scsi,
+    /// VirtIO block, 16 disks.
+    Virtio,
+    /// SATA, 6 disks.
+    Sata,
+    /// IDE, 3 disks beside the cloud-init drive.
+    Ide,
+}
+
+impl DiskBus {
+    /// Proxmox's word, which a number follows.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DiskBus::Scsi => "scsi",
+            DiskBus::Virtio => "virtio",
+            DiskBus::Sata => "sata",
+            DiskBus::Ide => "ide",
+        }
+    }
+
+    /// Numbers that disks of the bus may have. `ide2` is the cloud-init drive's.
+    pub fn slots(self) -> impl Iterator<Item = u32> {
+        let count = match self {
+            DiskBus::Scsi => 31,
+            DiskBus::Virtio => 16,
+            DiskBus::Sata => 6,
+            DiskBus::Ide => 4,
+        };
+        (0..count).filter(move |n| self != DiskBus::Ide || *n != 2)
+    }
+}
+
+/// Cache mode of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskCache {
+    /// No cache of the host's.
+    None,
+    /// Writes go through the host's cache.
+    Writethrough,
+    /// Writes are cached by the host.
+    Writeback,
+    /// Flushes are ignored: data is lost when the node fails.
+    Unsafe,
+    /// Every write is flushed.
+    Directsync,
+}
+
+impl DiskCache {
+    /// Proxmox's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DiskCache::None => "none",
+            DiskCache::Writethrough => "writethrough",
+            DiskCache::Writeback => "writeback",
+            DiskCache::Unsafe => "unsafe",
+            DiskCache::Directsync => "directsync",
+        }
+    }
+}
+
+/// What cloud-init sets up. A change is written to the cloud-init drive at once; the machine reads it at its next boot.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CloudInit {
-    /// User.
+    /// User. Absent: the image's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 32))]
+    #[schemars(length(min = 1, max = 32), regex(pattern = r"^[a-z_][a-z0-9_-]*$"))]
     pub user: Option<String>,
-    /// Password hash, from a key of a Secret.
+    /// Password hash as mkpasswd makes it ($6$…), from a key of a Secret of the object's namespace. Never a password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_hash_secret_ref: Option<KeyRef>,
-    /// SSH public keys, from a key of a Secret.
+    /// SSH public keys, one a line, from a key of a Secret of the object's namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssh_keys_secret_ref: Option<KeyRef>,
-    /// Packages.
+    /// Upgrade all packages at the first boot. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 128), inner(length(min = 1, max = 128)))]
+    pub upgrade: Option<bool>,
+    /// Packages installed at the first boot. Needs SSH to the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::package_names")]
     pub packages: Option<Vec<String>>,
-    /// Further user-data.
+    /// Further user-data for the first boot: #cloud-config, a script, … It lies in a file on a storage: no secrets.
+    /// Needs SSH to the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 65_536))]
+    #[schemars(length(min = 1, max = 65_536))]
     pub user_data: Option<String>,
+    /// Storage of the cloud-init drive. Absent: the storage of the first disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::storage_id")]
+    pub storage: Option<String>,
+    /// Storage with content snippets for what packages, userData and features at the first boot need. Absent: the
+    /// hypervisor's `defaults.snippetStorage`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::storage_id")]
+    pub snippet_storage: Option<String>,
+}
+
+/// QEMU guest agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VmAgent {
+    /// Whether the machine runs the agent. Default: true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// Install it at the first boot through cloud-init, as cloud images lack it. Needs SSH to the node. Default: true
+    /// for machines made from cloud images where SSH is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub install: Option<bool>,
+    /// Freeze the machine's file systems while snapshots and backups are taken. Absent: unmanaged (Proxmox: yes).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freeze_filesystems: Option<bool>,
+    /// Trim disks after they were moved or cloned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trim_cloned_disks: Option<bool>,
+    /// Seconds after a start within which the agent should answer; then the machine is reported as not healthy, and
+    /// Phoenix goes on waiting. Default: 600.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10, max = 86_400))]
+    pub deadline_seconds: Option<i64>,
+}
+
+/// Display of a machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VmVga {
+    /// Kind of display.
+    #[serde(rename = "type")]
+    pub type_: VgaType,
+    /// Video memory in MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 4, max = 512))]
+    pub memory: Option<i64>,
+}
+
+/// Kind of display.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum VgaType {
+    /// Standard VGA.
+    #[default]
+    #[serde(rename = "std")]
+    Std,
+    /// The serial console as display.
+    #[serde(rename = "serial0")]
+    Serial0,
+    /// VirtIO GPU.
+    #[serde(rename = "virtio")]
+    Virtio,
+    /// SPICE.
+    #[serde(rename = "qxl")]
+    Qxl,
+    /// No display.
+    #[serde(rename = "none")]
+    None,
+}
+
+impl VgaType {
+    /// Proxmox's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            VgaType::Std => "std",
+            VgaType::Serial0 => "serial0",
+            VgaType::Virtio => "virtio",
+            VgaType::Qxl => "qxl",
+            VgaType::None => "none",
+        }
+    }
 }
 
 /// A PCI device passed through: by resource mapping or by address.
@@ -262,15 +625,80 @@ pub struct CloudInit {
     {"rule": "has(self.mapping) != has(self.address)", "message": "give exactly one of mapping and address"}
 ]))]
 pub struct VmPci {
-    /// Resource mapping.
+    /// Resource mapping of the datacenter, which works with an API token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 128))]
+    #[schemars(length(min = 2, max = 128), regex(pattern = r"^[A-Za-z][A-Za-z0-9_-]+$"))]
     pub mapping: Option<String>,
-    /// PCI address.
+    /// PCI address such as 0000:01:00.0; without function all functions. Needs root@pam or SSH.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::pci_address")]
     pub address: Option<String>,
-    /// Present as a PCI Express device.
+    /// Present as a PCI Express device. Needs machine: q35.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pcie: Option<bool>,
+    /// Make it the machine's primary display.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary_gpu: Option<bool>,
+    /// Type of mediated device (vGPU), such as nvidia-63.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_.-]+$"))]
+    pub mdev: Option<String>,
+    /// Show the device's firmware to the machine. Absent: Proxmox's own choice (yes).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rom_bar: Option<bool>,
+}
+
+/// A USB device passed through: by resource mapping, by device id or by port.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.mapping) != has(self.host)", "message": "give exactly one of mapping and host"}
+]))]
+pub struct VmUsb {
+    /// Resource mapping of the datacenter, which works with an API token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 128), regex(pattern = r"^[A-Za-z][A-Za-z0-9_-]+$"))]
+    pub mapping: Option<String>,
+    /// Vendor and product id such as 046d:c52b, or bus and port such as 1-2.3. Needs root@pam or SSH.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 3, max = 32),
+        regex(pattern = r"^([0-9A-Fa-f]{4}:[0-9A-Fa-f]{4}|[0-9]+-[0-9]+([.][0-9]+)*)$")
+    )]
+    pub host: Option<String>,
+    /// Attach it to a USB 3 port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usb3: Option<bool>,
+}
+
+/// What may change while a machine runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Hotplug {
+    /// Network interfaces.
+    Network,
+    /// Disks.
+    Disk,
+    /// USB devices.
+    Usb,
+    /// Memory; needs numa.
+    Memory,
+    /// Processors.
+    Cpu,
+    /// The cloud-init drive.
+    Cloudinit,
+}
+
+impl Hotplug {
+    /// Proxmox's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Hotplug::Network => "network",
+            Hotplug::Disk => "disk",
+            Hotplug::Usb => "usb",
+            Hotplug::Memory => "memory",
+            Hotplug::Cpu => "cpu",
+            Hotplug::Cloudinit => "cloudinit",
+        }
+    }
 }

@@ -1,147 +1,58 @@
-//! A container as wanted, from a PhoenixLXC or a PhoenixTemplate of lxc form.
+//! What only containers have, from a PhoenixLXC or a PhoenixTemplate of lxc form.
 
 use std::collections::BTreeMap;
 
-use sha2::{Digest, Sha256};
-
 use crate::crd::*;
 
+use super::resolve::{clone_source, file_name, gib, image_storage, memory, mib};
 use super::*;
 
-/// Resolves an object to what is wanted of its container.
+/// Adds what is wanted of a container.
 ///
 /// # Errors
 /// What is wrong with the spec or with what it refers to, with field, value and fix.
-pub fn resolve(object: &GuestObject, objects: &dyn Objects, cluster_id: &str) -> Result<Desired, Blocked> {
-    let guest = supported(object)?;
-    let hypervisor = refs::hypervisor(object, objects)?;
-    may(object, guest, &hypervisor)?;
+pub(super) fn fill(
+    desired: &mut Desired,
+    object: &GuestObject,
+    guest: &LxcGuest,
+    hypervisor: &PhoenixHypervisor,
+    objects: &dyn Objects,
+) -> Result<(), Blocked> {
+    unbuilt(object, guest)?;
+    may(object, guest, hypervisor)?;
+    let prefix = object.field_prefix();
     let defaults = hypervisor.spec.defaults.clone().unwrap_or_default();
-    let source = source(object, guest, &defaults, objects)?;
+    desired.source = source(object, guest, &defaults, objects)?;
     let (volumes, binds) = mounts(object, &defaults)?;
-    let scripts = scripts::scripts(object, &hypervisor, objects)?;
-    let lxc_spec = match &object.spec {
-        GuestSpec::Lxc(spec) => Some(spec.as_ref()),
-        _ => None,
-    };
-    let prefix = field_prefix(object);
+    (desired.volumes, desired.binds) = (volumes, binds);
+    desired.unprivileged = guest.unprivileged;
     let rootfs = guest.rootfs.clone().unwrap_or_default();
-    let mut desired = Desired {
-        cluster_id: cluster_id.to_string(),
-        previous_clusters: hypervisor.spec.previous_cluster_ids.clone().unwrap_or_default(),
-        key: object.key.clone(),
-        uid: object.uid.clone(),
-        vmid: guest.vmid,
-        vmid_range: hypervisor.spec.vmid_range.as_ref().map(|r| (r.start, r.end)),
-        node: guest.node.clone().or(defaults.node.clone()),
-        revision: String::new(),
-        form: form(object),
-        default_hostname: object.key.name.replace('.', "-").chars().take(63).collect(),
-        unprivileged: guest.unprivileged,
-        rootfs_storage: rootfs.storage.clone().or(match source {
-            Some(Source::Clone { .. }) => None,
-            _ => defaults.rootfs_storage.clone(),
-        }),
-        rootfs_gib: rootfs
-            .size
-            .as_deref()
-            .map(|s| gib(&format!("{prefix}.rootfs.size"), s))
-            .transpose()?,
-        options: options(guest, &defaults, &prefix)?,
-        startup: startup(guest),
-        flags: flags(guest.capabilities.as_ref().or(defaults.capabilities.as_ref())),
-        network: guest
-            .network
-            .as_ref()
-            .map(|list| list.iter().map(|n| net(n, &defaults, guest)).collect()),
-        tags: guest
-            .tags
-            .as_ref()
-            .map(|tags| tags.iter().map(|t| t.0.clone()).collect()),
-        words: guest.description.clone(),
-        pool: guest.pool.clone(),
-        raw_lines: raw_lines(guest),
-        gpus: guest
-            .gpus
-            .as_ref()
-            .map(|list| list.iter().filter_map(|g| g.index).collect()),
-        volumes,
-        binds,
-        owner: hypervisor.spec.volume_owners.as_ref().map(|o| WantedOwner {
-            ids: (o.id_range.start, o.id_range.end),
-            image: o.image.clone(),
-            storage: o.storage.clone().or(defaults.rootfs_storage.clone()),
-            pool: o.pool.clone(),
-        }),
-        firewall: guest.firewall.as_ref().map(|f| firewall(f, guest)),
-        scripts,
-        probe: scripts::probe(object, &hypervisor, objects),
-        power: lxc_spec.and_then(|s| s.power_state).unwrap_or_default(),
-        restarted_at: object.annotations.get(RESTARTED_AT).cloned(),
-        restart: lxc_spec
-            .and_then(|s| s.update_policy.as_ref()?.restart)
-            .unwrap_or_default(),
-        drift: hypervisor.spec.drift_policy.unwrap_or_default(),
-        adopt: object.annotations.get(ADOPT).cloned(),
-        deletion: match &object.spec {
-            GuestSpec::Lxc(spec) => spec.deletion_policy,
-            GuestSpec::Template(spec) => spec.deletion_policy,
-            GuestSpec::Vm(spec) => spec.deletion_policy,
-        },
-        channels: Channels {
-            token: hypervisor.spec.credentials.token_secret_ref.is_some(),
-            ticket: hypervisor.spec.credentials.root_password_secret_ref.is_some(),
-            ssh: hypervisor.spec.ssh.is_some(),
-        },
-        source,
-        hash: String::new(),
-    };
-    desired.revision = revision(&desired);
-    desired.hash = hash(&desired);
-    Ok(desired)
+    desired.rootfs_storage = rootfs.storage.clone().or(match desired.source {
+        Some(Source::Clone { .. }) => None,
+        _ => defaults.rootfs_storage.clone(),
+    });
+    let size = rootfs.size.as_deref();
+    desired.rootfs_gib = size.map(|s| gib(&format!("{prefix}.rootfs.size"), s)).transpose()?;
+    desired.options.extend(options(guest, &defaults, prefix)?);
+    desired.flags = flags(guest.capabilities.as_ref().or(defaults.capabilities.as_ref()));
+    let network = guest.network.as_ref();
+    desired.network = network.map(|list| list.iter().map(|n| net(n, &defaults, guest)).collect());
+    desired.raw_lines = raw_lines(guest);
+    let gpus = guest.gpus.as_ref();
+    desired.gpus = gpus.map(|list| list.iter().filter_map(|g| g.index).collect());
+    desired.owner = hypervisor.spec.volume_owners.as_ref().map(|o| WantedOwner {
+        ids: (o.id_range.start, o.id_range.end),
+        image: o.image.clone(),
+        storage: o.storage.clone().or(defaults.rootfs_storage.clone()),
+        pool: o.pool.clone(),
+    });
+    Ok(())
 }
 
-/// Prefix of the container's fields in messages.
-fn field_prefix(object: &GuestObject) -> String {
-    match object.spec {
-        GuestSpec::Template(_) => "spec.lxc".into(),
-        _ => "spec".into(),
-    }
-}
-
-fn form(object: &GuestObject) -> Form {
-    match &object.spec {
-        GuestSpec::Template(spec) => match spec.form.unwrap_or_default() {
-            TemplateForm::Snapshot => Form::Snapshot(spec.snapshot_name.clone().unwrap_or_else(|| "phoenix".into())),
-            TemplateForm::Template => Form::Template,
-        },
-        _ => Form::Guest,
-    }
-}
-
-/// The container part of the spec, if every field of it is built.
-fn supported(object: &GuestObject) -> Result<&LxcGuest, Blocked> {
+/// Refuses fields whose behaviour is not built.
+fn unbuilt(object: &GuestObject, guest: &LxcGuest) -> Result<(), Blocked> {
     let no = |what: String| Blocked::stalled("NotYetSupported", what);
-    if object.annotations.contains_key(RECREATE) {
-        return Err(no(format!(
-            "metadata.annotations[{RECREATE}] is not supported yet and the guest is left as it is: take the annotation away; to have a new guest, delete the object and apply it again"
-        )));
-    }
-    let guest = match &object.spec {
-        GuestSpec::Vm(_) => {
-            return Err(no(
-                "PhoenixVM is not supported yet: virtual machines come in a later version".into(),
-            ));
-        }
-        GuestSpec::Template(spec) if spec.vm.is_some() => {
-            return Err(no("spec.vm: templates of virtual machines are not supported yet".into()));
-        }
-        GuestSpec::Template(spec) if spec.revision_history_limit.is_some() => {
-            return Err(no("spec.revisionHistoryLimit is not supported yet: leave it out".into()));
-        }
-        _ => object.lxc().ok_or_else(|| no("spec.lxc is missing".into()))?,
-    };
-    let prefix = field_prefix(object);
+    let prefix = object.field_prefix();
     let unbuilt = [
         (
             guest.source.as_ref().is_some_and(|s| s.oci.is_some()),
@@ -178,21 +89,7 @@ fn supported(object: &GuestObject) -> Result<&LxcGuest, Blocked> {
             }
         }
     }
-    if let GuestSpec::Lxc(spec) = &object.spec
-        && let Some(health) = &spec.health
-    {
-        for (given, field) in [
-            (health.startup.is_some(), "startup"),
-            (health.liveness.is_some(), "liveness"),
-        ] {
-            if given {
-                return Err(no(format!(
-                    "spec.health.{field} is not supported yet: use spec.health.readiness"
-                )));
-            }
-        }
-    }
-    Ok(guest)
+    Ok(())
 }
 
 /// What objects of other namespaces may ask for (design §2, `allow`).
@@ -201,7 +98,7 @@ fn may(object: &GuestObject, guest: &LxcGuest, hypervisor: &PhoenixHypervisor) -
         return Ok(());
     }
     let allow = hypervisor.spec.allow.clone().unwrap_or_default();
-    let prefix = field_prefix(object);
+    let prefix = object.field_prefix();
     let refuse = |field: String, value: &str, key: &str| {
         Err(Blocked::stalled(
             "NotAllowed",
@@ -242,7 +139,7 @@ fn source(
     defaults: &Defaults,
     objects: &dyn Objects,
 ) -> Result<Option<Source>, Blocked> {
-    let prefix = field_prefix(object);
+    let prefix = object.field_prefix();
     let Some(source) = &guest.source else { return Ok(None) };
     if let Some(reference) = &source.template_ref {
         return clone_source(object, &reference.name, objects).map(Some);
@@ -251,12 +148,7 @@ fn source(
     if let Some(volid) = &image.volid {
         return Ok(Some(Source::Image { volid: volid.clone() }));
     }
-    let storage = image.storage.clone().or(defaults.image_storage.clone()).ok_or_else(|| {
-        Blocked::stalled(
-            "InvalidSpec",
-            format!("{prefix}.source.image.storage is missing: name a storage for images, here or in defaults.imageStorage of the PhoenixHypervisor"),
-        )
-    })?;
+    let storage = image_storage(prefix, "source.image", image.storage.as_ref(), defaults)?;
     if let Some(template) = &image.appliance {
         return Ok(Some(Source::Appliance {
             storage,
@@ -267,12 +159,7 @@ fn source(
         image.url.clone().unwrap_or_default(),
         image.sha256.clone().unwrap_or_default(),
     );
-    let filename = url
-        .split(['?', '#'])
-        .next()
-        .and_then(|u| u.rsplit('/').next())
-        .unwrap_or_default()
-        .to_string();
+    let filename = file_name(&url);
     if !filename.contains(".tar.") && !filename.ends_with(".tar") {
         return Err(Blocked::stalled(
             "InvalidSpec",
@@ -283,97 +170,28 @@ fn source(
     }
     Ok(Some(Source::Download {
         storage,
+        content: "vztmpl",
         filename,
         url,
         sha256,
     }))
 }
 
-/// A clone's source. Until the template is Ready only an existing guest can be worked on: vmid 0 says so.
-fn clone_source(object: &GuestObject, name: &str, objects: &dyn Objects) -> Result<Source, Blocked> {
-    let template = refs::template(object, name, objects)?;
-    let GuestSpec::Template(spec) = &template.spec else {
-        return Err(Blocked::stalled(
-            "TemplateNotFound",
-            format!("{} is not a template", template.key),
-        ));
-    };
-    if spec.lxc.is_none() {
-        return Err(Blocked::stalled(
-            "InvalidSpec",
-            format!(
-                "source.templateRef.name: PhoenixTemplate {name} is of vm form: a container needs one with spec.lxc"
-            ),
-        ));
-    }
-    let ready = template.is_ready() && !template.deleting;
-    Ok(Source::Clone {
-        vmid: template.status.vmid.filter(|_| ready).unwrap_or_default(),
-        node: template.status.node.clone().unwrap_or_default(),
-        snapshot: match form(&template) {
-            Form::Snapshot(name) => Some(name),
-            _ => None,
-        },
-        revision: template.status.revision.clone().unwrap_or_default(),
-        template: name.to_string(),
-    })
-}
-
-fn gib(field: &str, size: &str) -> Result<i64, Blocked> {
-    units::whole_gib(field, size).map_err(|m| Blocked::stalled("InvalidSpec", m))
-}
-
-/// Plain options in Proxmox's words; defaults count only where the object leaves the field out and the guest is new,
-/// which `plan::create` decides, so only the object's own fields are here, and cores and memory of the defaults.
+/// Plain options in Proxmox's words that only containers have.
 fn options(guest: &LxcGuest, defaults: &Defaults, prefix: &str) -> Result<BTreeMap<String, String>, Blocked> {
-    let mut options = BTreeMap::new();
-    let mut set = |key: &str, value: Option<String>| {
-        if let Some(value) = value {
-            options.insert(key.to_string(), value);
-        }
-    };
-    let mib = |field: &str, value: &Option<String>| -> Result<Option<i64>, Blocked> {
-        let field = format!("{prefix}.{field}");
-        let mib = value.as_deref().map(|v| units::whole_mib(&field, v)).transpose();
-        mib.map_err(|m| Blocked::stalled("InvalidSpec", m))
-    };
-    let memory = mib("memory", &guest.memory)?;
-    if let Some(memory) = memory.filter(|m| *m < 16) {
-        return Err(Blocked::stalled(
-            "InvalidSpec",
-            format!("{prefix}.memory: {memory}Mi is too little: Proxmox needs at least 16Mi"),
-        ));
-    }
-    let flag = |b: bool| if b { "1" } else { "0" }.to_string();
-    set("hostname", guest.hostname.clone());
-    set("cores", guest.cores.or(defaults.cores).map(|v| v.to_string()));
-    set("cpulimit", guest.cpu_limit.map(|v| v.to_string()));
-    set("cpuunits", guest.cpu_units.map(|v| v.to_string()));
-    set(
-        "memory",
-        memory.or(mib("memory", &defaults.memory)?).map(|v| v.to_string()),
-    );
-    set("swap", mib("swap", &guest.swap)?.map(|v| v.to_string()));
-    set("timezone", guest.timezone.clone().or(defaults.timezone.clone()));
-    set("onboot", guest.boot.as_ref().and_then(|b| b.autostart).map(flag));
-    set("protection", guest.protection.map(flag));
-    let dns = guest.dns.clone().unwrap_or_default();
-    let default_dns = defaults.dns.clone().unwrap_or_default();
-    let nameservers = dns.nameservers.or(default_dns.nameservers);
-    set(
-        "nameserver",
-        nameservers.map(|list| list.iter().map(|a| a.0.as_str()).collect::<Vec<_>>().join(" ")),
-    );
-    set("searchdomain", dns.search_domain.or(default_dns.search_domain));
-    Ok(options)
-}
-
-fn startup(guest: &LxcGuest) -> BTreeMap<String, String> {
-    let boot = guest.boot.clone().unwrap_or_default();
-    [("order", boot.order), ("up", boot.up_delay), ("down", boot.down_delay)]
-        .into_iter()
-        .filter_map(|(key, value)| Some((key.to_string(), value?.to_string())))
-        .collect()
+    let memory = memory(prefix, guest.memory.as_ref(), defaults.memory.as_ref())?;
+    let swap = mib(&format!("{prefix}.swap"), guest.swap.as_ref())?;
+    let options = [
+        ("hostname", guest.hostname.clone()),
+        ("cores", guest.cores.or(defaults.cores).map(|v| v.to_string())),
+        ("cpulimit", guest.cpu_limit.map(|v| v.to_string())),
+        ("cpuunits", guest.cpu_units.map(|v| v.to_string())),
+        ("memory", memory.map(|v| v.to_string())),
+        ("swap", swap.map(|v| v.to_string())),
+        ("timezone", guest.timezone.clone().or(defaults.timezone.clone())),
+    ];
+    let given = options.into_iter().filter_map(|(k, v)| Some((k.to_string(), v?)));
+    Ok(given.collect())
 }
 
 fn flags(wanted: Option<&Capabilities>) -> BTreeMap<String, String> {
@@ -517,113 +335,4 @@ fn mounts(object: &GuestObject, defaults: &Defaults) -> Result<Mounts, Blocked> 
         spec.volumes.is_some().then_some(volumes),
         spec.host_mounts.is_some().then_some(binds),
     ))
-}
-
-fn firewall(firewall: &Firewall, guest: &LxcGuest) -> WantedFirewall {
-    let action = |a: FirewallAction| match a {
-        FirewallAction::Accept => "ACCEPT",
-        FirewallAction::Drop => "DROP",
-        FirewallAction::Reject => "REJECT",
-    };
-    let mut options = BTreeMap::new();
-    if let Some(enabled) = firewall.enabled {
-        options.insert("enable".to_string(), if enabled { "1" } else { "0" }.to_string());
-    }
-    for (key, policy) in [
-        ("policy_in", firewall.inbound_policy),
-        ("policy_out", firewall.outbound_policy),
-    ] {
-        if let Some(policy) = policy {
-            options.insert(key.to_string(), action(policy).to_string());
-        }
-    }
-    let position = |name: &str| guest.network.iter().flatten().position(|n| n.name == name);
-    let rule = |(i, rule): (usize, &FirewallRule)| -> WantedRule {
-        let direction = if rule.direction == FirewallDirection::In {
-            "in"
-        } else {
-            "out"
-        };
-        let comment = match &rule.comment {
-            Some(words) => format!("phoenix:{i} {words}"),
-            None => format!("phoenix:{i}"),
-        };
-        [
-            ("type", Some(direction.to_string())),
-            ("action", Some(action(rule.action).to_string())),
-            (
-                "enable",
-                Some(if rule.enabled.unwrap_or(true) { "1" } else { "0" }.to_string()),
-            ),
-            ("proto", rule.protocol.clone()),
-            ("source", rule.source.clone()),
-            ("dest", rule.destination.clone()),
-            ("dport", rule.port.clone()),
-            ("sport", rule.source_port.clone()),
-            (
-                "iface",
-                rule.interface.as_deref().and_then(position).map(|p| format!("net{p}")),
-            ),
-            ("macro", rule.macro_name.clone()),
-            ("comment", Some(comment)),
-        ]
-        .into_iter()
-        .filter_map(|(k, v)| Some((k.to_string(), v?)))
-        .collect()
-    };
-    WantedFirewall {
-        options,
-        rules: firewall
-            .rules
-            .as_ref()
-            .map(|rules| rules.iter().enumerate().map(rule).collect()),
-    }
-}
-
-fn short_hash(parts: &[String]) -> String {
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update((part.len() as u64).to_be_bytes());
-        hasher.update(part.as_bytes());
-    }
-    hasher.finalize().iter().take(6).map(|b| format!("{b:02x}")).collect()
-}
-
-/// Content hash of what a template is built from: its source (and the source's revision), its root filesystem and
-/// its scripts. Options such as cores do not change what children copy.
-fn revision(desired: &Desired) -> String {
-    if desired.form == Form::Guest {
-        return String::new();
-    }
-    let source = match &desired.source {
-        Some(Source::Clone { template, revision, .. }) => format!("clone {template} {revision}"),
-        other => format!("{other:?}"),
-    };
-    let mut parts = vec![source, format!("{:?} {:?}", desired.rootfs_gib, desired.unprivileged)];
-    parts.extend(
-        desired
-            .scripts
-            .iter()
-            .filter(|s| s.role != ScriptRole::Test)
-            .map(|s| s.hash.clone()),
-    );
-    short_hash(&parts)
-}
-
-/// Hash of everything that is applied to the guest; uid and clone details do not count.
-fn hash(desired: &Desired) -> String {
-    let mut copy = desired.clone();
-    copy.uid.clear();
-    copy.adopt = None;
-    if let Some(Source::Clone {
-        vmid, node, revision, ..
-    }) = &mut copy.source
-    {
-        (*vmid, *node, *revision) = (0, String::new(), String::new());
-    }
-    let scripts: Vec<String> = copy.scripts.iter().map(|s| s.hash.clone()).collect();
-    copy.scripts.clear();
-    let mut parts = vec![format!("{copy:?}")];
-    parts.extend(scripts);
-    short_hash(&parts)
 }

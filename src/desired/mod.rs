@@ -3,24 +3,27 @@
 
 pub mod cloud_init;
 pub mod hypervisor;
-pub mod lxc;
+mod lxc;
 pub mod memory;
 pub mod objects;
 pub mod refs;
+mod resolve;
 pub mod scripts;
 pub mod stamp;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod units;
+pub mod vm;
 
 use std::collections::BTreeMap;
 
 use crate::crd::{DeletionPolicy, DriftPolicy, PowerState, Probe, RestartPolicy};
 
-pub use lxc::resolve;
 pub use memory::MemoryObjects;
-pub use objects::{GuestObject, GuestSpec, Key, Objects};
+pub use objects::{GuestObject, GuestSpec, GuestType, Key, Objects, SharedFields};
+pub use resolve::resolve;
 pub use stamp::Stamp;
+pub use vm::{WantedCloudInit, WantedDisk, WantedFirmware, WantedVendor, WantedVm};
 
 /// Why an object cannot be worked on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +72,7 @@ pub struct Channels {
     pub ssh: bool,
 }
 
-/// What a container is made from, resolved.
+/// What a guest is made from, resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// An image that must be on its storage.
@@ -81,6 +84,8 @@ pub enum Source {
     Download {
         /// Storage for it.
         storage: String,
+        /// Content type: `vztmpl` for containers, `import` for disks.
+        content: &'static str,
         /// File name on the storage.
         filename: String,
         /// Where it comes from.
@@ -115,7 +120,12 @@ impl Source {
     pub fn image_volid(&self) -> Option<String> {
         match self {
             Source::Image { volid } => Some(volid.clone()),
-            Source::Download { storage, filename, .. } => Some(format!("{storage}:vztmpl/{filename}")),
+            Source::Download {
+                storage,
+                content,
+                filename,
+                ..
+            } => Some(format!("{storage}:{content}/{filename}")),
             Source::Appliance { storage, template } => Some(format!("{storage}:vztmpl/{template}")),
             Source::Clone { .. } => None,
         }
@@ -182,6 +192,8 @@ pub enum ScriptRole {
     Application,
     /// A test of the user's.
     Test,
+    /// Takes out of a template what its clones must not share; the last one before it is sealed.
+    Clean,
 }
 
 /// A script to be run once in the guest.
@@ -256,7 +268,7 @@ pub enum Form {
     Template,
 }
 
-/// All that is wanted of one container.
+/// All that is wanted of one guest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Desired {
     /// Management cluster id.
@@ -267,6 +279,8 @@ pub struct Desired {
     pub key: Key,
     /// uid of the object.
     pub uid: String,
+    /// Container or machine.
+    pub type_: GuestType,
     /// Vmid that the spec gives.
     pub vmid: Option<i64>,
     /// Range for vmids that Phoenix chooses, both ends included.
@@ -281,7 +295,7 @@ pub struct Desired {
     pub form: Form,
     /// Host name for creation when the spec gives none.
     pub default_hostname: String,
-    /// Whether the container is unprivileged; `None` is Proxmox's own choice kept (adopted) or true (created).
+    /// Whether a container is unprivileged; `None` is Proxmox's own choice kept (adopted) or true (created).
     pub unprivileged: Option<bool>,
     /// Storage of the root filesystem.
     pub rootfs_storage: Option<String>,
@@ -311,6 +325,8 @@ pub struct Desired {
     pub binds: Option<Vec<WantedBind>>,
     /// Where retained volumes live; `None` where the hypervisor does not say.
     pub owner: Option<WantedOwner>,
+    /// What only machines have.
+    pub vm: Option<WantedVm>,
     /// Firewall; `None` is unmanaged.
     pub firewall: Option<WantedFirewall>,
     /// Scripts in the order they run.

@@ -9,6 +9,47 @@ use kube::ResourceExt;
 
 use crate::crd::*;
 
+/// What Proxmox calls the two sorts of guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GuestType {
+    /// A container.
+    #[default]
+    Lxc,
+    /// A virtual machine.
+    Qemu,
+}
+
+impl GuestType {
+    /// As in paths and in rows of `/cluster/resources`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            GuestType::Lxc => "lxc",
+            GuestType::Qemu => "qemu",
+        }
+    }
+
+    /// For people.
+    pub fn noun(self) -> &'static str {
+        match self {
+            GuestType::Lxc => "container",
+            GuestType::Qemu => "VM",
+        }
+    }
+
+    /// The command line tool on the node.
+    pub fn tool(self) -> &'static str {
+        match self {
+            GuestType::Lxc => "pct",
+            GuestType::Qemu => "qm",
+        }
+    }
+
+    /// The guest for people: `container 950`.
+    pub fn named(self, vmid: i64) -> String {
+        format!("{} {vmid}", self.noun())
+    }
+}
+
 /// Names one guest object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
@@ -46,6 +87,35 @@ pub enum GuestSpec {
     Vm(Box<PhoenixVMSpec>),
     /// A template of either.
     Template(Box<PhoenixTemplateSpec>),
+}
+
+/// What a container's and a machine's spec have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedFields<'a> {
+    /// Node.
+    pub node: Option<&'a String>,
+    /// Host name.
+    pub hostname: Option<&'a String>,
+    /// Interfaces; `None` is unmanaged.
+    pub network: Option<&'a [Network]>,
+    /// Name resolution.
+    pub dns: Option<&'a Dns>,
+    /// Features.
+    pub features: &'a [FeatureRef],
+    /// Application script.
+    pub application: Option<&'a Application>,
+    /// Start with the node.
+    pub boot: Option<&'a Boot>,
+    /// Guest firewall.
+    pub firewall: Option<&'a Firewall>,
+    /// Tags; `None` is unmanaged.
+    pub tags: Option<&'a [Tag]>,
+    /// Pool.
+    pub pool: Option<&'a String>,
+    /// Words for people.
+    pub description: Option<&'a String>,
+    /// Protection.
+    pub protection: Option<bool>,
 }
 
 /// A PhoenixLXC, PhoenixVM or PhoenixTemplate as the engine sees it.
@@ -116,6 +186,68 @@ impl GuestObject {
         }
     }
 
+    /// The machine part of the spec, where it is one.
+    pub fn vm(&self) -> Option<&VmGuest> {
+        match &self.spec {
+            GuestSpec::Vm(spec) => Some(&spec.guest),
+            GuestSpec::Template(spec) => spec.vm.as_ref(),
+            GuestSpec::Lxc(_) => None,
+        }
+    }
+
+    /// The fields that containers and machines share; `None` for a template without a guest.
+    pub fn shared(&self) -> Option<SharedFields<'_>> {
+        if let Some(g) = self.vm() {
+            return Some(SharedFields {
+                node: g.node.as_ref(),
+                hostname: g.hostname.as_ref(),
+                network: g.network.as_deref(),
+                dns: g.dns.as_ref(),
+                features: g.features.as_deref().unwrap_or_default(),
+                application: g.application.as_ref(),
+                boot: g.boot.as_ref(),
+                firewall: g.firewall.as_ref(),
+                tags: g.tags.as_deref(),
+                pool: g.pool.as_ref(),
+                description: g.description.as_ref(),
+                protection: g.protection,
+            });
+        }
+        let g = self.lxc()?;
+        Some(SharedFields {
+            node: g.node.as_ref(),
+            hostname: g.hostname.as_ref(),
+            network: g.network.as_deref(),
+            dns: g.dns.as_ref(),
+            features: g.features.as_deref().unwrap_or_default(),
+            application: g.application.as_ref(),
+            boot: g.boot.as_ref(),
+            firewall: g.firewall.as_ref(),
+            tags: g.tags.as_deref(),
+            pool: g.pool.as_ref(),
+            description: g.description.as_ref(),
+            protection: g.protection,
+        })
+    }
+
+    /// Which sort of guest it is on Proxmox.
+    pub fn guest_type(&self) -> GuestType {
+        if self.vm().is_some() {
+            GuestType::Qemu
+        } else {
+            GuestType::Lxc
+        }
+    }
+
+    /// Path of the guest's fields in messages.
+    pub fn field_prefix(&self) -> &'static str {
+        match &self.spec {
+            GuestSpec::Template(spec) if spec.vm.is_some() => "spec.vm",
+            GuestSpec::Template(_) => "spec.lxc",
+            _ => "spec",
+        }
+    }
+
     /// Vmid that the spec gives.
     pub fn spec_vmid(&self) -> Option<i64> {
         match &self.spec {
@@ -141,28 +273,9 @@ impl GuestObject {
 
     /// Name of the template that the guest is cloned from.
     pub fn template_ref(&self) -> Option<&str> {
-        let vm = |g: &VmGuest| g.source.as_ref().and_then(|s| s.template_ref.clone());
-        let reference = match &self.spec {
-            GuestSpec::Vm(spec) => {
-                return spec
-                    .guest
-                    .source
-                    .as_ref()?
-                    .template_ref
-                    .as_ref()
-                    .map(|r| r.name.as_str());
-            }
-            GuestSpec::Template(spec) if spec.lxc.is_none() && spec.vm.as_ref().and_then(vm).is_some() => {
-                return spec
-                    .vm
-                    .as_ref()?
-                    .source
-                    .as_ref()?
-                    .template_ref
-                    .as_ref()
-                    .map(|r| r.name.as_str());
-            }
-            _ => self.lxc()?.source.as_ref()?.template_ref.as_ref(),
+        let reference = match self.vm() {
+            Some(vm) => vm.source.as_ref()?.template_ref.as_ref(),
+            None => self.lxc()?.source.as_ref()?.template_ref.as_ref(),
         };
         reference.map(|r| r.name.as_str())
     }

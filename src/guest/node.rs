@@ -2,15 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 
 use super::command::{Command, InvalidCommand, quote};
 
 const RAW_LINES: &str = include_str!("raw_lines.sh");
+const SNIPPET: &str = include_str!("snippet.sh");
 
-/// `pct set VMID --key value … --delete a,b --digest …`: as root@pam, for what a token may not set (facts D.2).
-pub fn pct_set(vmid: u32, set: &[(String, String)], delete: &[String], digest: Option<&str>) -> Command {
-    let mut argv = vec!["pct".to_owned(), "set".into(), vmid.to_string()];
+/// `pct set VMID --key value … --delete a,b --digest …` (or `qm`): as root@pam, for what a token may not set (facts D.2,
+/// F.5).
+pub fn set(tool: &str, vmid: u32, set: &[(String, String)], delete: &[String], digest: Option<&str>) -> Command {
+    let mut argv = vec![tool.to_owned(), "set".into(), vmid.to_string()];
     for (key, value) in set {
         argv.extend([format!("--{key}"), value.clone()]);
     }
@@ -26,6 +30,31 @@ pub fn pct_set(vmid: u32, set: &[(String, String)], delete: &[String], digest: O
 /// `pct unlock VMID`: removes a config lock. Only ever on a person's word.
 pub fn pct_unlock(vmid: u32) -> Command {
     Command::new(["pct", "unlock", &vmid.to_string()])
+}
+
+/// Writes a snippet of a storage, whole or not at all (Proxmox has no call for it, facts G.4). It can be read by
+/// everybody on the node: no secrets.
+pub fn write_snippet(volid: &str, content: &str) -> Command {
+    snippet("write", volid, content)
+}
+
+/// Whether a snippet is there: `present=1` or `present=0`.
+pub fn find_snippet(volid: &str) -> Command {
+    snippet("find", volid, "")
+}
+
+/// Removes a snippet; one that is not there is no error.
+pub fn remove_snippet(volid: &str) -> Command {
+    snippet("remove", volid, "")
+}
+
+fn snippet(action: &str, volid: &str, content: &str) -> Command {
+    let encoded = BASE64.encode(content);
+    let header = format!("# phoenix-node: snippet-{action} volid={volid}\n");
+    let settings = format!("PHOENIX_VOLID={}\n", quote(volid));
+    let program =
+        format!("{header}{settings}{SNIPPET}\nphoenix_snippet {action} <<'PHOENIX_END'\n{encoded}\nPHOENIX_END\n");
+    Command::new(["/bin/sh", "-s"]).with_stdin(program)
 }
 
 /// `pct status VMID`.

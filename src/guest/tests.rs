@@ -565,7 +565,7 @@ fn a_config_that_is_locked_or_changed_is_left_alone() {
 #[test]
 fn answers_of_nodes_are_read() {
     let set = [("dev0".to_owned(), "path=/dev/nvidia0,mode=0666".to_owned())];
-    let line = node::pct_set(100, &set, &["dev1".into(), "dev2".into()], Some("abc")).line(true);
+    let line = node::set("pct", 100, &set, &["dev1".into(), "dev2".into()], Some("abc")).line(true);
     assert_eq!(
         line,
         "sudo -n -- pct set 100 --dev0 path=/dev/nvidia0,mode=0666 --delete dev1,dev2 --digest abc"

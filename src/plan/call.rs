@@ -7,6 +7,9 @@ use std::fmt;
 
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
+use crate::desired::GuestType;
+use crate::observed::Guest;
+
 /// The methods that Proxmox knows (facts A.2: any other answers 501).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -49,7 +52,15 @@ pub enum Auth {
 }
 
 /// Parameters whose values are secrets: never printed, logged or serialised.
-const SECRET_PARAMS: &[&str] = &["password", "cipassword", "env", "new-password", "tfa-challenge"];
+const SECRET_PARAMS: &[&str] = &[
+    "password",
+    "cipassword",
+    "env",
+    "input-data",
+    "content",
+    "new-password",
+    "tfa-challenge",
+];
 const REDACTED: &str = "***";
 
 /// One complete call.
@@ -167,6 +178,18 @@ pub fn path<'a>(segments: impl IntoIterator<Item = &'a str>) -> String {
         out.push_str(&segment(one));
         out
     })
+}
+
+/// Path of a guest: `/nodes/pve1/lxc/950`.
+pub fn guest_path(type_: GuestType, node: &str, vmid: i64) -> String {
+    path(["nodes", node, type_.as_str(), &vmid.to_string()])
+}
+
+impl Guest {
+    /// Path of the guest in the API.
+    pub fn path(&self, vmid: i64) -> String {
+        guest_path(self.type_, &self.node, vmid)
+    }
 }
 
 /// `METHOD /path key=value …`, secrets blanked.

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crd::DriftPolicy;
-use crate::desired::{Desired, Stamp, WantedNet, units};
+use crate::desired::{Desired, GuestType, Stamp, WantedNet, units};
 use crate::observed::Guest;
 use crate::property::Properties;
 
-use super::lxc::Planner;
+use super::guest::Planner;
+use super::vm_options::{encoded, same_option};
 use super::*;
 
 /// The tag by which Phoenix finds its guests; an index, never proof.
@@ -37,6 +38,9 @@ pub(super) struct Change {
 
 impl Change {
     fn words(&self) -> String {
+        if ["cipassword", "sshkeys"].contains(&self.key.as_str()) {
+            return format!("{}: changed", self.key);
+        }
         let show = |v: &Option<String>| v.as_deref().map_or("(none)".to_string(), |v| format!("{v:?}"));
         format!("{}: {} → {}", self.key, show(&self.old), show(&self.value))
     }
@@ -62,6 +66,7 @@ impl Planner<'_> {
 
     /// The guest is not fresh any more: what was copied is cleared, and it may start.
     pub(super) fn settled(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+        let what = guest.named(vmid);
         let Some(stamp) = guest.stamp() else { return Ok(()) };
         if !stamp.fresh {
             return Ok(());
@@ -80,7 +85,7 @@ impl Planner<'_> {
             vmid,
             guest,
             vec![change],
-            format!("finish the configuration of container {vmid}"),
+            format!("finish the configuration of {what}"),
         )
     }
 
@@ -111,6 +116,7 @@ impl Planner<'_> {
 
     /// Grows the root filesystem; shrinking is refused (facts D.7).
     fn grow_rootfs(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+        let what = guest.named(vmid);
         let Some(wanted) = self.desired.rootfs_gib else {
             return Ok(());
         };
@@ -133,16 +139,17 @@ impl Planner<'_> {
             return Ok(());
         }
         self.unlocked(Stage::Configured, vmid, guest)?;
-        let call = ApiCall::put(format!("/nodes/{}/lxc/{vmid}/resize", guest.node))
+        let call = ApiCall::put(format!("{}/resize", guest.path(vmid)))
             .param("disk", "rootfs")
             .param("size", format!("{wanted}G"))
             .param("digest", &guest.digest);
-        let action = format!("grow the root filesystem of container {vmid} to {wanted} GiB");
+        let action = format!("grow the root filesystem of {what} to {wanted} GiB");
         Err(self.run(Stage::Configured, action, vec![], Effect::Task(call)))
     }
 
     /// Applies changes: as drift where they come from elsewhere, by token first, then by a channel for root's options.
     pub(super) fn apply(&mut self, stage: Stage, vmid: i64, guest: &Guest, changes: Vec<Change>) -> Result<(), Next> {
+        let what = guest.named(vmid);
         if changes.is_empty() {
             return Ok(());
         }
@@ -160,13 +167,7 @@ impl Planner<'_> {
         }
         let (root, token): (Vec<_>, Vec<_>) = changes.into_iter().partition(|c| c.root_only);
         let batch = if token.is_empty() { root } else { token };
-        self.send(
-            stage,
-            vmid,
-            guest,
-            batch,
-            format!("configure container {vmid} ({words})"),
-        )
+        self.send(stage, vmid, guest, batch, format!("configure {what} ({words})"))
     }
 
     /// One write of several options, under the digest of the read that showed our stamp.
@@ -204,7 +205,8 @@ impl Planner<'_> {
                 stage,
                 action,
                 vec![],
-                Effect::PctSet {
+                Effect::SetOnNode {
+                    type_: guest.type_,
                     node,
                     vmid,
                     set,
@@ -213,7 +215,7 @@ impl Planner<'_> {
                 },
             ));
         }
-        let mut call = ApiCall::put(format!("/nodes/{}/lxc/{vmid}/config", guest.node));
+        let mut call = ApiCall::put(format!("{}/config", guest.path(vmid)));
         if root.is_some() || !channels.token {
             call = call.as_root();
         }
@@ -228,6 +230,7 @@ impl Planner<'_> {
 
     /// Raw lines: missing ones are added; those that Phoenix wrote and the spec dropped are removed.
     fn raw_lines(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+        let what = guest.named(vmid);
         let line = |(key, value): &(String, String)| format!("{key} = {value}");
         let wanted: Vec<String> = self.desired.raw_lines.iter().map(line).collect();
         let present: BTreeSet<String> = guest.raw_lines.iter().map(line).collect();
@@ -258,7 +261,7 @@ impl Planner<'_> {
         self.unlocked(Stage::Configured, vmid, guest)?;
         let mut own: Vec<String> = written.into_iter().cloned().collect();
         own.extend(add.iter().filter(|l| !own.contains(l)).cloned().collect::<Vec<_>>());
-        let action = format!("write raw lines of container {vmid} (+{} -{})", add.len(), remove.len());
+        let action = format!("write raw lines of {what} (+{} -{})", add.len(), remove.len());
         let (node, digest) = (guest.node.clone(), guest.digest.clone());
         let effect = Effect::RawLines {
             node,
@@ -271,7 +274,8 @@ impl Planner<'_> {
     }
 
     /// Pool membership; the row is live (facts C).
-    fn in_pool(&mut self, vmid: i64) -> Result<(), Next> {
+    pub(super) fn in_pool(&mut self, vmid: i64) -> Result<(), Next> {
+        let what = self.desired.type_.named(vmid);
         let (Some(wanted), Some(row)) = (&self.desired.pool, self.observed.cluster.guests.get(&vmid)) else {
             return Ok(());
         };
@@ -284,7 +288,7 @@ impl Planner<'_> {
         }
         Err(self.run(
             Stage::Configured,
-            format!("put container {vmid} into pool {wanted}"),
+            format!("put {what} into pool {wanted}"),
             vec![],
             Effect::Call(call),
         ))
@@ -309,7 +313,7 @@ impl Planner<'_> {
 }
 
 /// A change that only the token's rights are needed for, if the value differs.
-fn change(field: &'static str, key: &str, guest: &Guest, value: Option<String>) -> Option<Change> {
+pub(super) fn change(field: &'static str, key: &str, guest: &Guest, value: Option<String>) -> Option<Change> {
     let old = guest.options.get(key).cloned();
     (old != value).then(|| Change {
         key: key.into(),
@@ -320,16 +324,20 @@ fn change(field: &'static str, key: &str, guest: &Guest, value: Option<String>) 
     })
 }
 
-fn option_changes(desired: &Desired, guest: &Guest, fresh: bool) -> Vec<Change> {
+pub(super) fn option_changes(desired: &Desired, guest: &Guest, fresh: bool) -> Vec<Change> {
     let mut changes = Vec::new();
     for (key, value) in &desired.options {
         let field: &'static str = match key.as_str() {
             "protection" => "protection",
             "onboot" => "boot.autostart",
             "nameserver" | "searchdomain" => "dns",
+            "affinity" => "cpu.affinity",
+            "hookscript" => "hookscript",
+            _ if desired.type_ == GuestType::Qemu => "cpu, memory, hostname, bios, cloudInit",
             _ => "cores, memory, swap, hostname, timezone, cpuLimit, cpuUnits",
         };
         let same = match (guest.options.get(key), key.as_str()) {
+            (old, _) if desired.type_ == GuestType::Qemu => same_option(key, old.map(String::as_str), value),
             (Some(old), "nameserver") => words_of(old) == words_of(value),
             (Some(old), "cpulimit") => old.parse::<f64>().ok() == value.parse::<f64>().ok(),
             (Some(old), _) => old.trim() == value,
@@ -338,7 +346,9 @@ fn option_changes(desired: &Desired, guest: &Guest, fresh: bool) -> Vec<Change> 
             (None, _) => false,
         };
         if !same {
-            changes.extend(change(field, key, guest, Some(value.clone())));
+            let root_only = ["affinity", "hookscript"].contains(&key.as_str());
+            let changed = change(field, key, guest, Some(encoded(key, value)));
+            changes.extend(changed.map(|c| Change { root_only, ..c }));
         }
     }
     changes.extend(startup_change(desired, guest));

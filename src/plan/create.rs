@@ -1,14 +1,24 @@
 //! Creates a guest: from an image, or as a clone of a template.
 
-use crate::desired::{Blocked, Form, Source, Stamp};
-use crate::observed::GuestRead;
+use crate::desired::{Blocked, Form, GuestType, Source, Stamp};
+use crate::observed::{Guest, GuestRead};
 use crate::property::Properties;
 
-use super::lxc::Planner;
+use super::guest::Planner;
 use super::*;
 
 /// Storage types whose base volumes can be cloned without copying (facts G.3).
 const LINKED_CLONES: &[&str] = &["zfspool", "lvmthin", "btrfs", "rbd"];
+
+/// Volume that a guest's system is on.
+fn system_volume(guest: &Guest) -> String {
+    let key = match guest.type_ {
+        GuestType::Lxc => "rootfs".to_string(),
+        GuestType::Qemu => super::vm_disks::boot_disk(guest).unwrap_or_default(),
+    };
+    let value = guest.options.get(&key).map(String::as_str).unwrap_or_default();
+    value.split(',').next().unwrap_or_default().to_string()
+}
 
 impl Planner<'_> {
     /// Vmid of the template that the guest is cloned from.
@@ -36,6 +46,7 @@ impl Planner<'_> {
         let Some(source) = self.desired.source.clone() else {
             let field = match self.desired.form {
                 Form::Guest => "spec.source",
+                _ if self.desired.type_ == GuestType::Qemu => "spec.vm.source",
                 _ => "spec.lxc.source",
             };
             let message = format!(
@@ -57,13 +68,16 @@ impl Planner<'_> {
             return Err(Next::Look(Query::Cluster));
         }
         let node = self.place(&source)?;
+        self.snapshot_can_be_cloned(&node)?;
         self.ok(stage, "");
         if self.status.vmid.is_none() {
             return Ok(self.allocate(vmid, &node));
         }
         let vmid = self.status.vmid.unwrap_or_default();
+        let what = self.desired.type_.named(vmid);
         let effect = match &source {
             Source::Clone { .. } => self.clone_call(vmid, &source)?,
+            _ if self.desired.type_ == GuestType::Qemu => self.create_vm_call(vmid, &node, &source)?,
             _ => self.create_call(vmid, &node, &source)?,
         };
         let mut announce = vec![Announce::CreateSent];
@@ -71,11 +85,8 @@ impl Planner<'_> {
         let action = match &source {
             Source::Clone {
                 template, vmid: from, ..
-            } => format!("clone container {vmid} from {template} ({from})"),
-            other => format!(
-                "create container {vmid} from {}",
-                other.image_volid().unwrap_or_default()
-            ),
+            } => format!("clone {what} from {template} ({from})"),
+            other => format!("create {what} from {}", other.image_volid().unwrap_or_default()),
         };
         Ok(self.run(Stage::Created, action, announce, effect))
     }
@@ -114,7 +125,7 @@ impl Planner<'_> {
         Ok(node)
     }
 
-    fn fresh_description(&self, vmid: i64) -> String {
+    pub(super) fn fresh_description(&self, vmid: i64) -> String {
         let stamp = Stamp {
             fresh: true,
             ..self.desired.stamp(vmid)
@@ -122,10 +133,14 @@ impl Planner<'_> {
         stamp.describe(self.desired.words.as_deref().unwrap_or_default())
     }
 
-    fn hostname(&self) -> String {
+    pub(super) fn hostname(&self) -> String {
+        let key = match self.desired.type_ {
+            GuestType::Lxc => "hostname",
+            GuestType::Qemu => "name",
+        };
         self.desired
             .options
-            .get("hostname")
+            .get(key)
             .cloned()
             .unwrap_or_else(|| self.desired.default_hostname.clone())
     }
@@ -149,7 +164,13 @@ impl Planner<'_> {
             .map(|r| r.node.clone())
             .unwrap_or_default();
         let parent = match &self.observed.parent {
-            None => return Err(Next::Look(Query::Parent { vmid: *from, node })),
+            None => {
+                return Err(Next::Look(Query::Parent {
+                    vmid: *from,
+                    type_: self.desired.type_,
+                    node,
+                }));
+            }
             Some(GuestRead::Present(parent)) => parent.clone(),
             Some(GuestRead::Unreadable(failure)) => {
                 let failure = failure.clone();
@@ -160,41 +181,60 @@ impl Planner<'_> {
                 return Err(self.wait(stage, "TemplateNotReady", message, 10));
             }
         };
+        let queue = self.observed.clone_queue.clone();
+        let place = queue.as_ref().filter(|q| q.of > 1).map_or(String::new(), |q| {
+            format!("; place {} of {} in the queue for its clones", q.place, q.of)
+        });
         if let Some(lock) = &parent.lock {
-            let message =
-                format!("waits for template {template} ({from}), which is locked ({lock}) by another clone or task");
+            let message = format!(
+                "waits for template {template} ({from}), which is locked ({lock}) by another clone or task{place}"
+            );
             return Err(self.wait(stage, "TemplateBusy", message, 2));
         }
-        let mut call = ApiCall::post(format!("/nodes/{}/lxc/{from}/clone", parent.node))
+        if let Some(queue) = queue.filter(|q| q.place > 1) {
+            let message = format!(
+                "waits for template {template} ({from}): {} comes first{place}",
+                queue.first
+            );
+            return Err(self.wait(stage, "TemplateBusy", message, 2));
+        }
+        let mut call = ApiCall::post(format!("{}/clone", parent.path(*from)))
             .param("newid", vmid)
-            .param("hostname", self.hostname())
+            .param(
+                match self.desired.type_ {
+                    GuestType::Lxc => "hostname",
+                    GuestType::Qemu => "name",
+                },
+                self.hostname(),
+            )
             .param("description", self.fresh_description(vmid))
             .param_opt("pool", self.desired.pool.as_ref());
+        let wanted_storage = self.clone_storage();
         match snapshot {
             Some(name) if parent.snapshots.contains_key(name) => {
                 call = call
                     .param("snapname", name)
                     .param("full", 1)
-                    .param_opt("storage", self.desired.rootfs_storage.as_ref());
+                    .param_opt("storage", wanted_storage.as_ref());
             }
             Some(name) => {
                 let message = format!("waits for snapshot {name} of template {template} ({from})");
                 return Err(self.wait(stage, "TemplateNotReady", message, 10));
             }
             None => {
-                let rootfs = parent.options.get("rootfs").map(String::as_str).unwrap_or_default();
-                let storage = rootfs.split(':').next().unwrap_or_default().to_string();
+                let volume = system_volume(&parent);
+                let storage = volume.split(':').next().unwrap_or_default().to_string();
                 let type_ = self
                     .observed
                     .cluster
                     .storages
                     .get(&(parent.node.clone(), storage.clone()))
                     .map(|s| s.type_.as_str());
-                let elsewhere = self.desired.rootfs_storage.as_ref().is_some_and(|s| *s != storage);
-                if elsewhere || !type_.is_some_and(|t| LINKED_CLONES.contains(&t)) {
-                    call = call
-                        .param("full", 1)
-                        .param_opt("storage", self.desired.rootfs_storage.as_ref());
+                let elsewhere = wanted_storage.as_ref().is_some_and(|s| *s != storage);
+                // A qcow2 file can have another one behind it, whatever the storage.
+                let linked = type_.is_some_and(|t| LINKED_CLONES.contains(&t)) || volume.ends_with(".qcow2");
+                if elsewhere || !linked {
+                    call = call.param("full", 1).param_opt("storage", wanted_storage.as_ref());
                 } else {
                     call = call.param("full", 0);
                 }
@@ -203,29 +243,40 @@ impl Planner<'_> {
         Ok(Effect::Task(call))
     }
 
-    fn create_call(&mut self, vmid: i64, node: &str, source: &Source) -> Result<Effect, Next> {
-        let stage = Stage::Created;
+    /// Storage that the spec wants a clone's system on.
+    fn clone_storage(&self) -> Option<String> {
+        match &self.desired.vm {
+            Some(vm) => vm.disks.iter().flatten().next().and_then(|d| d.storage.clone()),
+            None => self.desired.rootfs_storage.clone(),
+        }
+    }
+
+    /// The image is on its storage: its volume id.
+    pub(super) fn image_present(&mut self, node: &str, source: &Source) -> Result<String, Next> {
         let volid = source.image_volid().unwrap_or_default();
         match &self.observed.image {
-            None => {
-                return Err(Next::Look(Query::Image {
-                    node: node.to_string(),
-                    volid,
-                }));
-            }
+            None => Err(Next::Look(Query::Image {
+                node: node.to_string(),
+                volid,
+            })),
             Some(Err(failure)) => {
                 let failure = failure.clone();
-                return Err(self.wait(stage, failure.reason, failure.message, 10));
+                Err(self.wait(Stage::Created, failure.reason, failure.message, 10))
             }
-            Some(Ok(false)) => return Err(self.download(node, source, &volid)),
-            Some(Ok(true)) => {}
+            Some(Ok(false)) => Err(self.download(node, source, &volid)),
+            Some(Ok(true)) => Ok(volid),
         }
+    }
+
+    fn create_call(&mut self, vmid: i64, node: &str, source: &Source) -> Result<Effect, Next> {
+        let stage = Stage::Created;
+        let volid = self.image_present(node, source)?;
         let Some(storage) = self.desired.rootfs_storage.clone() else {
             let message =
                 "spec.rootfs.storage is missing: name one, here or in defaults.rootfsStorage of the PhoenixHypervisor";
             return Err(self.stuck(stage, "InvalidSpec", message));
         };
-        self.storage_usable(node, &storage, "spec.rootfs.storage")?;
+        self.storage_usable(node, &storage, "spec.rootfs.storage", "rootdir")?;
         let unprivileged = self.desired.unprivileged.unwrap_or(true);
         let mut call = ApiCall::post(format!("/nodes/{node}/lxc"))
             .param("vmid", vmid)
@@ -253,8 +304,8 @@ impl Planner<'_> {
         Ok(Effect::Task(call))
     }
 
-    /// The storage exists on the node and is available.
-    pub(super) fn storage_usable(&mut self, node: &str, storage: &str, field: &str) -> Result<(), Next> {
+    /// The storage exists on the node, is available and takes what it is for (`rootdir` or `images`).
+    pub(super) fn storage_usable(&mut self, node: &str, storage: &str, field: &str, content: &str) -> Result<(), Next> {
         let stage = Stage::Created;
         let storages = &self.observed.cluster.storages;
         match storages.get(&(node.to_string(), storage.to_string())) {
@@ -264,9 +315,14 @@ impl Planner<'_> {
                 format!("storage {storage} on node {node} is not available"),
                 10,
             )),
-            Some(row) if !row.content.iter().any(|c| c == "rootdir") => {
+            Some(row) if !row.content.iter().any(|c| c == content) => {
+                let guests = if content == "images" {
+                    "virtual machines"
+                } else {
+                    "containers"
+                };
                 let message =
-                    format!("{field}: storage {storage:?} is not for containers: choose one with content rootdir");
+                    format!("{field}: storage {storage:?} is not for {guests}: choose one with content {content}");
                 Err(self.stuck(stage, "InvalidSpec", message))
             }
             Some(_) => Ok(()),
@@ -292,11 +348,12 @@ impl Planner<'_> {
         let call = match source {
             Source::Download {
                 storage,
+                content,
                 filename,
                 url,
                 sha256,
             } => ApiCall::post(format!("/nodes/{node}/storage/{storage}/download-url"))
-                .param("content", "vztmpl")
+                .param("content", content)
                 .param("filename", filename)
                 .param("url", url)
                 .param("checksum", sha256)

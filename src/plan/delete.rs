@@ -1,10 +1,10 @@
 //! Deletion (promise 5): proven, and only what it may.
 
 use crate::crd::{ABANDON, DeletionPolicy, GuestStatus};
-use crate::desired::{GuestObject, GuestSpec, Stamp};
+use crate::desired::{GuestObject, GuestSpec, GuestType, Stamp};
 use crate::observed::{Guest, GuestRead, IdCheck, Observed};
 
-use super::lxc::{hold_back, status_path};
+use super::guest::{hold_back, status_path};
 use super::volumes::owned_by;
 use super::*;
 
@@ -68,10 +68,13 @@ impl Deletion<'_> {
         match &self.observed.guest {
             None => Next::Look(Query::Guest {
                 vmid,
+                type_: self.object.guest_type(),
                 node: self.status.node.clone(),
             }),
             Some(GuestRead::Present(guest)) => self.present(vmid, &guest.clone()),
-            Some(GuestRead::OtherType { .. }) => self.release("the vmid is a virtual machine now, which is left alone"),
+            Some(GuestRead::OtherType { .. }) => {
+                self.release("the vmid is a guest of another sort now, which is left alone")
+            }
             Some(GuestRead::NotFound) => self.prove_absence(vmid),
             Some(GuestRead::Unreadable(failure)) => {
                 let failure = failure.clone();
@@ -93,7 +96,10 @@ impl Deletion<'_> {
             Some(true) => {}
         }
         match &self.observed.id_check {
-            Some((checked, IdCheck::Free)) if *checked == vmid => self.release("the guest is gone"),
+            Some((checked, IdCheck::Free)) if *checked == vmid => match self.leftover_snippet() {
+                Some(next) => next,
+                None => self.release("the guest is gone"),
+            },
             Some((checked, _)) if *checked == vmid => {
                 self.wait("GuestUnreadable", format!("guest {vmid} exists but cannot be read"), 10)
             }
@@ -101,7 +107,22 @@ impl Deletion<'_> {
         }
     }
 
+    /// The cloud-init snippet of a machine that is gone.
+    fn leftover_snippet(&mut self) -> Option<Next> {
+        let volid = self.status.snippet.clone()?;
+        let node = self.status.node.clone()?;
+        let action = format!("remove cloud-init snippet {volid}");
+        self.find("Deleting", action.clone());
+        Some(Next::Run(Box::new(Step {
+            action,
+            stage: Stage::Created,
+            announce: vec![Announce::Snippet(None)],
+            effect: Effect::RemoveSnippet { node, volid },
+        })))
+    }
+
     fn present(&mut self, vmid: i64, guest: &Guest) -> Next {
+        let what = guest.named(vmid);
         let key = &self.object.key;
         let stamp = guest.stamp();
         let ours = |s: &Stamp| {
@@ -111,14 +132,14 @@ impl Deletion<'_> {
                 && s.name == key.name
                 && s.vmid == vmid
         };
-        if guest.lock.as_deref() == Some("create") && stamp.as_ref().is_none_or(ours) {
+        if guest.being_made() && stamp.as_ref().is_none_or(ours) {
             return self.cut_off(vmid, guest);
         }
         let Some(stamp) = stamp.filter(ours) else {
             return self.release("the guest under its vmid does not carry its stamp and is left alone");
         };
         if let Some(lock) = &guest.lock {
-            return self.wait("GuestLocked", format!("container {vmid} is locked ({lock})"), 5);
+            return self.wait("GuestLocked", format!("{what} is locked ({lock})"), 5);
         }
         let adopted = stamp.adopted || self.status.adopted == Some(true);
         let policy = self.policy().unwrap_or(if adopted {
@@ -151,8 +172,10 @@ impl Deletion<'_> {
             Some(true) => self.wait("CreateRunning", format!("guest {vmid} is still being created"), 3),
             Some(false) => {
                 let message = format!(
-                    "guest {vmid} has the lock 'create' and no task that works on it. If it is not needed, run on node {}: pct unlock {vmid} && pct destroy {vmid}; or let go with the annotation {ABANDON}: \"{vmid}\"",
-                    guest.node
+                    "guest {vmid} has the lock '{}' and no task that works on it. If it is not needed, run on node {}: {tool} unlock {vmid} && {tool} destroy {vmid}; or let go with the annotation {ABANDON}: \"{vmid}\"",
+                    guest.lock.as_deref().unwrap_or_default(),
+                    guest.node,
+                    tool = guest.type_.tool()
                 );
                 self.stuck("CreateInterrupted", message)
             }
@@ -161,6 +184,7 @@ impl Deletion<'_> {
 
     /// The guest stays; only the stamp and the tag are taken off.
     fn retain(&mut self, vmid: i64, guest: &Guest) -> Next {
+        let what = guest.named(vmid);
         let words = Stamp::strip(guest.options.get("description").map(String::as_str).unwrap_or_default());
         let tags: Vec<&str> = guest
             .options
@@ -171,7 +195,7 @@ impl Deletion<'_> {
                     .collect()
             })
             .unwrap_or_default();
-        let mut call = ApiCall::put(format!("/nodes/{}/lxc/{vmid}/config", guest.node));
+        let mut call = ApiCall::put(format!("{}/config", guest.path(vmid)));
         let mut delete = Vec::new();
         for (key, value) in [("description", words), ("tags", tags.join(";"))] {
             if value.is_empty() {
@@ -183,15 +207,15 @@ impl Deletion<'_> {
         if !delete.is_empty() {
             call = call.param("delete", delete.join(","));
         }
-        let action = format!("take Phoenix's stamp off container {vmid}, which stays");
+        let action = format!("take Phoenix's stamp off {what}, which stays");
         self.run(action, Effect::Call(call.param("digest", &guest.digest)))
     }
 
     /// Stop, fresh read, destroy; never forced, and only with every volume accounted for.
     fn destroy(&mut self, vmid: i64, guest: &Guest) -> Next {
+        let what = guest.named(vmid);
         if guest.options.get("protection").is_some_and(|v| v == "1") {
-            let message =
-                format!("container {vmid} is protected: set spec.protection: false, or set deletionPolicy: Retain");
+            let message = format!("{what} is protected: set spec.protection: false, or set deletionPolicy: Retain");
             return self.stuck("Protected", message);
         }
         if let Some(next) = self.unaccounted(vmid, guest) {
@@ -199,14 +223,15 @@ impl Deletion<'_> {
         }
         if guest.running {
             let call = ApiCall::post(status_path(vmid, guest, "stop"));
-            return self.run(format!("stop container {vmid}"), Effect::Task(call));
+            return self.run(format!("stop {what}"), Effect::Task(call));
         }
-        let call = ApiCall::delete(format!("/nodes/{}/lxc/{vmid}", guest.node)).param("purge", 1);
-        self.run(format!("destroy container {vmid}"), Effect::Task(call))
+        let call = ApiCall::delete(guest.path(vmid)).param("purge", 1);
+        self.run(format!("destroy {what}"), Effect::Task(call))
     }
 
     /// Volumes of the guest's own that nobody said may go.
     fn unaccounted(&mut self, vmid: i64, guest: &Guest) -> Option<Next> {
+        let what = guest.named(vmid);
         let recorded = |volid: &str| {
             self.status
                 .volumes
@@ -214,13 +239,14 @@ impl Deletion<'_> {
                 .flatten()
                 .any(|v| v.volid.as_deref() == Some(volid) && v.reclaim_policy.as_deref() == Some("Delete"))
         };
-        let held = guest.numbered("mp").into_iter().chain(guest.numbered("unused"));
-        let volids: Vec<String> = held
-            .map(|(_, text)| {
-                text.split(',')
-                    .next()
-                    .unwrap_or_default()
+        let volids: Vec<String> = self
+            .held(guest)
+            .into_iter()
+            .map(|text| {
+                let first = text.split(',').next().unwrap_or_default();
+                first
                     .trim_start_matches("volume=")
+                    .trim_start_matches("file=")
                     .to_string()
             })
             .filter(|volid| owned_by(volid, vmid) && !recorded(volid))
@@ -229,10 +255,28 @@ impl Deletion<'_> {
             return None;
         }
         let message = format!(
-            "container {vmid} owns volumes that nobody said may go ({}): keep the container with deletionPolicy: Retain, or detach and remove those volumes in Proxmox yourself",
+            "{what} owns volumes that nobody said may go ({}): keep it with deletionPolicy: Retain, or detach and remove those volumes in Proxmox yourself",
             volids.join(", ")
         );
         Some(self.stuck("UnaccountedVolumes", message))
+    }
+
+    /// Volumes that are more than the guest's own system: of a container its mount points, of a machine the disks that
+    /// neither the spec lists nor the machine boots from. EFI disk, TPM and cloud-init drive are part of the machine.
+    fn held<'g>(&self, guest: &'g Guest) -> Vec<&'g str> {
+        let unused = guest.numbered("unused").into_values();
+        if guest.type_ == GuestType::Lxc {
+            return guest.numbered("mp").into_values().chain(unused).collect();
+        }
+        let listed = self.object.vm().and_then(|vm| vm.disks.as_deref()).unwrap_or_default();
+        let boot = super::vm_disks::boot_disk(guest);
+        let foreign = super::vm_disks::disks(guest).into_iter().filter(|(place, disk)| {
+            let named = |name: &str| name == place.as_str() || disk.get("serial") == Some(name);
+            boot.as_ref() != Some(place) && !listed.iter().any(|d| named(&d.name))
+        });
+        let places: Vec<String> = foreign.map(|(place, _)| place).collect();
+        let attached = guest.options.iter().filter(|(key, _)| places.contains(key));
+        attached.map(|(_, text)| text.as_str()).chain(unused).collect()
     }
 
     fn release(&mut self, why: &str) -> Next {

@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use crate::desired::{WantedFirewall, WantedRule};
 use crate::observed::{FirewallState, Guest};
 
-use super::lxc::Planner;
+use super::guest::Planner;
 use super::*;
 
 impl Planner<'_> {
     /// The guest firewall is as wanted; a fresh clone's copy of its template's is cleared.
     pub(super) fn firewall(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+        let what = guest.named(vmid);
         let stage = Stage::Configured;
         let cloned = guest.stamp().is_some_and(|s| s.fresh) && self.clone_vmid().is_some();
         let wanted = match &self.desired.firewall {
@@ -26,6 +27,7 @@ impl Planner<'_> {
             None => {
                 return Err(Next::Look(Query::Firewall {
                     vmid,
+                    type_: guest.type_,
                     node: guest.node.clone(),
                 }));
             }
@@ -35,11 +37,11 @@ impl Planner<'_> {
             }
             Some(Ok(state)) => state.clone(),
         };
-        let base = format!("/nodes/{}/lxc/{vmid}/firewall", guest.node);
+        let base = format!("{}/firewall", guest.path(vmid));
         if let Some(call) = options_call(&base, &wanted, &state, cloned) {
             return Err(self.run(
                 stage,
-                format!("set firewall options of container {vmid}"),
+                format!("set firewall options of {what}"),
                 vec![],
                 Effect::Call(call),
             ));
@@ -49,7 +51,7 @@ impl Planner<'_> {
         {
             return Err(self.run(
                 stage,
-                format!("rewrite firewall rules of container {vmid}"),
+                format!("rewrite firewall rules of {what}"),
                 vec![],
                 Effect::Call(call),
             ));

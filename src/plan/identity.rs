@@ -4,7 +4,7 @@
 use crate::desired::Stamp;
 use crate::observed::{Guest, GuestRead, IdCheck};
 
-use super::lxc::Planner;
+use super::guest::Planner;
 use super::*;
 
 impl Planner<'_> {
@@ -16,7 +16,11 @@ impl Planner<'_> {
         };
         let node = self.status.node.clone();
         let Some(read) = &self.observed.guest else {
-            return Err(Next::Look(Query::Guest { vmid, node }));
+            return Err(Next::Look(Query::Guest {
+                vmid,
+                type_: self.desired.type_,
+                node,
+            }));
         };
         match read.clone() {
             GuestRead::Present(guest) => {
@@ -37,8 +41,8 @@ impl Planner<'_> {
                 Err(self.stuck(stage, "AdoptNotFound", message))
             }
             GuestRead::NotFound => Err(self.new_guest(Some(vmid))),
-            GuestRead::OtherType { node } => {
-                let message = format!("vmid {vmid} is a virtual machine on node {node}: choose another vmid");
+            GuestRead::OtherType { type_, node } => {
+                let message = format!("vmid {vmid} is a {} on node {node}: choose another vmid", type_.noun());
                 Err(self.stuck(stage, "Conflict", message))
             }
             GuestRead::Unreadable(failure) => Err(self.wait(stage, failure.reason, failure.message, 10)),
@@ -55,6 +59,7 @@ impl Planner<'_> {
         }
         match &self.observed.stamped {
             None => Err(Next::Look(Query::Stamped {
+                type_: self.desired.type_,
                 among: self.may_be_ours(),
             })),
             Some(found) if found.ours.len() > 1 => {
@@ -88,7 +93,9 @@ impl Planner<'_> {
         guests
             .filter(|(vmid, row)| {
                 let tagged = row.tags.iter().any(|t| t == super::config::TAG);
-                row.type_ == "lxc" && (tagged || in_range(vmid)) && !self.observed.reserved.contains(vmid)
+                row.type_ == self.desired.type_.as_str()
+                    && (tagged || in_range(vmid))
+                    && !self.observed.reserved.contains(vmid)
             })
             .map(|(vmid, row)| (*vmid, row.node.clone()))
             .collect()
@@ -105,7 +112,7 @@ impl Planner<'_> {
         let stage = Stage::Created;
         let wanted = self.desired.stamp(vmid);
         let stamp = guest.stamp();
-        let being_created = guest.lock.as_deref() == Some("create");
+        let being_created = guest.being_made();
         if being_created && stamp.as_ref().is_none_or(|s| s.same_identity(&wanted)) {
             return Err(self.being_created(vmid, guest));
         }
@@ -189,8 +196,10 @@ impl Planner<'_> {
             ),
             Some(false) => {
                 let message = format!(
-                    "guest {vmid} has the lock 'create' and no task that works on it: its creation was cut off. If it is not needed, run on node {}: pct unlock {vmid} && pct destroy {vmid}",
-                    guest.node
+                    "guest {vmid} has the lock '{}' and no task that works on it: its creation was cut off. If it is not needed, run on node {}: {tool} unlock {vmid} && {tool} destroy {vmid}",
+                    guest.lock.as_deref().unwrap_or_default(),
+                    guest.node,
+                    tool = guest.type_.tool()
                 );
                 self.stuck(Stage::Created, "CreateInterrupted", message)
             }
@@ -198,11 +207,12 @@ impl Planner<'_> {
     }
 
     fn restamp(&mut self, vmid: i64, guest: &Guest, stamp: Stamp, announce: Option<Announce>) -> Next {
+        let what = guest.named(vmid);
         let words = Stamp::strip(guest.options.get("description").map(String::as_str).unwrap_or_default());
-        let call = ApiCall::put(format!("/nodes/{}/lxc/{vmid}/config", guest.node))
+        let call = ApiCall::put(format!("{}/config", guest.path(vmid)))
             .param("description", stamp.describe(&words))
             .param("digest", &guest.digest);
-        let action = format!("take over container {vmid}");
+        let action = format!("take over {what}");
         self.run(
             Stage::Created,
             action,

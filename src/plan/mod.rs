@@ -7,19 +7,25 @@ mod config;
 mod create;
 mod delete;
 mod firewall;
+mod guest;
 mod identity;
-mod lxc;
 mod scripts;
 mod seal;
 pub mod upid;
+mod vm;
+mod vm_agent;
+mod vm_create;
+mod vm_disks;
+mod vm_options;
 mod volumes;
 
+use crate::desired::{GuestType, Script};
 use crate::observed::Row;
 
 pub use call::{ApiCall, Auth, Method};
 pub use config::TAG;
 pub use delete::{leaves_proxmox_alone, plan_deletion};
-pub use lxc::{Input, plan};
+pub use guest::{Input, plan};
 pub use volumes::OWNER_KIND;
 
 /// What to do next.
@@ -56,7 +62,9 @@ pub enum Query {
     Cluster,
     /// Which of these guests carry this object's stamp.
     Stamped {
-        /// Vmids and nodes of containers.
+        /// Container or machine.
+        type_: GuestType,
+        /// Vmids and nodes of guests.
         among: Vec<(i64, String)>,
     },
     /// Whether a vmid can be used for a new guest.
@@ -70,6 +78,8 @@ pub enum Query {
     Guest {
         /// The id.
         vmid: i64,
+        /// Container or machine.
+        type_: GuestType,
         /// Node that it was last on; the cluster's row wins.
         node: Option<String>,
     },
@@ -86,6 +96,8 @@ pub enum Query {
     Parent {
         /// The id.
         vmid: i64,
+        /// Container or machine.
+        type_: GuestType,
         /// Node.
         node: String,
     },
@@ -100,15 +112,44 @@ pub enum Query {
     Scripts {
         /// The id.
         vmid: i64,
+        /// Container or machine.
+        type_: GuestType,
         /// Node.
         node: String,
         /// Record ids.
         ids: Vec<String>,
     },
+    /// What a machine's guest agent says.
+    Agent {
+        /// The id.
+        vmid: i64,
+        /// Node.
+        node: String,
+        /// Whether to ask if cloud-init is through.
+        cloud_init: bool,
+    },
+    /// Whether a snippet is on its storage.
+    Snippet {
+        /// Node.
+        node: String,
+        /// Volume id of the snippet.
+        volid: String,
+    },
+    /// What a machine's cloud-init drive still lacks, and its password hash.
+    CloudInit {
+        /// The id.
+        vmid: i64,
+        /// Node.
+        node: String,
+        /// Whether the password hash is asked for.
+        password: bool,
+    },
     /// Firewall of the guest.
     Firewall {
         /// The id.
         vmid: i64,
+        /// Container or machine.
+        type_: GuestType,
         /// Node.
         node: String,
     },
@@ -125,6 +166,8 @@ pub enum Query {
     Probe {
         /// The id.
         vmid: i64,
+        /// Container or machine.
+        type_: GuestType,
         /// Node.
         node: String,
         /// Program and arguments to run in the guest.
@@ -169,6 +212,10 @@ pub enum Announce {
     RawLines(Vec<String>),
     /// A volume of the guest's own with reclaimPolicy Delete.
     DeleteVolume(String),
+    /// The cloud-init drive is about to be written anew, at this Unix time.
+    CloudInitWritten(i64),
+    /// The snippet is the machine's, or none is any more.
+    Snippet(Option<String>),
 }
 
 /// How hard an effect hits the guest.
@@ -192,7 +239,7 @@ impl Step {
             _ => return Impact::Live,
         };
         let restarts = ["/status/shutdown", "/status/reboot", "/status/stop", "/template"];
-        let creates = path.ends_with("/lxc") || path.ends_with("/clone");
+        let creates = path.ends_with("/lxc") || path.ends_with("/qemu") || path.ends_with("/clone");
         let destroys = matches!(&self.effect, Effect::Task(call) if call.method == Method::Delete);
         if creates {
             Impact::Create
@@ -215,8 +262,10 @@ pub enum Effect {
     Call(ApiCall),
     /// A call that answers with a task.
     Task(ApiCall),
-    /// `pct set` over SSH, for options that the token may not set.
-    PctSet {
+    /// `pct set` or `qm set` over SSH, for options that the token may not set.
+    SetOnNode {
+        /// Container or machine.
+        type_: GuestType,
         /// Node.
         node: String,
         /// The id.
@@ -241,14 +290,32 @@ pub enum Effect {
         /// Digest of the read that showed our stamp.
         digest: String,
     },
+    /// Write cloud-init's vendor-data as a snippet, over SSH.
+    Snippet {
+        /// Node.
+        node: String,
+        /// Volume id of the snippet.
+        volid: String,
+        /// What goes into it.
+        vendor: Box<crate::desired::WantedVendor>,
+    },
+    /// Remove a snippet that no machine uses any more, over SSH.
+    RemoveSnippet {
+        /// Node.
+        node: String,
+        /// Volume id of the snippet.
+        volid: String,
+    },
     /// Start a script in the guest, detached.
     Script {
+        /// Container or machine.
+        type_: GuestType,
         /// Node.
         node: String,
         /// The id.
         vmid: i64,
         /// The script.
-        script: Box<crate::desired::Script>,
+        script: Box<Script>,
         /// How often it has been started with this hash, this time included: one attempt never runs twice.
         attempt: i64,
     },
@@ -353,6 +420,8 @@ pub struct Facts {
     pub application: Option<crate::crd::ScriptStatus>,
     /// vLLM record.
     pub vllm: Option<crate::crd::ScriptStatus>,
+    /// Hash of the cleaning script that ran in a template.
+    pub cleaned: Option<String>,
     /// Test records.
     pub tests: Option<Vec<crate::crd::ScriptStatus>>,
     /// Volumes.

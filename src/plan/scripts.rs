@@ -7,7 +7,7 @@ use crate::crd::ScriptStatus;
 use crate::desired::{Script, ScriptRole};
 use crate::observed::{Guest, ScriptRecord};
 
-use super::lxc::Planner;
+use super::guest::Planner;
 use super::*;
 
 /// Attempts before a failing script waits for a change.
@@ -70,6 +70,7 @@ fn stage_of(role: ScriptRole) -> Stage {
         ScriptRole::Feature => Stage::FeaturesApplied,
         ScriptRole::Vllm | ScriptRole::Application => Stage::ApplicationReady,
         ScriptRole::Test => Stage::TestsPassed,
+        ScriptRole::Clean => Stage::SnapshotReady,
     }
 }
 
@@ -113,12 +114,15 @@ impl Planner<'_> {
             .chain(&self.status.application)
             .chain(&self.status.vllm)
             .collect();
+        let cleaned =
+            |script: &Script| script.role == ScriptRole::Clean && self.status.cleaned.as_ref() == Some(&script.hash);
         self.desired.scripts.iter().all(|script| {
-            all.iter().any(|s| {
-                let ended = s.state.as_deref() == Some("Succeeded")
-                    || (script.role == ScriptRole::Test && s.state.as_deref() == Some("Failed"));
-                s.name == script.name && s.hash.as_ref() == Some(&script.hash) && ended
-            })
+            cleaned(script)
+                || all.iter().any(|s| {
+                    let ended = s.state.as_deref() == Some("Succeeded")
+                        || (script.role == ScriptRole::Test && s.state.as_deref() == Some("Failed"));
+                    s.name == script.name && s.hash.as_ref() == Some(&script.hash) && ended
+                })
         })
     }
 
@@ -129,15 +133,14 @@ impl Planner<'_> {
             self.findings_without_look(guest);
             return Ok(());
         }
-        if !self.desired.channels.ssh {
-            let stage = stage_of(scripts[0].role);
-            return Err(self.needs_ssh(stage, "features, vllm, application and tests"));
-        }
+        let first = stage_of(scripts[0].role);
+        self.can_run_commands(first, guest, "features, vllm, application and tests")?;
         let records = match &self.observed.scripts {
             None => {
                 let ids = scripts.iter().map(|s| s.id.clone()).collect();
                 return Err(Next::Look(Query::Scripts {
                     vmid,
+                    type_: guest.type_,
                     node: guest.node.clone(),
                     ids,
                 }));
@@ -155,6 +158,7 @@ impl Planner<'_> {
             ScriptRole::Vllm,
             ScriptRole::Application,
             ScriptRole::Test,
+            ScriptRole::Clean,
         ] {
             let stage = stage_of(role);
             for script in scripts.iter().filter(|s| s.role == role) {
@@ -164,7 +168,7 @@ impl Planner<'_> {
             }
             match role {
                 ScriptRole::Feature => self.ok(stage, "the features are installed"),
-                ScriptRole::Vllm => {}
+                ScriptRole::Vllm | ScriptRole::Clean => {}
                 ScriptRole::Application => self.ok(stage, "the application is set up"),
                 ScriptRole::Test if failed_tests.is_empty() => self.ok(stage, "the tests passed"),
                 ScriptRole::Test => {
@@ -188,6 +192,7 @@ impl Planner<'_> {
         script: &Script,
         record: Option<&ScriptRecord>,
     ) -> Result<bool, Next> {
+        let what = guest.named(vmid);
         let stage = stage_of(script.role);
         let position = position(script, record, self.input.now);
         if script.role == ScriptRole::Vllm && position != Position::Done {
@@ -222,7 +227,7 @@ impl Planner<'_> {
             Position::Running => Err(self.wait(
                 stage,
                 "ScriptRunning",
-                format!("{} is running in container {vmid}", script.name),
+                format!("{} is running in {what}", script.name),
                 5,
             )),
             Position::Later(due) => {
@@ -238,17 +243,13 @@ impl Planner<'_> {
             }
             Position::Due(attempt) => {
                 let effect = Effect::Script {
+                    type_: guest.type_,
                     node: guest.node.clone(),
                     vmid,
                     script: Box::new(script.clone()),
                     attempt,
                 };
-                Err(self.run(
-                    stage,
-                    format!("run {} in container {vmid}", script.name),
-                    vec![],
-                    effect,
-                ))
+                Err(self.run(stage, format!("run {} in {what}", script.name), vec![], effect))
             }
         }
     }
@@ -266,6 +267,10 @@ impl Planner<'_> {
         self.facts.vllm = of(ScriptRole::Vllm).into_iter().next();
         self.facts.application = of(ScriptRole::Application).into_iter().next();
         self.facts.tests = some(of(ScriptRole::Test));
+        let clean = scripts.iter().find(|s| s.role == ScriptRole::Clean);
+        self.facts.cleaned = clean
+            .filter(|s| matches!(position(s, records.get(&s.id), self.input.now), Position::Done))
+            .map(|s| s.hash.clone());
     }
 
     /// A stopped guest's scripts are not looked at; what status says of them stays.
@@ -277,7 +282,7 @@ impl Planner<'_> {
         let message = if guest.running {
             "nothing is to be run"
         } else {
-            "the container is stopped"
+            "the guest is stopped"
         };
         for stage in [Stage::FeaturesApplied, Stage::ApplicationReady, Stage::TestsPassed] {
             self.ok(stage, message);

@@ -1,23 +1,26 @@
 //! The end of a template's build: a clean shutdown, then a snapshot, or the conversion to a Proxmox template.
 
-use crate::desired::Form;
+use crate::desired::{Form, GuestType};
 use crate::observed::Guest;
 
-use super::lxc::Planner;
+use super::guest::Planner;
 use super::*;
 
 const MARK: &str = "phoenix revision=";
 
 impl Planner<'_> {
     /// Whether the template is finished: its snapshot or base is there. A template whose content changed since says so.
-    pub(super) fn sealed(&mut self, guest: &Guest) -> Result<bool, Next> {
+    pub(super) fn sealed(&mut self, vmid: i64, guest: &Guest) -> Result<bool, Next> {
         let built = match &self.desired.form {
             Form::Guest => return Ok(false),
             Form::Snapshot(name) => match guest.snapshots.get(name) {
                 None => return Ok(false),
                 Some(description) => description.trim().strip_prefix(MARK).map(str::to_string),
             },
-            Form::Template if guest.is_template() => guest.stamp().and_then(|s| s.revision),
+            Form::Template if guest.is_template() => {
+                self.converted(vmid, guest)?;
+                guest.stamp().and_then(|s| s.revision)
+            }
             Form::Template => return Ok(false),
         };
         if let Some(built) = built.filter(|b| *b != self.desired.revision) {
@@ -29,6 +32,32 @@ impl Planner<'_> {
             return Err(self.stuck(Stage::SnapshotReady, "NotYetSupported", message));
         }
         Ok(true)
+    }
+
+    /// A machine is a template before its disks are converted (facts F.7); clones have to wait for these.
+    fn converted(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+        let disks = super::vm_disks::disks(guest);
+        let base = |volid: &str| volid.rsplit(['/', ':']).next().unwrap_or_default().starts_with("base-");
+        let waiting = disks.values().any(|d| !base(d.get("file").unwrap_or_default()));
+        if guest.type_ == GuestType::Lxc || !waiting {
+            return Ok(());
+        }
+        let stage = Stage::SnapshotReady;
+        match self.observed.creating {
+            None => Err(Next::Look(Query::Creating {
+                vmid,
+                source: None,
+                node: guest.node.clone(),
+            })),
+            Some(true) => Err(self.wait(stage, "CreateRunning", format!("VM {vmid} is being converted"), 2)),
+            Some(false) => {
+                let message = format!(
+                    "VM {vmid} is a template whose disks were not converted: the conversion was cut off. Run on node {}: qm set {vmid} --template 0; it is converted again then",
+                    guest.node
+                );
+                Err(self.stuck(stage, "CreateInterrupted", message))
+            }
+        }
     }
 
     /// A finished template stays stopped.
@@ -65,12 +94,13 @@ impl Planner<'_> {
 
     /// Shuts the built guest down and takes the snapshot, or converts it.
     pub(super) fn seal(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+        let what = guest.named(vmid);
         let stage = Stage::SnapshotReady;
         self.unlocked(stage, vmid, guest)?;
         if guest.running {
             return Err(self.shutdown(stage, vmid, guest));
         }
-        let base = format!("/nodes/{}/lxc/{vmid}", guest.node);
+        let base = guest.path(vmid);
         match &self.desired.form {
             Form::Guest => Ok(()),
             Form::Snapshot(name) => {
@@ -80,6 +110,15 @@ impl Planner<'_> {
                 let action = format!("take snapshot {name} of template {vmid}");
                 Err(self.run(stage, action, vec![], Effect::Task(call)))
             }
+            Form::Template if guest.type_ == GuestType::Qemu => {
+                let call = ApiCall::post(format!("{base}/template"));
+                Err(self.run(
+                    stage,
+                    format!("convert {what} to a template"),
+                    vec![],
+                    Effect::Task(call),
+                ))
+            }
             // The call answers at once while an unnamed task works without a lock (facts D.10, K.2.1).
             Form::Template => match self.observed.creating {
                 None => Err(Next::Look(Query::Creating {
@@ -87,17 +126,12 @@ impl Planner<'_> {
                     source: None,
                     node: guest.node.clone(),
                 })),
-                Some(true) => Err(self.wait(
-                    stage,
-                    "CreateRunning",
-                    format!("container {vmid} is being converted"),
-                    2,
-                )),
+                Some(true) => Err(self.wait(stage, "CreateRunning", format!("{what} is being converted"), 2)),
                 Some(false) => {
                     let call = ApiCall::post(format!("{base}/template"));
                     Err(self.run(
                         stage,
-                        format!("convert container {vmid} to a template"),
+                        format!("convert {what} to a template"),
                         vec![],
                         Effect::Call(call),
                     ))

@@ -9,7 +9,7 @@ use crate::observed::{Guest, Owner, Owners};
 use crate::property::Properties;
 
 use super::config::{Change, TAG};
-use super::lxc::Planner;
+use super::guest::Planner;
 use super::*;
 
 /// Kind in the stamp of an owner container.
@@ -145,6 +145,7 @@ impl Planner<'_> {
                     &guest.node,
                     &volume.storage,
                     &format!("spec.volumes[{}].storage", volume.name),
+                    "rootdir",
                 )?;
                 (
                     format!("{}:{}", volume.storage, volume.size_gib),
@@ -173,7 +174,7 @@ impl Planner<'_> {
     }
 
     fn put_config(&self, guest: &Guest, vmid: i64) -> ApiCall {
-        let call = ApiCall::put(format!("/nodes/{}/lxc/{vmid}/config", guest.node));
+        let call = ApiCall::put(format!("{}/config", guest.path(vmid)));
         if self.desired.channels.token {
             call
         } else {
@@ -277,6 +278,7 @@ impl Planner<'_> {
             &guest.node,
             &volume.storage,
             &format!("spec.volumes[{}].storage", volume.name),
+            "rootdir",
         ) {
             return next;
         }
@@ -325,7 +327,7 @@ impl Planner<'_> {
             let message = "spec.volumeOwners.image and .storage of the PhoenixHypervisor are needed for the first retained volume: name any small container image and a storage";
             return self.stuck(stage, "NoVolumeOwners", message);
         };
-        if let Err(next) = self.storage_usable(&guest.node, &storage, "spec.volumeOwners.storage") {
+        if let Err(next) = self.storage_usable(&guest.node, &storage, "spec.volumeOwners.storage", "rootdir") {
             return next;
         }
         let stamp = Stamp {

@@ -1,13 +1,14 @@
-//! A container's firewall: options and rules (facts D.12).
+//! A guest's firewall: options and rules (facts D.12).
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::guest::guest_path;
 use super::lenient::{boolean, number, opt_text, text, text_map};
 use super::{ApiCall, Client, Result};
-use crate::plan::call::path;
+use crate::desired::GuestType;
 
 /// GET …/firewall/options.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -68,14 +69,12 @@ pub struct FirewallRule {
     pub digest: Option<String>,
 }
 
-fn firewall_path(node: &str, vmid: u32, what: &str) -> String {
-    path(["nodes", node, "lxc", &vmid.to_string(), "firewall", what])
-}
-
 impl Client {
-    /// The options of a container's firewall.
-    pub async fn lxc_firewall_options(&self, node: &str, vmid: u32) -> Result<FirewallOptions> {
-        let map: Map<String, Value> = self.fetch(&ApiCall::get(firewall_path(node, vmid, "options"))).await?;
+    /// The options of a guest's firewall.
+    pub async fn firewall_options(&self, type_: GuestType, node: &str, vmid: u32) -> Result<FirewallOptions> {
+        let map: Map<String, Value> = self
+            .fetch(&ApiCall::get(guest_path(type_, node, vmid, &["firewall", "options"])))
+            .await?;
         let mut options = text_map(map);
         Ok(FirewallOptions {
             digest: options.remove("digest"),
@@ -83,9 +82,11 @@ impl Client {
         })
     }
 
-    /// The rules of a container's firewall, in order.
-    pub async fn lxc_firewall_rules(&self, node: &str, vmid: u32) -> Result<Vec<FirewallRule>> {
-        let mut rules: Vec<FirewallRule> = self.fetch(&ApiCall::get(firewall_path(node, vmid, "rules"))).await?;
+    /// The rules of a guest's firewall, in order.
+    pub async fn firewall_rules(&self, type_: GuestType, node: &str, vmid: u32) -> Result<Vec<FirewallRule>> {
+        let mut rules: Vec<FirewallRule> = self
+            .fetch(&ApiCall::get(guest_path(type_, node, vmid, &["firewall", "rules"])))
+            .await?;
         rules.sort_by_key(|rule| rule.pos);
         Ok(rules)
     }

@@ -2,7 +2,7 @@
 //!
 //! * [`Client`] sends [`ApiCall`]s: endpoints with fail-over and back-off, credentials, deadlines
 //! * [`Error`] what may have come of a call; "the outcome is unknown" is a case of its own
-//! * one file a resource for typed reads: [`cluster`], [`node`], [`lxc`], [`storage`], [`task`], [`firewall`],
+//! * one file a resource for typed reads: [`cluster`], [`node`], [`guest`], [`qemu`], [`storage`], [`task`], [`firewall`],
 //!   [`access`]
 //!
 //! A write is sent once. It is sent again through another endpoint only if it certainly never arrived.
@@ -13,10 +13,11 @@ pub mod cluster;
 mod endpoint;
 mod error;
 pub mod firewall;
+pub mod guest;
 mod http;
 mod lenient;
-pub mod lxc;
 pub mod node;
+pub mod qemu;
 pub mod storage;
 pub mod task;
 mod tls;

@@ -12,6 +12,7 @@ use axum_server::tls_rustls::RustlsConfig;
 use serde_json::{Value, json};
 
 use super::{ApiCall, ApiToken, Auth, Client, ConnectOptions, Error, Fingerprint, Login, Tls};
+use crate::desired::GuestType;
 
 /// One request as the server saw it.
 #[derive(Debug, Clone)]
@@ -468,7 +469,10 @@ async fn reads_know_absence_from_trouble() {
     assert!(!client.vmid_is_free(100).await.unwrap());
     assert!(client.vmid_is_free(101).await.unwrap());
     assert!(matches!(
-        client.lxc_config("pve1", 100, false).await.unwrap_err(),
+        client
+            .guest_config(GuestType::Lxc, "pve1", 100, false)
+            .await
+            .unwrap_err(),
         Error::NotFound { .. }
     ));
     assert_eq!(client.lxc_interfaces("pve1", 101).await.unwrap(), []);

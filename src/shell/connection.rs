@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::crd::status::ProxmoxCluster;
-use crate::desired::Key;
 use crate::desired::hypervisor::{Access, TlsPolicy};
+use crate::desired::{GuestType, Key};
 use crate::guest::{self, Command, Node, Output, Ssh, SshOptions};
-use crate::observed::{Cluster, Failure};
+use crate::observed::{ClonePlace, Cluster, Failure};
 use crate::proxmox::cluster::ClusterStatus;
 use crate::proxmox::{ApiToken, Client, ConnectOptions, Login, Tls};
 
@@ -46,7 +46,12 @@ struct State {
     polls: u64,
     /// Images that are being downloaded, with the object that does it.
     downloads: HashMap<String, Key>,
+    /// Objects that wait for a clone of a source, first one first, with when they last asked.
+    clones: HashMap<i64, Vec<(Key, Instant)>>,
 }
+
+/// An object that does not ask for so long has left the queue: it was deleted, or waits for something else.
+const CLONE_QUEUE_KEEPS: Duration = Duration::from_secs(30);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -208,6 +213,50 @@ impl Connection {
                 port: access.port,
             },
         })
+    }
+
+    /// Runs one of the runner's programs in a guest: in a container through SSH and `pct exec`, in a machine through
+    /// its guest agent.
+    ///
+    /// # Errors
+    /// With the reason, and whether it may have run.
+    pub async fn in_guest(
+        &self,
+        type_: GuestType,
+        node: &str,
+        vmid: i64,
+        command: &Command,
+    ) -> Result<Output, (Failure, bool)> {
+        match type_ {
+            GuestType::Lxc => self.ssh(node, command).await,
+            GuestType::Qemu => super::agent::run(&self.client, node, vmid, &command.stdin).await,
+        }
+    }
+
+    /// The object's place in the queue for clones of a source; it keeps it by asking again.
+    pub fn queue_clone(&self, source: i64, key: &Key) -> ClonePlace {
+        let mut state = lock(&self.state);
+        let queue = state.clones.entry(source).or_default();
+        queue.retain(|(other, asked)| other == key || asked.elapsed() < CLONE_QUEUE_KEEPS);
+        match queue.iter_mut().find(|(other, _)| other == key) {
+            Some((_, asked)) => *asked = Instant::now(),
+            None => queue.push((key.clone(), Instant::now())),
+        }
+        ClonePlace {
+            place: queue.iter().position(|(other, _)| other == key).unwrap_or(0) + 1,
+            of: queue.len(),
+            first: queue.first().map(|(first, _)| first.to_string()).unwrap_or_default(),
+        }
+    }
+
+    /// The object waits for no clone any more.
+    pub fn leave_clone_queue(&self, key: &Key) {
+        let mut state = lock(&self.state);
+        state
+            .clones
+            .values_mut()
+            .for_each(|queue| queue.retain(|(other, _)| other != key));
+        state.clones.retain(|_, queue| !queue.is_empty());
     }
 
     /// Looks at the whole cluster with one call, or two where its identity is not known yet.

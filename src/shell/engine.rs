@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::crd::GuestStatus;
-use crate::desired::{self, Blocked, Desired, GuestObject, GuestSpec, Key, Stamp, refs};
-use crate::observed::{Failure, Observed, Verified};
+use crate::desired::{self, Blocked, Desired, GuestObject, GuestSpec, GuestType, Key, Stamp, refs};
+use crate::observed::{ClonePlace, Failure, Observed, Verified};
 use crate::plan::{self, Announce, Effect, Impact, Input, Next, Plan, Step};
 use crate::proxmox::{Upid, task::TaskState};
 use crate::status::{self, Outcome};
@@ -247,6 +247,9 @@ impl<S: Store> Engine<S> {
         preview: bool,
     ) -> Result<Plan, Failure> {
         let mut observed = self.start_looking(snapshot, object);
+        if !preview {
+            observed.clone_queue = desired.and_then(|d| queued(connection, snapshot, d, object));
+        }
         let identity = match desired {
             Some(desired) => observe::identity(desired),
             None => self.identity_of(object),
@@ -265,7 +268,19 @@ impl<S: Store> Engine<S> {
                 }),
                 None => plan::plan_deletion(object, &observed, &self.options.cluster_id, now()),
             };
-            let Next::Look(query) = &plan.next else { return Ok(plan) };
+            let Next::Look(query) = &plan.next else {
+                let waits = matches!(
+                    plan.next,
+                    Next::Wait {
+                        reason: "TemplateBusy",
+                        ..
+                    }
+                );
+                if observed.clone_queue.is_some() && !waits {
+                    connection.leave_clone_queue(&object.key);
+                }
+                return Ok(plan);
+            };
             // Who looks at owner containers is about to edit one: one object at a time (design §6).
             if matches!(query, plan::Query::Owners { .. }) && owner_guard.is_none() {
                 *owner_guard = Some(connection.owners.lock().await);
@@ -343,7 +358,7 @@ impl<S: Store> Engine<S> {
         let failed = match connection.client.task(&upid).await {
             Ok(TaskState::Running) => {
                 connection.hold_task(&object.key, &upid.node);
-                return Ok(Some(Some(if upid.kind == "vzstart" { 1.0 } else { 2.0 })));
+                return Ok(Some(Some(if upid.kind.ends_with("start") { 1.0 } else { 2.0 })));
             }
             Ok(TaskState::Succeeded { .. } | TaskState::Forgotten) => None,
             Ok(TaskState::Failed(text)) => {
@@ -646,6 +661,20 @@ impl<S: Store> Engine<S> {
             Err(problem) => blocked(Blocked::waiting(problem.reason, problem.message)),
         }
     }
+}
+
+/// The object's place among those that wait for a clone of the same container (facts D.4). Machines do not queue: their
+/// source takes several clones at once (facts F.4).
+fn queued(connection: &Connection, snapshot: &Snapshot, desired: &Desired, object: &GuestObject) -> Option<ClonePlace> {
+    let Some(desired::Source::Clone { vmid: source, .. }) = &desired.source else {
+        return None;
+    };
+    let vmid = object.status.vmid?;
+    let waits = *source != 0
+        && desired.type_ == GuestType::Lxc
+        && object.status.task.is_none()
+        && !snapshot.cluster.guests.contains_key(&vmid);
+    waits.then(|| connection.queue_clone(*source, &object.key))
 }
 
 fn preview_of(plan: &Plan, desired: Option<&Desired>, object: &GuestObject) -> Preview {

@@ -1,6 +1,7 @@
 //! Carries out one effect. The step holds every value; nothing is decided here but what the answer means.
 
-use crate::desired::Key;
+use crate::desired::cloud_init::{self, FirstBoot};
+use crate::desired::{GuestType, Key, Script, WantedVendor};
 use crate::guest::node::{self, NodeLayout, RawLine, RawLinesAnswer};
 use crate::guest::runner::{self, GuestFile, Layout};
 use crate::observed::Failure;
@@ -17,14 +18,15 @@ pub async fn execute(connection: &Connection, key: &Key, step: &Step) -> Outcome
         Effect::Record | Effect::RemoveFinalizer => Outcome::Done,
         Effect::Call(call) => self::call(connection, call).await,
         Effect::Task(call) => task(connection, key, call).await,
-        Effect::PctSet {
+        Effect::SetOnNode {
+            type_,
             node: on,
             vmid,
             set,
             delete,
             digest,
         } => {
-            let command = node::pct_set(id(*vmid), set, delete, Some(digest));
+            let command = node::set(type_.tool(), id(*vmid), set, delete, Some(digest));
             ssh(connection, on, &command).await
         }
         Effect::RawLines {
@@ -34,12 +36,19 @@ pub async fn execute(connection: &Connection, key: &Key, step: &Step) -> Outcome
             remove,
             digest,
         } => raw_lines(connection, on, *vmid, add, remove, digest).await,
+        Effect::Snippet {
+            node: on,
+            volid,
+            vendor,
+        } => snippet(connection, on, volid, vendor).await,
+        Effect::RemoveSnippet { node: on, volid } => ssh(connection, on, &node::remove_snippet(volid)).await,
         Effect::Script {
+            type_,
             node: on,
             vmid,
             script,
             attempt,
-        } => self::script(connection, on, *vmid, script, *attempt).await,
+        } => self::script(connection, *type_, on, *vmid, script, *attempt).await,
     }
 }
 
@@ -58,7 +67,18 @@ fn failed(failure: Failure) -> Outcome {
 async fn call(connection: &Connection, call: &ApiCall) -> Outcome {
     match connection.client.call(call).await {
         Ok(_) => Outcome::Done,
+        Err(error) if only_hotplug(&error) => Outcome::Done,
         Err(error) => failed(of_call(&error)),
+    }
+}
+
+/// A machine that cannot take a change while it runs keeps it as pending, though the answer is a 400 (facts F.3).
+fn only_hotplug(error: &crate::proxmox::Error) -> bool {
+    match error {
+        crate::proxmox::Error::Parameters { errors, .. } => {
+            !errors.is_empty() && errors.values().all(|e| e.starts_with("hotplug problem"))
+        }
+        _ => false,
     }
 }
 
@@ -92,7 +112,7 @@ fn download(call: &ApiCall) -> Option<String> {
     let param = |name: &str| call.params.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
     if call.path.ends_with("/download-url") {
         let storage = call.path.split('/').nth(4)?;
-        return Some(format!("{storage}:vztmpl/{}", param("filename")?));
+        return Some(format!("{storage}:{}/{}", param("content")?, param("filename")?));
     }
     call.path
         .ends_with("/aplinfo")
@@ -151,14 +171,9 @@ async fn raw_lines(
     }
 }
 
-async fn script(
-    connection: &Connection,
-    on: &str,
-    vmid: i64,
-    script: &crate::desired::Script,
-    attempt: i64,
-) -> Outcome {
-    let start = runner::Script {
+/// The script as the runner takes it.
+fn runner_script(script: &Script, attempt: i64) -> runner::Script {
+    runner::Script {
         id: script.id.clone(),
         hash: script.hash.clone(),
         attempt: u32::try_from(attempt).unwrap_or(1),
@@ -181,17 +196,50 @@ async fn script(
             .collect(),
         workdir: script.workdir.clone(),
         deadline_seconds: u64::try_from(script.deadline_seconds).ok(),
+    }
+}
+
+/// Renders the vendor-data and puts it on the node.
+async fn snippet(connection: &Connection, on: &str, volid: &str, vendor: &WantedVendor) -> Outcome {
+    let program = |script: &Script| {
+        let start = runner::start(0, &runner_script(script, 1), &Layout::default());
+        start.map(|command| String::from_utf8_lossy(&command.stdin).into_owned())
     };
+    let programs: Vec<String> = match vendor.scripts.iter().map(program).collect() {
+        Ok(programs) => programs,
+        Err(error) => return Outcome::Failed(failure("InvalidSpec", error.to_string())),
+    };
+    let wish = FirstBoot {
+        packages: &vendor.packages,
+        user_data: vendor.user_data.as_deref(),
+        agent: vendor.agent,
+        programs: &programs,
+    };
+    match cloud_init::vendor_data(&wish) {
+        Ok(text) => ssh(connection, on, &node::write_snippet(volid, &text.unwrap_or_default())).await,
+        Err(message) => Outcome::Failed(failure("InvalidSpec", message)),
+    }
+}
+
+async fn script(
+    connection: &Connection,
+    type_: GuestType,
+    on: &str,
+    vmid: i64,
+    script: &Script,
+    attempt: i64,
+) -> Outcome {
+    let start = runner_script(script, attempt);
     let command = match runner::start(id(vmid), &start, &Layout::default()) {
         Ok(command) => command,
         Err(error) => return Outcome::Failed(failure("InvalidSpec", error.to_string())),
     };
-    let output = match connection.ssh(on, &command).await {
+    let output = match connection.in_guest(type_, on, vmid, &command).await {
         Ok(output) => output,
         Err((error, _)) => return Outcome::Failed(error),
     };
     if !output.is_success() {
-        return Outcome::Failed(of_guest(vmid, &output));
+        return Outcome::Failed(of_guest(type_.named(vmid), &output));
     }
     match runner::Record::parse(&output.stdout.text()) {
         Ok(record) if record.busy => Outcome::Busy(failure(

@@ -93,7 +93,7 @@ pub fn of_ssh(error: &guest::Error) -> Failure {
 }
 
 /// A command in a guest that ended badly, or an answer that is none.
-pub fn of_guest(vmid: i64, output: &guest::Output) -> Failure {
+pub fn of_guest(guest: impl std::fmt::Display, output: &guest::Output) -> Failure {
     let stdout = output.stdout.text();
     let told = stdout.lines().find_map(|line| line.strip_prefix("error="));
     let stderr = output.stderr.text();
@@ -103,10 +103,10 @@ pub fn of_guest(vmid: i64, output: &guest::Output) -> Failure {
         (None, _) => output.complaint(),
     };
     if words.to_lowercase().contains("no space left") {
-        let message = format!("container {vmid}: {words}: make room in the container, or grow the volume");
+        let message = format!("{guest}: {words}: make room in the guest, or grow the volume");
         return failure("GuestDiskFull", message);
     }
-    failure("GuestUnreachable", format!("pct exec {vmid}: {words}"))
+    failure("GuestUnreachable", format!("{guest}: {words}"))
 }
 
 /// Whether the failure is nobody's fault and passes by itself: the step is tried again soon, without counting.

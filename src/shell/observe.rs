@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::desired::{Desired, Stamp};
+use crate::desired::{Desired, GuestType, Stamp};
 use crate::guest::runner::{self, Layout, State};
 use crate::observed::*;
 use crate::plan::{OWNER_KIND, Query};
 use crate::proxmox::Error;
-use crate::proxmox::lxc::LxcConfig;
+use crate::proxmox::guest::GuestConfig;
 
 use super::connection::{Connection, Snapshot, identity_of};
 use super::failure::{failure, of_call, of_guest};
+
+mod vm;
 
 fn id(vmid: i64) -> u32 {
     u32::try_from(vmid).unwrap_or_default()
@@ -37,7 +39,9 @@ pub async fn look(
             }
             observed.cluster.read_now = true;
         }
-        Query::Stamped { among } => observed.stamped = Some(stamped(connection, among, identity, previous).await?),
+        Query::Stamped { type_, among } => {
+            observed.stamped = Some(stamped(connection, *type_, among, identity, previous).await?);
+        }
         Query::VmidFree { vmid, volumes_on } => {
             let check = vmid_free(connection, *vmid, volumes_on.as_deref()).await?;
             if check != IdCheck::Free {
@@ -45,18 +49,29 @@ pub async fn look(
             }
             observed.id_check = Some((*vmid, check));
         }
-        Query::Guest { vmid, node } => {
-            observed.guest = Some(guest(connection, snapshot, *vmid, node.as_deref(), true).await);
+        Query::Guest { vmid, type_, node } => {
+            observed.guest = Some(guest(connection, snapshot, *type_, *vmid, node.as_deref(), true).await);
         }
-        Query::Parent { vmid, node } => {
-            observed.parent = Some(guest(connection, snapshot, *vmid, Some(node), true).await);
+        Query::Parent { vmid, type_, node } => {
+            observed.parent = Some(guest(connection, snapshot, *type_, *vmid, Some(node), true).await);
+        }
+        Query::Agent { vmid, node, cloud_init } => {
+            observed.agent = Some(vm::agent(connection, *vmid, node, *cloud_init).await);
+        }
+        Query::Snippet { node, volid } => observed.snippet = Some(vm::snippet(connection, node, volid).await),
+        Query::CloudInit { vmid, node, password } => {
+            observed.cloud_init = Some(vm::cloud_init(connection, *vmid, node, *password).await);
         }
         Query::Creating { vmid, source, node } => {
             observed.creating = Some(creating(connection, *vmid, *source, node).await?);
         }
         Query::Image { node, volid } => observed.image = Some(image(connection, node, volid).await),
-        Query::Scripts { vmid, node, ids } => observed.scripts = Some(scripts(connection, *vmid, node, ids).await),
-        Query::Firewall { vmid, node } => observed.firewall = Some(firewall(connection, *vmid, node).await),
+        Query::Scripts { vmid, type_, node, ids } => {
+            observed.scripts = Some(scripts(connection, *type_, *vmid, node, ids).await)
+        }
+        Query::Firewall { vmid, type_, node } => {
+            observed.firewall = Some(firewall(connection, *type_, *vmid, node).await);
+        }
         Query::Owners {
             node,
             unprivileged,
@@ -77,11 +92,12 @@ pub async fn look(
         }
         Query::Probe {
             vmid,
+            type_,
             node,
             command,
             timeout,
         } => {
-            observed.probe = Some(probe(connection, *vmid, node, command, *timeout).await);
+            observed.probe = Some(probe(connection, *type_, *vmid, node, command, *timeout).await);
         }
     }
     Ok(())
@@ -94,20 +110,21 @@ pub fn identity(desired: &Desired) -> Stamp {
 
 async fn stamped(
     connection: &Connection,
+    type_: GuestType,
     among: &[(i64, String)],
     identity: &Stamp,
     previous: &[String],
 ) -> Result<Stamped, Failure> {
     let mut found = Stamped::default();
     for (vmid, node) in among {
-        let mut config = read_config(connection, *vmid, node).await?;
+        let mut config = read_config(connection, type_, *vmid, node).await?;
         if config.as_ref().is_some_and(hides_stamp) {
             if creating(connection, *vmid, None, node).await? {
                 found.being_made.push(*vmid);
                 continue;
             }
             // The task may have ended between the two looks; a lock that is still there outlived it.
-            config = read_config(connection, *vmid, node).await?;
+            config = read_config(connection, type_, *vmid, node).await?;
         }
         let wanted = Stamp {
             vmid: *vmid,
@@ -123,13 +140,18 @@ async fn stamped(
 }
 
 /// Whether a guest's configuration is not written yet, and its stamp neither (facts K.3.1).
-fn hides_stamp(config: &LxcConfig) -> bool {
-    config.lock.as_deref() == Some("create") && !config.options.contains_key("description")
+fn hides_stamp(config: &GuestConfig) -> bool {
+    matches!(config.lock.as_deref(), Some("create" | "clone")) && !config.options.contains_key("description")
 }
 
 /// A configuration; `None` where there is none, or none that may be read.
-async fn read_config(connection: &Connection, vmid: i64, node: &str) -> Result<Option<LxcConfig>, Failure> {
-    match connection.client.lxc_config(node, id(vmid), false).await {
+async fn read_config(
+    connection: &Connection,
+    type_: GuestType,
+    vmid: i64,
+    node: &str,
+) -> Result<Option<GuestConfig>, Failure> {
+    match connection.client.guest_config(type_, node, id(vmid), false).await {
         Ok(config) => Ok(Some(config)),
         Err(Error::NotFound { .. } | Error::Forbidden { .. }) => Ok(None),
         Err(error) => Err(of_call(&error)),
@@ -169,13 +191,21 @@ async fn vmid_free(connection: &Connection, vmid: i64, volumes_on: Option<&str>)
 async fn guest(
     connection: &Connection,
     snapshot: &Snapshot,
+    type_: GuestType,
     vmid: i64,
     node: Option<&str>,
     details: bool,
 ) -> GuestRead {
     let row = snapshot.cluster.guests.get(&vmid);
-    if let Some(row) = row.filter(|r| r.type_ == "qemu") {
-        return GuestRead::OtherType { node: row.node.clone() };
+    if let Some(row) = row.filter(|r| r.type_ != type_.as_str()) {
+        return GuestRead::OtherType {
+            type_: if row.type_ == "qemu" {
+                GuestType::Qemu
+            } else {
+                GuestType::Lxc
+            },
+            node: row.node.clone(),
+        };
     }
     let online = &snapshot.cluster.online;
     let nodes: Vec<String> = match (row, node) {
@@ -187,7 +217,7 @@ async fn guest(
         return GuestRead::Unreadable(failure("NodeOffline", format!("node {offline} is offline")));
     }
     for node in &nodes {
-        match read_guest(connection, node, vmid, details).await {
+        match read_guest(connection, type_, node, vmid, details).await {
             Ok(guest) => return GuestRead::Present(Box::new(guest)),
             Err(Error::NotFound { .. }) => {}
             Err(error) => return GuestRead::Unreadable(of_call(&error)),
@@ -196,10 +226,17 @@ async fn guest(
     GuestRead::NotFound
 }
 
-async fn read_guest(connection: &Connection, node: &str, vmid: i64, details: bool) -> Result<Guest, Error> {
+async fn read_guest(
+    connection: &Connection,
+    type_: GuestType,
+    node: &str,
+    vmid: i64,
+    details: bool,
+) -> Result<Guest, Error> {
     let client = &connection.client;
-    let config = client.lxc_config(node, id(vmid), false).await?;
+    let config = client.guest_config(type_, node, id(vmid), false).await?;
     let mut guest = Guest {
+        type_,
         node: node.to_string(),
         options: config.options,
         raw_lines: config.raw,
@@ -208,44 +245,53 @@ async fn read_guest(connection: &Connection, node: &str, vmid: i64, details: boo
         ..Guest::default()
     };
     // While a guest is being created there is nothing more to see (facts K.2.4).
-    if !details || guest.lock.as_deref() == Some("create") {
+    if !details || guest.being_made() {
         return Ok(guest);
     }
-    guest.running = client.lxc_status(node, id(vmid)).await?.is_running();
+    let state = client.guest_state(type_, node, id(vmid)).await?;
+    guest.running = state.is_running();
+    guest.uptime = state
+        .uptime
+        .and_then(|s| i64::try_from(s).ok())
+        .filter(|_| guest.running);
     guest.snapshots = client
-        .lxc_snapshots(node, id(vmid))
+        .guest_snapshots(type_, node, id(vmid))
         .await?
         .into_iter()
         .filter(|s| s.snapstate.is_none())
         .map(|s| (s.name, s.description.unwrap_or_default()))
         .collect();
     if guest.running {
-        let pending = client.lxc_pending(node, id(vmid)).await?;
+        let pending = client.guest_pending(type_, node, id(vmid)).await?;
         guest.pending = pending.into_iter().filter(|p| p.is_pending()).map(|p| p.key).collect();
+    }
+    // A machine's addresses come from its agent, which may not answer.
+    if guest.running && type_ == GuestType::Lxc {
         guest.ip = address(&client.lxc_interfaces(node, id(vmid)).await?);
     }
     Ok(guest)
 }
 
+fn address(interfaces: &[crate::proxmox::guest::Interface]) -> Option<String> {
+    let of = |i: &crate::proxmox::guest::Interface| {
+        let listed = i.addresses.iter().map(|a| a.address.clone());
+        let single = i.inet.iter().chain(&i.inet6);
+        let single = single.filter_map(|a| a.split('/').next().map(str::to_string));
+        (i.name.clone(), listed.chain(single).collect())
+    };
+    reachable(interfaces.iter().map(of))
+}
+
 /// The first address that others can reach: no loopback, no link-local one, no bridge of containers inside.
-fn address(interfaces: &[crate::proxmox::lxc::Interface]) -> Option<String> {
+pub(super) fn reachable(interfaces: impl Iterator<Item = (String, Vec<String>)>) -> Option<String> {
     let inner = |name: &str| {
         ["lo", "docker", "br-", "veth", "cni", "flannel", "podman"]
             .iter()
             .any(|p| name.starts_with(p))
     };
     let mut found: Vec<std::net::IpAddr> = interfaces
-        .iter()
-        .filter(|i| !inner(&i.name))
-        .flat_map(|i| {
-            let listed = i.addresses.iter().map(|a| a.address.clone());
-            let single = i
-                .inet
-                .iter()
-                .chain(&i.inet6)
-                .filter_map(|a| a.split('/').next().map(str::to_string));
-            listed.chain(single).collect::<Vec<_>>()
-        })
+        .filter(|(name, _)| !inner(name))
+        .flat_map(|(_, addresses)| addresses)
         .filter_map(|a| a.parse().ok())
         .filter(|ip: &std::net::IpAddr| match ip {
             std::net::IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
@@ -269,18 +315,16 @@ async fn creating(connection: &Connection, vmid: i64, source: Option<i64>, node:
         .map(|v| v.to_string())
         .collect();
     Ok(tasks.iter().any(|t| {
-        let made = t.id == ids[0] || (t.kind == "vzclone" && (ids.contains(&t.id) || source.is_none()));
+        let clone = t.kind == "vzclone" || t.kind == "qmclone";
+        let made = t.id == ids[0] || (clone && (ids.contains(&t.id) || source.is_none()));
         t.is_running() && made
     }))
 }
 
 async fn image(connection: &Connection, node: &str, volid: &str) -> Result<bool, Failure> {
-    let storage = volid.split(':').next().unwrap_or_default();
-    match connection
-        .client
-        .storage_content(node, storage, Some("vztmpl"), None)
-        .await
-    {
+    let (storage, path) = volid.split_once(':').unwrap_or_default();
+    let content = path.split('/').next();
+    match connection.client.storage_content(node, storage, content, None).await {
         Ok(volumes) => Ok(volumes.iter().any(|v| v.volid == volid)),
         Err(error) => {
             let mut failure = of_call(&error);
@@ -294,6 +338,7 @@ async fn image(connection: &Connection, node: &str, volid: &str) -> Result<bool,
 
 async fn scripts(
     connection: &Connection,
+    type_: GuestType,
     vmid: i64,
     node: &str,
     ids: &[String],
@@ -302,9 +347,12 @@ async fn scripts(
     for script in ids {
         let command = runner::poll(id(vmid), script, None, &Layout::default())
             .map_err(|e| failure("InvalidSpec", e.to_string()))?;
-        let output = connection.ssh(node, &command).await.map_err(|(f, _)| f)?;
+        let output = connection
+            .in_guest(type_, node, vmid, &command)
+            .await
+            .map_err(|(f, _)| f)?;
         if !output.is_success() {
-            return Err(of_guest(vmid, &output));
+            return Err(of_guest(type_.named(vmid), &output));
         }
         let record =
             runner::Record::parse(&output.stdout.text()).map_err(|e| failure("GuestUnreachable", e.to_string()))?;
@@ -325,14 +373,14 @@ async fn scripts(
     Ok(records)
 }
 
-async fn firewall(connection: &Connection, vmid: i64, node: &str) -> Result<FirewallState, Failure> {
+async fn firewall(connection: &Connection, type_: GuestType, vmid: i64, node: &str) -> Result<FirewallState, Failure> {
     let client = &connection.client;
     let mut options = client
-        .lxc_firewall_options(node, id(vmid))
+        .firewall_options(type_, node, id(vmid))
         .await
         .map_err(|e| of_call(&e))?;
     let rules = client
-        .lxc_firewall_rules(node, id(vmid))
+        .firewall_rules(type_, node, id(vmid))
         .await
         .map_err(|e| of_call(&e))?;
     let digest = rules.iter().find_map(|r| r.digest.clone());
@@ -385,7 +433,8 @@ async fn owners(
         if on != node {
             continue;
         }
-        let GuestRead::Present(guest) = guest(connection, snapshot, vmid, Some(node), false).await else {
+        let read = guest(connection, snapshot, GuestType::Lxc, vmid, Some(node), false).await;
+        let GuestRead::Present(guest) = read else {
             continue;
         };
         if guest.lock.as_deref() == Some("create") {
@@ -411,13 +460,17 @@ async fn owners(
 
 async fn probe(
     connection: &Connection,
+    type_: GuestType,
     vmid: i64,
     node: &str,
     command: &[String],
     timeout: u64,
 ) -> Result<Option<String>, Failure> {
     let command = runner::probe(id(vmid), command, timeout, &Layout::default());
-    let output = connection.ssh(node, &command).await.map_err(|(f, _)| f)?;
+    let output = connection
+        .in_guest(type_, node, vmid, &command)
+        .await
+        .map_err(|(f, _)| f)?;
     if !output.is_success() {
         return Ok(Some(output.complaint()));
     }

@@ -221,6 +221,7 @@ impl Simulator {
                 self.with(|state| {
                     state.task_faults.clear();
                     state.ssh.faults.clear();
+                    state.agent.faults.clear();
                 });
                 Ok(String::new())
             }

@@ -113,6 +113,7 @@ fn os(ostype: &str, systemd: u32) -> OsImage {
         ostype: ostype.to_owned(),
         arch: "amd64".to_owned(),
         systemd: Some(systemd),
+        agent: false,
     }
 }
 
@@ -132,6 +133,7 @@ fn node(ip: &str, cpus: u64, memory: u64, cgroup_mode: u8, booted_at: u64, bridg
             .map(str::to_owned)
             .collect(),
         paths: BTreeSet::new(),
+        files: BTreeMap::new(),
         gpus: Vec::new(),
         nvidia_driver: None,
     }
@@ -188,6 +190,7 @@ fn homelab(version: &str, secrets: &Secrets, now: u64) -> State {
         entry.size = size;
         let file = super::model::download::RemoteFile {
             size,
+            virtual_size: None,
             sums: [("sha512".to_owned(), entry.sha512sum.clone())].into(),
             os: None,
         };

@@ -45,7 +45,7 @@ pub fn standing(object: &GuestObject) -> Standing {
         .find(|c| c.type_ == "Stalled" && c.status == "True");
     let current = object.status.observed_generation == Some(object.generation);
     match stalled.filter(|_| current) {
-        _ if object.lxc().is_none() => Standing::Skipped,
+        _ if object.lxc().is_none() && object.vm().is_none() => Standing::Skipped,
         Some(_) => Standing::Stalled,
         None if object.is_ready() && !object.deleting => Standing::Ready,
         None => Standing::Working,

@@ -57,11 +57,18 @@ fn is_property_string(key: &str) -> bool {
     })
 }
 
+fn is_mac(text: &str) -> bool {
+    let pair = |part: &str| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
+    text.split(':').count() == 6 && text.split(':').all(pair)
+}
+
 /// A property string as a set of parts, with random MAC addresses masked.
 fn parts(said: &Said, text: &str) -> BTreeSet<String> {
     text.split(',')
         .map(|part| match part.split_once('=') {
             Some(("hwaddr", mac)) if !said.names(mac) => "hwaddr=<random>".to_owned(),
+            // Networks of machines carry the address under the name of their model.
+            Some((model, mac)) if is_mac(mac) && !said.names(mac) => format!("{model}=<random>"),
             _ => part.to_owned(),
         })
         .collect()

@@ -4,7 +4,7 @@
 //! legacy contract that folder is /tmp/phoenix_run and the first argument is the guest's id; an object's tests then
 //! lie there too, beside the application's files and each other. A test is always given the guest's id.
 
-use super::{Given, RUN, invalid, launcher, no_nul, prefix};
+use super::{Given, RUN, invalid, launcher, no_nul};
 use crate::crd::{Application, GuestFile, GuestTest, KeyRef, RUN_TESTS, RerunPolicy, ScriptContract};
 use crate::desired::{Blocked, GuestObject, GuestSpec, Objects, Script, ScriptFile, ScriptRole, refs};
 
@@ -85,7 +85,7 @@ pub(super) fn script(
     application: &Application,
     objects: &dyn Objects,
 ) -> Result<Script, Blocked> {
-    let field = format!("{}.application", prefix(object));
+    let field = format!("{}.application", object.field_prefix());
     let legacy = application.contract == Some(ScriptContract::Legacy);
     let folder = folder(Some(application)).unwrap_or(PHOENIX_FOLDER);
     let (inline, from) = (application.script.as_ref(), application.script_from.as_ref());
@@ -231,7 +231,7 @@ pub(super) fn tests(
     let legacy = application.filter(|a| a.contract == Some(ScriptContract::Legacy));
     let mut beside = match legacy {
         Some(application) => {
-            let field = format!("{}.application", prefix(object));
+            let field = format!("{}.application", object.field_prefix());
             files(object, application, LEGACY_FOLDER, objects, &field)?
         }
         None => Vec::new(),

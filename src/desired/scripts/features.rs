@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 
-use super::{Given, RUN, invalid, invocation, no_nul, prefix};
+use super::{Given, RUN, invalid, invocation, no_nul};
 use crate::crd::{FeatureParameter, FeatureRef, FeatureTarget, ParameterType, PhoenixFeature, PhoenixHypervisor};
-use crate::desired::{Blocked, GuestObject, Objects, Script, ScriptFile, ScriptRole, refs};
+use crate::desired::{Blocked, GuestObject, GuestType, Objects, Script, ScriptFile, ScriptRole, refs};
 
 /// Seconds for a feature that does not say.
 const DEADLINE: i64 = 1800;
@@ -116,12 +116,13 @@ pub(super) fn resolve(
     let catalogue = Catalogue::new(object, &namespace, objects);
     let mut walk = Walk {
         catalogue: &catalogue,
+        target: target_of(object),
         done: Vec::new(),
         path: Vec::new(),
     };
     let mut listed: BTreeMap<String, (String, &FeatureRef)> = BTreeMap::new();
     for entry in entries(object) {
-        let field = format!("{}.features[{}]", prefix(object), entry.name);
+        let field = format!("{}.features[{}]", object.field_prefix(), entry.name);
         let canonical = catalogue.find(&entry.name, &field)?.name_any();
         walk.visit(&entry.name, &field)?;
         if let Some((other, _)) = listed.insert(canonical.clone(), (field.clone(), entry)) {
@@ -147,16 +148,22 @@ pub(super) fn resolve(
     Ok(walk.done.into_iter().map(wanted).collect())
 }
 
+fn target_of(object: &GuestObject) -> FeatureTarget {
+    match object.guest_type() {
+        GuestType::Lxc => FeatureTarget::Lxc,
+        GuestType::Qemu => FeatureTarget::Vm,
+    }
+}
+
 fn entries(object: &GuestObject) -> &[FeatureRef] {
-    object
-        .lxc()
-        .and_then(|guest| guest.features.as_deref())
-        .unwrap_or_default()
+    object.shared().map(|guest| guest.features).unwrap_or_default()
 }
 
 /// A walk along `requires`, depth first.
 struct Walk<'a> {
     catalogue: &'a Catalogue,
+    /// What the features have to be for.
+    target: FeatureTarget,
     /// Features in order, with the field that led to them.
     done: Vec<(Arc<PhoenixFeature>, String)>,
     /// Names from the spec's entry down to here.
@@ -186,10 +193,14 @@ impl Walk<'_> {
             return Ok(());
         }
         if let Some(targets) = &feature.spec.targets
-            && !targets.contains(&FeatureTarget::Lxc)
+            && !targets.contains(&self.target)
         {
+            let (guests, target) = match self.target {
+                FeatureTarget::Lxc => ("containers", "lxc"),
+                FeatureTarget::Vm => ("virtual machines", "vm"),
+            };
             return Err(invalid(format!(
-                "{words}: the feature {canonical} is not for containers: take it out, or add lxc to its spec.targets"
+                "{words}: the feature {canonical} is not for {guests}: take it out, or add {target} to its spec.targets"
             )));
         }
         self.path.push(canonical);
@@ -226,13 +237,14 @@ pub(super) fn lineage_has(object: &GuestObject, name: &str, objects: &dyn Object
         let catalogue = Catalogue::new(template, &template.hypervisor_ref().0, objects);
         let mut walk = Walk {
             catalogue: &catalogue,
+            target: target_of(template),
             done: Vec::new(),
             path: Vec::new(),
         };
         for entry in entries(template) {
             walk.path.clear();
             // An entry that leads nowhere adds what it found so far, which is all that is asked here.
-            drop(walk.visit(&entry.name, "spec.lxc.features"));
+            drop(walk.visit(&entry.name, &format!("{}.features", template.field_prefix())));
         }
         walk.done.iter().any(|(feature, _)| is_called(feature, name))
     })

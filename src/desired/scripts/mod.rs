@@ -16,6 +16,7 @@
 //! template had; and the value of the annotation `runTests` where there is one: a new value runs them again.
 
 mod application;
+mod clean;
 mod features;
 mod probes;
 #[cfg(test)]
@@ -26,8 +27,8 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-use super::{Blocked, GuestObject, GuestSpec, Objects, Script, ScriptFile, ScriptRole};
-use crate::crd::{Health, PhoenixHypervisor, Probe};
+use super::{Blocked, GuestObject, GuestSpec, GuestType, Objects, Script, ScriptFile, ScriptRole};
+use crate::crd::{Health, PhoenixHypervisor, Probe, Vllm};
 
 pub use probes::probe_command;
 
@@ -35,7 +36,7 @@ pub use probes::probe_command;
 const RUN: &str = "/run/phoenix";
 
 /// The scripts of an object in the order they run: features (each after those it requires), the vLLM unit, the
-/// application, the tests. Virtual machines have none yet.
+/// application, the tests, and what cleans a machine that becomes a template.
 ///
 /// # Errors
 /// Unknown features, cycles, bad parameters, missing ConfigMaps and Secrets.
@@ -44,20 +45,27 @@ pub fn scripts(
     hypervisor: &PhoenixHypervisor,
     objects: &dyn Objects,
 ) -> Result<Vec<Script>, Blocked> {
-    let Some(guest) = object.lxc() else {
+    let Some(guest) = object.shared() else {
         return Ok(Vec::new());
     };
     let wanted = features::resolve(object, hypervisor, objects)?;
     let mut scripts = features::scripts(object, &wanted, objects)?;
-    if let Some(server) = &guest.vllm {
+    if let Some(server) = vllm_server(object) {
         vllm::needs_feature(object, &wanted, objects)?;
         scripts.push(vllm::script(object, server, objects)?);
     }
-    if let Some(application) = &guest.application {
+    if let Some(application) = guest.application {
         scripts.push(application::script(object, application, objects)?);
     }
-    scripts.extend(application::tests(object, guest.application.as_ref(), objects)?);
+    scripts.extend(application::tests(object, guest.application, objects)?);
+    if matches!(object.spec, GuestSpec::Template(_)) && object.guest_type() == GuestType::Qemu {
+        scripts.push(clean::script());
+    }
     Ok(scripts)
+}
+
+fn vllm_server(object: &GuestObject) -> Option<&Vllm> {
+    object.lxc()?.vllm.as_ref()
 }
 
 /// The readiness probe: the object's own, else vLLM's, else the last feature's that has one.
@@ -71,20 +79,12 @@ pub fn probe(object: &GuestObject, hypervisor: &PhoenixHypervisor, objects: &dyn
     if given.is_some() {
         return given;
     }
-    if let Some(server) = &object.lxc()?.vllm {
+    if let Some(server) = vllm_server(object) {
         return Some(vllm::probe(server));
     }
     // A feature that cannot be resolved is reported by `scripts`.
     let wanted = features::resolve(object, hypervisor, objects).ok()?;
     wanted.iter().rev().find_map(|w| w.feature.spec.health.clone())
-}
-
-/// Path of the container's fields in messages.
-fn prefix(object: &GuestObject) -> &'static str {
-    match object.spec {
-        GuestSpec::Template(_) => "spec.lxc",
-        _ => "spec",
-    }
 }
 
 fn invalid(message: String) -> Blocked {

@@ -3,7 +3,7 @@
 //! Arguments are those of `vllm serve` of vLLM 0.10.1 and newer; older ones know no `--runner`.
 
 use super::features::{Wanted, lineage_has};
-use super::{Given, RUN, invalid, no_nul, prefix};
+use super::{Given, RUN, invalid, no_nul};
 use crate::crd::{ExecAction, Probe, Vllm, VllmModelType};
 use crate::desired::{Blocked, GuestObject, Objects, Script, ScriptFile, ScriptRole, refs};
 
@@ -59,7 +59,7 @@ pub(super) fn needs_feature(object: &GuestObject, wanted: &[Wanted], objects: &d
     if wanted.iter().any(|w| w.is(FEATURE)) || lineage_has(object, FEATURE, objects) {
         return Ok(());
     }
-    let prefix = prefix(object);
+    let prefix = object.field_prefix();
     Err(invalid(format!(
         "{prefix}.vllm: vLLM is not installed in this guest: add {{name: {FEATURE}}} to {prefix}.features, or use a \
          template that has it"
@@ -71,7 +71,7 @@ pub(super) fn needs_feature(object: &GuestObject, wanted: &[Wanted], objects: &d
 /// # Errors
 /// `InvalidSpec`, `SecretNotFound`.
 pub(super) fn script(object: &GuestObject, server: &Vllm, objects: &dyn Objects) -> Result<Script, Blocked> {
-    let field = format!("{}.vllm", prefix(object));
+    let field = format!("{}.vllm", object.field_prefix());
     if server.model.starts_with('-') {
         return Err(invalid(format!(
             "{field}.model: {:?} reads as an option: give a model id such as Qwen/Qwen2.5-7B-Instruct, or a path",

@@ -46,6 +46,14 @@ impl Params {
         }
     }
 
+    /// Members of an array, or the one text that was given instead.
+    pub fn items(&self, name: &str) -> Vec<String> {
+        match self.0.get(name) {
+            Some(Value::Array(items)) => items.iter().filter_map(validate::text).collect(),
+            _ => self.get(name).into_iter().collect(),
+        }
+    }
+
     /// Guest id of the path.
     pub fn vmid(&self) -> u32 {
         self.int("vmid")

@@ -38,6 +38,34 @@ const LISTS: &[(&str, &str, &str)] = &[
     ),
     ("/nodes/{node}/lxc/{vmid}/snapshot/{snapname}", "cmd", "rollback config"),
     (
+        "/nodes/{node}/qemu/{vmid}",
+        "subdir",
+        "config pending status unlink vncproxy termproxy migrate resize move rrd rrddata monitor agent snapshot \
+         spiceproxy sendkey firewall mtunnel remote_migrate",
+    ),
+    (
+        "/nodes/{node}/qemu/{vmid}/status",
+        "subdir",
+        "current start stop reset shutdown suspend reboot",
+    ),
+    (
+        "/nodes/{node}/qemu/{vmid}/snapshot/{snapname}",
+        "cmd",
+        "rollback config",
+    ),
+    (
+        "/nodes/{node}/qemu/{vmid}/firewall",
+        "name",
+        "rules aliases ipset refs options",
+    ),
+    (
+        "/nodes/{node}/qemu/{vmid}/agent",
+        "name",
+        "exec exec-status file-read file-write fsfreeze-freeze fsfreeze-status fsfreeze-thaw fstrim get-fsinfo \
+         get-host-name get-memory-block-info get-memory-blocks get-osinfo get-time get-timezone get-users get-vcpus \
+         info network-get-interfaces ping set-user-password shutdown suspend-disk suspend-hybrid suspend-ram",
+    ),
+    (
         "/nodes/{node}/lxc/{vmid}/firewall",
         "name",
         "rules aliases ipset refs options",

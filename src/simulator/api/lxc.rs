@@ -11,6 +11,7 @@ use crate::simulator::model::lxc_destroy::DestroyRequest;
 use crate::simulator::model::lxc_options::{all_mounts, index_of, is_option};
 use crate::simulator::model::lxc_volume::MoveRequest;
 use crate::simulator::model::property;
+use crate::simulator::model::vm_boot::link_local;
 use crate::simulator::model::{ApiError, Guest, GuestKind, State};
 use crate::simulator::schema;
 
@@ -297,7 +298,12 @@ pub fn interfaces(state: &mut State, call: &Call) -> Answer {
                 Some(address) => Some(address.to_owned()),
             };
             let name = parts.get("name").map(String::as_str).unwrap_or("eth0");
-            rows.push(interface(name, &mac, address.as_deref(), &link_local(&mac)));
+            rows.push(interface(
+                name,
+                &mac,
+                address.as_deref(),
+                &format!("{}/64", link_local(&mac)),
+            ));
         }
     }
     Ok(rows.into())
@@ -317,29 +323,6 @@ fn interface(name: &str, mac: &str, inet: Option<&str>, inet6: &str) -> Value {
     addresses.push(address(inet6, "inet6"));
     row["ip-addresses"] = json!(addresses);
     row
-}
-
-/// The link-local address that a MAC address gives.
-fn link_local(mac: &str) -> String {
-    let bytes: Vec<u8> = mac
-        .split(':')
-        .filter_map(|part| u8::from_str_radix(part, 16).ok())
-        .collect();
-    let [a, b, c, d, e, f] = bytes[..] else {
-        return "fe80::1/64".to_owned();
-    };
-    let pair = |high: u8, low: u8| u16::from(high) << 8 | u16::from(low);
-    let address = std::net::Ipv6Addr::new(
-        0xfe80,
-        0,
-        0,
-        0,
-        pair(a ^ 2, b),
-        pair(c, 0xff),
-        pair(0xfe, d),
-        pair(e, f),
-    );
-    format!("{address}/64")
 }
 
 /// `POST …/migrate`.

@@ -15,9 +15,14 @@ mod firewall_rules;
 mod index;
 mod lxc;
 mod lxc_status;
+mod mapping;
 mod nodes;
 mod pools;
+mod qemu;
+mod qemu_agent;
+mod qemu_status;
 mod resources;
+mod routes_qemu;
 mod storage;
 mod tasks;
 

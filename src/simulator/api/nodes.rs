@@ -1,12 +1,11 @@
 //! `/version`, `/nodes`, appliance templates, and the few calls for machines that containers' users meet.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::call::{Answer, Call, Reply};
-use super::lxc::{check_migration_target, option_value};
 use crate::simulator::model::download::Download;
 use crate::simulator::model::task::Work;
-use crate::simulator::model::{ApiError, GuestKind, State};
+use crate::simulator::model::{ApiError, State};
 
 /// `GET /version`.
 pub fn version(state: &mut State, _call: &Call) -> Answer {
@@ -156,121 +155,4 @@ pub fn stop_all(state: &mut State, call: &Call) -> Answer {
         vms,
     };
     Ok(state.start_task(&node, "stopall", "", &call.caller.id, work).into())
-}
-
-fn vm_row(state: &State, vmid: u32, full: bool) -> Option<Value> {
-    let guest = state.guests.get(&vmid)?;
-    let now = state.status_of(guest);
-    let mut row = json!({
-        "vmid": vmid, "name": now.name, "status": now.status, "cpus": now.maxcpu, "cpu": 0, "mem": 0,
-        "maxmem": now.maxmem, "disk": 0, "maxdisk": now.maxdisk, "netin": 0, "netout": 0, "diskread": 0,
-        "diskwrite": 0, "uptime": 0, "memhost": 0,
-    });
-    if full {
-        row["qmpstatus"] = json!(now.status);
-    }
-    for key in ["tags", "lock"] {
-        if let Some(text) = guest.config().current.get(key) {
-            row[key] = json!(text);
-        }
-    }
-    if guest.is_template() {
-        row["template"] = json!(1);
-    }
-    Some(row)
-}
-
-/// `GET /nodes/{node}/qemu`.
-pub fn list_vms(state: &mut State, call: &Call) -> Answer {
-    let node = call.params.node();
-    let full = call.params.flag("full");
-    let rows: Vec<Value> = state
-        .guests
-        .values()
-        .filter(|guest| guest.node == node && guest.kind == GuestKind::Qemu)
-        .filter(|guest| state.may(&call.caller, &format!("/vms/{}", guest.vmid), &["VM.Audit"]))
-        .filter_map(|guest| vm_row(state, guest.vmid, full))
-        .collect();
-    Ok(rows.into())
-}
-
-const NOT_OPTIONS: &[&str] = &[
-    "node",
-    "vmid",
-    "pool",
-    "start",
-    "force",
-    "unique",
-    "archive",
-    "storage",
-    "bwlimit",
-    "digest",
-    "delete",
-    "revert",
-    "skiplock",
-    "background_delay",
-    "ha-managed",
-    "live-restore",
-    "import-working-storage",
-];
-
-/// `POST /nodes/{node}/qemu`.
-pub fn create_vm(state: &mut State, call: &Call) -> Answer {
-    let params = &call.params;
-    let options = params.options(|key| !NOT_OPTIONS.contains(&key)).into_iter().collect();
-    Ok(state
-        .create_vm(&call.caller, &params.node(), params.vmid(), options, params.get("pool"))?
-        .into())
-}
-
-/// `GET …/qemu/{vmid}/config`.
-pub fn vm_config(state: &mut State, call: &Call) -> Answer {
-    let guest = state.guest_on(&call.params.node(), call.params.vmid(), GuestKind::Qemu)?;
-    let current = &guest.config().current;
-    let mut object: Map<String, Value> = current
-        .options
-        .iter()
-        .map(|(key, text)| (key.clone(), option_value("qemu", key, text)))
-        .collect();
-    object.insert("digest".to_owned(), json!(guest.digest()));
-    Ok(Value::Object(object).into())
-}
-
-/// `PUT …/qemu/{vmid}/config`.
-pub fn update_vm(state: &mut State, call: &Call) -> Answer {
-    let params = &call.params;
-    let set = params.options(|key| !NOT_OPTIONS.contains(&key)).into_iter().collect();
-    let (delete, digest) = (params.list("delete"), params.get("digest"));
-    state.update_vm(
-        &call.caller,
-        &params.node(),
-        params.vmid(),
-        set,
-        &delete,
-        digest.as_deref(),
-    )?;
-    Ok(Reply::NULL)
-}
-
-/// `GET …/qemu/{vmid}/status/current`.
-pub fn vm_status(state: &mut State, call: &Call) -> Answer {
-    let vmid = call.params.vmid();
-    state.guest_on(&call.params.node(), vmid, GuestKind::Qemu)?;
-    let mut row = vm_row(state, vmid, true).unwrap_or_default();
-    row["ha"] = json!({ "managed": 0 });
-    Ok(row.into())
-}
-
-/// `DELETE /nodes/{node}/qemu/{vmid}`.
-pub fn destroy_vm(state: &mut State, call: &Call) -> Answer {
-    let params = &call.params;
-    Ok(state
-        .destroy_vm(&call.caller, &params.node(), params.vmid(), params.flag("purge"))?
-        .into())
-}
-
-/// `POST …/qemu/{vmid}/migrate`.
-pub fn migrate_vm(state: &mut State, call: &Call) -> Answer {
-    check_migration_target(state, call)?;
-    Err(super::call::not_simulated("POST", "/nodes/{node}/qemu/{vmid}/migrate"))
 }

@@ -2,15 +2,19 @@
 
 use super::call::{Answer, Call, not_simulated};
 use super::{
-    access, access_users, cluster, firewall, firewall_rules, index, lxc, lxc_status, nodes, pools, resources, storage,
-    tasks,
+    access, access_users, cluster, firewall, firewall_rules, index, lxc, lxc_status, mapping, nodes, pools, qemu,
+    resources, routes_qemu, storage, tasks,
 };
 use crate::simulator::model::State;
 
-type Handler = fn(&mut State, &Call) -> Answer;
+/// A method.
+pub type Handler = fn(&mut State, &Call) -> Answer;
 
 const LXC: &str = "/nodes/{node}/lxc/{vmid}";
-const FIREWALL: &str = "/nodes/{node}/lxc/{vmid}/firewall";
+const FIREWALLS: [&str; 2] = [
+    "/nodes/{node}/lxc/{vmid}/firewall",
+    "/nodes/{node}/qemu/{vmid}/firewall",
+];
 
 /// Runs the method.
 pub fn call(state: &mut State, verb: &str, template: &str, call: &Call) -> Answer {
@@ -21,11 +25,19 @@ pub fn call(state: &mut State, verb: &str, template: &str, call: &Call) -> Answe
 }
 
 fn handler(verb: &str, template: &str) -> Option<Handler> {
-    if let Some(rest) = template.strip_prefix(FIREWALL) {
-        return firewall_handler(verb, rest);
+    for firewall in FIREWALLS {
+        if let Some(rest) = template.strip_prefix(firewall) {
+            return firewall_handler(verb, rest, template);
+        }
     }
     if let Some(rest) = template.strip_prefix(LXC) {
         return lxc_handler(verb, rest);
+    }
+    if let Some(rest) = template.strip_prefix(routes_qemu::QEMU) {
+        return routes_qemu::handler(verb, rest);
+    }
+    if template.starts_with("/cluster/mapping/") {
+        return mapping_handler(verb, template);
     }
     let found: Handler = match (verb, template) {
         ("GET", "/version" | "/nodes/{node}/version") => nodes::version,
@@ -38,13 +50,8 @@ fn handler(verb: &str, template: &str) -> Option<Handler> {
         ("POST", "/nodes/{node}/stopall") => nodes::stop_all,
         ("GET", "/nodes/{node}/lxc") => lxc::list,
         ("POST", "/nodes/{node}/lxc") => lxc::create,
-        ("GET", "/nodes/{node}/qemu") => nodes::list_vms,
-        ("POST", "/nodes/{node}/qemu") => nodes::create_vm,
-        ("DELETE", "/nodes/{node}/qemu/{vmid}") => nodes::destroy_vm,
-        ("GET", "/nodes/{node}/qemu/{vmid}/config") => nodes::vm_config,
-        ("PUT", "/nodes/{node}/qemu/{vmid}/config") => nodes::update_vm,
-        ("GET", "/nodes/{node}/qemu/{vmid}/status/current") => nodes::vm_status,
-        ("POST", "/nodes/{node}/qemu/{vmid}/migrate") => nodes::migrate_vm,
+        ("GET", "/nodes/{node}/qemu") => qemu::list,
+        ("POST", "/nodes/{node}/qemu") => qemu::create,
         ("GET", "/nodes/{node}/tasks") => tasks::list,
         ("DELETE", "/nodes/{node}/tasks/{upid}") => tasks::stop,
         ("GET", "/nodes/{node}/tasks/{upid}/log") => tasks::log,
@@ -74,9 +81,6 @@ fn handler(verb: &str, template: &str) -> Option<Handler> {
             | "/cluster/backup-info/not-backed-up"
             | "/cluster/ha/resources"
             | "/cluster/ha/rules"
-            | "/cluster/mapping/pci"
-            | "/cluster/mapping/usb"
-            | "/cluster/mapping/dir"
             | "/cluster/sdn/controllers"
             | "/cluster/sdn/dns"
             | "/cluster/sdn/ipams",
@@ -181,7 +185,19 @@ fn lxc_handler(verb: &str, rest: &str) -> Option<Handler> {
     Some(found)
 }
 
-fn firewall_handler(verb: &str, rest: &str) -> Option<Handler> {
+fn mapping_handler(verb: &str, template: &str) -> Option<Handler> {
+    let found: Handler = match (verb, template.ends_with("/{id}")) {
+        ("GET", false) => mapping::list,
+        ("POST", false) => mapping::create,
+        ("GET", true) => mapping::read,
+        ("PUT", true) => mapping::update,
+        ("DELETE", true) => mapping::delete,
+        _ => return None,
+    };
+    Some(found)
+}
+
+fn firewall_handler(verb: &str, rest: &str, template: &str) -> Option<Handler> {
     let found: Handler = match (verb, rest) {
         ("GET", "/options") => firewall::options,
         ("PUT", "/options") => firewall::set_options,
@@ -205,7 +221,7 @@ fn firewall_handler(verb: &str, rest: &str) -> Option<Handler> {
         ("DELETE", "/ipset/{name}/{cidr}") => firewall::delete_entry,
         ("GET", "/refs") => firewall::refs,
         ("GET", "/log") => firewall::log,
-        ("GET", _) => return index::handler(&format!("{FIREWALL}{rest}")),
+        ("GET", _) => return index::handler(template),
         _ => return None,
     };
     Some(found)

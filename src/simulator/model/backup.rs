@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{GuestConfig, Section};
 use super::error::{ApiError, Result};
-use super::guest::InGuest;
+use super::guest::{Guest, GuestKind, InGuest};
 use super::lxc_options::{all_mounts, index_of, is_mount};
 use super::property::parse_size;
 use super::state::{Caller, State};
@@ -48,6 +48,16 @@ impl State {
         self.start_task(&node, "vzdump", &id, &caller.id, Work::Backup(Box::new(backup)))
     }
 
+    /// A guest of either kind on a node; a missing one is told as a missing container.
+    fn any_guest(&self, node: &str, vmid: u32) -> Result<&Guest> {
+        let vm = self
+            .guests
+            .get(&vmid)
+            .is_some_and(|guest| guest.kind == GuestKind::Qemu);
+        let kind = if vm { GuestKind::Qemu } else { GuestKind::Lxc };
+        self.guest_on(node, vmid, kind)
+    }
+
     pub(super) fn begin_backup(&mut self, seq: u64, backup: &Backup) -> Result<u64> {
         let caller = Caller::new(backup.user.clone());
         let storage = self.active_storage(&backup.node, &backup.storage);
@@ -68,7 +78,7 @@ impl State {
         }
         for vmid in &backup.vmids {
             let allowed = self.need(&caller, &format!("/vms/{vmid}"), &["VM.Backup"]);
-            let known = self.ct(&backup.node, *vmid).map(|_| ());
+            let known = self.any_guest(&backup.node, *vmid).map(|_| ());
             if let Err(error) = known.and(allowed).and_then(|()| self.check_lock(*vmid)) {
                 self.log(
                     seq,
@@ -77,7 +87,8 @@ impl State {
                 self.undo_backup(backup);
                 return Err(ApiError::die("job errors"));
             }
-            self.log(seq, format!("INFO: Starting Backup of VM {vmid} (lxc)"));
+            let word = self.any_guest(&backup.node, *vmid)?.kind.word();
+            self.log(seq, format!("INFO: Starting Backup of VM {vmid} ({word})"));
             self.guest_mut(*vmid)?
                 .edit(|config| config.current.set("lock", "backup"));
         }
@@ -99,7 +110,7 @@ impl State {
     pub(super) fn finish_backup(&mut self, seq: u64, backup: &Backup) -> Result<()> {
         self.undo_backup(backup);
         for vmid in &backup.vmids {
-            let guest = self.ct(&backup.node, *vmid)?;
+            let guest = self.any_guest(&backup.node, *vmid)?;
             let config = GuestConfig {
                 current: guest.config().current.clone(),
                 ..GuestConfig::default()
@@ -109,7 +120,12 @@ impl State {
             let stamp = jiff::Timestamp::from_second(self.seconds() as i64)
                 .map(|time| time.strftime("%Y_%m_%d-%H_%M_%S").to_string())
                 .unwrap_or_default();
-            let file = format!("backup/vzdump-lxc-{vmid}-{stamp}{}", backup.ending);
+            let kind = guest.kind;
+            let ending = match kind {
+                GuestKind::Lxc => backup.ending.clone(),
+                GuestKind::Qemu => backup.ending.replace(".tar", ".vma"),
+            };
+            let file = format!("backup/vzdump-{}-{vmid}-{stamp}{ending}", kind.word());
             let mut data = BTreeMap::from([(CONFIG.to_owned(), config.render()), (INSIDE.to_owned(), inside)]);
             if let Some(notes) = &backup.notes {
                 let notes = notes
@@ -124,7 +140,7 @@ impl State {
                 uid: self.next_number(),
                 size: 72 << 20,
                 used: 72 << 20,
-                format: backup.ending.trim_start_matches('.').to_owned(),
+                format: ending.trim_start_matches('.').to_owned(),
                 owner: Some(*vmid),
                 content: "backup".to_owned(),
                 ctime: self.seconds(),

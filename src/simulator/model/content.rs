@@ -34,7 +34,8 @@ impl State {
         });
         if volume.content == "backup" {
             row["vmid"] = json!(volume.owner);
-            row["subtype"] = json!("lxc");
+            let vm = name.contains("vzdump-qemu-");
+            row["subtype"] = json!(if vm { "qemu" } else { "lxc" });
             if let Some(notes) = volume.data.get("notes") {
                 row["notes"] = json!(notes);
             }

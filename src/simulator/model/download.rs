@@ -39,6 +39,8 @@ pub struct Appliance {
 pub struct RemoteFile {
     /// Bytes.
     pub size: u64,
+    /// Size of the disk in it, when it is a disk image; that of the file when absent.
+    pub virtual_size: Option<u64>,
     /// Checksums by algorithm (`sha256`, …).
     pub sums: BTreeMap<String, String>,
     /// The operating system in it, when it is a container archive.
@@ -138,6 +140,10 @@ impl State {
                 )));
             }
         }
+        let mut data = file.sums;
+        if let Some(size) = file.virtual_size {
+            data.insert("virtual-size".to_owned(), size.to_string());
+        }
         if let Some(os) = file.os {
             self.images.insert(download.filename.clone(), os);
         }
@@ -150,7 +156,7 @@ impl State {
             format: file_format(&download.filename).to_owned(),
             content: download.content.clone(),
             ctime,
-            data: file.sums,
+            data,
             ..Volume::default()
         };
         let storage = self.storage(&download.storage)?;

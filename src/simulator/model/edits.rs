@@ -127,6 +127,15 @@ pub enum Edit {
         /// Whether it is another one.
         other: bool,
     },
+    /// A command of a guest agent goes wrong.
+    AgentFault(super::vm_agent::AgentFault),
+    /// The guest agent of a machine dies, or is back at once.
+    Agent {
+        /// Machine.
+        vmid: u32,
+        /// Whether it answers.
+        alive: bool,
+    },
     /// Tasks will fail.
     FailTasks(TaskFault),
 }
@@ -175,6 +184,19 @@ impl State {
                 self.guest_mut(vmid)?.inside.facts.insert(key, value);
                 Ok(())
             }
+            Edit::AgentFault(fault) => {
+                self.agent.faults.push(fault);
+                Ok(())
+            }
+            Edit::Agent { vmid, alive } => {
+                let now = self.now;
+                let machine = &mut self.guest_mut(vmid)?.machine;
+                machine.agent_dead = !alive;
+                if alive {
+                    machine.agent_from = Some(machine.agent_from.map_or(now, |from| from.min(now)));
+                }
+                Ok(())
+            }
             Edit::FailTasks(fault) => {
                 self.task_faults.push(fault);
                 Ok(())
@@ -217,7 +239,15 @@ impl State {
             return self.power_off(vmid);
         }
         let (pid, since) = ((self.next_number() % 4_000_000) as u32, self.now);
-        self.guest_mut(vmid)?.running = Some(Running { pid, since });
+        let guest = self.guest_mut(vmid)?;
+        guest.running = Some(Running { pid, since });
+        if guest.kind == GuestKind::Qemu {
+            guest.machine = super::guest::Machine {
+                cloud_init: std::mem::take(&mut guest.machine.cloud_init),
+                ..Default::default()
+            };
+            return self.boot_vm(vmid);
+        }
         Ok(())
     }
 
@@ -245,8 +275,14 @@ impl State {
             config.current.set("hostname", format!("CT{vmid}"));
         }
         if let Some(storage) = storage {
-            let volid = self.alloc_ct_volume(&node, storage, vmid, 8 << 30)?;
-            config.current.set("rootfs", format!("{volid},size=8G"));
+            if vm {
+                let (volid, _) = self.alloc_vm_disk(&node, storage, vmid, None, 8 << 30)?;
+                config.current.set("scsi0", format!("{volid},size=8G"));
+                config.current.set("boot", "order=scsi0");
+            } else {
+                let volid = self.alloc_ct_volume(&node, storage, vmid, 8 << 30)?;
+                config.current.set("rootfs", format!("{volid},size=8G"));
+            }
         }
         for (key, value) in options {
             config.current.set(&key, value);
@@ -268,6 +304,13 @@ impl State {
         };
         for key in ["lock", "parent", "template"] {
             config.current.remove(key);
+        }
+        if source.kind == GuestKind::Qemu {
+            for (key, mut drive) in super::vm_options::disks(&source.config().current, true) {
+                let copy = self.copy_vm_disk(&source.node, drive.file(), None, None, None, to)?;
+                drive.set("file", copy);
+                config.current.set(&key, drive.print());
+            }
         }
         for (key, mut mount) in volume_mounts(&source.config().current) {
             let copy = self.copy_volume(&source.node, mount.volume(), None, None, to)?;

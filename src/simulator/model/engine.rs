@@ -125,7 +125,7 @@ impl State {
         };
         let outcome = match self.ordered_failure(seq) {
             Some(message) => {
-                self.undo(&work);
+                self.undo(seq, &work);
                 Err(ApiError::die(message))
             }
             None if self.waits_for_hook(seq, &work) => return,
@@ -184,9 +184,10 @@ impl State {
         let text = match &work {
             Work::CtCreate(create) => format!("unable to create CT {} - interrupted by signal", create.vmid),
             Work::CtClone(_) => "clone failed: interrupted by signal".to_owned(),
+            Work::Vm(work) => Self::vm_interrupted(work),
             _ => "interrupted by signal".to_owned(),
         };
-        self.undo(&work);
+        self.undo(seq, &work);
         self.close_task(seq, Some(text));
     }
 
@@ -288,7 +289,7 @@ impl State {
             Work::VolumeDelete { .. } => Ok(self.latency.volume_delete),
             Work::Backup(backup) => self.begin_backup(seq, backup),
             Work::Download(download) => self.begin_download(seq, download),
-            Work::VmCreate { .. } | Work::VmDestroy { .. } => Ok(self.latency.destroy),
+            Work::Vm(work) => self.begin_vm(seq, work),
             Work::StartAll { node, vms } => self.begin_start_all(seq, node, vms.as_deref()),
             Work::StopAll { node, vms } => self.begin_stop_all(seq, node, vms.as_deref()),
             Work::Nothing { duration_ms, .. } => Ok(*duration_ms),
@@ -318,8 +319,7 @@ impl State {
             Work::VolumeDelete { node, volid } => self.finish_volume_delete(seq, node, volid),
             Work::Download(download) => self.finish_download(seq, download),
             Work::Backup(backup) => self.finish_backup(seq, backup),
-            Work::VmCreate { vmid, options, pool } => self.finish_vm_create(seq, *vmid, options, pool.as_deref()),
-            Work::VmDestroy { vmid, purge } => self.finish_vm_destroy(seq, *vmid, *purge),
+            Work::Vm(work) => self.finish_vm(seq, work),
             Work::StartAll { .. } | Work::StopAll { .. } => Ok(()),
             Work::Nothing { error: None, .. } => Ok(()),
             Work::Nothing { error: Some(text), .. } => Err(ApiError::die(text.clone())),
@@ -327,14 +327,14 @@ impl State {
     }
 
     /// What Proxmox cleans up when work fails or is stopped.
-    pub(super) fn undo(&mut self, work: &Work) {
+    pub(super) fn undo(&mut self, seq: u64, work: &Work) {
         match work {
             Work::CtCreate(create) => self.undo_ct_create(create),
             Work::CtClone(clone) => self.undo_ct_clone(clone),
             Work::CtSnapshot { vmid, name, .. } => self.undo_ct_snapshot(*vmid, name),
             Work::CtDeleteSnapshot { vmid, .. } | Work::CtRollback { vmid, .. } => self.unlock(*vmid),
             Work::CtMoveVolume(moving) => self.unlock(moving.vmid),
-            Work::VmCreate { vmid, .. } => self.forget_guest(*vmid),
+            Work::Vm(work) => self.undo_vm(seq, work),
             Work::Backup(backup) => self.undo_backup(backup),
             _ => {}
         }

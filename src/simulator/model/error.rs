@@ -67,8 +67,13 @@ impl ApiError {
     }
 
     /// The configuration of `vmid` is held by a running task; worth another try until the lock times out.
-    pub fn locked_file(vmid: u32) -> Self {
-        let text = format!("can't lock file '/run/lock/lxc/pve-config-{vmid}.lock' - got timeout");
+    pub fn locked_file(vmid: u32, vm: bool) -> Self {
+        let file = if vm {
+            format!("/var/lock/qemu-server/lock-{vmid}.conf")
+        } else {
+            format!("/run/lock/lxc/pve-config-{vmid}.lock")
+        };
+        let text = format!("can't lock file '{file}' - got timeout");
         Self {
             wait_for: Some(vmid),
             ..Self::die(text)

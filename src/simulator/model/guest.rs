@@ -52,6 +52,9 @@ pub struct OsImage {
     /// Version of systemd, if the system runs it. From 242 on an unprivileged container without nesting warns
     /// (facts B.3).
     pub systemd: Option<u32>,
+    /// Whether a disk image holds the QEMU guest agent; cloud images do not.
+    #[serde(default)]
+    pub agent: bool,
 }
 
 /// A file inside a guest.
@@ -128,6 +131,26 @@ pub struct Running {
     pub since: u64,
 }
 
+/// What a virtual machine has besides its configuration and its disks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Machine {
+    /// Its processors stand still.
+    pub paused: bool,
+    /// When its guest agent answers, in milliseconds since 1970; never when absent.
+    pub agent_from: Option<u64>,
+    /// The guest agent died and is back only after the next boot.
+    pub agent_dead: bool,
+    /// Its file systems are frozen.
+    pub frozen: bool,
+    /// Processes that the guest agent started, by id.
+    pub processes: BTreeMap<u64, super::vm_agent::AgentProcess>,
+    /// Options that cloud-init's drive was last written from.
+    pub cloud_init: BTreeMap<String, String>,
+    /// Addresses of the cards that it was given at its start.
+    pub pci: Vec<String>,
+}
+
 /// What the status daemon last told the cluster about a guest (facts C: up to 10 s old).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Broadcast {
@@ -158,6 +181,9 @@ pub struct Guest {
     pub kind: GuestKind,
     /// Set while it runs.
     pub running: Option<Running>,
+    /// What only a virtual machine has.
+    #[serde(default)]
+    pub machine: Machine,
     /// What its root file system holds.
     pub inside: InGuest,
     /// The same for each snapshot.
@@ -179,6 +205,7 @@ impl Guest {
             node: node.to_owned(),
             kind,
             running: None,
+            machine: Machine::default(),
             inside: InGuest::default(),
             inside_snapshots: BTreeMap::new(),
             flock: None,

@@ -108,7 +108,7 @@ impl State {
         let outcome: Result<()> = match outcome {
             Ok(()) => self.finish(seq, &work),
             Err(message) => {
-                self.undo(&work);
+                self.undo(seq, &work);
                 Err(ApiError::die(message))
             }
         };

@@ -188,7 +188,7 @@ impl State {
         }
     }
 
-    fn check_ssh_keys(&self, keys: Option<&str>) -> Result<()> {
+    pub(super) fn check_ssh_keys(&self, keys: Option<&str>) -> Result<()> {
         let good = |line: &str| {
             let mut words = line.split_whitespace();
             let kind = words.next().unwrap_or_default();
@@ -407,7 +407,7 @@ impl State {
         }
     }
 
-    fn os_in(&self, template: &str) -> OsImage {
+    pub(super) fn os_in(&self, template: &str) -> OsImage {
         let file = template.rsplit('/').next().unwrap_or_default();
         if let Some(os) = self.images.get(file) {
             return os.clone();
@@ -416,6 +416,7 @@ impl State {
             ostype: ostype.to_owned(),
             arch: "amd64".to_owned(),
             systemd,
+            agent: false,
         };
         match split_list(&file.replace(['-', '_'], " "))
             .first()

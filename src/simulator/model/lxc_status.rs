@@ -47,16 +47,16 @@ impl State {
             return Err(ApiError::die(format!("CT {vmid} not running")));
         }
         if overrule {
-            self.abort_shutdowns(caller, vmid);
+            self.abort_shutdowns(caller, "vzshutdown", vmid);
         }
         self.ct_task(caller, node, "vzstop", vmid, Work::CtStop { vmid, skiplock })
     }
 
-    fn abort_shutdowns(&mut self, caller: &Caller, vmid: u32) {
+    pub(super) fn abort_shutdowns(&mut self, caller: &Caller, kind: &str, vmid: u32) {
         let id = vmid.to_string();
         let own = |seq: &u64| {
             let task = self.tasks.get(seq);
-            task.is_some_and(|task| task.kind == "vzshutdown" && task.id == id && task.owner() == caller.user())
+            task.is_some_and(|task| task.kind == kind && task.id == id && task.owner() == caller.user())
         };
         let found: Vec<u64> = self.active.iter().copied().filter(own).collect();
         for seq in found {

@@ -47,6 +47,9 @@ pub struct Node {
     pub devices: BTreeSet<String>,
     /// Folders and files of the node that bind mounts may name.
     pub paths: BTreeSet<String>,
+    /// Files that clients put on the node.
+    #[serde(default)]
+    pub files: BTreeMap<String, super::guest::GuestFile>,
     /// Graphics cards, in the order of their NVIDIA index.
     pub gpus: Vec<Gpu>,
     /// Version of the NVIDIA driver on the node.

@@ -138,6 +138,12 @@ pub struct State {
     /// Host keys, counters and faults of the SSH servers.
     #[serde(default)]
     pub ssh: crate::simulator::ssh::SshState,
+    /// Faults of guest agents.
+    #[serde(default)]
+    pub agent: super::vm_agent::AgentState,
+    /// Resource mappings by kind (`pci`, `usb`, `dir`) and id.
+    #[serde(default)]
+    pub mappings: BTreeMap<String, BTreeMap<String, super::mapping::Mapping>>,
     /// Whether a program wants to be told of what happens to guests.
     #[serde(skip)]
     pub hooked: bool,
@@ -186,6 +192,8 @@ impl State {
             active: BTreeSet::new(),
             task_faults: Vec::new(),
             ssh: Default::default(),
+            agent: Default::default(),
+            mappings: BTreeMap::new(),
             hooked: false,
             hook_jobs: Vec::new(),
             last_broadcast: now,
@@ -279,7 +287,11 @@ impl State {
     pub fn check_flock(&self, vmid: u32, own: Option<u64>) -> Result<()> {
         let holder = self.guests.get(&vmid).and_then(|guest| guest.flock);
         if holder.is_some() && holder != own {
-            Err(ApiError::locked_file(vmid))
+            let vm = self
+                .guests
+                .get(&vmid)
+                .is_some_and(|guest| guest.kind == GuestKind::Qemu);
+            Err(ApiError::locked_file(vmid, vm))
         } else {
             Ok(())
         }
@@ -421,22 +433,34 @@ impl State {
         let conf = &guest.config().current;
         let number = |key: &str, default: u64| conf.get(key).and_then(|text| text.parse().ok()).unwrap_or(default);
         let node_cpus = self.nodes.get(&guest.node).map_or(1, |node| node.cpus);
-        let disk_key = ["rootfs", "scsi0", "virtio0", "sata0", "ide0"]
-            .into_iter()
-            .find_map(|key| conf.get(key));
-        let size = disk_key.and_then(|text| super::property::parse(text, "volume").remove("size"));
-        let cores = if guest.kind == GuestKind::Lxc {
-            number("cores", node_cpus)
+        let vm = guest.kind == GuestKind::Qemu;
+        let (cores, memory, disk) = if vm {
+            let cores = match number("vcpus", 0) {
+                0 => number("cores", 1) * number("sockets", 1),
+                vcpus => vcpus,
+            };
+            (
+                cores,
+                super::vm_options::memory(conf),
+                super::vm_options::boot_disk(conf),
+            )
         } else {
-            number("cores", 1)
+            let rootfs = conf.get("rootfs").map(str::to_owned);
+            (number("cores", node_cpus), number("memory", 512), rootfs)
+        };
+        let size = disk.and_then(|text| super::property::parse(&text, "volume").remove("size"));
+        let status = match &guest.running {
+            Some(_) if vm && guest.machine.paused => "paused",
+            Some(_) => "running",
+            None => "stopped",
         };
         Broadcast {
-            status: if guest.running.is_some() { "running" } else { "stopped" }.to_owned(),
+            status: status.to_owned(),
             name: guest.name(),
             template: guest.is_template(),
             since: guest.running.as_ref().map(|running| running.since),
             maxcpu: cores.min(node_cpus),
-            maxmem: number("memory", 512) << 20,
+            maxmem: memory << 20,
             maxdisk: size
                 .and_then(|text| super::property::parse_size(&text))
                 .unwrap_or_default(),

@@ -58,14 +58,8 @@ pub enum Work {
     Download(Box<super::download::Download>),
     /// Back guests up.
     Backup(Box<super::backup::Backup>),
-    /// Create a machine.
-    VmCreate {
-        vmid: u32,
-        options: Vec<(String, String)>,
-        pool: Option<String>,
-    },
-    /// Destroy a machine.
-    VmDestroy { vmid: u32, purge: bool },
+    /// Anything with a virtual machine.
+    Vm(Box<super::vm_work::VmWork>),
     /// Start all guests of a node that start at boot, or the named ones.
     StartAll { node: String, vms: Option<Vec<u32>> },
     /// Stop all guests of a node, or the named ones.
@@ -176,6 +170,16 @@ pub struct Latency {
     pub clone_linked: u64,
     /// Full clone, each volume.
     pub clone_full: u64,
+    /// Creation of a virtual machine, without imports.
+    pub vm_create: u64,
+    /// Import of a disk image, each MiB.
+    pub import_mib: u64,
+    /// From the start of a virtual machine until its system is up and its guest agent answers.
+    pub boot: u64,
+    /// Installation of packages by cloud-init at a first boot.
+    pub cloud_init: u64,
+    /// Migration, without disks.
+    pub migrate: u64,
     /// Conversion to a template.
     pub template: u64,
     /// Start.
@@ -212,6 +216,11 @@ impl Default for Latency {
             create: 20_000,
             clone_linked: 1_500,
             clone_full: 30_000,
+            vm_create: 1_000,
+            import_mib: 5,
+            boot: 15_000,
+            cloud_init: 25_000,
+            migrate: 5_000,
             template: 500,
             start: 2_000,
             stop: 1_000,

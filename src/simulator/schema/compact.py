@@ -15,10 +15,10 @@ KEPT = (
     "/cluster/log", "/nodes/{node}/lxc", "/nodes/{node}/qemu", "/nodes/{node}/storage", "/nodes/{node}/tasks",
     "/nodes/{node}/aplinfo", "/nodes/{node}/status", "/nodes/{node}/version", "/nodes/{node}/startall",
     "/nodes/{node}/stopall", "/nodes/{node}/network", "/nodes/{node}/apt", "/nodes/{node}/query-url-metadata",
-    "/nodes/{node}/vzdump",
+    "/nodes/{node}/vzdump", "/cluster/mapping",
     "/pools", "/storage", "/version",
 )
-DROPPED = ("/agent/", "/ceph", "/remote_migrate", "/mtunnel", "/openid", "/tfa")
+DROPPED = ("/ceph", "/remote_migrate", "/mtunnel", "/openid", "/tfa")
 PROPERTY = (
     "type", "format", "enum", "minimum", "maximum", "minLength", "maxLength", "pattern", "optional", "requires",
     "default_key", "alias", "keyAlias", "items", "default",

@@ -100,6 +100,30 @@ fn fault(name: &str, value: &str) -> Option<String> {
             crate::simulator::model::storage::split_volid(value).is_some(),
             format!("unable to parse volume ID '{value}'"),
         ),
+        "pve-volume-id-or-qm-path" | "pve-volume-id-or-absolute-path" => {
+            let word = matches!(value, "none" | "cdrom" | "cloudinit");
+            let path = value.starts_with('/') && !value.split('/').any(|part| part == "..");
+            unless(
+                word || path
+                    || crate::simulator::model::storage::split_volid(value).is_some()
+                    || is(r"\d+(\.\d+)?", value),
+                format!("unable to parse volume ID '{value}'"),
+            )
+        }
+        "urlencoded" => unless(
+            is(r"[-%a-zA-Z0-9_.!~*'()]*", value),
+            format!("invalid urlencoded string: {value}"),
+        ),
+        "pve-bridge-id" => unless(
+            is(r"(?i:[a-z][a-z0-9._-]*)", value),
+            format!("invalid bridge ID '{value}'"),
+        ),
+        "pve-hotplug-features" => {
+            let known = ["network", "disk", "cpu", "memory", "usb", "cloudinit"];
+            let good = matches!(value, "0" | "1") || value.split(',').all(|word| known.contains(&word.trim()));
+            unless(good, format!("invalid hotplug feature '{value}'"))
+        }
+        "pve-cpuset" => unless(is(r"\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*", value), "invalid CPU set"),
         "pve-tag" => unless(is(r"(?i:[a-z0-9_][a-z0-9_\-+.]*)", value), "invalid characters in tag"),
         "pve-startup-order" => startup(value),
         "pve-ct-timezone" => timezone(value),

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 pub mod formats;
+pub mod property_formats;
 pub mod validate;
 
 /// Description of one parameter or of one key of a property string.

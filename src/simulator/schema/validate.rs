@@ -6,7 +6,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use regex::Regex;
 use serde_json::Value;
 
-use super::{Format, Method, Property, formats};
+use super::{Format, Method, Property, formats, property_formats};
 
 /// Errors by parameter.
 pub type Errors = BTreeMap<String, String>;
@@ -90,8 +90,21 @@ pub fn check(method: &Method, params: &mut BTreeMap<String, Value>) -> Errors {
         };
         if let Some(value) = params.get_mut(name) {
             normalise(described, value);
-            if let Err(error) = check_value(described, value, name) {
-                errors.insert(name.clone(), error);
+            match (&described.items, &*value) {
+                (Some(member), Value::Array(items)) if described.kind.as_deref() == Some("array") => {
+                    // Members are reported one by one, under their place.
+                    for (at, item) in items.iter().enumerate() {
+                        let place = format!("{name}[{at}]");
+                        if let Err(error) = check_value(member, item, &place) {
+                            errors.insert(place, error);
+                        }
+                    }
+                }
+                _ => {
+                    if let Err(error) = check_value(described, value, name) {
+                        errors.insert(name.clone(), error);
+                    }
+                }
             }
         }
         if let Some(other) = &described.requires
@@ -202,7 +215,15 @@ fn check_text(described: &Property, text: &str, path: &str) -> Result<(), String
 
 fn check_format(format: &Format, text: &str, path: &str) -> Result<(), String> {
     match format {
-        Format::Named(name) => formats::check(name, text),
+        Format::Named(name) => match property_formats::keys(name) {
+            Some(keys) => {
+                check_property_string(keys, text, path)?;
+                let processor = name == "pve-vm-cpu-conf";
+                let fault = processor.then(|| property_formats::processor_fault(text)).flatten();
+                fault.map_or(Ok(()), Err)
+            }
+            None => formats::check(name, text),
+        },
         Format::Keys(keys) => check_property_string(keys, text, path),
     }
 }

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use super::node_files::Files;
+use super::qm::Qm;
 use super::raw_lines::RawLines;
 use super::runner::Program;
 use super::state::SshAction;
@@ -32,6 +34,10 @@ pub enum Command {
     Unlock(u32),
     /// `pct status VMID`.
     Status(u32),
+    /// `qm …`.
+    Qm(Qm),
+    /// Files of the node.
+    Files(Files),
     /// The script that edits raw lines.
     RawLines(RawLines),
     /// `cat` of one of the known files.
@@ -58,6 +64,12 @@ impl Command {
             }),
             ["pct", "unlock", vmid] => Ok(Self::Unlock(id(vmid)?)),
             ["pct", "status", vmid] => Ok(Self::Status(id(vmid)?)),
+            ["qm", rest @ ..] => Qm::parse(rest).map(Self::Qm),
+            ["/bin/sh" | "sh", "-c", text] => Files::parse(text, stdin).map(Self::Files),
+            ["mv" | "rm" | "sha256sum" | "mkdir" | "chmod" | "test", ..] => {
+                let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+                Files::parse(&quoted.join(" "), stdin).map(Self::Files)
+            }
             ["/bin/sh", "-s"] => RawLines::parse(stdin).map(Self::RawLines),
             ["cat", path] => Ok(Self::Cat((*path).to_owned())),
             ["nvidia-smi", query, "--format=csv,noheader,nounits"] if query.starts_with("--query-gpu=") => {
@@ -74,6 +86,7 @@ impl Command {
         match self {
             Self::Guest { vmid, .. } | Self::Set { vmid, .. } | Self::Unlock(vmid) | Self::Status(vmid) => Some(*vmid),
             Self::RawLines(edit) => Some(edit.vmid),
+            Self::Qm(qm) => Some(qm.vmid),
             _ => None,
         }
     }
@@ -89,6 +102,8 @@ impl Command {
             Self::Unlock(vmid) => format!("pct unlock {vmid}"),
             Self::Status(vmid) => format!("pct status {vmid}"),
             Self::RawLines(edit) => format!("raw-lines {}", edit.vmid),
+            Self::Qm(qm) => qm.summary(),
+            Self::Files(files) => files.summary(),
             Self::Cat(path) => format!("cat {path}"),
             Self::Gpus(_) => "nvidia-smi".into(),
             Self::Plain(word) => word.clone(),
@@ -131,6 +146,8 @@ impl Command {
                 Err(error) => Reply::from_error(2, &error),
             },
             Self::RawLines(edit) => edit.run(state, &node),
+            Self::Qm(qm) => qm.run(state, &node),
+            Self::Files(files) => files.run(state, &node),
             Self::Cat(path) => cat(state, &node, path),
             Self::Gpus(fields) => gpus(state, &node, fields),
             Self::Plain(word) => Reply::ok(match word.as_str() {
@@ -142,22 +159,25 @@ impl Command {
     }
 }
 
+/// `--key value` pairs.
+pub(super) fn pairs(options: &[&str]) -> Result<Vec<(String, String)>, String> {
+    let pair = |pair: &[&str]| match pair {
+        [key, value] => Ok((key.trim_start_matches('-').to_owned(), (*value).to_owned())),
+        _ => Err(format!("{} has no value", pair.join(" "))),
+    };
+    options.chunks(2).map(pair).collect()
+}
+
 /// `--key value` pairs with `--delete` and `--digest` among them.
 fn change(options: &[&str]) -> Result<Change, String> {
     let mut change = Change::default();
     let mut set = BTreeMap::new();
-    for pair in options.chunks(2) {
-        let [key, value] = pair else {
-            return Err(format!("{} has no value", pair.join(" ")));
-        };
-        let key = key.trim_start_matches('-');
-        match key {
+    for (key, value) in pairs(options)? {
+        match key.as_str() {
             "delete" => change.delete = value.split([',', ';', ' ']).map(str::to_owned).collect(),
             "revert" => change.revert = value.split([',', ';', ' ']).map(str::to_owned).collect(),
-            "digest" => change.digest = Some((*value).to_owned()),
-            _ => {
-                set.insert(key.to_owned(), (*value).to_owned());
-            }
+            "digest" => change.digest = Some(value),
+            _ => drop(set.insert(key, value)),
         }
     }
     change.given = !set.is_empty() || !change.delete.is_empty() || !change.revert.is_empty();
@@ -184,9 +204,20 @@ fn cat(state: &mut State, node: &str, path: &str) -> Reply {
                 Ok(guest) => Reply::ok(guest.text().to_owned()),
                 Err(_) => missing(),
             },
-            None => missing(),
+            None => match Files::parse(&format!("cat '{path}'"), b"") {
+                Ok(files) => qemu_config(state, node, path).unwrap_or_else(|| files.run(state, node)),
+                Err(_) => missing(),
+            },
         },
     }
+}
+
+/// The configuration file of a machine.
+fn qemu_config(state: &State, node: &str, path: &str) -> Option<Reply> {
+    let name = path.strip_prefix("/etc/pve/qemu-server/")?;
+    let vmid = name.strip_suffix(".conf")?.parse().ok()?;
+    let guest = state.vm(node, vmid).ok()?;
+    Some(Reply::ok(guest.text().to_owned()))
 }
 
 /// The list of guests with a counter for each config. The counter goes up when the file is found changed, so several
@@ -259,7 +290,13 @@ fn gpus(state: &State, node: &str, fields: &[String]) -> Reply {
 
 /// Understands and does a request; the second value is whether the connection is cut after it.
 pub fn serve(state: &mut State, request: &Request) -> (Reply, Served) {
-    let parsed = words::split(&request.line).and_then(|words| {
+    // A login shell takes rows of commands, too.
+    let split = words::split(&request.line);
+    let row = split
+        .is_err()
+        .then(|| Files::parse(&request.line, &request.stdin).ok())
+        .flatten();
+    let parsed = split.and_then(|words| {
         let (root, words) = match &words[..] {
             [sudo, n, dashes, rest @ ..] if sudo == "sudo" && n == "-n" && dashes == "--" => (true, rest.to_vec()),
             _ => (request.user == "root", words),
@@ -269,6 +306,10 @@ pub fn serve(state: &mut State, request: &Request) -> (Reply, Served) {
         }
         Command::parse(&words, &request.stdin)
     });
+    let parsed = match row {
+        Some(files) if request.user == "root" => Ok(Command::Files(files)),
+        _ => parsed,
+    };
     let command = match parsed {
         Ok(command) => command,
         Err(why) => {
@@ -334,7 +375,7 @@ impl Reply {
     }
 
     /// What `pct` prints of a refusal.
-    fn from_error(exit: u32, error: &ApiError) -> Self {
+    pub(super) fn from_error(exit: u32, error: &ApiError) -> Self {
         let mut text = match &error.errors {
             Some(_) => format!("{} {}", error.status, error.message),
             None => error.message.clone(),

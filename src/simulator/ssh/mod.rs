@@ -5,6 +5,8 @@
 //! the state can inject them.
 
 pub mod commands;
+pub mod node_files;
+pub mod qm;
 pub mod raw_lines;
 pub mod runner;
 mod server;

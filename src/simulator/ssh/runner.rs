@@ -102,8 +102,24 @@ impl Program {
         }
     }
 
+    /// Starts a script that nobody waits for at a time to come, as cloud-init does at a first boot: when it ends, and
+    /// how. Anything but a start has no effect.
+    pub fn start_at(&self, state: &mut State, vmid: u32, fault: Option<&SshAction>, at: u64) -> (u64, i32) {
+        if self.verb == "start" {
+            self.start_from(state, vmid, fault, at);
+        }
+        let script = state
+            .guests
+            .get(&vmid)
+            .and_then(|guest| guest.inside.scripts.get(self.field("id")));
+        script.map_or((at, 0), |script| (script.ends_at.max(at), script.exit_code))
+    }
+
     fn start(&self, state: &mut State, vmid: u32, fault: Option<&SshAction>) -> Reply {
-        let now = state.now;
+        self.start_from(state, vmid, fault, state.now)
+    }
+
+    fn start_from(&self, state: &mut State, vmid: u32, fault: Option<&SshAction>, now: u64) -> Reply {
         let (id, hash) = (self.field("id").to_owned(), self.field("hash").to_owned());
         let attempt: u32 = self.field("attempt").parse().unwrap_or(1);
         let known = state
@@ -226,14 +242,19 @@ fn report(state: &State, vmid: u32, script: &GuestScript) -> String {
 }
 
 /// How a script ends.
-struct Outcome {
-    exit: i32,
-    output: String,
-    ms: u64,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Exit code.
+    pub exit: i32,
+    /// Output.
+    pub output: String,
+    /// How long it takes, in milliseconds before scaling.
+    pub ms: u64,
 }
 
 impl Outcome {
-    fn of(script: &str, fault: Option<&SshAction>, usual_ms: u64) -> Self {
+    /// What a fault says, else a comment in the script, else its last line.
+    pub fn of(script: &str, fault: Option<&SshAction>, usual_ms: u64) -> Self {
         let last = script
             .lines()
             .map(str::trim)

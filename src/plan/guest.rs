@@ -1,7 +1,8 @@
-//! The plan for a container: the stages in order, each of which is satisfied or says what to do next.
+//! The plan for a guest: the stages in order, each of which is satisfied or says what to do next. Where containers and
+//! machines differ, [`super::config`] and [`super::volumes`] are for the former, `vm*.rs` for the latter.
 
 use crate::crd::{GuestStatus, PowerState, RestartPolicy};
-use crate::desired::{Blocked, Desired, Form, Source};
+use crate::desired::{Blocked, Desired, Form, GuestType, Source};
 use crate::observed::{Guest, Observed};
 
 use super::*;
@@ -122,7 +123,7 @@ pub(super) fn hold_back(next: Next, status: &GuestStatus, now: i64) -> Next {
     }
 }
 
-/// Decides what to do next for a container.
+/// Decides what to do next for a guest.
 pub fn plan(input: Input<'_>) -> Plan {
     let mut planner = Planner::new(input);
     let next = match planner.stages() {
@@ -144,17 +145,22 @@ impl Planner<'_> {
         self.facts.node = Some(guest.node.clone());
         self.facts.ip = guest.ip.clone();
         self.ok(Stage::DependenciesReady, "");
-        self.ok(Stage::Created, format!("container {vmid} is on node {}", guest.node));
-        let sealed = self.sealed(&guest)?;
-        self.configured(vmid, &guest).or_else(|next| self.shown(next))?;
-        self.volumes(vmid, &guest).or_else(|next| self.shown(next))?;
-        self.gpus(vmid, &guest).or_else(|next| self.shown(next))?;
+        self.ok(
+            Stage::Created,
+            format!("{} is on node {}", guest.named(vmid), guest.node),
+        );
+        let sealed = self.sealed(vmid, &guest)?;
+        match self.desired.type_ {
+            GuestType::Lxc => self.container(vmid, &guest)?,
+            GuestType::Qemu => self.machine(vmid, &guest)?,
+        }
         self.firewall(vmid, &guest).or_else(|next| self.shown(next))?;
         self.settled(vmid, &guest).or_else(|next| self.shown(next))?;
         if sealed {
             return self.stay_sealed(vmid, &guest);
         }
         self.running(vmid, &guest).or_else(|next| self.shown(next))?;
+        self.agent_answers(vmid, &guest)?;
         self.scripts(vmid, &guest).or_else(|next| self.shown(next))?;
         if self.desired.form == Form::Guest {
             self.healthy(vmid, &guest)?;
@@ -164,6 +170,13 @@ impl Planner<'_> {
         self.lineage(&guest);
         self.facts.verified = Some(self.observed.cluster.guests.get(&vmid).cloned());
         Ok(())
+    }
+
+    /// What only containers have.
+    fn container(&mut self, vmid: i64, guest: &Guest) -> Staged {
+        self.configured(vmid, guest).or_else(|next| self.shown(next))?;
+        self.volumes(vmid, guest).or_else(|next| self.shown(next))?;
+        self.gpus(vmid, guest).or_else(|next| self.shown(next))
     }
 
     /// In a preview a step is noted, and the next stage is looked at.
@@ -219,6 +232,7 @@ impl Planner<'_> {
         self.keep_findings();
         if self.desired.form == Form::Guest && self.desired.power == PowerState::Running {
             let guest = Guest {
+                type_: self.desired.type_,
                 node,
                 running: true,
                 ..Guest::default()
@@ -258,9 +272,10 @@ impl Planner<'_> {
 
     /// Writes wait for a lock of Proxmox's to go.
     pub fn unlocked(&mut self, stage: Stage, vmid: i64, guest: &Guest) -> Staged {
+        let what = guest.named(vmid);
         match &guest.lock {
             Some(lock) => {
-                let message = format!("container {vmid} is locked ({lock}); Phoenix waits for the lock to go");
+                let message = format!("{what} is locked ({lock}); Phoenix waits for the lock to go");
                 Err(self.wait(stage, "GuestLocked", message, 10))
             }
             None => Ok(()),
@@ -269,14 +284,18 @@ impl Planner<'_> {
 
     /// Guest runs, or is stopped, as wanted; restarts that were asked for are carried out.
     fn running(&mut self, vmid: i64, guest: &Guest) -> Staged {
+        let what = guest.named(vmid);
         let stage = Stage::Running;
-        if !guest.pending.is_empty() && guest.running {
-            let names: Vec<&str> = guest.pending.iter().map(String::as_str).collect();
-            let message = format!("{} wait for a restart of container {vmid}", names.join(", "));
+        let mut names: Vec<&str> = guest.pending.iter().map(String::as_str).collect();
+        if self.cloud_init_unread(guest) {
+            names.push("cloud-init");
+        }
+        if !names.is_empty() && guest.running {
+            let message = format!("{} wait for a restart of {what}", names.join(", "));
             if self.desired.restart == RestartPolicy::Automatic {
                 self.unlocked(stage, vmid, guest)?;
-                let action = format!("restart container {vmid} ({message})");
-                return Err(self.run(stage, action, vec![], reboot(vmid, guest)));
+                let action = format!("restart {what} ({message})");
+                return Err(self.run(stage, action, vec![], restart(vmid, guest)));
             }
             let message = format!(
                 "{message}: set updatePolicy.restart: Automatic, or the annotation {}",
@@ -293,7 +312,7 @@ impl Planner<'_> {
             (PowerState::Running, false) if self.desired.form == Form::Guest || !self.scripts_recorded() => {
                 self.unlocked(stage, vmid, guest)?;
                 let call = ApiCall::post(status_path(vmid, guest, "start"));
-                return Err(self.run(stage, format!("start container {vmid}"), vec![], Effect::Task(call)));
+                return Err(self.run(stage, format!("start {what}"), vec![], Effect::Task(call)));
             }
             (PowerState::Stopped, true) => {
                 self.unlocked(stage, vmid, guest)?;
@@ -307,22 +326,23 @@ impl Planner<'_> {
             let announce = vec![Announce::Restart(value.clone())];
             if guest.running && self.desired.form == Form::Guest {
                 self.unlocked(stage, vmid, guest)?;
-                let action = format!("restart container {vmid} (annotation restartedAt)");
-                return Err(self.run(stage, action, announce, reboot(vmid, guest)));
+                let action = format!("restart {what} (annotation restartedAt)");
+                return Err(self.run(stage, action, announce, restart(vmid, guest)));
             }
             return Err(self.run(stage, "note the restart annotation", announce, Effect::Record));
         }
         let words = if guest.running { "runs" } else { "is stopped" };
-        self.ok(stage, format!("container {vmid} {words}"));
+        self.ok(stage, format!("{what} {words}"));
         Ok(())
     }
 
     /// A clean stop with a hard one after the deadline (facts D.8).
     pub fn shutdown(&mut self, stage: Stage, vmid: i64, guest: &Guest) -> Next {
+        let what = guest.named(vmid);
         let call = ApiCall::post(status_path(vmid, guest, "shutdown"))
             .param("timeout", 60)
             .param("forceStop", 1);
-        self.run(stage, format!("shut container {vmid} down"), vec![], Effect::Task(call))
+        self.run(stage, format!("shut {what} down"), vec![], Effect::Task(call))
     }
 
     /// The readiness probe succeeds.
@@ -339,9 +359,7 @@ impl Planner<'_> {
             );
             return Ok(());
         };
-        if !self.desired.channels.ssh {
-            return Err(self.needs_ssh(stage, "health.readiness"));
-        }
+        self.can_run_commands(stage, guest, "health.readiness")?;
         let period = u64::try_from(probe.period_seconds.unwrap_or(10)).unwrap_or(10);
         let threshold = probe.failure_threshold.unwrap_or(3);
         let counts = self.status.probe.clone().unwrap_or_default();
@@ -349,6 +367,7 @@ impl Planner<'_> {
         match &self.observed.probe {
             None => Err(Next::Look(Query::Probe {
                 vmid,
+                type_: guest.type_,
                 node: guest.node.clone(),
                 command: crate::desired::scripts::probe_command(probe),
                 timeout: u64::try_from(probe.timeout_seconds.unwrap_or(1)).unwrap_or(1),
@@ -380,6 +399,18 @@ impl Planner<'_> {
         }
     }
 
+    /// Commands run in a container through SSH, in a machine through its guest agent.
+    pub fn can_run_commands(&mut self, stage: Stage, guest: &Guest, field: &str) -> Staged {
+        match guest.type_ {
+            GuestType::Lxc if !self.desired.channels.ssh => Err(self.needs_ssh(stage, field)),
+            GuestType::Qemu if self.desired.vm.as_ref().and_then(|vm| vm.agent) == Some(false) => {
+                let message = format!("{field} needs the guest agent in the machine: set agent.enabled: true");
+                Err(self.stuck(stage, "InvalidSpec", message))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// SSH is needed for a field and not there.
     pub fn needs_ssh(&mut self, stage: Stage, field: &str) -> Next {
         let message = format!("{field} needs SSH to the node: set spec.ssh of the PhoenixHypervisor");
@@ -397,13 +428,22 @@ fn probe_words(why: &str) -> (&'static str, String) {
     ("ProbeFailed", format!("the readiness probe fails: {why}"))
 }
 
-fn reboot(vmid: i64, guest: &Guest) -> Effect {
-    Effect::Task(ApiCall::post(status_path(vmid, guest, "reboot")).param("timeout", 60))
+/// A restart that applies what is pending. A machine whose system does not answer would not reboot (facts F.7), so it is
+/// shut down, hard after the deadline, and the next look starts it.
+fn restart(vmid: i64, guest: &Guest) -> Effect {
+    match guest.type_ {
+        GuestType::Lxc => Effect::Task(ApiCall::post(status_path(vmid, guest, "reboot")).param("timeout", 60)),
+        GuestType::Qemu => Effect::Task(
+            ApiCall::post(status_path(vmid, guest, "shutdown"))
+                .param("timeout", 120)
+                .param("forceStop", 1),
+        ),
+    }
 }
 
 /// Path of a status operation.
 pub(super) fn status_path(vmid: i64, guest: &Guest, operation: &str) -> String {
-    format!("/nodes/{}/lxc/{vmid}/status/{operation}", guest.node)
+    format!("{}/status/{operation}", guest.path(vmid))
 }
 
 fn source_words(source: &Source) -> String {
@@ -411,14 +451,11 @@ fn source_words(source: &Source) -> String {
         Source::Clone { template, .. } => template.clone(),
         other => {
             let volid = other.image_volid().unwrap_or_default();
-            volid
-                .rsplit('/')
-                .next()
-                .unwrap_or_default()
-                .split("_")
-                .next()
-                .unwrap_or_default()
-                .to_string()
+            let file = volid.rsplit('/').next().unwrap_or_default();
+            let file = file.split('_').next().unwrap_or_default();
+            let image = [".qcow2", ".img", ".raw", ".vmdk"];
+            let stem = image.iter().find_map(|end| file.strip_suffix(end));
+            stem.unwrap_or(file).to_string()
         }
     }
 }

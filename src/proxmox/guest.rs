@@ -1,4 +1,4 @@
-//! Containers: config, pending changes, status, snapshots, addresses (facts D).
+//! Guests of either sort: config, pending changes, status, snapshots; a container's addresses (facts D, F).
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,12 @@ use serde_json::Value;
 
 use super::lenient::{boolean, list, number, opt_number, opt_text, scalar, text, text_map};
 use super::{ApiCall, Client, Error, Result};
+use crate::desired::GuestType;
 use crate::plan::call::path;
 
 /// GET …/config.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct LxcConfig {
+pub struct GuestConfig {
     /// SHA-1 of the config file: goes with every write that was decided on this read.
     pub digest: String,
     /// The config lock (facts B.5).
@@ -22,7 +23,7 @@ pub struct LxcConfig {
     pub raw: Vec<(String, String)>,
 }
 
-impl LxcConfig {
+impl GuestConfig {
     /// The option of that name.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.options.get(key).map(String::as_str)
@@ -39,7 +40,7 @@ impl LxcConfig {
     }
 }
 
-impl TryFrom<Value> for LxcConfig {
+impl TryFrom<Value> for GuestConfig {
     type Error = String;
 
     fn try_from(data: Value) -> Result<Self, String> {
@@ -91,7 +92,7 @@ impl PendingOption {
 
 /// GET …/status/current.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
-pub struct LxcStatus {
+pub struct GuestState {
     /// `running` or `stopped`.
     #[serde(deserialize_with = "text")]
     pub status: String,
@@ -121,7 +122,7 @@ pub struct LxcStatus {
     pub ha: HaState,
 }
 
-impl LxcStatus {
+impl GuestState {
     /// Whether it runs.
     pub fn is_running(&self) -> bool {
         self.status == "running"
@@ -187,53 +188,69 @@ pub struct Address {
     pub prefix: Option<u8>,
 }
 
-fn lxc_path(node: &str, vmid: u32, rest: &[&str]) -> String {
+/// Path of something of a guest.
+pub(super) fn guest_path(type_: GuestType, node: &str, vmid: u32, rest: &[&str]) -> String {
     let vmid = vmid.to_string();
-    path(["nodes", node, "lxc", &vmid].into_iter().chain(rest.iter().copied()))
+    path(
+        ["nodes", node, type_.as_str(), &vmid]
+            .into_iter()
+            .chain(rest.iter().copied()),
+    )
 }
 
 impl Client {
     /// The config as it will be after a restart; `current` gives it as it is in force.
-    pub async fn lxc_config(&self, node: &str, vmid: u32, current: bool) -> Result<LxcConfig> {
-        let call = ApiCall::get(lxc_path(node, vmid, &["config"])).param_opt("current", current.then_some(1));
+    pub async fn guest_config(&self, type_: GuestType, node: &str, vmid: u32, current: bool) -> Result<GuestConfig> {
+        let call = ApiCall::get(guest_path(type_, node, vmid, &["config"])).param_opt("current", current.then_some(1));
         self.read_config(&call).await
     }
 
     /// The config that a snapshot holds.
-    pub async fn lxc_snapshot_config(&self, node: &str, vmid: u32, snapshot: &str) -> Result<LxcConfig> {
-        let call = ApiCall::get(lxc_path(node, vmid, &["config"])).param("snapshot", snapshot);
+    pub async fn guest_snapshot_config(
+        &self,
+        type_: GuestType,
+        node: &str,
+        vmid: u32,
+        snapshot: &str,
+    ) -> Result<GuestConfig> {
+        let call = ApiCall::get(guest_path(type_, node, vmid, &["config"])).param("snapshot", snapshot);
         self.read_config(&call).await
     }
 
-    async fn read_config(&self, call: &ApiCall) -> Result<LxcConfig> {
+    async fn read_config(&self, call: &ApiCall) -> Result<GuestConfig> {
         let data = self.call(call).await?;
-        LxcConfig::try_from(data).map_err(|message| Error::Decode {
+        GuestConfig::try_from(data).map_err(|message| Error::Decode {
             call: format!("GET {}", call.path),
             message,
         })
     }
 
     /// Every option with what a restart would make of it.
-    pub async fn lxc_pending(&self, node: &str, vmid: u32) -> Result<Vec<PendingOption>> {
-        self.fetch(&ApiCall::get(lxc_path(node, vmid, &["pending"]))).await
+    pub async fn guest_pending(&self, type_: GuestType, node: &str, vmid: u32) -> Result<Vec<PendingOption>> {
+        self.fetch(&ApiCall::get(guest_path(type_, node, vmid, &["pending"])))
+            .await
     }
 
     /// Running or not, lock, uptime.
-    pub async fn lxc_status(&self, node: &str, vmid: u32) -> Result<LxcStatus> {
-        self.fetch(&ApiCall::get(lxc_path(node, vmid, &["status", "current"])))
+    pub async fn guest_state(&self, type_: GuestType, node: &str, vmid: u32) -> Result<GuestState> {
+        self.fetch(&ApiCall::get(guest_path(type_, node, vmid, &["status", "current"])))
             .await
     }
 
     /// The snapshots.
-    pub async fn lxc_snapshots(&self, node: &str, vmid: u32) -> Result<Vec<Snapshot>> {
-        let mut rows: Vec<Snapshot> = self.fetch(&ApiCall::get(lxc_path(node, vmid, &["snapshot"]))).await?;
+    pub async fn guest_snapshots(&self, type_: GuestType, node: &str, vmid: u32) -> Result<Vec<Snapshot>> {
+        let mut rows: Vec<Snapshot> = self
+            .fetch(&ApiCall::get(guest_path(type_, node, vmid, &["snapshot"])))
+            .await?;
         rows.retain(|row| row.name != "current");
         Ok(rows)
     }
 
     /// The interfaces; none of a stopped container.
     pub async fn lxc_interfaces(&self, node: &str, vmid: u32) -> Result<Vec<Interface>> {
-        let rows: Option<Vec<Interface>> = self.fetch(&ApiCall::get(lxc_path(node, vmid, &["interfaces"]))).await?;
+        let rows: Option<Vec<Interface>> = self
+            .fetch(&ApiCall::get(guest_path(GuestType::Lxc, node, vmid, &["interfaces"])))
+            .await?;
         Ok(rows.unwrap_or_default())
     }
 }
@@ -248,7 +265,7 @@ mod unit {
     fn configs_are_read_whole() {
         let data = json!({"digest": "7d45", "lock": "create", "memory": 512, "cores": "2", "template": 1,
             "description": "hi\n", "mp0": "zfs:subvol-1,mp=/a", "lxc": [["lxc.apparmor.profile", "unconfined"]]});
-        let config = LxcConfig::try_from(data).unwrap();
+        let config = GuestConfig::try_from(data).unwrap();
         assert_eq!(
             (config.digest.as_str(), config.lock.as_deref()),
             ("7d45", Some("create"))
@@ -261,7 +278,7 @@ mod unit {
             [("lxc.apparmor.profile".to_owned(), "unconfined".to_owned())]
         );
         assert!(config.get("digest").is_none() && config.get("lxc").is_none());
-        assert!(LxcConfig::try_from(json!({"memory": 5})).is_err());
+        assert!(GuestConfig::try_from(json!({"memory": 5})).is_err());
     }
 
     #[test]

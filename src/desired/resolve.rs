@@ -1,0 +1,361 @@
+//! An object resolved to what is wanted of its guest: what containers and machines share is here, what only one of
+//! them has in [`super::lxc`] and [`super::vm`].
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
+use crate::crd::*;
+
+use super::*;
+
+/// Resolves an object to what is wanted of its guest.
+///
+/// # Errors
+/// What is wrong with the spec or with what it refers to, with field, value and fix.
+pub fn resolve(object: &GuestObject, objects: &dyn Objects, cluster_id: &str) -> Result<Desired, Blocked> {
+    unbuilt(object)?;
+    let hypervisor = refs::hypervisor(object, objects)?;
+    let mut desired = shared(object, &hypervisor, objects, cluster_id)?;
+    if let Some(vm) = object.vm() {
+        super::vm::fill(&mut desired, object, vm, &hypervisor, objects)?;
+    } else if let Some(lxc) = object.lxc() {
+        super::lxc::fill(&mut desired, object, lxc, &hypervisor, objects)?;
+    }
+    desired.revision = revision(&desired);
+    desired.hash = hash(&desired);
+    Ok(desired)
+}
+
+fn no(what: String) -> Blocked {
+    Blocked::stalled("NotYetSupported", what)
+}
+
+/// Refuses fields whose behaviour is not built, for either sort of guest.
+fn unbuilt(object: &GuestObject) -> Result<(), Blocked> {
+    if object.annotations.contains_key(RECREATE) {
+        return Err(no(format!(
+            "metadata.annotations[{RECREATE}] is not supported yet and the guest is left as it is: take the annotation away; to have a new guest, delete the object and apply it again"
+        )));
+    }
+    let health = match &object.spec {
+        GuestSpec::Template(spec) if spec.revision_history_limit.is_some() => {
+            return Err(no("spec.revisionHistoryLimit is not supported yet: leave it out".into()));
+        }
+        GuestSpec::Template(spec) if spec.lxc.is_none() && spec.vm.is_none() => {
+            return Err(Blocked::stalled(
+                "InvalidSpec",
+                "spec: neither lxc nor vm is given: give one",
+            ));
+        }
+        GuestSpec::Template(_) => None,
+        GuestSpec::Lxc(spec) => spec.health.as_ref(),
+        GuestSpec::Vm(spec) => spec.health.as_ref(),
+    };
+    let Some(health) = health else { return Ok(()) };
+    for (given, field) in [
+        (health.startup.is_some(), "startup"),
+        (health.liveness.is_some(), "liveness"),
+    ] {
+        if given {
+            return Err(no(format!(
+                "spec.health.{field} is not supported yet: use spec.health.readiness"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn shared(
+    object: &GuestObject,
+    hypervisor: &PhoenixHypervisor,
+    objects: &dyn Objects,
+    cluster_id: &str,
+) -> Result<Desired, Blocked> {
+    let spec = object
+        .shared()
+        .ok_or_else(|| Blocked::stalled("InvalidSpec", "spec: neither lxc nor vm is given: give one"))?;
+    let defaults = hypervisor.spec.defaults.clone().unwrap_or_default();
+    let (power, update) = match &object.spec {
+        GuestSpec::Lxc(spec) => (spec.power_state, spec.update_policy.as_ref()),
+        GuestSpec::Vm(spec) => (spec.power_state, spec.update_policy.as_ref()),
+        GuestSpec::Template(_) => (None, None),
+    };
+    Ok(Desired {
+        cluster_id: cluster_id.to_string(),
+        previous_clusters: hypervisor.spec.previous_cluster_ids.clone().unwrap_or_default(),
+        key: object.key.clone(),
+        uid: object.uid.clone(),
+        type_: object.guest_type(),
+        vmid: object.spec_vmid(),
+        vmid_range: hypervisor.spec.vmid_range.as_ref().map(|r| (r.start, r.end)),
+        node: spec.node.cloned().or(defaults.node.clone()),
+        source: None,
+        revision: String::new(),
+        form: form(object),
+        default_hostname: object.key.name.replace('.', "-").chars().take(63).collect(),
+        unprivileged: None,
+        rootfs_storage: None,
+        rootfs_gib: None,
+        options: shared_options(&spec, &defaults),
+        startup: startup(spec.boot),
+        flags: BTreeMap::new(),
+        network: None,
+        tags: spec.tags.map(|tags| tags.iter().map(|t| t.0.clone()).collect()),
+        words: spec.description.cloned(),
+        pool: spec.pool.cloned(),
+        raw_lines: Vec::new(),
+        gpus: None,
+        volumes: None,
+        binds: None,
+        owner: None,
+        vm: None,
+        firewall: spec
+            .firewall
+            .map(|f| firewall(f, spec.network.unwrap_or_default(), object.guest_type())),
+        scripts: scripts::scripts(object, hypervisor, objects)?,
+        probe: scripts::probe(object, hypervisor, objects),
+        power: power.unwrap_or_default(),
+        restarted_at: object.annotations.get(RESTARTED_AT).cloned(),
+        restart: update.and_then(|u| u.restart).unwrap_or_default(),
+        drift: hypervisor.spec.drift_policy.unwrap_or_default(),
+        adopt: object.annotations.get(ADOPT).cloned(),
+        deletion: match &object.spec {
+            GuestSpec::Lxc(spec) => spec.deletion_policy,
+            GuestSpec::Template(spec) => spec.deletion_policy,
+            GuestSpec::Vm(spec) => spec.deletion_policy,
+        },
+        channels: Channels {
+            token: hypervisor.spec.credentials.token_secret_ref.is_some(),
+            ticket: hypervisor.spec.credentials.root_password_secret_ref.is_some(),
+            ssh: hypervisor.spec.ssh.is_some(),
+        },
+        hash: String::new(),
+    })
+}
+
+fn form(object: &GuestObject) -> Form {
+    match &object.spec {
+        GuestSpec::Template(spec) => match spec.form.unwrap_or_default() {
+            TemplateForm::Snapshot => Form::Snapshot(spec.snapshot_name.clone().unwrap_or_else(|| "phoenix".into())),
+            TemplateForm::Template => Form::Template,
+        },
+        _ => Form::Guest,
+    }
+}
+
+/// Options that mean the same for both sorts of guest.
+fn shared_options(spec: &SharedFields<'_>, defaults: &Defaults) -> BTreeMap<String, String> {
+    let flag = |b: bool| if b { "1" } else { "0" }.to_string();
+    let dns = spec.dns.cloned().unwrap_or_default();
+    let default_dns = defaults.dns.clone().unwrap_or_default();
+    let nameservers = dns.nameservers.or(default_dns.nameservers);
+    [
+        ("onboot", spec.boot.and_then(|b| b.autostart).map(flag)),
+        ("protection", spec.protection.map(flag)),
+        (
+            "nameserver",
+            nameservers.map(|list| list.iter().map(|a| a.0.as_str()).collect::<Vec<_>>().join(" ")),
+        ),
+        ("searchdomain", dns.search_domain.or(default_dns.search_domain)),
+    ]
+    .into_iter()
+    .filter_map(|(key, value)| Some((key.to_string(), value?)))
+    .collect()
+}
+
+/// A clone's source. Until the template is Ready only an existing guest can be worked on: vmid 0 says so.
+pub(super) fn clone_source(object: &GuestObject, name: &str, objects: &dyn Objects) -> Result<Source, Blocked> {
+    let template = refs::template(object, name, objects)?;
+    if template.guest_type() != object.guest_type() {
+        let (is, needs) = match object.guest_type() {
+            GuestType::Lxc => ("vm", "a container needs one with spec.lxc"),
+            GuestType::Qemu => ("lxc", "a VM needs one with spec.vm"),
+        };
+        let field = format!("{}.source.templateRef.name", object.field_prefix());
+        return Err(Blocked::stalled(
+            "InvalidSpec",
+            format!("{field}: PhoenixTemplate {name} is of {is} form: {needs}"),
+        ));
+    }
+    let ready = template.is_ready() && !template.deleting;
+    Ok(Source::Clone {
+        vmid: template.status.vmid.filter(|_| ready).unwrap_or_default(),
+        node: template.status.node.clone().unwrap_or_default(),
+        snapshot: match form(&template) {
+            Form::Snapshot(name) => Some(name),
+            _ => None,
+        },
+        revision: template.status.revision.clone().unwrap_or_default(),
+        template: name.to_string(),
+    })
+}
+
+pub(super) fn gib(field: &str, size: &str) -> Result<i64, Blocked> {
+    units::whole_gib(field, size).map_err(|m| Blocked::stalled("InvalidSpec", m))
+}
+
+/// A quantity in whole MiB, as Proxmox takes memory: at least 16 (facts D.1, F.1).
+pub(super) fn mib(field: &str, value: Option<&String>) -> Result<Option<i64>, Blocked> {
+    let mib = value.map(|v| units::whole_mib(field, v)).transpose();
+    mib.map_err(|m| Blocked::stalled("InvalidSpec", m))
+}
+
+/// Memory of a guest.
+pub(super) fn memory(prefix: &str, own: Option<&String>, default: Option<&String>) -> Result<Option<i64>, Blocked> {
+    let field = format!("{prefix}.memory");
+    let memory = mib(&field, own)?;
+    if let Some(memory) = memory.filter(|m| *m < 16) {
+        return Err(Blocked::stalled(
+            "InvalidSpec",
+            format!("{field}: {memory}Mi is too little: Proxmox needs at least 16Mi"),
+        ));
+    }
+    Ok(memory.or(mib(&field, default)?))
+}
+
+/// Where a downloaded image goes.
+pub(super) fn image_storage(
+    prefix: &str,
+    field: &str,
+    own: Option<&String>,
+    defaults: &Defaults,
+) -> Result<String, Blocked> {
+    own.or(defaults.image_storage.as_ref()).cloned().ok_or_else(|| {
+        Blocked::stalled(
+            "InvalidSpec",
+            format!("{prefix}.{field}.storage is missing: name a storage for images, here or in defaults.imageStorage of the PhoenixHypervisor"),
+        )
+    })
+}
+
+/// Name of the file behind a URL.
+pub(super) fn file_name(url: &str) -> String {
+    let path = url.split(['?', '#']).next().unwrap_or_default();
+    path.rsplit('/').next().unwrap_or_default().to_string()
+}
+
+fn startup(boot: Option<&Boot>) -> BTreeMap<String, String> {
+    let boot = boot.cloned().unwrap_or_default();
+    [("order", boot.order), ("up", boot.up_delay), ("down", boot.down_delay)]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_string(), value?.to_string())))
+        .collect()
+}
+
+fn firewall(firewall: &Firewall, network: &[Network], type_: GuestType) -> WantedFirewall {
+    let action = |a: FirewallAction| match a {
+        FirewallAction::Accept => "ACCEPT",
+        FirewallAction::Drop => "DROP",
+        FirewallAction::Reject => "REJECT",
+    };
+    let mut options = BTreeMap::new();
+    if let Some(enabled) = firewall.enabled {
+        options.insert("enable".to_string(), if enabled { "1" } else { "0" }.to_string());
+    }
+    for (key, policy) in [
+        ("policy_in", firewall.inbound_policy),
+        ("policy_out", firewall.outbound_policy),
+    ] {
+        if let Some(policy) = policy {
+            options.insert(key.to_string(), action(policy).to_string());
+        }
+    }
+    let number = |name: &str| match type_ {
+        GuestType::Lxc => network.iter().position(|n| n.name == name).map(|p| p.to_string()),
+        // The number in the name of a machine's interface is Proxmox's.
+        GuestType::Qemu => name.get(3..).map(str::to_string),
+    };
+    let rule = |(i, rule): (usize, &FirewallRule)| -> WantedRule {
+        let direction = if rule.direction == FirewallDirection::In {
+            "in"
+        } else {
+            "out"
+        };
+        let comment = match &rule.comment {
+            Some(words) => format!("phoenix:{i} {words}"),
+            None => format!("phoenix:{i}"),
+        };
+        [
+            ("type", Some(direction.to_string())),
+            ("action", Some(action(rule.action).to_string())),
+            (
+                "enable",
+                Some(if rule.enabled.unwrap_or(true) { "1" } else { "0" }.to_string()),
+            ),
+            ("proto", rule.protocol.clone()),
+            ("source", rule.source.clone()),
+            ("dest", rule.destination.clone()),
+            ("dport", rule.port.clone()),
+            ("sport", rule.source_port.clone()),
+            (
+                "iface",
+                rule.interface.as_deref().and_then(number).map(|n| format!("net{n}")),
+            ),
+            ("macro", rule.macro_name.clone()),
+            ("comment", Some(comment)),
+        ]
+        .into_iter()
+        .filter_map(|(k, v)| Some((k.to_string(), v?)))
+        .collect()
+    };
+    WantedFirewall {
+        options,
+        rules: firewall
+            .rules
+            .as_ref()
+            .map(|rules| rules.iter().enumerate().map(rule).collect()),
+    }
+}
+
+pub(super) fn short_hash(parts: &[String]) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part.as_bytes());
+    }
+    hasher.finalize().iter().take(6).map(|b| format!("{b:02x}")).collect()
+}
+
+/// Content hash of what a template is built from: its source (and the source's revision), its root filesystem and
+/// its scripts. Options such as cores do not change what children copy.
+fn revision(desired: &Desired) -> String {
+    if desired.form == Form::Guest {
+        return String::new();
+    }
+    let source = match &desired.source {
+        Some(Source::Clone { template, revision, .. }) => format!("clone {template} {revision}"),
+        other => format!("{other:?}"),
+    };
+    let mut parts = vec![source, format!("{:?} {:?}", desired.rootfs_gib, desired.unprivileged)];
+    if let Some(vm) = &desired.vm {
+        let first = vm.disks.iter().flatten().next().and_then(|d| d.size_gib);
+        parts.push(format!("vm {first:?} {:?} {:?}", vm.cloud_init, vm.firmware));
+    }
+    parts.extend(
+        desired
+            .scripts
+            .iter()
+            .filter(|s| s.role < ScriptRole::Test)
+            .map(|s| s.hash.clone()),
+    );
+    short_hash(&parts)
+}
+
+/// Hash of everything that is applied to the guest; uid and clone details do not count.
+fn hash(desired: &Desired) -> String {
+    let mut copy = desired.clone();
+    copy.uid.clear();
+    copy.adopt = None;
+    if let Some(Source::Clone {
+        vmid, node, revision, ..
+    }) = &mut copy.source
+    {
+        (*vmid, *node, *revision) = (0, String::new(), String::new());
+    }
+    let scripts: Vec<String> = copy.scripts.iter().map(|s| s.hash.clone()).collect();
+    copy.scripts.clear();
+    let mut parts = vec![format!("{copy:?}")];
+    parts.extend(scripts);
+    short_hash(&parts)
+}

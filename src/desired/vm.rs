@@ -1,0 +1,599 @@
+//! What only virtual machines have, from a PhoenixVM or a PhoenixTemplate of vm form.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::crd::*;
+use crate::secret::Secret;
+
+use super::resolve::{clone_source, file_name, gib, image_storage, memory, mib};
+use super::*;
+
+/// Properties of an option that are managed, in Proxmox's words.
+pub type Managed = BTreeMap<String, String>;
+
+/// What is wanted of a machine beyond what containers have too.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WantedVm {
+    /// Options whose values are property strings (`cpu`, `agent`, `ipconfig0`): the properties that are managed.
+    pub properties: BTreeMap<String, Managed>,
+    /// Options that must not be set.
+    pub absent: BTreeSet<String>,
+    /// Options that a new machine gets where the spec says nothing.
+    pub creation: BTreeMap<String, String>,
+    /// Disks; `None` is unmanaged. On creation the first is the boot disk.
+    pub disks: Option<Vec<WantedDisk>>,
+    /// Storage of disks that name none.
+    pub disk_storage: Option<String>,
+    /// EFI disk and TPM.
+    pub firmware: WantedFirmware,
+    /// Names of disks and interfaces in boot order; `None` is unmanaged.
+    pub boot_order: Option<Vec<String>>,
+    /// cloud-init; `None` is unmanaged.
+    pub cloud_init: Option<WantedCloudInit>,
+    /// PCI devices; `None` is unmanaged.
+    pub pci: Option<Vec<Managed>>,
+    /// USB devices; `None` is unmanaged.
+    pub usb: Option<Vec<Managed>>,
+    /// Whether the guest agent is to answer; `None` is unmanaged.
+    pub agent: Option<bool>,
+    /// Seconds after a start within which it should.
+    pub agent_deadline: i64,
+}
+
+/// A disk as wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WantedDisk {
+    /// Name in the spec; it is the disk's serial number.
+    pub name: String,
+    /// Place of an adopted machine's disk that the name spells (`scsi0`), instead of a serial number.
+    pub place: Option<String>,
+    /// Bus for a new disk.
+    pub bus: DiskBus,
+    /// Storage for a new disk.
+    pub storage: Option<String>,
+    /// Size in GiB.
+    pub size_gib: Option<i64>,
+    /// Managed properties (`cache`, `discard`, …).
+    pub properties: Managed,
+}
+
+/// EFI disk and TPM; both are made once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WantedFirmware {
+    /// EFI disk: its storage, and whether keys are enrolled.
+    pub efi: Option<(Option<String>, bool)>,
+    /// TPM: its storage and version.
+    pub tpm: Option<(Option<String>, &'static str)>,
+}
+
+/// What cloud-init is told. User, keys and addresses are options of the machine.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WantedCloudInit {
+    /// Storage of the cloud-init drive.
+    pub storage: Option<String>,
+    /// Password hash.
+    pub password: Option<Secret>,
+    /// Digest of the password hash, for the hash of what is wanted: the value itself is never printed.
+    pub password_digest: Option<String>,
+    /// What goes into a snippet.
+    pub vendor: Option<WantedVendor>,
+}
+
+/// The vendor-data snippet: what Proxmox's own options cannot say ([`cloud_init`]).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WantedVendor {
+    /// Storage with content snippets; `None`: one that the node has.
+    pub storage: Option<String>,
+    /// Packages.
+    pub packages: Vec<String>,
+    /// The user's own data.
+    pub user_data: Option<String>,
+    /// Install the guest agent.
+    pub agent: bool,
+    /// Features that are installed at the first boot.
+    pub scripts: Vec<Script>,
+    /// Whether the machine is not what the spec says without it; otherwise it only makes the first boot quicker.
+    pub required: bool,
+    /// Digest of all that is in it; part of the file's name.
+    pub digest: String,
+}
+
+/// Adds what is wanted of a machine.
+///
+/// # Errors
+/// What is wrong with the spec or with what it refers to, with field, value and fix.
+pub(super) fn fill(
+    desired: &mut Desired,
+    object: &GuestObject,
+    guest: &VmGuest,
+    hypervisor: &PhoenixHypervisor,
+    objects: &dyn Objects,
+) -> Result<(), Blocked> {
+    let prefix = object.field_prefix();
+    let defaults = hypervisor.spec.defaults.clone().unwrap_or_default();
+    desired.source = source(object, guest, &defaults, objects)?;
+    desired.options.extend(options(guest, &defaults, prefix)?);
+    if guest.cloud_init.is_none() && guest.dns.is_none() {
+        // Defaults for name resolution mean nothing to a machine without cloud-init.
+        desired.options.remove("nameserver");
+        desired.options.remove("searchdomain");
+    }
+    if let Some(init) = &guest.cloud_init {
+        desired.options.extend(cloud_init_options(object, init, objects)?);
+    }
+    network(desired, guest, &defaults, prefix)?;
+    let mut vm = WantedVm {
+        properties: properties(guest),
+        disks: guest.disks.as_ref().map(|list| disks(list, prefix)).transpose()?,
+        disk_storage: defaults.disk_storage.clone().or(defaults.rootfs_storage.clone()),
+        firmware: firmware(guest),
+        boot_order: guest.boot_order.clone(),
+        cloud_init: cloud_init(desired, object, guest, &defaults, objects)?,
+        pci: guest.pci.as_ref().map(|list| list.iter().map(pci).collect()),
+        usb: guest.usb.as_ref().map(|list| list.iter().map(usb).collect()),
+        agent: guest.agent.as_ref().map(|a| a.enabled.unwrap_or(true)),
+        agent_deadline: guest.agent.as_ref().and_then(|a| a.deadline_seconds).unwrap_or(600),
+        ..WantedVm::default()
+    };
+    vm.properties.extend(addresses(guest));
+    if guest.serial == Some(false) {
+        vm.absent.insert("serial0".into());
+    }
+    vm.creation = creation(guest, desired);
+    check_boot_order(guest, prefix)?;
+    desired.vm = Some(vm);
+    Ok(())
+}
+
+fn invalid(message: String) -> Blocked {
+    Blocked::stalled("InvalidSpec", message)
+}
+
+fn bit(on: bool) -> String {
+    if on { "1" } else { "0" }.into()
+}
+
+fn source(
+    object: &GuestObject,
+    guest: &VmGuest,
+    defaults: &Defaults,
+    objects: &dyn Objects,
+) -> Result<Option<Source>, Blocked> {
+    let prefix = object.field_prefix();
+    let Some(source) = &guest.source else { return Ok(None) };
+    if let Some(reference) = &source.template_ref {
+        return clone_source(object, &reference.name, objects).map(Some);
+    }
+    let Some(image) = &source.cloud_image else {
+        return Ok(None);
+    };
+    if let Some(volid) = &image.volid {
+        return Ok(Some(Source::Image { volid: volid.clone() }));
+    }
+    let storage = image_storage(prefix, "source.cloudImage", image.storage.as_ref(), defaults)?;
+    let url = image.url.clone().unwrap_or_default();
+    // Proxmox imports files named .qcow2, .raw and .vmdk; cloud images named .img are qcow2 inside (facts G.4).
+    let name = file_name(&url);
+    let filename = match name.strip_suffix(".img") {
+        Some(stem) => format!("{stem}.qcow2"),
+        None => name,
+    };
+    Ok(Some(Source::Download {
+        storage,
+        content: "import",
+        filename,
+        url,
+        sha256: image.sha256.clone().unwrap_or_default(),
+    }))
+}
+
+/// Plain options in Proxmox's words that only machines have.
+fn options(guest: &VmGuest, defaults: &Defaults, prefix: &str) -> Result<BTreeMap<String, String>, Blocked> {
+    let memory = memory(prefix, guest.memory.as_ref(), defaults.memory.as_ref())?;
+    let balloon = mib(&format!("{prefix}.balloon"), guest.balloon.as_ref())?;
+    if let (Some(balloon), Some(memory)) = (balloon, memory)
+        && balloon > memory
+    {
+        return Err(invalid(format!(
+            "{prefix}.balloon: {balloon}Mi is more than the memory of {memory}Mi: give at most that"
+        )));
+    }
+    let cpu = guest.cpu.clone().unwrap_or_default();
+    let hotplug = guest.hotplug.as_ref();
+    if hotplug.is_some_and(|list| list.contains(&Hotplug::Memory)) && cpu.numa != Some(true) {
+        return Err(invalid(format!(
+            "{prefix}.hotplug: memory can only be changed while the machine runs with {prefix}.cpu.numa: true: set it, or take memory out"
+        )));
+    }
+    let hotplug = hotplug.map(|list| match list.as_slice() {
+        [] => "0".to_string(),
+        _ => {
+            let words: BTreeSet<&str> = list.iter().map(|h| h.as_str()).collect();
+            Vec::from_iter(words).join(",")
+        }
+    });
+    let options = [
+        ("name", guest.hostname.clone()),
+        ("cores", cpu.cores.or(defaults.cores).map(|v| v.to_string())),
+        ("sockets", cpu.sockets.map(|v| v.to_string())),
+        ("numa", cpu.numa.map(bit)),
+        ("affinity", cpu.affinity),
+        ("cpulimit", cpu.limit.map(|v| v.to_string())),
+        ("cpuunits", cpu.units.map(|v| v.to_string())),
+        ("memory", memory.map(|v| v.to_string())),
+        ("balloon", balloon.map(|v| v.to_string())),
+        ("bios", guest.bios.map(|b| bios(b).to_string())),
+        ("ostype", guest.os_type.map(|o| o.as_str().to_string())),
+        ("scsihw", guest.scsi_controller.map(|c| c.as_str().to_string())),
+        ("serial0", (guest.serial == Some(true)).then(|| "socket".to_string())),
+        ("hotplug", hotplug),
+        ("hookscript", guest.hookscript.clone()),
+    ];
+    let given = options.into_iter().filter_map(|(k, v)| Some((k.to_string(), v?)));
+    Ok(given.collect())
+}
+
+fn bios(bios: VmBios) -> &'static str {
+    match bios {
+        VmBios::Seabios => "seabios",
+        VmBios::Ovmf => "ovmf",
+    }
+}
+
+/// Managed properties of options that are property strings.
+fn properties(guest: &VmGuest) -> BTreeMap<String, Managed> {
+    let mut all = BTreeMap::new();
+    let mut put = |option: &str, properties: Vec<(&str, Option<String>)>| {
+        let given = properties.into_iter().filter_map(|(k, v)| Some((k.to_string(), v?)));
+        let given: Managed = given.collect();
+        if !given.is_empty() {
+            all.insert(option.to_string(), given);
+        }
+    };
+    let cpu = guest.cpu.clone().unwrap_or_default();
+    put(
+        "cpu",
+        vec![("cputype", cpu.type_), ("flags", cpu.flags.map(|list| list.join(";")))],
+    );
+    put("machine", vec![("type", guest.machine.clone())]);
+    if let Some(agent) = &guest.agent {
+        put(
+            "agent",
+            vec![
+                ("enabled", Some(bit(agent.enabled.unwrap_or(true)))),
+                ("freeze-fs-on-backup", agent.freeze_filesystems.map(bit)),
+                ("fstrim_cloned_disks", agent.trim_cloned_disks.map(bit)),
+            ],
+        );
+    }
+    if let Some(vga) = &guest.vga {
+        put(
+            "vga",
+            vec![
+                ("type", Some(vga.type_.as_str().to_string())),
+                ("memory", vga.memory.map(|m| m.to_string())),
+            ],
+        );
+    }
+    all
+}
+
+/// Number of an interface, from its name; admission checked its form.
+fn number(name: &str) -> u32 {
+    name.get(3..).and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+/// `ipconfigN` from the same words as a container's interface.
+fn addresses(guest: &VmGuest) -> BTreeMap<String, Managed> {
+    let given = |value: &Option<String>| value.clone().filter(|v| v != "manual");
+    guest
+        .network
+        .iter()
+        .flatten()
+        .filter_map(|n| {
+            let managed: Managed = [
+                ("ip", given(&n.ip)),
+                ("gw", n.gateway.clone()),
+                ("ip6", given(&n.ip6)),
+                ("gw6", n.gateway6.clone()),
+            ]
+            .into_iter()
+            .filter_map(|(k, v)| Some((k.to_string(), v?)))
+            .collect();
+            (!managed.is_empty()).then(|| (format!("ipconfig{}", number(&n.name)), managed))
+        })
+        .collect()
+}
+
+fn network(desired: &mut Desired, guest: &VmGuest, defaults: &Defaults, prefix: &str) -> Result<(), Blocked> {
+    let Some(list) = &guest.network else { return Ok(()) };
+    for n in list {
+        let addressed = [("ip", &n.ip), ("ip6", &n.ip6)].into_iter().find(|(_, v)| v.is_some());
+        if let (Some((field, Some(value))), None) = (addressed, &guest.cloud_init) {
+            return Err(invalid(format!(
+                "{prefix}.network[{}].{field}: {value:?} is given to the machine by cloud-init: add {prefix}.cloudInit (it may be empty), or leave {field} out",
+                n.name
+            )));
+        }
+    }
+    let firewall_on = guest.firewall.as_ref().and_then(|f| f.enabled) == Some(true);
+    let wanted = |n: &Network| WantedNet {
+        name: format!("net{}", number(&n.name)),
+        properties: [
+            ("bridge", n.bridge.clone().or(defaults.bridge.clone())),
+            ("tag", n.vlan.map(|v| v.to_string())),
+            ("macaddr", n.mac.as_ref().map(|m| m.to_uppercase())),
+            ("mtu", n.mtu.map(|v| v.to_string())),
+            ("rate", n.rate.map(|v| v.to_string())),
+            ("firewall", n.firewall.or(firewall_on.then_some(true)).map(bit)),
+        ]
+        .into_iter()
+        .filter_map(|(k, v)| Some((k.to_string(), v?)))
+        .collect(),
+    };
+    desired.network = Some(list.iter().map(wanted).collect());
+    Ok(())
+}
+
+fn disks(list: &[VmDisk], prefix: &str) -> Result<Vec<WantedDisk>, Blocked> {
+    list.iter()
+        .map(|disk| {
+            let field = format!("{prefix}.disks[{}].size", disk.name);
+            let properties = [
+                ("cache", disk.cache.map(|c| c.as_str().to_string())),
+                (
+                    "discard",
+                    disk.discard.map(|on| if on { "on" } else { "ignore" }.to_string()),
+                ),
+                ("iothread", disk.iothread.map(bit)),
+                ("ssd", disk.ssd.map(bit)),
+                ("backup", disk.backup.map(bit)),
+                ("ro", disk.read_only.map(bit)),
+            ];
+            Ok(WantedDisk {
+                name: disk.name.clone(),
+                place: is_place(&disk.name).then(|| disk.name.clone()),
+                bus: disk.bus.unwrap_or_default(),
+                storage: disk.storage.clone(),
+                size_gib: disk.size.as_deref().map(|s| gib(&field, s)).transpose()?,
+                properties: properties
+                    .into_iter()
+                    .filter_map(|(k, v)| Some((k.to_string(), v?)))
+                    .collect(),
+            })
+        })
+        .collect()
+}
+
+/// Whether a name spells a place of Proxmox's such as `scsi0`.
+fn is_place(name: &str) -> bool {
+    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    stem.len() < name.len() && ["scsi", "virtio", "sata", "ide"].contains(&stem)
+}
+
+fn firmware(guest: &VmGuest) -> WantedFirmware {
+    let efi = guest.efi_disk.clone().unwrap_or_default();
+    WantedFirmware {
+        efi: (guest.bios == Some(VmBios::Ovmf)).then(|| (efi.storage, efi.pre_enrolled_keys.unwrap_or(false))),
+        tpm: guest.tpm.as_ref().map(|tpm| {
+            let version = match tpm.version.unwrap_or_default() {
+                TpmVersion::V1 => "v1.2",
+                TpmVersion::V2 => "v2.0",
+            };
+            (tpm.storage.clone(), version)
+        }),
+    }
+}
+
+fn pci(device: &VmPci) -> Managed {
+    // Without a domain Proxmox means domain 0.
+    let address = device.address.as_ref().map(|a| match a.matches(':').count() {
+        1 => format!("0000:{a}"),
+        _ => a.clone(),
+    });
+    [
+        ("mapping", device.mapping.clone()),
+        ("host", address),
+        ("pcie", device.pcie.map(bit)),
+        ("x-vga", device.primary_gpu.map(bit)),
+        ("mdev", device.mdev.clone()),
+        ("rombar", device.rom_bar.map(bit)),
+    ]
+    .into_iter()
+    .filter_map(|(k, v)| Some((k.to_string(), v?)))
+    .collect()
+}
+
+fn usb(device: &VmUsb) -> Managed {
+    [
+        ("mapping", device.mapping.clone()),
+        ("host", device.host.as_ref().map(|h| h.to_lowercase())),
+        ("usb3", device.usb3.map(bit)),
+    ]
+    .into_iter()
+    .filter_map(|(k, v)| Some((k.to_string(), v?)))
+    .collect()
+}
+
+/// What a new machine gets besides: the agent's channel, a controller for its disks, and the console that cloud images
+/// expect.
+fn creation(guest: &VmGuest, desired: &Desired) -> BTreeMap<String, String> {
+    let mut creation: BTreeMap<String, String> = [
+        ("ostype", "l26"),
+        ("scsihw", "virtio-scsi-single"),
+        ("agent", "enabled=1"),
+    ]
+    .into_iter()
+    .map(|(k, v)| (k.to_string(), v.to_string()))
+    .collect();
+    if !matches!(desired.source, Some(Source::Clone { .. })) && guest.serial.is_none() {
+        creation.insert("serial0".into(), "socket".into());
+        if guest.vga.is_none() {
+            creation.insert("vga".into(), "serial0".into());
+        }
+    }
+    creation
+}
+
+fn check_boot_order(guest: &VmGuest, prefix: &str) -> Result<(), Blocked> {
+    let disks = guest.disks.iter().flatten().map(|d| d.name.as_str());
+    let nets = guest.network.iter().flatten().map(|n| n.name.as_str());
+    let known: Vec<&str> = disks.chain(nets).collect();
+    let unknown = guest
+        .boot_order
+        .iter()
+        .flatten()
+        .find(|name| !known.contains(&name.as_str()));
+    match unknown {
+        Some(name) => Err(invalid(format!(
+            "{prefix}.bootOrder: {name:?} is neither a disk nor an interface of this machine: use one of {}",
+            if known.is_empty() {
+                "its disks, after listing them".into()
+            } else {
+                known.join(", ")
+            }
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// cloud-init's settings that are options of the machine.
+fn cloud_init_options(
+    object: &GuestObject,
+    init: &CloudInit,
+    objects: &dyn Objects,
+) -> Result<BTreeMap<String, String>, Blocked> {
+    let mut options = BTreeMap::new();
+    if let Some(user) = &init.user {
+        options.insert("ciuser".to_string(), user.clone());
+    }
+    if let Some(upgrade) = init.upgrade {
+        options.insert("ciupgrade".to_string(), bit(upgrade));
+    }
+    if let Some(reference) = &init.ssh_keys_secret_ref {
+        let field = format!("{}.cloudInit.sshKeysSecretRef", object.field_prefix());
+        let KeyRef { name, key } = reference;
+        let text = refs::secret_value(objects, &object.key.namespace, name, key, &field)?;
+        let keys: Vec<&str> = text
+            .lines()
+            .map(str::trim)
+            .filter(|l| !l.is_empty() && !l.starts_with('#'))
+            .collect();
+        let wrong = keys.iter().position(|k| !is_ssh_key(k));
+        if keys.is_empty() || wrong.is_some() {
+            let what = wrong.map_or("it is empty".to_string(), |n| format!("its line {} is none", n + 1));
+            return Err(invalid(format!(
+                "{field}: key {key:?} of Secret {name} must hold SSH public keys, one a line, such as \"ssh-ed25519 AAAA… me@desk\", but {what}"
+            )));
+        }
+        options.insert("sshkeys".to_string(), keys.join("\n"));
+    }
+    Ok(options)
+}
+
+fn is_ssh_key(line: &str) -> bool {
+    let kind = |word: &str| word.starts_with("ssh-") || word.starts_with("ecdsa-sha2-") || word.starts_with("sk-");
+    // Options may stand in front of the type.
+    let mut words = line.split_whitespace().skip_while(|w| !kind(w));
+    words.next().is_some() && words.next().is_some_and(|k| k.starts_with("AAAA"))
+}
+
+fn cloud_init(
+    desired: &Desired,
+    object: &GuestObject,
+    guest: &VmGuest,
+    defaults: &Defaults,
+    objects: &dyn Objects,
+) -> Result<Option<WantedCloudInit>, Blocked> {
+    let Some(init) = &guest.cloud_init else {
+        return Ok(None);
+    };
+    let password = password(object, init, objects)?;
+    let password_digest = password
+        .as_ref()
+        .map(|p| super::resolve::short_hash(&[p.expose().to_string()]));
+    Ok(Some(WantedCloudInit {
+        storage: init.storage.clone(),
+        password,
+        password_digest,
+        vendor: vendor(desired, object, guest, init, defaults)?,
+    }))
+}
+
+/// The password hash; a password in clear text is refused.
+fn password(object: &GuestObject, init: &CloudInit, objects: &dyn Objects) -> Result<Option<Secret>, Blocked> {
+    let Some(KeyRef { name, key }) = &init.password_hash_secret_ref else {
+        return Ok(None);
+    };
+    let field = format!("{}.cloudInit.passwordHashSecretRef", object.field_prefix());
+    let text = refs::secret_value(objects, &object.key.namespace, name, key, &field)?;
+    let hash = text.trim();
+    let parts: Vec<&str> = hash.split('$').collect();
+    let known = ["1", "2b", "2y", "5", "6", "7", "y", "gy"];
+    if parts.len() < 4 || !parts[0].is_empty() || !known.contains(&parts[1]) || hash.contains(char::is_whitespace) {
+        return Err(invalid(format!(
+            "{field}: key {key:?} of Secret {name} holds no password hash such as $6$…: make one with `mkpasswd -m sha-512`; passwords in clear text are not taken"
+        )));
+    }
+    Ok(Some(Secret::new(hash)))
+}
+
+/// What goes into the snippet, if anything does.
+fn vendor(
+    desired: &Desired,
+    object: &GuestObject,
+    guest: &VmGuest,
+    init: &CloudInit,
+    defaults: &Defaults,
+) -> Result<Option<WantedVendor>, Blocked> {
+    let prefix = object.field_prefix();
+    let agent = guest.agent.clone().unwrap_or_default();
+    let from_image = matches!(desired.source, Some(Source::Image { .. } | Source::Download { .. }));
+    let ssh = desired.channels.ssh;
+    let asked = [
+        (
+            init.packages.as_ref().is_some_and(|p| !p.is_empty()),
+            "cloudInit.packages",
+        ),
+        (init.user_data.is_some(), "cloudInit.userData"),
+        (agent.install == Some(true), "agent.install"),
+    ];
+    let required = asked.iter().find(|(given, _)| *given).map(|(_, field)| *field);
+    if let Some(field) = required.filter(|_| !ssh) {
+        return Err(Blocked::stalled(
+            "MissingPrivilege",
+            format!(
+                "{prefix}.{field} is put into a snippet on the node, which needs SSH: set spec.ssh of the PhoenixHypervisor, or leave it out"
+            ),
+        ));
+    }
+    if !ssh {
+        return Ok(None);
+    }
+    if let Some(text) = &init.user_data {
+        cloud_init::check_user_data(text).map_err(|e| invalid(format!("{prefix}.{e}")))?;
+    }
+    let enabled = agent.enabled.unwrap_or(true);
+    let scripts: Vec<Script> = desired
+        .scripts
+        .iter()
+        .filter(|s| s.role == ScriptRole::Feature)
+        .cloned()
+        .collect();
+    let vendor = WantedVendor {
+        storage: init.snippet_storage.clone().or(defaults.snippet_storage.clone()),
+        packages: init.packages.clone().unwrap_or_default(),
+        user_data: init.user_data.clone(),
+        agent: enabled && agent.install.unwrap_or(from_image),
+        scripts,
+        required: required.is_some(),
+        digest: String::new(),
+    };
+    let nothing =
+        vendor.packages.is_empty() && vendor.user_data.is_none() && !vendor.agent && vendor.scripts.is_empty();
+    let mut parts = vec![format!("{:?}", vendor.packages), vendor.agent.to_string()];
+    parts.push(vendor.user_data.clone().unwrap_or_default());
+    parts.extend(vendor.scripts.iter().flat_map(|s| [s.id.clone(), s.hash.clone()]));
+    let digest = super::resolve::short_hash(&parts);
+    Ok((!nothing).then_some(WantedVendor { digest, ..vendor }))
+}

@@ -1,0 +1,177 @@
+//! The parts of a machine that containers do not have, in the order in which they are made true.
+
+use std::collections::BTreeMap;
+
+use crate::desired::WantedVm;
+use crate::desired::vm::Managed;
+use crate::observed::Guest;
+use crate::property::Properties;
+
+use super::config::{Change, change, option_changes};
+use super::guest::{Planner, Staged};
+use super::*;
+
+impl Planner<'_> {
+    /// Disks, options, network, devices and cloud-init are as wanted.
+    pub(super) fn machine(&mut self, vmid: i64, guest: &Guest) -> Staged {
+        let Some(vm) = self.desired.vm.clone() else {
+            return Ok(());
+        };
+        self.vm_disks(vmid, guest, &vm).or_else(|next| self.shown(next))?;
+        self.vm_configured(vmid, guest, &vm).or_else(|next| self.shown(next))?;
+        self.ok(Stage::VolumesReady, "the disks are as wanted");
+        self.devices(vmid, guest, &vm).or_else(|next| self.shown(next))?;
+        self.cloud_init(vmid, guest, &vm).or_else(|next| self.shown(next))
+    }
+
+    fn vm_configured(&mut self, vmid: i64, guest: &Guest, vm: &WantedVm) -> Staged {
+        let stage = Stage::Configured;
+        let fresh = guest.stamp().is_some_and(|s| s.fresh);
+        let mut changes = option_changes(self.desired, guest, fresh);
+        changes.extend(super::vm_options::property_changes(vm, guest, fresh));
+        changes.extend(super::vm_options::network_changes(self.desired, guest, fresh));
+        changes.extend(super::vm_options::cleared(self.desired, vm, guest, fresh));
+        changes.extend(super::vm_disks::boot_order(vm, guest));
+        self.apply(stage, vmid, guest, changes)?;
+        self.in_pool(vmid)?;
+        self.ok(stage, "the configuration is as wanted");
+        Ok(())
+    }
+
+    /// PCI and USB devices passed through.
+    fn devices(&mut self, vmid: i64, guest: &Guest, vm: &WantedVm) -> Staged {
+        let fresh = guest.stamp().is_some_and(|s| s.fresh);
+        let mut changes = device_changes("hostpci", "pci", vm.pci.as_deref(), guest, fresh, 16);
+        changes.extend(device_changes("usb", "usb", vm.usb.as_deref(), guest, fresh, 14));
+        self.apply(Stage::GPUReady, vmid, guest, changes)?;
+        let names: Vec<&str> = vm
+            .pci
+            .iter()
+            .flatten()
+            .filter_map(|d| d.get("mapping").or(d.get("host")).map(String::as_str))
+            .collect();
+        self.facts.gpus = Some(names.join(",")).filter(|n| !n.is_empty());
+        let message = match names.as_slice() {
+            [] => "no devices are passed through".to_string(),
+            _ => format!("passed through: {}", names.join(", ")),
+        };
+        self.ok(Stage::GPUReady, message);
+        Ok(())
+    }
+}
+
+/// Entries of `hostpciN` or `usbN`. A device is identified by its mapping or address, so that the order of the list
+/// means nothing; a clone's copies are no wish of its own (promise 3).
+fn device_changes(
+    option: &str,
+    field: &'static str,
+    wanted: Option<&[Managed]>,
+    guest: &Guest,
+    fresh: bool,
+    slots: u32,
+) -> Vec<Change> {
+    if wanted.is_none() && !fresh {
+        return Vec::new();
+    }
+    let existing: BTreeMap<u32, Properties> = guest
+        .numbered(option)
+        .into_iter()
+        .filter_map(|(i, text)| Some((i, Properties::parse(text, Some("host")).ok()?)))
+        .collect();
+    let mut changes = Vec::new();
+    let mut used: Vec<u32> = Vec::new();
+    for device in wanted.unwrap_or_default() {
+        let same = |p: &Properties| {
+            let key = if device.contains_key("mapping") {
+                "mapping"
+            } else {
+                "host"
+            };
+            p.get(key).map(|v| identity(key, v)) == device.get(key).map(|v| identity(key, v))
+        };
+        let found = existing.iter().find(|(i, p)| same(p) && !used.contains(*i));
+        let index = found
+            .map(|(i, _)| *i)
+            .or_else(|| (0..slots).find(|i| !existing.contains_key(i) && !used.contains(i)));
+        let Some(index) = index else { continue };
+        used.push(index);
+        let have = found
+            .map(|(_, p)| p.clone())
+            .unwrap_or_else(|| Properties::new(Some("host")));
+        let differs = device.iter().any(|(k, v)| {
+            let default = if k == "rombar" { "1" } else { "0" };
+            !matches!(k.as_str(), "mapping" | "host") && have.get(k).unwrap_or(default) != v
+        });
+        if found.is_some() && !differs {
+            continue;
+        }
+        let mut target = have;
+        for (key, value) in device {
+            target.set(key, value);
+        }
+        let root_only = device.contains_key("host");
+        let one = change(field, &format!("{option}{index}"), guest, Some(target.to_string()));
+        changes.extend(one.map(|c| Change { root_only, ..c }));
+    }
+    for (index, have) in existing.iter().filter(|(i, _)| !used.contains(i)) {
+        let root_only = have.get("host").is_some();
+        let one = change(field, &format!("{option}{index}"), guest, None);
+        changes.extend(one.map(|c| Change { root_only, ..c }));
+    }
+    changes
+}
+
+/// `01:00.0` and `0000:01:00.0` are one device.
+fn identity(key: &str, value: &str) -> String {
+    match (key, value.matches(':').count(), value.contains('.')) {
+        ("host", 1, true) => format!("0000:{value}").to_lowercase(),
+        _ => value.to_lowercase(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(pairs: &[(&str, &str)]) -> Managed {
+        pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
+    }
+
+    fn guest(options: &[(&str, &str)]) -> Guest {
+        Guest {
+            options: options.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+            ..Guest::default()
+        }
+    }
+
+    fn planned(
+        wanted: Option<&[Managed]>,
+        options: &[(&str, &str)],
+        fresh: bool,
+    ) -> Vec<(String, Option<String>, bool)> {
+        device_changes("hostpci", "pci", wanted, &guest(options), fresh, 16)
+            .into_iter()
+            .map(|c| (c.key, c.value, c.root_only))
+            .collect()
+    }
+
+    #[test]
+    fn devices_are_found_by_what_they_name() {
+        let a = device(&[("mapping", "gpu0"), ("pcie", "1")]);
+        let b = device(&[("host", "0000:02:00.0")]);
+        let both = [("hostpci0", "0000:02:00.0,pcie=1"), ("hostpci1", "mapping=gpu0,pcie=1")];
+        assert_eq!(planned(Some(&[a.clone(), b.clone()]), &both, false), []);
+        assert_eq!(planned(Some(&[b.clone(), a.clone()]), &both, false), []);
+        assert_eq!(
+            planned(Some(std::slice::from_ref(&a)), &both, false),
+            [("hostpci0".to_string(), None, true)]
+        );
+        assert_eq!(
+            planned(Some(std::slice::from_ref(&a)), &[("hostpci0", "mapping=gpu0")], false),
+            [("hostpci0".to_string(), Some("mapping=gpu0,pcie=1".to_string()), false)]
+        );
+        assert_eq!(planned(None, &both, false), []);
+        assert_eq!(planned(None, &both, true).len(), 2, "a clone's copies are cleared");
+        assert_eq!(planned(Some(&[]), &both, false).len(), 2);
+    }
+}

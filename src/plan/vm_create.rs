@@ -1,0 +1,84 @@
+//! The call that makes a machine from a cloud image.
+
+use crate::desired::{Source, WantedDisk, WantedVm};
+use crate::property::Properties;
+
+use super::guest::Planner;
+use super::*;
+
+impl Planner<'_> {
+    /// Creates the machine with its boot disk imported from the image; everything else is configured afterwards, before
+    /// the first start.
+    pub(super) fn create_vm_call(&mut self, vmid: i64, node: &str, source: &Source) -> Result<Effect, Next> {
+        let vm = self.desired.vm.clone().unwrap_or_default();
+        let volid = self.image_present(node, source)?;
+        let root = vm.disks.iter().flatten().next().cloned().unwrap_or_else(|| WantedDisk {
+            name: "root".into(),
+            ..WantedDisk::default()
+        });
+        let field = format!("{}.disks[{}].storage", self.prefix(), root.name);
+        let Some(storage) = root.storage.clone().or(vm.disk_storage.clone()) else {
+            let message =
+                format!("{field} is missing: name a storage, here or in defaults.diskStorage of the PhoenixHypervisor");
+            return Err(self.stuck(Stage::Created, "InvalidSpec", message));
+        };
+        self.storage_usable(node, &storage, &field, "images")?;
+        let place = root.place.clone().unwrap_or_else(|| format!("{}0", root.bus.as_str()));
+        let disk = super::vm_disks::new_properties(&root)
+            .with("file", format!("{storage}:0"))
+            .with("import-from", volid);
+        let mut call = ApiCall::post(format!("/nodes/{node}/qemu"))
+            .param("vmid", vmid)
+            .param("name", self.hostname())
+            .param("description", self.fresh_description(vmid))
+            .param_opt("pool", self.desired.pool.as_ref())
+            .param(&place, disk)
+            .param("boot", format!("order={place}"));
+        for (key, value) in created_options(self.desired, &vm) {
+            call = call.param(key, value);
+        }
+        for net in self.desired.network.iter().flatten() {
+            call = call.param(&net.name, super::vm_options::new_net(&net.properties));
+        }
+        if let Some((efi, keys)) = &vm.firmware.efi {
+            let on = efi.as_ref().unwrap_or(&storage);
+            call = call.param(
+                "efidisk0",
+                format!("{on}:1,efitype=4m,pre-enrolled-keys={}", u8::from(*keys)),
+            );
+        }
+        if let Some((tpm, version)) = &vm.firmware.tpm {
+            call = call.param(
+                "tpmstate0",
+                format!("{}:1,version={version}", tpm.as_ref().unwrap_or(&storage)),
+            );
+        }
+        if let Some(init) = &vm.cloud_init {
+            call = call.param(
+                "ide2",
+                format!("{}:cloudinit", init.storage.as_ref().unwrap_or(&storage)),
+            );
+        }
+        Ok(Effect::Task(call))
+    }
+}
+
+/// Options that the creating call carries: those that it may set and that make the machine what it is from the start.
+/// Root's options, keys and start with the node come with the first configuration.
+fn created_options(desired: &crate::desired::Desired, vm: &WantedVm) -> Vec<(String, String)> {
+    const NOW: &[&str] = &[
+        "cores", "sockets", "numa", "cpulimit", "memory", "balloon", "bios", "ostype", "scsihw", "serial0", "hotplug",
+    ];
+    let mut options = vm.creation.clone();
+    for (key, value) in desired.options.iter().filter(|(key, _)| NOW.contains(&key.as_str())) {
+        options.insert(key.clone(), value.clone());
+    }
+    for (option, managed) in vm.properties.iter().filter(|(o, _)| !o.starts_with("ipconfig")) {
+        let mut properties = Properties::new(None);
+        for (key, value) in managed {
+            properties.set(key, value);
+        }
+        options.insert(option.clone(), properties.to_string());
+    }
+    options.into_iter().collect()
+}

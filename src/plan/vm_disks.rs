@@ -1,0 +1,367 @@
+//! Disks of a machine: found by name, which is their serial number, so that the order of the list means nothing.
+//! Nothing is ever shrunk, and what the spec drops is detached and kept.
+
+use std::collections::BTreeMap;
+
+use crate::crd::{DiskBus, VolumeStatus};
+use crate::desired::{Form, Source, WantedDisk, WantedVm, units};
+use crate::observed::Guest;
+use crate::property::Properties;
+
+use super::config::{Change, change};
+use super::guest::{Planner, Staged};
+use super::*;
+
+/// Storage types from which a machine cannot be copied in full from a snapshot (facts F.4).
+const NO_COPY_OF_SNAPSHOTS: &[&str] = &["zfspool"];
+
+/// Disks by place, without CD-ROMs and the cloud-init drive.
+pub(super) fn disks(guest: &Guest) -> BTreeMap<String, Properties> {
+    let is_drive = |key: &str| {
+        let stem = key.trim_end_matches(|c: char| c.is_ascii_digit());
+        stem.len() < key.len() && ["scsi", "virtio", "sata", "ide"].contains(&stem)
+    };
+    guest
+        .options
+        .iter()
+        .filter(|(key, _)| is_drive(key))
+        .filter_map(|(key, text)| Some((key.clone(), Properties::of_option(key, text).ok()?)))
+        .filter(|(_, p)| p.get("media") != Some("cdrom"))
+        .collect()
+}
+
+/// Place of the disk that the machine boots from.
+pub(super) fn boot_disk(guest: &Guest) -> Option<String> {
+    let disks = disks(guest);
+    let order = guest
+        .options
+        .get("boot")
+        .and_then(|b| Properties::parse(b, Some("legacy")).ok());
+    let first = order.and_then(|o| {
+        o.get("order")?
+            .split(';')
+            .find(|d| disks.contains_key(*d))
+            .map(str::to_string)
+    });
+    let only = || (disks.len() == 1).then(|| disks.keys().next().cloned()).flatten();
+    first.or_else(|| guest.options.get("bootdisk").cloned()).or_else(only)
+}
+
+fn volid(disk: &Properties) -> &str {
+    disk.get("file").or(disk.get("volume")).unwrap_or_default()
+}
+
+/// Place of a wanted disk that is there.
+fn place_of(wanted: &WantedDisk, existing: &BTreeMap<String, Properties>) -> Option<String> {
+    match &wanted.place {
+        Some(place) => existing.contains_key(place).then(|| place.clone()),
+        None => existing
+            .iter()
+            .find(|(_, p)| p.get("serial") == Some(&wanted.name))
+            .map(|(place, _)| place.clone()),
+    }
+}
+
+/// First free place of a bus.
+fn free_place(bus: DiskBus, guest: &Guest) -> Option<String> {
+    bus.slots()
+        .map(|n| format!("{}{n}", bus.as_str()))
+        .find(|p| !guest.options.contains_key(p))
+}
+
+/// Properties that a new disk gets: the managed ones over what suits most.
+pub(super) fn new_properties(wanted: &WantedDisk) -> Properties {
+    let mut properties = Properties::new(Some("file"));
+    if wanted.place.is_none() {
+        properties.set("serial", &wanted.name);
+    }
+    properties.set("discard", "on");
+    if matches!(wanted.bus, DiskBus::Scsi | DiskBus::Virtio) {
+        properties.set("iothread", "1");
+    }
+    for (key, value) in &wanted.properties {
+        properties.set(key, value);
+    }
+    properties
+}
+
+fn default_property(key: &str) -> &'static str {
+    match key {
+        "cache" => "none",
+        "discard" => "ignore",
+        "backup" => "1",
+        _ => "0",
+    }
+}
+
+/// The option `boot`, if the spec gives an order and every disk of it is there.
+pub(super) fn boot_order(vm: &WantedVm, guest: &Guest) -> Option<Change> {
+    let existing = disks(guest);
+    let place = |name: &String| {
+        let disk = vm.disks.iter().flatten().find(|d| d.name == *name);
+        match disk {
+            Some(disk) => place_of(disk, &existing),
+            None => Some(format!("net{}", name.get(3..).unwrap_or_default())),
+        }
+    };
+    let places: Vec<String> = vm.boot_order.as_ref()?.iter().map(place).collect::<Option<_>>()?;
+    let wanted = format!("order={}", places.join(";"));
+    change("bootOrder", "boot", guest, Some(wanted))
+}
+
+impl Planner<'_> {
+    /// Disks, EFI disk, TPM and cloud-init drive are there and large enough.
+    pub(super) fn vm_disks(&mut self, vmid: i64, guest: &Guest, vm: &WantedVm) -> Staged {
+        let existing = disks(guest);
+        for wanted in vm.disks.iter().flatten() {
+            match place_of(wanted, &existing) {
+                Some(place) => self.vm_disk(vmid, guest, wanted, &place, &existing[&place])?,
+                None => self.new_disk(vmid, guest, vm, wanted)?,
+            }
+        }
+        self.detach_disk(vmid, guest, vm, &existing)?;
+        self.special_drives(vmid, guest, vm)?;
+        self.record_disks(guest, vm, &existing);
+        Ok(())
+    }
+
+    /// A disk that is there: large enough, with its managed properties.
+    fn vm_disk(&mut self, vmid: i64, guest: &Guest, wanted: &WantedDisk, place: &str, have: &Properties) -> Staged {
+        let stage = Stage::VolumesReady;
+        let size = have.get("size").and_then(units::proxmox_bytes);
+        if let (Some(size), Some(gib)) = (size, wanted.size_gib) {
+            let bytes = (gib as u128) << 30;
+            if size > bytes {
+                let message = format!(
+                    "disks[{}].size: {gib}Gi is less than the {size} bytes that the disk has; Proxmox cannot shrink it: set at least {}Gi",
+                    wanted.name,
+                    size.div_ceil(1 << 30)
+                );
+                return Err(self.stuck(stage, "ShrinkRefused", message));
+            }
+            if size < bytes {
+                self.unlocked(stage, vmid, guest)?;
+                let call = ApiCall::put(format!("{}/resize", guest.path(vmid)))
+                    .param("disk", place)
+                    .param("size", format!("{gib}G"))
+                    .param("digest", &guest.digest);
+                let action = format!("grow disk {} of {} to {gib} GiB", wanted.name, guest.named(vmid));
+                return Err(self.run(stage, action, vec![], Effect::Task(call)));
+            }
+        }
+        let differs = wanted
+            .properties
+            .iter()
+            .any(|(k, v)| have.get(k).unwrap_or(default_property(k)) != v);
+        if differs {
+            let mut target = have.clone();
+            for (key, value) in &wanted.properties {
+                target.set(key, value);
+            }
+            let changes = change("disks", place, guest, Some(target.to_string()));
+            self.apply(stage, vmid, guest, changes.into_iter().collect())?;
+        }
+        Ok(())
+    }
+
+    fn new_disk(&mut self, vmid: i64, guest: &Guest, vm: &WantedVm, wanted: &WantedDisk) -> Staged {
+        let stage = Stage::VolumesReady;
+        let field = format!("{}.disks[{}]", self.prefix(), wanted.name);
+        let Some(gib) = wanted.size_gib else {
+            let message = format!("{field}.size is missing: the disk is not there yet, and a new one needs its size");
+            return Err(self.stuck(stage, "InvalidSpec", message));
+        };
+        let storage = self.disk_storage(guest, vm, wanted.storage.as_ref(), &field)?;
+        let free = wanted.place.clone().or_else(|| free_place(wanted.bus, guest));
+        let Some(place) = free else {
+            let message = format!(
+                "{field}.bus: {} has no place left on {} of the machine: choose another bus",
+                wanted.name,
+                wanted.bus.as_str()
+            );
+            return Err(self.stuck(stage, "TooManyVolumes", message));
+        };
+        let value = new_properties(wanted).with("file", format!("{storage}:{gib}"));
+        let action = format!("add disk {} ({gib} GiB) to {}", wanted.name, guest.named(vmid));
+        Err(self.allocate_drive(vmid, guest, &place, value.to_string(), action))
+    }
+
+    /// Storage for something new: as given, else where the machine's first disk lies, else the default.
+    fn disk_storage(
+        &mut self,
+        guest: &Guest,
+        vm: &WantedVm,
+        given: Option<&String>,
+        field: &str,
+    ) -> Result<String, Next> {
+        let beside = disks(guest).values().next().map(|d| volid(d).to_string());
+        let beside = beside.and_then(|v| v.split_once(':').map(|(storage, _)| storage.to_string()));
+        let Some(storage) = given.cloned().or(beside).or(vm.disk_storage.clone()) else {
+            let message = format!(
+                "{field}.storage is missing: name a storage, here or in defaults.diskStorage of the PhoenixHypervisor"
+            );
+            return Err(self.stuck(Stage::VolumesReady, "InvalidSpec", message));
+        };
+        self.storage_usable(&guest.node, &storage, &format!("{field}.storage"), "images")?;
+        Ok(storage)
+    }
+
+    /// One drive that Proxmox makes a volume for: by POST, because it may take long (facts F.3).
+    fn allocate_drive(&mut self, vmid: i64, guest: &Guest, place: &str, value: String, action: String) -> Next {
+        if let Err(next) = self.unlocked(Stage::VolumesReady, vmid, guest) {
+            return next;
+        }
+        let call = ApiCall::post(format!("{}/config", guest.path(vmid)))
+            .param(place, value)
+            .param("digest", &guest.digest);
+        let call = if self.desired.channels.token {
+            call
+        } else {
+            call.as_root()
+        };
+        self.run(Stage::VolumesReady, action, vec![], Effect::Task(call))
+    }
+
+    /// EFI disk, TPM and the cloud-init drive, where the machine lacks them.
+    fn special_drives(&mut self, vmid: i64, guest: &Guest, vm: &WantedVm) -> Staged {
+        let cloud_init = guest
+            .options
+            .values()
+            .any(|v| v.contains("cloudinit") && v.contains("media=cdrom"));
+        let prefix = self.prefix();
+        let mut missing: Option<(&str, Option<String>, String, &str, String)> = None;
+        if let Some((storage, keys)) = vm
+            .firmware
+            .efi
+            .clone()
+            .filter(|_| !guest.options.contains_key("efidisk0"))
+        {
+            let rest = format!("1,efitype=4m,pre-enrolled-keys={}", u8::from(keys));
+            missing = Some(("efidisk0", storage, rest, "EFI disk", format!("{prefix}.efiDisk")));
+        } else if let Some((storage, version)) = vm
+            .firmware
+            .tpm
+            .clone()
+            .filter(|_| !guest.options.contains_key("tpmstate0"))
+        {
+            let rest = format!("1,version={version}");
+            missing = Some(("tpmstate0", storage, rest, "TPM", format!("{prefix}.tpm")));
+        } else if let Some(init) = vm.cloud_init.as_ref().filter(|_| !cloud_init) {
+            let field = format!("{prefix}.cloudInit");
+            missing = Some((
+                "ide2",
+                init.storage.clone(),
+                "cloudinit".into(),
+                "cloud-init drive",
+                field,
+            ));
+        }
+        let Some((place, storage, rest, name, field)) = missing else {
+            return Ok(());
+        };
+        if guest.options.contains_key(place) {
+            let message = format!(
+                "{field}: {place} of {} holds something else: remove it first",
+                guest.named(vmid)
+            );
+            return Err(self.stuck(Stage::VolumesReady, "InvalidSpec", message));
+        }
+        let storage = self.disk_storage(guest, vm, storage.as_ref(), &field)?;
+        let action = format!("add {name} to {}", guest.named(vmid));
+        Err(self.allocate_drive(vmid, guest, place, format!("{storage}:{rest}"), action))
+    }
+
+    /// Detaches a disk that Phoenix knows and the spec dropped; Proxmox keeps it as `unusedN`.
+    fn detach_disk(
+        &mut self,
+        vmid: i64,
+        guest: &Guest,
+        vm: &WantedVm,
+        existing: &BTreeMap<String, Properties>,
+    ) -> Staged {
+        let Some(wanted) = &vm.disks else { return Ok(()) };
+        let dropped = existing.iter().find(|(place, disk)| {
+            let listed = wanted.iter().any(|w| place_of(w, existing).as_ref() == Some(*place));
+            let known = self
+                .status
+                .volumes
+                .iter()
+                .flatten()
+                .any(|v| v.volid.as_deref() == Some(volid(disk)) && v.reclaim_policy.is_none());
+            known && !listed
+        });
+        let Some((place, disk)) = dropped else { return Ok(()) };
+        if boot_disk(guest).as_ref() == Some(place) {
+            let message = format!(
+                "{}.disks: {place} ({}) is what {} boots from and stays: put it back into the list",
+                self.prefix(),
+                volid(disk),
+                guest.named(vmid)
+            );
+            return Err(self.stuck(Stage::VolumesReady, "InvalidSpec", message));
+        }
+        self.unlocked(Stage::VolumesReady, vmid, guest)?;
+        let call = ApiCall::put(format!("{}/config", guest.path(vmid)))
+            .param("delete", place)
+            .param("digest", &guest.digest);
+        let action = format!("detach disk {} from {place} (it is kept)", volid(disk));
+        Err(self.run(Stage::VolumesReady, action, vec![], Effect::Call(call)))
+    }
+
+    /// Status: the spec's disks, and what came with the template and goes with the machine.
+    fn record_disks(&mut self, guest: &Guest, vm: &WantedVm, existing: &BTreeMap<String, Properties>) {
+        let fresh = guest.stamp().is_some_and(|s| s.fresh);
+        let mut recorded: Vec<VolumeStatus> = Vec::new();
+        for (place, disk) in existing {
+            let listed = vm
+                .disks
+                .iter()
+                .flatten()
+                .find(|w| place_of(w, existing).as_ref() == Some(place));
+            let known = self
+                .status
+                .volumes
+                .iter()
+                .flatten()
+                .find(|v| v.volid.as_deref() == Some(volid(disk)));
+            let entry = match (listed, known) {
+                (Some(wanted), _) => Some((wanted.name.clone(), None)),
+                (None, Some(old)) => Some((old.name.clone(), old.reclaim_policy.clone())),
+                (None, None) if fresh => Some((place.clone(), Some("Delete".to_string()))),
+                (None, None) => None,
+            };
+            recorded.extend(entry.map(|(name, reclaim_policy)| VolumeStatus {
+                name,
+                volid: Some(volid(disk).to_string()),
+                reclaim_policy,
+                owner_vmid: None,
+            }));
+        }
+        self.facts.volumes = (!recorded.is_empty()).then_some(recorded);
+    }
+
+    /// Refuses, before anything is built, a template whose snapshot could not be cloned (facts F.4).
+    pub(super) fn snapshot_can_be_cloned(&mut self, node: &str) -> Staged {
+        let (Form::Snapshot(_), Some(vm)) = (&self.desired.form, &self.desired.vm) else {
+            return Ok(());
+        };
+        let given = vm.disks.iter().flatten().next().and_then(|d| d.storage.clone());
+        let Some(storage) = given.or_else(|| match &self.desired.source {
+            Some(Source::Clone { .. }) => None,
+            _ => vm.disk_storage.clone(),
+        }) else {
+            return Ok(());
+        };
+        let row = self.observed.cluster.storages.get(&(node.to_string(), storage.clone()));
+        let Some(type_) = row
+            .map(|r| r.type_.clone())
+            .filter(|t| NO_COPY_OF_SNAPSHOTS.contains(&t.as_str()))
+        else {
+            return Ok(());
+        };
+        let message = format!(
+            "spec.form: Snapshot cannot be cloned from storage {storage} ({type_}), which copies no machine from a snapshot: set form: Template, or another storage"
+        );
+        Err(self.stuck(Stage::Created, "InvalidSpec", message))
+    }
+}

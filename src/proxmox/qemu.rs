@@ -1,0 +1,154 @@
+//! What only virtual machines have: cloud-init's drive and the guest agent (facts F.2, F.8).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::guest::guest_path;
+use super::lenient::{boolean, number, opt_number, opt_text, text};
+use super::{ApiCall, Client, Error, Result};
+use crate::desired::GuestType;
+
+/// One row of GET …/cloudinit: an option that the drive may not hold yet.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct CloudInitOption {
+    /// The option.
+    #[serde(deserialize_with = "text")]
+    pub key: String,
+    /// What the drive holds.
+    #[serde(default, deserialize_with = "opt_text")]
+    pub old: Option<String>,
+    /// What the configuration says.
+    #[serde(default, deserialize_with = "opt_text")]
+    pub new: Option<String>,
+    /// What the configuration says, where nothing is pending.
+    #[serde(default, deserialize_with = "opt_text")]
+    pub value: Option<String>,
+    /// Pending value.
+    #[serde(default, deserialize_with = "opt_text")]
+    pub pending: Option<String>,
+    /// 1: the drive holds it and the configuration does not.
+    #[serde(default, deserialize_with = "number")]
+    pub delete: u8,
+}
+
+impl CloudInitOption {
+    /// Whether the drive lacks the change.
+    pub fn is_pending(&self) -> bool {
+        let changed = self.new.is_some() && self.new != self.old;
+        changed || self.pending.is_some() || self.delete > 0
+    }
+}
+
+/// One interface as the guest agent reports it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct AgentInterface {
+    /// Name in the machine.
+    #[serde(deserialize_with = "text")]
+    pub name: String,
+    /// Its addresses; absent for an interface that is down.
+    #[serde(rename = "ip-addresses", default)]
+    pub addresses: Vec<super::guest::Address>,
+}
+
+#[derive(Deserialize)]
+struct AgentResult<T> {
+    result: T,
+}
+
+#[derive(Deserialize)]
+struct Started {
+    #[serde(deserialize_with = "number")]
+    pid: i64,
+}
+
+/// What became of a command in the machine.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+pub struct ExecStatus {
+    /// Whether it ended.
+    #[serde(default, deserialize_with = "boolean")]
+    pub exited: bool,
+    /// Exit code.
+    #[serde(default, deserialize_with = "opt_number")]
+    pub exitcode: Option<i64>,
+    /// The signal that ended it.
+    #[serde(default, deserialize_with = "opt_number")]
+    pub signal: Option<i64>,
+    /// Standard output, at most 16 MiB.
+    #[serde(rename = "out-data", default, deserialize_with = "opt_text")]
+    pub out_data: Option<String>,
+    /// Standard error, at most 16 MiB.
+    #[serde(rename = "err-data", default, deserialize_with = "opt_text")]
+    pub err_data: Option<String>,
+}
+
+impl Client {
+    /// What cloud-init's drive lacks of the configuration.
+    pub async fn cloud_init_pending(&self, node: &str, vmid: u32) -> Result<Vec<CloudInitOption>> {
+        self.fetch(&ApiCall::get(guest_path(GuestType::Qemu, node, vmid, &["cloudinit"])))
+            .await
+    }
+
+    /// The user-data that Proxmox renders from the configuration.
+    pub async fn cloud_init_user_data(&self, node: &str, vmid: u32) -> Result<String> {
+        let call = ApiCall::get(guest_path(GuestType::Qemu, node, vmid, &["cloudinit", "dump"])).param("type", "user");
+        self.fetch(&call).await
+    }
+
+    fn agent(&self, node: &str, vmid: u32, command: &str) -> String {
+        guest_path(GuestType::Qemu, node, vmid, &["agent", command])
+    }
+
+    /// Whether the guest agent answers.
+    ///
+    /// # Errors
+    /// Among others `Refused` with Proxmox's words where it does not (facts F.8: within 3 s).
+    pub async fn agent_ping(&self, node: &str, vmid: u32) -> Result<()> {
+        // A ping changes nothing, so that its 500 is as definite as that of a read.
+        match self.call(&ApiCall::post(self.agent(node, vmid, "ping"))).await {
+            Ok(_) => Ok(()),
+            Err(Error::Unknown {
+                status: Some(500),
+                message,
+            }) => Err(Error::Refused { status: 500, message }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The machine's interfaces, loopback and inner bridges included.
+    pub async fn agent_interfaces(&self, node: &str, vmid: u32) -> Result<Vec<AgentInterface>> {
+        let call = ApiCall::get(self.agent(node, vmid, "network-get-interfaces"));
+        let answer: AgentResult<Value> = self.fetch(&call).await?;
+        // A command that the agent does not know comes as a success with an error in it (facts F.8).
+        Ok(serde_json::from_value(answer.result).unwrap_or_default())
+    }
+
+    /// Starts a program in the machine as root; its process id. `input` may have 64 KiB.
+    pub async fn agent_exec(&self, node: &str, vmid: u32, argv: &[&str], input: &str) -> Result<i64> {
+        let mut call = ApiCall::post(self.agent(node, vmid, "exec"));
+        for word in argv {
+            call = call.param("command", word);
+        }
+        if !input.is_empty() {
+            call = call.param("input-data", input);
+        }
+        let started: Started = self.fetch(&call).await?;
+        Ok(started.pid)
+    }
+
+    /// What became of a program; its end can be read once.
+    pub async fn agent_exec_status(&self, node: &str, vmid: u32, pid: i64) -> Result<ExecStatus> {
+        let call = ApiCall::get(self.agent(node, vmid, "exec-status")).param("pid", pid);
+        self.fetch(&call).await
+    }
+
+    /// Writes a file of at most 45 KiB in the machine, as root and with the agent's umask.
+    pub async fn agent_write(&self, node: &str, vmid: u32, file: &str, content: &[u8]) -> Result<()> {
+        let call = ApiCall::post(self.agent(node, vmid, "file-write"))
+            .param("file", file)
+            .param("encode", 0)
+            .param("content", BASE64.encode(content));
+        self.call(&call).await.map(|_| ())
+    }
+}

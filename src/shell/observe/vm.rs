@@ -1,0 +1,89 @@
+//! What only machines are asked.
+
+use crate::guest::node;
+use crate::observed::{Agent, CloudInitState, Failure};
+use crate::secret::Secret;
+
+use super::super::connection::Connection;
+use super::super::failure::{failure, of_call};
+use super::{id, reachable};
+
+/// Exit code 0 once cloud-init is through with this boot, or where there is none.
+const CLOUD_INIT_DONE: &str =
+    "[ ! -d /run/cloud-init ] || [ -e /run/cloud-init/result.json ] || [ -e /run/cloud-init/disabled ]";
+
+/// Whether the guest agent answers, and what it knows.
+pub(super) async fn agent(connection: &Connection, vmid: i64, on: &str, cloud_init: bool) -> Result<Agent, Failure> {
+    let client = &connection.client;
+    match client.agent_ping(on, id(vmid)).await {
+        Ok(()) => {}
+        Err(crate::proxmox::Error::Refused { message, .. }) => return Ok(Agent::Silent(message)),
+        Err(error) => return Err(of_call(&error)),
+    }
+    let interfaces = client.agent_interfaces(on, id(vmid)).await.map_err(|e| of_call(&e))?;
+    let addresses = interfaces
+        .into_iter()
+        .map(|i| (i.name, i.addresses.into_iter().map(|a| a.address).collect()));
+    let ip = reachable(addresses);
+    let cloud_init_done = match cloud_init {
+        true => {
+            let command = crate::guest::runner::probe(
+                id(vmid),
+                &["/bin/sh".into(), "-c".into(), CLOUD_INIT_DONE.into()],
+                10,
+                &crate::guest::runner::Layout::default(),
+            );
+            let output = connection
+                .in_guest(crate::desired::GuestType::Qemu, on, vmid, &command)
+                .await
+                .map_err(|(f, _)| f)?;
+            let answer = crate::guest::runner::ProbeAnswer::parse(&output.stdout.text());
+            Some(answer.is_ok_and(|a| a.exit == 0))
+        }
+        false => None,
+    };
+    Ok(Agent::Answers { ip, cloud_init_done })
+}
+
+/// Whether a snippet is on the node.
+pub(super) async fn snippet(connection: &Connection, on: &str, volid: &str) -> Result<bool, Failure> {
+    let output = connection
+        .ssh(on, &node::find_snippet(volid))
+        .await
+        .map_err(|(f, _)| f)?;
+    if !output.is_success() {
+        let message = format!("cannot look for snippet {volid} on node {on}: {}", output.complaint());
+        return Err(failure("CommandFailed", message));
+    }
+    Ok(output.stdout.text().lines().any(|l| l == "present=1"))
+}
+
+/// What the cloud-init drive lacks, and the password hash that the configuration hides.
+pub(super) async fn cloud_init(
+    connection: &Connection,
+    vmid: i64,
+    on: &str,
+    password: bool,
+) -> Result<CloudInitState, Failure> {
+    let client = &connection.client;
+    let rows = client.cloud_init_pending(on, id(vmid)).await.map_err(|e| of_call(&e))?;
+    let pending = rows.into_iter().filter(|r| r.is_pending()).map(|r| r.key).collect();
+    let password = match password {
+        true => {
+            let text = client
+                .cloud_init_user_data(on, id(vmid))
+                .await
+                .map_err(|e| of_call(&e))?;
+            password_of(&text)
+        }
+        false => None,
+    };
+    Ok(CloudInitState { pending, password })
+}
+
+/// The `password:` of user-data as Proxmox renders it: one key a line.
+fn password_of(user_data: &str) -> Option<Secret> {
+    let value = user_data.lines().find_map(|l| l.strip_prefix("password:"))?.trim();
+    let value = value.trim_matches(['"', '\'']);
+    (!value.is_empty()).then(|| Secret::new(value))
+}

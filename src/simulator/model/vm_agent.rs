@@ -1,0 +1,455 @@
+//! The QEMU guest agent of a virtual machine: when it answers, processes, files, and what goes wrong with it
+//! (facts F.8).
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::error::{ApiError, Result};
+use super::guest::{Guest, GuestFile};
+use super::state::State;
+use super::vm_boot::{DONE_AT, OUTCOME};
+use super::vm_options::agent_enabled;
+use crate::simulator::ssh::SshAction;
+use crate::simulator::ssh::runner::{Outcome, Program};
+
+/// How long a short command takes, in milliseconds before scaling.
+const SHORT: u64 = 50;
+/// Most that a process's output is kept of (facts F.8).
+const MOST_OUTPUT: usize = 16 << 20;
+
+/// The part of the look-alike's state that belongs to guest agents.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentState {
+    /// Faults to come; the first that fits a command is taken.
+    #[serde(default)]
+    pub faults: Vec<AgentFault>,
+}
+
+/// Something that goes wrong with a guest agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentFault {
+    /// Machine; any when absent.
+    #[serde(default)]
+    pub vmid: Option<u32>,
+    /// The command has to contain this: `ping`, `file-write /etc/x`, `exec start feature-docker`; any when empty.
+    #[serde(default)]
+    pub command: String,
+    /// What happens.
+    pub action: AgentAction,
+    /// How many commands it meets; all of them when absent.
+    #[serde(default)]
+    pub count: Option<u32>,
+}
+
+/// What happens to a command of a guest agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum AgentAction {
+    /// The agent does not answer: it is not up, or hangs.
+    Silent,
+    /// The agent dies at this command and is back only after the next boot.
+    Dies,
+    /// The agent refuses.
+    Refuse {
+        /// Its text.
+        message: String,
+    },
+    /// The command has its effect, but the answer is a timeout.
+    Timeout,
+    /// The process, the script that is started, or the probe ends with this code.
+    Exit {
+        /// Exit code.
+        exit: i32,
+        /// Its output.
+        output: String,
+    },
+    /// The process is killed.
+    Signal {
+        /// Number of the signal.
+        signal: i32,
+    },
+    /// The process or the script that is started takes so long.
+    Last {
+        /// Milliseconds before scaling.
+        ms: u64,
+    },
+    /// Only so much of the output comes back.
+    Truncate {
+        /// Bytes.
+        bytes: usize,
+    },
+    /// The agent forgets the process.
+    Forget,
+}
+
+impl AgentState {
+    fn take(&mut self, vmid: u32, what: &str, wanted: impl Fn(&AgentAction) -> bool) -> Option<AgentAction> {
+        let fits = |fault: &AgentFault| {
+            fault.vmid.is_none_or(|id| id == vmid) && what.contains(&fault.command) && fault.count != Some(0)
+        };
+        let at = self
+            .faults
+            .iter()
+            .position(|fault| fits(fault) && wanted(&fault.action))?;
+        let fault = &mut self.faults[at];
+        let action = fault.action.clone();
+        if let Some(count) = &mut fault.count {
+            *count -= 1;
+            if *count == 0 {
+                self.faults.remove(at);
+            }
+        }
+        Some(action)
+    }
+
+    /// The fault that meets a script which nobody started through the agent, as at a first boot.
+    pub(super) fn script_fault(&mut self, vmid: u32, summary: &str) -> Option<SshAction> {
+        let outcome = |action: &AgentAction| matches!(action, AgentAction::Exit { .. } | AgentAction::Last { .. });
+        self.take(vmid, &format!("exec {summary}"), outcome)
+            .and_then(|action| for_script(&action))
+    }
+}
+
+/// A fault as the programs of the runner know it.
+fn for_script(action: &AgentAction) -> Option<SshAction> {
+    match action {
+        AgentAction::Exit { exit, output } => Some(SshAction::Exit {
+            exit: *exit,
+            output: output.clone(),
+        }),
+        AgentAction::Last { ms } => Some(SshAction::Last { ms: *ms }),
+        _ => None,
+    }
+}
+
+/// A process that the agent started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentProcess {
+    /// When it ends, in milliseconds since 1970.
+    pub ends_at: u64,
+    /// Exit code.
+    pub exit: i32,
+    /// The signal that ends it instead.
+    pub signal: Option<i32>,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+    /// How much of the output comes back.
+    pub most: Option<usize>,
+}
+
+fn agent_error(text: impl std::fmt::Display) -> ApiError {
+    ApiError::die(format!("Agent error: {text}"))
+}
+
+fn timeout(vmid: u32, command: &str) -> ApiError {
+    ApiError::die(format!("VM {vmid} qmp command 'guest-{command}' failed - got timeout"))
+}
+
+impl State {
+    /// Whether the agent of a machine would answer now.
+    pub fn agent_answers(&self, guest: &Guest) -> bool {
+        let machine = &guest.machine;
+        let up = machine.agent_from.is_some_and(|from| from <= self.now);
+        guest.running.is_some() && up && !machine.agent_dead && !machine.paused
+    }
+
+    /// The checks before every command. `what` is the command with what it is about, for faults.
+    fn reach_agent(&mut self, node: &str, vmid: u32, what: &str) -> Result<Option<AgentAction>> {
+        let guest = self.vm(node, vmid)?;
+        if !agent_enabled(&guest.config().current) {
+            return Err(ApiError::die("No QEMU guest agent configured"));
+        }
+        if guest.running.is_none() {
+            return Err(ApiError::die(format!("VM {vmid} is not running")));
+        }
+        let silent = || ApiError::die("QEMU guest agent is not running");
+        if !self.agent_answers(guest) {
+            return Err(silent());
+        }
+        let frozen = guest.machine.frozen;
+        let fault = self.agent.take(vmid, what, |_| true);
+        self.dirty = true;
+        match &fault {
+            Some(AgentAction::Silent) => return Err(silent()),
+            Some(AgentAction::Dies) => {
+                self.guest_mut(vmid)?.machine.agent_dead = true;
+                return Err(silent());
+            }
+            Some(AgentAction::Refuse { message }) => return Err(agent_error(message)),
+            _ => {}
+        }
+        let name = what.split(' ').next().unwrap_or_default();
+        let harmless = ["ping", "info", "fsfreeze-status", "fsfreeze-thaw", "exec-status"];
+        if frozen && !harmless.contains(&name) {
+            return Err(agent_error(format!(
+                "Command guest-{name} has been disabled: the agent is in frozen state"
+            )));
+        }
+        Ok(fault)
+    }
+
+    /// A command without parameters of its own.
+    pub fn agent_command(&mut self, node: &str, vmid: u32, name: &str) -> Result<Value> {
+        let fault = self.reach_agent(node, vmid, name)?;
+        let guest = self.vm(node, vmid)?.clone();
+        let result = match name {
+            "fsfreeze-freeze" | "fsfreeze-thaw" => {
+                let freeze = name == "fsfreeze-freeze";
+                let changed = guest.machine.frozen != freeze;
+                self.guest_mut(vmid)?.machine.frozen = freeze;
+                json!(u8::from(changed))
+            }
+            "shutdown" => {
+                self.power_off(vmid)?;
+                json!({})
+            }
+            "suspend-ram" | "suspend-hybrid" | "suspend-disk" => {
+                self.guest_mut(vmid)?.machine.paused = true;
+                json!({})
+            }
+            _ => self.agent_info(&guest, name),
+        };
+        if fault == Some(AgentAction::Timeout) {
+            return Err(timeout(vmid, name));
+        }
+        Ok(result)
+    }
+
+    /// `POST …/agent/exec`: the process id. Known programs of the runner are done on the model, a few commands are
+    /// understood, `sh -c` ends as the text says; everything else is not there.
+    pub fn agent_exec(&mut self, node: &str, vmid: u32, command: &[String], input: &str) -> Result<u64> {
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        let program = match words[..] {
+            ["/bin/sh" | "sh" | "/bin/bash" | "bash", "-s"] => Program::parse(input.as_bytes()).ok(),
+            _ => None,
+        };
+        let about = program.as_ref().map_or_else(|| words.join(" "), Program::summary);
+        let fault = self.reach_agent(node, vmid, &format!("exec {about}"))?;
+        let mut process = match &program {
+            Some(program) => {
+                let reply = program.run(self, vmid, fault.as_ref().and_then(for_script).as_ref());
+                AgentProcess {
+                    ends_at: self.now + self.scaled(SHORT),
+                    exit: reply.exit as i32,
+                    out: reply.stdout,
+                    err: reply.stderr,
+                    ..AgentProcess::default()
+                }
+            }
+            None => {
+                let guest = self.vm(node, vmid)?;
+                let Some(process) = self.builtin(guest, &words, input) else {
+                    let name = words.first().copied().unwrap_or_default();
+                    return Err(agent_error(format!(
+                        "Guest agent command failed, error was 'Failed to execute child process “{name}” (No such file \
+                         or directory)'"
+                    )));
+                };
+                process
+            }
+        };
+        match &fault {
+            Some(AgentAction::Exit { exit, output }) if program.is_none() => {
+                (process.exit, process.out) = (*exit, output.clone());
+            }
+            Some(AgentAction::Last { ms }) if program.is_none() => process.ends_at = self.now + self.scaled(*ms),
+            Some(AgentAction::Signal { signal }) => process.signal = Some(*signal),
+            Some(AgentAction::Truncate { bytes }) => process.most = Some(*bytes),
+            _ => {}
+        }
+        let pid = self.next_number();
+        if fault != Some(AgentAction::Forget) {
+            self.guest_mut(vmid)?.machine.processes.insert(pid, process);
+        }
+        if fault == Some(AgentAction::Timeout) {
+            return Err(timeout(vmid, "exec"));
+        }
+        Ok(pid)
+    }
+
+    /// Commands that need no program.
+    fn builtin(&self, guest: &Guest, words: &[&str], input: &str) -> Option<AgentProcess> {
+        let soon = self.now + self.scaled(SHORT);
+        let done = |exit: i32, out: &str| AgentProcess {
+            ends_at: soon,
+            exit,
+            out: out.to_owned(),
+            ..AgentProcess::default()
+        };
+        let (first, rest) = words.split_first()?;
+        let name = first.rsplit('/').next().unwrap_or_default();
+        Some(match (name, rest) {
+            ("true", _) => done(0, ""),
+            ("false", _) => done(1, ""),
+            ("hostname", []) => done(0, &format!("{}\n", guest.name())),
+            ("systemctl", ["is-system-running", ..]) => done(0, "running\n"),
+            ("cloud-init", ["status", options @ ..]) => self.cloud_init_status(guest, options.contains(&"--wait")),
+            ("cat", [path]) => match guest.inside.files.get(*path) {
+                Some(file) => done(0, &String::from_utf8_lossy(&file.content)),
+                None => AgentProcess {
+                    err: format!("cat: {path}: No such file or directory\n"),
+                    ..done(1, "")
+                },
+            },
+            ("sh" | "bash", ["-c", text, ..]) => self.shell(text),
+            ("sh" | "bash", ["-s", ..] | []) => self.shell(input),
+            _ => return None,
+        })
+    }
+
+    fn shell(&self, text: &str) -> AgentProcess {
+        let outcome = Outcome::of(text, None, SHORT);
+        AgentProcess {
+            ends_at: self.now + self.scaled(outcome.ms),
+            exit: outcome.exit,
+            out: outcome.output,
+            ..AgentProcess::default()
+        }
+    }
+
+    fn cloud_init_status(&self, guest: &Guest, wait: bool) -> AgentProcess {
+        let facts = &guest.inside.facts;
+        let done_at: u64 = facts.get(DONE_AT).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let soon = self.now + self.scaled(SHORT);
+        if !wait && done_at > self.now {
+            return AgentProcess {
+                ends_at: soon,
+                out: "status: running\n".to_owned(),
+                ..AgentProcess::default()
+            };
+        }
+        let word = facts.get(OUTCOME).map_or("disabled", String::as_str);
+        AgentProcess {
+            ends_at: soon.max(done_at),
+            exit: i32::from(word == "error"),
+            out: format!("status: {word}\n"),
+            ..AgentProcess::default()
+        }
+    }
+
+    /// `GET …/agent/exec-status`. The result of a process that has ended is handed out once.
+    pub fn agent_exec_status(&mut self, node: &str, vmid: u32, pid: u64) -> Result<Value> {
+        let fault = self.reach_agent(node, vmid, "exec-status")?;
+        let now = self.now;
+        let processes = &mut self.guest_mut(vmid)?.machine.processes;
+        if fault == Some(AgentAction::Forget) {
+            processes.remove(&pid);
+        }
+        let Some(process) = processes.get(&pid) else {
+            return Err(agent_error(format!("PID {pid} does not exist")));
+        };
+        if process.ends_at > now {
+            return Ok(json!({ "exited": 0 }));
+        }
+        let process = processes.remove(&pid).unwrap_or_default();
+        if fault == Some(AgentAction::Timeout) {
+            return Err(timeout(vmid, "exec-status"));
+        }
+        let mut answer = json!({ "exited": 1 });
+        match process.signal {
+            Some(signal) => answer["signal"] = json!(signal),
+            None => answer["exitcode"] = json!(process.exit),
+        }
+        let most = process.most.unwrap_or(MOST_OUTPUT);
+        for (name, text) in [("out", &process.out), ("err", &process.err)] {
+            if text.is_empty() {
+                continue;
+            }
+            let kept = floor(text, most);
+            answer[format!("{name}-data")] = json!(kept);
+            if kept.len() < text.len() {
+                answer[format!("{name}-truncated")] = json!(1);
+            }
+        }
+        Ok(answer)
+    }
+
+    /// `GET …/agent/file-read`.
+    pub fn agent_read(
+        &mut self,
+        node: &str,
+        vmid: u32,
+        path: &str,
+        offset: usize,
+        count: usize,
+        decode: bool,
+    ) -> Result<Value> {
+        self.reach_agent(node, vmid, &format!("file-read {path}"))?;
+        let Some(file) = self.vm(node, vmid)?.inside.files.get(path) else {
+            return Err(agent_error(format!(
+                "failed to open file '{path}' (mode: 'r'): No such file or directory"
+            )));
+        };
+        let rest = file.content.get(offset..).unwrap_or_default();
+        let kept = &rest[..rest.len().min(count)];
+        let content = if decode {
+            String::from_utf8_lossy(kept).into_owned()
+        } else {
+            BASE64.encode(kept)
+        };
+        let mut answer = json!({ "content": content, "bytes-read": kept.len() });
+        if kept.len() < rest.len() {
+            answer["truncated"] = json!(1);
+        }
+        Ok(answer)
+    }
+
+    /// `POST …/agent/file-write`. Without `encode` the content is base64 already.
+    pub fn agent_write(&mut self, node: &str, vmid: u32, path: &str, content: &str, encode: bool) -> Result<()> {
+        let fault = self.reach_agent(node, vmid, &format!("file-write {path}"))?;
+        let bytes = if encode {
+            content.as_bytes().to_vec()
+        } else {
+            BASE64.decode(content).map_err(|_| agent_error("Invalid base64 data"))?
+        };
+        let files: &mut BTreeMap<String, GuestFile> = &mut self.guest_mut(vmid)?.inside.files;
+        // What is there keeps its mode, as with any program that opens a file for writing.
+        let mode = files.get(path).map_or(0o644, |old| old.mode);
+        files.insert(path.to_owned(), GuestFile { content: bytes, mode });
+        if fault == Some(AgentAction::Timeout) {
+            return Err(timeout(vmid, "file-write"));
+        }
+        Ok(())
+    }
+
+    /// `POST …/agent/set-user-password`; nothing here ever checks a password.
+    pub fn agent_password(&mut self, node: &str, vmid: u32, user: &str) -> Result<()> {
+        self.reach_agent(node, vmid, &format!("set-user-password {user}"))
+            .map(|_| ())
+    }
+}
+
+/// At most so many bytes of a text, cut between characters.
+fn floor(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len()))
+        .rev()
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0);
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_meet_what_they_name() {
+        let text = r#"{"vmid":100,"command":"exec start","action":{"exit":{"exit":3,"output":"no"}},"count":1}"#;
+        let fault: AgentFault = serde_json::from_str(text).unwrap();
+        let mut state = AgentState { faults: vec![fault] };
+        assert_eq!(state.take(101, "exec start x", |_| true), None);
+        assert_eq!(state.take(100, "ping", |_| true), None);
+        assert!(state.script_fault(100, "start x").is_some());
+        assert!(state.faults.is_empty());
+        let silent: AgentFault = serde_json::from_str(r#"{"action":"silent"}"#).unwrap();
+        assert_eq!(silent.action, AgentAction::Silent);
+        assert_eq!(floor("aä", 2), "a");
+    }
+}
