@@ -11,7 +11,7 @@ mod bad_manifests;
 
 use std::collections::BTreeSet;
 
-use bad_manifests::{Verdict, cases, missing, values, world};
+use bad_manifests::{Verdict, cases, later, missing, values, world};
 use phoenix::admission::{Admission, Violation, read_manifests, report};
 use phoenix::crd::{GuestKind, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
 use phoenix::desired::{self, Blocked, Key, MemoryObjects, Objects};
@@ -117,8 +117,8 @@ fn stalled_manifests_get_their_reason() {
 #[test]
 fn what_bad_manifests_refer_to_is_good() {
     let admission = admission();
-    let with: Vec<Value> = cases()
-        .into_iter()
+    let with: Vec<Value> = (cases().into_iter())
+        .chain(later())
         .flat_map(|case| case.with.into_iter().chain(case.old))
         .collect();
     for object in world().iter().chain(&with) {
@@ -130,7 +130,7 @@ fn what_bad_manifests_refer_to_is_good() {
 
 #[test]
 fn the_table_is_large_and_its_names_are_unique() {
-    let cases = cases();
+    let cases: Vec<_> = cases().into_iter().chain(later()).collect();
     let (refused, stalled): (Vec<_>, Vec<_>) = cases
         .iter()
         .partition(|case| matches!(case.verdict, Verdict::Refused(_)));
@@ -207,6 +207,7 @@ fn values_of_fields_get_their_verdict() {
 fn shipped_manifests_are_accepted() {
     let admission = admission();
     let mut count = 0;
+    let mut seen = BTreeSet::new();
     for dir in ["examples", "config/features"] {
         let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(dir);
         for path in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
@@ -214,6 +215,7 @@ fn shipped_manifests_are_accepted() {
                 continue;
             }
             let name = path.display().to_string();
+            seen.insert(path.file_stem().unwrap().to_str().unwrap().to_owned());
             for manifest in read_manifests(&std::fs::read_to_string(&path).unwrap(), &name).unwrap() {
                 count += 1;
                 if let Err(violations) = admission.check(&manifest.value, None) {
@@ -224,14 +226,17 @@ fn shipped_manifests_are_accepted() {
         }
     }
     assert!(count >= 7, "only {count} manifests were found");
+    for name in ["vm", "docker-vm", "gpu-vm"] {
+        assert!(seen.contains(name), "examples/{name}.yaml was not looked at");
+    }
 }
 
 #[test]
 fn what_is_accepted_can_be_read_as_its_type() {
     let admission = admission();
     let good = values().into_iter().flat_map(|values| values.good);
-    let stalled = cases()
-        .into_iter()
+    let stalled = (cases().into_iter())
+        .chain(later())
         .filter(|case| matches!(case.verdict, Verdict::Stalled { .. }));
     for object in good.chain(world()).chain(stalled.map(|case| case.manifest)) {
         let checked = admission.check(&object, None).unwrap();

@@ -9,6 +9,8 @@ mod cli;
 mod forms;
 #[path = "convert/legacy.rs"]
 mod legacy;
+#[path = "convert/machines.rs"]
+mod machines;
 #[path = "convert/properties.rs"]
 mod properties;
 #[path = "convert/support.rs"]

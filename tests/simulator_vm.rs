@@ -250,7 +250,14 @@ async fn a_cloud_image_boots_and_gets_its_agent_from_cloud_init() {
     assert_eq!(sim.refused("POST", "/qemu/100/agent/ping", &[]).await, silent);
     sim.simulator.advance(25_000);
     assert_eq!(sim.ok("POST", "/qemu/100/agent/ping", &[]).await, json!({"result": {}}));
+    // Its scripts run for a while yet.
+    let result = BASE64.encode("[ -e /run/cloud-init/result.json ]");
+    let probe = format!("# phoenix-runner: probe seconds=10 command={result}\n");
+    let early = sim.exec(100, &["/bin/sh", "-s"], &probe).await;
+    assert!(early["out-data"].as_str().unwrap().starts_with("exit=1\n"), "{early}");
     let waited = sim.exec(100, &["cloud-init", "status", "--wait"], "").await;
+    let late = sim.exec(100, &["/bin/sh", "-s"], &probe).await;
+    assert!(late["out-data"].as_str().unwrap().starts_with("exit=0\n"), "{late}");
     assert_eq!(
         (&waited["exitcode"], &waited["out-data"]),
         (&json!(1), &json!("status: error\n"))
@@ -769,4 +776,141 @@ async fn nodes_know_qm_and_snippets() {
     sim.ok("PUT", "/qemu/100/config", &form).await;
     let exit = sim.task("POST", "/qemu/100/status/start", &[]).await;
     assert_eq!(exit, format!("can't open '{file}' - No such file or directory"));
+}
+
+#[tokio::test]
+async fn a_silent_agent_costs_time() {
+    let sim = Sim::new();
+    sim.machine("100", &[]).await;
+    assert_eq!(sim.task("POST", "/qemu/100/status/start", &[]).await, "OK");
+    let ping = HttpRequest {
+        method: "POST".to_owned(),
+        path: "/api2/json/nodes/phoenix/qemu/100/agent/ping".to_owned(),
+        authorization: Some(sim.auth.clone()),
+        ..HttpRequest::default()
+    };
+    assert_eq!(sim.simulator.handle(&ping).await.delay_ms, 3000);
+    sim.simulator.advance(20_000);
+    assert_eq!(sim.simulator.handle(&ping).await.delay_ms, 0);
+    let broken = [
+        ("command", "/bin/sh"),
+        ("command", "-s"),
+        (
+            "input-data",
+            "# phoenix-runner: start id=x\nphoenix_put 'a' <<'PHOENIX_END'\n",
+        ),
+    ];
+    let (_, text) = sim.refused("POST", "/qemu/100/agent/exec", &broken).await;
+    assert!(text.contains("path and mode are expected"), "{text}");
+}
+
+#[tokio::test]
+async fn disks_move_and_change_hands() {
+    let sim = Sim::new();
+    let efi = format!("{DISKS}:1,efitype=4m,pre-enrolled-keys=1");
+    let tpm = format!("{DISKS}:1,version=v2.0");
+    sim.machine(
+        "100",
+        &[
+            ("efidisk0", efi.as_str()),
+            ("tpmstate0", tpm.as_str()),
+            ("bios", "ovmf"),
+        ],
+    )
+    .await;
+    let config = sim.config(100).await;
+    assert_eq!(
+        config["efidisk0"],
+        format!("{DISKS}:vm-100-disk-0,efitype=4m,pre-enrolled-keys=1,size=1M")
+    );
+    assert_eq!(
+        config["tpmstate0"],
+        format!("{DISKS}:vm-100-disk-2,size=4M,version=v2.0")
+    );
+    sim.machine("101", &[]).await;
+    let other = "quickOS-shared-prod-data";
+    let form = [("disk", "scsi0"), ("storage", other), ("delete", "1")];
+    assert_eq!(sim.task("POST", "/qemu/100/move_disk", &form).await, "OK");
+    assert_eq!(sim.config(100).await["scsi0"], format!("{other}:vm-100-disk-0,size=4G"));
+    let form = [("disk", "scsi0"), ("target-vmid", "101"), ("target-disk", "scsi3")];
+    assert_eq!(sim.task("POST", "/qemu/100/move_disk", &form).await, "OK");
+    assert_eq!(sim.config(101).await["scsi3"], format!("{other}:vm-101-disk-0,size=4G"));
+    assert_eq!(sim.config(100).await["boot"], "order=net0");
+    // Somebody else's disk is left alone when the machine goes.
+    let borrowed = format!("{DISKS}:vm-101-disk-0");
+    sim.ok("PUT", "/qemu/100/config", &[("scsi1", borrowed.as_str())]).await;
+    assert_eq!(sim.task("DELETE", "/qemu/100", &[("purge", "1")]).await, "OK");
+    let left = sim.ok("GET", &format!("/storage/{DISKS}/content"), &[]).await;
+    assert_eq!(left.as_array().unwrap().len(), 1, "{left}");
+    assert_eq!(left[0]["volid"], borrowed);
+}
+
+#[tokio::test]
+async fn large_input_comes_in_pieces() {
+    let sim = Sim::new();
+    sim.machine("100", &[]).await;
+    assert_eq!(sim.task("POST", "/qemu/100/status/start", &[]).await, "OK");
+    sim.simulator.advance(20_000);
+    let program = start_program("big", &format!("{}exit 6\n", "# a long line\n".repeat(6000)));
+    assert!(program.len() > 64 << 10);
+    for (at, piece) in program.as_bytes().chunks(45 << 10).enumerate() {
+        let (file, content) = (format!("/run/in/1/{at:06}"), BASE64.encode(piece));
+        let form = [("file", file.as_str()), ("encode", "0"), ("content", content.as_str())];
+        sim.ok("POST", "/qemu/100/agent/file-write", &form).await;
+    }
+    let join = "umask 077; cat /run/in/1/* >/run/in/1.all && rm -rf /run/in/1 && exec 3</run/in/1.all && rm -f \
+                /run/in/1.all && exec /bin/sh -s <&3";
+    let started = sim.exec(100, &["/bin/sh", "-c", join], "").await;
+    assert!(
+        started["out-data"].as_str().unwrap().contains("started-now=1"),
+        "{started}"
+    );
+    sim.simulator.advance(30_000);
+    let ended = sim
+        .exec(100, &["/bin/sh", "-s"], "# phoenix-runner: poll id=big hash=h1\n")
+        .await;
+    assert!(ended["out-data"].as_str().unwrap().contains("exit=6"), "{ended}");
+    let left = sim.simulator.with(|state| {
+        let files = &state.guests[&100].inside.files;
+        files.keys().filter(|path| path.starts_with("/run/in/")).count()
+    });
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn the_script_for_snippets_is_known() {
+    let sim = Sim::new();
+    let script = |action: &str, volid: &str| {
+        let text = BASE64.encode("#cloud-config\n");
+        let content = if action == "write" { text } else { String::new() };
+        format!(
+            "# phoenix-node: snippet-{action} volid={volid}\nPHOENIX_VOLID={volid}\nphoenix_snippet {action} \
+             <<'PHOENIX_END'\n{content}\nPHOENIX_END\n"
+        )
+    };
+    let run = |action: &str, volid: &str| sim.node("/bin/sh -s", &script(action, volid));
+    let volid = "local:snippets/a.yaml";
+    for (action, out) in [
+        ("find", "present=0\n"),
+        ("write", "present=1\n"),
+        ("find", "present=1\n"),
+        ("remove", "present=0\n"),
+        ("remove", "present=0\n"),
+        ("find", "present=0\n"),
+    ] {
+        let reply = run(action, volid);
+        assert_eq!(
+            (reply.exit, reply.stdout.as_str()),
+            (0, out),
+            "{action}: {}",
+            reply.stderr
+        );
+    }
+    for wrong in [
+        "nope:snippets/a.yaml",
+        "local:iso/a.iso",
+        "quickOS-vm-disks:snippets/a.yaml",
+    ] {
+        assert_eq!(run("write", wrong).exit, 14, "{wrong}");
+    }
 }

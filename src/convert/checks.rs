@@ -13,6 +13,9 @@ use super::report::Severity;
 use super::values;
 use super::writer::Writer;
 
+/// Keys of a disk's size.
+const SIZES: [&str; 3] = ["storage_size_gb", "disk_size_gb", "rootfs_size_gb"];
+
 /// What mapping the guests brought to light.
 #[derive(Debug, Default)]
 pub struct Seen<'a> {
@@ -94,14 +97,26 @@ impl<'a> Seen<'a> {
 
     /// Notes the size of a root filesystem in MiB; a clone cannot be smaller than its source. Templates stand before
     /// their clones or after them, so this is asked of both.
-    pub fn rootfs(&mut self, w: &mut Writer, guest: &Guest<'a>, size: Option<i64>, guests: &Guests<'a>) {
+    /// `defaults` hold the size of guests that name none.
+    pub fn rootfs(
+        &mut self,
+        w: &mut Writer,
+        guest: &Guest<'a>,
+        size: Option<i64>,
+        guests: &Guests<'a>,
+        defaults: Option<&At<'a>>,
+    ) {
         let Some(size) = size else { return };
         self.rootfs.insert(guest.id, size);
         let parent = guest.parent.and_then(|p| guests.list.get(p));
-        let own = |g: &Guest| {
-            let at = ["storage_size_gb", "disk_size_gb", "rootfs_size_gb"]
+        let given = |at: &At<'a>| {
+            SIZES
                 .iter()
-                .find_map(|k| g.at.get(k));
+                .find_map(|k| at.get(k))
+                .filter(|s| !values::is_unset(s.node))
+        };
+        let own = |g: &Guest<'a>| {
+            let at = given(&g.at).or_else(|| defaults.and_then(given));
             at.and_then(|at| values::mebibytes(at.node, 1024))
         };
         if let Some(larger) = parent.and_then(own).filter(|p| *p > size) {
@@ -110,7 +125,7 @@ impl<'a> Seen<'a> {
                 values::quantity(size),
                 values::quantity(larger)
             );
-            let at = guest.at.get("storage_size_gb").unwrap_or_else(|| guest.at.clone());
+            let at = given(&guest.at).unwrap_or_else(|| guest.at.clone());
             w.warn(&at, &message, "make it at least as large: a disk never shrinks");
         }
     }

@@ -79,14 +79,7 @@ impl<'a, 'o> Conversion<'a, 'o> {
             }
         }
         for defaults in &vm_defaults {
-            for key in [
-                "template",
-                "cores",
-                "memory_mb",
-                "disk_size_gb",
-                "storage_pool",
-                "network_bridge",
-            ] {
+            for key in vm::DEFAULTS {
                 if let Some(at) = defaults.get(key) {
                     self.ledger.not_mapped(&at, "every machine says it itself");
                 }

@@ -29,6 +29,10 @@ pub struct SharedMount<'a> {
 pub struct Facts<'a> {
     /// Storages that the file names or describes; empty without a file.
     storages: BTreeSet<String>,
+    /// Storages that are ZFS pools.
+    zfs: BTreeSet<String>,
+    /// Default storage for disks of machines.
+    pub disk_storage: Option<String>,
     /// Storage for container images and ISO files.
     pub image_storage: Option<String>,
     /// The fleet's network.
@@ -52,10 +56,15 @@ impl<'a> Facts<'a> {
                 .storages
                 .extend(values::text(at.node).and_then(|t| values::storage_id(&t)));
         }
-        for (_, id) in datasets(root) {
+        for (at, id) in datasets(root) {
+            let kind = at.get("proxmox_storage_type").and_then(|v| values::text(v.node));
+            if kind.as_deref() == Some("zfspool") {
+                facts.zfs.insert(id.clone());
+            }
             facts.storages.insert(id);
         }
         facts.image_storage = image_storage(root);
+        facts.disk_storage = disk_storage(root, facts.image_storage.as_deref());
         let network = root.get("network");
         let text = |key: &str| {
             network
@@ -116,6 +125,11 @@ impl<'a> Facts<'a> {
         }
     }
 
+    /// Whether the storage is a ZFS pool, as far as the files tell.
+    pub fn is_zfs(&self, id: &str) -> bool {
+        self.zfs.contains(id) || id == "local-zfs"
+    }
+
     /// Whether the files know of this storage. Without a hypervisor file nothing can be said.
     pub fn knows_storage(&self, id: &str) -> bool {
         self.storages.is_empty() || self.storages.contains(id) || STOCK.contains(&id)
@@ -148,6 +162,17 @@ pub fn datasets<'a>(root: &At<'a>) -> Vec<(At<'a>, String)> {
             Some((at, values::storage_id(&id)?))
         })
         .collect()
+}
+
+/// The storage that `hypervisor::storages` makes the default for disks of machines.
+fn disk_storage(root: &At, images: Option<&str>) -> Option<String> {
+    let ids = root.get("proxmox_storage_ids");
+    ids.iter().flat_map(At::entries).find_map(|(key, at)| {
+        let key = key.to_ascii_lowercase();
+        let id = values::text(at.node).and_then(|t| values::storage_id(&t))?;
+        let disks = key.contains("vm") && !key.contains("volume") && !key.contains("lxc");
+        (disks && images != Some(id.as_str())).then_some(id)
+    })
 }
 
 fn image_storage(root: &At) -> Option<String> {

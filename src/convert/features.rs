@@ -87,6 +87,8 @@ fn portainer(w: &mut Writer, guest: &Guest, facts: &Facts, list: &mut Vec<Featur
         return;
     };
     let role = values::text(at.node).unwrap_or_default().to_ascii_lowercase();
+    // The server was called primary once.
+    let role = if role == "primary" { "server".to_owned() } else { role };
     match role.as_str() {
         "none" => w.defaulted(&at, "features", "no Portainer"),
         "infrastructure" => w.skip(&at, "the role infrastructure installs nothing"),

@@ -371,7 +371,7 @@ fn settle_form(guest: &mut Guest, cloned: bool, ledger: &mut Ledger) {
         .unwrap_or_default();
     let called_template = called_template.to_ascii_lowercase().contains("template");
     // A machine's snapshot name is that of a snapshot taken after provisioning; only what is cloned is a template.
-    let by_snapshot = snapshot_at.is_some() && (!guest.is_vm || is_template || cloned);
+    let by_snapshot = snapshot_at.is_some() && (!guest.is_vm || (cloned && !is_template));
     let guessed = !by_snapshot && !is_template && cloned && called_template;
     if guessed {
         let message = format!(

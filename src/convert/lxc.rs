@@ -9,9 +9,10 @@ use super::checks::Seen;
 use super::facts::Facts;
 use super::guests::{CLONE_KEYS, Guest, Guests};
 use super::json::{At, Node};
+use super::network::{self, Naming};
 use super::scripts::Scripts;
 use super::writer::Writer;
-use super::{features, firewall, names, network, options, storage, values, vllm};
+use super::{features, firewall, names, options, storage, values, vllm};
 
 /// Why a template has no volumes and mounts.
 const NO_MOUNTS: &str = "a template has no volumes and mounts: clones would copy them";
@@ -78,15 +79,10 @@ pub fn container<'a>(
     };
     if template {
         storage::refuse_mounts(w, at, guest.id, fleet.facts, NO_MOUNTS);
-        if let Some(check) = w.key(at, &["health_check"]) {
-            w.skip_warn(
-                &check,
-                "health_check: a template does not run",
-                "give it to the guests that are cloned from it",
-            );
-        }
+        no_health(w, at);
         let (form, snapshot_name) = guest.form.clone().unwrap_or_default();
-        form_keys(w, at, &snapshot_name);
+        snapshot_key(w, at, &snapshot_name);
+        template_key(w, at);
         let spec = PhoenixTemplateSpec {
             hypervisor_ref,
             lxc: Some(lxc),
@@ -101,7 +97,8 @@ pub fn container<'a>(
             spec,
         ))));
     }
-    form_keys(w, at, &None);
+    snapshot_key(w, at, &None);
+    template_key(w, at);
     let mounts = storage::mounts(w, at, guest.id, fleet.facts);
     if !mounts.volumes.is_empty() && lxc.vllm.is_some() {
         cache_hint(w, at, &mounts.volumes[0].mount_path);
@@ -140,13 +137,13 @@ fn base<'a>(w: &mut Writer, guest: &Guest<'a>, fleet: &Fleet<'_, 'a>, seen: &mut
         gigabytes,
         "a size in GB",
     );
-    seen.rootfs(w, guest, size, fleet.guests);
+    seen.rootfs(w, guest, size, fleet.guests, None);
     let rootfs = RootFs {
         storage: storage::storage(w, at, &["storage_pool", "storage"], "rootfs.storage", fleet.facts),
         // Proxmox allocates whole GiB.
         size: size.map(|m| values::quantity((m + 1023) / 1024 * 1024)),
     };
-    let mut networking = network::networking(w, at, fleet.facts.subnet, &mut seen.addresses);
+    let mut networking = network::networking(w, at, Naming::Containers, fleet.facts.subnet, &mut seen.addresses);
     let firewall = firewall::firewall(w, at, &mut networking.network);
     let expected = "an amount of memory in MB";
     LxcGuest {
@@ -242,8 +239,19 @@ pub fn clone_keys(w: &mut Writer, guest: &Guest) {
     }
 }
 
-/// The keys that make a guest a template.
-pub fn form_keys(w: &mut Writer, at: &At, snapshot: &Option<String>) {
+/// A template is not probed.
+pub fn no_health(w: &mut Writer, at: &At) {
+    if let Some(check) = w.key(at, &["health_check"]) {
+        w.skip_warn(
+            &check,
+            "health_check: a template does not run",
+            "give it to the guests that are cloned from it",
+        );
+    }
+}
+
+/// The snapshot of a template; `snapshot` is what was written of it.
+pub fn snapshot_key(w: &mut Writer, at: &At, snapshot: &Option<String>) {
     if let Some(snapshot_at) = w.key(at, &["template_snapshot_name"]) {
         match snapshot {
             Some(_) => w.mapped_at(&snapshot_at, "spec.snapshotName", ""),
@@ -259,6 +267,10 @@ pub fn form_keys(w: &mut Writer, at: &At, snapshot: &Option<String>) {
             None => w.unreadable(&snapshot_at, "a snapshot name: 2 to 40 letters, digits, '_' or '-'"),
         }
     }
+}
+
+/// Whether the guest is a template.
+pub fn template_key(w: &mut Writer, at: &At) {
     if let Some(flag) = w.key(at, &["is_template"]) {
         match values::boolean(flag.node) {
             Some(true) => w.mapped_at(&flag, "spec.form", ""),

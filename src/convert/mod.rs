@@ -6,6 +6,7 @@
 //! ```
 
 mod checks;
+mod cloud_init;
 mod config_files;
 mod conversion;
 mod emit;
@@ -27,6 +28,7 @@ mod storage;
 pub mod values;
 mod vllm;
 mod vm;
+mod vm_source;
 mod writer;
 
 use std::collections::BTreeMap;

@@ -37,6 +37,35 @@ pub struct Networking {
     pub network: Option<Vec<Network>>,
     /// Name resolution.
     pub dns: Option<Dns>,
+    /// Interfaces that got another name than the file gives them: old and new name.
+    pub renamed: Vec<(String, String)>,
+}
+
+/// How interfaces are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// As the interface in the guest, `eth0`.
+    Containers,
+    /// By Proxmox's number, `net0`: names in the guest are its own affair.
+    Machines,
+}
+
+impl Naming {
+    /// The name of the interface with this number.
+    pub fn name(self, number: usize) -> String {
+        match self {
+            Naming::Containers => format!("eth{number}"),
+            Naming::Machines => format!("net{number}"),
+        }
+    }
+
+    /// The name that is written for one of the file.
+    fn written(self, text: &str) -> Option<String> {
+        match self {
+            Naming::Containers => values::interface(text),
+            Naming::Machines => values::machine_interface(text),
+        }
+    }
 }
 
 const STATIC_IP: &str = "an IPv4 address with prefix length such as 10.0.0.150/24, or dhcp";
@@ -56,11 +85,11 @@ const FIELDS: &[(&str, &[&str])] = &[
     ("dns", &["nameservers", "nameserver", "dns", "dns_nameservers"]),
 ];
 
-/// Maps the guest's network. `subnet` is the fleet's network, for addresses without prefix length; `bridge` is the
-/// bridge for machines that name none, with where it stands.
+/// Maps the guest's network. `subnet` is the fleet's network, for addresses without prefix length.
 pub fn networking<'a>(
     w: &mut Writer,
     guest: &At<'a>,
+    naming: Naming,
     subnet: Option<(Ipv4Addr, u8)>,
     addresses: &mut Addresses<'a>,
 ) -> Networking {
@@ -77,9 +106,12 @@ pub fn networking<'a>(
                 .iter()
                 .find(|(f, _)| *f == "name")
                 .and_then(|(_, item)| item.text.clone());
-            let name = named
-                .and_then(|t| values::interface(&t))
-                .unwrap_or_else(|| format!("eth{}", network.len()));
+            let free =
+                |n: &usize| naming == Naming::Containers || network.iter().all(|nic| nic.name != naming.name(*n));
+            let next = (network.len()..).find(free).unwrap_or_default();
+            let name = (named.as_deref())
+                .and_then(|t| naming.written(t))
+                .unwrap_or_else(|| naming.name(next));
             if network.len() == 16 || network.iter().any(|n| n.name == name) {
                 let message = format!("interface {name} is there already, or the sixteenth is passed");
                 w.skip_warn(&at, &message, "give interfaces different names, and at most 16");
@@ -88,8 +120,11 @@ pub fn networking<'a>(
             let mut interface = Interface {
                 w,
                 path: format!("network[{}]", network.len()),
+                naming,
                 subnet,
             };
+            out.renamed
+                .extend(named.filter(|n| *n != name).map(|n| (n, name.clone())));
             let nic = interface.map(&fields, name, &at, addresses, &mut out.dns);
             network.push(nic);
         }
@@ -183,8 +218,11 @@ fn fields_of<'a>(w: &mut Writer, at: &At<'a>) -> Option<Fields<'a>> {
             let mut fields: Fields = Vec::new();
             for (key, value) in at.entries() {
                 let Some(field) = ours(key) else {
-                    if key == "type" {
-                        w.skip(&value, "Proxmox knows one type of interface in containers");
+                    if key == "type" || key == "model" {
+                        w.skip(
+                            &value,
+                            "one type of interface serves: veth for containers, virtio for machines",
+                        );
                     }
                     continue;
                 };
@@ -240,6 +278,7 @@ pub fn scalar(node: &Node) -> Option<String> {
 struct Interface<'w, 'l> {
     w: &'w mut Writer<'l>,
     path: String,
+    naming: Naming,
     subnet: Option<(Ipv4Addr, u8)>,
 }
 
@@ -252,7 +291,7 @@ impl Interface<'_, '_> {
         addresses: &mut Addresses<'a>,
         dns: &mut Option<Dns>,
     ) -> Network {
-        let name = self.read(fields, "name", values::interface, "an interface name such as eth0");
+        let name = self.name(fields, &default_name);
         let mut nic = Network {
             name: name.unwrap_or(default_name),
             bridge: self.read(fields, "bridge", values::bridge, "a bridge name such as vmbr0"),
@@ -298,6 +337,19 @@ impl Interface<'_, '_> {
         }
         note_mac(&nic, &place("mac"), &self.w.label, addresses);
         nic
+    }
+
+    /// Machines name their interfaces themselves, so that any name but a number says nothing there.
+    fn name(&mut self, fields: &Fields, default_name: &str) -> Option<String> {
+        let naming = self.naming;
+        if let (Naming::Machines, Some((_, item))) = (naming, fields.iter().find(|(f, _)| *f == "name"))
+            && item.text.as_deref().and_then(|t| naming.written(t)).is_none()
+        {
+            let note = format!("interfaces of a machine have Proxmox's number ({default_name}); it names them itself");
+            self.w.skip(&item.at, &note);
+            return None;
+        }
+        self.read(fields, "name", |t| naming.written(t), "an interface name such as eth0")
     }
 
     fn addresses(&mut self, fields: &Fields, nic: &mut Network) {

@@ -23,13 +23,19 @@ const MOUNT_PATH: &str = "an absolute path below / such as /models";
 /// Reads a storage id; one that the files do not know is a warning.
 pub fn storage(w: &mut Writer, at: &At, names: &[&str], path: &str, facts: &Facts) -> Option<String> {
     let value = w.key(at, names)?;
+    storage_at(w, &value, path, facts)
+}
+
+/// [`storage`] of a value that was found already.
+pub fn storage_at(w: &mut Writer, value: &At, path: &str, facts: &Facts) -> Option<String> {
     let read = |node: &Node| values::text(node).and_then(|t| values::storage_id(&t));
-    let id = w.value(&value, path, read, "a Proxmox storage id")?;
-    check_storage(w, &value, &id, facts);
+    let id = w.value(value, path, read, "a Proxmox storage id")?;
+    check_storage(w, value, &id, facts);
     Some(id)
 }
 
-fn check_storage(w: &mut Writer, at: &At, id: &str, facts: &Facts) {
+/// Warns of a storage that the files do not know.
+pub fn check_storage(w: &mut Writer, at: &At, id: &str, facts: &Facts) {
     if !facts.knows_storage(id) {
         let message = format!(
             "{} {}: the hypervisor file knows no storage {id:?}",
@@ -137,6 +143,11 @@ pub fn refuse_mounts(w: &mut Writer, guest: &At, id: i64, facts: &Facts, why: &s
             }
         }
     }
+    refuse_shared(w, id, facts, why);
+}
+
+/// Notes on shared directories of a guest that cannot mount them.
+pub fn refuse_shared(w: &mut Writer, id: i64, facts: &Facts, why: &str) {
     for mount in &facts.mounts {
         if values::guest_id(&mount.guest) == Some(id) {
             let message = format!("shared volume {:?}: {why}", mount.name);

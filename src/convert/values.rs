@@ -292,3 +292,45 @@ pub fn ports(text: &str) -> Option<String> {
 pub fn at_most(max: usize) -> impl Fn(&str) -> Option<String> {
     move |text| (text.len() <= max).then(|| text.to_owned())
 }
+
+/// The interface of a machine: its name is Proxmox's number. `eth0` is `net0`.
+pub fn machine_interface(text: &str) -> Option<String> {
+    let digits = text.strip_prefix("net").or_else(|| text.strip_prefix("eth"))?;
+    let number = decimal(digits).filter(|n| *n <= 31)?;
+    Some(format!("net{number}"))
+}
+
+/// A user name that cloud-init makes.
+pub fn user(text: &str) -> Option<String> {
+    let begins = text.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    (begins && text.len() <= 32 && text.chars().all(plain)).then(|| text.to_owned())
+}
+
+/// The name of a package.
+pub fn package(text: &str) -> Option<String> {
+    let begins = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    (begins && text.len() <= 128 && all_of(text, "+._:~=-")).then(|| text.to_owned())
+}
+
+/// A CPU type.
+pub fn cpu_type(node: &Node) -> Option<String> {
+    text(node).filter(|t| t.len() <= 64 && all_of(t, "._-"))
+}
+
+/// A QEMU machine type, without the version that Proxmox adds of itself.
+pub fn machine_type(node: &Node) -> Option<String> {
+    let text = text(node)?;
+    match text.as_str() {
+        "q35" | "pc" => Some(text),
+        "i440fx" => Some("pc".to_owned()),
+        _ => {
+            let version = text
+                .strip_prefix("pc-q35-")
+                .or_else(|| text.strip_prefix("pc-i440fx-"))?;
+            let numbers: Vec<_> = version.split('.').collect();
+            let digits = |n: &&str| (1..=4).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_digit());
+            ((2..=4).contains(&numbers.len()) && numbers.iter().all(digits)).then_some(text)
+        }
+    }
+}

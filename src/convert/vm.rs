@@ -1,20 +1,79 @@
 //! Virtual machines: `PhoenixVM`, and `PhoenixTemplate` of vm form.
 
 use crate::crd::{
-    CloudImage, CloudInit, GuestKind, KeyRef, LocalRef, Network, ObjectRef, PhoenixTemplate, PhoenixTemplateSpec,
-    PhoenixVM, PhoenixVMSpec, VmCpu, VmDisk, VmGuest, VmSource,
+    Firewall, GuestKind, Network, ObjectRef, PhoenixTemplate, PhoenixTemplateSpec, PhoenixVM, PhoenixVMSpec,
+    TemplateForm, VmAgent, VmBios, VmCpu, VmDisk, VmGuest,
 };
 
 use super::checks::Seen;
-use super::facts::Facts;
 use super::guests::Guest;
 use super::json::{At, Node};
 use super::lxc::{Fleet, GuestManifest};
+use super::network::{self, Naming};
 use super::scripts::Scripts;
-use super::writer::Writer;
-use super::{features, firewall, lxc, network, storage, values};
+use super::writer::{NOT_SET, Writer};
+use super::{cloud_init, features, firewall, lxc, storage, values, vm_source};
 
-/// Maps a machine. What it leaves out comes from `vm_defaults`.
+/// Keys of `vm_defaults`.
+pub const DEFAULTS: &[&str] = &[
+    "template",
+    "template_image",
+    "cores",
+    "cpu_cores",
+    "sockets",
+    "cpu_sockets",
+    "cpu_type",
+    "cpu",
+    "memory_mb",
+    "memory",
+    "machine",
+    "machine_type",
+    "bios",
+    "disk_size_gb",
+    "storage_size_gb",
+    "storage_pool",
+    "storage",
+    "network_bridge",
+];
+
+/// A machine to be mapped, with what its file says for machines that leave a value out.
+pub struct Machine<'m, 'a> {
+    /// The machine.
+    pub guest: &'m Guest<'a>,
+    /// `vm_defaults` of its file.
+    pub defaults: Option<&'m At<'a>>,
+    /// Everything around it.
+    pub fleet: &'m Fleet<'m, 'a>,
+}
+
+impl<'a> Machine<'_, 'a> {
+    /// The machine's own value, else that of `vm_defaults`; the hypervisor's defaults count where neither is there.
+    pub fn key(&self, w: &mut Writer, names: &[&str]) -> Option<At<'a>> {
+        w.key(&self.guest.at, names).or_else(|| self.default(names))
+    }
+
+    /// The value of `vm_defaults`, not claimed yet.
+    pub fn default(&self, names: &[&str]) -> Option<At<'a>> {
+        let defaults = self.defaults?;
+        let mut set = names.iter().filter_map(|n| defaults.get(n));
+        set.find(|at| !values::is_unset(at.node))
+    }
+
+    /// [`Self::key`] read into the field `path`.
+    fn read<T>(
+        &self,
+        w: &mut Writer,
+        names: &[&str],
+        path: &str,
+        read: impl FnOnce(&Node) -> Option<T>,
+        expected: &str,
+    ) -> Option<T> {
+        let at = self.key(w, names)?;
+        w.value(&at, path, read, expected)
+    }
+}
+
+/// Maps a machine.
 pub fn machine<'a>(
     w: &mut Writer,
     index: usize,
@@ -25,68 +84,35 @@ pub fn machine<'a>(
 ) -> Option<GuestManifest> {
     let guest = fleet.guests.list.get(index)?;
     let at = &guest.at;
+    let from = Machine { guest, defaults, fleet };
     let template = guest.kind == GuestKind::PhoenixTemplate;
-    if let Some(id_at) = &guest.id_at {
-        w.mapped(id_at, "vmid", "");
-    }
-    let megabytes = |node: &Node| {
-        values::mebibytes(node, 1)
-            .filter(|m| (16..=1 << 30).contains(m))
-            .map(values::quantity)
-    };
-    let cores_at = own_or_default(w, at, defaults, &["cores", "cpu_cores"]);
-    let memory_at = own_or_default(w, at, defaults, &["memory_mb", "memory"]);
-    let cores = cores_at.and_then(|at| {
-        let read = |n: &Node| values::integer(n).filter(|n| (1..=512).contains(n));
-        w.value(&at, "cpu.cores", read, "a whole number from 1 to 512")
-    });
-    let memory = memory_at.and_then(|at| w.value(&at, "memory", megabytes, "an amount of memory in MB"));
-    let networking = network::networking(w, at, fleet.facts.subnet, &mut seen.addresses);
-    let mut nics = networking.network;
-    if let Some(bridge_at) = own_or_default(w, at, defaults, &["network_bridge"]) {
-        bridge(w, &bridge_at, &mut nics);
-    }
-    let firewall = firewall::firewall(w, at, &mut nics);
+    let mut vm = hardware(w, &from, seen);
     let root = fleet.roots.get(at.file)?;
     let (features, extra) = features::features(w, guest, root, fleet.facts);
     for item in extra {
         w.skip_warn(&item.at, "an option of containers on a machine", "drop it");
     }
-    let vm = VmGuest {
-        vmid: Some(guest.id),
-        hostname: lxc::hostname(w, guest),
-        source: source(w, guest, defaults, fleet),
-        cpu: cores.map(|cores| VmCpu {
-            cores: Some(cores),
-            ..VmCpu::default()
-        }),
-        memory,
-        disks: disk(w, guest, defaults, fleet, seen),
-        network: nics,
-        dns: networking.dns,
-        cloud_init: cloud_init(w, guest),
-        features,
-        application: scripts.application(w, at, false),
-        boot: lxc::boot(w, at, template),
-        firewall,
-        ..VmGuest::default()
-    };
+    vm.features = features;
+    let addressed = vm.dns.is_some() || vm.network.iter().flatten().any(|n| n.ip.is_some() || n.ip6.is_some());
+    vm.cloud_init = cloud_init::cloud_init(w, guest, addressed, &mut vm.network);
+    cloud_init::volumes(w, guest, template, &mut vm.cloud_init);
+    vm.application = scripts.application(w, at, false);
+    vm.boot = lxc::boot(w, at, template);
     let tests = scripts.tests(w, at);
     let depends_on = lxc::depends_on(w, index, fleet.guests, seen);
-    lxc::rest(w, at);
-    let why = "machines get no container mounts";
-    storage::refuse_mounts(w, at, guest.id, fleet.facts, why);
+    rest(w, at);
+    storage::refuse_shared(w, guest.id, fleet.facts, "machines get no container mounts");
     let hypervisor_ref = ObjectRef {
         name: fleet.hypervisor.to_owned(),
         namespace: None,
     };
-    let snapshot_name = guest.form.as_ref().and_then(|(_, snapshot)| snapshot.clone());
-    lxc::form_keys(w, at, &snapshot_name);
-    Some(if let Some((form, _)) = &guest.form {
+    let form = form(w, &from, vm.disks.as_deref());
+    Some(if let Some((form, snapshot_name)) = form {
+        lxc::no_health(w, at);
         let spec = PhoenixTemplateSpec {
             hypervisor_ref,
             vm: Some(vm),
-            form: Some(*form),
+            form: Some(form),
             snapshot_name,
             tests,
             depends_on,
@@ -106,15 +132,84 @@ pub fn machine<'a>(
     })
 }
 
-/// The guest's own value, else that of `vm_defaults`.
-fn own_or_default<'a>(w: &mut Writer, at: &At<'a>, defaults: Option<&At<'a>>, names: &[&str]) -> Option<At<'a>> {
-    w.key(at, names).or_else(|| {
-        let defaults = defaults?;
-        names
-            .iter()
-            .filter_map(|n| defaults.get(n))
-            .find(|d| !values::is_unset(d.node))
-    })
+/// Identity, source, size and network.
+fn hardware<'a>(w: &mut Writer, from: &Machine<'_, 'a>, seen: &mut Seen<'a>) -> VmGuest {
+    let guest = from.guest;
+    if let Some(id_at) = &guest.id_at {
+        w.mapped(id_at, "vmid", "");
+    }
+    let megabytes = |node: &Node| {
+        values::mebibytes(node, 1)
+            .filter(|m| (16..=1 << 30).contains(m))
+            .map(values::quantity)
+    };
+    let whole = |low: i64, high: i64| move |n: &Node| values::integer(n).filter(|n| (low..=high).contains(n));
+    let cores = ["cores", "cpu_cores"];
+    let memory = ["memory_mb", "memory"];
+    let cpu = VmCpu {
+        cores: from.read(w, &cores, "cpu.cores", whole(1, 512), "a whole number from 1 to 512"),
+        sockets: from.read(
+            w,
+            &["sockets", "cpu_sockets"],
+            "cpu.sockets",
+            whole(1, 16),
+            "a whole number from 1 to 16",
+        ),
+        type_: from.read(
+            w,
+            &["cpu_type", "cpu"],
+            "cpu.type",
+            values::cpu_type,
+            "a CPU type such as host",
+        ),
+        ..VmCpu::default()
+    };
+    let networking = network::networking(
+        w,
+        &guest.at,
+        Naming::Machines,
+        from.fleet.facts.subnet,
+        &mut seen.addresses,
+    );
+    let mut nics = networking.network;
+    if let Some(bridge_at) = from.key(w, &["network_bridge"]) {
+        bridge(w, &bridge_at, &mut nics);
+    }
+    let mut firewall = firewall::firewall(w, &guest.at, &mut nics);
+    rename_in_rules(&mut firewall, &networking.renamed);
+    VmGuest {
+        vmid: Some(guest.id),
+        hostname: lxc::hostname(w, guest),
+        source: vm_source::source(w, from),
+        cpu: (cpu != VmCpu::default()).then_some(cpu),
+        memory: from.read(w, &memory, "memory", megabytes, "an amount of memory in MB"),
+        machine: from.read(
+            w,
+            &["machine", "machine_type"],
+            "machine",
+            values::machine_type,
+            "q35 or pc",
+        ),
+        bios: from.read(w, &["bios"], "bios", bios, "seabios or ovmf"),
+        disks: vm_source::disks(w, from, seen),
+        network: nics,
+        dns: networking.dns,
+        // The legacy manager always put the agent into its machines; absent it would be unmanaged where one is adopted.
+        agent: Some(VmAgent {
+            enabled: Some(true),
+            ..VmAgent::default()
+        }),
+        firewall,
+        ..VmGuest::default()
+    }
+}
+
+fn bios(node: &Node) -> Option<VmBios> {
+    match values::text(node)?.to_ascii_lowercase().as_str() {
+        "seabios" | "bios" => Some(VmBios::Seabios),
+        "ovmf" | "uefi" | "efi" => Some(VmBios::Ovmf),
+        _ => None,
+    }
 }
 
 fn bridge(w: &mut Writer, at: &At, nics: &mut Option<Vec<Network>>) {
@@ -123,7 +218,7 @@ fn bridge(w: &mut Writer, at: &At, nics: &mut Option<Vec<Network>>) {
     };
     let nics = nics.get_or_insert_with(|| {
         vec![Network {
-            name: "eth0".into(),
+            name: Naming::Machines.name(0),
             ..Network::default()
         }]
     });
@@ -138,148 +233,103 @@ fn bridge(w: &mut Writer, at: &At, nics: &mut Option<Vec<Network>>) {
     }
 }
 
-fn source(w: &mut Writer, guest: &Guest, defaults: Option<&At>, fleet: &Fleet) -> Option<VmSource> {
-    lxc::clone_keys(w, guest);
-    let image_at = w.key(&guest.at, &["template_image", "template"]);
-    if let (Some(parent), Some(at)) = (guest.parent.and_then(|p| fleet.guests.list.get(p)), &guest.parent_at) {
-        w.mapped(at, "source.templateRef.name", "");
-        if let Some(at) = &image_at {
-            w.skip(at, "the guest is cloned, so its image is not used");
+/// Rules name interfaces as their guest's entries do.
+fn rename_in_rules(firewall: &mut Option<Firewall>, renamed: &[(String, String)]) {
+    let rules = firewall.iter_mut().flat_map(|f| f.rules.iter_mut().flatten());
+    for name in rules.filter_map(|rule| rule.interface.as_mut()) {
+        if let Some((_, new)) = renamed.iter().find(|(old, _)| old == name) {
+            name.clone_from(new);
+        } else if let Some(new) = values::machine_interface(name) {
+            *name = new;
         }
-        return Some(VmSource {
-            template_ref: Some(LocalRef {
-                name: parent.name.clone(),
-            }),
-            ..VmSource::default()
-        });
     }
-    let Some(at) = image_at else {
-        let default = defaults
-            .and_then(|d| d.get("template"))
-            .map(|d| format!(" (vm_defaults: {})", d.node.show()));
-        let message = format!(
-            "neither clone_from_vmid nor template_image{}",
-            default.unwrap_or_default()
-        );
-        w.warn(&guest.at, &message, "set spec.source by hand");
-        return None;
-    };
-    cloud_image(w, &at, fleet.facts).map(|image| VmSource {
-        cloud_image: Some(image),
-        ..VmSource::default()
-    })
 }
 
-/// A disk image by name or path: it is expected in the ISO folder of the image storage.
-fn cloud_image(w: &mut Writer, at: &At, facts: &Facts) -> Option<CloudImage> {
-    let text = values::text(at.node).unwrap_or_default();
-    if text.contains("://") {
-        let fix = "set spec.source.cloudImage.url and sha256 by hand";
-        w.skip_warn(
-            at,
-            "an image from a URL needs the SHA-256 of the file, which the file does not tell",
-            fix,
+/// How a template is kept. Where Proxmox cannot copy a machine from a snapshot, a Proxmox template is the only way.
+fn form(w: &mut Writer, from: &Machine, disks: Option<&[VmDisk]>) -> Option<(TemplateForm, Option<String>)> {
+    let at = &from.guest.at;
+    let mut form = from.guest.form.clone();
+    let facts = from.fleet.facts;
+    let storage = disks.iter().flat_map(|d| d.iter()).find_map(|d| d.storage.clone());
+    let storage = storage.or_else(|| facts.disk_storage.clone());
+    if let (Some((TemplateForm::Snapshot, _)), Some(zfs)) = (&form, storage.filter(|s| facts.is_zfs(s))) {
+        form = Some((TemplateForm::Template, None));
+        let message = format!(
+            "its disk is on ZFS ({zfs}), which cannot copy a machine from a snapshot, so it becomes a Proxmox template"
         );
-        return None;
+        w.info(at, &message, "nothing: its clones are linked clones of the template");
     }
-    let file = text.rsplit('/').next().unwrap_or(&text);
-    let volid = if text.contains(":iso/") || text.contains(":import/") {
-        text.clone()
+    if let (Some((TemplateForm::Template, _)), Some(snapshot)) = (&form, w.key(at, &["template_snapshot_name"])) {
+        w.skip(
+            &snapshot,
+            "machines are cloned from the Proxmox template itself, not from a snapshot",
+        );
     } else {
-        format!("{}:iso/{file}", facts.image_storage.as_deref().unwrap_or("local"))
-    };
-    if volid.len() > 255 || !text.chars().all(|c| c.is_ascii_graphic()) {
-        w.unreadable(at, "the name of a disk image");
-        return None;
+        let snapshot = form.as_ref().and_then(|(_, snapshot)| snapshot.clone());
+        lxc::snapshot_key(w, at, &snapshot);
     }
-    w.mapped(at, "source.cloudImage.volid", "");
-    if volid != text {
-        let message = format!("{} {} names no storage; {volid} is assumed", at.key(), at.node.show());
-        w.warn(at, &message, "check that the image is there, or give url and sha256");
-    }
-    Some(CloudImage {
-        volid: Some(volid),
-        ..CloudImage::default()
-    })
+    lxc::template_key(w, at);
+    form
 }
 
-fn disk<'a>(
-    w: &mut Writer,
-    guest: &Guest<'a>,
-    defaults: Option<&At<'a>>,
-    fleet: &Fleet<'_, 'a>,
-    seen: &mut Seen<'a>,
-) -> Option<Vec<VmDisk>> {
-    let size_at = own_or_default(w, &guest.at, defaults, &["disk_size_gb", "storage_size_gb"]);
-    let mebibytes = size_at.and_then(|at| {
-        let read = |node: &Node| values::mebibytes(node, 1024).filter(|m| (1024..=1 << 40).contains(m));
-        w.value(&at, "disks[0].size", read, "a size in GB")
-    });
-    seen.rootfs(w, guest, mebibytes, fleet.guests);
-    let own = guest
-        .at
-        .get("storage_pool")
-        .is_some_and(|at| !values::is_unset(at.node));
-    let place = if own { Some(&guest.at) } else { defaults };
-    let storage = place.and_then(|at| storage::storage(w, at, &["storage_pool"], "disks[0].storage", fleet.facts));
-    if mebibytes.is_none() && storage.is_none() {
-        return None;
-    }
-    Some(vec![VmDisk {
-        name: "root".into(),
-        storage,
-        size: mebibytes.map(values::quantity),
-        ..VmDisk::default()
-    }])
-}
+/// Keys of containers.
+const OF_CONTAINERS: &[&str] = &[
+    "unprivileged",
+    "apparmor_profile",
+    "apparmor_manages_nesting",
+    "pct_options",
+    "lxc_options",
+    "zfs_volumes",
+];
 
-/// `user_config`. Keys and password hashes are not written: they belong into a Secret, which the object names.
-fn cloud_init(w: &mut Writer, guest: &Guest) -> Option<CloudInit> {
-    let at = w.key(&guest.at, &["user_config"])?;
-    if !matches!(at.node, Node::Object(_)) {
-        w.unreadable(&at, "an object with username");
-        return None;
-    }
-    let secret = format!("{}-cloud-init", guest.name);
-    let mut init = CloudInit {
-        user: w.text(
-            &at,
-            &["username", "user"],
-            "cloudInit.user",
-            values::at_most(32),
-            "a user name",
-        ),
-        ..CloudInit::default()
-    };
-    let mut refer = |names: &[&str], field: &str, key: &str| -> Option<KeyRef> {
-        let value = w.key(&at, names)?;
-        if values::text(value.node).is_none_or(|t| t == "NOT_SET") {
-            w.defaulted(&value, &format!("cloudInit.{field}"), super::writer::NOT_SET);
-            return None;
+/// Claims the keys that have no field.
+fn rest(w: &mut Writer, at: &At) {
+    lxc::rest(w, at);
+    for (key, value) in at.entries() {
+        if OF_CONTAINERS.contains(&key) || key.starts_with("vllm_") {
+            match says_nothing(value.node) {
+                true => w.defaulted(&value, "", NOT_SET),
+                false => w.skip_warn(&value, &format!("{key} is a key of containers"), "drop it"),
+            }
+        } else if key == "swap_mb" || key == "swap" {
+            w.skip(&value, "swap of a machine is made inside it");
+        } else if key == "gpu_assignment" || key == "gpus" {
+            gpus(w, &value);
+        } else if key == "docker_stacks" {
+            docker_stacks(w, &value);
+        } else if key.starts_with("portainer_") && key != "portainer_role" {
+            w.skip(
+                &value,
+                "a setting of Portainer, which the legacy manager made through Portainer's own API",
+            );
         }
-        w.mapped(
-            &value,
-            &format!("cloudInit.{field}.key"),
-            "only the reference: the value belongs into the Secret",
-        );
-        let message = format!(
-            "{} belongs into the Secret {secret:?}, key {key:?}, which is not written",
-            value.key()
-        );
-        w.warn(
-            &value,
-            &message,
-            &format!("kubectl create secret generic {secret} --from-file={key}=FILE"),
-        );
-        Some(KeyRef {
-            name: secret.clone(),
-            key: key.to_owned(),
-        })
-    };
-    init.password_hash_secret_ref = refer(&["password_hash", "password"], "passwordHashSecretRef", "passwordHash");
-    init.ssh_keys_secret_ref = refer(&["ssh_public_key", "ssh_keys"], "sshKeysSecretRef", "authorizedKeys");
-    if let Some(gateway) = at.get("gw") {
-        w.skip(&gateway, "network_config holds the gateway");
     }
-    (init != CloudInit::default()).then_some(init)
+}
+
+/// Null, blank text, an empty list or object.
+fn says_nothing(node: &Node) -> bool {
+    values::is_unset(node) || (node.is_leaf() && matches!(node, Node::Array(_) | Node::Object(_)))
+}
+
+fn gpus(w: &mut Writer, at: &At) {
+    match values::gpu_indices(at.node) {
+        Some(none) if none.is_empty() => w.defaulted(at, "", "no GPU"),
+        _ => w.skip_warn(
+            at,
+            "a machine gets a GPU as a PCI device of its own, which the node's containers cannot use then",
+            "make a resource mapping on Proxmox and name it in spec.pci",
+        ),
+    }
+}
+
+fn docker_stacks(w: &mut Writer, at: &At) {
+    if says_nothing(at.node) {
+        return w.defaulted(at, "", NOT_SET);
+    }
+    let message = format!(
+        "docker_stacks {}: Phoenix deploys no Compose files by itself",
+        at.node.show()
+    );
+    let fix = "start them from spec.application, with the Compose files among its files, or from Portainer";
+    w.skip_warn(at, &message, fix);
 }

@@ -269,18 +269,37 @@ list_schema!(
     /// Names.
     entry_names, entry_name, 0, 16
 );
-list_schema!(
-    /// CPU flags.
-    cpu_flags, cpu_flag, 0, 16
-);
+/// CPU flags, each once whatever its sign.
+pub fn cpu_flags(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 16,
+        "items": cpu_flag(generator),
+        "x-kubernetes-validations": [{
+            "rule": "self.all(f, self.exists_one(g, g.size() > 0 && f.size() > 0 && g.substring(1) == f.substring(1)))",
+            "message": "a flag is given twice: give each once, with one sign"
+        }]
+    })
+}
+
 list_schema!(
     /// Names of packages.
     package_names, package_name, 0, 128
 );
-list_schema!(
-    /// Names of disks and interfaces.
-    boot_order, disk_name, 1, 16
-);
+/// Names of disks and interfaces, each once.
+pub fn boot_order(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "maxItems": 16,
+        "items": disk_name(generator),
+        "x-kubernetes-validations": [{
+            "rule": "self.all(a, self.exists_one(b, a == b))",
+            "message": "a name is given twice: give each once"
+        }]
+    })
+}
+
 list_schema!(
     /// Absolute paths.
     absolute_paths, absolute_path, 0, 32

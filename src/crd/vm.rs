@@ -72,6 +72,10 @@ pub struct PhoenixVMSpec {
 #[schemars(extend("x-kubernetes-validations" = [
     {"rule": "!has(self.efiDisk) || (has(self.bios) && self.bios == 'ovmf')", "message": "efiDisk belongs to bios: ovmf: set it, or leave efiDisk out"},
     {"rule": "!has(self.pci) || !self.pci.exists(p, has(p.pcie) && p.pcie) || (has(self.machine) && self.machine.matches('q35'))", "message": "pcie needs machine: q35"},
+    {"rule": "!has(self.balloon) || !has(self.memory) || !isQuantity(self.balloon) || !isQuantity(self.memory) || !quantity(self.balloon).isGreaterThan(quantity(self.memory))", "message": "balloon must not be above memory"},
+    {"rule": "!has(self.hotplug) || !('memory' in self.hotplug) || (has(self.cpu) && has(self.cpu.numa) && self.cpu.numa)", "message": "hotplug of memory needs cpu.numa: true"},
+    {"rule": "!has(self.vga) || self.vga.type != 'serial0' || !has(self.serial) || self.serial", "message": "vga: serial0 shows the serial console: set serial: true, or leave serial out"},
+    {"rule": "!has(self.bootOrder) || !has(self.disks) || self.bootOrder.all(b, b.matches('^(net|eth)[0-9]{1,2}$') || self.disks.exists(d, d.name == b))", "message": "bootOrder holds a name that no disk has: name disks of the machine, or interfaces such as net0"},
     {"rule": "!has(self.cpu) || !has(self.cpu.cores) || !has(self.cpu.numa) || !self.cpu.numa || !has(self.cpu.sockets) || self.cpu.sockets <= 8", "message": "numa takes at most 8 sockets"}
 ]))]
 pub struct VmGuest {
@@ -124,7 +128,9 @@ pub struct VmGuest {
     /// Disks. On creation the first is the boot disk; afterwards their order means nothing. Absent: unmanaged. A disk
     /// that is taken out of the list is detached and kept as an unused disk of the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"], "x-kubernetes-validations" = [
+        {"rule": "self.filter(d, has(d.bus) && d.bus == 'ide').size() <= 3 && self.filter(d, has(d.bus) && d.bus == 'sata').size() <= 6 && self.filter(d, has(d.bus) && d.bus == 'virtio').size() <= 16 && self.filter(d, !has(d.bus) || d.bus == 'scsi').size() <= 31", "message": "too many disks on one bus: a machine takes 31 on scsi, 16 on virtio, 6 on sata and 3 on ide beside the cloud-init drive"}
+    ]))]
     pub disks: Option<Vec<VmDisk>>,
     /// Network interfaces. The number in the name is Proxmox's: net0 (or eth0) is the first one. cloud-init gives them
     /// their addresses. Absent: unmanaged; empty: none.
@@ -153,7 +159,8 @@ pub struct VmGuest {
     /// PCI devices passed through. Absent: unmanaged; empty: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16), extend("x-kubernetes-validations" = [
-        {"rule": "self.all(p, self.exists_one(q, (has(q.mapping) == has(p.mapping)) && (!has(q.mapping) || q.mapping == p.mapping) && (has(q.address) == has(p.address)) && (!has(q.address) || q.address == p.address)))", "message": "two entries name the same device: name each once"}
+        {"rule": "self.all(p, self.exists_one(q, (has(q.mapping) == has(p.mapping)) && (!has(q.mapping) || q.mapping == p.mapping) && (has(q.address) == has(p.address)) && (!has(q.address) || q.address == p.address)))", "message": "two entries name the same device: name each once"},
+        {"rule": "self.filter(p, has(p.primaryGpu) && p.primaryGpu).size() <= 1", "message": "only one device can be the primary display: give primaryGpu once"}
     ]))]
     pub pci: Option<Vec<VmPci>>,
     /// USB devices passed through. Absent: unmanaged; empty: none.
@@ -534,7 +541,9 @@ pub struct CloudInit {
     /// Further user-data for the first boot: #cloud-config, a script, … It lies in a file on a storage: no secrets.
     /// Needs SSH to the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 65_536))]
+    #[schemars(length(min = 1, max = 65_536), extend("x-kubernetes-validations" = [
+        {"rule": "self.startsWith('#cloud-config') || self.startsWith('#!') || self.startsWith('#cloud-boothook') || self.startsWith('#include')", "message": "must begin with #cloud-config, #!, #cloud-boothook or #include: by its first line cloud-init knows what it is"}
+    ]))]
     pub user_data: Option<String>,
     /// Storage of the cloud-init drive. Absent: the storage of the first disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -550,6 +559,9 @@ pub struct CloudInit {
 /// QEMU guest agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "!has(self.install) || !self.install || !has(self.enabled) || self.enabled", "message": "install is for an agent that is used: set enabled: true, or leave install out"}
+]))]
 pub struct VmAgent {
     /// Whether the machine runs the agent. Default: true.
     #[serde(default, skip_serializing_if = "Option::is_none")]

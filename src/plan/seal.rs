@@ -38,10 +38,10 @@ impl Planner<'_> {
     fn converted(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
         let disks = super::vm_disks::disks(guest);
         let base = |volid: &str| volid.rsplit(['/', ':']).next().unwrap_or_default().starts_with("base-");
-        let waiting = disks.values().any(|d| !base(d.get("file").unwrap_or_default()));
-        if guest.type_ == GuestType::Lxc || !waiting {
+        let waiting = disks.iter().find(|(_, d)| !base(d.get("file").unwrap_or_default()));
+        let Some((place, _)) = waiting.filter(|_| guest.type_ == GuestType::Qemu) else {
             return Ok(());
-        }
+        };
         let stage = Stage::SnapshotReady;
         match self.observed.creating {
             None => Err(Next::Look(Query::Creating {
@@ -51,11 +51,11 @@ impl Planner<'_> {
             })),
             Some(true) => Err(self.wait(stage, "CreateRunning", format!("VM {vmid} is being converted"), 2)),
             Some(false) => {
-                let message = format!(
-                    "VM {vmid} is a template whose disks were not converted: the conversion was cut off. Run on node {}: qm set {vmid} --template 0; it is converted again then",
-                    guest.node
-                );
-                Err(self.stuck(stage, "CreateInterrupted", message))
+                // A conversion that was cut off goes on disk by disk; of the whole machine Proxmox refuses a second one.
+                self.unlocked(stage, vmid, guest)?;
+                let call = ApiCall::post(format!("{}/template", guest.path(vmid))).param("disk", place);
+                let action = format!("convert disk {place} of template {vmid}");
+                Err(self.run(stage, action, vec![], Effect::Task(call)))
             }
         }
     }

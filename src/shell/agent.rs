@@ -38,11 +38,7 @@ pub async fn run(client: &Client, node: &str, vmid: i64, input: &[u8]) -> Result
     let run = rand::random::<u64>();
     let folder = format!("{FOLDER}/{run:016x}");
     let make = format!("umask 077 && mkdir -p {folder}");
-    let pid = client
-        .agent_exec(node, vmid, &["/bin/sh", "-c", &make], "")
-        .await
-        .map_err(of)?;
-    let made = wait(client, node, vmid, pid).await?;
+    let made = exec(client, node, vmid, &["/bin/sh", "-c", &make]).await?;
     if !made.is_success() {
         return Ok(made);
     }
@@ -50,13 +46,26 @@ pub async fn run(client: &Client, node: &str, vmid: i64, input: &[u8]) -> Result
         let file = format!("{folder}/{n:06}");
         client.agent_write(node, vmid, &file, piece).await.map_err(of)?;
     }
-    let program = format!(
-        "cat {folder}/* >{FOLDER}/{run:016x}.all && rm -rf {folder} && exec 3<{FOLDER}/{run:016x}.all && rm -f {FOLDER}/{run:016x}.all && exec /bin/sh -s <&3"
-    );
+    exec(client, node, vmid, &["/bin/sh", "-c", &joined(&folder)]).await
+}
+
+/// Joins the pieces in a folder, runs them as one program, and leaves nothing of them.
+fn joined(folder: &str) -> String {
+    format!(
+        "# phoenix-input: {folder}\numask 077; all={folder}.all; cat {folder}/* >\"$all\" && rm -rf {folder} && \
+         exec 3<\"$all\" && rm -f \"$all\" && exec /bin/sh -s <&3"
+    )
+}
+
+/// Runs a short command and waits for it.
+///
+/// # Errors
+/// With the reason, and whether it may have run.
+pub async fn exec(client: &Client, node: &str, vmid: u32, argv: &[&str]) -> Result<Output, (Failure, bool)> {
     let pid = client
-        .agent_exec(node, vmid, &["/bin/sh", "-c", &format!("umask 077; {program}")], "")
+        .agent_exec(node, vmid, argv, "")
         .await
-        .map_err(of)?;
+        .map_err(|e| (of_call(&e), e.may_have_happened()))?;
     wait(client, node, vmid, pid).await
 }
 
@@ -90,5 +99,33 @@ async fn wait(client: &Client, node: &str, vmid: u32, pid: i64) -> Result<Output
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With a real shell: every byte arrives in order, and nothing is left.
+    #[test]
+    fn pieces_are_joined_and_leave_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("run");
+        std::fs::create_dir(&folder).unwrap();
+        let program = format!("printf %s '{}'\n", "x".repeat(3 * PIECE));
+        for (n, piece) in program.as_bytes().chunks(PIECE).enumerate() {
+            std::fs::write(folder.join(format!("{n:06}")), piece).unwrap();
+        }
+        let output = std::process::Command::new("/bin/sh")
+            .args(["-c", &joined(folder.to_str().unwrap())])
+            .output()
+            .unwrap();
+        assert_eq!(
+            output.stdout.len(),
+            3 * PIECE,
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -14,7 +14,9 @@ use super::model::storage::{Storage, StorageKind, Volume};
 pub const RECORDED_ROOT_PASSWORD: &str = "root-password-1";
 
 const GIB: u64 = 1 << 30;
-/// The image that is on a storage from the start.
+/// The disk image that is on storages from the start.
+const NOBLE: &str = "noble-server-cloudimg-amd64.qcow2";
+/// The container image that is on a storage from the start.
 pub(super) const UBUNTU: &str = "ubuntu-24.04-standard_24.04-2_amd64.tar.zst";
 /// The image of the recorded profile.
 pub(super) const DEBIAN: &str = "debian-12-standard_12.7-1_amd64.tar.zst";
@@ -181,6 +183,9 @@ fn homelab(version: &str, secrets: &Secrets, now: u64) -> State {
         UBUNTU,
         141_589_318,
     );
+    for storage in ["local", "fastData-shared-iso"] {
+        put_file(&mut state, "phoenix", storage, "import", NOBLE, 628_326_912);
+    }
     state.appliances = vec![
         appliance(UBUNTU, "ubuntu-24.04", "24.04-2"),
         appliance(DEBIAN, "debian-12", "12.7-1"),
@@ -240,7 +245,7 @@ fn homelab_storages(state: &mut State) {
         ),
         (
             "fastData-shared-iso",
-            dir("/fastData/shared-iso", &["iso", "vztmpl"], 100),
+            dir("/fastData/shared-iso", &["iso", "vztmpl", "import"], 100),
         ),
     ];
     state.storages = storages
@@ -253,7 +258,8 @@ fn homelab_storages(state: &mut State) {
 /// with those rights.
 fn homelab_access(state: &mut State, secrets: &Secrets) {
     const GUEST: &str = "VM.Allocate VM.Audit VM.Clone VM.Config.CPU VM.Config.Memory VM.Config.Disk VM.Config.Network \
-        VM.Config.Options VM.PowerMgmt VM.Snapshot VM.Snapshot.Rollback";
+        VM.Config.Options VM.Config.HWType VM.Config.CDROM VM.Config.Cloudinit VM.PowerMgmt VM.Snapshot \
+        VM.Snapshot.Rollback VM.GuestAgent.Audit VM.GuestAgent.FileWrite VM.GuestAgent.Unrestricted";
     const ROLES: &[(&str, &str, &[&str])] = &[
         ("PhoenixGuest", GUEST, &["/vms"]),
         (
@@ -268,6 +274,7 @@ fn homelab_access(state: &mut State, secrets: &Secrets) {
         ),
         ("PhoenixNode", "Sys.Audit Sys.AccessNetwork", &["/nodes"]),
         ("PhoenixNet", "SDN.Use SDN.Audit", &["/sdn/zones/localnetwork"]),
+        ("PhoenixMap", "Mapping.Use Mapping.Audit", &["/mapping"]),
         ("PhoenixCluster", "Sys.Audit", &["/"]),
         (
             "PhoenixPool",

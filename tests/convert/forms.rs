@@ -879,7 +879,7 @@ fn machines() {
     assert_eq!(a["source"]["templateRef"]["name"], "base");
     assert_eq!((&a["cpu"]["cores"], &a["memory"]), (&json!(8), &json!("4Gi")));
     assert_eq!(a["disks"], json!([{"name": "root", "storage": "tank", "size": "20Gi"}]));
-    assert_eq!(a["network"], json!([{"name": "eth0", "bridge": "vmbr0"}]));
+    assert_eq!(a["network"], json!([{"name": "net0", "bridge": "vmbr0"}]));
     assert_eq!(manifest(&output, "phoenixvm-b.yaml")["kind"], "PhoenixVM");
     assert_eq!(
         entry(&output, "/vms/3/template_snapshot_name").outcome,

@@ -170,6 +170,19 @@ fn change() -> impl Strategy<Value = Change> {
         "swap_mb",
         "firewall",
         "users",
+        "user_config",
+        "username",
+        "packages",
+        "template_image",
+        "clone_from_vmid",
+        "template_snapshot_name",
+        "docker_stacks",
+        "disk_size_gb",
+        "storage_pool",
+        "machine",
+        "bios",
+        "cpu_type",
+        "interface",
     ];
     let key = prop_oneof![
         proptest::sample::select(keys.to_vec()).prop_map(str::to_owned),
@@ -317,6 +330,22 @@ proptest! {
     }
 
     #[test]
+    fn one_odd_value_for_each_key_of_a_machine(key in proptest::sample::select(MACHINE_KEYS.to_vec()), value in odd(), default in odd(), cloned in any::<bool>()) {
+        let base = json!({"vmid": 299, "name": "base", "is_template": true, "template_image": "x.img"});
+        let source = if cloned { ("clone_from_vmid", json!(299)) } else { ("template_image", json!("x.img")) };
+        let share = json!([{"type": "nfs", "server": "10.0.0.2", "path": "/a", "mount_point": "/a"}]);
+        let mut vm = json!({"vmid": 300, "name": "one", (source.0): source.1, "network_config": {"ip": "10.0.0.5/24"}, "volumes": share, "user_config": {"username": "u"}});
+        // Some keys belong below others.
+        let place = match key.split_once('.') {
+            Some(("volumes", inner)) => &mut vm["volumes"][0][inner],
+            Some((outer, inner)) => &mut vm[outer][inner],
+            None => &mut vm[key],
+        };
+        *place = value;
+        check(&[(Role::Vm, &json!({"vm_defaults": {(key): default}, "vms": [base, vm]}))], true)?;
+    }
+
+    #[test]
     fn bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = phoenix::convert::convert(&[input("x.json", Role::Lxc, bytes)], &options());
     }
@@ -353,3 +382,54 @@ fn known_keys() -> Vec<String> {
     keys.dedup();
     keys
 }
+
+/// Keys of machines; those with a dot stand below others.
+const MACHINE_KEYS: [&str; 47] = [
+    "vmid",
+    "name",
+    "hostname",
+    "is_template",
+    "clone_from_vmid",
+    "template_snapshot_name",
+    "template_image",
+    "template",
+    "cores",
+    "sockets",
+    "cpu_type",
+    "memory_mb",
+    "machine",
+    "bios",
+    "disk_size_gb",
+    "storage_pool",
+    "network_bridge",
+    "mac_address",
+    "network_config",
+    "network_config.name",
+    "network_config.ip",
+    "network_config.gw",
+    "network_config.nameservers",
+    "network_config.model",
+    "user_config",
+    "user_config.username",
+    "user_config.password_hash",
+    "user_config.password",
+    "user_config.ssh_public_key",
+    "user_config.ssh_keys",
+    "user_config.packages",
+    "user_config.package_upgrade",
+    "user_config.gw",
+    "volumes",
+    "volumes.type",
+    "volumes.server",
+    "volumes.path",
+    "volumes.mount_point",
+    "volumes.options",
+    "volumes.read_only",
+    "features",
+    "firewall",
+    "docker_stacks",
+    "portainer_role",
+    "gpu_assignment",
+    "vllm_model",
+    "swap_mb",
+];

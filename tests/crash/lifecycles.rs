@@ -7,7 +7,7 @@ use phoenix::desired::Objects;
 use phoenix::simulator::Edit;
 use serde_json::json;
 
-use crate::engine::{IMAGE, World, lxc, template};
+use crate::engine::{IMAGE, World, lxc, template, vm, vm_template};
 
 /// A change from outside, before the engine settles.
 pub type Phase = fn(&World);
@@ -126,6 +126,21 @@ fn with_scripts(world: &World) {
         "a",
         json!({"source": image(), "features": [{"name": "two"}], "application": {"script": "#!/bin/sh\necho hello\n"}}),
     ));
+}
+
+fn with_machine(world: &World) {
+    world.feature("one", json!({}));
+    world
+        .store
+        .apply(vm("a", json!({"features": [{"name": "one"}], "tags": ["x"]})));
+}
+
+/// What ran in a machine, each once.
+fn ran(world: &World, vmid: u32, expected: &str) -> Result<(), String> {
+    let scripts = world.guests()[&vmid]["scripts"].clone();
+    (scripts == expected)
+        .then_some(())
+        .ok_or_else(|| format!("the scripts of machine {vmid}: {scripts}"))
 }
 
 pub const LIFECYCLES: &[Lifecycle] = &[
@@ -271,6 +286,68 @@ pub const LIFECYCLES: &[Lifecycle] = &[
             (scripts == expected)
                 .then_some(())
                 .ok_or_else(|| format!("the scripts of the guest: {scripts}"))
+        },
+    },
+    Lifecycle {
+        name: "machine from a cloud image, with a feature",
+        ssh: true,
+        stalls: false,
+        phases: &[with_machine],
+        check: |world| ran(world, 1000, r#"["feature-one 1 0"]"#),
+    },
+    Lifecycle {
+        name: "machine template and linked clone",
+        ssh: true,
+        stalls: false,
+        phases: &[|world| {
+            world.store.apply(vm_template("base"));
+            world
+                .store
+                .apply(vm("a", json!({"source": {"templateRef": {"name": "base"}}})));
+        }],
+        check: |world| {
+            let clone = &world.guests()[&1001];
+            let fine = clone["scsi0"].contains("base-1000-disk") && !clone.contains_key("protection");
+            fine.then_some(()).ok_or_else(|| format!("the clone: {clone:?}"))
+        },
+    },
+    Lifecycle {
+        name: "disk added and grown, restart for a pending change, application",
+        ssh: true,
+        stalls: false,
+        phases: &[
+            |world| {
+                world.store.apply(vm("a", json!({})));
+            },
+            |world| {
+                world.store.apply(vm(
+                    "a",
+                    json!({"cpu": {"cores": 4}, "updatePolicy": {"restart": "Automatic"}, "cloudInit": {"user": "other"},
+                        "disks": [{"name": "data", "size": "5Gi"}, {"name": "root", "size": "25Gi"}],
+                        "application": {"script": "#!/bin/sh\necho hello\n"}}),
+                ));
+            },
+        ],
+        check: |world| {
+            let guest = &world.guests()[&1000];
+            let disks = guest.values().filter(|v| v.contains("serial=data")).count();
+            if disks != 1 || guest["cores"] != "4" {
+                return Err(format!("the machine: {guest:?}"));
+            }
+            ran(world, 1000, r#"["application 1 0"]"#)
+        },
+    },
+    Lifecycle {
+        name: "delete of a machine",
+        ssh: true,
+        stalls: false,
+        phases: &[with_machine, delete_all],
+        check: |world| {
+            world
+                .guests()
+                .is_empty()
+                .then_some(())
+                .ok_or_else(|| "a machine is left".into())
         },
     },
 ];

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 pub const CLUSTER: &str = "11111111-2222-4333-8444-555555555555";
 pub const IMAGE: &str = "fastData-shared-iso:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst";
+pub const CLOUD_IMAGE: &str = "local:import/noble-server-cloudimg-amd64.qcow2";
 /// Times faster than real, of the simulator and of the engine's waits.
 const SCALE: f64 = 5000.0;
 
@@ -35,6 +36,7 @@ impl TestStore {
     pub fn apply(&self, manifest: Value) -> Key {
         let guest = match manifest["kind"].as_str().unwrap() {
             "PhoenixLXC" => GuestObject::from(&serde_json::from_value::<PhoenixLXC>(manifest).unwrap()),
+            "PhoenixVM" => GuestObject::from(&serde_json::from_value::<PhoenixVM>(manifest).unwrap()),
             _ => GuestObject::from(&serde_json::from_value::<PhoenixTemplate>(manifest).unwrap()),
         };
         let key = guest.key.clone();
@@ -278,7 +280,8 @@ impl World {
                 "credentials": {"tokenSecretRef": {"name": "token"}, "rootPasswordSecretRef": {"name": "root"}},
                 "vmidRange": {"start": 1000, "end": 1099},
                 "volumeOwners": {"idRange": {"start": 9900, "end": 9909}, "image": IMAGE},
-                "defaults": {"rootfsStorage": "quickOS-lxc-disks", "volumeStorage": "fastData-shared-bulk-data", "bridge": "vmbr0"}
+                "defaults": {"rootfsStorage": "quickOS-lxc-disks", "volumeStorage": "fastData-shared-bulk-data",
+                    "diskStorage": "quickOS-vm-disks", "bridge": "vmbr0"}
             }
         });
         let mut server = None;
@@ -412,8 +415,12 @@ impl World {
             let guest = |(vmid, guest): (&u32, &phoenix::simulator::model::Guest)| {
                 let mut options: BTreeMap<String, String> = guest.config().current.options.clone();
                 for (key, value) in options.iter_mut().filter(|(k, _)| k.starts_with("net")) {
-                    let kept: Vec<&str> = value.split(',').filter(|p| !p.starts_with("hwaddr=")).collect();
+                    let address = |p: &&str| p.starts_with("hwaddr=") || p.starts_with("virtio=");
+                    let kept: Vec<&str> = value.split(',').filter(|p| !address(p)).collect();
                     *value = format!("{key}:{}", kept.join(","));
+                }
+                for chance in ["vmgenid", "smbios1", "meta"] {
+                    options.remove(chance);
                 }
                 options.insert("raw".into(), format!("{:?}", guest.config().current.lxc));
                 options.insert("running".into(), guest.running.is_some().to_string());
@@ -476,6 +483,35 @@ pub fn lxc(name: &str, fields: Value) -> Value {
     json!({
         "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixLXC",
         "metadata": {"name": name, "namespace": "ai"}, "spec": spec
+    })
+}
+
+/// A PhoenixVM from the cloud image with the given fields over a small default.
+pub fn vm(name: &str, fields: Value) -> Value {
+    let mut spec = json!({
+        "hypervisorRef": {"name": "pve"}, "source": {"cloudImage": {"volid": CLOUD_IMAGE}},
+        "cpu": {"cores": 2}, "memory": "2Gi", "disks": [{"name": "root", "size": "20Gi"}], "cloudInit": {"user": "ops"},
+        "network": [{"name": "net0", "ip": "10.0.0.60/24", "gateway": "10.0.0.1"}],
+    });
+    for (key, value) in fields.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    json!({
+        "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixVM",
+        "metadata": {"name": name, "namespace": "ai"}, "spec": spec
+    })
+}
+
+/// A PhoenixTemplate of vm form.
+pub fn vm_template(name: &str) -> Value {
+    let mut guest = vm(name, json!({}))["spec"].clone();
+    guest.as_object_mut().unwrap().remove("hypervisorRef");
+    guest["protection"] = json!(true);
+    guest["tags"] = json!(["base"]);
+    json!({
+        "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixTemplate",
+        "metadata": {"name": name, "namespace": "ai"},
+        "spec": {"hypervisorRef": {"name": "pve"}, "form": "Template", "vm": guest}
     })
 }
 

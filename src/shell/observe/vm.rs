@@ -8,10 +8,6 @@ use super::super::connection::Connection;
 use super::super::failure::{failure, of_call};
 use super::{id, reachable};
 
-/// Exit code 0 once cloud-init is through with this boot, or where there is none.
-const CLOUD_INIT_DONE: &str =
-    "[ ! -d /run/cloud-init ] || [ -e /run/cloud-init/result.json ] || [ -e /run/cloud-init/disabled ]";
-
 /// Whether the guest agent answers, and what it knows.
 pub(super) async fn agent(connection: &Connection, vmid: i64, on: &str, cloud_init: bool) -> Result<Agent, Failure> {
     let client = &connection.client;
@@ -27,18 +23,11 @@ pub(super) async fn agent(connection: &Connection, vmid: i64, on: &str, cloud_in
     let ip = reachable(addresses);
     let cloud_init_done = match cloud_init {
         true => {
-            let command = crate::guest::runner::probe(
-                id(vmid),
-                &["/bin/sh".into(), "-c".into(), CLOUD_INIT_DONE.into()],
-                10,
-                &crate::guest::runner::Layout::default(),
-            );
-            let output = connection
-                .in_guest(crate::desired::GuestType::Qemu, on, vmid, &command)
-                .await
-                .map_err(|(f, _)| f)?;
-            let answer = crate::guest::runner::ProbeAnswer::parse(&output.stdout.text());
-            Some(answer.is_ok_and(|a| a.exit == 0))
+            // A machine without cloud-init refuses the command.
+            let answer = super::super::agent::exec(client, on, id(vmid), &["cloud-init", "status"]).await;
+            let words = answer.map(|o| o.stdout.text()).unwrap_or_default();
+            let at_work = ["status: running", "status: not run", "status: not started"];
+            Some(!at_work.iter().any(|w| words.contains(w)))
         }
         false => None,
     };

@@ -117,10 +117,22 @@ impl Simulator {
             .await;
         let old_body = self.with(|state| state.release.major() < 8);
         let user = caller.map(|caller| caller.id).unwrap_or_default();
-        let reply = match result {
+        // A call for an agent that does not answer takes its time before it says so.
+        let silent = result
+            .as_ref()
+            .is_err_and(|error| error.message == "QEMU guest agent is not running\n");
+        let delay = self.with(|state| {
+            if silent {
+                state.scaled(state.latency.agent_ping)
+            } else {
+                0
+            }
+        });
+        let mut reply = match result {
             Err(error) if error.status == 595 => HttpReply::plain(595, error.message, ""),
             result => HttpReply::answer(parsed.formatter, old_body, result),
         };
+        reply.delay_ms = delay;
         let reply = self.logged(request, &user, reply);
         self.fault_after(fault.as_ref(), reply).await
     }

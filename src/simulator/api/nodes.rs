@@ -156,3 +156,21 @@ pub fn stop_all(state: &mut State, call: &Call) -> Answer {
     };
     Ok(state.start_task(&node, "stopall", "", &call.caller.id, work).into())
 }
+
+/// `GET …/hardware/pci`: the graphics cards (facts F.6).
+pub fn pci(state: &mut State, call: &Call) -> Answer {
+    let found = state.nodes.get(&call.params.node());
+    let rows: Vec<Value> = found
+        .into_iter()
+        .flat_map(|node| &node.gpus)
+        .enumerate()
+        .map(|(at, gpu)| {
+            json!({
+                "id": gpu.pci, "class": "0x030000", "vendor": "0x10de", "vendor_name": "NVIDIA Corporation",
+                "device": "0x2d04", "device_name": gpu.model, "iommugroup": at + 1,
+                "subsystem_vendor": "0x10de", "subsystem_device": "0x0000",
+            })
+        })
+        .collect();
+    Ok(rows.into())
+}

@@ -44,6 +44,7 @@ fn handler(verb: &str, template: &str) -> Option<Handler> {
         ("GET", "/nodes") => nodes::list,
         ("GET", "/nodes/{node}/status") => nodes::status,
         ("GET", "/nodes/{node}/network") => nodes::network,
+        ("GET", "/nodes/{node}/hardware/pci") => nodes::pci,
         ("GET", "/nodes/{node}/aplinfo") => nodes::appliances,
         ("POST", "/nodes/{node}/aplinfo") => nodes::download_appliance,
         ("POST", "/nodes/{node}/startall") => nodes::start_all,

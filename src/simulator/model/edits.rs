@@ -128,7 +128,7 @@ pub enum Edit {
         other: bool,
     },
     /// A command of a guest agent goes wrong.
-    AgentFault(super::vm_agent::AgentFault),
+    AgentFault(super::vm_agent_faults::AgentFault),
     /// The guest agent of a machine dies, or is back at once.
     Agent {
         /// Machine.
@@ -184,19 +184,7 @@ impl State {
                 self.guest_mut(vmid)?.inside.facts.insert(key, value);
                 Ok(())
             }
-            Edit::AgentFault(fault) => {
-                self.agent.faults.push(fault);
-                Ok(())
-            }
-            Edit::Agent { vmid, alive } => {
-                let now = self.now;
-                let machine = &mut self.guest_mut(vmid)?.machine;
-                machine.agent_dead = !alive;
-                if alive {
-                    machine.agent_from = Some(machine.agent_from.map_or(now, |from| from.min(now)));
-                }
-                Ok(())
-            }
+            Edit::Agent { vmid, alive } => self.revive_agent(vmid, alive),
             Edit::FailTasks(fault) => {
                 self.task_faults.push(fault);
                 Ok(())
@@ -226,9 +214,20 @@ impl State {
             Edit::StorageActive { storage, active } => self.storage_mut(&storage)?.active = active,
             Edit::StorageTotal { storage, total } => self.storage_mut(&storage)?.total = total,
             Edit::Quorum { quorate } => self.quorate = quorate,
+            Edit::AgentFault(fault) => self.agent.faults.push(fault),
             Edit::SshFault(fault) => self.ssh.faults.push(fault),
             Edit::SshHostKey { other } => self.ssh.other_host_key = other,
             _ => {}
+        }
+        Ok(())
+    }
+
+    fn revive_agent(&mut self, vmid: u32, alive: bool) -> Result<()> {
+        let now = self.now;
+        let machine = &mut self.guest_mut(vmid)?.machine;
+        machine.agent_dead = !alive;
+        if alive {
+            machine.agent_from = Some(machine.agent_from.map_or(now, |from| from.min(now)));
         }
         Ok(())
     }

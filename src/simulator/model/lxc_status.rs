@@ -5,6 +5,7 @@ use super::guest::{GuestKind, Running};
 use super::lxc_options::all_mounts;
 use super::state::{Caller, State};
 use super::task::Work;
+use super::vm_work::VmWork;
 
 impl State {
     fn check_skiplock(&self, caller: &Caller, skiplock: bool) -> Result<()> {
@@ -275,7 +276,7 @@ impl State {
         let mut found: Vec<u32> = self
             .guests
             .values()
-            .filter(|guest| guest.node == node && guest.kind == GuestKind::Lxc)
+            .filter(|guest| guest.node == node)
             .map(|guest| guest.vmid)
             .filter(|vmid| vms.is_none_or(|vms| vms.contains(vmid)))
             .collect();
@@ -289,9 +290,13 @@ impl State {
             let Some(guest) = self.guests.get(&vmid) else { continue };
             let wanted = guest.config().current.flag("onboot") && !guest.is_template() && guest.running.is_none();
             if wanted {
-                self.log(seq, format!("Starting CT {vmid}"));
-                let work = Work::CtStart { vmid, skiplock: false };
-                self.start_task(node, "vzstart", &vmid.to_string(), &user, work);
+                let kind = guest.kind;
+                self.log(seq, format!("Starting {} {vmid}", kind.short()));
+                let (name, work) = match kind {
+                    GuestKind::Lxc => ("vzstart", Work::CtStart { vmid, skiplock: false }),
+                    GuestKind::Qemu => ("qmstart", Work::Vm(Box::new(VmWork::Start { vmid, skiplock: false }))),
+                };
+                self.start_task(node, name, &vmid.to_string(), &user, work);
             }
         }
         Ok(self.latency.start)
@@ -301,13 +306,29 @@ impl State {
         let user = self.tasks.get(&seq).map(|task| task.user.clone()).unwrap_or_default();
         for vmid in self.node_guests(node, vms) {
             if self.is_running(node, vmid) {
-                self.log(seq, format!("Stopping CT {vmid} (timeout = 180 seconds)"));
-                let work = Work::CtShutdown {
-                    vmid,
-                    timeout_ms: 180_000,
-                    force_stop: true,
+                let kind = self.guests.get(&vmid).map_or(GuestKind::Lxc, |guest| guest.kind);
+                self.log(seq, format!("Stopping {} {vmid} (timeout = 180 seconds)", kind.short()));
+                let (timeout_ms, force_stop) = (180_000, true);
+                let (name, work) = match kind {
+                    GuestKind::Lxc => (
+                        "vzshutdown",
+                        Work::CtShutdown {
+                            vmid,
+                            timeout_ms,
+                            force_stop,
+                        },
+                    ),
+                    GuestKind::Qemu => {
+                        let work = VmWork::Shutdown {
+                            vmid,
+                            timeout_ms,
+                            force_stop,
+                            skiplock: false,
+                        };
+                        ("qmshutdown", Work::Vm(Box::new(work)))
+                    }
                 };
-                self.start_task(node, "vzshutdown", &vmid.to_string(), &user, work);
+                self.start_task(node, name, &vmid.to_string(), &user, work);
             }
         }
         Ok(self.latency.shutdown + 200)

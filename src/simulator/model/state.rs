@@ -140,7 +140,7 @@ pub struct State {
     pub ssh: crate::simulator::ssh::SshState,
     /// Faults of guest agents.
     #[serde(default)]
-    pub agent: super::vm_agent::AgentState,
+    pub agent: super::vm_agent_faults::AgentState,
     /// Resource mappings by kind (`pci`, `usb`, `dir`) and id.
     #[serde(default)]
     pub mappings: BTreeMap<String, BTreeMap<String, super::mapping::Mapping>>,

@@ -176,6 +176,8 @@ pub struct Latency {
     pub import_mib: u64,
     /// From the start of a virtual machine until its system is up and its guest agent answers.
     pub boot: u64,
+    /// How long a call waits for a guest agent that does not answer (facts F.8).
+    pub agent_ping: u64,
     /// Installation of packages by cloud-init at a first boot.
     pub cloud_init: u64,
     /// Migration, without disks.
@@ -219,6 +221,7 @@ impl Default for Latency {
             vm_create: 1_000,
             import_mib: 5,
             boot: 15_000,
+            agent_ping: 3_000,
             cloud_init: 25_000,
             migrate: 5_000,
             template: 500,

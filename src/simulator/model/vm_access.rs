@@ -194,7 +194,7 @@ impl State {
             if drive.get("import-from").is_none() {
                 continue;
             }
-            if !drive.allocation().is_some_and(|(_, size)| size == 0) {
+            if drive.allocation().is_none_or(|(_, size)| size != 0) {
                 let text = "'import-from' requires special syntax - use <storage ID>:0,import-from=<source>";
                 return Err(ApiError::param(key, text));
             }

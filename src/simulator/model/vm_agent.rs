@@ -1,5 +1,5 @@
-//! The QEMU guest agent of a virtual machine: when it answers, processes, files, and what goes wrong with it
-//! (facts F.8).
+//! The QEMU guest agent of a virtual machine: when it answers, processes, files (facts F.8). What goes wrong with it is
+//! ordered in [`super::vm_agent_faults`].
 
 use std::collections::BTreeMap;
 
@@ -11,121 +11,15 @@ use serde_json::{Value, json};
 use super::error::{ApiError, Result};
 use super::guest::{Guest, GuestFile};
 use super::state::State;
+use super::vm_agent_faults::{AgentAction, for_script};
 use super::vm_boot::{DONE_AT, OUTCOME};
 use super::vm_options::agent_enabled;
-use crate::simulator::ssh::SshAction;
 use crate::simulator::ssh::runner::{Outcome, Program};
 
 /// How long a short command takes, in milliseconds before scaling.
 const SHORT: u64 = 50;
 /// Most that a process's output is kept of (facts F.8).
 const MOST_OUTPUT: usize = 16 << 20;
-
-/// The part of the look-alike's state that belongs to guest agents.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AgentState {
-    /// Faults to come; the first that fits a command is taken.
-    #[serde(default)]
-    pub faults: Vec<AgentFault>,
-}
-
-/// Something that goes wrong with a guest agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct AgentFault {
-    /// Machine; any when absent.
-    #[serde(default)]
-    pub vmid: Option<u32>,
-    /// The command has to contain this: `ping`, `file-write /etc/x`, `exec start feature-docker`; any when empty.
-    #[serde(default)]
-    pub command: String,
-    /// What happens.
-    pub action: AgentAction,
-    /// How many commands it meets; all of them when absent.
-    #[serde(default)]
-    pub count: Option<u32>,
-}
-
-/// What happens to a command of a guest agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
-pub enum AgentAction {
-    /// The agent does not answer: it is not up, or hangs.
-    Silent,
-    /// The agent dies at this command and is back only after the next boot.
-    Dies,
-    /// The agent refuses.
-    Refuse {
-        /// Its text.
-        message: String,
-    },
-    /// The command has its effect, but the answer is a timeout.
-    Timeout,
-    /// The process, the script that is started, or the probe ends with this code.
-    Exit {
-        /// Exit code.
-        exit: i32,
-        /// Its output.
-        output: String,
-    },
-    /// The process is killed.
-    Signal {
-        /// Number of the signal.
-        signal: i32,
-    },
-    /// The process or the script that is started takes so long.
-    Last {
-        /// Milliseconds before scaling.
-        ms: u64,
-    },
-    /// Only so much of the output comes back.
-    Truncate {
-        /// Bytes.
-        bytes: usize,
-    },
-    /// The agent forgets the process.
-    Forget,
-}
-
-impl AgentState {
-    fn take(&mut self, vmid: u32, what: &str, wanted: impl Fn(&AgentAction) -> bool) -> Option<AgentAction> {
-        let fits = |fault: &AgentFault| {
-            fault.vmid.is_none_or(|id| id == vmid) && what.contains(&fault.command) && fault.count != Some(0)
-        };
-        let at = self
-            .faults
-            .iter()
-            .position(|fault| fits(fault) && wanted(&fault.action))?;
-        let fault = &mut self.faults[at];
-        let action = fault.action.clone();
-        if let Some(count) = &mut fault.count {
-            *count -= 1;
-            if *count == 0 {
-                self.faults.remove(at);
-            }
-        }
-        Some(action)
-    }
-
-    /// The fault that meets a script which nobody started through the agent, as at a first boot.
-    pub(super) fn script_fault(&mut self, vmid: u32, summary: &str) -> Option<SshAction> {
-        let outcome = |action: &AgentAction| matches!(action, AgentAction::Exit { .. } | AgentAction::Last { .. });
-        self.take(vmid, &format!("exec {summary}"), outcome)
-            .and_then(|action| for_script(&action))
-    }
-}
-
-/// A fault as the programs of the runner know it.
-fn for_script(action: &AgentAction) -> Option<SshAction> {
-    match action {
-        AgentAction::Exit { exit, output } => Some(SshAction::Exit {
-            exit: *exit,
-            output: output.clone(),
-        }),
-        AgentAction::Last { ms } => Some(SshAction::Last { ms: *ms }),
-        _ => None,
-    }
-}
 
 /// A process that the agent started.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -226,8 +120,17 @@ impl State {
     /// understood, `sh -c` ends as the text says; everything else is not there.
     pub fn agent_exec(&mut self, node: &str, vmid: u32, command: &[String], input: &str) -> Result<u64> {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        let pieces = self.joined_input(node, vmid, &words)?;
+        let input = pieces.as_deref().unwrap_or(input);
         let program = match words[..] {
-            ["/bin/sh" | "sh" | "/bin/bash" | "bash", "-s"] => Program::parse(input.as_bytes()).ok(),
+            [_, "-c", _] if pieces.is_some() => {
+                let parsed = Program::parse(input.as_bytes());
+                Some(parsed.map_err(|why| agent_error(format!("simulated guest: {why}")))?)
+            }
+            ["/bin/sh" | "sh" | "/bin/bash" | "bash", "-s"] if input.starts_with("# phoenix-runner: ") => {
+                let parsed = Program::parse(input.as_bytes());
+                Some(parsed.map_err(|why| agent_error(format!("simulated guest: {why}")))?)
+            }
             _ => None,
         };
         let about = program.as_ref().map_or_else(|| words.join(" "), Program::summary);
@@ -272,6 +175,28 @@ impl State {
             return Err(timeout(vmid, "exec"));
         }
         Ok(pid)
+    }
+
+    /// Input that is too large for one call comes as files of a folder, and `sh -c` puts them together, removes them and
+    /// runs them: `cat FOLDER/* >FILE && … && exec /bin/sh -s <&3`. The text, if the command is such a one.
+    fn joined_input(&mut self, node: &str, vmid: u32, words: &[&str]) -> Result<Option<String>> {
+        let [_, "-c", text] = words else { return Ok(None) };
+        let folder = text
+            .split("cat ")
+            .nth(1)
+            .and_then(|rest| rest.split_once("/* >"))
+            .map(|(folder, _)| format!("{folder}/"));
+        let Some(folder) = folder.filter(|_| text.ends_with("exec /bin/sh -s <&3")) else {
+            return Ok(None);
+        };
+        if !self.agent_answers(self.vm(node, vmid)?) {
+            return Ok(None);
+        }
+        let files = &mut self.guest_mut(vmid)?.inside.files;
+        let names: Vec<String> = files.keys().filter(|path| path.starts_with(&folder)).cloned().collect();
+        let pieces = names.iter().filter_map(|name| files.remove(name));
+        let bytes: Vec<u8> = pieces.flat_map(|file| file.content).collect();
+        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
     /// Commands that need no program.
@@ -440,16 +365,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_meet_what_they_name() {
-        let text = r#"{"vmid":100,"command":"exec start","action":{"exit":{"exit":3,"output":"no"}},"count":1}"#;
-        let fault: AgentFault = serde_json::from_str(text).unwrap();
-        let mut state = AgentState { faults: vec![fault] };
-        assert_eq!(state.take(101, "exec start x", |_| true), None);
-        assert_eq!(state.take(100, "ping", |_| true), None);
-        assert!(state.script_fault(100, "start x").is_some());
-        assert!(state.faults.is_empty());
-        let silent: AgentFault = serde_json::from_str(r#"{"action":"silent"}"#).unwrap();
-        assert_eq!(silent.action, AgentAction::Silent);
+    fn texts_are_cut_between_characters() {
         assert_eq!(floor("aä", 2), "a");
+        assert_eq!(floor("ab", 9), "ab");
     }
 }

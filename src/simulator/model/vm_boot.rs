@@ -46,6 +46,13 @@ impl State {
         Ok(())
     }
 
+    /// Whether cloud-init is through in a guest, or was never there.
+    pub fn cloud_init_done(&self, vmid: u32) -> bool {
+        let facts = self.guests.get(&vmid).map(|guest| &guest.inside.facts);
+        let done_at = facts.and_then(|facts| facts.get(DONE_AT)?.parse::<u64>().ok());
+        done_at.is_none_or(|at| at <= self.now)
+    }
+
     /// Packages, files, programs. Gives the time at which the packages are there.
     fn first_boot(&mut self, vmid: u32, booted: u64, texts: &[String]) -> Result<u64> {
         let configs: Vec<Value> = texts

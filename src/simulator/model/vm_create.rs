@@ -321,10 +321,8 @@ impl State {
     pub(super) fn finish_vm_create(&mut self, seq: u64, create: &VmCreate) -> Result<()> {
         let vmid = create.vmid;
         let section = create.built.clone().unwrap_or_default();
-        let inside = match &create.archive {
-            Some(archive) => Some(self.backup_inside(&create.node, archive)),
-            None => None,
-        };
+        let archive = create.archive.as_ref();
+        let inside = archive.map(|archive| self.backup_inside(&create.node, archive));
         let guest = self.guest_mut(vmid)?;
         match (inside, &create.os) {
             (Some(inside), _) => guest.inside = inside,

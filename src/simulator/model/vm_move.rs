@@ -386,7 +386,7 @@ impl State {
         self.guest_mut(work.vmid)?.edit(|config| {
             config.current.remove(&work.disk);
             let mut order = boot_order(&config.current);
-            if order.iter().any(|name| *name == work.disk) {
+            if order.contains(&work.disk) {
                 order.retain(|name| *name != work.disk);
                 config.current.set("boot", print_boot_order(&order));
             }

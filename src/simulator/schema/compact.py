@@ -15,7 +15,7 @@ KEPT = (
     "/cluster/log", "/nodes/{node}/lxc", "/nodes/{node}/qemu", "/nodes/{node}/storage", "/nodes/{node}/tasks",
     "/nodes/{node}/aplinfo", "/nodes/{node}/status", "/nodes/{node}/version", "/nodes/{node}/startall",
     "/nodes/{node}/stopall", "/nodes/{node}/network", "/nodes/{node}/apt", "/nodes/{node}/query-url-metadata",
-    "/nodes/{node}/vzdump", "/cluster/mapping",
+    "/nodes/{node}/vzdump", "/cluster/mapping", "/nodes/{node}/hardware",
     "/pools", "/storage", "/version",
 )
 DROPPED = ("/ceph", "/remote_migrate", "/mtunnel", "/openid", "/tfa")

@@ -100,6 +100,22 @@ fn fault(name: &str, value: &str) -> Option<String> {
             crate::simulator::model::storage::split_volid(value).is_some(),
             format!("unable to parse volume ID '{value}'"),
         ),
+        "pve-tag" => unless(is(r"(?i:[a-z0-9_][a-z0-9_\-+.]*)", value), "invalid characters in tag"),
+        "pve-startup-order" => startup(value),
+        "pve-ct-timezone" => timezone(value),
+        "pve-task-status-type" => unless(
+            ["ok", "error", "warning", "unknown"].contains(&value),
+            format!("invalid status '{value}'"),
+        ),
+        _ => network_fault(name, value)
+            .or_else(|| path_fault(name, value))
+            .or_else(|| machine_fault(name, value)),
+    }
+}
+
+/// Formats of options of virtual machines.
+fn machine_fault(name: &str, value: &str) -> Option<String> {
+    match name {
         "pve-volume-id-or-qm-path" | "pve-volume-id-or-absolute-path" => {
             let word = matches!(value, "none" | "cdrom" | "cloudinit");
             let path = value.starts_with('/') && !value.split('/').any(|part| part == "..");
@@ -124,14 +140,7 @@ fn fault(name: &str, value: &str) -> Option<String> {
             unless(good, format!("invalid hotplug feature '{value}'"))
         }
         "pve-cpuset" => unless(is(r"\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*", value), "invalid CPU set"),
-        "pve-tag" => unless(is(r"(?i:[a-z0-9_][a-z0-9_\-+.]*)", value), "invalid characters in tag"),
-        "pve-startup-order" => startup(value),
-        "pve-ct-timezone" => timezone(value),
-        "pve-task-status-type" => unless(
-            ["ok", "error", "warning", "unknown"].contains(&value),
-            format!("invalid status '{value}'"),
-        ),
-        _ => network_fault(name, value).or_else(|| path_fault(name, value)),
+        _ => None,
     }
 }
 

@@ -123,7 +123,7 @@ pub fn processor_fault(text: &str) -> Option<String> {
         .find_map(|part| part.strip_prefix("cputype=").or((!part.contains('=')).then_some(part)))?;
     let flavour = r"(?:-noTSX)?(?:-IBRS|-IBPB)?(?:-v\d+)?";
     let known = |model: &&str| regex(&format!("{model}{flavour}")).is_some_and(|regex| regex.is_match(first));
-    let good = first.starts_with("custom-") || PROCESSORS.iter().any(|model| known(&model));
+    let good = first.starts_with("custom-") || PROCESSORS.iter().any(known);
     (!good).then(|| format!("Built-in cputype '{first}' is not defined (missing 'custom-' prefix?)\n"))
 }
 

@@ -7,6 +7,7 @@ use super::node_files::Files;
 use super::qm::Qm;
 use super::raw_lines::RawLines;
 use super::runner::Program;
+use super::snippets::{self, Snippet};
 use super::state::SshAction;
 use super::words;
 use super::{Reply, Request};
@@ -38,6 +39,8 @@ pub enum Command {
     Qm(Qm),
     /// Files of the node.
     Files(Files),
+    /// The script for snippets.
+    Snippet(Snippet),
     /// The script that edits raw lines.
     RawLines(RawLines),
     /// `cat` of one of the known files.
@@ -69,6 +72,9 @@ impl Command {
             ["mv" | "rm" | "sha256sum" | "mkdir" | "chmod" | "test", ..] => {
                 let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
                 Files::parse(&quoted.join(" "), stdin).map(Self::Files)
+            }
+            ["/bin/sh", "-s"] if stdin.starts_with(snippets::HEADER.as_bytes()) => {
+                Snippet::parse(stdin).map(Self::Snippet)
             }
             ["/bin/sh", "-s"] => RawLines::parse(stdin).map(Self::RawLines),
             ["cat", path] => Ok(Self::Cat((*path).to_owned())),
@@ -104,6 +110,7 @@ impl Command {
             Self::RawLines(edit) => format!("raw-lines {}", edit.vmid),
             Self::Qm(qm) => qm.summary(),
             Self::Files(files) => files.summary(),
+            Self::Snippet(snippet) => snippet.summary(),
             Self::Cat(path) => format!("cat {path}"),
             Self::Gpus(_) => "nvidia-smi".into(),
             Self::Plain(word) => word.clone(),
@@ -148,6 +155,7 @@ impl Command {
             Self::RawLines(edit) => edit.run(state, &node),
             Self::Qm(qm) => qm.run(state, &node),
             Self::Files(files) => files.run(state, &node),
+            Self::Snippet(snippet) => snippet.run(state, &node),
             Self::Cat(path) => cat(state, &node, path),
             Self::Gpus(fields) => gpus(state, &node, fields),
             Self::Plain(word) => Reply::ok(match word.as_str() {

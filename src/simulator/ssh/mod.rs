@@ -10,6 +10,7 @@ pub mod qm;
 pub mod raw_lines;
 pub mod runner;
 mod server;
+pub mod snippets;
 mod state;
 mod words;
 

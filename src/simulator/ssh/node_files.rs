@@ -156,10 +156,12 @@ impl Files {
                 None => Reply::fail(1, format!("mv: cannot stat '{from}': No such file or directory")),
             },
             ("rm", _, paths) => {
-                let gone = paths
-                    .iter()
-                    .filter(|path| take(state, node, path).is_none())
-                    .next_back();
+                let mut gone = None;
+                for path in paths {
+                    if take(state, node, path).is_none() {
+                        gone = Some(path);
+                    }
+                }
                 match gone.filter(|_| !forced) {
                     Some(path) => Reply::fail(1, format!("rm: cannot remove '{path}': No such file or directory")),
                     None => Reply::default(),
@@ -255,7 +257,7 @@ fn is_folder(state: &State, node: &str, path: &str) -> bool {
     usual || of_storage || known
 }
 
-fn read(state: &State, node: &str, path: &str) -> Option<GuestFile> {
+pub(super) fn read(state: &State, node: &str, path: &str) -> Option<GuestFile> {
     match snippet(state, node, path) {
         Some((id, name)) => {
             let volume = state.storages.get(&id)?.volume(node, &name)?;
@@ -269,7 +271,7 @@ fn read(state: &State, node: &str, path: &str) -> Option<GuestFile> {
     }
 }
 
-fn take(state: &mut State, node: &str, path: &str) -> Option<GuestFile> {
+pub(super) fn take(state: &mut State, node: &str, path: &str) -> Option<GuestFile> {
     let file = read(state, node, path)?;
     state.dirty = true;
     match snippet(state, node, path) {
@@ -279,7 +281,7 @@ fn take(state: &mut State, node: &str, path: &str) -> Option<GuestFile> {
     Some(file)
 }
 
-fn write(state: &mut State, node: &str, path: &str, file: GuestFile) -> Reply {
+pub(super) fn write(state: &mut State, node: &str, path: &str, file: GuestFile) -> Reply {
     let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
     if !path.starts_with('/') || !is_folder(state, node, folder) {
         return Reply::fail(1, format!("sh: 1: cannot create {path}: Directory nonexistent"));

@@ -72,6 +72,11 @@ impl Program {
         String::from_utf8(BASE64.decode(self.field(name)).ok()?).ok()
     }
 
+    fn waits_for_cloud_init(&self) -> bool {
+        let command = self.decoded("command").unwrap_or_default();
+        command.contains("/run/cloud-init/result.json")
+    }
+
     fn script_text(&self) -> String {
         let path = self.decoded("script").unwrap_or_default();
         let file = self.files.iter().find(|(p, _)| *p == path);
@@ -94,7 +99,11 @@ impl Program {
             "probe" => {
                 let (exit, output) = match fault {
                     Some(SshAction::Exit { exit, output }) => (*exit, output.as_str()),
-                    _ => (0, ""),
+                    // The one question that a guest's own course of time answers: whether cloud-init is through.
+                    _ => (
+                        i32::from(self.waits_for_cloud_init() && !state.cloud_init_done(vmid)),
+                        "",
+                    ),
                 };
                 Reply::ok(format!("exit={exit}\noutput-tail={}\n", BASE64.encode(output)))
             }

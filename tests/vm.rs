@@ -1,0 +1,190 @@
+//! Virtual machines through the engine, against the simulator.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "test code: a panic is the report"
+)]
+
+#[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
+#[path = "engine/mod.rs"]
+mod engine;
+
+use std::collections::BTreeMap;
+
+use engine::{World, vm, vm_template};
+use phoenix::crd::GuestStatus;
+use phoenix::desired::{Key, Objects};
+use serde_json::json;
+
+fn status(world: &World, key: &Key) -> GuestStatus {
+    world.store.guest(key).unwrap().status
+}
+
+fn requests(world: &World) -> Vec<String> {
+    let log = world.sim().requests();
+    let writes = log.iter().filter(|r| r.method != "GET" && !r.path.contains("/agent/"));
+    writes.map(|r| format!("{} {}", r.method, r.path)).collect()
+}
+
+async fn settled(world: &mut World) {
+    if let Err(standing) = world.settle(false).await {
+        panic!("{standing}\n{:#?}", world.guests());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_from_a_cloud_image_gets_ready() {
+    let mut world = World::with_ssh(&[]).await;
+    world.feature("docker", json!({"targets": ["vm"]}));
+    let key = world.store.apply(vm("a", json!({"features": [{"name": "docker"}]})));
+    settled(&mut world).await;
+    let guest = world.guests()[&1000].clone();
+    let option = |key: &str| guest.get(key).cloned().unwrap_or_default();
+    assert!(
+        option("scsi0").contains("serial=root") && option("scsi0").contains("size=20G"),
+        "{guest:#?}"
+    );
+    assert_eq!((option("name").as_str(), option("ciuser").as_str()), ("a", "ops"));
+    assert!(option("ipconfig0").contains("ip=10.0.0.60/24"), "{guest:#?}");
+    assert!(option("ide2").contains("cloudinit"), "{guest:#?}");
+    assert!(
+        option("cicustom").contains("vendor=local:snippets/phoenix-1000-"),
+        "{guest:#?}"
+    );
+    assert_eq!(option("scripts"), r#"["feature-docker 1 0"]"#);
+    assert_eq!(status(&world, &key).ip.as_deref(), Some("10.0.0.60"));
+    // A second look at everything writes nothing.
+    let before = requests(&world).len();
+    world.restart();
+    settled(&mut world).await;
+    assert_eq!(requests(&world)[before..], Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_linked_clone_of_a_template_loses_what_it_copied() {
+    let mut world = World::with_ssh(&[]).await;
+    world.store.apply(vm_template("base"));
+    let key = world.store.apply(vm(
+        "child",
+        json!({"source": {"templateRef": {"name": "base"}}, "disks": [{"name": "root", "size": "30Gi"}], "network": [{"name": "net0", "ip": "dhcp"}]}),
+    ));
+    settled(&mut world).await;
+    let guests = world.guests();
+    assert!(
+        guests[&1000]["template"] == "1" && guests[&1000]["scsi0"].contains("base-1000-disk"),
+        "{guests:#?}"
+    );
+    let child = &guests[&1001];
+    assert!(
+        child["scsi0"].contains("base-1000-disk") && child["scsi0"].contains("size=30G"),
+        "{child:#?}"
+    );
+    assert!(
+        !child.contains_key("protection") && !child["tags"].contains("base"),
+        "{child:#?}"
+    );
+    assert_eq!(child["ipconfig0"], "ip=dhcp");
+    assert_eq!(status(&world, &key).source.as_deref(), Some("base"));
+    let cleaned = world
+        .sim()
+        .with(|state| state.guests[&1000].inside.scripts.contains_key("template-clean"));
+    assert!(cleaned, "the template was not cleaned");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_live_or_wait_for_a_restart_and_nothing_shrinks() {
+    let mut world = World::with_ssh(&[]).await;
+    let key = world.store.apply(vm("a", json!({})));
+    settled(&mut world).await;
+    let grown = json!({"cpu": {"cores": 4}, "disks": [
+        {"name": "data", "size": "5Gi", "bus": "virtio"}, {"name": "root", "size": "25Gi"}], "boot": {"autostart": true}});
+    world.store.apply(vm("a", grown.clone()));
+    settled(&mut world).await;
+    let guest = world.guests()[&1000].clone();
+    assert!(
+        guest["scsi0"].contains("size=25G") && guest["virtio0"].contains("serial=data"),
+        "{guest:#?}"
+    );
+    assert_eq!(guest["onboot"], "1");
+    let condition = |world: &World, name: &str| {
+        status(world, &key)
+            .conditions
+            .into_iter()
+            .find(|c| c.type_ == name)
+            .map(|c| c.message)
+    };
+    let waits = condition(&world, "RestartRequired").unwrap();
+    assert!(waits.contains("cores"), "{waits}");
+    let mut automatic = vm("a", grown);
+    automatic["spec"]["updatePolicy"] = json!({"restart": "Automatic"});
+    world.store.apply(automatic.clone());
+    settled(&mut world).await;
+    assert_eq!(condition(&world, "RestartRequired"), None);
+    assert_eq!(world.guests()[&1000]["cores"], "4");
+    // The order of the list means nothing, and a disk that is taken out is kept.
+    let before = requests(&world).len();
+    automatic["spec"]["disks"].as_array_mut().unwrap().reverse();
+    world.store.apply(automatic.clone());
+    settled(&mut world).await;
+    assert_eq!(requests(&world)[before..], Vec::<String>::new());
+    automatic["spec"]["disks"] = json!([{"name": "root", "size": "25Gi"}]);
+    world.store.apply(automatic.clone());
+    settled(&mut world).await;
+    let guest = world.guests()[&1000].clone();
+    assert!(
+        !guest.contains_key("virtio0") && guest.contains_key("unused0"),
+        "{guest:#?}"
+    );
+    automatic["spec"]["disks"] = json!([{"name": "root", "size": "10Gi"}]);
+    world.store.apply(automatic);
+    world.settle(true).await.unwrap();
+    let message = status(&world, &key).message.unwrap();
+    assert!(
+        message.contains("disks[root].size") && message.contains("25Gi"),
+        "{message}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_takes_the_machine_its_snippet_and_nothing_else() {
+    let mut world = World::with_ssh(&[]).await;
+    let key = world.store.apply(vm("a", json!({})));
+    settled(&mut world).await;
+    let snippets = |world: &World| {
+        world.sim().with(|state| {
+            let names = state.storages["local"].volumes.values().flat_map(|v| v.keys());
+            names.filter(|name| name.starts_with("snippets/phoenix-")).count()
+        })
+    };
+    assert_eq!(snippets(&world), 1);
+    world.store.delete(&key);
+    settled(&mut world).await;
+    assert!(world.guests().is_empty());
+    assert_eq!(snippets(&world), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_of_somebody_elses_keeps_the_machine() {
+    let mut world = World::with_ssh(&[]).await;
+    let key = world.store.apply(vm("a", json!({})));
+    settled(&mut world).await;
+    world
+        .sim()
+        .with(|state| {
+            let options = BTreeMap::from([(
+                "scsi5".to_owned(),
+                Some("quickOS-vm-disks:vm-1000-disk-7,size=9G".to_owned()),
+            )]);
+            state.edit(phoenix::simulator::Edit::SetOptions { vmid: 1000, options })
+        })
+        .unwrap();
+    world.store.delete(&key);
+    world.settle(true).await.unwrap();
+    let message = status(&world, &key).message.unwrap();
+    assert!(
+        message.contains("vm-1000-disk-7") && message.contains("deletionPolicy"),
+        "{message}"
+    );
+    assert!(world.guests().contains_key(&1000));
+}
