@@ -418,16 +418,6 @@ impl Planner<'_> {
     }
 }
 
-/// Reason and message of a failed probe. vLLM's own begins what it says with a reason (`desired/scripts/vllm_probe.sh`).
-fn probe_words(why: &str) -> (&'static str, String) {
-    for reason in ["ModelLoading", "ModelServerFailed"] {
-        if let Some(words) = why.split_once(": ").and_then(|(_, text)| text.strip_prefix(reason)) {
-            return (reason, words.trim_start_matches(": ").to_string());
-        }
-    }
-    ("ProbeFailed", format!("the readiness probe fails: {why}"))
-}
-
 /// A restart that applies what is pending. A machine whose system does not answer would not reboot (facts F.7), so it is
 /// shut down, hard after the deadline, and the next look starts it.
 fn restart(vmid: i64, guest: &Guest) -> Effect {
@@ -439,6 +429,16 @@ fn restart(vmid: i64, guest: &Guest) -> Effect {
                 .param("forceStop", 1),
         ),
     }
+}
+
+/// Reason and message of a failed probe. vLLM's own begins what it says with a reason (`desired/scripts/vllm_probe.sh`).
+fn probe_words(why: &str) -> (&'static str, String) {
+    for reason in ["ModelLoading", "ModelServerFailed"] {
+        if let Some(words) = why.split_once(": ").and_then(|(_, text)| text.strip_prefix(reason)) {
+            return (reason, words.trim_start_matches(": ").to_string());
+        }
+    }
+    ("ProbeFailed", format!("the readiness probe fails: {why}"))
 }
 
 /// Path of a status operation.

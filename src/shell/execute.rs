@@ -239,7 +239,7 @@ async fn script(
         Err((error, _)) => return Outcome::Failed(error),
     };
     if !output.is_success() {
-        return Outcome::Failed(of_guest(type_.named(vmid), &output));
+        return Outcome::Failed(of_guest(type_, vmid, &output));
     }
     match runner::Record::parse(&output.stdout.text()) {
         Ok(record) if record.busy => Outcome::Busy(failure(

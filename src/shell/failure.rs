@@ -1,5 +1,6 @@
 //! Failures of the shell's effects as documented reasons (docs/reasons.md).
 
+use crate::desired::GuestType;
 use crate::guest;
 use crate::observed::Failure;
 use crate::proxmox::Error;
@@ -93,7 +94,7 @@ pub fn of_ssh(error: &guest::Error) -> Failure {
 }
 
 /// A command in a guest that ended badly, or an answer that is none.
-pub fn of_guest(guest: impl std::fmt::Display, output: &guest::Output) -> Failure {
+pub fn of_guest(type_: GuestType, vmid: i64, output: &guest::Output) -> Failure {
     let stdout = output.stdout.text();
     let told = stdout.lines().find_map(|line| line.strip_prefix("error="));
     let stderr = output.stderr.text();
@@ -103,10 +104,10 @@ pub fn of_guest(guest: impl std::fmt::Display, output: &guest::Output) -> Failur
         (None, _) => output.complaint(),
     };
     if words.to_lowercase().contains("no space left") {
-        let message = format!("{guest}: {words}: make room in the guest, or grow the volume");
+        let message = format!("{}: {words}: make room in it, or grow its disk", type_.named(vmid));
         return failure("GuestDiskFull", message);
     }
-    failure("GuestUnreachable", format!("{guest}: {words}"))
+    failure("GuestUnreachable", format!("{}: {words}", type_.named(vmid)))
 }
 
 /// Whether the failure is nobody's fault and passes by itself: the step is tried again soon, without counting.

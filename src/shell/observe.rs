@@ -352,7 +352,7 @@ async fn scripts(
             .await
             .map_err(|(f, _)| f)?;
         if !output.is_success() {
-            return Err(of_guest(type_.named(vmid), &output));
+            return Err(of_guest(type_, vmid, &output));
         }
         let record =
             runner::Record::parse(&output.stdout.text()).map_err(|e| failure("GuestUnreachable", e.to_string()))?;
