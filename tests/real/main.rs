@@ -18,5 +18,6 @@ mod legacy;
 mod node;
 mod scripts;
 mod stand_ins;
+mod ubuntu;
 mod vllm;
 mod world;

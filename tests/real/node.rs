@@ -111,6 +111,8 @@ impl Node {
     /// Runs a command in a container, past the engine.
     pub fn exec(&self, vmid: i64, argv: &[&str]) -> Output {
         Command::new(script("bin/pct"))
+            // The container keeps the environment, as with Proxmox's: that of the test is none of its business.
+            .env_remove("TMPDIR")
             .env("NODE", self.folder.path())
             .args(["exec", &vmid.to_string(), "--"])
             .args(argv)
