@@ -117,6 +117,28 @@ fn two_hundred_generated_specs_are_accepted() {
     }
 }
 
+/// What the converter writes of NFS shares and packages.
+#[test]
+fn converted_machines_are_accepted() {
+    let vms = json!({"vms": [{
+        "vmid": 300, "name": "nfs", "template_image": "noble.qcow2", "storage_pool": "local-zfs",
+        "network_config": {"ip": "10.0.0.50/24", "gw": "10.0.0.1"},
+        "user_config": {"username": "phoenix_user", "packages": ["jq"]},
+        "volumes": [
+            {"type": "nfs", "server": "10.0.0.13", "path": "/quickOS/data/300", "mount_point": "/persistent-storage"},
+            {"type": "nfs", "server": "nas", "path": "/b", "mount_point": "/b", "options": "soft", "read_only": true},
+        ],
+    }]});
+    let wish = wishes::of_converted(&vms, "nfs");
+    assert_eq!(wish.packages, ["jq", "nfs-common"]);
+    let documents = BTreeMap::from([("nfs".to_owned(), wish.render().unwrap())]);
+    let Some(answers) = judged(&documents) else { return };
+    assert_eq!(complaints("nfs", &answers["nfs"]), Vec::<String>::new());
+    wish.arrived("nfs", &answers["nfs"]);
+    let mounts = answers["nfs"]["merged"]["mounts"].as_array().unwrap();
+    assert_eq!(mounts.len(), 2);
+}
+
 /// Proxmox's own user-data stands beside ours: what it says is valid too, and nothing in it is said by us.
 #[test]
 fn proxmoxs_user_data_and_ours_do_not_meet() {

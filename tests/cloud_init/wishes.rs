@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use phoenix::admission::{Admission, read_manifests};
+use phoenix::convert::{Input, Options, Role, convert};
 use phoenix::crd::GuestKind;
 use phoenix::desired::cloud_init::{FirstBoot, vendor_data};
 use phoenix::desired::{self, Key, MemoryObjects, Objects, Script};
@@ -174,4 +175,23 @@ pub fn of_examples() -> BTreeMap<String, Wish> {
         .iter()
         .map(|key| (key.name.clone(), of(key, &objects)))
         .collect()
+}
+
+/// What a machine of a legacy VM file asks.
+pub fn of_converted(vms: &Value, name: &str) -> Wish {
+    let input = Input {
+        file: "vms.json".into(),
+        bytes: vms.to_string().into_bytes(),
+        role: Role::Vm,
+    };
+    let options = Options {
+        namespace: Some("phoenix".into()),
+        hypervisor_name: "pve".into(),
+        applications: None,
+    };
+    let output = convert(&[input], &options).unwrap();
+    let hypervisor = std::fs::read_to_string(repository("examples/hypervisor.yaml")).unwrap();
+    let machine = &output.files[&format!("phoenixvm-{name}.yaml")];
+    let (objects, machines) = objects([hypervisor.as_str(), machine.as_str()]);
+    of(&machines[0], &objects)
 }
