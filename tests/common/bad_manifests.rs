@@ -113,23 +113,16 @@ fn read<T: serde::de::DeserializeOwned>(file: &str) -> T {
 
 /// Files that hold no entries.
 const OTHERS: [&str; 2] = ["world.yaml", "values.yaml"];
-/// Entries whose verdict the engine does not give yet: it knows no virtual machines.
-const LATER: &str = "vm-stalled.yaml";
 
 /// All entries that have their verdict, in the order of the files' names.
 pub fn cases() -> Vec<Case> {
     let mut files: Vec<String> = std::fs::read_dir(dir())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".yaml") && !OTHERS.contains(&name.as_str()) && name != LATER)
+        .filter(|name| name.ends_with(".yaml") && !OTHERS.contains(&name.as_str()))
         .collect();
     files.sort();
     files.iter().flat_map(|file| entries(file)).collect()
-}
-
-/// Entries of [`LATER`], which pass admission.
-pub fn later() -> Vec<Case> {
-    entries(LATER)
 }
 
 fn entries(file: &str) -> Vec<Case> {
