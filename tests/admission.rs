@@ -88,7 +88,7 @@ fn stalled_manifests_get_their_reason() {
     let admission = admission();
     let mut wrong = Vec::new();
     for case in cases() {
-        let Verdict::Stalled { reason, message } = &case.verdict else {
+        let Verdict::Stalled { reason, message, later } = &case.verdict else {
             continue;
         };
         let objects = MemoryObjects::new();
@@ -107,7 +107,7 @@ fn stalled_manifests_get_their_reason() {
                     wrong.push(format!("{}: {text}\n  lacks {fragment:?}", case.name));
                 }
             }
-            Ok(()) if LATER.contains(&reason.as_str()) => {}
+            Ok(()) if *later || LATER.contains(&reason.as_str()) => {}
             got => wrong.push(format!("{}: {got:?} instead of {reason}", case.name)),
         }
     }
@@ -129,12 +129,12 @@ fn what_bad_manifests_refer_to_is_good() {
 
 #[test]
 fn the_table_is_large_and_its_names_are_unique() {
-    let cases: Vec<_> = cases();
+    let cases = cases();
     let (refused, stalled): (Vec<_>, Vec<_>) = cases
         .iter()
         .partition(|case| matches!(case.verdict, Verdict::Refused(_)));
-    assert!(refused.len() >= 70, "only {} are refused", refused.len());
-    assert!(stalled.len() >= 30, "only {} are stalled", stalled.len());
+    assert!(refused.len() >= 150, "only {} are refused", refused.len());
+    assert!(stalled.len() >= 60, "only {} are stalled", stalled.len());
     let id = |object: &Value| format!("{} {}", object["kind"], object["metadata"]);
     let names: BTreeSet<_> = cases.iter().map(|case| id(&case.manifest)).collect();
     assert_eq!(names.len(), cases.len(), "two entries make objects of the same name");
@@ -234,7 +234,9 @@ fn shipped_manifests_are_accepted() {
 fn what_is_accepted_can_be_read_as_its_type() {
     let admission = admission();
     let good = values().into_iter().flat_map(|values| values.good);
-    let stalled = (cases().into_iter()).filter(|case| matches!(case.verdict, Verdict::Stalled { .. }));
+    let stalled = cases()
+        .into_iter()
+        .filter(|case| matches!(case.verdict, Verdict::Stalled { .. }));
     for object in good.chain(world()).chain(stalled.map(|case| case.manifest)) {
         let checked = admission.check(&object, None).unwrap();
         let read = match checked["kind"].as_str().unwrap() {

@@ -27,6 +27,7 @@ spec:
   endpoints: ["https://pve.example.org:8006"]
   credentials: {tokenSecretRef: {name: pve}}
   ssh: {keySecretRef: {name: pve, key: key}, knownHostsSecretRef: {name: pve, key: known_hosts}}
+  defaults: {diskStorage: local-zfs, snippetStorage: local}
 ---
 apiVersion: phoenix-hypervisor.io/v1alpha1
 kind: PhoenixFeature

@@ -11,7 +11,8 @@
 //!     old: {spec: {…}, status: {…}}  # optional: the object as it is stored when this one is applied over it
 //!     with: [{…}]                # optional: whole objects that exist besides `world`
 //!     refused: [fragments]       # the verdict: texts that the refusal contains (field, value, fix) …
-//!     stalled: {reason: InvalidSpec, message: [fragments]}   # … or reason and texts of the condition `Stalled`
+//!     stalled: {reason: InvalidSpec, message: [fragments]}   # … or reason and texts of the condition `Stalled`;
+//!                               # `later: true` where it takes a look at Proxmox
 //!   ```
 //!
 //!   The reader completes what every object of the kind needs and the entry leaves out: apiVersion, a name made from
@@ -41,7 +42,12 @@ pub enum Verdict {
     /// It is refused with a message that contains these texts.
     Refused(Vec<String>),
     /// It is accepted, and gets the condition `Stalled` with this reason and a message that contains these texts.
-    Stalled { reason: String, message: Vec<String> },
+    Stalled {
+        reason: String,
+        message: Vec<String>,
+        /// It is known only when Proxmox has been looked at.
+        later: bool,
+    },
 }
 
 /// A manifest and what must become of it.
@@ -89,6 +95,8 @@ struct Entry {
 struct Stalled {
     reason: String,
     message: Vec<String>,
+    #[serde(default)]
+    later: bool,
 }
 
 #[derive(Deserialize)]
@@ -114,7 +122,7 @@ fn read<T: serde::de::DeserializeOwned>(file: &str) -> T {
 /// Files that hold no entries.
 const OTHERS: [&str; 2] = ["world.yaml", "values.yaml"];
 
-/// All entries that have their verdict, in the order of the files' names.
+/// All entries, in the order of the files' names.
 pub fn cases() -> Vec<Case> {
     let mut files: Vec<String> = std::fs::read_dir(dir())
         .unwrap()
@@ -169,7 +177,7 @@ fn case(file: &str, entry: Entry) -> Case {
     let name = format!("{file}: {}", entry.name);
     let verdict = match (entry.refused, entry.stalled) {
         (Some(fragments), None) => Verdict::Refused(fragments),
-        (None, Some(Stalled { reason, message })) => Verdict::Stalled { reason, message },
+        (None, Some(Stalled { reason, message, later })) => Verdict::Stalled { reason, message, later },
         _ => panic!("{name}: give exactly one of refused and stalled"),
     };
     let object_name = slug(&entry.name);

@@ -179,7 +179,7 @@ fn what_admission_cannot_see_ends_stalled_with_field_value_and_fix() {
     }
     site.start_operator_for(&[&infra]);
     for case in &stalled {
-        let Verdict::Stalled { reason, message } = &case.verdict else {
+        let Verdict::Stalled { reason, message, .. } = &case.verdict else {
             continue;
         };
         let object = name_of(&case.manifest);

@@ -126,7 +126,7 @@ async fn what_the_operator_stalls_is_stalled() {
     let state = State::read(&site.state(), None).unwrap();
     let mut wrong = Vec::new();
     for case in &stalled {
-        let Verdict::Stalled { reason, message } = &case.verdict else {
+        let Verdict::Stalled { reason, message, .. } = &case.verdict else {
             continue;
         };
         let conditions = conditions(&state, &case.manifest);
