@@ -3,7 +3,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo demo-real test kube node lint unit e2e real crds
+.PHONY: help build demo demo-real test kube node cloudinit lint unit e2e real crds
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -17,7 +17,7 @@ demo: ## Convert the example fleet and bring it to Ready on the simulator
 demo-real: node ## A container of the simulated Proxmox VE that is a real one: a feature and an application run in it
 	examples/demo-real.sh
 
-test: lint kube node ## Run every check and test; the first run builds Kubernetes and root file systems (a quarter of an hour)
+test: lint kube node cloudinit ## Run every check and test; the first run builds Kubernetes and root file systems (a quarter of an hour)
 	$(CARGO) test --locked --no-fail-fast
 
 kube: ## Build the API server that the end-to-end tests use, if it is not there
@@ -25,6 +25,9 @@ kube: ## Build the API server that the end-to-end tests use, if it is not there
 
 node: ## Prepare real containers for tests (Linux, root); says so and goes on where they cannot run
 	e2e/node/prepare.sh
+
+cloudinit: ## Unpack Debian's cloud-init for the tests that ask it, if it is not there
+	e2e/install-cloud-init.sh
 
 lint: ## Check formatting and clippy's warnings
 	$(CARGO) fmt --check

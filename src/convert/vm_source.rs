@@ -76,8 +76,25 @@ fn cloud_image(w: &mut Writer, at: &At, facts: &Facts) -> Option<CloudImage> {
         w.unreadable(at, IMAGE);
         return None;
     };
-    let volid = format!("{storage}:{content}/{file}");
+    // Proxmox makes disks from content import only, where it takes no .img: such cloud images are qcow2 (facts F.1, G.4).
+    let stem = file.len().checked_sub(4).and_then(|n| file.split_at_checked(n));
+    let importable = match stem {
+        Some((stem, end)) if end.eq_ignore_ascii_case(".img") => format!("{stem}.qcow2"),
+        _ => file.clone(),
+    };
+    let volid = format!("{storage}:import/{importable}");
     w.mapped(at, "source.cloudImage.volid", "");
+    if content != "import" || importable != file {
+        let message = format!(
+            "Proxmox makes disks from content import only, which {} {} is not",
+            at.key(),
+            at.node.show()
+        );
+        let fix = format!(
+            "put the image on storage {storage} as import/{importable} (a cloud image named .img is qcow2 inside), or give url and sha256"
+        );
+        w.warn(at, &message, &fix);
+    }
     if guessed {
         let message = format!("{} {} names no storage; {volid} is assumed", at.key(), at.node.show());
         w.warn(at, &message, "check that the image is there, or give url and sha256");
@@ -108,14 +125,8 @@ fn locate(text: &str, facts: &Facts) -> (String, &'static str, String, bool) {
             return (storage, content, file.to_owned(), false);
         }
     }
-    // Proxmox shows .img files among the ISO images and the other formats among those for import (facts G.4).
-    let content = if file.to_ascii_lowercase().ends_with(".img") {
-        "iso"
-    } else {
-        "import"
-    };
     let storage = facts.image_storage.clone().unwrap_or_else(|| "local".into());
-    (storage, content, file.to_owned(), true)
+    (storage, "import", file.to_owned(), true)
 }
 
 /// The machine's disk: size and storage, each its own or that of `vm_defaults`.

@@ -174,9 +174,9 @@ string_schema!(
     "must be the volume id of a container image such as local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst"
 );
 string_schema!(
-    /// A Proxmox volume id of a disk image.
+    /// A Proxmox volume id of a disk image: disks are made from content import only (facts F.1).
     disk_image_volid, 255,
-    "self.matches('^[A-Za-z][A-Za-z0-9._-]*:(import|iso)/[^/ ]+$')",
+    "self.matches('^[A-Za-z][A-Za-z0-9._-]*:import/[^/ ]+$')",
     "must be the volume id of a disk image such as local:import/noble-server-cloudimg-amd64.qcow2"
 );
 string_schema!(

@@ -237,7 +237,7 @@ pub struct VmSource {
     {"rule": "!has(self.url) || self.url.matches('[.](qcow2|raw|img|vmdk)([?#].*)?$')", "message": "url must end in the name of a disk image: .qcow2, .img, .raw or .vmdk"}
 ]))]
 pub struct CloudImage {
-    /// Image on a storage with content import, such as local:import/noble-server-cloudimg-amd64.qcow2, or iso.
+    /// Image on a storage with content import, such as local:import/noble-server-cloudimg-amd64.qcow2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::disk_image_volid")]
     pub volid: Option<String>,

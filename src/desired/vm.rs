@@ -111,6 +111,8 @@ pub(super) fn fill(
 ) -> Result<(), Blocked> {
     let prefix = object.field_prefix();
     let defaults = hypervisor.spec.defaults.clone().unwrap_or_default();
+    root_only(desired, object, guest, hypervisor)?;
+    agent_needed(object, guest)?;
     desired.source = source(object, guest, &defaults, objects)?;
     desired.options.extend(options(guest, &defaults, prefix)?);
     if guest.cloud_init.is_none() && guest.dns.is_none() {
@@ -125,7 +127,7 @@ pub(super) fn fill(
     let mut vm = WantedVm {
         properties: properties(guest),
         disks: guest.disks.as_ref().map(|list| disks(list, prefix)).transpose()?,
-        disk_storage: defaults.disk_storage.clone().or(defaults.rootfs_storage.clone()),
+        disk_storage: defaults.disk_storage.clone(),
         firmware: firmware(guest),
         boot_order: guest.boot_order.clone(),
         cloud_init: cloud_init(desired, object, guest, &defaults, objects)?,
@@ -135,6 +137,7 @@ pub(super) fn fill(
         agent_deadline: guest.agent.as_ref().and_then(|a| a.deadline_seconds).unwrap_or(600),
         ..WantedVm::default()
     };
+    new_disks(desired, guest, &vm, prefix)?;
     vm.properties.extend(addresses(guest));
     if guest.serial == Some(false) {
         vm.absent.insert("serial0".into());
@@ -147,6 +150,71 @@ pub(super) fn fill(
 
 fn invalid(message: String) -> Blocked {
     Blocked::stalled("InvalidSpec", message)
+}
+
+/// Fields that reach the node itself: only root@pam may set them (facts F.5), and objects of other namespaces than the
+/// hypervisor's may not ask for them.
+fn root_only(
+    desired: &Desired,
+    object: &GuestObject,
+    guest: &VmGuest,
+    hypervisor: &PhoenixHypervisor,
+) -> Result<(), Blocked> {
+    let prefix = object.field_prefix();
+    let affinity = guest.cpu.as_ref().and_then(|c| c.affinity.clone());
+    let mut fields = vec![
+        (format!("{prefix}.hookscript"), guest.hookscript.clone(), ""),
+        (format!("{prefix}.cpu.affinity"), affinity, ""),
+    ];
+    let mapping = "use a resource mapping, ";
+    for (i, device) in guest.pci.iter().flatten().enumerate() {
+        fields.push((format!("{prefix}.pci[{i}].address"), device.address.clone(), mapping));
+    }
+    for (i, device) in guest.usb.iter().flatten().enumerate() {
+        fields.push((format!("{prefix}.usb[{i}].host"), device.host.clone(), mapping));
+    }
+    let foreign = hypervisor.metadata.namespace.as_deref() != Some(&object.key.namespace);
+    let channel = desired.channels.ticket || desired.channels.ssh;
+    for (field, value, other) in fields {
+        let Some(value) = value else { continue };
+        if foreign && !field.ends_with("affinity") {
+            return Err(Blocked::stalled(
+                "NotAllowed",
+                format!(
+                    "{field}: {value:?} reaches the node itself, which spec.allow of the PhoenixHypervisor cannot grant to other namespaces: {other}leave it out, or put the object into the hypervisor's namespace"
+                ),
+            ));
+        }
+        if !channel {
+            return Err(Blocked::stalled(
+                "MissingPrivilege",
+                format!(
+                    "{field}: {value:?} can only be set by root@pam or over SSH: {other}set credentials.rootPasswordSecretRef or ssh of the PhoenixHypervisor, or leave it out"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Scripts run in a machine through its guest agent.
+fn agent_needed(object: &GuestObject, guest: &VmGuest) -> Result<(), Blocked> {
+    let off = guest.agent.as_ref().and_then(|a| a.enabled) == Some(false);
+    let prefix = object.field_prefix();
+    let asked = [
+        (guest.features.as_ref().is_some_and(|f| !f.is_empty()), "features"),
+        (guest.application.is_some(), "application"),
+        (matches!(&object.spec, GuestSpec::Template(_)), "source"),
+    ];
+    match asked.into_iter().find(|(given, _)| *given && off) {
+        Some((_, "source")) => Err(invalid(format!(
+            "{prefix}.agent.enabled: false: a template is cleaned through the guest agent before it is sealed: leave it out"
+        ))),
+        Some((_, field)) => Err(invalid(format!(
+            "{prefix}.{field} runs through the guest agent, which {prefix}.agent.enabled: false switches off: set it to true, or leave {field} out"
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn bit(on: bool) -> String {
@@ -167,6 +235,11 @@ fn source(
     let Some(image) = &source.cloud_image else {
         return Ok(None);
     };
+    if guest.disks.as_ref().is_some_and(Vec::is_empty) {
+        return Err(invalid(format!(
+            "{prefix}.disks is empty, but {prefix}.source.cloudImage becomes the first disk: list it, such as {{name: root}}, or leave disks out"
+        )));
+    }
     if let Some(volid) = &image.volid {
         return Ok(Some(Source::Image { volid: volid.clone() }));
     }
@@ -363,6 +436,28 @@ fn disks(list: &[VmDisk], prefix: &str) -> Result<Vec<WantedDisk>, Blocked> {
             })
         })
         .collect()
+}
+
+/// A machine from an image gets all its disks anew: each has a storage, and each but the image's a size.
+fn new_disks(desired: &Desired, guest: &VmGuest, vm: &WantedVm, prefix: &str) -> Result<(), Blocked> {
+    if !matches!(desired.source, Some(Source::Image { .. } | Source::Download { .. })) {
+        return Ok(());
+    }
+    let first = guest.disks.iter().flatten().next();
+    if vm.disk_storage.is_none() && first.is_none_or(|d| d.storage.is_none()) {
+        let name = first.map_or("root", |d| d.name.as_str());
+        return Err(invalid(format!(
+            "{prefix}.disks[{name}].storage is missing: name one, here or in defaults.diskStorage of the PhoenixHypervisor"
+        )));
+    }
+    let sizeless = guest.disks.iter().flatten().skip(1).find(|d| d.size.is_none());
+    match sizeless {
+        Some(disk) => Err(invalid(format!(
+            "{prefix}.disks[{}].size is missing: only the first disk has the size of its image",
+            disk.name
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Whether a name spells a place of Proxmox's such as `scsi0`.

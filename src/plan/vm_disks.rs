@@ -133,7 +133,8 @@ impl Planner<'_> {
             let bytes = (gib as u128) << 30;
             if size > bytes {
                 let message = format!(
-                    "disks[{}].size: {gib}Gi is less than the {size} bytes that the disk has; Proxmox cannot shrink it: set at least {}Gi",
+                    "{}.disks[{}].size: {gib}Gi is less than the {size} bytes that the disk has; Proxmox cannot shrink it: set at least {}Gi",
+                    self.prefix(),
                     wanted.name,
                     size.div_ceil(1 << 30)
                 );

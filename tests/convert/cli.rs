@@ -45,7 +45,7 @@ fn converts_and_reports() {
     let run = phoenix(&args);
     let words = String::from_utf8(run.stderr).unwrap();
     assert_eq!(run.status.code(), Some(0), "{words}");
-    assert!(words.contains("0 errors, 9 warnings"), "{words}");
+    assert!(words.contains("0 errors, 10 warnings"), "{words}");
     assert!(
         words.contains("IP address 10.0.0.101 is also that of container 101"),
         "{words}"

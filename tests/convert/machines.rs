@@ -78,7 +78,10 @@ fn own_values_count_before_vm_defaults() {
         json!([{"name": "root", "storage": "other", "size": "64Gi"}])
     );
     assert_eq!(own["network"], json!([{"name": "net0", "bridge": "vmbr1"}]));
-    assert_eq!(own["source"], json!({"cloudImage": {"volid": "local:iso/jammy.img"}}));
+    assert_eq!(
+        own["source"],
+        json!({"cloudImage": {"volid": "local:import/jammy.qcow2"}})
+    );
     for key in ["cores", "disk_size_gb", "storage_pool", "network_bridge", "template"] {
         let target = entry(&output, &format!("/vm_defaults/{key}")).target.clone().unwrap();
         assert!(
@@ -189,12 +192,12 @@ fn containers_and_machines_share_their_ids() {
 #[test]
 fn images_are_found_by_name_path_and_volume_id() {
     for (image, volid, guessed) in [
-        ("noble.img", "local:iso/noble.img", true),
+        ("noble.img", "local:import/noble.qcow2", true),
         ("noble.qcow2", "local:import/noble.qcow2", true),
-        ("/var/lib/vz/template/iso/noble.img", "local:iso/noble.img", false),
+        ("/var/lib/vz/template/iso/noble.img", "local:import/noble.qcow2", false),
         ("/mnt/pve/nas/import/noble.raw", "nas:import/noble.raw", false),
         ("nas:import/noble.vmdk", "nas:import/noble.vmdk", false),
-        ("/srv/images/noble.img", "local:iso/noble.img", true),
+        ("/srv/images/noble.img", "local:import/noble.qcow2", true),
     ] {
         let output = machine(json!({"template_image": image}));
         assert_eq!(

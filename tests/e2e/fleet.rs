@@ -61,9 +61,14 @@ fn the_legacy_fleet_gets_ready_though_the_operator_is_killed_five_times() {
     for template in ["base", "gpu", "docker", "docker-gpu", "vllm"] {
         site.wait_ready(&format!("phoenixtemplate/template-{template}"), 180);
     }
-    site.namespace
-        .kubectl
-        .must(&["wait", "--for=condition=Ready", "phoenixlxc", "--all", "--timeout=240s"]);
+    site.wait_ready("phoenixtemplate/ubuntu-2404-cloud-template", 180);
+    site.namespace.kubectl.must(&[
+        "wait",
+        "--for=condition=Ready",
+        "phoenixlxc,phoenixvm",
+        "--all",
+        "--timeout=240s",
+    ]);
     no_duplicates(&site);
     columns(&site);
     secrets_stay_secret(&site);
@@ -71,7 +76,7 @@ fn the_legacy_fleet_gets_ready_though_the_operator_is_killed_five_times() {
     drop_namespace(&mut site);
 }
 
-/// 22 containers and the owners of retained volumes, one guest for each object.
+/// 22 containers, 2 machines and the owners of retained volumes, one guest for each object.
 fn no_duplicates(site: &Site) {
     let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (vmid, guest) in site.guests() {
@@ -86,7 +91,7 @@ fn no_duplicates(site: &Site) {
             names.entry(name).or_default().push(vmid);
         }
     }
-    assert_eq!(names.len(), 22, "{names:?}");
+    assert_eq!(names.len(), 24, "{names:?}");
     assert!(names.values().all(|vmids| vmids.len() == 1), "{names:?}");
 }
 
@@ -123,8 +128,11 @@ fn columns(site: &Site) {
         "{all}"
     );
     let vm = site.status("phoenixvm/docker-vm-01");
-    assert!(vm.to_string().contains("NotYetSupported"), "{vm:#}");
-    assert!(site.namespace.kubectl.get(&["phoenixvm/docker-vm-01"])["metadata"]["finalizers"].is_null());
+    assert_eq!(
+        (&vm["phase"], &vm["vmid"]),
+        (&Value::from("Ready"), &Value::from(8001)),
+        "{vm:#}"
+    );
 }
 
 /// Nothing of the credentials is in the log, a status, an event or a description.
