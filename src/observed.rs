@@ -99,6 +99,8 @@ pub struct Guest {
     pub ip: Option<String>,
     /// Seconds since it was started, while it runs.
     pub uptime: Option<i64>,
+    /// Process id on its node, while it runs: another one after a restart.
+    pub pid: Option<i64>,
 }
 
 /// A machine's cloud-init drive.

@@ -97,7 +97,7 @@ pub fn announced(previous: &GuestStatus, announce: &[Announce]) -> GuestStatus {
             }
             Announce::CreateSent => status.create_sent = Some(true),
             Announce::Restart(value) => status.restarted_at = Some(value.clone()),
-            Announce::CloudInitWritten(at) => status.cloud_init_written = Some(time(*at)),
+            Announce::CloudInitWritten(pid) => status.cloud_init_unread = Some(*pid),
             Announce::Snippet(volid) => status.snippet.clone_from(volid),
             Announce::RawLines(lines) => status.lxc_options = Some(lines.clone()),
             Announce::DeleteVolume(name) => {

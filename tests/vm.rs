@@ -16,6 +16,7 @@ use engine::{World, vm, vm_template};
 use phoenix::crd::GuestStatus;
 use phoenix::desired::{Key, Objects};
 use serde_json::json;
+use sha2::Digest as _;
 
 fn status(world: &World, key: &Key) -> GuestStatus {
     world.store.guest(key).unwrap().status
@@ -187,4 +188,146 @@ async fn a_disk_of_somebody_elses_keeps_the_machine() {
         "{message}"
     );
     assert!(world.guests().contains_key(&1000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_zfs_could_not_clone_is_refused_before_anything_is_made() {
+    let mut world = World::with_ssh(&[]).await;
+    let mut template = vm_template("base");
+    template["spec"]["form"] = json!("Snapshot");
+    let key = world.store.apply(template);
+    world.settle(true).await.unwrap();
+    let message = status(&world, &key).message.unwrap();
+    assert!(
+        message.contains("quickOS-vm-disks") && message.contains("form: Template"),
+        "{message}"
+    );
+    assert_eq!(requests(&world), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_machines_of_one_image_fetch_it_once() {
+    let mut world = World::with_ssh(&[]).await;
+    let image = b"a disk".to_vec();
+    let digest: String = sha2::Sha256::digest(&image)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    let url = "https://images.example.test/jammy-server-cloudimg-amd64.img";
+    let file = json!({"op": "remote-file", "url": url, "file": {"size": image.len(), "virtual_size": 3u64 << 30, "sums": {"sha256": digest}, "os": null}});
+    world.sim().edit(serde_json::from_value(file).unwrap()).unwrap();
+    for n in 0..10 {
+        world.store.apply(vm(
+            &format!("m{n}"),
+            json!({"source": {"cloudImage": {"url": url, "sha256": digest, "storage": "local"}}, "network": []}),
+        ));
+    }
+    settled(&mut world).await;
+    let downloads = requests(&world).iter().filter(|r| r.ends_with("/download-url")).count();
+    assert_eq!((downloads, world.guests().len()), (1, 10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_reach_cloud_init_and_nothing_else() {
+    const HASH: &str = "$6$rounds=4096$saltsalt$Zm9vYmFyYmF6";
+    let mut world = World::with_ssh(&[]).await;
+    let secret = json!({"metadata": {"name": "login", "namespace": "ai"},
+        "stringData": {"hash": HASH, "keys": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEmC3Y0nqfXzOBnG0vPZQqYcVJq0yRr7mCqHn0yS4k5b me@desk\n"}});
+    world
+        .store
+        .objects
+        .insert_secret(serde_json::from_value(secret).unwrap());
+    let init = json!({"user": "ops", "passwordHashSecretRef": {"name": "login", "key": "hash"},
+        "sshKeysSecretRef": {"name": "login", "key": "keys"}});
+    let key = world.store.apply(vm("a", json!({"cloudInit": init})));
+    settled(&mut world).await;
+    let told = format!("{:?} {:?}", status(&world, &key), world.store.events.lock().unwrap());
+    assert!(!told.contains("saltsalt"), "{told}");
+    let before = requests(&world).len();
+    world.restart();
+    settled(&mut world).await;
+    assert_eq!(
+        requests(&world)[before..],
+        Vec::<String>::new(),
+        "the hash is compared, not sent again"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_user_is_written_to_the_drive_and_waits_for_a_restart() {
+    let mut world = World::with_ssh(&[]).await;
+    let key = world.store.apply(vm("a", json!({})));
+    settled(&mut world).await;
+    world.store.apply(vm("a", json!({"cloudInit": {"user": "other"}})));
+    settled(&mut world).await;
+    assert!(
+        requests(&world)
+            .iter()
+            .any(|r| r.ends_with("PUT /nodes/phoenix/qemu/1000/cloudinit"))
+    );
+    let conditions = status(&world, &key).conditions;
+    let waits = conditions
+        .iter()
+        .find(|c| c.type_ == "RestartRequired")
+        .expect("the machine has not read it");
+    assert!(waits.message.contains("cloud-init"), "{}", waits.message);
+    // A restart by anybody is enough.
+    for (operation, running) in [("stop", false), ("start", true)] {
+        let power = json!({"op": "power", "vmid": 1000, "running": running});
+        world
+            .sim()
+            .edit(serde_json::from_value(power).unwrap())
+            .unwrap_or_else(|e| panic!("{operation}: {e:?}"));
+    }
+    settled(&mut world).await;
+    assert!(
+        !status(&world, &key)
+            .conditions
+            .iter()
+            .any(|c| c.type_ == "RestartRequired")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_agent_is_told_in_words_and_recovers() {
+    let mut world = World::with_ssh(&[]).await;
+    let fault = json!({"op": "agent-fault", "action": "silent"});
+    world.sim().edit(serde_json::from_value(fault).unwrap()).unwrap();
+    let key = world.store.apply(vm("a", json!({"agent": {"deadlineSeconds": 10}})));
+    let standing = world.settle(false).await.unwrap_err();
+    assert!(standing.contains("guest agent"), "{standing}");
+    let ready = status(&world, &key)
+        .conditions
+        .into_iter()
+        .find(|c| c.type_ == "Ready")
+        .unwrap();
+    assert_eq!(ready.reason, "AgentSilent");
+    assert!(ready.message.contains("qemu-guest-agent"), "{}", ready.message);
+    world.sim().with(|state| state.agent.faults.clear());
+    settled(&mut world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_moved_is_followed() {
+    let mut world = World::with_ssh(&[]).await;
+    let key = world.store.apply(vm("a", json!({})));
+    settled(&mut world).await;
+    world.sim().with(|state| {
+        let twin = state.nodes["phoenix"].clone();
+        state.nodes.insert("other".into(), twin);
+        state.guests.get_mut(&1000).unwrap().node = "other".into();
+    });
+    let mut hypervisor = (*world.store.hypervisor("ai", "pve").unwrap()).clone();
+    let hosts = hypervisor.spec.ssh.as_mut().unwrap().hosts.as_mut().unwrap();
+    hosts.insert("other".into(), hosts["phoenix"].clone());
+    world.store.objects.insert_hypervisor(hypervisor);
+    let before = requests(&world).len();
+    world.restart();
+    settled(&mut world).await;
+    assert_eq!(status(&world, &key).node.as_deref(), Some("other"));
+    assert_eq!(
+        requests(&world)[before..],
+        Vec::<String>::new(),
+        "it is followed, not fought"
+    );
 }

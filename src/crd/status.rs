@@ -82,9 +82,9 @@ pub struct GuestStatus {
     /// Snippet with the machine's cloud-init data, removed with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snippet: Option<String>,
-    /// When the machine's cloud-init drive was last written anew.
+    /// Process id of the machine when its cloud-init drive was last written anew: that process has not read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cloud_init_written: Option<Time>,
+    pub cloud_init_unread: Option<i64>,
     /// Raw lxc lines that Phoenix wrote for this object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]

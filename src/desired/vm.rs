@@ -601,7 +601,7 @@ fn cloud_init(
     objects: &dyn Objects,
 ) -> Result<Option<WantedCloudInit>, Blocked> {
     let Some(init) = &guest.cloud_init else {
-        return Ok(None);
+        return no_cloud_init(desired, object, guest);
     };
     let password = password(object, init, objects)?;
     let password_digest = password
@@ -613,6 +613,29 @@ fn cloud_init(
         password_digest,
         vendor: vendor(desired, object, guest, init, defaults)?,
     }))
+}
+
+/// Without cloud-init nothing can install the agent.
+fn no_cloud_init(desired: &Desired, object: &GuestObject, guest: &VmGuest) -> Result<Option<WantedCloudInit>, Blocked> {
+    let prefix = object.field_prefix();
+    if guest.agent.as_ref().and_then(|a| a.install) != Some(true) {
+        return Ok(None);
+    }
+    if !desired.channels.ssh {
+        return Err(needs_snippet(prefix, "agent.install"));
+    }
+    Err(invalid(format!(
+        "{prefix}.agent.install: true needs cloud-init, which installs the agent at the first boot: add {prefix}.cloudInit (it may be empty), or leave install out"
+    )))
+}
+
+fn needs_snippet(prefix: &str, field: &str) -> Blocked {
+    Blocked::stalled(
+        "MissingPrivilege",
+        format!(
+            "{prefix}.{field} is put into a snippet on the node, which needs SSH: set spec.ssh of the PhoenixHypervisor, or leave it out"
+        ),
+    )
 }
 
 /// The password hash; a password in clear text is refused.
@@ -655,12 +678,7 @@ fn vendor(
     ];
     let required = asked.iter().find(|(given, _)| *given).map(|(_, field)| *field);
     if let Some(field) = required.filter(|_| !ssh) {
-        return Err(Blocked::stalled(
-            "MissingPrivilege",
-            format!(
-                "{prefix}.{field} is put into a snippet on the node, which needs SSH: set spec.ssh of the PhoenixHypervisor, or leave it out"
-            ),
-        ));
+        return Err(needs_snippet(prefix, field));
     }
     if !ssh {
         return Ok(None);

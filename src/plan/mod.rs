@@ -212,7 +212,7 @@ pub enum Announce {
     RawLines(Vec<String>),
     /// A volume of the guest's own with reclaimPolicy Delete.
     DeleteVolume(String),
-    /// The cloud-init drive is about to be written anew, at this Unix time.
+    /// The cloud-init drive is about to be written anew, while the machine runs with this process id.
     CloudInitWritten(i64),
     /// The snippet is the machine's, or none is any more.
     Snippet(Option<String>),

@@ -48,7 +48,7 @@ impl Planner<'_> {
                 guest.named(vmid),
                 pending.join(", ")
             );
-            let announce = vec![Announce::CloudInitWritten(self.input.now)];
+            let announce = guest.pid.map(Announce::CloudInitWritten).into_iter().collect();
             return Err(self.run(Stage::Configured, action, announce, Effect::Call(call)));
         }
         Ok(())
@@ -160,12 +160,9 @@ impl Planner<'_> {
         }
     }
 
-    /// Whether the cloud-init drive was written anew since the machine started, so that it has not read it.
+    /// Whether the cloud-init drive was written anew while the machine runs, which reads it at its start only.
     pub(super) fn cloud_init_unread(&self, guest: &Guest) -> bool {
-        let (Some(written), Some(uptime)) = (&self.status.cloud_init_written, guest.uptime) else {
-            return false;
-        };
-        guest.running && written.0.as_second() > self.input.now - uptime
+        guest.running && guest.pid.is_some() && guest.pid == self.status.cloud_init_unread
     }
 
     /// The guest agent of a running machine answers, and the first boot is through. Waits, with a reason that tells when

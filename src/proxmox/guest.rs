@@ -105,6 +105,9 @@ pub struct GuestState {
     /// Since start, in seconds.
     #[serde(default, deserialize_with = "opt_number")]
     pub uptime: Option<u64>,
+    /// Process id on the node, while it runs.
+    #[serde(default, deserialize_with = "opt_number")]
+    pub pid: Option<i64>,
     /// The tags.
     #[serde(default, deserialize_with = "list")]
     pub tags: Vec<String>,

@@ -250,6 +250,7 @@ async fn read_guest(
     }
     let state = client.guest_state(type_, node, id(vmid)).await?;
     guest.running = state.is_running();
+    guest.pid = state.pid.filter(|_| guest.running);
     guest.uptime = state
         .uptime
         .and_then(|s| i64::try_from(s).ok())

@@ -232,6 +232,22 @@ async fn a_full_disk_is_said_and_recovers() {
     assert!(message.contains("No space left on device"), "{message}");
     real.sh(&key, "umount /mnt/small; touch /root/more");
     real.ready(std::slice::from_ref(&key)).await;
+    // A script that leaves no room for the record of its end has run all the same: it is not taken for cut off.
+    real.sh(&key, "mount -t tmpfs -o size=256k none /var/lib/phoenix");
+    let script = "#!/bin/sh\necho run >>/root/filled\nhead -c 1M /dev/zero >/var/lib/phoenix/fill\ntrue\n";
+    real.world.store.apply(guest("a", json!({"script": script})));
+    let at = key.clone();
+    real.until("the end cannot be recorded", move |real| {
+        let tried = "ls /var/lib/phoenix/application/.new.* && ! cat /proc/*/cmdline | grep -qa 'application/[s]cript'";
+        real.node.exec(real.vmid(&at), &["/bin/sh", "-c", tried]).status.success()
+    })
+    .await;
+    real.world.round().await;
+    let state = real.object(&key).status.application.and_then(|a| a.state);
+    assert_eq!(state.as_deref(), Some("Running"));
+    real.sh(&key, "rm /var/lib/phoenix/fill");
+    real.ready(std::slice::from_ref(&key)).await;
+    assert_eq!(real.sh(&key, "cat /root/filled"), "run\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
