@@ -272,11 +272,33 @@ pub struct Verified {
     pub at: i64,
 }
 
+/// A guest with the object's stamp.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OurGuest {
+    /// The id.
+    pub vmid: i64,
+    /// Node.
+    pub node: String,
+    /// Revision in the stamp.
+    pub revision: Option<String>,
+}
+
+/// The guest of an earlier revision of a template, looked at before it is removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OldRevision {
+    /// The id.
+    pub vmid: i64,
+    /// Its configuration.
+    pub read: GuestRead,
+    /// Volumes that rest on its own (linked clones).
+    pub linked: Vec<String>,
+}
+
 /// What a search for an object's stamp found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stamped {
     /// Guests that carry it.
-    pub ours: Vec<i64>,
+    pub ours: Vec<OurGuest>,
     /// Guests that a task is making: whose they are cannot be read before it is done (facts K.3.1).
     pub being_made: Vec<i64>,
 }
@@ -325,6 +347,10 @@ pub struct Observed {
     pub snippet: Option<Result<bool, Failure>>,
     /// What the machine's cloud-init drive lacks.
     pub cloud_init: Option<Result<CloudInitState, Failure>>,
+    /// Revisions of this template from which objects were cloned; `None` for an object whose revision is not known.
+    pub cloned_revisions: Vec<Option<String>>,
+    /// An earlier revision of the template.
+    pub old_revision: Option<Result<OldRevision, Failure>>,
     /// Where the object stands in the queue for clones of its template.
     pub clone_queue: Option<ClonePlace>,
     /// Result of the readiness probe: `Ok(None)` when it succeeded, `Ok(Some(why))` when it failed.

@@ -4,7 +4,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
-use crate::crd::{GuestStatus, TaskStatus, VolumeStatus};
+use crate::crd::{GuestStatus, RevisionStatus, TaskStatus, VolumeStatus};
 use crate::observed::Failure;
 use crate::plan::{Announce, Finding, Next, Plan, Stage, Step};
 
@@ -16,6 +16,7 @@ const TRANSIENT: &[&str] = &[
     "VolumeNotRetained",
     "FeatureOutdated",
     "TemplateOutdated",
+    "OldRevisionKept",
 ];
 
 /// Longest pause between attempts, in seconds.
@@ -96,6 +97,14 @@ pub fn announced(previous: &GuestStatus, announce: &[Announce]) -> GuestStatus {
                 status.last_error = None;
             }
             Announce::CreateSent => status.create_sent = Some(true),
+            Announce::Superseded(old) => superseded(&mut status, old),
+            Announce::RevisionGone(vmid) => {
+                if let Some(list) = &mut status.revisions {
+                    list.retain(|r| r.vmid != *vmid);
+                }
+                status.revisions = status.revisions.take().filter(|list| !list.is_empty());
+            }
+            Announce::TakeUpRevision => take_up(&mut status),
             Announce::Restart(value) => status.restarted_at = Some(value.clone()),
             Announce::CloudInitWritten(pid) => status.cloud_init_unread = Some(*pid),
             Announce::Snippet(volid) => status.snippet.clone_from(volid),
@@ -113,6 +122,32 @@ pub fn announced(previous: &GuestStatus, announce: &[Announce]) -> GuestStatus {
         }
     }
     status
+}
+
+/// Keeps the guest in the history; if it was the object's own, the object has none for now.
+fn superseded(status: &mut GuestStatus, old: &RevisionStatus) {
+    let list = status.revisions.get_or_insert_default();
+    if !list.iter().any(|r| r.vmid == old.vmid) {
+        list.push(old.clone());
+    }
+    if status.vmid != Some(old.vmid) {
+        return;
+    }
+    (status.vmid, status.node, status.create_sent, status.adopted) = (None, None, None, None);
+    (status.applied_hash, status.cleaned, status.snippet) = (None, None, None);
+    (status.features, status.application, status.tests, status.vllm) = (None, None, None, None);
+    (status.volumes, status.lxc_options, status.task) = (None, None, None);
+}
+
+fn take_up(status: &mut GuestStatus) {
+    let last = status.revisions.as_mut().and_then(Vec::pop);
+    status.revisions = status.revisions.take().filter(|list| !list.is_empty());
+    let Some(last) = last else { return };
+    status.vmid = Some(last.vmid);
+    status.node = last.node;
+    status.snippet = last.snippet;
+    status.create_sent = Some(true);
+    status.volumes = None;
 }
 
 /// The status after a step.

@@ -22,7 +22,9 @@ pub use generate::{all, to_yaml};
 pub use host::*;
 pub use hypervisor::*;
 pub use lxc::*;
-pub use status::{FeatureStatus, GuestStatus, HypervisorStatus, ScriptStatus, TaskStatus, VolumeStatus};
+pub use status::{
+    FeatureStatus, GuestStatus, HypervisorStatus, RevisionStatus, ScriptStatus, TaskStatus, VolumeStatus,
+};
 pub use template::*;
 pub use vm::*;
 
@@ -42,5 +44,7 @@ pub const RESTARTED_AT: &str = "phoenix-hypervisor.io/restartedAt";
 pub const RUN_TESTS: &str = "phoenix-hypervisor.io/runTests";
 /// Annotation: destroy and create the guest anew (promise 4). Not carried out yet: refused with `NotYetSupported`.
 pub const RECREATE: &str = "phoenix-hypervisor.io/recreate";
+/// Annotation on a PhoenixTemplate: build a new revision once for each new value, from the present revision of its parent.
+pub const REBUILD: &str = "phoenix-hypervisor.io/rebuild";
 /// Proxmox tasks that Phoenix keeps running on one node where `limits.parallelTasksPerNode` says nothing.
 pub const GUEST_TASKS_DEFAULT: usize = 4;

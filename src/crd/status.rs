@@ -52,7 +52,11 @@ pub struct GuestStatus {
     /// Template: content hash of what was built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// Guest: revision of the template that it was cloned from.
+    /// Template: guests of earlier revisions, oldest first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub revisions: Option<Vec<RevisionStatus>>,
+    /// Revision of the template that the guest was cloned from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template_revision: Option<String>,
     /// Proxmox task under way.
@@ -162,6 +166,22 @@ pub struct VolumeStatus {
     /// Container that owns it, where that is not the guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner_vmid: Option<i64>,
+}
+
+/// The guest of an earlier revision of a template.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RevisionStatus {
+    /// Content hash of what was built.
+    pub revision: String,
+    /// Proxmox id.
+    pub vmid: i64,
+    /// Node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Snippet with the machine's cloud-init data, removed with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snippet: Option<String>,
 }
 
 /// Probe results in a row.

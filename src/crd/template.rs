@@ -78,7 +78,8 @@ pub struct PhoenixTemplateSpec {
     /// for adopted ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
-    /// Old revisions without children that are kept. Not supported yet.
+    /// Earlier revisions that are kept though nothing was cloned from them. One from which an object was cloned, or on
+    /// which a linked clone rests, is never removed. Absent: all are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub revision_history_limit: Option<i64>,

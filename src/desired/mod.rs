@@ -291,6 +291,10 @@ pub struct Desired {
     pub source: Option<Source>,
     /// Hash of what a template's content comes from (its revision); empty for other guests.
     pub revision: String,
+    /// Earlier revisions of a template that are kept without children; `None` keeps all.
+    pub history_limit: Option<usize>,
+    /// Value of the annotation that asks for a new revision of a template.
+    pub rebuild: Option<String>,
     /// What it is in the end.
     pub form: Form,
     /// Host name for creation when the spec gives none.
@@ -366,6 +370,10 @@ impl Desired {
             revision: match &self.source {
                 _ if self.form != Form::Guest => Some(self.revision.clone()),
                 Some(Source::Clone { revision, .. }) => Some(revision.clone()),
+                _ => None,
+            },
+            parent: match &self.source {
+                Some(Source::Clone { revision, .. }) if self.form != Form::Guest => Some(revision.clone()),
                 _ => None,
             },
         }

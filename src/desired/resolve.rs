@@ -39,9 +39,6 @@ fn unbuilt(object: &GuestObject) -> Result<(), Blocked> {
         )));
     }
     let health = match &object.spec {
-        GuestSpec::Template(spec) if spec.revision_history_limit.is_some() => {
-            return Err(no("spec.revisionHistoryLimit is not supported yet: leave it out".into()));
-        }
         GuestSpec::Template(spec) if spec.lxc.is_none() && spec.vm.is_none() => {
             return Err(Blocked::stalled(
                 "InvalidSpec",
@@ -92,6 +89,11 @@ fn shared(
         node: spec.node.cloned().or(defaults.node.clone()),
         source: None,
         revision: String::new(),
+        history_limit: match &object.spec {
+            GuestSpec::Template(spec) => spec.revision_history_limit.and_then(|n| usize::try_from(n).ok()),
+            _ => None,
+        },
+        rebuild: object.annotations.get(REBUILD).cloned(),
         form: form(object),
         default_hostname: object.key.name.replace('.', "-").chars().take(63).collect(),
         unprivileged: None,
@@ -317,17 +319,19 @@ pub(super) fn short_hash(parts: &[String]) -> String {
     hasher.finalize().iter().take(6).map(|b| format!("{b:02x}")).collect()
 }
 
-/// Content hash of what a template is built from: its source (and the source's revision), its root filesystem and
-/// its scripts. Options such as cores do not change what children copy.
+/// Content hash of what a template is built from: its source, its root filesystem or first disk, its scripts, and the
+/// wish to be built anew. Options such as cores do not change what children copy.
 fn revision(desired: &Desired) -> String {
     if desired.form == Form::Guest {
         return String::new();
     }
     let source = match &desired.source {
-        Some(Source::Clone { template, revision, .. }) => format!("clone {template} {revision}"),
+        // A new revision of the parent is no change of this template: nobody is rebuilt unasked.
+        Some(Source::Clone { template, .. }) => format!("clone {template}"),
         other => format!("{other:?}"),
     };
     let mut parts = vec![source, format!("{:?} {:?}", desired.rootfs_gib, desired.unprivileged)];
+    parts.extend(desired.rebuild.iter().map(|value| format!("rebuild {value}")));
     if let Some(vm) = &desired.vm {
         let first = vm.disks.iter().flatten().next().and_then(|d| d.size_gib);
         parts.push(format!("vm {first:?} {:?} {:?}", vm.cloud_init, vm.firmware));

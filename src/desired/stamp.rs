@@ -27,6 +27,8 @@ pub struct Stamp {
     pub adopted: bool,
     /// Template revision that the guest was cloned from, or that a template was built as.
     pub revision: Option<String>,
+    /// Of a template: revision of the template that it was cloned from itself.
+    pub parent: Option<String>,
 }
 
 impl Stamp {
@@ -64,6 +66,7 @@ impl Stamp {
             fresh: field("state").as_deref() == Some("fresh"),
             adopted: field("origin").as_deref() == Some("adopted"),
             revision: field("revision"),
+            parent: field("parent"),
         })
     }
 
@@ -92,6 +95,9 @@ impl fmt::Display for Stamp {
         if let Some(revision) = &self.revision {
             write!(f, " revision={revision}")?;
         }
+        if let Some(parent) = &self.parent {
+            write!(f, " parent={parent}")?;
+        }
         if self.adopted {
             write!(f, " origin=adopted")?;
         }
@@ -117,6 +123,7 @@ mod tests {
             fresh: true,
             adopted: false,
             revision: Some("abc".into()),
+            parent: Some("def".into()),
         }
     }
 

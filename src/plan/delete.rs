@@ -45,12 +45,13 @@ pub fn leaves_proxmox_alone(object: &GuestObject) -> bool {
         _ => false,
     };
     let nothing_sent = status.create_sent != Some(true) && status.adopted != Some(true);
-    abandoned || status.vmid.is_none() || nothing_sent
+    abandoned || ((status.vmid.is_none() || nothing_sent) && status.revisions.is_none())
 }
 
 impl Deletion<'_> {
     fn next(&mut self) -> Next {
-        let Some(vmid) = self.status.vmid.filter(|_| !leaves_proxmox_alone(self.object)) else {
+        let sent = self.status.create_sent == Some(true) || self.status.adopted == Some(true);
+        let Some(vmid) = self.status.vmid.filter(|_| sent && !leaves_proxmox_alone(self.object)) else {
             return self.release("nothing on Proxmox belongs to it");
         };
         let cluster = &self.observed.cluster;
@@ -279,7 +280,22 @@ impl Deletion<'_> {
         attached.map(|(_, text)| text.as_str()).chain(unused).collect()
     }
 
+    /// Lets the object go, unless it has guests of earlier revisions: then the next of these is what is deleted.
     fn release(&mut self, why: &str) -> Next {
+        if let Some(old) = self.status.revisions.as_ref().and_then(|list| list.last()) {
+            let action = format!(
+                "go on with {} of revision {}",
+                self.object.guest_type().named(old.vmid),
+                old.revision
+            );
+            self.find("Deleting", action.clone());
+            return Next::Run(Box::new(Step {
+                action,
+                stage: Stage::Created,
+                announce: vec![Announce::TakeUpRevision],
+                effect: Effect::Record,
+            }));
+        }
         self.run(format!("let the object go: {why}"), Effect::RemoveFinalizer)
     }
 

@@ -191,17 +191,16 @@ impl Planner<'_> {
     }
 
     /// Says when the template has moved on since the guest was cloned; nobody is rebuilt unasked.
-    fn lineage(&mut self, guest: &Guest) {
+    pub(super) fn lineage(&mut self, guest: &Guest) {
         let Some(Source::Clone { revision, template, .. }) = &self.desired.source else {
             return;
         };
-        let Some(built) = guest
-            .stamp()
-            .and_then(|s| s.revision)
-            .filter(|_| self.desired.form == Form::Guest)
-        else {
-            return;
+        let stamp = guest.stamp();
+        let built = match self.desired.form {
+            Form::Guest => stamp.and_then(|s| s.revision),
+            _ => stamp.and_then(|s| s.parent),
         };
+        let Some(built) = built else { return };
         if !revision.is_empty() && *revision != built {
             let message = format!("cloned from revision {built} of template {template}, which is now at {revision}");
             self.find("TemplateOutdated", true, "NewerRevision", message);

@@ -1,8 +1,8 @@
 //! Which guest is the object's (promise 1): found by its recorded vmid, by its stamp, or by what the spec says; a
 //! stranger's is never touched.
 
-use crate::desired::Stamp;
-use crate::observed::{Guest, GuestRead, IdCheck};
+use crate::desired::{Form, Stamp};
+use crate::observed::{Guest, GuestRead, IdCheck, OurGuest, Stamped};
 
 use super::guest::Planner;
 use super::*;
@@ -54,7 +54,8 @@ impl Planner<'_> {
         if let Some(vmid) = self.status.vmid {
             return Ok(Some(vmid));
         }
-        if let Some(vmid) = self.wants_adoption().or(self.desired.vmid) {
+        let given = self.wants_adoption().or(self.desired.vmid);
+        if let Some(vmid) = given.filter(|vmid| !self.is_superseded(*vmid)) {
             return Ok(Some(vmid));
         }
         match &self.observed.stamped {
@@ -62,21 +63,37 @@ impl Planner<'_> {
                 type_: self.desired.type_,
                 among: self.may_be_ours(),
             })),
-            Some(found) if found.ours.len() > 1 => {
-                let message = format!(
-                    "guests {:?} all carry this object's stamp: set spec.vmid to the right one",
-                    found.ours
-                );
+            Some(found) => self.among_ours(&found.clone()),
+        }
+    }
+
+    /// The object's guest among those that carry its stamp; those of earlier revisions are noted first.
+    fn among_ours(&mut self, found: &Stamped) -> Result<Option<i64>, Next> {
+        let template = self.desired.form != Form::Guest;
+        let present = |g: &&OurGuest| !template || g.revision.as_ref() == Some(&self.desired.revision);
+        let unknown = found.ours.iter().find(|g| !present(g) && !self.is_superseded(g.vmid));
+        if let Some(old) = unknown {
+            return Err(self.supersede(old.vmid, &old.node, old.revision.clone().unwrap_or_default()));
+        }
+        let ours: Vec<i64> = found
+            .ours
+            .iter()
+            .filter(|g| present(g) && !self.is_superseded(g.vmid))
+            .map(|g| g.vmid)
+            .collect();
+        match ours.as_slice() {
+            [_, _, ..] => {
+                let message = format!("guests {ours:?} all carry this object's stamp: set spec.vmid to the right one");
                 Err(self.stuck(Stage::Created, "Ambiguous", message))
             }
-            Some(found) if found.ours.is_empty() && !found.being_made.is_empty() => {
+            [] if !found.being_made.is_empty() => {
                 let message = format!(
                     "waits for guest {:?} to be made: whose it is cannot be read before",
                     found.being_made
                 );
                 Err(self.wait(Stage::Created, "CreateRunning", message, 2))
             }
-            Some(found) => Ok(found.ours.first().copied()),
+            ours => Ok(ours.first().copied()),
         }
     }
 
@@ -238,6 +255,7 @@ impl Planner<'_> {
 
     /// Chooses the vmid of a new guest and records it, with the checks of promise 5.
     pub(super) fn allocate(&mut self, given: Option<i64>, node: &str) -> Next {
+        let given = given.filter(|vmid| !self.is_superseded(*vmid));
         let vmid = match given.map_or_else(|| self.free_id(), Ok) {
             Ok(vmid) => vmid,
             Err(next) => return next,

@@ -9,6 +9,7 @@ mod delete;
 mod firewall;
 mod guest;
 mod identity;
+mod revisions;
 mod scripts;
 mod seal;
 pub mod upid;
@@ -94,6 +95,15 @@ pub enum Query {
     },
     /// Configuration of the template's guest.
     Parent {
+        /// The id.
+        vmid: i64,
+        /// Container or machine.
+        type_: GuestType,
+        /// Node.
+        node: String,
+    },
+    /// The guest of an earlier revision, and what rests on its volumes.
+    OldRevision {
         /// The id.
         vmid: i64,
         /// Container or machine.
@@ -206,6 +216,12 @@ pub enum Announce {
     NoVmid,
     /// The creating call is about to leave.
     CreateSent,
+    /// The guest is one of an earlier revision of the template; the object's own one is another.
+    Superseded(crate::crd::RevisionStatus),
+    /// The guest of an earlier revision is gone, or not ours any more.
+    RevisionGone(i64),
+    /// The object is being deleted: the guest of its last earlier revision is its guest now.
+    TakeUpRevision,
     /// A restart for this value of the annotation is about to be asked for.
     Restart(String),
     /// The lines are Phoenix's own.

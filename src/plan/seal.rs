@@ -9,7 +9,8 @@ use super::*;
 const MARK: &str = "phoenix revision=";
 
 impl Planner<'_> {
-    /// Whether the template is finished: its snapshot or base is there. A template whose content changed since says so.
+    /// Whether the template is finished: its snapshot or base is there. One whose content changed since is kept, and a
+    /// new revision is built beside it.
     pub(super) fn sealed(&mut self, vmid: i64, guest: &Guest) -> Result<bool, Next> {
         let built = match &self.desired.form {
             Form::Guest => return Ok(false),
@@ -24,12 +25,8 @@ impl Planner<'_> {
             Form::Template => return Ok(false),
         };
         if let Some(built) = built.filter(|b| *b != self.desired.revision) {
-            let message = format!(
-                "the template was built as revision {built}, its spec now describes {}: building a new revision is not supported yet; put the change back, or make a new PhoenixTemplate",
-                self.desired.revision
-            );
-            self.facts.revision = Some(built);
-            return Err(self.stuck(Stage::SnapshotReady, "NotYetSupported", message));
+            self.facts.revision = Some(built.clone());
+            return Err(self.supersede(vmid, &guest.node, built));
         }
         Ok(true)
     }
@@ -88,6 +85,8 @@ impl Planner<'_> {
         }
         self.ok(Stage::Healthy, "a template is stopped");
         self.ok(Stage::SnapshotReady, "the template can be cloned");
+        self.lineage(guest);
+        self.remove_old_revisions()?;
         self.facts.verified = Some(self.observed.cluster.guests.get(&vmid).cloned());
         Ok(())
     }

@@ -340,6 +340,7 @@ impl Planner<'_> {
             fresh: false,
             adopted: false,
             revision: None,
+            parent: None,
         };
         let words = "Holds volumes that outlive their guests. Phoenix never starts it; do not remove it.";
         let call = ApiCall::post(format!("/nodes/{}/lxc", guest.node))

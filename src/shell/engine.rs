@@ -247,6 +247,7 @@ impl<S: Store> Engine<S> {
         preview: bool,
     ) -> Result<Plan, Failure> {
         let mut observed = self.start_looking(snapshot, object);
+        observed.cloned_revisions = self.cloned_revisions(object);
         if !preview {
             observed.clone_queue = desired.and_then(|d| queued(connection, snapshot, d, object));
         }
@@ -304,6 +305,7 @@ impl<S: Store> Engine<S> {
             fresh: false,
             adopted: false,
             revision: None,
+            parent: None,
         }
     }
 
@@ -324,6 +326,21 @@ impl<S: Store> Engine<S> {
             sweep,
             ..Observed::default()
         }
+    }
+
+    /// Revisions of a template from which objects were cloned.
+    fn cloned_revisions(&self, template: &GuestObject) -> Vec<Option<String>> {
+        if template.status.revisions.is_none() {
+            return Vec::new();
+        }
+        let guests = self.store.guests();
+        let cloned = guests.iter().filter(|g| {
+            let parent = g
+                .template_ref()
+                .and_then(|name| refs::template(g, name, self.store.as_ref()).ok());
+            g.status.vmid.is_some() && parent.is_some_and(|p| p.key == template.key)
+        });
+        cloned.map(|g| g.status.template_revision.clone()).collect()
     }
 
     /// Vmids that other objects have or want on the same hypervisor.

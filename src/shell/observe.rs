@@ -62,6 +62,9 @@ pub async fn look(
         Query::CloudInit { vmid, node, password } => {
             observed.cloud_init = Some(vm::cloud_init(connection, *vmid, node, *password).await);
         }
+        Query::OldRevision { vmid, type_, node } => {
+            observed.old_revision = Some(old_revision(connection, snapshot, *type_, *vmid, node).await);
+        }
         Query::Creating { vmid, source, node } => {
             observed.creating = Some(creating(connection, *vmid, *source, node).await?);
         }
@@ -133,7 +136,11 @@ async fn stamped(
         let stamp = config.and_then(|c| c.options.get("description").and_then(|d| Stamp::find(d)));
         let ours = |s: &Stamp| s.same_identity(&wanted) || (s.same_object(&wanted) && previous.contains(&s.cluster));
         if stamp.as_ref().is_some_and(ours) {
-            found.ours.push(*vmid);
+            found.ours.push(OurGuest {
+                vmid: *vmid,
+                node: node.clone(),
+                revision: stamp.and_then(|s| s.revision),
+            });
         }
     }
     Ok(found)
@@ -301,6 +308,50 @@ pub(super) fn reachable(interfaces: impl Iterator<Item = (String, Vec<String>)>)
         .collect();
     found.sort_by_key(std::net::IpAddr::is_ipv6);
     found.first().map(ToString::to_string)
+}
+
+/// The guest of an earlier revision, and the volumes of linked clones that rest on its own: these carry its volume's
+/// name before a slash (facts G.3).
+async fn old_revision(
+    connection: &Connection,
+    snapshot: &Snapshot,
+    type_: GuestType,
+    vmid: i64,
+    node: &str,
+) -> Result<OldRevision, Failure> {
+    let read = guest(
+        connection,
+        snapshot,
+        type_,
+        vmid,
+        Some(node).filter(|n| !n.is_empty()),
+        true,
+    )
+    .await;
+    let mut linked = Vec::new();
+    if let GuestRead::Present(present) = &read {
+        let client = &connection.client;
+        for storage in client.storages(&present.node).await.map_err(|e| of_call(&e))? {
+            let holds_guests = storage.content.iter().any(|c| c == "rootdir" || c == "images");
+            if !storage.active || !holds_guests {
+                continue;
+            }
+            let content = client
+                .storage_content(&present.node, &storage.storage, None, None)
+                .await
+                .map_err(|e| of_call(&e))?;
+            let rests = |volid: &str| {
+                let path = volid.split_once(':').map_or(volid, |(_, path)| path);
+                let (base, clone) = path.split_once('/').unwrap_or(("", path));
+                ["base-", "basevol-"]
+                    .iter()
+                    .any(|p| base.starts_with(&format!("{p}{vmid}-")))
+                    || (base == vmid.to_string() && clone.contains('/'))
+            };
+            linked.extend(content.into_iter().map(|v| v.volid).filter(|v| rests(v)));
+        }
+    }
+    Ok(OldRevision { vmid, read, linked })
 }
 
 /// Whether a task works on the vmid. A clone's task carries its source's id (facts B.4).

@@ -135,6 +135,15 @@ fn with_machine(world: &World) {
         .apply(vm("a", json!({"features": [{"name": "one"}], "tags": ["x"]})));
 }
 
+/// A template that keeps no earlier revision without children.
+fn revised(size: &str) -> serde_json::Value {
+    let mut object = template("base", "Template");
+    object["spec"]["revisionHistoryLimit"] = json!(0);
+    object["spec"]["lxc"]["rootfs"]["size"] = json!(size);
+    object["spec"]["lxc"].as_object_mut().unwrap().remove("protection");
+    object
+}
+
 /// What ran in a machine, each once.
 fn ran(world: &World, vmid: u32, expected: &str) -> Result<(), String> {
     let scripts = world.guests()[&vmid]["scripts"].clone();
@@ -348,6 +357,39 @@ pub const LIFECYCLES: &[Lifecycle] = &[
                 .is_empty()
                 .then_some(())
                 .ok_or_else(|| "a machine is left".into())
+        },
+    },
+    Lifecycle {
+        name: "template revised, its old revision removed",
+        ssh: false,
+        stalls: false,
+        phases: &[
+            |world| {
+                world.store.apply(revised("8Gi"));
+                world.store.apply(lxc(
+                    "a",
+                    json!({"source": {"templateRef": {"name": "base"}}, "network": []}),
+                ));
+            },
+            |world| {
+                world.store.apply(revised("9Gi"));
+            },
+            |world| {
+                let key = phoenix::desired::Key::new(phoenix::crd::GuestKind::PhoenixLXC, "ai", "a");
+                world.store.delete(&key);
+            },
+            // The template looks again at what it keeps.
+            |world| {
+                let mut again = revised("9Gi");
+                again["spec"]["lxc"]["cores"] = json!(2);
+                world.store.apply(again);
+            },
+        ],
+        check: |world| {
+            let left: Vec<u32> = world.guests().into_keys().collect();
+            (left.len() == 1)
+                .then_some(())
+                .ok_or_else(|| format!("guests that are left: {left:?}"))
         },
     },
 ];

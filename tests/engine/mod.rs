@@ -449,7 +449,12 @@ impl World {
             if stamp.vmid != i64::from(vmid) {
                 continue;
             }
-            let name = format!("{} {}/{}", stamp.kind, stamp.namespace, stamp.name);
+            // A template may have several: one a revision.
+            let revision = stamp
+                .revision
+                .filter(|_| stamp.kind == "PhoenixTemplate")
+                .unwrap_or_default();
+            let name = format!("{} {}/{} {revision}", stamp.kind, stamp.namespace, stamp.name);
             if stamp.kind == "VolumeOwner" {
                 if options.get("protection").map(String::as_str) != Some("1")
                     && options.keys().any(|k| k.starts_with("mp"))

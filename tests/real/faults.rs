@@ -239,7 +239,10 @@ async fn a_full_disk_is_said_and_recovers() {
     let at = key.clone();
     real.until("the end cannot be recorded", move |real| {
         let tried = "ls /var/lib/phoenix/application/.new.* && ! cat /proc/*/cmdline | grep -qa 'application/[s]cript'";
-        real.node.exec(real.vmid(&at), &["/bin/sh", "-c", tried]).status.success()
+        real.node
+            .exec(real.vmid(&at), &["/bin/sh", "-c", tried])
+            .status
+            .success()
     })
     .await;
     real.world.round().await;

@@ -1,0 +1,149 @@
+//! Revisions of a template: a change of its content builds a new guest beside the old one, which stays for as long as
+//! something was cloned from it.
+
+use crate::crd::RevisionStatus;
+use crate::observed::{GuestRead, OldRevision};
+
+use super::guest::{Planner, Staged};
+use super::volumes::owned_by;
+use super::*;
+
+impl Planner<'_> {
+    /// Whether the guest is one of an earlier revision.
+    pub(super) fn is_superseded(&self, vmid: i64) -> bool {
+        self.status.revisions.iter().flatten().any(|r| r.vmid == vmid)
+    }
+
+    /// Notes a guest as one of an earlier revision; if it was the object's own, a new one is made next.
+    pub(super) fn supersede(&mut self, vmid: i64, node: &str, revision: String) -> Next {
+        let action = format!(
+            "keep {} as revision {revision} and build revision {}",
+            self.desired.type_.named(vmid),
+            self.desired.revision
+        );
+        let own = self.status.vmid == Some(vmid);
+        let old = RevisionStatus {
+            revision,
+            vmid,
+            node: Some(node.to_string()),
+            snippet: self.status.snippet.clone().filter(|_| own),
+        };
+        self.run(
+            Stage::SnapshotReady,
+            action,
+            vec![Announce::Superseded(old)],
+            Effect::Record,
+        )
+    }
+
+    /// Removes earlier revisions beyond the limit, oldest first: only those from which nothing was cloned, and never
+    /// more than the guest itself (promise 5).
+    pub(super) fn remove_old_revisions(&mut self) -> Staged {
+        let Some(limit) = self.desired.history_limit else {
+            return Ok(());
+        };
+        let cloned = &self.observed.cloned_revisions;
+        let has_children = |r: &&RevisionStatus| cloned.iter().any(|c| c.as_ref().is_none_or(|c| *c == r.revision));
+        let childless: Vec<RevisionStatus> = self
+            .status
+            .revisions
+            .iter()
+            .flatten()
+            .filter(|r| !has_children(r))
+            .cloned()
+            .collect();
+        let Some(oldest) = childless.first().filter(|_| childless.len() > limit) else {
+            return Ok(());
+        };
+        self.remove_revision(oldest)
+    }
+
+    fn remove_revision(&mut self, old: &RevisionStatus) -> Staged {
+        let stage = Stage::SnapshotReady;
+        let what = self.desired.type_.named(old.vmid);
+        // A destruction is final: it must not rest on who answered some polls ago.
+        if !self.observed.cluster.read_now {
+            return Err(Next::Look(Query::Cluster));
+        }
+        let found = match self.observed.old_revision.clone() {
+            Some(Ok(found)) if found.vmid == old.vmid => found,
+            Some(Err(failure)) => return Err(self.wait(stage, failure.reason, failure.message, 10)),
+            _ => {
+                return Err(Next::Look(Query::OldRevision {
+                    vmid: old.vmid,
+                    type_: self.desired.type_,
+                    node: old.node.clone().unwrap_or_default(),
+                }));
+            }
+        };
+        let guest = match found.read.clone() {
+            GuestRead::Present(guest) => guest,
+            GuestRead::Unreadable(failure) => return Err(self.wait(stage, failure.reason, failure.message, 10)),
+            GuestRead::NotFound | GuestRead::OtherType { .. } => return Err(self.forget_revision(old)),
+        };
+        let wanted = self.desired.stamp(old.vmid);
+        let ours = guest
+            .stamp()
+            .is_some_and(|s| s.same_identity(&wanted) && s.vmid == old.vmid);
+        if !ours {
+            return Err(self.forget_revision(old));
+        }
+        if let Some(why) = kept_for(&found, &guest, old.vmid) {
+            // It is no fault of the template's: it is Ready all the same.
+            self.find(
+                "OldRevisionKept",
+                true,
+                "InUse",
+                format!("{what} (revision {}) stays: {why}", old.revision),
+            );
+            return Ok(());
+        }
+        self.unlocked(stage, old.vmid, &guest)?;
+        let action = format!(
+            "remove {what} of revision {}, from which nothing was cloned",
+            old.revision
+        );
+        let call = ApiCall::delete(guest.path(old.vmid)).param("purge", 1);
+        Err(self.run(stage, action, vec![], Effect::Task(call)))
+    }
+
+    fn forget_revision(&mut self, old: &RevisionStatus) -> Next {
+        if let (Some(volid), Some(node)) = (old.snippet.clone(), old.node.clone())
+            && self.desired.channels.ssh
+        {
+            let action = format!("remove cloud-init snippet {volid}");
+            let effect = Effect::RemoveSnippet { node, volid };
+            return self.run(
+                Stage::SnapshotReady,
+                action,
+                vec![Announce::RevisionGone(old.vmid)],
+                effect,
+            );
+        }
+        let action = format!("forget revision {}, which is gone", old.revision);
+        let announce = vec![Announce::RevisionGone(old.vmid)];
+        self.run(Stage::SnapshotReady, action, announce, Effect::Record)
+    }
+}
+
+/// Why the guest of an earlier revision is not removed.
+fn kept_for(found: &OldRevision, guest: &crate::observed::Guest, vmid: i64) -> Option<String> {
+    if !found.linked.is_empty() {
+        return Some(format!("linked clones rest on it ({})", found.linked.join(", ")));
+    }
+    if guest.options.get("protection").is_some_and(|v| v == "1") {
+        return Some("it is protected against removal; take the protection away in Proxmox".into());
+    }
+    if guest.running {
+        return Some("it runs".into());
+    }
+    let held = guest
+        .numbered("mp")
+        .into_values()
+        .chain(guest.numbered("unused").into_values());
+    let volumes: Vec<&str> = held
+        .map(|text| text.split(',').next().unwrap_or_default())
+        .filter(|volid| owned_by(volid, vmid))
+        .collect();
+    (!volumes.is_empty()).then(|| format!("it holds volumes that nobody said may go ({})", volumes.join(", ")))
+}

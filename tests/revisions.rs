@@ -1,0 +1,189 @@
+//! Revisions of templates: a change builds a new guest beside the old one, nobody is rebuilt unasked, and what still has
+//! children stays.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "test code: a panic is the report"
+)]
+
+#[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
+#[path = "engine/mod.rs"]
+mod engine;
+
+use engine::{World, lxc, template, vm, vm_template};
+use phoenix::crd::{GuestStatus, REBUILD};
+use phoenix::desired::{Key, Objects};
+use serde_json::{Value, json};
+
+fn status(world: &World, key: &Key) -> GuestStatus {
+    world.store.guest(key).unwrap().status
+}
+
+fn message(world: &World, key: &Key, condition: &str) -> Option<String> {
+    let conditions = status(world, key).conditions;
+    conditions
+        .into_iter()
+        .find(|c| c.type_ == condition && c.status == "True")
+        .map(|c| c.message)
+}
+
+async fn settled(world: &mut World) {
+    if let Err(standing) = world.settle(false).await {
+        panic!("{standing}\n{:#?}", world.guests());
+    }
+    // What follows from another object's change is seen with the next look.
+    if let Err(standing) = world.settle(false).await {
+        panic!("{standing}\n{:#?}", world.guests());
+    }
+}
+
+/// A container template without protection, whose content `script` stands for.
+fn base(name: &str, script: &str) -> Value {
+    let mut object = template(name, "Template");
+    object["spec"]["lxc"].as_object_mut().unwrap().remove("protection");
+    object["spec"]["lxc"]["application"] = json!({"script": format!("#!/bin/sh\necho {script}\n")});
+    object
+}
+
+fn child(name: &str, of: &str) -> Value {
+    lxc(name, json!({"source": {"templateRef": {"name": of}}, "network": []}))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_builds_a_new_revision_beside_the_old_one() {
+    let mut world = World::with_ssh(&[]).await;
+    let key = world.store.apply(base("base", "one"));
+    let old_child = world.store.apply(child("old", "base"));
+    settled(&mut world).await;
+    let first = status(&world, &key);
+    let before = world.guests();
+    world.store.apply(base("base", "two"));
+    settled(&mut world).await;
+    let second = status(&world, &key);
+    assert_ne!(first.vmid, second.vmid);
+    assert_ne!(first.revision, second.revision);
+    let kept = second.revisions.clone().unwrap();
+    assert_eq!(
+        (kept[0].vmid, Some(&kept[0].revision)),
+        (first.vmid.unwrap(), first.revision.as_ref())
+    );
+    for vmid in before.keys() {
+        assert_eq!(before.get(vmid), world.guests().get(vmid), "guest {vmid} was touched");
+    }
+    world.restart();
+    settled(&mut world).await;
+    let outdated = message(&world, &old_child, "TemplateOutdated").unwrap();
+    for revision in [&first.revision, &second.revision] {
+        assert!(outdated.contains(revision.as_ref().unwrap()), "{outdated}");
+    }
+    let new_child = world.store.apply(child("new", "base"));
+    settled(&mut world).await;
+    assert_eq!(status(&world, &new_child).template_revision, second.revision);
+    assert_eq!(message(&world, &new_child, "TemplateOutdated"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_revision_goes_when_the_limit_says_and_nothing_was_cloned_from_it() {
+    let mut world = World::with_ssh(&[]).await;
+    let limited = |script: &str| {
+        let mut object = base("base", script);
+        object["spec"]["revisionHistoryLimit"] = json!(0);
+        object
+    };
+    let key = world.store.apply(limited("one"));
+    let child_key = world.store.apply(child("a", "base"));
+    settled(&mut world).await;
+    let first = status(&world, &key).vmid.unwrap();
+    world.store.apply(limited("two"));
+    settled(&mut world).await;
+    let second = status(&world, &key).vmid.unwrap();
+    let there = |world: &World, vmid: i64| world.guests().contains_key(&u32::try_from(vmid).unwrap());
+    assert!(there(&world, first), "a child was cloned from it");
+    world.store.delete(&child_key);
+    settled(&mut world).await;
+    world.restart();
+    settled(&mut world).await;
+    assert!(!there(&world, first) && there(&world, second), "{:#?}", world.guests());
+    assert_eq!(status(&world, &key).revisions, None);
+    // One without children goes at once.
+    world.store.apply(limited("three"));
+    settled(&mut world).await;
+    world.restart();
+    settled(&mut world).await;
+    assert!(
+        !there(&world, second) && world.guests().len() == 1,
+        "{:#?}",
+        world.guests()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_of_a_template_is_rebuilt_only_when_told_to() {
+    let mut world = World::with_ssh(&[]).await;
+    let second_level = |rebuild: Option<&str>| {
+        let mut object = base("docker", "docker");
+        object["spec"]["lxc"]["source"] = json!({"templateRef": {"name": "base"}});
+        object["metadata"]["annotations"] = json!({REBUILD: rebuild});
+        if rebuild.is_none() {
+            object["metadata"].as_object_mut().unwrap().remove("annotations");
+        }
+        object
+    };
+    world.store.apply(base("base", "one"));
+    let key = world.store.apply(second_level(None));
+    settled(&mut world).await;
+    let first = status(&world, &key);
+    world.store.apply(base("base", "two"));
+    settled(&mut world).await;
+    world.restart();
+    settled(&mut world).await;
+    assert_eq!(status(&world, &key).vmid, first.vmid, "nobody is rebuilt unasked");
+    assert!(message(&world, &key, "TemplateOutdated").is_some());
+    world.store.apply(second_level(Some("now")));
+    settled(&mut world).await;
+    assert_ne!(status(&world, &key).vmid, first.vmid);
+    assert_eq!(message(&world, &key, "TemplateOutdated"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_revisions_go_with_the_template() {
+    let mut world = World::with_ssh(&[]).await;
+    let revised = |size: &str| {
+        let mut object = vm_template("base");
+        object["spec"]["vm"]["protection"] = json!(false);
+        object["spec"]["vm"]["disks"][0]["size"] = json!(size);
+        object
+    };
+    let key = world.store.apply(revised("20Gi"));
+    settled(&mut world).await;
+    world.store.apply(revised("30Gi"));
+    settled(&mut world).await;
+    assert_eq!(world.guests().len(), 2);
+    world.store.apply(vm("stranger-to-it", json!({})));
+    world.store.delete(&key);
+    settled(&mut world).await;
+    let left: Vec<String> = world.guests().values().map(|g| g["name"].clone()).collect();
+    assert_eq!(left, ["stranger-to-it"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revisions_are_found_again_when_all_status_is_lost() {
+    let mut world = World::with_ssh(&[]).await;
+    let key = world.store.apply(base("base", "one"));
+    settled(&mut world).await;
+    world.store.apply(base("base", "two"));
+    settled(&mut world).await;
+    let before = (status(&world, &key), world.guests());
+    world
+        .store
+        .objects
+        .update_guest(&key, |guest| guest.status = GuestStatus::default());
+    world.restart();
+    settled(&mut world).await;
+    let after = status(&world, &key);
+    assert_eq!((after.vmid, &after.revision), (before.0.vmid, &before.0.revision));
+    let vmids = |s: &GuestStatus| s.revisions.iter().flatten().map(|r| r.vmid).collect::<Vec<_>>();
+    assert_eq!(vmids(&after), vmids(&before.0));
+    assert_eq!(world.guests(), before.1);
+}
