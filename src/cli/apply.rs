@@ -174,16 +174,13 @@ impl Args {
         let after: Vec<_> = objects.iter().map(|o| o.resource_version.clone()).collect();
         println!("{}", table::render(&objects));
         let count = |s: Standing| objects.iter().filter(|o| standing(o) == s).count();
-        let (ready, skipped, others) = (
-            count(Standing::Ready),
-            count(Standing::Skipped),
-            count(Standing::Stalled) + count(Standing::Working),
-        );
+        let ready = count(Standing::Ready);
+        let others = count(Standing::Stalled) + count(Standing::Working);
         println!();
         if end == End::Ready && before == after {
-            println!("nothing changed: {ready} objects are Ready, {skipped} skipped");
+            println!("nothing changed: {ready} objects are Ready");
         } else {
-            println!("{ready} objects are Ready, {skipped} skipped, {others} not Ready");
+            println!("{ready} objects are Ready, {others} not Ready");
         }
         self.strangers(opened);
         let unready = unready_hypervisors(opened);

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use crate::desired::{GuestObject, Objects};
 use crate::plan::Impact;
 use crate::shell::engine::Preview;
-use crate::standalone::run::{Standing, standing};
 
 use super::apply::{BAD_INPUT, Opened, Source};
 
@@ -78,7 +77,6 @@ struct Count {
     unchanged: usize,
     waiting: usize,
     blocked: usize,
-    skipped: usize,
 }
 
 impl std::fmt::Display for Count {
@@ -86,15 +84,8 @@ impl std::fmt::Display for Count {
         write!(
             f,
             "{} guests to create, {} to destroy, {} changes with a restart, {} live; \
-             {} objects unchanged, {} waiting, {} blocked, {} skipped",
-            self.create,
-            self.destroy,
-            self.restart,
-            self.live,
-            self.unchanged,
-            self.waiting,
-            self.blocked,
-            self.skipped
+             {} objects unchanged, {} waiting, {} blocked",
+            self.create, self.destroy, self.restart, self.live, self.unchanged, self.waiting, self.blocked
         )
     }
 }
@@ -105,10 +96,6 @@ const PASSING: &[&str] = &["TemplateNotReady", "DependencyNotReady"];
 /// One object's part of the plan.
 fn describe(object: &GuestObject, preview: &Preview, count: &mut Count) -> String {
     let mut text = format!("{}\n", object.key);
-    if standing(object) == Standing::Skipped {
-        count.skipped += 1;
-        return text + "  skipped: this kind is not supported yet\n";
-    }
     for (action, impact) in &preview.steps {
         match impact {
             Impact::Live => count.live += 1,

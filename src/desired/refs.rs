@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::crd::*;
 
-use super::{Blocked, GuestObject, GuestSpec, Key, Objects};
+use super::{Blocked, GuestObject, Key, Objects};
 
 /// The object's hypervisor, if its namespace may use it.
 ///
@@ -89,11 +89,8 @@ pub fn template(object: &GuestObject, name: &str, objects: &dyn Objects) -> Resu
         })
 }
 
-fn template_field(object: &GuestObject) -> &'static str {
-    match object.spec {
-        GuestSpec::Template(_) => "spec.lxc.source.templateRef.name",
-        _ => "spec.source.templateRef.name",
-    }
+fn template_field(object: &GuestObject) -> String {
+    format!("{}.source.templateRef.name", object.field_prefix())
 }
 
 /// Keys that the object needs Ready first: its dependencies and its template.

@@ -49,6 +49,8 @@ pub struct WantedDisk {
     pub place: Option<String>,
     /// Bus for a new disk.
     pub bus: DiskBus,
+    /// The bus, where the spec gives one.
+    pub bus_given: Option<DiskBus>,
     /// Storage for a new disk.
     pub storage: Option<String>,
     /// Size in GiB.
@@ -427,6 +429,7 @@ fn disks(list: &[VmDisk], prefix: &str) -> Result<Vec<WantedDisk>, Blocked> {
                 name: disk.name.clone(),
                 place: is_place(&disk.name).then(|| disk.name.clone()),
                 bus: disk.bus.unwrap_or_default(),
+                bus_given: disk.bus,
                 storage: disk.storage.clone(),
                 size_gib: disk.size.as_deref().map(|s| gib(&field, s)).transpose()?,
                 properties: properties

@@ -362,8 +362,13 @@ impl Planner<'_> {
                 .param("storage", storage)
                 .param("template", template),
             _ => {
+                let image = match self.desired.type_ {
+                    GuestType::Lxc => "image",
+                    GuestType::Qemu => "cloudImage",
+                };
                 let message = format!(
-                    "image {volid:?} is not on its storage: download it there, or correct spec.source.image.volid"
+                    "image {volid:?} is not on its storage: download it there, or correct {}.source.{image}.volid",
+                    self.prefix()
                 );
                 return self.stuck(Stage::Created, "ImageNotFound", message);
             }

@@ -128,6 +128,7 @@ impl Planner<'_> {
     /// A disk that is there: large enough, with its managed properties.
     fn vm_disk(&mut self, vmid: i64, guest: &Guest, wanted: &WantedDisk, place: &str, have: &Properties) -> Staged {
         let stage = Stage::VolumesReady;
+        self.chosen_once(wanted, place, have);
         let size = have.get("size").and_then(units::proxmox_bytes);
         if let (Some(size), Some(gib)) = (size, wanted.size_gib) {
             let bytes = (gib as u128) << 30;
@@ -163,6 +164,30 @@ impl Planner<'_> {
             self.apply(stage, vmid, guest, changes.into_iter().collect())?;
         }
         Ok(())
+    }
+
+    /// Bus and storage of a disk are chosen when it is made; another wish needs another disk.
+    fn chosen_once(&mut self, wanted: &WantedDisk, place: &str, have: &Properties) {
+        let storage = volid(have).split(':').next().unwrap_or_default().to_string();
+        let mut differs = Vec::new();
+        if let Some(other) = wanted.storage.as_ref().filter(|s| **s != storage) {
+            differs.push(format!(
+                "disks[{}].storage is {storage:?}, wanted {other:?}",
+                wanted.name
+            ));
+        }
+        let bus = place.trim_end_matches(|c: char| c.is_ascii_digit());
+        if let Some(other) = wanted.bus_given.filter(|b| wanted.place.is_none() && b.as_str() != bus) {
+            differs.push(format!(
+                "disks[{}].bus is {bus:?}, wanted {:?}",
+                wanted.name,
+                other.as_str()
+            ));
+        }
+        if !differs.is_empty() {
+            let message = format!("{}: the disk keeps what it has", differs.join("; "));
+            self.find("RecreateRequired", true, "CreationOnly", message);
+        }
     }
 
     fn new_disk(&mut self, vmid: i64, guest: &Guest, vm: &WantedVm, wanted: &WantedDisk) -> Staged {

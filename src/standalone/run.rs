@@ -15,7 +15,7 @@ use super::store::FileStore;
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Everything is Ready, or skipped, or gone.
+    /// Everything is Ready, or gone.
     Ready,
     /// Only objects are left that somebody has to mend something for.
     Stuck,
@@ -28,8 +28,6 @@ pub enum End {
 pub enum Standing {
     /// Ready, or gone when it is to be deleted.
     Ready,
-    /// Of a kind that is not supported yet.
-    Skipped,
     /// Stalled.
     Stalled,
     /// Under way.
@@ -45,7 +43,6 @@ pub fn standing(object: &GuestObject) -> Standing {
         .find(|c| c.type_ == "Stalled" && c.status == "True");
     let current = object.status.observed_generation == Some(object.generation);
     match stalled.filter(|_| current) {
-        _ if object.lxc().is_none() && object.vm().is_none() => Standing::Skipped,
         Some(_) => Standing::Stalled,
         None if object.is_ready() && !object.deleting => Standing::Ready,
         None => Standing::Working,
@@ -221,8 +218,7 @@ impl<'a> Scheduler<'a> {
             .iter()
             .filter_map(|k| Some((k, standing(&self.store.guest(k)?))))
             .collect();
-        let done = |s: &Standing| matches!(s, Standing::Ready | Standing::Skipped);
-        if standings.values().all(done) {
+        if standings.values().all(|s| *s == Standing::Ready) {
             return Some(End::Ready);
         }
         let hopeless = |key: &Key, standing: &Standing| match standing {
@@ -232,7 +228,7 @@ impl<'a> Scheduler<'a> {
         standings.iter().all(|(k, s)| hopeless(k, s)).then_some(End::Stuck)
     }
 
-    /// Whether an object waits for one that is Stalled, missing or skipped, however far away.
+    /// Whether an object waits for one that is Stalled or missing, however far away.
     fn waits_for_stalled(&self, key: &Key, standings: &BTreeMap<&Key, Standing>) -> bool {
         let Some(object) = self.store.guest(key) else {
             return false;
@@ -245,7 +241,7 @@ impl<'a> Scheduler<'a> {
             && crate::desired::refs::needs(&object, self.store.as_ref())
                 .iter()
                 .any(|need| match standings.get(need) {
-                    Some(Standing::Stalled | Standing::Skipped) => true,
+                    Some(Standing::Stalled) => true,
                     Some(Standing::Working) => self.waits_for_stalled(need, standings),
                     Some(Standing::Ready) => false,
                     None => self.store.guest(need).is_none(),

@@ -9,10 +9,7 @@ use super::run::{Standing, standing};
 
 /// One word for where an object stands.
 pub fn status_word(object: &GuestObject) -> String {
-    match standing(object) {
-        Standing::Skipped => "Skipped".into(),
-        _ => object.status.phase.clone().unwrap_or_else(|| "Pending".into()),
-    }
+    object.status.phase.clone().unwrap_or_else(|| "Pending".into())
 }
 
 /// The objects as a table, followed by what is wrong with those that are not Ready.

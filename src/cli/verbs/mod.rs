@@ -142,7 +142,6 @@ fn allowed(verb: Verb, object: &GuestObject) -> Result<(), String> {
     match (&object.spec, verb) {
         (_, Verb::Delete) => Ok(()),
         (GuestSpec::Template(_), _) => Err(format!("{key} is a template, which stays stopped")),
-        _ if object.lxc().is_none() && object.vm().is_none() => Err(format!("{key}: this kind is not supported yet")),
         _ if object.deleting => Err(format!("{key} is being deleted")),
         _ if object.status.vmid.is_none() => Err(format!("{key} has no guest yet: apply it first")),
         (_, Verb::Test) if tests(object).is_empty() => Err(format!("{key} has no tests: give it some in spec.tests")),
@@ -169,7 +168,8 @@ fn power(object: &GuestObject) -> PowerState {
 fn tests(object: &GuestObject) -> &[GuestTest] {
     match &object.spec {
         GuestSpec::Lxc(spec) => spec.tests.as_deref().unwrap_or_default(),
-        _ => &[],
+        GuestSpec::Vm(spec) => spec.tests.as_deref().unwrap_or_default(),
+        GuestSpec::Template(_) => &[],
     }
 }
 

@@ -220,7 +220,7 @@ pub(super) fn tests(
     let tests = match &object.spec {
         GuestSpec::Lxc(spec) => &spec.tests,
         GuestSpec::Template(spec) => &spec.tests,
-        GuestSpec::Vm(_) => return Ok(Vec::new()),
+        GuestSpec::Vm(spec) => &spec.tests,
     };
     let mut sources: Vec<(&GuestTest, String, String)> = Vec::new();
     for test in tests.iter().flatten() {
