@@ -455,3 +455,60 @@ async fn each_cause_has_its_reason_and_recovers_by_itself() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clones_of_one_template_queue_and_others_do_not_wait() {
+    let mut world = World::new(&[]).await;
+    let base = world.store.apply(template("base", "Template"));
+    world.settle(false).await.unwrap();
+    let from = world.store.guest(&base).unwrap().status.vmid.unwrap();
+    let lock = |lock: Option<&str>| Edit::Lock {
+        vmid: u32::try_from(from).unwrap(),
+        lock: lock.map(str::to_string),
+    };
+    edit(&world, lock(Some("backup")));
+    let source = json!({"source": {"templateRef": {"name": "base"}}, "network": []});
+    let clones = ["c1", "c2", "c3"].map(|name| world.store.apply(lxc(name, source.clone())));
+    let other = world.store.apply(guest(json!({})));
+    let ready = |world: &World, key: &Key| world.store.guest(key).unwrap().is_ready();
+    let told = |world: &World, key: &Key| {
+        let status = world.store.guest(key).unwrap().status;
+        let ready = status.conditions.into_iter().find(|c| c.type_ == "Ready").unwrap();
+        (ready.reason, ready.message)
+    };
+    let place = |n: usize| format!("place {n} of 3 in the queue for its clones");
+    let in_queue = |world: &World| {
+        let at = |(n, key): (usize, &Key)| told(world, key).1.ends_with(&place(n + 1));
+        clones.iter().enumerate().all(at)
+    };
+    // While nothing can be cloned, all three stand in the queue, and whoever needs no clone is made.
+    for _ in 0..300 {
+        world.round().await;
+        if ready(&world, &other) && in_queue(&world) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+    }
+    assert!(ready(&world, &other), "{:?}", told(&world, &other));
+    for (n, key) in clones.iter().enumerate() {
+        let (reason, message) = told(&world, key);
+        let waits = format!("waits for template base ({from}), which is locked (backup)");
+        assert_eq!(reason, "TemplateBusy");
+        assert!(
+            message.starts_with(&waits) && message.ends_with(&place(n + 1)),
+            "{message}"
+        );
+    }
+    // The last one does not overtake the first.
+    edit(&world, lock(None));
+    world.poll().await;
+    world.look_at(&clones[2]).await;
+    let (reason, message) = told(&world, &clones[2]);
+    assert_eq!(reason, "TemplateBusy");
+    assert!(
+        message.contains(&format!("{} comes first", clones[0])) && message.ends_with(&place(3)),
+        "{message}"
+    );
+    world.settle(false).await.unwrap();
+    world.check_invariants().unwrap();
+}

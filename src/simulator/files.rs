@@ -171,14 +171,15 @@ fn yaml(objects: &[Value]) -> String {
 /// A PhoenixHypervisor for this simulator, as `examples/hypervisor.yaml` has it for a real cluster.
 fn hypervisor(description: &Value) -> Value {
     let secret = |name: &str, key: &str| json!({"name": format!("pve-{name}"), "key": key});
-    let (rootfs, volumes, images, image) = match description["node"].as_str() {
+    let (rootfs, volumes, disks, images, image) = match description["node"].as_str() {
         Some("phoenix") => (
             "quickOS-lxc-disks",
             "fastData-shared-bulk-data",
+            "quickOS-vm-disks",
             "fastData-shared-iso",
             UBUNTU,
         ),
-        _ => ("local", "local", "local", DEBIAN),
+        _ => ("local", "local", "local", "local", DEBIAN),
     };
     let image = format!("{images}:vztmpl/{image}");
     json!({
@@ -199,8 +200,8 @@ fn hypervisor(description: &Value) -> Value {
             "vmidRange": {"start": 900, "end": 999},
             "volumeOwners": {"idRange": {"start": 9000, "end": 9009}, "image": image},
             "defaults": {
-                "node": description["node"], "rootfsStorage": rootfs, "volumeStorage": volumes, "imageStorage": images,
-                "bridge": "vmbr0",
+                "node": description["node"], "rootfsStorage": rootfs, "volumeStorage": volumes, "diskStorage": disks,
+                "imageStorage": images, "bridge": "vmbr0",
             },
         },
     })

@@ -159,27 +159,22 @@ impl Site {
     /// A request to the simulator's control endpoint.
     pub fn control(&self, method: &str, path: &str, body: &Value) -> Value {
         let description = self.description();
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let ca = reqwest::Certificate::from_pem(description["caPem"].as_str().unwrap().as_bytes()).unwrap();
-            let client = reqwest::Client::builder().tls_certs_only([ca]).build().unwrap();
-            let url = format!("{}{path}", description["controlUrl"].as_str().unwrap());
-            let answer = client
-                .request(method.parse().unwrap(), url)
-                .bearer_auth(description["controlToken"].as_str().unwrap())
-                .body(body.to_string())
-                .send()
-                .await
-                .unwrap();
-            let status = answer.status();
-            let text = answer.text().await.unwrap();
-            assert!(status.is_success(), "{method} {path}: {status} {text}");
-            serde_json::from_str(&text).unwrap_or(Value::Null)
-        })
+        let text = |key: &str| description[key].as_str().unwrap();
+        let token = format!("Bearer {}", text("controlToken"));
+        let url = format!("{}{path}", text("controlUrl"));
+        request(&description, method, &url, &[("authorization", &token)], body)
+    }
+
+    /// What the cluster's administrator does by the API, before Phoenix comes.
+    pub fn as_root(&self, method: &str, path: &str, body: &Value) -> Value {
+        let description = self.description();
+        let url = |path: &str| format!("{}/api2/json{path}", description["apiUrl"].as_str().unwrap());
+        let login = json!({"username": description["rootUser"], "password": description["rootPassword"]});
+        let ticket = request(&description, "POST", &url("/access/ticket"), &[], &login)["data"].take();
+        let cookie = format!("PVEAuthCookie={}", ticket["ticket"].as_str().unwrap());
+        let csrf = ticket["CSRFPreventionToken"].as_str().unwrap();
+        let headers = [("cookie", cookie.as_str()), ("csrfpreventiontoken", csrf)];
+        request(&description, method, &url(path), &headers, body)
     }
 
     /// Guests of the simulator by vmid, with their current options.
@@ -189,6 +184,30 @@ impl Site {
             .cloned()
             .unwrap_or_default()
     }
+}
+
+/// A request to the simulator; it must succeed.
+fn request(description: &Value, method: &str, url: &str, headers: &[(&str, &str)], body: &Value) -> Value {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let ca = reqwest::Certificate::from_pem(description["caPem"].as_str().unwrap().as_bytes()).unwrap();
+        let client = reqwest::Client::builder().tls_certs_only([ca]).build().unwrap();
+        let mut request = client
+            .request(method.parse().unwrap(), url)
+            .header("content-type", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = request.body(body.to_string()).send().await.unwrap();
+        let status = answer.status();
+        let text = answer.text().await.unwrap();
+        assert!(status.is_success(), "{method} {url}: {status} {text}");
+        serde_json::from_str(&text).unwrap_or(Value::Null)
+    })
 }
 
 /// Gives the operator's service account its rights; the kubeconfig with its token.

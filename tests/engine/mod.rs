@@ -373,6 +373,11 @@ impl World {
         }
     }
 
+    /// Looks at one object alone.
+    pub async fn look_at(&self, key: &Key) {
+        self.engine.reconcile(key).await;
+    }
+
     /// Whether every object is Ready, or gone where it is to be deleted, or Stalled where that is expected.
     fn settled(&self, stalled_is_fine: bool) -> bool {
         self.store.guests().iter().all(|guest| {
