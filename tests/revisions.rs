@@ -187,3 +187,54 @@ async fn revisions_are_found_again_when_all_status_is_lost() {
     assert_eq!(vmids(&after), vmids(&before.0));
     assert_eq!(world.guests(), before.1);
 }
+
+/// A template that keeps no earlier revision without children, its old revision, and the vmid of that.
+async fn superseded(world: &mut World) -> (Key, u32) {
+    let limited = |script: &str, limit: i64| {
+        let mut object = base("base", script);
+        object["spec"]["revisionHistoryLimit"] = json!(limit);
+        object
+    };
+    let key = world.store.apply(limited("one", 5));
+    settled(world).await;
+    let mut kept = child("kept", "base");
+    kept["spec"]["deletionPolicy"] = json!("Retain");
+    let child_key = world.store.apply(kept);
+    settled(world).await;
+    let first = u32::try_from(status(world, &key).vmid.unwrap()).unwrap();
+    world.store.apply(limited("two", 5));
+    settled(world).await;
+    // The child's object goes; its guest, a linked clone, stays without anybody's stamp.
+    world.store.delete(&child_key);
+    settled(world).await;
+    world.store.apply(limited("two", 0));
+    (key, first)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revision_on_which_a_linked_clone_of_anybodys_rests_stays() {
+    let mut world = World::with_ssh(&[]).await;
+    let (key, first) = superseded(&mut world).await;
+    settled(&mut world).await;
+    assert!(world.guests().contains_key(&first), "{:#?}", world.guests());
+    let kept = message(&world, &key, "OldRevisionKept").unwrap();
+    assert!(
+        kept.contains("linked clones") && kept.contains(&first.to_string()),
+        "{kept}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_revision_that_became_somebody_elses_is_left_alone() {
+    let mut world = World::with_ssh(&[]).await;
+    let (key, first) = superseded(&mut world).await;
+    let theirs = std::collections::BTreeMap::from([("description".to_owned(), Some("mine now".to_owned()))]);
+    let edit = phoenix::simulator::Edit::SetOptions {
+        vmid: first,
+        options: theirs,
+    };
+    world.sim().edit(edit).unwrap();
+    settled(&mut world).await;
+    assert!(world.guests().contains_key(&first), "{:#?}", world.guests());
+    assert_eq!(status(&world, &key).revisions, None, "it is forgotten");
+}

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::desired::{GuestObject, Objects};
 use crate::plan::Impact;
-use crate::shell::engine::Preview;
+use crate::shell::preview::Preview;
 
 use super::apply::{BAD_INPUT, Opened, Source};
 

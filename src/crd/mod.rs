@@ -15,6 +15,7 @@ pub mod schema;
 pub mod status;
 mod template;
 mod vm;
+mod vm_hardware;
 
 pub use common::*;
 pub use feature::*;
@@ -27,6 +28,7 @@ pub use status::{
 };
 pub use template::*;
 pub use vm::*;
+pub use vm_hardware::*;
 
 /// API group of all kinds.
 pub const GROUP: &str = "phoenix-hypervisor.io";

@@ -14,6 +14,7 @@ pub mod stamp;
 pub(crate) mod testing;
 pub mod units;
 pub mod vm;
+mod vm_cloud_init;
 
 use std::collections::BTreeMap;
 

@@ -339,7 +339,7 @@ impl Planner<'_> {
     pub fn shutdown(&mut self, stage: Stage, vmid: i64, guest: &Guest) -> Next {
         let what = guest.named(vmid);
         let call = ApiCall::post(status_path(vmid, guest, "shutdown"))
-            .param("timeout", 60)
+            .param("timeout", shutdown_seconds(guest))
             .param("forceStop", 1);
         self.run(stage, format!("shut {what} down"), vec![], Effect::Task(call))
     }
@@ -424,9 +424,17 @@ fn restart(vmid: i64, guest: &Guest) -> Effect {
         GuestType::Lxc => Effect::Task(ApiCall::post(status_path(vmid, guest, "reboot")).param("timeout", 60)),
         GuestType::Qemu => Effect::Task(
             ApiCall::post(status_path(vmid, guest, "shutdown"))
-                .param("timeout", 120)
+                .param("timeout", shutdown_seconds(guest))
                 .param("forceStop", 1),
         ),
+    }
+}
+
+/// Seconds for a clean shutdown. A machine has to stop a whole system with its disks.
+fn shutdown_seconds(guest: &Guest) -> u32 {
+    match guest.type_ {
+        GuestType::Lxc => 60,
+        GuestType::Qemu => 180,
     }
 }
 

@@ -36,8 +36,9 @@ pub struct CloudInitOption {
 impl CloudInitOption {
     /// Whether the drive lacks the change.
     pub fn is_pending(&self) -> bool {
-        let changed = self.new.is_some() && self.new != self.old;
-        changed || self.pending.is_some() || self.delete > 0
+        // Versions differ in the names: `old` beside `new` or `value`, or `value` beside `pending`.
+        let now = self.new.as_ref().or(self.value.as_ref().filter(|_| self.old.is_some()));
+        (now.is_some() && now != self.old.as_ref()) || self.pending.is_some() || self.delete > 0
     }
 }
 

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::crd::GuestStatus;
-use crate::desired::{self, Blocked, Desired, GuestObject, GuestSpec, GuestType, Key, Stamp, refs};
+use crate::desired::{self, Blocked, Desired, GuestObject, GuestType, Key, Stamp, refs};
 use crate::observed::{ClonePlace, Failure, Observed, Verified};
-use crate::plan::{self, Announce, Effect, Impact, Input, Next, Plan, Step};
+use crate::plan::{self, Announce, Effect, Input, Next, Plan, Step};
 use crate::proxmox::{Upid, task::TaskState};
 use crate::status::{self, Outcome};
 
@@ -72,15 +72,6 @@ impl EngineOptions {
 pub struct Requeue {
     /// After so long, or earlier when something changes.
     pub after: Duration,
-}
-
-/// What a plan would do.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Preview {
-    /// Steps with how hard they hit.
-    pub steps: Vec<(String, Impact)>,
-    /// Why nothing can be done: reason and message.
-    pub blocked: Option<(String, String)>,
 }
 
 /// Why a reconcile ended early.
@@ -237,7 +228,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// Looks and plans until the plan needs no more looks.
-    async fn make_plan<'c>(
+    pub(super) async fn make_plan<'c>(
         &self,
         connection: &'c Connection,
         snapshot: &Snapshot,
@@ -552,7 +543,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// The connection of an object's hypervisor.
-    fn connection_of(&self, object: &GuestObject) -> Result<Arc<Connection>, Blocked> {
+    pub(super) fn connection_of(&self, object: &GuestObject) -> Result<Arc<Connection>, Blocked> {
         let (namespace, name) = object.hypervisor_ref();
         if self.store.hypervisor(&namespace, &name).is_none() {
             let message = format!(
@@ -642,42 +633,6 @@ impl<S: Store> Engine<S> {
         };
         self.store.event(object, event).await;
     }
-
-    /// What would be done for the object, without effects.
-    pub async fn preview(&self, key: &Key) -> Preview {
-        let Some(object) = self.store.guest(key) else {
-            return Preview::default();
-        };
-        let blocked = |blocked: Blocked| match blocked {
-            Blocked::Stalled { reason, message } | Blocked::Waiting { reason, message } => Preview {
-                blocked: Some((reason.into(), message)),
-                ..Preview::default()
-            },
-        };
-        let desired = match object.deleting {
-            true => None,
-            false => match desired::resolve(&object, self.store.as_ref(), &self.options.cluster_id) {
-                Ok(desired) => Some(desired),
-                Err(error) => return blocked(error),
-            },
-        };
-        let connection = match self.connection_of(&object) {
-            Ok(connection) => connection,
-            Err(error) => return blocked(error),
-        };
-        let made = match connection.snapshot() {
-            Ok(snapshot) => {
-                let mut guard = None;
-                self.make_plan(&connection, &snapshot, &object, desired.as_ref(), &mut guard, true)
-                    .await
-            }
-            Err(problem) => Err(problem),
-        };
-        match made {
-            Ok(plan) => preview_of(&plan, desired.as_ref(), &object),
-            Err(problem) => blocked(Blocked::waiting(problem.reason, problem.message)),
-        }
-    }
 }
 
 /// The object's place among those that wait for a clone of the same container (facts D.4). Machines do not queue: their
@@ -692,64 +647,4 @@ fn queued(connection: &Connection, snapshot: &Snapshot, desired: &Desired, objec
         && object.status.task.is_none()
         && !snapshot.cluster.guests.contains_key(&vmid);
     waits.then(|| connection.queue_clone(*source, &object.key))
-}
-
-fn preview_of(plan: &Plan, desired: Option<&Desired>, object: &GuestObject) -> Preview {
-    let mut preview = Preview::default();
-    preview
-        .steps
-        .extend(plan.steps.iter().map(|s| (s.action.clone(), s.impact())));
-    match &plan.next {
-        Next::Run(step) => {
-            let recorded = step.announce.iter().find_map(|a| match a {
-                Announce::Vmid { vmid, node, adopted } => Some((vmid, node, adopted)),
-                _ => None,
-            });
-            match (recorded, &plan.facts.source) {
-                // Only the record comes before the guest: what people want to know is the guest.
-                (Some((vmid, node, false)), Some(source)) => {
-                    // An id that the spec does not give is only known once it is recorded.
-                    let id = match object.spec_vmid() {
-                        Some(_) => vmid.to_string(),
-                        None => "(next free id)".into(),
-                    };
-                    let action = format!("create guest {id} on node {node} from {source}");
-                    preview.steps.push((action, Impact::Create));
-                }
-                _ => preview.steps.push((step.action.clone(), step.impact())),
-            }
-            let creating = recorded.is_some() || step.impact() == Impact::Create;
-            if let Some(desired) = desired.filter(|_| creating) {
-                preview.steps.extend(after_creation(desired, object));
-            }
-        }
-        Next::Wait { reason, message, .. } | Next::Stuck { reason, message } => {
-            preview.blocked = Some(((*reason).to_string(), message.clone()));
-        }
-        Next::Done | Next::Look(_) => {}
-    }
-    preview
-}
-
-/// What follows once a guest is there, as far as the spec says it.
-fn after_creation(desired: &Desired, object: &GuestObject) -> Vec<(String, Impact)> {
-    let mut steps = vec![("configure it".to_string(), Impact::Live)];
-    steps.extend(
-        desired
-            .volumes
-            .iter()
-            .flatten()
-            .map(|v| (format!("attach volume {} at {}", v.name, v.path), Impact::Live)),
-    );
-    steps.push(("start it".into(), Impact::Live));
-    steps.extend(
-        desired
-            .scripts
-            .iter()
-            .map(|s| (format!("run {}", s.name), Impact::Live)),
-    );
-    if matches!(object.spec, GuestSpec::Template(_)) {
-        steps.push(("stop and seal the template".into(), Impact::Restart));
-    }
-    steps
 }

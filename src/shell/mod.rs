@@ -13,4 +13,5 @@ pub mod failure;
 pub mod observe;
 pub mod operator;
 pub mod poll;
+pub mod preview;
 pub mod store;

@@ -26,9 +26,9 @@ PROTECTIONS = [
     ("the stamp names the management cluster", "src/desired/stamp.rs",
      "self.cluster == other.cluster && self.same_object(other)", "self.same_object(other)"),
     ("a guest that is being created is left alone", "src/plan/identity.rs",
-     'let being_created = guest.lock.as_deref() == Some("create");', "let being_created = false;"),
+     'let being_created = guest.being_made();', "let being_created = false;"),
     ("guests are searched for our stamp before a vmid is allocated", "src/plan/identity.rs",
-     "Some(found) => Ok(found.ours.first().copied()),", "Some(_) => Ok(None),"),
+     "Some(found) => self.among_ours(&found.clone()),", "Some(_) => Ok(None),"),
     ("adoption only when the annotation asks for it", "src/plan/identity.rs",
      "let vmid = self.desired.adopt.as_ref()?.parse().ok()?;",
      "let vmid = self.desired.adopt.as_ref().and_then(|a| a.parse().ok()).or(self.desired.vmid)?;"),
@@ -64,10 +64,24 @@ PROTECTIONS = [
      "if !cluster.read_now {", "if false {"),
     ("a script that ran is not run again", "src/plan/scripts.rs",
      "        Some(0) => Position::Done,\n", ""),
+    ("a machine's disks that nobody named keep it", "src/plan/delete.rs",
+     "boot.as_ref() != Some(place) && !listed.iter().any(|d| named(&d.name))", "boot.is_none() && !named(place)"),
+    ("a disk is found by its serial number", "src/plan/vm_disks.rs",
+     '.find(|(_, p)| p.get("serial") == Some(&wanted.name))', ".nth(usize::MAX)"),
+    ("a machine's devices are no wish of its clones", "src/plan/vm.rs",
+     "if wanted.is_none() && !fresh {", "if wanted.is_none() {"),
+    ("a disk never shrinks", "src/plan/vm_disks.rs", "if size > bytes {", "if false {"),
+    ("a revision from which something was cloned stays", "src/plan/revisions.rs",
+     ".filter(|r| !has_children(r))", ".filter(|r| !r.revision.is_empty() || has_children(r))"),
+    ("a revision on which linked clones rest stays", "src/plan/revisions.rs",
+     "if !found.linked.is_empty() {", "if false {"),
+    ("only a guest with our stamp is removed as an old revision", "src/plan/revisions.rs",
+     "if !ours {", "if false {"),
 ]
 
 
-TESTS = ["--test", "ownership", "--test", "causes", "--test", "crash", "--test", "standalone"]
+TESTS = ["--test", "ownership", "--test", "causes", "--test", "vm", "--test", "revisions", "--test", "standalone",
+         "--test", "crash"]
 
 
 def sh(args):

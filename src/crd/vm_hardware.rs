@@ -1,0 +1,400 @@
+//! Hardware of a virtual machine: processors, firmware, disks, display, devices passed through.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::schema;
+
+/// Processors of a virtual machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "!has(self.flags) || has(self.type)", "message": "flags change a CPU type: give type too"}
+]))]
+pub struct VmCpu {
+    /// CPU type such as host or x86-64-v2-AES.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
+    pub type_: Option<String>,
+    /// Sockets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 16))]
+    pub sockets: Option<i64>,
+    /// Cores of each socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 512))]
+    pub cores: Option<i64>,
+    /// CPU flags, each switched on or off with a sign, such as +aes or -pcid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::cpu_flags")]
+    pub flags: Option<Vec<String>>,
+    /// Whether the machine sees NUMA nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub numa: Option<bool>,
+    /// Cores of the node that the machine runs on, such as 0,5,8-11. Needs root@pam or SSH.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::cpu_set")]
+    pub affinity: Option<String>,
+    /// CPU time limit, in cores; 0 is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 128))]
+    pub limit: Option<i64>,
+    /// CPU weight against other guests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub units: Option<i64>,
+}
+
+/// Firmware of a virtual machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum VmBios {
+    /// Legacy BIOS.
+    #[default]
+    Seabios,
+    /// UEFI.
+    Ovmf,
+}
+
+/// The EFI disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EfiDisk {
+    /// Storage. Absent: the storage of the first disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::storage_id")]
+    pub storage: Option<String>,
+    /// Enrol the distributions' and Microsoft's keys, for Secure Boot. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pre_enrolled_keys: Option<bool>,
+}
+
+/// A TPM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Tpm {
+    /// Storage. Absent: the storage of the first disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::storage_id")]
+    pub storage: Option<String>,
+    /// Version. Default: v2.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<TpmVersion>,
+}
+
+/// Version of a TPM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TpmVersion {
+    /// TPM 1.2.
+    #[serde(rename = "v1.2")]
+    V1,
+    /// TPM 2.0.
+    #[default]
+    #[serde(rename = "v2.0")]
+    V2,
+}
+
+/// Operating system of a machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum VmOsType {
+    /// Linux.
+    #[default]
+    L26,
+    /// Windows 10, 2016 or 2019.
+    Win10,
+    /// Windows 11, 2022 or 2025.
+    Win11,
+    /// Something else.
+    Other,
+}
+
+impl VmOsType {
+    /// Proxmox's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            VmOsType::L26 => "l26",
+            VmOsType::Win10 => "win10",
+            VmOsType::Win11 => "win11",
+            VmOsType::Other => "other",
+        }
+    }
+}
+
+/// SCSI controller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ScsiController {
+    /// A controller for each disk; iothread works.
+    #[default]
+    #[serde(rename = "virtio-scsi-single")]
+    VirtioScsiSingle,
+    /// One controller for all disks.
+    #[serde(rename = "virtio-scsi-pci")]
+    VirtioScsiPci,
+    /// LSI 53C895A, for old systems.
+    #[serde(rename = "lsi")]
+    Lsi,
+    /// MegaRAID SAS.
+    #[serde(rename = "megasas")]
+    Megasas,
+    /// VMware PVSCSI.
+    #[serde(rename = "pvscsi")]
+    Pvscsi,
+}
+
+impl ScsiController {
+    /// Proxmox's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ScsiController::VirtioScsiSingle => "virtio-scsi-single",
+            ScsiController::VirtioScsiPci => "virtio-scsi-pci",
+            ScsiController::Lsi => "lsi",
+            ScsiController::Megasas => "megasas",
+            ScsiController::Pvscsi => "pvscsi",
+        }
+    }
+}
+
+/// A disk of a virtual machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "!has(self.ssd) || !has(self.bus) || self.bus != 'virtio'", "message": "ssd belongs to scsi, sata and ide disks: leave it out, or choose another bus"},
+    {"rule": "!has(self.iothread) || !has(self.bus) || self.bus in ['scsi', 'virtio']", "message": "iothread belongs to scsi and virtio disks"},
+    {"rule": "!has(self.readOnly) || !has(self.bus) || self.bus in ['scsi', 'virtio']", "message": "readOnly belongs to scsi and virtio disks"}
+]))]
+pub struct VmDisk {
+    /// Name of the disk; it identifies the disk for good and becomes its serial number, so that the machine finds it
+    /// under /dev/disk/by-id. A place of Proxmox's such as scsi0 names the disk of an adopted machine that is there.
+    #[schemars(schema_with = "schema::disk_name")]
+    pub name: String,
+    /// Bus. It is chosen when the disk is made. Absent: scsi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bus: Option<DiskBus>,
+    /// Storage. It is chosen when the disk is made. Absent: the hypervisor's `defaults.diskStorage`, or the storage of
+    /// the template's disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::storage_id")]
+    pub storage: Option<String>,
+    /// Size, in whole GiB. It can grow, never shrink. Absent: that of the image; a disk without image needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::size")]
+    pub size: Option<String>,
+    /// Cache mode. Absent: unmanaged (Proxmox: none).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<DiskCache>,
+    /// Hand freed blocks back to the storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discard: Option<bool>,
+    /// An I/O thread of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iothread: Option<bool>,
+    /// Tell the machine that it is a solid-state disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssd: Option<bool>,
+    /// Whether Proxmox's backups include the disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<bool>,
+    /// Whether the machine may only read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_only: Option<bool>,
+}
+
+/// Bus of a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskBus {
+    /// SCSI, 31 disks.
+    #[default]
+    Scsi,
+    /// VirtIO block, 16 disks.
+    Virtio,
+    /// SATA, 6 disks.
+    Sata,
+    /// IDE, 3 disks beside the cloud-init drive.
+    Ide,
+}
+
+impl DiskBus {
+    /// Proxmox's word, which a number follows.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DiskBus::Scsi => "scsi",
+            DiskBus::Virtio => "virtio",
+            DiskBus::Sata => "sata",
+            DiskBus::Ide => "ide",
+        }
+    }
+
+    /// Numbers that disks of the bus may have. `ide2` is the cloud-init drive's.
+    pub fn slots(self) -> impl Iterator<Item = u32> {
+        let count = match self {
+            DiskBus::Scsi => 31,
+            DiskBus::Virtio => 16,
+            DiskBus::Sata => 6,
+            DiskBus::Ide => 4,
+        };
+        (0..count).filter(move |n| self != DiskBus::Ide || *n != 2)
+    }
+}
+
+/// Cache mode of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskCache {
+    /// No cache of the host's.
+    None,
+    /// Writes go through the host's cache.
+    Writethrough,
+    /// Writes are cached by the host.
+    Writeback,
+    /// Flushes are ignored: data is lost when the node fails.
+    Unsafe,
+    /// Every write is flushed.
+    Directsync,
+}
+
+impl DiskCache {
+    /// Proxmox's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DiskCache::None => "none",
+            DiskCache::Writethrough => "writethrough",
+            DiskCache::Writeback => "writeback",
+            DiskCache::Unsafe => "unsafe",
+            DiskCache::Directsync => "directsync",
+        }
+    }
+}
+
+/// Display of a machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VmVga {
+    /// Kind of display.
+    #[serde(rename = "type")]
+    pub type_: VgaType,
+    /// Video memory in MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 4, max = 512))]
+    pub memory: Option<i64>,
+}
+
+/// Kind of display.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum VgaType {
+    /// Standard VGA.
+    #[default]
+    #[serde(rename = "std")]
+    Std,
+    /// The serial console as display.
+    #[serde(rename = "serial0")]
+    Serial0,
+    /// VirtIO GPU.
+    #[serde(rename = "virtio")]
+    Virtio,
+    /// SPICE.
+    #[serde(rename = "qxl")]
+    Qxl,
+    /// No display.
+    #[serde(rename = "none")]
+    None,
+}
+
+impl VgaType {
+    /// Proxmox's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            VgaType::Std => "std",
+            VgaType::Serial0 => "serial0",
+            VgaType::Virtio => "virtio",
+            VgaType::Qxl => "qxl",
+            VgaType::None => "none",
+        }
+    }
+}
+
+/// A PCI device passed through: by resource mapping or by address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.mapping) != has(self.address)", "message": "give exactly one of mapping and address"}
+]))]
+pub struct VmPci {
+    /// Resource mapping of the datacenter, which works with an API token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 128), regex(pattern = r"^[A-Za-z][A-Za-z0-9_-]+$"))]
+    pub mapping: Option<String>,
+    /// PCI address such as 0000:01:00.0; without function all functions. Needs root@pam or SSH.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::pci_address")]
+    pub address: Option<String>,
+    /// Present as a PCI Express device. Needs machine: q35.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pcie: Option<bool>,
+    /// Make it the machine's primary display.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary_gpu: Option<bool>,
+    /// Type of mediated device (vGPU), such as nvidia-63.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_.-]+$"))]
+    pub mdev: Option<String>,
+    /// Show the device's firmware to the machine. Absent: Proxmox's own choice (yes).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rom_bar: Option<bool>,
+}
+
+/// A USB device passed through: by resource mapping, by device id or by port.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.mapping) != has(self.host)", "message": "give exactly one of mapping and host"}
+]))]
+pub struct VmUsb {
+    /// Resource mapping of the datacenter, which works with an API token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 128), regex(pattern = r"^[A-Za-z][A-Za-z0-9_-]+$"))]
+    pub mapping: Option<String>,
+    /// Vendor and product id such as 046d:c52b, or bus and port such as 1-2.3. Needs root@pam or SSH.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 3, max = 32),
+        regex(pattern = r"^([0-9A-Fa-f]{4}:[0-9A-Fa-f]{4}|[0-9]+-[0-9]+([.][0-9]+)*)$")
+    )]
+    pub host: Option<String>,
+    /// Attach it to a USB 3 port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usb3: Option<bool>,
+}
+
+/// What may change while a machine runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Hotplug {
+    /// Network interfaces.
+    Network,
+    /// Disks.
+    Disk,
+    /// USB devices.
+    Usb,
+    /// Memory; needs numa.
+    Memory,
+    /// Processors.
+    Cpu,
+    /// The cloud-init drive.
+    Cloudinit,
+}
+
+impl Hotplug {
+    /// Proxmox's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Hotplug::Network => "network",
+            Hotplug::Disk => "disk",
+            Hotplug::Usb => "usb",
+            Hotplug::Memory => "memory",
+            Hotplug::Cpu => "cpu",
+            Hotplug::Cloudinit => "cloudinit",
+        }
+    }
+}

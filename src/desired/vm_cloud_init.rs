@@ -1,0 +1,169 @@
+//! What cloud-init of a machine is told: options of the machine, and what goes into a snippet besides
+//! ([`super::cloud_init`] renders it).
+
+use std::collections::BTreeMap;
+
+use crate::crd::*;
+use crate::secret::Secret;
+
+use super::vm::{bit, invalid};
+use super::*;
+
+/// cloud-init's settings that are options of the machine.
+pub(super) fn options(
+    object: &GuestObject,
+    init: &CloudInit,
+    objects: &dyn Objects,
+) -> Result<BTreeMap<String, String>, Blocked> {
+    let mut options = BTreeMap::new();
+    if let Some(user) = &init.user {
+        options.insert("ciuser".to_string(), user.clone());
+    }
+    if let Some(upgrade) = init.upgrade {
+        options.insert("ciupgrade".to_string(), bit(upgrade));
+    }
+    if let Some(reference) = &init.ssh_keys_secret_ref {
+        let field = format!("{}.cloudInit.sshKeysSecretRef", object.field_prefix());
+        let KeyRef { name, key } = reference;
+        let text = refs::secret_value(objects, &object.key.namespace, name, key, &field)?;
+        let keys: Vec<&str> = text
+            .lines()
+            .map(str::trim)
+            .filter(|l| !l.is_empty() && !l.starts_with('#'))
+            .collect();
+        let wrong = keys.iter().position(|k| !is_ssh_key(k));
+        if keys.is_empty() || wrong.is_some() {
+            let what = wrong.map_or("it is empty".to_string(), |n| format!("its line {} is none", n + 1));
+            return Err(invalid(format!(
+                "{field}: key {key:?} of Secret {name} must hold SSH public keys, one a line, such as \"ssh-ed25519 AAAA… me@desk\", but {what}"
+            )));
+        }
+        options.insert("sshkeys".to_string(), keys.join("\n"));
+    }
+    Ok(options)
+}
+
+fn is_ssh_key(line: &str) -> bool {
+    let kind = |word: &str| word.starts_with("ssh-") || word.starts_with("ecdsa-sha2-") || word.starts_with("sk-");
+    // Options may stand in front of the type.
+    let mut words = line.split_whitespace().skip_while(|w| !kind(w));
+    words.next().is_some() && words.next().is_some_and(|k| k.starts_with("AAAA"))
+}
+
+pub(super) fn wanted(
+    desired: &Desired,
+    object: &GuestObject,
+    guest: &VmGuest,
+    defaults: &Defaults,
+    objects: &dyn Objects,
+) -> Result<Option<WantedCloudInit>, Blocked> {
+    let Some(init) = &guest.cloud_init else {
+        return no_cloud_init(desired, object, guest);
+    };
+    let password = password(object, init, objects)?;
+    let password_digest = password
+        .as_ref()
+        .map(|p| super::resolve::short_hash(&[p.expose().to_string()]));
+    Ok(Some(WantedCloudInit {
+        storage: init.storage.clone(),
+        password,
+        password_digest,
+        vendor: vendor(desired, object, guest, init, defaults)?,
+    }))
+}
+
+/// Without cloud-init nothing can install the agent.
+fn no_cloud_init(desired: &Desired, object: &GuestObject, guest: &VmGuest) -> Result<Option<WantedCloudInit>, Blocked> {
+    let prefix = object.field_prefix();
+    if guest.agent.as_ref().and_then(|a| a.install) != Some(true) {
+        return Ok(None);
+    }
+    if !desired.channels.ssh {
+        return Err(needs_snippet(prefix, "agent.install"));
+    }
+    Err(invalid(format!(
+        "{prefix}.agent.install: true needs cloud-init, which installs the agent at the first boot: add {prefix}.cloudInit (it may be empty), or leave install out"
+    )))
+}
+
+fn needs_snippet(prefix: &str, field: &str) -> Blocked {
+    Blocked::stalled(
+        "MissingPrivilege",
+        format!(
+            "{prefix}.{field} is put into a snippet on the node, which needs SSH: set spec.ssh of the PhoenixHypervisor, or leave it out"
+        ),
+    )
+}
+
+/// The password hash; a password in clear text is refused.
+fn password(object: &GuestObject, init: &CloudInit, objects: &dyn Objects) -> Result<Option<Secret>, Blocked> {
+    let Some(KeyRef { name, key }) = &init.password_hash_secret_ref else {
+        return Ok(None);
+    };
+    let field = format!("{}.cloudInit.passwordHashSecretRef", object.field_prefix());
+    let text = refs::secret_value(objects, &object.key.namespace, name, key, &field)?;
+    let hash = text.trim();
+    let parts: Vec<&str> = hash.split('$').collect();
+    let known = ["1", "2b", "2y", "5", "6", "7", "y", "gy"];
+    if parts.len() < 4 || !parts[0].is_empty() || !known.contains(&parts[1]) || hash.contains(char::is_whitespace) {
+        return Err(invalid(format!(
+            "{field}: key {key:?} of Secret {name} holds no password hash such as $6$…: make one with `mkpasswd -m sha-512`; passwords in clear text are not taken"
+        )));
+    }
+    Ok(Some(Secret::new(hash)))
+}
+
+/// What goes into the snippet, if anything does.
+fn vendor(
+    desired: &Desired,
+    object: &GuestObject,
+    guest: &VmGuest,
+    init: &CloudInit,
+    defaults: &Defaults,
+) -> Result<Option<WantedVendor>, Blocked> {
+    let prefix = object.field_prefix();
+    let agent = guest.agent.clone().unwrap_or_default();
+    let from_image = matches!(desired.source, Some(Source::Image { .. } | Source::Download { .. }));
+    let ssh = desired.channels.ssh;
+    let asked = [
+        (
+            init.packages.as_ref().is_some_and(|p| !p.is_empty()),
+            "cloudInit.packages",
+        ),
+        (init.user_data.is_some(), "cloudInit.userData"),
+        (agent.install == Some(true), "agent.install"),
+    ];
+    let required = asked.iter().find(|(given, _)| *given).map(|(_, field)| *field);
+    if let Some(field) = required.filter(|_| !ssh) {
+        return Err(needs_snippet(prefix, field));
+    }
+    if !ssh {
+        return Ok(None);
+    }
+    if let Some(text) = &init.user_data {
+        cloud_init::check_user_data(text).map_err(|e| invalid(format!("{prefix}.{e}")))?;
+    }
+    let enabled = agent.enabled.unwrap_or(true);
+    let scripts: Vec<Script> = desired
+        .scripts
+        .iter()
+        .filter(|s| s.role == ScriptRole::Feature)
+        .cloned()
+        .collect();
+    let vendor = WantedVendor {
+        storage: init.snippet_storage.clone().or(defaults.snippet_storage.clone()),
+        packages: init.packages.clone().unwrap_or_default(),
+        user_data: init.user_data.clone(),
+        agent: enabled && agent.install.unwrap_or(from_image),
+        scripts,
+        required: required.is_some(),
+        digest: String::new(),
+    };
+    let nothing =
+        vendor.packages.is_empty() && vendor.user_data.is_none() && !vendor.agent && vendor.scripts.is_empty();
+    let mut parts = vec![format!("{:?}", vendor.packages), vendor.agent.to_string()];
+    parts.push(vendor.user_data.clone().unwrap_or_default());
+    parts.extend(vendor.scripts.iter().flat_map(|s| [s.id.clone(), s.hash.clone()]));
+    let digest = super::resolve::short_hash(&parts);
+    Ok((!nothing).then_some(WantedVendor { digest, ..vendor }))
+}
