@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::desired::{Desired, Key, Objects, resolve, testing};
+use crate::crd::{GuestKind, GuestStatus};
+use crate::desired::{Blocked, Desired, Key, Objects, resolve, testing};
 use crate::property::Properties;
 
 use super::*;
@@ -37,15 +38,20 @@ stringData:
     ssh-rsa AAAAB3NzaC1yc2E+/= me too
 ";
 
-fn desired(spec: &Value) -> Desired {
+fn resolved(spec: &Value, status: &GuestStatus) -> Result<Desired, Blocked> {
     let objects = testing::objects(HYPERVISOR);
     testing::apply(
         &objects,
         &json!({"kind": "PhoenixVM", "metadata": {"name": "a", "uid": "u"}, "spec": spec}).to_string(),
     );
-    let object = objects.guest(&Key::new(crate::crd::GuestKind::PhoenixVM, "ai", "a"));
+    let key = Key::new(GuestKind::PhoenixVM, "ai", "a");
+    objects.update_guest(&key, |guest| guest.status = status.clone());
+    let object = objects.guest(&key);
     resolve(&object.unwrap(), &objects, "11111111-2222-4333-8444-555555555555")
-        .unwrap_or_else(|e| panic!("{e:?}: {spec}"))
+}
+
+fn desired(spec: &Value, status: &GuestStatus) -> Result<Desired, TestCaseError> {
+    resolved(spec, status).map_err(|e| TestCaseError::fail(format!("{e:?}: {spec}")))
 }
 
 /// What a plan would do, or what it finds amiss.
@@ -76,14 +82,15 @@ fn disks(options: &BTreeMap<String, String>) -> BTreeMap<String, Value> {
     });
     let disk = |(place, value): (&String, &String)| {
         let disk = Properties::of_option(place, value).unwrap();
+        let name = disk.get("serial").unwrap_or(place);
         let (storage, _) = disk.get("file").unwrap().split_once(':').unwrap();
         let value = json!({
-            "name": disk.get("serial"), "bus": place.trim_end_matches(|c: char| c.is_ascii_digit()), "storage": storage,
+            "name": name, "bus": place.trim_end_matches(|c: char| c.is_ascii_digit()), "storage": storage,
             "size": disk.get("size").unwrap().replace('G', "Gi"), "cache": disk.get("cache").unwrap_or("none"),
             "discard": disk.get("discard") == Some("on"), "iothread": flag(&disk, "iothread", false),
             "ssd": flag(&disk, "ssd", false), "backup": flag(&disk, "backup", true), "readOnly": flag(&disk, "ro", false),
         });
-        (disk.get("serial").unwrap().to_string(), value)
+        (name.to_string(), value)
     };
     places.map(disk).collect()
 }
@@ -212,18 +219,43 @@ fn says_what_was_asked(spec: &Value, options: &BTreeMap<String, String>) -> Resu
     Ok(())
 }
 
+#[test]
+fn only_a_machine_to_be_made_needs_its_image_disk_first() {
+    let [root, data] = [json!({"name": "root"}), json!({"name": "data", "size": "4Gi"})];
+    for (created, list, taken) in [
+        (None, json!([root, data]), true),
+        (None, json!([data, root]), false),
+        (Some(true), json!([root, data]), true),
+        (Some(true), json!([data, root]), true),
+    ] {
+        let status = GuestStatus {
+            create_sent: created,
+            ..GuestStatus::default()
+        };
+        let spec = json!({"hypervisorRef": {"name": "pve"}, "disks": list,
+            "source": {"cloudImage": {"volid": "local:import/noble.qcow2"}}});
+        match resolved(&spec, &status) {
+            Ok(_) => assert!(taken, "{created:?} {spec}"),
+            Err(Blocked::Stalled { message, .. }) => {
+                assert!(!taken && message.contains("disks[root].size is missing"), "{message}");
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(192))]
 
     #[test]
     fn what_is_written_says_what_was_asked(spec in specs::spec()) {
-        let made = Proxmox::made(&desired(&spec)).map_err(TestCaseError::fail)?;
+        let made = Proxmox::made(&desired(&spec, &GuestStatus::default())?).map_err(TestCaseError::fail)?;
         says_what_was_asked(&spec, &made.options)?;
     }
 
     #[test]
     fn a_machine_read_back_in_other_words_is_as_wanted(spec in specs::spec(), seed in any::<u64>()) {
-        let wanted = desired(&spec);
+        let wanted = desired(&spec, &GuestStatus::default())?;
         let mut made = Proxmox::made(&wanted).map_err(TestCaseError::fail)?;
         made.options = respelt(&made.options, &mut Coin(seed));
         prop_assert_eq!(left_to_do(&made, &wanted), Ok(()), "{:#?}", made.options);
@@ -231,13 +263,13 @@ proptest! {
 
     #[test]
     fn the_order_of_lists_means_nothing(spec in specs::spec(), seed in any::<u64>()) {
-        let made = Proxmox::made(&desired(&spec)).map_err(TestCaseError::fail)?;
+        let made = Proxmox::made(&desired(&spec, &GuestStatus::default())?).map_err(TestCaseError::fail)?;
         let (mut other, mut coin) = (spec, Coin(seed));
         for field in ["disks", "network", "pci", "usb", "hotplug", "tags"] {
             if let Some(list) = other.get_mut(field).and_then(Value::as_array_mut) {
                 coin.shuffle(list);
             }
         }
-        prop_assert_eq!(left_to_do(&made, &desired(&other)), Ok(()), "{}", other);
+        prop_assert_eq!(left_to_do(&made, &desired(&other, &made.status)?), Ok(()), "{}", other);
     }
 }

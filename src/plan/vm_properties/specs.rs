@@ -81,7 +81,26 @@ fn disks() -> BoxedStrategy<Value> {
         });
         disk
     });
-    named("name", names(&["root", "data", "db-1", "logs", "x"], 1), sized.boxed())
+    // One name spells a place of Proxmox's.
+    let all = named(
+        "name",
+        names(&["root", "data", "db-1", "scsi0", "scsi2"], 1),
+        sized.boxed(),
+    );
+    (all, any::<bool>())
+        .prop_map(|(mut all, sized)| {
+            let list = all.as_array_mut().unwrap();
+            for disk in list
+                .iter_mut()
+                .filter(|d| d["name"].as_str().unwrap().starts_with("scsi"))
+            {
+                disk["bus"] = json!("scsi");
+            }
+            // The first one may have the size of its image.
+            list[0].as_object_mut().unwrap().retain(|key, _| sized || key != "size");
+            all
+        })
+        .boxed()
 }
 
 fn network() -> BoxedStrategy<Value> {
