@@ -139,7 +139,10 @@ pub(super) fn fill(
         agent_deadline: guest.agent.as_ref().and_then(|a| a.deadline_seconds).unwrap_or(600),
         ..WantedVm::default()
     };
-    new_disks(desired, guest, &vm, prefix)?;
+    // Of a machine that is there the list may stand in any order.
+    if object.status.create_sent != Some(true) {
+        new_disks(desired, guest, &vm, prefix)?;
+    }
     vm.properties.extend(addresses(guest));
     if guest.serial == Some(false) {
         vm.absent.insert("serial0".into());

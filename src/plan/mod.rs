@@ -18,6 +18,8 @@ mod vm_agent;
 mod vm_create;
 mod vm_disks;
 mod vm_options;
+#[cfg(test)]
+mod vm_properties;
 mod volumes;
 
 use crate::desired::{GuestType, Script};

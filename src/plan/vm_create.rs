@@ -1,5 +1,7 @@
 //! The call that makes a machine from a cloud image.
 
+use std::collections::BTreeMap;
+
 use crate::desired::{Source, WantedDisk, WantedVm};
 use crate::property::Properties;
 
@@ -23,7 +25,16 @@ impl Planner<'_> {
             return Err(self.stuck(Stage::Created, "InvalidSpec", message));
         };
         self.storage_usable(node, &storage, &field, "images")?;
-        let place = root.place.clone().unwrap_or_else(|| format!("{}0", root.bus.as_str()));
+        let free = || super::vm_disks::free_place(root.bus, &vm, &BTreeMap::new());
+        let Some(place) = root.place.clone().or_else(free) else {
+            let message = format!(
+                "{}.disks[{}].bus: the names of other disks spell all places of {}: choose another bus",
+                self.prefix(),
+                root.name,
+                root.bus.as_str()
+            );
+            return Err(self.stuck(Stage::Created, "TooManyVolumes", message));
+        };
         let disk = super::vm_disks::new_properties(&root)
             .with("file", format!("{storage}:0"))
             .with("import-from", volid);

@@ -62,11 +62,12 @@ fn place_of(wanted: &WantedDisk, existing: &BTreeMap<String, Properties>) -> Opt
     }
 }
 
-/// First free place of a bus.
-fn free_place(bus: DiskBus, guest: &Guest) -> Option<String> {
+/// First free place of a bus, without those that the names of wanted disks spell.
+pub(super) fn free_place(bus: DiskBus, vm: &WantedVm, options: &BTreeMap<String, String>) -> Option<String> {
+    let spelt = |place: &String| vm.disks.iter().flatten().any(|d| d.place.as_ref() == Some(place));
     bus.slots()
         .map(|n| format!("{}{n}", bus.as_str()))
-        .find(|p| !guest.options.contains_key(p))
+        .find(|p| !options.contains_key(p) && !spelt(p))
 }
 
 /// Properties that a new disk gets: the managed ones over what suits most.
@@ -198,7 +199,10 @@ impl Planner<'_> {
             return Err(self.stuck(stage, "InvalidSpec", message));
         };
         let storage = self.disk_storage(guest, vm, wanted.storage.as_ref(), &field)?;
-        let free = wanted.place.clone().or_else(|| free_place(wanted.bus, guest));
+        let free = wanted
+            .place
+            .clone()
+            .or_else(|| free_place(wanted.bus, vm, &guest.options));
         let Some(place) = free else {
             let message = format!(
                 "{field}.bus: {} has no place left on {} of the machine: choose another bus",
@@ -389,5 +393,33 @@ impl Planner<'_> {
             "spec.form: Snapshot cannot be cloned from storage {storage} ({type_}), which copies no machine from a snapshot: set form: Template, or another storage"
         );
         Err(self.stuck(Stage::Created, "InvalidSpec", message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_takes_no_place_that_is_used_or_that_another_ones_name_spells() {
+        for (bus, used, spelt, place) in [
+            (DiskBus::Scsi, &[][..], &[][..], Some("scsi0")),
+            (DiskBus::Scsi, &["scsi0"], &[], Some("scsi1")),
+            (DiskBus::Scsi, &["scsi0"], &["scsi1", "virtio2"], Some("scsi2")),
+            (DiskBus::Virtio, &["scsi0"], &["scsi1"], Some("virtio0")),
+            (DiskBus::Ide, &["ide0", "ide1"], &[], Some("ide3")),
+            (DiskBus::Ide, &["ide0", "ide1"], &["ide3"], None),
+        ] {
+            let disk = |place: &&str| WantedDisk {
+                place: Some(place.to_string()),
+                ..WantedDisk::default()
+            };
+            let vm = WantedVm {
+                disks: Some(spelt.iter().map(disk).collect()),
+                ..WantedVm::default()
+            };
+            let options = used.iter().map(|p| (p.to_string(), String::new())).collect();
+            assert_eq!(free_place(bus, &vm, &options).as_deref(), place, "{used:?} {spelt:?}");
+        }
     }
 }
