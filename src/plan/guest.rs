@@ -222,6 +222,8 @@ impl Planner<'_> {
             && verified.row.as_ref() == row
             && row.is_some()
             && self.status.restarted_at == self.desired.restarted_at
+            // A restart by anybody between two polls leaves the row as it was.
+            && !self.status.conditions.iter().any(|c| c.type_ == "RestartRequired")
     }
 
     fn only_probe(&mut self) -> Staged {
