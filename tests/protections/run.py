@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Takes the protections behind the promises out, one at a time, and shows which tests notice.
 
-Run it on a clean checkout (it edits sources and puts them back): tests/protections/run.py [NAME ...]
+Run it on a clean checkout (it edits sources and puts them back): tests/protections/run.py [--first] [NAME ...]
+With --first the tests end with the first file of them that notices, which is quicker.
 The tests in process are run first; where they stay green the protection is reported as UNNOTICED and the exit code
 is 1. Its output is kept in docs/testing.md.
 """
@@ -96,8 +97,10 @@ def main():
     if sh(["git", "status", "--porcelain", "src"]).stdout.strip():
         sys.exit("src/ has changes that are not committed")
     unnoticed = 0
+    names = [a for a in sys.argv[1:] if a != "--first"]
+    on = [] if "--first" in sys.argv else ["--no-fail-fast"]
     for name, file, old, new in PROTECTIONS:
-        if sys.argv[1:] and not any(a in name for a in sys.argv[1:]):
+        if names and not any(a in name for a in names):
             continue
         path = ROOT / file
         text = path.read_text()
@@ -108,7 +111,7 @@ def main():
             run = sh(["cargo", "test", "--no-run", "--lib", *TESTS])
             # Without a protection tests may wait for what never comes; what failed until then is enough.
             if run.returncode == 0:
-                run = sh(["timeout", "240", "cargo", "test", "--no-fail-fast", "--lib", *TESTS])
+                run = sh(["timeout", "240", "cargo", "test", *on, "--lib", *TESTS])
         finally:
             path.write_text(text)
         tests = failing(run.stdout)
