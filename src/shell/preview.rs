@@ -100,6 +100,8 @@ fn after_creation(desired: &Desired, object: &GuestObject) -> Vec<(String, Impac
             .flatten()
             .map(|v| (format!("attach volume {} at {}", v.name, v.path), Impact::Live)),
     );
+    let disks = desired.vm.iter().flat_map(|vm| vm.disks.iter().flatten()).skip(1);
+    steps.extend(disks.map(|d| (format!("add disk {}", d.name), Impact::Live)));
     steps.push(("start it".into(), Impact::Live));
     steps.extend(
         desired

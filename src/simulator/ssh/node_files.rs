@@ -78,7 +78,9 @@ impl Files {
         steps.retain(|step| !step.words.is_empty());
         let unknown = steps.iter().find(|step| {
             let first = step.words.first().map_or("", String::as_str);
-            !KNOWN.contains(&first) || (step.into.is_some() && first != "cat")
+            // Folders are not removed: nobody who is simulated here does that.
+            let folders = first == "rm" && step.words.iter().any(|w| w.starts_with('-') && w.contains(['r', 'R']));
+            !KNOWN.contains(&first) || (step.into.is_some() && first != "cat") || folders
         });
         if let Some(step) = unknown.filter(|_| !steps.is_empty()) {
             return Err(format!("{} is not known", step.words.join(" ")));
