@@ -38,7 +38,10 @@ async fn settled(world: &mut World) {
 async fn a_machine_from_a_cloud_image_gets_ready() {
     let mut world = World::with_ssh(&[]).await;
     world.feature("docker", json!({"targets": ["vm"]}));
-    let key = world.store.apply(vm("a", json!({"features": [{"name": "docker"}]})));
+    let probe = json!({"readiness": {"exec": {"command": ["true"]}}});
+    let works = json!([{"name": "works", "script": "#!/bin/sh\ntrue\n"}]);
+    let fields = json!({"features": [{"name": "docker"}], "tests": works, "health": probe});
+    let key = world.store.apply(vm("a", fields));
     settled(&mut world).await;
     let guest = world.guests()[&1000].clone();
     let option = |key: &str| guest.get(key).cloned().unwrap_or_default();
@@ -53,7 +56,8 @@ async fn a_machine_from_a_cloud_image_gets_ready() {
         option("cicustom").contains("vendor=local:snippets/phoenix-1000-"),
         "{guest:#?}"
     );
-    assert_eq!(option("scripts"), r#"["feature-docker 1 0"]"#);
+    assert_eq!(option("scripts"), r#"["feature-docker 1 0", "test-works 1 0"]"#);
+    assert_eq!(status(&world, &key).health.as_deref(), Some("Healthy"));
     assert_eq!(status(&world, &key).ip.as_deref(), Some("10.0.0.60"));
     // A second look at everything writes nothing.
     let before = requests(&world).len();

@@ -163,7 +163,23 @@ fn field_of(option: &str) -> &'static str {
 
 /// `virtio=BC:24:…,bridge=vmbr0` with model and address under names of their own, so that it can be compared.
 pub(super) fn parse_net(text: &str) -> Properties {
-    const MODELS: &[&str] = &["virtio", "e1000", "e1000e", "rtl8139", "vmxnet3"];
+    // All that Proxmox has, so that the card of an adopted machine stays what it is.
+    const MODELS: &[&str] = &[
+        "virtio",
+        "e1000",
+        "e1000-82540em",
+        "e1000-82544gc",
+        "e1000-82545em",
+        "e1000e",
+        "i82551",
+        "i82557b",
+        "i82559er",
+        "ne2k_isa",
+        "ne2k_pci",
+        "pcnet",
+        "rtl8139",
+        "vmxnet3",
+    ];
     let mut properties = Properties::parse(text, Some("model")).unwrap_or_default();
     let model = MODELS.iter().find(|m| properties.get(m).is_some());
     if let Some(model) = model
@@ -305,5 +321,11 @@ mod tests {
             "a clone keeps its address and nothing else"
         );
         assert_eq!(new_net(&managed), "model=virtio,bridge=vmbr1");
+        let old = parse_net("ne2k_pci=BC:24:11:00:00:02,bridge=vmbr0");
+        assert_eq!(
+            render_net(wanted_net(&managed, Some(&old), false)),
+            "ne2k_pci=BC:24:11:00:00:02,bridge=vmbr1",
+            "the card of an adopted machine stays what it is"
+        );
     }
 }

@@ -27,17 +27,17 @@ fn ways() -> Vec<FaultKind> {
 
 fn writes(usual: &Undisturbed) -> Vec<Disturbance> {
     let mut disturbances = Vec::new();
-    for (verb, count) in &usual.writes {
+    for ((verb, path), count) in &usual.writes {
         for (skip, kind) in (0..*count).flat_map(|n| ways().into_iter().map(move |kind| (n, kind))) {
             let fault = Fault {
-                method: Some((*verb).into()),
-                path: None,
+                method: Some(verb.clone()),
+                path: Some(format!("^{path}$")),
                 skip,
                 count: 1,
                 kind,
             };
             disturbances.push(Disturbance {
-                name: format!("{verb} number {skip}: {:?}", fault.kind),
+                name: format!("{verb} {path} number {skip}: {:?}", fault.kind),
                 apply: Box::new(move |world| world.sim().add_fault(fault.clone())),
                 ..Disturbance::none()
             });

@@ -20,6 +20,7 @@ mod faults;
 mod lifecycles;
 mod schedules;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::Ordering;
 
@@ -71,8 +72,8 @@ async fn run(lifecycle: &Lifecycle, disturbance: &Disturbance) -> Result<World, 
 struct Undisturbed {
     /// Points at which the engine can be cut off.
     points: usize,
-    /// Writes, by verb.
-    writes: Vec<(&'static str, u32)>,
+    /// Writes, by verb and path.
+    writes: BTreeMap<(String, String), u32>,
     /// All requests.
     requests: u32,
     /// Types of the tasks that ran.
@@ -83,13 +84,22 @@ struct Undisturbed {
 async fn undisturbed(lifecycle: &Lifecycle) -> Undisturbed {
     let world = run(lifecycle, &Disturbance::none()).await.unwrap();
     let log = world.sim().requests();
-    let count = |verb| log.iter().filter(|r| r.method == verb).count() as u32;
+    let mut writes = BTreeMap::new();
+    // Whether an agent is there is asked by POST, too.
+    for request in log
+        .iter()
+        .filter(|r| r.method != "GET" && !r.path.ends_with("/agent/ping"))
+    {
+        *writes
+            .entry((request.method.clone(), request.path.clone()))
+            .or_default() += 1;
+    }
     let mut tasks: Vec<String> = world.sim().with(|s| s.tasks.values().map(|t| t.kind.clone()).collect());
     tasks.sort();
     tasks.dedup();
     Undisturbed {
         points: world.wire.passed.load(Ordering::SeqCst),
-        writes: ["POST", "PUT", "DELETE"].map(|verb| (verb, count(verb))).to_vec(),
+        writes,
         requests: log.len() as u32,
         tasks,
         end: end(&world),
