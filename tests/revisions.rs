@@ -238,3 +238,24 @@ async fn an_old_revision_that_became_somebody_elses_is_left_alone() {
     assert!(world.guests().contains_key(&first), "{:#?}", world.guests());
     assert_eq!(status(&world, &key).revisions, None, "it is forgotten");
 }
+
+/// Full copies rest on nothing, so that only the objects tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revision_from_which_an_object_was_copied_stays() {
+    let mut world = World::with_ssh(&[]).await;
+    let limited = |script: &str| {
+        let mut object = base("base", script);
+        object["spec"]["form"] = json!("Snapshot");
+        object["spec"]["revisionHistoryLimit"] = json!(0);
+        object
+    };
+    let key = world.store.apply(limited("one"));
+    world.store.apply(child("a", "base"));
+    settled(&mut world).await;
+    let first = u32::try_from(status(&world, &key).vmid.unwrap()).unwrap();
+    world.store.apply(limited("two"));
+    settled(&mut world).await;
+    world.restart();
+    settled(&mut world).await;
+    assert!(world.guests().contains_key(&first), "{:#?}", world.guests());
+}
