@@ -55,7 +55,7 @@ impl Planner<'_> {
         self.grow_rootfs(vmid, guest).or_else(|next| self.shown(next))?;
         let mut changes = option_changes(self.desired, guest, fresh);
         changes.extend(network_changes(self.desired, guest, fresh));
-        changes.extend(flag_changes(self.desired, guest, fresh));
+        changes.extend(flag_changes(self.desired, guest));
         self.apply(stage, vmid, guest, changes)
             .or_else(|next| self.shown(next))?;
         self.raw_lines(vmid, guest).or_else(|next| self.shown(next))?;
@@ -369,7 +369,7 @@ pub(super) fn option_changes(desired: &Desired, guest: &Guest, fresh: bool) -> V
     changes
 }
 
-fn words_of(text: &str) -> Vec<&str> {
+pub(super) fn words_of(text: &str) -> Vec<&str> {
     text.split([' ', ',', ';']).filter(|w| !w.is_empty()).collect()
 }
 
@@ -527,8 +527,7 @@ fn cleared_addresses(guest: &Guest, existing: &BTreeMap<u32, Properties>) -> Vec
     changes
 }
 
-fn flag_changes(desired: &Desired, guest: &Guest, fresh: bool) -> Vec<Change> {
-    let _ = fresh;
+fn flag_changes(desired: &Desired, guest: &Guest) -> Vec<Change> {
     let old = guest
         .options
         .get("features")

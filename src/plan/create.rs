@@ -133,14 +133,18 @@ impl Planner<'_> {
         stamp.describe(self.desired.words.as_deref().unwrap_or_default())
     }
 
-    pub(super) fn hostname(&self) -> String {
-        let key = match self.desired.type_ {
+    /// The option that holds a guest's name.
+    fn name_option(&self) -> &'static str {
+        match self.desired.type_ {
             GuestType::Lxc => "hostname",
             GuestType::Qemu => "name",
-        };
+        }
+    }
+
+    pub(super) fn hostname(&self) -> String {
         self.desired
             .options
-            .get(key)
+            .get(self.name_option())
             .cloned()
             .unwrap_or_else(|| self.desired.default_hostname.clone())
     }
@@ -200,13 +204,7 @@ impl Planner<'_> {
         }
         let mut call = ApiCall::post(format!("{}/clone", parent.path(*from)))
             .param("newid", vmid)
-            .param(
-                match self.desired.type_ {
-                    GuestType::Lxc => "hostname",
-                    GuestType::Qemu => "name",
-                },
-                self.hostname(),
-            )
+            .param(self.name_option(), self.hostname())
             .param("description", self.fresh_description(vmid))
             .param_opt("pool", self.desired.pool.as_ref());
         let wanted_storage = self.clone_storage();

@@ -7,7 +7,7 @@ use crate::desired::{Desired, WantedVm};
 use crate::observed::Guest;
 use crate::property::Properties;
 
-use super::config::{Change, change};
+use super::config::{Change, change, words_of};
 
 /// What Proxmox takes where an option is not set (facts F, the API's own defaults): setting it is no change.
 pub(super) fn default_of(key: &str) -> Option<&'static str> {
@@ -33,7 +33,7 @@ pub(super) fn same_option(key: &str, have: Option<&str>, wanted: &str) -> bool {
         "memory" => memory(have) == memory(wanted),
         "sshkeys" => lines(&decoded(have)) == lines(wanted),
         "hotplug" => hotplug(have) == hotplug(wanted),
-        "nameserver" => words(have) == words(wanted),
+        "nameserver" => words_of(have) == words_of(wanted),
         "cpulimit" => have.parse::<f64>().ok() == wanted.parse::<f64>().ok(),
         _ => have.trim() == wanted,
     }
@@ -42,10 +42,6 @@ pub(super) fn same_option(key: &str, have: Option<&str>, wanted: &str) -> bool {
 fn memory(text: &str) -> String {
     let parsed = Properties::parse(text, Some("current")).unwrap_or_default();
     parsed.get("current").unwrap_or(text).to_string()
-}
-
-fn words(text: &str) -> Vec<&str> {
-    text.split([' ', ',', ';']).filter(|w| !w.is_empty()).collect()
 }
 
 fn lines(text: &str) -> Vec<&str> {
@@ -58,7 +54,7 @@ fn hotplug(text: &str) -> Vec<&str> {
         "0" => "",
         other => other,
     };
-    let mut words = words(text);
+    let mut words = words_of(text);
     words.sort_unstable();
     words.dedup();
     words
