@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::crd::Health;
 use crate::crd::status::ProxmoxCluster;
 use crate::desired::{GuestType, Stamp};
 use crate::secret::Secret;
@@ -314,6 +315,73 @@ pub struct ClonePlace {
     pub first: String,
 }
 
+/// What a probe is for, as in Kubernetes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProbeKind {
+    /// Holds the others back until it succeeded once.
+    Startup,
+    /// Whether the guest can do its work.
+    Readiness,
+    /// Whether it needs a restart.
+    Liveness,
+}
+
+impl ProbeKind {
+    /// Name of its field.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ProbeKind::Startup => "startup",
+            ProbeKind::Readiness => "readiness",
+            ProbeKind::Liveness => "liveness",
+        }
+    }
+}
+
+/// What came of a probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeAnswer {
+    /// Exit code 0.
+    Succeeded,
+    /// Another exit code, or none in time: why.
+    Failed(String),
+    /// It could not be carried out, which says nothing about the guest.
+    Unknown(Failure),
+    /// It is still running.
+    UnderWay,
+}
+
+/// Answers of one probe in a row since the guest was started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProbeCounts {
+    /// Successes in a row.
+    pub successes: i64,
+    /// Failures in a row.
+    pub failures: i64,
+    /// Attempts in a row that could not be carried out.
+    pub unknown: i64,
+    /// When it was last answered, in milliseconds of the engine's clock.
+    pub last: Option<i64>,
+    /// Why it last failed.
+    pub why: String,
+    /// Why it could not be carried out.
+    pub failure: Option<Failure>,
+}
+
+/// What the probes said since the guest was started. It is kept in memory only: losing it costs a few more probes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthState {
+    /// The probes that the counts belong to.
+    pub of: Health,
+    /// Process of the guest that they belong to, where it is known.
+    pub pid: Option<i64>,
+    /// When the guest, or its unit, was started, in milliseconds of the engine's clock.
+    pub since: i64,
+    /// Whether the startup probe has succeeded.
+    pub started: bool,
+    /// By probe.
+    pub counts: BTreeMap<ProbeKind, ProbeCounts>,
+}
+
 /// All that was looked at for one reconcile.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observed {
@@ -353,8 +421,10 @@ pub struct Observed {
     pub old_revision: Option<Result<OldRevision, Failure>>,
     /// Where the object stands in the queue for clones of its template.
     pub clone_queue: Option<ClonePlace>,
-    /// Result of the readiness probe: `Ok(None)` when it succeeded, `Ok(Some(why))` when it failed.
-    pub probe: Option<Result<Option<String>, Failure>>,
+    /// What the probes said before this reconcile.
+    pub health: Option<HealthState>,
+    /// Answers of the probes that were asked in this reconcile.
+    pub probes: BTreeMap<ProbeKind, ProbeAnswer>,
     /// Result of the last full look.
     pub verified: Option<Verified>,
     /// Whether a full look is due although nothing seems to have changed.

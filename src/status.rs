@@ -105,6 +105,7 @@ pub fn announced(previous: &GuestStatus, announce: &[Announce]) -> GuestStatus {
                 status.revisions = status.revisions.take().filter(|list| !list.is_empty());
             }
             Announce::TakeUpRevision => take_up(&mut status),
+            Announce::HealthRestart(restarts) => status.restarts = Some(restarts.clone()),
             Announce::Restart(value) => status.restarted_at = Some(value.clone()),
             Announce::CloudInitWritten(pid) => status.cloud_init_unread = Some(*pid),
             Announce::Snippet(volid) => status.snippet.clone_from(volid),
@@ -265,7 +266,6 @@ fn facts(status: &mut GuestStatus, plan: &Plan) {
     keep(&mut status.vllm, &facts.vllm);
     keep(&mut status.tests, &facts.tests);
     keep(&mut status.cleaned, &facts.cleaned);
-    keep(&mut status.probe, &facts.probe);
     keep(&mut status.health, &facts.health);
     keep(&mut status.ip, &facts.ip);
     keep(&mut status.volumes, &facts.volumes);
@@ -333,6 +333,7 @@ fn phase(plan: &Plan) -> String {
         (_, Some("Configured" | "VolumesReady" | "GPUReady")) => "Configuring",
         (_, Some("Running")) => "Starting",
         (_, Some("FeaturesApplied" | "ApplicationReady" | "TestsPassed")) => "Installing",
+        (Next::Wait { reason: "Starting", .. }, Some("Healthy")) => "Starting",
         (_, Some("Healthy")) => "Unhealthy",
         (_, Some("SnapshotReady")) => "Sealing",
         _ => "Waiting",

@@ -24,15 +24,26 @@ if [ -e "$NODE/lose-answer" ]; then
 	esac
 fi
 
+# Everything that is not for here.
+simulator() {
+	exec ssh -F none -i "$NODE/simulator/key" -p "$(cat "$NODE/simulator/port")" -o BatchMode=yes -o LogLevel=ERROR \
+		-o UserKnownHostsFile="$NODE/simulator/known_hosts" -o GlobalKnownHostsFile=/dev/null \
+		root@127.0.0.1 -- "$SSH_ORIGINAL_COMMAND"
+}
+
 case "${SSH_ORIGINAL_COMMAND:-}" in
 'pct exec '* | 'pct push '* | 'pct pull '* | 'pct status '*) exec /bin/sh -c "exec $SSH_ORIGINAL_COMMAND" ;;
+'/bin/sh -s')
+	# A program for the node; its first line says which. The shell reads no further than that line.
+	IFS= read -r first
+	case "$first" in
+	'# phoenix-node: probes') exec /bin/sh -s ;;
+	*) { printf '%s\n' "$first" && cat; } | simulator ;;
+	esac
+	;;
 '')
 	echo "this node runs commands only" >&2
 	exit 1
 	;;
-*)
-	exec ssh -F none -i "$NODE/simulator/key" -p "$(cat "$NODE/simulator/port")" -o BatchMode=yes -o LogLevel=ERROR \
-		-o UserKnownHostsFile="$NODE/simulator/known_hosts" -o GlobalKnownHostsFile=/dev/null \
-		root@127.0.0.1 -- "$SSH_ORIGINAL_COMMAND"
-	;;
+*) simulator ;;
 esac

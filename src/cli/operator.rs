@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -9,7 +10,7 @@ use tracing::error;
 use tracing_subscriber::EnvFilter;
 
 use crate::shell::engine::{Engine, EngineOptions};
-use crate::shell::operator::{self, Options};
+use crate::shell::operator::{self, KubeStore, Options};
 
 /// Arguments of `phoenix operator`.
 #[derive(Debug, clap::Args)]
@@ -96,9 +97,10 @@ impl Args {
             }
         };
         let time_scale = self.time_scale;
-        let engine = |store, cluster_id| {
+        let engine = |store: Arc<KubeStore>, cluster_id| {
             let mut options = EngineOptions::new(cluster_id);
             options.time_scale = time_scale;
+            options.counters = Some(store.counters());
             Engine::new(store, options)
         };
         let ended = runtime.block_on(operator::run(self.options(), engine));

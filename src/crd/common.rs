@@ -424,19 +424,31 @@ pub struct Vllm {
     pub extra_args: Option<Vec<String>>,
 }
 
-/// Whether a guest works. Probes run from inside the guest.
+/// Whether a guest works. Probes run from inside the guest, once its scripts ran.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "!has(self.startup) || !has(self.startup.successThreshold) || self.startup.successThreshold == 1", "message": "startup.successThreshold must be 1"},
+    {"rule": "!has(self.liveness) || !has(self.liveness.successThreshold) || self.liveness.successThreshold == 1", "message": "liveness.successThreshold must be 1"},
+    {"rule": "!has(self.restartUnit) || has(self.startup) || has(self.liveness)", "message": "restartUnit is for a startup or liveness probe: give one of them"}
+]))]
 pub struct Health {
-    /// Holds the other probes back until it succeeded once.
+    /// Holds the other probes back until it succeeded once after each start. When it has failed failureThreshold times,
+    /// the unit or the guest is restarted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub startup: Option<Probe>,
     /// Whether the guest can do its work: decides `Healthy` and so `Ready`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readiness: Option<Probe>,
-    /// Whether the guest needs a restart.
+    /// Whether it still works at all. When it has failed failureThreshold times in a row, the unit or the guest is
+    /// restarted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub liveness: Option<Probe>,
+    /// systemd unit in the guest that is restarted when the startup or the liveness probe has failed. Default: the whole
+    /// guest is restarted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::systemd_unit")]
+    pub restart_unit: Option<String>,
 }
 
 /// A probe, with the fields of Kubernetes' probes.

@@ -24,7 +24,7 @@ pub use host::*;
 pub use hypervisor::*;
 pub use lxc::*;
 pub use status::{
-    FeatureStatus, GuestStatus, HypervisorStatus, RevisionStatus, ScriptStatus, TaskStatus, VolumeStatus,
+    FeatureStatus, GuestStatus, HypervisorStatus, RestartStatus, RevisionStatus, ScriptStatus, TaskStatus, VolumeStatus,
 };
 pub use template::*;
 pub use vm::*;

@@ -79,6 +79,12 @@ string_schema!(
     "must be an absolute path below / without '.', '..', '//', commas, backslashes or line breaks, such as /models"
 );
 string_schema!(
+    /// Name of a systemd service.
+    systemd_unit, 255,
+    "self.matches('^[A-Za-z0-9:_.@][A-Za-z0-9:_.@-]*[.]service$')",
+    "must be the name of a systemd service such as vllm.service"
+);
+string_schema!(
     /// A file in a guest: an absolute path, or one relative to the script's folder.
     file_path, 256,
     r"self.matches('^[^\\n]*[^/\\n]$') && !self.matches('(^|/)[.][.]?(/|$)')",

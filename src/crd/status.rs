@@ -112,9 +112,9 @@ pub struct GuestStatus {
     /// Digest of the guest's configuration when it last was as wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_digest: Option<String>,
-    /// Probe results in a row.
+    /// Restarts because a startup or liveness probe failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub probe: Option<ProbeStatus>,
+    pub restarts: Option<RestartStatus>,
 }
 
 /// A Proxmox task under way.
@@ -184,16 +184,16 @@ pub struct RevisionStatus {
     pub snippet: Option<String>,
 }
 
-/// Probe results in a row.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Restarts of a guest, or of its unit, because a startup or liveness probe failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct ProbeStatus {
-    /// Successes in a row.
-    #[serde(default)]
-    pub successes: i64,
-    /// Failures in a row.
-    #[serde(default)]
-    pub failures: i64,
+pub struct RestartStatus {
+    /// How many there were.
+    pub count: i64,
+    /// How many of them followed each other closely: the pause before the next one grows with it.
+    pub in_a_row: i64,
+    /// When the last one was asked for.
+    pub last: Time,
 }
 
 /// Status of a PhoenixHypervisor.

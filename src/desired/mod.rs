@@ -18,7 +18,7 @@ mod vm_cloud_init;
 
 use std::collections::BTreeMap;
 
-use crate::crd::{DeletionPolicy, DriftPolicy, PowerState, Probe, RestartPolicy};
+use crate::crd::{DeletionPolicy, DriftPolicy, Health, PowerState, RestartPolicy};
 
 pub use memory::MemoryObjects;
 pub use objects::{GuestObject, GuestSpec, GuestType, Key, Objects, SharedFields};
@@ -336,8 +336,8 @@ pub struct Desired {
     pub firewall: Option<WantedFirewall>,
     /// Scripts in the order they run.
     pub scripts: Vec<Script>,
-    /// Readiness probe.
-    pub probe: Option<Probe>,
+    /// Probes.
+    pub health: Health,
     /// Whether it runs.
     pub power: PowerState,
     /// Value of the restartedAt annotation.

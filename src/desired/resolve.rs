@@ -38,29 +38,13 @@ fn unbuilt(object: &GuestObject) -> Result<(), Blocked> {
             "metadata.annotations[{RECREATE}] is not supported yet and the guest is left as it is: take the annotation away; to have a new guest, delete the object and apply it again"
         )));
     }
-    let health = match &object.spec {
-        GuestSpec::Template(spec) if spec.lxc.is_none() && spec.vm.is_none() => {
-            return Err(Blocked::stalled(
-                "InvalidSpec",
-                "spec: neither lxc nor vm is given: give one",
-            ));
-        }
-        GuestSpec::Template(_) => None,
-        GuestSpec::Lxc(spec) => spec.health.as_ref(),
-        GuestSpec::Vm(spec) => spec.health.as_ref(),
-    };
-    let Some(health) = health else { return Ok(()) };
-    for (given, field) in [
-        (health.startup.is_some(), "startup"),
-        (health.liveness.is_some(), "liveness"),
-    ] {
-        if given {
-            return Err(no(format!(
-                "spec.health.{field} is not supported yet: use spec.health.readiness"
-            )));
-        }
+    match &object.spec {
+        GuestSpec::Template(spec) if spec.lxc.is_none() && spec.vm.is_none() => Err(Blocked::stalled(
+            "InvalidSpec",
+            "spec: neither lxc nor vm is given: give one",
+        )),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn shared(
@@ -116,7 +100,7 @@ fn shared(
             .firewall
             .map(|f| firewall(f, spec.network.unwrap_or_default(), object.guest_type())),
         scripts: scripts::scripts(object, hypervisor, objects)?,
-        probe: scripts::probe(object, hypervisor, objects),
+        health: scripts::health(object, hypervisor, objects),
         power: power.unwrap_or_default(),
         restarted_at: object.annotations.get(RESTARTED_AT).cloned(),
         restart: update.and_then(|u| u.restart).unwrap_or_default(),

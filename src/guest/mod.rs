@@ -2,6 +2,7 @@
 //!
 //! * [`Ssh`] runs a [`Command`] on a node: pinned host key, deadlines, bounded output
 //! * [`runner`] scripts inside a guest that outlive the connection, with their records; files; probes
+//! * [`probes`] probes of several guests at once
 //! * [`node`] `pct set`, raw `lxc.*` lines, GPUs, config versions
 
 mod answer;
@@ -9,6 +10,7 @@ pub mod command;
 mod known_hosts;
 pub mod node;
 mod output;
+pub mod probes;
 pub mod runner;
 mod ssh;
 

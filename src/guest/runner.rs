@@ -21,7 +21,7 @@ pub use super::answer::{AnswerError, FileAnswer, ProbeAnswer, Record, State};
 use super::command::{Command, InvalidCommand, quote};
 use crate::secret::Secret;
 
-const RUNNER: &str = include_str!("runner.sh");
+pub(super) const RUNNER: &str = include_str!("runner.sh");
 const WRAPPER: &str = include_str!("wrapper.sh");
 
 /// Where the runner keeps things in the guest.
@@ -52,6 +52,9 @@ impl Default for Layout {
 const HEAD: usize = 4 << 10;
 /// So much of the end of the output is kept and shown, in bytes.
 const TAIL: usize = 16 << 10;
+
+/// So much of the end of a probe's output is kept, in bytes: with what is around it less than a pipe takes at once.
+const PROBE_TAIL: usize = 1 << 10;
 
 /// A script to start.
 #[derive(Clone, PartialEq, Eq)]
@@ -188,17 +191,20 @@ pub fn write_file(vmid: u32, file: &GuestFile) -> Result<Command, InvalidCommand
 
 /// Runs a short command and waits for it, at most `seconds`. Answers a [`ProbeAnswer`].
 pub fn probe(vmid: u32, argv: &[String], seconds: u64, layout: &Layout) -> Command {
+    let (settings, call) = probe_parts(argv, seconds, layout);
+    let header = format!("probe seconds={} command={}", seconds.max(1), encode(&argv.join(" ")));
+    in_guest(vmid, program(&header, &settings, "", &call))
+}
+
+/// What a probe's program has before and after the runner.
+pub(super) fn probe_parts(argv: &[String], seconds: u64, layout: &Layout) -> (String, String) {
     let words: Vec<String> = argv.iter().map(|word| quote(word)).collect();
     let settings = format!(
-        "PHOENIX_SPOOL={}\nPHOENIX_SECONDS={}\nPHOENIX_TAIL={TAIL}\n",
+        "PHOENIX_SPOOL={}\nPHOENIX_SECONDS={}\nPHOENIX_TAIL={PROBE_TAIL}\n",
         quote(&layout.spool),
         seconds.max(1)
     );
-    let header = format!("probe seconds={} command={}", seconds.max(1), encode(&argv.join(" ")));
-    in_guest(
-        vmid,
-        program(&header, &settings, "", &format!("phoenix_probe {}", words.join(" "))),
-    )
+    (settings, format!("phoenix_probe {}", words.join(" ")))
 }
 
 /// What is piped in: header, settings, the runner, and last the one line that does something.

@@ -225,6 +225,20 @@ impl Ssh {
     /// # Errors
     /// Everything but an exit code: see [`Error`].
     pub async fn run_within(&self, node: &Node, command: &Command, limit: Duration) -> Result<Output, Error> {
+        self.run_streaming(node, command, limit, |_| {}).await
+    }
+
+    /// Runs `command` on `node` within `limit` and hands out its standard output as it comes.
+    ///
+    /// # Errors
+    /// Everything but an exit code: see [`Error`].
+    pub async fn run_streaming(
+        &self,
+        node: &Node,
+        command: &Command,
+        limit: Duration,
+        stdout: impl FnMut(&[u8]) + Send,
+    ) -> Result<Output, Error> {
         let slot = self.slot(node);
         let unreachable = |message: &str| Error::Unreachable {
             host: shown(node),
@@ -236,7 +250,7 @@ impl Ssh {
         };
         let channel = self.open(node, &slot).await?;
         let line = command.line(self.0.options.sudo);
-        match timeout(limit, exchange(node, channel, line, &command.stdin)).await {
+        match timeout(limit, exchange(node, channel, line, &command.stdin, stdout)).await {
             Ok(result) => result,
             Err(_) => Err(Error::Timeout {
                 host: shown(node),
@@ -423,7 +437,13 @@ impl client::Handler for HostKeyCheck {
 }
 
 /// Sends the command and its input, and collects what comes back.
-async fn exchange(node: &Node, channel: Channel<client::Msg>, line: String, stdin: &[u8]) -> Result<Output, Error> {
+async fn exchange(
+    node: &Node,
+    channel: Channel<client::Msg>,
+    line: String,
+    stdin: &[u8],
+    mut stdout: impl FnMut(&[u8]) + Send,
+) -> Result<Output, Error> {
     let lost = |message: String| Error::Lost {
         host: shown(node),
         message,
@@ -449,7 +469,10 @@ async fn exchange(node: &Node, channel: Channel<client::Msg>, line: String, stdi
             () = tokio::time::sleep(AFTER_EXIT), if exited => None,
         };
         match message {
-            Some(ChannelMsg::Data { data }) => output.stdout.push(&data),
+            Some(ChannelMsg::Data { data }) => {
+                stdout(&data);
+                output.stdout.push(&data);
+            }
             Some(ChannelMsg::ExtendedData { data, .. }) => output.stderr.push(&data),
             Some(ChannelMsg::ExitStatus { exit_status }) => (output.exit, exited) = (exit_status, true),
             Some(ChannelMsg::ExitSignal { signal_name, .. }) => {

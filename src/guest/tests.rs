@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::command::Command;
 use super::node::{self, NodeLayout, RawLine, RawLinesAnswer};
+use super::probes::{self, BatchAnswer, GuestProbe, Lines};
 use super::runner::{self, AnswerError, FileAnswer, GuestFile, Layout, ProbeAnswer, Record, Script, State};
 
 /// Shells of this machine that guests have as well.
@@ -581,4 +582,84 @@ fn answers_of_nodes_are_read() {
         "{\n\"version\": 7,\n\"ids\": {\n\"100\": { \"node\": \"pve1\", \"type\": \"lxc\", \"version\": 5 }}\n}\n",
     );
     assert_eq!(list.unwrap().ids[&100].version, 5);
+}
+
+/// A batch on a node whose `lxc-attach` runs what it is given right here, and knows one guest that lets nobody in and one
+/// that does not run.
+#[test]
+fn probes_of_a_batch_answer_each_for_itself_as_soon_as_they_can() {
+    for shell in shells() {
+        let guest = Guest::new(shell);
+        let bin = guest.path("bin");
+        fs::create_dir(&bin).unwrap();
+        let attach = format!("{bin}/lxc-attach");
+        let text = "#!/bin/sh\nshift\ncase $1 in\n666) exec sleep 60 ;;\n404) echo 'lxc-attach: 404: no init' >&2; exit 1 ;;\nesac\n\
+                    shift 2\nexec \"$@\"\n";
+        fs::write(&attach, text).unwrap();
+        fs::set_permissions(&attach, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let argv = |words: &[&str]| words.iter().map(|w| w.to_string()).collect::<Vec<_>>();
+        let probe = |vmid, words: &[&str]| GuestProbe {
+            vmid,
+            argv: argv(words),
+            seconds: 1,
+        };
+        let evil = "it's $(reboot) \"quoted\"\nand a line";
+        let mut list = vec![
+            probe(666, &["true"]),
+            probe(404, &["true"]),
+            probe(101, &["true"]),
+            probe(102, &["sh", "-c", "printf %s \"$1\"; exit 7", "sh", evil]),
+            probe(103, &["sleep", "30"]),
+            probe(
+                104,
+                &["sh", "-c", "head -c 100000 /dev/zero | tr '\\0' x; echo end; exit 1"],
+            ),
+        ];
+        // More than run at a time.
+        list.extend((200..230).map(|vmid| probe(vmid, &["sh", "-c", &format!("echo {vmid}; exit 1")])));
+        let command = probes::batch(&list, &guest.layout());
+        assert_eq!(command.argv, ["/bin/sh", "-s"]);
+        let program = String::from_utf8(command.stdin).unwrap();
+        let program = program.replace("\nPATH=/usr/local/sbin", &format!("\nPATH={bin}:/usr/local/sbin"));
+        let (code, stdout, stderr) = pipe(shell, &["-s"], program.as_bytes());
+        assert_eq!((code, stderr.as_str()), (0, ""), "{shell}");
+        assert!(
+            stdout.lines().all(|line| line.len() < 4096),
+            "a longer line could mix with others"
+        );
+        let mut lines = Lines::default();
+        // In pieces, as a connection brings them.
+        let pieces = stdout
+            .as_bytes()
+            .chunks(7)
+            .flat_map(|piece| lines.push(piece))
+            .collect::<Vec<_>>();
+        let mut answers: Vec<_> = pieces.iter().filter_map(|line| probes::answer(line)).collect();
+        assert_eq!(
+            answers.last().map(|(n, _)| *n),
+            Some(0),
+            "the one that hangs comes last: {shell}"
+        );
+        answers.sort_by_key(|(n, _)| *n);
+        assert_eq!(answers.len(), list.len(), "{shell}");
+        let ran = |exit, output: &str| {
+            BatchAnswer::Ran(ProbeAnswer {
+                exit,
+                output: output.to_owned(),
+            })
+        };
+        let said = |n: usize| answers[n].1.clone();
+        assert_eq!(said(0), BatchAnswer::Late);
+        assert_eq!(said(1), BatchAnswer::NotRun("lxc-attach: 404: no init".into()));
+        assert_eq!(said(2), ran(0, ""));
+        assert_eq!(said(3), ran(7, evil));
+        assert_eq!(said(4), ran(124, ""));
+        let BatchAnswer::Ran(long) = said(5) else {
+            panic!("{:?}", said(5))
+        };
+        assert!(long.output.ends_with("xend\n") && long.output.len() <= 1024);
+        for (n, vmid) in (200..230).enumerate() {
+            assert_eq!(said(6 + n), ran(1, &format!("{vmid}\n")));
+        }
+    }
 }

@@ -20,6 +20,8 @@ pub struct Input<'a> {
     pub status: &'a GuestStatus,
     /// Unix time in seconds.
     pub now: i64,
+    /// The engine's own clock in milliseconds, which never goes back.
+    pub clock: i64,
     /// Only show: stages that would do something are noted and passed over, so that all of them are seen.
     pub preview: bool,
 }
@@ -137,7 +139,7 @@ impl Planner<'_> {
     fn stages(&mut self) -> Staged {
         self.facts.source = self.desired.source.as_ref().map(source_words);
         self.facts.stopped = self.desired.form == Form::Guest && self.desired.power == PowerState::Stopped;
-        if self.unchanged() {
+        if self.unchanged() && !self.needs_restart()? {
             return self.only_probe();
         }
         self.cluster()?;
@@ -160,6 +162,7 @@ impl Planner<'_> {
             return self.stay_sealed(vmid, &guest);
         }
         self.running(vmid, &guest).or_else(|next| self.shown(next))?;
+        self.restart_unhealthy(vmid, &guest).or_else(|next| self.shown(next))?;
         self.agent_answers(vmid, &guest)?;
         self.scripts(vmid, &guest).or_else(|next| self.shown(next))?;
         if self.desired.form == Form::Guest {
@@ -226,28 +229,40 @@ impl Planner<'_> {
             && !self.status.conditions.iter().any(|c| c.type_ == "RestartRequired")
     }
 
+    /// The guest as the last full look found it: id, node and that it runs.
+    fn as_found(&self) -> Option<(i64, Guest)> {
+        let vmid = self.status.vmid?;
+        let guest = Guest {
+            type_: self.desired.type_,
+            node: self.status.node.clone().unwrap_or_default(),
+            running: true,
+            ..Guest::default()
+        };
+        (self.desired.form == Form::Guest && self.desired.power == PowerState::Running).then_some((vmid, guest))
+    }
+
+    /// Whether a probe asks for a restart, before which the guest must be looked at.
+    fn needs_restart(&self) -> Result<bool, Next> {
+        match self.as_found() {
+            Some((vmid, guest)) => self.wants_restart(vmid, &guest),
+            None => Ok(false),
+        }
+    }
+
     fn only_probe(&mut self) -> Staged {
-        let Some(vmid) = self.status.vmid else { return Ok(()) };
-        let node = self.status.node.clone().unwrap_or_default();
         self.partial = true;
         self.keep_findings();
-        if self.desired.form == Form::Guest && self.desired.power == PowerState::Running {
-            let guest = Guest {
-                type_: self.desired.type_,
-                node,
-                running: true,
-                ..Guest::default()
-            };
-            self.healthy(vmid, &guest)?;
+        match self.as_found() {
+            Some((vmid, guest)) => self.healthy(vmid, &guest),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// What the last full look found still holds.
     fn keep_findings(&mut self) {
         for stage in Stage::ALL {
             let old = self.status.conditions.iter().find(|c| c.type_ == stage.as_str());
-            if let Some(old) = old.filter(|_| stage != Stage::Healthy || self.desired.probe.is_none()) {
+            if let Some(old) = old.filter(|_| stage != Stage::Healthy || self.as_found().is_none()) {
                 let reason = if old.status == "True" { "AsWanted" } else { "TestFailed" };
                 self.find(stage.as_str(), old.status == "True", reason, old.message.clone());
             }
@@ -346,60 +361,6 @@ impl Planner<'_> {
         self.run(stage, format!("shut {what} down"), vec![], Effect::Task(call))
     }
 
-    /// The readiness probe succeeds.
-    fn healthy(&mut self, vmid: i64, guest: &Guest) -> Staged {
-        let stage = Stage::Healthy;
-        let Some(probe) = self.desired.probe.as_ref().filter(|_| guest.running) else {
-            self.ok(
-                stage,
-                if guest.running {
-                    "no probe is set"
-                } else {
-                    "stopped as wanted"
-                },
-            );
-            return Ok(());
-        };
-        self.can_run_commands(stage, guest, "health.readiness")?;
-        let period = u64::try_from(probe.period_seconds.unwrap_or(10)).unwrap_or(10);
-        let threshold = probe.failure_threshold.unwrap_or(3);
-        let counts = self.status.probe.clone().unwrap_or_default();
-        let was_healthy = self.status.health.as_deref() == Some("Healthy");
-        match &self.observed.probe {
-            None => Err(Next::Look(Query::Probe {
-                vmid,
-                type_: guest.type_,
-                node: guest.node.clone(),
-                command: crate::desired::scripts::probe_command(probe),
-                timeout: u64::try_from(probe.timeout_seconds.unwrap_or(1)).unwrap_or(1),
-            })),
-            Some(Ok(None)) => {
-                self.facts.health = Some("Healthy".into());
-                self.facts.probe = Some(crate::crd::status::ProbeStatus {
-                    successes: 1,
-                    failures: 0,
-                });
-                self.ok(stage, "the readiness probe succeeds");
-                Ok(())
-            }
-            Some(Ok(Some(why))) => {
-                let failures = (counts.failures + 1).min(threshold);
-                self.facts.probe = Some(crate::crd::status::ProbeStatus { successes: 0, failures });
-                if was_healthy && failures < threshold {
-                    self.ok(stage, "the readiness probe succeeds");
-                    return Ok(());
-                }
-                self.facts.health = Some("Unhealthy".into());
-                let (reason, message) = probe_words(why);
-                Err(self.wait(stage, reason, message, period))
-            }
-            Some(Err(failure)) => {
-                let (reason, message) = (failure.reason, failure.message.clone());
-                Err(self.wait(stage, reason, message, period))
-            }
-        }
-    }
-
     /// Commands run in a container through SSH, in a machine through its guest agent.
     pub fn can_run_commands(&mut self, stage: Stage, guest: &Guest, field: &str) -> Staged {
         match guest.type_ {
@@ -421,7 +382,7 @@ impl Planner<'_> {
 
 /// A restart that applies what is pending. A machine whose system does not answer would not reboot (facts F.7), so it is
 /// shut down, hard after the deadline, and the next look starts it.
-fn restart(vmid: i64, guest: &Guest) -> Effect {
+pub(super) fn restart(vmid: i64, guest: &Guest) -> Effect {
     match guest.type_ {
         GuestType::Lxc => Effect::Task(ApiCall::post(status_path(vmid, guest, "reboot")).param("timeout", 60)),
         GuestType::Qemu => Effect::Task(
@@ -438,16 +399,6 @@ fn shutdown_seconds(guest: &Guest) -> u32 {
         GuestType::Lxc => 60,
         GuestType::Qemu => 180,
     }
-}
-
-/// Reason and message of a failed probe. vLLM's own begins what it says with a reason (`desired/scripts/vllm_probe.sh`).
-fn probe_words(why: &str) -> (&'static str, String) {
-    for reason in ["ModelLoading", "ModelServerFailed"] {
-        if let Some(words) = why.split_once(": ").and_then(|(_, text)| text.strip_prefix(reason)) {
-            return (reason, words.trim_start_matches(": ").to_string());
-        }
-    }
-    ("ProbeFailed", format!("the readiness probe fails: {why}"))
 }
 
 /// Path of a status operation.

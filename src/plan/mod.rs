@@ -8,6 +8,7 @@ mod create;
 mod delete;
 mod firewall;
 mod guest;
+mod health;
 mod identity;
 mod revisions;
 mod scripts;
@@ -22,8 +23,10 @@ mod vm_options;
 mod vm_properties;
 mod volumes;
 
+use std::collections::BTreeMap;
+
 use crate::desired::{GuestType, Script};
-use crate::observed::Row;
+use crate::observed::{HealthState, ProbeKind, Row};
 
 pub use call::{ApiCall, Auth, Method};
 pub use config::TAG;
@@ -174,19 +177,28 @@ pub enum Query {
         /// Id range, both ends included.
         ids: (i64, i64),
     },
-    /// The readiness probe.
-    Probe {
+    /// Probes, all at once.
+    Probes {
         /// The id.
         vmid: i64,
         /// Container or machine.
         type_: GuestType,
         /// Node.
         node: String,
-        /// Program and arguments to run in the guest.
-        command: Vec<String>,
-        /// Seconds.
-        timeout: u64,
+        /// The probes.
+        probes: Vec<ProbeRequest>,
     },
+}
+
+/// A probe to ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeRequest {
+    /// What it is for.
+    pub kind: ProbeKind,
+    /// Program and arguments to run in the guest.
+    pub command: Vec<String>,
+    /// Seconds.
+    pub timeout: u64,
 }
 
 /// One effect, with every value that it needs.
@@ -226,6 +238,8 @@ pub enum Announce {
     TakeUpRevision,
     /// A restart for this value of the annotation is about to be asked for.
     Restart(String),
+    /// A restart because of a probe is about to be asked for.
+    HealthRestart(crate::crd::RestartStatus),
     /// The lines are Phoenix's own.
     RawLines(Vec<String>),
     /// A volume of the guest's own with reclaimPolicy Delete.
@@ -337,6 +351,17 @@ pub enum Effect {
         /// How often it has been started with this hash, this time included: one attempt never runs twice.
         attempt: i64,
     },
+    /// Restart a systemd unit in the guest.
+    RestartUnit {
+        /// Container or machine.
+        type_: GuestType,
+        /// Node.
+        node: String,
+        /// The id.
+        vmid: i64,
+        /// The unit.
+        unit: String,
+    },
     /// Let the object go.
     RemoveFinalizer,
 }
@@ -362,7 +387,7 @@ pub enum Stage {
     ApplicationReady,
     /// The user's tests passed.
     TestsPassed,
-    /// The readiness probe succeeds.
+    /// The probes say that it works.
     Healthy,
     /// A template's snapshot or base is there.
     SnapshotReady,
@@ -444,8 +469,10 @@ pub struct Facts {
     pub tests: Option<Vec<crate::crd::ScriptStatus>>,
     /// Volumes.
     pub volumes: Option<Vec<crate::crd::VolumeStatus>>,
-    /// Probe results in a row.
-    pub probe: Option<crate::crd::status::ProbeStatus>,
+    /// What the probes said, this reconcile's answers included.
+    pub health_state: Option<HealthState>,
+    /// Milliseconds of the engine's clock until the next probe is due.
+    pub probe_due: Option<i64>,
     /// Health in one word.
     pub health: Option<String>,
     /// Row of the guest at the time of a full look that found everything as wanted.

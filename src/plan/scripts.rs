@@ -197,7 +197,7 @@ impl Planner<'_> {
         let position = position(script, record, self.input.now);
         if script.role == ScriptRole::Vllm && position != Position::Done {
             // The server is about to start or restart: what the probe said of it counts no more.
-            self.facts.health = Some("Unhealthy".into());
+            self.forget_probes(guest);
         }
         match position {
             Position::Done => Ok(true),

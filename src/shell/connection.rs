@@ -13,6 +13,7 @@ use crate::proxmox::cluster::ClusterStatus;
 use crate::proxmox::{ApiToken, Client, ConnectOptions, Login, Tls};
 
 use super::failure::{failure, of_ssh};
+use super::probes::Prober;
 
 /// What the last poll came to.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub struct Connection {
     /// API client.
     pub client: Client,
     ssh: Option<Ssh>,
+    /// Asks the probes of its guests.
+    pub(super) prober: Arc<Prober>,
     state: Mutex<State>,
     /// Edits of owner containers pass one at a time (design §6).
     pub owners: tokio::sync::Mutex<()>,
@@ -92,6 +95,7 @@ impl Connection {
         };
         Ok(Connection {
             access,
+            prober: Arc::new(Prober::new(client.clone(), ssh.clone())),
             client,
             ssh,
             state: Mutex::default(),
@@ -192,7 +196,7 @@ impl Connection {
     }
 
     /// Where a node's SSH server is.
-    fn target(&self, node: &str) -> Result<Node, (Failure, bool)> {
+    pub(super) fn target(&self, node: &str) -> Result<Node, (Failure, bool)> {
         let access = self.access.ssh.as_ref().ok_or_else(no_ssh)?;
         let known = self.last_snapshot().and_then(|s| s.addresses.get(node).cloned());
         let host = access
@@ -337,7 +341,7 @@ impl Connection {
     }
 }
 
-fn no_ssh() -> (Failure, bool) {
+pub(super) fn no_ssh() -> (Failure, bool) {
     let message = "this needs SSH to the node: set spec.ssh of the PhoenixHypervisor";
     (failure("MissingPrivilege", message), false)
 }

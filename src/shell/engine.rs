@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::crd::GuestStatus;
 use crate::desired::{self, Blocked, Desired, GuestObject, GuestType, Key, Stamp, refs};
-use crate::observed::{ClonePlace, Failure, Observed, Verified};
+use crate::observed::{ClonePlace, Failure, HealthState, Observed, Verified};
 use crate::plan::{self, Announce, Effect, Input, Next, Plan, Step};
 use crate::proxmox::{Upid, task::TaskState};
 use crate::status::{self, Outcome};
@@ -19,6 +19,7 @@ use super::connection::{Connection, Snapshot};
 use super::execute::execute;
 use super::failure::{failure, of_call};
 use super::observe;
+pub use super::options::{Counters, EngineOptions, Point, Tripwire};
 use super::store::{Event, EventType, Store, StoreError};
 
 /// Steps of one reconcile before others get their turn.
@@ -28,45 +29,6 @@ const MAX_LOOKS: usize = 64;
 /// Seconds after which a guest is looked at in full although nothing seems to have changed.
 const SWEEP_SECONDS: i64 = 600;
 
-/// Where a test may cut the engine off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Point {
-    /// Before an effect is sent.
-    BeforeEffect,
-    /// After an effect was carried out, before its answer is used.
-    AfterEffect,
-    /// Before status is written.
-    BeforeStatus,
-}
-
-/// Cuts the engine off, for tests: `true` stops it as if it had been killed there.
-pub trait Tripwire: Send + Sync {
-    /// Whether to stop at this point.
-    fn trip(&self, key: &Key, point: Point, what: &str) -> bool;
-}
-
-/// How an engine works.
-#[derive(Clone)]
-pub struct EngineOptions {
-    /// Management cluster id (design §3, Identity).
-    pub cluster_id: String,
-    /// Divides all waits, for tests against a simulator that runs faster than time; 1.0 otherwise.
-    pub time_scale: f64,
-    /// For tests only.
-    pub tripwire: Option<Arc<dyn Tripwire>>,
-}
-
-impl EngineOptions {
-    /// Options for normal work.
-    pub fn new(cluster_id: impl Into<String>) -> Self {
-        EngineOptions {
-            cluster_id: cluster_id.into(),
-            time_scale: 1.0,
-            tripwire: None,
-        }
-    }
-}
-
 /// When an object wants to be looked at again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Requeue {
@@ -75,7 +37,7 @@ pub struct Requeue {
 }
 
 /// Why a reconcile ended early.
-enum Stop {
+pub(super) enum Stop {
     Store(StoreError),
     /// A test cut it off.
     Cut,
@@ -93,12 +55,15 @@ pub struct Engine<S: Store> {
     pub(super) options: EngineOptions,
     pub(super) connections: Mutex<HashMap<(String, String), Arc<Connection>>>,
     memory: Mutex<Memory>,
+    began: std::time::Instant,
 }
 
 /// What is kept in memory only; losing it costs a look.
 #[derive(Default)]
 struct Memory {
     verified: HashMap<Key, Verified>,
+    /// What the probes of the objects' guests said.
+    health: HashMap<Key, HealthState>,
     /// Vmids that were chosen, until status shows them: hypervisor and vmid → object.
     reserved: HashMap<((String, String), i64), Key>,
 }
@@ -119,7 +84,13 @@ impl<S: Store> Engine<S> {
             options,
             connections: Mutex::default(),
             memory: Mutex::default(),
+            began: std::time::Instant::now(),
         }
+    }
+
+    /// Milliseconds since the engine began, as fast as its time goes.
+    fn clock(&self) -> i64 {
+        (self.began.elapsed().as_secs_f64() * 1000.0 * self.options.time_scale) as i64
     }
 
     /// One reconcile of a guest object: runs steps until it has to wait; never waits for a Proxmox task.
@@ -148,10 +119,11 @@ impl<S: Store> Engine<S> {
     fn forget(&self, key: &Key) {
         let mut memory = lock(&self.memory);
         memory.verified.remove(key);
+        memory.health.remove(key);
         memory.reserved.retain(|_, k| k != key);
     }
 
-    fn cut(&self, key: &Key, point: Point, what: &str) -> Result<(), Stop> {
+    pub(super) fn cut(&self, key: &Key, point: Point, what: &str) -> Result<(), Stop> {
         match &self.options.tripwire {
             Some(wire) if wire.trip(key, point, what) => Err(Stop::Cut),
             _ => Ok(()),
@@ -256,6 +228,7 @@ impl<S: Store> Engine<S> {
                     observed: &observed,
                     status: &object.status,
                     now: now(),
+                    clock: self.clock(),
                     preview,
                 }),
                 None => plan::plan_deletion(object, &observed, &self.options.cluster_id, now()),
@@ -278,6 +251,10 @@ impl<S: Store> Engine<S> {
                 *owner_guard = Some(connection.owners.lock().await);
             }
             observe::look(connection, snapshot, &identity, &previous, query, &mut observed).await?;
+            if let (Some(counters), plan::Query::Probes { probes, .. }) = (&self.options.counters, query) {
+                let answers = probes.iter().filter_map(|p| observed.probes.get_key_value(&p.kind));
+                answers.for_each(|(kind, answer)| counters.probe(*kind, answer));
+            }
         }
         Err(failure(
             "InternalError",
@@ -315,6 +292,7 @@ impl<S: Store> Engine<S> {
             reserved: self.reserved(&memory, object),
             verified,
             sweep,
+            health: memory.health.get(&object.key).cloned(),
             ..Observed::default()
         }
     }
@@ -410,6 +388,9 @@ impl<S: Store> Engine<S> {
         plan: Plan,
     ) -> Result<Option<f64>, Stop> {
         let hash = desired.map(|d| d.hash.as_str());
+        if let Some(state) = &plan.facts.health_state {
+            lock(&self.memory).health.insert(object.key.clone(), state.clone());
+        }
         let status = status::planned(&object.status, object.generation, &plan, hash, now());
         match &plan.next {
             Next::Run(step) => self.run(connection, object, step, status).await,
@@ -423,15 +404,14 @@ impl<S: Store> Engine<S> {
                     lock(&self.memory).verified.insert(object.key.clone(), verified);
                 }
                 self.publish(&object, status).await?;
-                let probe = desired
-                    .and_then(|d| d.probe.as_ref())
-                    .filter(|_| desired.is_some_and(|d| d.form == desired::Form::Guest));
-                Ok(Some(probe.map_or(SWEEP_SECONDS as f64, |p| {
-                    p.period_seconds.unwrap_or(10).max(10) as f64
-                })))
+                let due = plan.facts.probe_due.map(|ms| ms as f64 / 1000.0);
+                Ok(Some(due.unwrap_or(f64::INFINITY).min(SWEEP_SECONDS as f64)))
             }
             Next::Wait { seconds, .. } => {
-                lock(&self.memory).verified.remove(&object.key);
+                // Where only the probes were asked, what the last full look found still holds.
+                if !plan.partial {
+                    lock(&self.memory).verified.remove(&object.key);
+                }
                 self.publish(&object, status).await?;
                 Ok(Some(*seconds as f64))
             }
@@ -467,6 +447,7 @@ impl<S: Store> Engine<S> {
         let object = self.write(&object, status).await?;
         self.cut(&object.key, Point::BeforeEffect, &step.action)?;
         tracing::info!(key = %object.key, action = %step.action, "step");
+        self.tell_restart(&object, step).await;
         let outcome = execute(connection, &object.key, step).await;
         self.cut(&object.key, Point::AfterEffect, &step.action)?;
         self.finish(connection, &object, step, outcome).await
@@ -558,80 +539,6 @@ impl<S: Store> Engine<S> {
                 let message = format!("PhoenixHypervisor {namespace}/{name} was not reached yet");
                 Blocked::waiting("HypervisorNotReady", message)
             })
-    }
-
-    async fn publish_blocked(&self, object: &GuestObject, blocked: Blocked) -> Result<Option<f64>, Stop> {
-        let (next, seconds) = match blocked {
-            Blocked::Stalled { reason, message } => (Next::Stuck { reason, message }, 60.0),
-            Blocked::Waiting { reason, message } => (
-                Next::Wait {
-                    reason,
-                    message,
-                    seconds: 5,
-                },
-                5.0,
-            ),
-        };
-        let plan = Plan {
-            next,
-            findings: vec![],
-            facts: plan::Facts::default(),
-            partial: true,
-            steps: vec![],
-        };
-        let status = status::planned(&object.status, object.generation, &plan, None, now());
-        self.publish(object, status).await?;
-        Ok(Some(seconds))
-    }
-
-    /// Writes status and tells of transitions.
-    async fn publish(&self, object: &GuestObject, status: GuestStatus) -> Result<(), Stop> {
-        let of = |s: &GuestStatus, t: &str| s.conditions.iter().find(|c| c.type_ == t).cloned();
-        let event = |type_, c: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| Event {
-            type_,
-            reason: c.reason.clone(),
-            message: if c.message.is_empty() {
-                c.reason.clone()
-            } else {
-                c.message.clone()
-            },
-        };
-        let mut events = Vec::new();
-        for (name, type_) in [
-            ("Ready", EventType::Normal),
-            ("Stalled", EventType::Warning),
-            ("DriftDetected", EventType::Warning),
-        ] {
-            let (old, new) = (of(&object.status, name), of(&status, name));
-            if let Some(new) = new.filter(|n| n.status == "True")
-                && old.is_none_or(|o| o.status != "True" || (o.reason != new.reason && name != "Ready"))
-            {
-                events.push(event(type_, &new));
-            }
-        }
-        let object = self.write(object, status).await?;
-        for event in events {
-            self.store.event(&object, event).await;
-        }
-        Ok(())
-    }
-
-    /// Writes status if it says something new.
-    async fn write(&self, object: &GuestObject, status: GuestStatus) -> Result<GuestObject, Stop> {
-        if status == object.status {
-            return Ok(object.clone());
-        }
-        self.cut(&object.key, Point::BeforeStatus, "status")?;
-        Ok(self.store.write_status(object, &status).await?)
-    }
-
-    async fn warn(&self, object: &GuestObject, reason: &str, message: &str) {
-        let event = Event {
-            type_: EventType::Warning,
-            reason: reason.into(),
-            message: message.into(),
-        };
-        self.store.event(object, event).await;
     }
 }
 

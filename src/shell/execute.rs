@@ -42,6 +42,12 @@ pub async fn execute(connection: &Connection, key: &Key, step: &Step) -> Outcome
             vendor,
         } => snippet(connection, on, volid, vendor).await,
         Effect::RemoveSnippet { node: on, volid } => ssh(connection, on, &node::remove_snippet(volid)).await,
+        Effect::RestartUnit {
+            type_,
+            node: on,
+            vmid,
+            unit,
+        } => restart_unit(connection, *type_, on, *vmid, unit).await,
         Effect::Script {
             type_,
             node: on,
@@ -218,6 +224,30 @@ async fn snippet(connection: &Connection, on: &str, volid: &str, vendor: &Wanted
     match cloud_init::vendor_data(&wish) {
         Ok(text) => ssh(connection, on, &node::write_snippet(volid, &text.unwrap_or_default())).await,
         Err(message) => Outcome::Failed(failure("InvalidSpec", message)),
+    }
+}
+
+/// systemd answers at once and restarts the unit by itself: a service that takes long to stop holds up nothing.
+async fn restart_unit(connection: &Connection, type_: GuestType, on: &str, vmid: i64, unit: &str) -> Outcome {
+    let argv = ["systemctl", "restart", "--no-block", unit].map(str::to_string);
+    let command = runner::probe(id(vmid), &argv, 20, &Layout::default());
+    let output = match connection.in_guest(type_, on, vmid, &command).await {
+        Ok(output) if output.is_success() => output,
+        Ok(output) => return Outcome::Failed(of_guest(type_, vmid, &output)),
+        Err((error, _)) => return Outcome::Failed(error),
+    };
+    match runner::ProbeAnswer::parse(&output.stdout.text()) {
+        Ok(answer) if answer.exit == 0 => Outcome::Done,
+        Ok(answer) => {
+            let message = format!(
+                "systemctl restart {unit} in {} ended with exit code {}: {}: correct health.restartUnit",
+                type_.named(vmid),
+                answer.exit,
+                answer.output.trim()
+            );
+            Outcome::Failed(failure("CommandFailed", message))
+        }
+        Err(error) => Outcome::Failed(failure("GuestUnreachable", error.to_string())),
     }
 }
 

@@ -1,7 +1,8 @@
 //! The only effects: observe, execute, publish, controllers.
 //!
-//! * [`engine`] the pipeline of one reconcile, and the poll of a hypervisor
+//! * [`engine`] the pipeline of one reconcile (`publish`: status and events), and [`poll`] of a hypervisor
 //! * [`connection`] one a hypervisor; [`observe`] reads, [`execute`] effects, [`failure`] what went wrong
+//! * `probes` asks the probes of guests beside the reconciles, many over one channel
 //! * [`store`] where objects and their status are kept
 //! * [`operator`] the engine driven by an API server
 
@@ -12,6 +13,9 @@ pub mod execute;
 pub mod failure;
 pub mod observe;
 pub mod operator;
+mod options;
 pub mod poll;
 pub mod preview;
+mod probes;
+mod publish;
 pub mod store;

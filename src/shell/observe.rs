@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::desired::{Desired, GuestType, Stamp};
 use crate::guest::runner::{self, Layout, State};
 use crate::observed::*;
-use crate::plan::{OWNER_KIND, Query};
+use crate::plan::{OWNER_KIND, ProbeRequest, Query};
 use crate::proxmox::Error;
 use crate::proxmox::guest::GuestConfig;
 
 use super::connection::{Connection, Snapshot, identity_of};
 use super::failure::{failure, of_call, of_guest};
+use super::probes::Place;
 
 mod vm;
 
@@ -93,14 +94,14 @@ pub async fn look(
                 .await,
             );
         }
-        Query::Probe {
+        Query::Probes {
             vmid,
             type_,
             node,
-            command,
-            timeout,
+            probes,
         } => {
-            observed.probe = Some(probe(connection, *type_, *vmid, node, command, *timeout).await);
+            let answers = self::probes(connection, *type_, *vmid, node, probes).await;
+            observed.probes.extend(answers);
         }
     }
     Ok(())
@@ -510,30 +511,28 @@ async fn owners(
     Ok(result)
 }
 
-async fn probe(
+/// Asks the probes of one guest, all at once.
+async fn probes(
     connection: &Connection,
     type_: GuestType,
     vmid: i64,
     node: &str,
-    command: &[String],
-    timeout: u64,
-) -> Result<Option<String>, Failure> {
-    let command = runner::probe(id(vmid), command, timeout, &Layout::default());
-    let output = connection
-        .in_guest(type_, node, vmid, &command)
-        .await
-        .map_err(|(f, _)| f)?;
-    if !output.is_success() {
-        return Ok(Some(output.complaint()));
-    }
-    let answer =
-        runner::ProbeAnswer::parse(&output.stdout.text()).map_err(|e| failure("GuestUnreachable", e.to_string()))?;
-    Ok((answer.exit != 0).then(|| {
-        let text: String = answer.output.trim().chars().take(300).collect();
-        format!(
-            "exit code {}{}{text}",
-            answer.exit,
-            if text.is_empty() { "" } else { ": " }
-        )
-    }))
+    requests: &[ProbeRequest],
+) -> Vec<(ProbeKind, ProbeAnswer)> {
+    let place = match type_ {
+        GuestType::Lxc => connection.target(node).map(Place::Container),
+        GuestType::Qemu => Ok(Place::Machine(node.to_string())),
+    };
+    let place = match place {
+        Ok(place) => place,
+        Err((failure, _)) => {
+            let unknown = |r: &ProbeRequest| (r.kind, ProbeAnswer::Unknown(failure.clone()));
+            return requests.iter().map(unknown).collect();
+        }
+    };
+    let place = &place;
+    let asked = requests
+        .iter()
+        .map(|request| async move { (request.kind, connection.prober.ask(vmid, place, request).await) });
+    futures::future::join_all(asked).await
 }

@@ -68,17 +68,21 @@ fn vllm_server(object: &GuestObject) -> Option<&Vllm> {
     object.lxc()?.vllm.as_ref()
 }
 
-/// The readiness probe: the object's own, else vLLM's, else the last feature's that has one.
-pub fn probe(object: &GuestObject, hypervisor: &PhoenixHypervisor, objects: &dyn Objects) -> Option<Probe> {
-    let own = |health: &Option<Health>| health.as_ref().and_then(|h| h.readiness.clone());
+/// The probes: the object's own; where it has no readiness probe, vLLM's, else that of the last feature with one.
+pub fn health(object: &GuestObject, hypervisor: &PhoenixHypervisor, objects: &dyn Objects) -> Health {
     let given = match &object.spec {
-        GuestSpec::Lxc(spec) => own(&spec.health),
-        GuestSpec::Vm(spec) => own(&spec.health),
-        GuestSpec::Template(_) => None,
+        GuestSpec::Lxc(spec) => spec.health.clone(),
+        GuestSpec::Vm(spec) => spec.health.clone(),
+        GuestSpec::Template(_) => return Health::default(),
     };
-    if given.is_some() {
-        return given;
+    let mut health = given.unwrap_or_default();
+    if health.readiness.is_none() {
+        health.readiness = implied(object, hypervisor, objects);
     }
+    health
+}
+
+fn implied(object: &GuestObject, hypervisor: &PhoenixHypervisor, objects: &dyn Objects) -> Option<Probe> {
     if let Some(server) = vllm_server(object) {
         return Some(vllm::probe(server));
     }

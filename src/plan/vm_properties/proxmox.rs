@@ -63,6 +63,7 @@ impl Proxmox {
                 observed: &observed,
                 status: &self.status,
                 now: 1_000_000,
+                clock: 0,
                 preview: false,
             });
             let Next::Look(query) = &plan.next else { return plan };

@@ -11,6 +11,9 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::index::Name;
 use super::state::Item;
+use crate::desired::Key;
+use crate::observed::{ProbeAnswer, ProbeKind};
+use crate::shell::engine::Counters;
 use crate::shell::store::StoreError;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -22,6 +25,12 @@ struct Outcome {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OfKind {
     kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Probe {
+    probe: &'static str,
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -37,6 +46,8 @@ pub struct Metrics {
     reconciles: Family<Outcome, Counter>,
     durations: Family<OfKind, Histogram, fn() -> Histogram>,
     status_writes: Family<Outcome, Counter>,
+    probes: Family<Probe, Counter>,
+    health_restarts: Family<OfKind, Counter>,
     up: Family<Hypervisor, Gauge>,
     backlog: Gauge,
     running: Gauge,
@@ -51,6 +62,8 @@ impl Default for Metrics {
             // 5 ms to about 80 s.
             durations: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.005, 4.0, 8))),
             status_writes: Family::default(),
+            probes: Family::default(),
+            health_restarts: Family::default(),
             up: Family::default(),
             backlog: Gauge::default(),
             running: Gauge::default(),
@@ -78,6 +91,16 @@ impl Metrics {
             "status_writes",
             "Status writes by kind and result",
             self.status_writes.clone(),
+        );
+        registry.register(
+            "probes",
+            "Answers of startup, readiness and liveness probes by result",
+            self.probes.clone(),
+        );
+        registry.register(
+            "health_restarts",
+            "Restarts of guests or their units because a startup or liveness probe failed, by kind of the object",
+            self.health_restarts.clone(),
         );
         registry.register(
             "hypervisor_up",
@@ -160,6 +183,25 @@ impl Metrics {
     }
 }
 
+impl Counters for Metrics {
+    fn probe(&self, kind: ProbeKind, answer: &ProbeAnswer) {
+        let result = match answer {
+            ProbeAnswer::Succeeded => "success",
+            ProbeAnswer::Failed(_) => "failure",
+            ProbeAnswer::Unknown(_) => "unknown",
+            // Counted when it is answered.
+            ProbeAnswer::UnderWay => return,
+        };
+        let probe = kind.as_str();
+        self.probes.get_or_create(&Probe { probe, result }).inc();
+    }
+
+    fn health_restart(&self, key: &Key) {
+        let kind = key.kind.as_str();
+        self.health_restarts.get_or_create(&OfKind { kind }).inc();
+    }
+}
+
 fn kind(item: &Item) -> &'static str {
     match item {
         Item::Guest(key) => key.kind.as_str(),
@@ -173,7 +215,6 @@ fn kind(item: &Item) -> &'static str {
 mod tests {
     use super::*;
     use crate::crd::GuestKind;
-    use crate::desired::Key;
 
     #[test]
     fn counts_show_up_under_their_names() {
@@ -184,12 +225,17 @@ mod tests {
         let pve = ("ai".to_string(), "pve".to_string());
         metrics.hypervisor(&pve, Some(true));
         metrics.queue(4, 2);
+        metrics.probe(ProbeKind::Liveness, &ProbeAnswer::Failed("no".into()));
+        metrics.probe(ProbeKind::Liveness, &ProbeAnswer::UnderWay);
+        metrics.health_restart(&Key::new(GuestKind::PhoenixVM, "ai", "a"));
         let text = metrics.text().unwrap();
         for line in [
             "phoenix_reconciles_total{kind=\"PhoenixLXC\",result=\"ready\"} 1",
             "phoenix_reconcile_duration_seconds_count{kind=\"PhoenixLXC\"} 1",
             "phoenix_status_writes_total{kind=\"PhoenixLXC\",result=\"conflict\"} 1",
             "phoenix_hypervisor_up{namespace=\"ai\",name=\"pve\"} 1",
+            "phoenix_probes_total{probe=\"liveness\",result=\"failure\"} 1",
+            "phoenix_health_restarts_total{kind=\"PhoenixVM\"} 1",
             "phoenix_queue_length 4",
             "phoenix_running 2",
         ] {

@@ -19,6 +19,7 @@ use super::metrics::Metrics;
 use super::state::{Guest, Item, Origin, State};
 use crate::crd::*;
 use crate::desired::{GuestObject, Key, Objects};
+use crate::shell::engine::Counters;
 use crate::shell::store::{Event, EventType, Store, StoreError};
 
 /// Seconds that one call to the API server may take.
@@ -40,6 +41,11 @@ pub struct KubeStore {
 }
 
 impl KubeStore {
+    /// Where the engine counts probes.
+    pub fn counters(&self) -> Arc<dyn Counters> {
+        self.metrics.clone()
+    }
+
     /// An empty store for the process `instance`, whose permissions come from RoleBindings of this name.
     pub fn new(client: Client, instance: &str, role_binding: &str, metrics: Arc<Metrics>) -> Self {
         let reporter = Reporter {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::node_files::Files;
+use super::probes::{self, Probes};
 use super::qm::Qm;
 use super::raw_lines::RawLines;
 use super::runner::Program;
@@ -43,6 +44,8 @@ pub enum Command {
     Snippet(Snippet),
     /// The script that edits raw lines.
     RawLines(RawLines),
+    /// Probes of several containers.
+    Probes(Probes),
     /// `cat` of one of the known files.
     Cat(String),
     /// `nvidia-smi --query-gpu=…`: the fields.
@@ -76,6 +79,7 @@ impl Command {
             ["/bin/sh", "-s"] if stdin.starts_with(snippets::HEADER.as_bytes()) => {
                 Snippet::parse(stdin).map(Self::Snippet)
             }
+            ["/bin/sh", "-s"] if stdin.starts_with(probes::HEADER.as_bytes()) => Probes::parse(stdin).map(Self::Probes),
             ["/bin/sh", "-s"] => RawLines::parse(stdin).map(Self::RawLines),
             ["cat", path] => Ok(Self::Cat((*path).to_owned())),
             ["nvidia-smi", query, "--format=csv,noheader,nounits"] if query.starts_with("--query-gpu=") => {
@@ -111,6 +115,7 @@ impl Command {
             Self::Qm(qm) => qm.summary(),
             Self::Files(files) => files.summary(),
             Self::Snippet(snippet) => snippet.summary(),
+            Self::Probes(probes) => probes.summary(),
             Self::Cat(path) => format!("cat {path}"),
             Self::Gpus(_) => "nvidia-smi".into(),
             Self::Plain(word) => word.clone(),
@@ -156,6 +161,7 @@ impl Command {
             Self::Qm(qm) => qm.run(state, &node),
             Self::Files(files) => files.run(state, &node),
             Self::Snippet(snippet) => snippet.run(state, &node),
+            Self::Probes(probes) => probes.run(state, &node),
             Self::Cat(path) => cat(state, &node, path),
             Self::Gpus(fields) => gpus(state, &node, fields),
             Self::Plain(word) => Reply::ok(match word.as_str() {
@@ -342,7 +348,7 @@ pub fn serve(state: &mut State, request: &Request) -> (Reply, Served) {
         Some(SshAction::Refuse { exit, message }) => (Reply::fail(*exit, message.clone()), served),
         other => {
             let reply = command.run(state, request.node.as_deref(), other.as_ref());
-            let cut = matches!(other, Some(SshAction::LoseAfter));
+            let cut = matches!(other, Some(SshAction::LoseAfter)) || reply.cut;
             let delay = if let Some(SshAction::Delay { ms }) = other {
                 state.scaled(*ms)
             } else {

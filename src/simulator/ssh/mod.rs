@@ -6,6 +6,7 @@
 
 pub mod commands;
 pub mod node_files;
+pub mod probes;
 pub mod qm;
 pub mod raw_lines;
 pub mod runner;
@@ -41,4 +42,8 @@ pub struct Reply {
     pub stderr: String,
     /// It only failed because somebody holds the config file: it is tried again for a while.
     pub wait: bool,
+    /// More of standard output, each after so many milliseconds.
+    pub later: Vec<(u64, String)>,
+    /// The connection is cut without an answer.
+    pub cut: bool,
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -53,6 +54,7 @@ struct Shared {
     simulator: Simulator,
     authorized: Vec<PublicKey>,
     log: Mutex<Vec<SshEntry>>,
+    connections: AtomicUsize,
     usual: Arc<server::Config>,
     other: Arc<server::Config>,
 }
@@ -103,6 +105,7 @@ impl SshServer {
             simulator: simulator.clone(),
             authorized,
             log: Mutex::default(),
+            connections: AtomicUsize::new(0),
             usual: config(key),
             other: config(new_key()?),
         });
@@ -166,6 +169,11 @@ impl SshServer {
     /// The commands served so far.
     pub fn log(&self) -> Vec<SshEntry> {
         lock(&self.shared.log).clone()
+    }
+
+    /// How many connections were logged in to so far.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
     }
 
     /// A new key pair for a client: private key (OpenSSH PEM) and the line for `authorized_keys`.
@@ -262,6 +270,7 @@ impl server::Handler for Visitor {
                 .any(|known| known.key_data() == key.public_key.key_data())
         {
             self.user = user.to_owned();
+            self.shared.connections.fetch_add(1, Ordering::Relaxed);
             return Ok(Auth::Accept);
         }
         Ok(Auth::reject())
@@ -343,6 +352,12 @@ async fn answer(shared: Arc<Shared>, request: Request, channel: ChannelId, handl
     }
     // A client that has gone away does not get its answer; the command has had its effect all the same.
     let _ = handle.data(channel, reply.stdout.into_bytes()).await;
+    let mut waited = 0;
+    for (ms, text) in reply.later {
+        shared.simulator.clock().sleep(ms - waited).await;
+        waited = ms;
+        let _ = handle.data(channel, text.into_bytes()).await;
+    }
     if !reply.stderr.is_empty() {
         let _ = handle.extended_data(channel, 1, reply.stderr.into_bytes()).await;
     }

@@ -3,7 +3,7 @@
 use super::*;
 
 fn probe_of(objects: &MemoryObjects, object: &GuestObject) -> Option<Probe> {
-    probe(object, &objects.hypervisor("infra", "pve").unwrap(), objects)
+    health(object, &objects.hypervisor("infra", "pve").unwrap(), objects).readiness
 }
 
 #[test]

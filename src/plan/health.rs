@@ -1,0 +1,349 @@
+//! Startup, readiness and liveness probes, with Kubernetes' semantics: thresholds count answers in a row since the guest
+//! was started; liveness and readiness begin when the startup probe has succeeded; a failed startup or liveness probe
+//! restarts the unit or the guest, at once the first time and then with a growing pause. Probes are asked once the
+//! scripts ran: what is being installed cannot work yet.
+//!
+//! Counts live in the engine's memory; what must outlive it, the number of restarts and the time of the last one, is in
+//! status before the restart is asked for.
+
+use crate::crd::{Health, Probe, RestartStatus};
+use crate::observed::{Guest, HealthState, ProbeAnswer, ProbeCounts, ProbeKind};
+use crate::status::time;
+
+use super::guest::{Planner, Staged, restart};
+use super::*;
+
+/// Seconds before the second restart in a row; doubles up to [`LONGEST_PAUSE`], as the kubelet's.
+const FIRST_PAUSE: i64 = 10;
+const LONGEST_PAUSE: i64 = 300;
+/// A guest that worked for so many seconds is no longer in a row of restarts.
+const CALM: i64 = 600;
+/// Milliseconds after which a probe that is under way is asked for again.
+const UNDER_WAY: i64 = 500;
+
+/// What the answers so far come to.
+#[derive(Debug)]
+struct Verdict {
+    state: HealthState,
+    /// Probes whose time has come.
+    due: Vec<ProbeKind>,
+    /// Milliseconds until the next one is due.
+    next: i64,
+    /// The startup or liveness probe that has failed for good.
+    restart: Option<ProbeKind>,
+}
+
+fn probe(health: &Health, kind: ProbeKind) -> Option<&Probe> {
+    match kind {
+        ProbeKind::Startup => health.startup.as_ref(),
+        ProbeKind::Readiness => health.readiness.as_ref(),
+        ProbeKind::Liveness => health.liveness.as_ref(),
+    }
+}
+
+fn failure_threshold(probe: &Probe) -> i64 {
+    probe.failure_threshold.unwrap_or(3)
+}
+
+impl HealthState {
+    /// Nothing was asked yet.
+    fn new(of: &Health, pid: Option<i64>, since: i64, started: bool) -> Self {
+        HealthState {
+            of: of.clone(),
+            pid,
+            since,
+            started: started || of.startup.is_none(),
+            counts: BTreeMap::new(),
+        }
+    }
+
+    /// The startup probe alone until it succeeded, then the others.
+    fn active(&self) -> Vec<(ProbeKind, &Probe)> {
+        let kinds: &[ProbeKind] = match self.started {
+            true => &[ProbeKind::Readiness, ProbeKind::Liveness],
+            false => &[ProbeKind::Startup],
+        };
+        kinds
+            .iter()
+            .filter_map(|kind| Some((*kind, probe(&self.of, *kind)?)))
+            .collect()
+    }
+
+    /// Counts an answer; counts stop at their threshold, so that a state that says the same stays the same.
+    fn count(&mut self, kind: ProbeKind, answer: &ProbeAnswer, clock: i64) {
+        let Some(probe) = probe(&self.of, kind) else { return };
+        let (enough, bad) = (probe.success_threshold.unwrap_or(1), failure_threshold(probe));
+        let counts = self.counts.entry(kind).or_default();
+        match answer {
+            ProbeAnswer::UnderWay => return,
+            ProbeAnswer::Succeeded => {
+                *counts = ProbeCounts {
+                    successes: (counts.successes + 1).min(enough),
+                    ..ProbeCounts::default()
+                };
+                self.started |= kind == ProbeKind::Startup;
+            }
+            ProbeAnswer::Failed(why) => {
+                *counts = ProbeCounts {
+                    failures: (counts.failures + 1).min(bad),
+                    why: why.clone(),
+                    ..ProbeCounts::default()
+                };
+            }
+            ProbeAnswer::Unknown(failure) => {
+                counts.unknown = (counts.unknown + 1).min(bad);
+                counts.failure = Some(failure.clone());
+            }
+        }
+        counts.last = Some(clock);
+    }
+
+    /// When a probe is due.
+    fn due_at(&self, kind: ProbeKind, probe: &Probe) -> i64 {
+        match self.counts.get(&kind).and_then(|c| c.last) {
+            Some(last) => last + probe.period_seconds.unwrap_or(10) * 1000,
+            None => self.since + probe.initial_delay_seconds.unwrap_or(0) * 1000,
+        }
+    }
+}
+
+fn judge(mut state: HealthState, answers: &BTreeMap<ProbeKind, ProbeAnswer>, clock: i64) -> Verdict {
+    for (kind, answer) in answers {
+        state.count(*kind, answer, clock);
+    }
+    let active = state.active();
+    let due = active
+        .iter()
+        .filter(|(kind, probe)| !answers.contains_key(kind) && state.due_at(*kind, probe) <= clock)
+        .map(|(kind, _)| *kind)
+        .collect();
+    let next = active.iter().map(|(kind, probe)| match answers.get(kind) {
+        Some(ProbeAnswer::UnderWay) => UNDER_WAY,
+        _ => (state.due_at(*kind, probe) - clock).max(0),
+    });
+    let next = next.min().unwrap_or(LONGEST_PAUSE * 1000);
+    let failed = |(kind, probe): &(ProbeKind, &Probe)| {
+        let failures = state.counts.get(kind).map_or(0, |c| c.failures);
+        *kind != ProbeKind::Readiness && failures >= failure_threshold(probe)
+    };
+    let restart = active.iter().find(|p| failed(p)).map(|(kind, _)| *kind);
+    Verdict {
+        due,
+        next,
+        restart,
+        state,
+    }
+}
+
+/// The restart after those so far.
+fn counted(before: Option<&RestartStatus>, now: i64) -> RestartStatus {
+    let before = before.filter(|r| r.count > 0);
+    let in_a_row = before
+        .filter(|r| now - r.last.0.as_second() < CALM)
+        .map_or(0, |r| r.in_a_row);
+    RestartStatus {
+        count: before.map_or(0, |r| r.count) + 1,
+        in_a_row: in_a_row + 1,
+        last: time(now),
+    }
+}
+
+/// When the next restart may be, where that is in the future.
+fn held_back(before: Option<&RestartStatus>, now: i64) -> Option<i64> {
+    let before = before?;
+    let shift = u32::try_from(before.in_a_row.clamp(1, 6) - 1).unwrap_or(0);
+    let due = before.last.0.as_second() + (FIRST_PAUSE << shift).min(LONGEST_PAUSE);
+    (due > now).then_some(due)
+}
+
+impl Planner<'_> {
+    /// What is known of the guest since this start of it. A guest whose process changed was started anew; where the
+    /// engine was, status says whether it worked before.
+    fn health_state(&self, guest: &Guest) -> HealthState {
+        let wanted = &self.desired.health;
+        let before = self.observed.health.as_ref();
+        let same_start = |s: &&HealthState| guest.pid.is_none() || s.pid.is_none() || s.pid == guest.pid;
+        if let Some(state) = before.filter(same_start).filter(|s| s.of == *wanted) {
+            let pid = guest.pid.or(state.pid);
+            return HealthState { pid, ..state.clone() };
+        }
+        let restarted = before.is_some() && before.filter(same_start).is_none();
+        let worked = !restarted && self.status.health.as_deref() == Some("Healthy");
+        let since = self.input.clock - guest.uptime.unwrap_or(0) * 1000;
+        HealthState::new(wanted, guest.pid.or(before.and_then(|s| s.pid)), since, worked)
+    }
+
+    /// What the probes said so far counts no more: what they ask is about to be started anew.
+    pub(super) fn forget_probes(&mut self, guest: &Guest) {
+        let fresh = HealthState::new(&self.desired.health, guest.pid, self.input.clock, false);
+        self.facts.health_state = Some(fresh);
+        self.facts.health = Some("Unhealthy".into());
+    }
+
+    fn verdict(&self, guest: &Guest) -> Verdict {
+        judge(self.health_state(guest), &self.observed.probes, self.input.clock)
+    }
+
+    /// The verdict once every probe whose time has come was asked.
+    fn probed(&self, vmid: i64, guest: &Guest) -> Result<Verdict, Next> {
+        let verdict = self.verdict(guest);
+        if verdict.due.is_empty() {
+            return Ok(verdict);
+        }
+        let request = |kind: &ProbeKind| {
+            let probe = probe(&verdict.state.of, *kind)?;
+            Some(ProbeRequest {
+                kind: *kind,
+                command: crate::desired::scripts::probe_command(probe),
+                timeout: u64::try_from(probe.timeout_seconds.unwrap_or(1)).unwrap_or(1),
+            })
+        };
+        Err(Next::Look(Query::Probes {
+            vmid,
+            type_: guest.type_,
+            node: guest.node.clone(),
+            probes: verdict.due.iter().filter_map(request).collect(),
+        }))
+    }
+
+    /// Whether a restart is due that needs a full look first.
+    pub(super) fn wants_restart(&self, vmid: i64, guest: &Guest) -> Result<bool, Next> {
+        let verdict = self.probed(vmid, guest)?;
+        Ok(verdict.restart.is_some() && held_back(self.status.restarts.as_ref(), self.input.now).is_none())
+    }
+
+    /// Restarts the unit or the guest when its startup or liveness probe has failed. This comes before anything that is
+    /// asked of the guest: one that hangs would not answer.
+    pub(super) fn restart_unhealthy(&mut self, vmid: i64, guest: &Guest) -> Staged {
+        if !guest.running || self.desired.form != crate::desired::Form::Guest {
+            return Ok(());
+        }
+        let verdict = self.verdict(guest);
+        let Some(kind) = verdict.restart else { return Ok(()) };
+        if held_back(self.status.restarts.as_ref(), self.input.now).is_some() {
+            return Ok(());
+        }
+        let stage = Stage::Healthy;
+        self.unlocked(stage, vmid, guest)?;
+        let why = verdict
+            .state
+            .counts
+            .get(&kind)
+            .map(|c| c.why.clone())
+            .unwrap_or_default();
+        let what = guest.named(vmid);
+        let (what, effect) = match &verdict.state.of.restart_unit {
+            None => (what, restart(vmid, guest)),
+            Some(unit) => {
+                let effect = Effect::RestartUnit {
+                    type_: guest.type_,
+                    node: guest.node.clone(),
+                    vmid,
+                    unit: unit.clone(),
+                };
+                (format!("{unit} in {what}"), effect)
+            }
+        };
+        let restarts = counted(self.status.restarts.as_ref(), self.input.now);
+        let action = format!("restart {what} (the {} probe fails: {why})", kind.as_str());
+        let next = self.run(stage, action, vec![Announce::HealthRestart(restarts)], effect);
+        self.forget_probes(guest);
+        Err(next)
+    }
+
+    /// The probes say that the guest works.
+    pub(super) fn healthy(&mut self, vmid: i64, guest: &Guest) -> Staged {
+        let stage = Stage::Healthy;
+        let health = &self.desired.health;
+        if !guest.running {
+            self.ok(stage, "stopped as wanted");
+            return Ok(());
+        }
+        if [&health.startup, &health.readiness, &health.liveness]
+            .iter()
+            .all(|p| p.is_none())
+        {
+            self.ok(stage, "no probe is set");
+            return Ok(());
+        }
+        self.can_run_commands(stage, guest, "health")?;
+        let verdict = self.probed(vmid, guest)?;
+        if !self.partial {
+            self.restart_unhealthy(vmid, guest)?;
+        }
+        self.facts.health_state = Some(verdict.state.clone());
+        self.facts.probe_due = Some(verdict.next);
+        match self.complaint(&verdict) {
+            None => {
+                self.facts.health = Some("Healthy".into());
+                let kind = if health.readiness.is_some() {
+                    "readiness"
+                } else {
+                    "liveness"
+                };
+                self.ok(stage, format!("the {kind} probe succeeds"));
+                Ok(())
+            }
+            Some((reason, message)) => {
+                self.facts.health = Some("Unhealthy".into());
+                let seconds = u64::try_from(verdict.next / 1000).unwrap_or(1).max(1);
+                Err(self.wait(stage, reason, message, seconds))
+            }
+        }
+    }
+
+    /// What keeps the guest from being healthy.
+    fn complaint(&self, verdict: &Verdict) -> Option<(&'static str, String)> {
+        let counts = |kind| verdict.state.counts.get(&kind).cloned().unwrap_or_default();
+        if let Some(kind) = verdict.restart
+            && let Some(due) = held_back(self.status.restarts.as_ref(), self.input.now)
+        {
+            let (why, times) = (
+                counts(kind).why,
+                self.status.restarts.as_ref().map_or(0, |r| r.in_a_row),
+            );
+            let message = format!(
+                "the {} probe fails: {why}; restarted {times} times in a row, the next restart is due at {}",
+                kind.as_str(),
+                time(due).0
+            );
+            return Some(("RestartBackOff", message));
+        }
+        let kind = match (verdict.state.started, &verdict.state.of.readiness) {
+            (false, _) => ProbeKind::Startup,
+            (true, Some(_)) => ProbeKind::Readiness,
+            (true, None) => ProbeKind::Liveness,
+        };
+        let probe = probe(&verdict.state.of, kind)?;
+        let threshold = failure_threshold(probe);
+        let counts = counts(kind);
+        // What held goes on to hold until the probe failed often enough, and the other way round.
+        let held = kind != ProbeKind::Startup && self.status.health.as_deref() == Some("Healthy");
+        let succeeds = counts.successes >= probe.success_threshold.unwrap_or(1);
+        let passes = counts.unknown < threshold && (succeeds || (held && counts.failures < threshold));
+        match &counts.failure {
+            _ if passes => None,
+            Some(failure) => Some((failure.reason, failure.message.clone())),
+            None if kind == ProbeKind::Startup && counts.failures > 0 => Some((
+                "Starting",
+                format!("the startup probe has not succeeded yet: {}", counts.why),
+            )),
+            None if counts.failures > 0 => Some(probe_words(kind, &counts.why)),
+            None => Some(("Starting", format!("the {} probe has not succeeded yet", kind.as_str()))),
+        }
+    }
+}
+
+/// Reason and message of a failed probe. vLLM's own begins what it says with a reason (`desired/scripts/vllm_probe.sh`).
+fn probe_words(kind: ProbeKind, why: &str) -> (&'static str, String) {
+    for reason in ["ModelLoading", "ModelServerFailed"] {
+        if let Some(words) = why.split_once(": ").and_then(|(_, text)| text.strip_prefix(reason)) {
+            return (reason, words.trim_start_matches(": ").to_string());
+        }
+    }
+    ("ProbeFailed", format!("the {} probe fails: {why}", kind.as_str()))
+}
+
+#[cfg(test)]
+#[path = "health_tests.rs"]
+mod tests;

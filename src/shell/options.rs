@@ -1,0 +1,56 @@
+//! How an engine works, and what it tells besides status and events.
+
+use std::sync::Arc;
+
+use crate::desired::Key;
+use crate::observed::{ProbeAnswer, ProbeKind};
+
+/// Where a test may cut the engine off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// Before an effect is sent.
+    BeforeEffect,
+    /// After an effect was carried out, before its answer is used.
+    AfterEffect,
+    /// Before status is written.
+    BeforeStatus,
+}
+
+/// Cuts the engine off, for tests: `true` stops it as if it had been killed there.
+pub trait Tripwire: Send + Sync {
+    /// Whether to stop at this point.
+    fn trip(&self, key: &Key, point: Point, what: &str) -> bool;
+}
+
+/// How an engine works.
+#[derive(Clone)]
+pub struct EngineOptions {
+    /// Management cluster id (design §3, Identity).
+    pub cluster_id: String,
+    /// Divides all waits, for tests against a simulator that runs faster than time; 1.0 otherwise.
+    pub time_scale: f64,
+    /// Counts probes and restarts.
+    pub counters: Option<Arc<dyn Counters>>,
+    /// For tests only.
+    pub tripwire: Option<Arc<dyn Tripwire>>,
+}
+
+/// What is counted besides status and events.
+pub trait Counters: Send + Sync {
+    /// A probe was answered.
+    fn probe(&self, kind: ProbeKind, answer: &ProbeAnswer);
+    /// A guest, or its unit, is restarted because of a probe.
+    fn health_restart(&self, key: &Key);
+}
+
+impl EngineOptions {
+    /// Options for normal work.
+    pub fn new(cluster_id: impl Into<String>) -> Self {
+        EngineOptions {
+            cluster_id: cluster_id.into(),
+            time_scale: 1.0,
+            counters: None,
+            tripwire: None,
+        }
+    }
+}
