@@ -620,7 +620,7 @@ fn probes_of_a_batch_answer_each_for_itself_as_soon_as_they_can() {
         let command = probes::batch(&list, &guest.layout());
         assert_eq!(command.argv, ["/bin/sh", "-s"]);
         let program = String::from_utf8(command.stdin).unwrap();
-        let program = program.replace("\nPATH=/usr/local/sbin", &format!("\nPATH={bin}:/usr/local/sbin"));
+        let program = program.replace("\nPATH=${PATH:-/usr/bin}:", &format!("\nPATH={bin}:"));
         let (code, stdout, stderr) = pipe(shell, &["-s"], program.as_bytes());
         assert_eq!((code, stderr.as_str()), (0, ""), "{shell}");
         assert!(

@@ -213,15 +213,18 @@ async fn run(ssh: &Ssh, node: &Node, batch: Vec<Waiting>) {
 
 fn of_batch(answer: BatchAnswer, seconds: u64) -> ProbeAnswer {
     match answer {
-        BatchAnswer::Ran(said) => said_by(&said),
+        BatchAnswer::Ran(said) => said_by(&said, seconds),
         BatchAnswer::Late => ProbeAnswer::Failed(format!("the guest let nobody in within {seconds} s")),
-        BatchAnswer::NotRun(words) => ProbeAnswer::Failed(shortened(&words)),
+        // It is not running, or the node cannot: no reason to restart it.
+        BatchAnswer::NotRun(words) => ProbeAnswer::Unknown(failure("GuestUnreachable", shortened(&words))),
     }
 }
 
-fn said_by(said: &Said) -> ProbeAnswer {
-    if said.exit == 0 {
-        return ProbeAnswer::Succeeded;
+fn said_by(said: &Said, seconds: u64) -> ProbeAnswer {
+    match said.exit {
+        0 => return ProbeAnswer::Succeeded,
+        124 | 137 => return ProbeAnswer::Failed(format!("no answer within {seconds} s")),
+        _ => {}
     }
     let text = shortened(&said.output);
     let colon = if text.is_empty() { "" } else { ": " };
@@ -246,7 +249,7 @@ async fn in_machine(client: &Client, node: &str, vmid: i64, probe: &GuestProbe) 
         return ProbeAnswer::Failed(shortened(&output.complaint()));
     }
     match Said::parse(&output.stdout.text()) {
-        Ok(said) => said_by(&said),
+        Ok(said) => said_by(&said, probe.seconds),
         Err(error) => ProbeAnswer::Unknown(failure("GuestUnreachable", error.to_string())),
     }
 }

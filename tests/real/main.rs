@@ -14,6 +14,7 @@ mod engine;
 mod cli;
 mod faults;
 mod features;
+mod health;
 mod legacy;
 mod node;
 mod scripts;
