@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::desired::ScriptRole;
 
-const FEATURES: &str = "  features: [{name: vllm}]\n";
+/// Not the version whose options are known: arguments are passed as they are.
+const FEATURES: &str = "  features: [{name: vllm, parameters: {version: 0.16.0}}]\n";
 
 fn server(fields: &str) -> Result<Vec<Script>, Blocked> {
     lxc_scripts(&with_lxc(&format!("{FEATURES}  vllm: {{{fields}}}")))
@@ -194,9 +195,19 @@ fn what_is_wrong_is_named_with_its_fix() {
             "spec.vllm.model: \"--x\" reads as an option",
         ),
         (
+            "  features: [{name: vllm}]\n  vllm: {model: m, servedName: -x}",
+            "InvalidSpec",
+            "spec.vllm.servedName: \"-x\" reads as an option: give another name",
+        ),
+        (
+            "  vllm: {model: m, quantization: -q, extraArgs: [a]}\n  features: [{name: vllm, parameters: {version: 0.16.0}}]",
+            "InvalidSpec",
+            "spec.vllm.quantization: \"-q\" reads as an option",
+        ),
+        (
             "  features: [{name: vllm}]\n  vllm: {model: m, extraArgs: [\"a\\0\"]}",
             "InvalidSpec",
-            "holds a NUL character",
+            "spec.vllm.extraArgs[0]: the value holds a NUL character",
         ),
         (
             "  features: [{name: vllm}]\n  vllm: {model: m, tokenSecretRef: {name: keys, key: hub}}",
