@@ -13,6 +13,8 @@ pub(super) const FEATURE: &str = "vllm";
 const UNIT: &str = "vllm.service";
 /// What the probe does in the guest.
 const PROBE: &str = include_str!("vllm_probe.sh");
+/// What lets the pauses grow between the ends of a server and its next starts.
+const PAUSE: &str = include_str!("vllm_pause.sh");
 /// Port where none is given.
 const PORT: i64 = 8000;
 /// Seconds for putting the unit in place; loading the model is the probe's matter.
@@ -38,6 +40,8 @@ put() { # name, target, mode
 }
 [ -z "${PHOENIX_VLLM_CACHE_PATH:-}" ] || mkdir -p -- "$PHOENIX_VLLM_CACHE_PATH"
 mkdir -p /etc/phoenix
+put vllm-pause /etc/phoenix/vllm-pause 0644
+changed= # a server that runs needs no restart for that
 put vllm.env /etc/phoenix/vllm.env 0600
 put vllm.service /etc/systemd/system/vllm.service 0644
 rm -f "$from/vllm.env"
@@ -46,7 +50,8 @@ systemctl enable --quiet vllm.service
 if [ -n "$changed" ]; then
   systemctl restart vllm.service
 else
-  systemctl start vllm.service
+  # Not waited for: it may be within a pause of minutes.
+  systemctl start --no-block vllm.service
 fi
 echo "vllm: vllm.service is started"
 "#;
@@ -104,6 +109,7 @@ pub(super) fn script(object: &GuestObject, server: &Vllm, objects: &dyn Objects)
     let mut given = Given {
         files: vec![
             file("vllm.service", unit(server), "0644"),
+            file("vllm-pause", PAUSE.into(), "0644"),
             file("vllm.env", environment_file(server, token.as_deref()), "0600"),
         ],
         ..Given::default()
@@ -227,9 +233,11 @@ Environment=HOME=/root
 Environment=PATH=/opt/vllm/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 EnvironmentFile=-/etc/phoenix/proxy.env
 EnvironmentFile=/etc/phoenix/vllm.env
+ExecStartPre=-/bin/sh /etc/phoenix/vllm-pause
 ExecStart=/opt/vllm/bin/vllm serve {}
 Restart=always
 RestartSec=10
+TimeoutStartSec=400
 TimeoutStopSec=60
 
 [Install]

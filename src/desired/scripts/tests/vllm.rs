@@ -146,9 +146,11 @@ fn the_unit_reads_its_environment_and_comes_back() {
     Environment=PATH=/opt/vllm/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
     EnvironmentFile=-/etc/phoenix/proxy.env
     EnvironmentFile=/etc/phoenix/vllm.env
+    ExecStartPre=-/bin/sh /etc/phoenix/vllm-pause
     ExecStart=/opt/vllm/bin/vllm serve Qwen/Qwen2.5-7B-Instruct-AWQ --host 0.0.0.0 --port 8000
     Restart=always
     RestartSec=10
+    TimeoutStartSec=400
     TimeoutStopSec=60
 
     [Install]
@@ -157,7 +159,7 @@ fn the_unit_reads_its_environment_and_comes_back() {
     assert_eq!(script.role, ScriptRole::Vllm);
     assert!(script.body.starts_with("#!/bin/sh\n"));
     let modes: Vec<&str> = script.files.iter().map(|f| f.mode.as_str()).collect();
-    assert_eq!(modes, ["0644", "0600"]);
+    assert_eq!(modes, ["0644", "0644", "0600"]);
 }
 
 #[test]
