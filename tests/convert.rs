@@ -15,3 +15,5 @@ mod machines;
 mod properties;
 #[path = "convert/support.rs"]
 mod support;
+#[path = "convert/vllm.rs"]
+mod vllm;

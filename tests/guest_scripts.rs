@@ -398,7 +398,12 @@ fn vllm_is_put_in_place_and_restarted_only_where_something_changed() {
     );
 
     executable(&root.join("opt/vllm/bin/vllm"), "#!/bin/sh\n");
-    for (port, verb) in [(8000, "restart"), (8000, "start"), (8001, "restart"), (8001, "start")] {
+    for (port, verb) in [
+        (8000, "restart"),
+        (8000, "start --no-block"),
+        (8001, "restart"),
+        (8001, "start --no-block"),
+    ] {
         let output = run(port);
         assert!(output.status.success(), "{output:?}");
         let lines = [
@@ -413,6 +418,7 @@ fn vllm_is_put_in_place_and_restarted_only_where_something_changed() {
         for (path, mode) in [
             ("etc/phoenix/vllm.env", 0o600),
             ("etc/systemd/system/vllm.service", 0o644),
+            ("etc/phoenix/vllm-pause", 0o644),
         ] {
             let found = fs::metadata(root.join(path)).unwrap().permissions().mode();
             assert_eq!(found & 0o777, mode, "{path}");

@@ -3,7 +3,7 @@
 use phoenix::desired::Key;
 use serde_json::{Value, json};
 
-use crate::world::Real;
+use crate::world::{DEBIAN_12, DEBIAN_13, Real, container, lxc_key};
 
 /// The container with vLLM in it, and now with a model.
 fn guest(installed: &Value, server: Value) -> Value {
@@ -128,4 +128,76 @@ pub async fn from_installation_to_recovery(real: &mut Real, installed: &Value) {
         .apply(guest(installed, json!({"servedName": "mended"})));
     real.ready(&keys).await;
     assert_eq!(ask(real, &key, "/v1/models", None)["data"][0]["id"], "mended");
+}
+
+/// In vLLM's place: a program that says how it was started, and ends; and a sleep that says how long it should, and
+/// lasts only while a file is there.
+const ENDING: &str = r#"
+mkdir -p /opt/vllm/bin /etc/systemd/system/vllm.service.d
+cat > /opt/vllm/bin/vllm << 'END'
+#!/bin/sh
+echo "$@" >> /root/starts
+exit 1
+END
+cat > /opt/vllm/bin/sleep << 'END'
+#!/bin/sh
+echo "$1" >> /root/pauses
+while [ -e /root/hold ]; do /bin/sleep 0.1; done
+END
+chmod 0755 /opt/vllm/bin/*
+printf '[Service]\nRestartSec=100ms\n' > /etc/systemd/system/vllm.service.d/test.conf
+"#;
+
+/// The pauses between ends and starts grow, on the systemd of either Debian, and hold nothing up that somebody asks for.
+#[tokio::test(flavor = "multi_thread")]
+async fn pauses_grow_until_somebody_asks() {
+    let Some(mut real) = Real::start().await else { return };
+    let feature = json!({
+        "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixFeature",
+        "metadata": {"name": "vllm", "namespace": "ai"}, "spec": {"install": ENDING},
+    });
+    let feature = serde_json::from_value(feature).unwrap();
+    real.world.store.objects.insert_feature(feature);
+    for (name, image) in [("ending-12", DEBIAN_12), ("ending-13", DEBIAN_13)] {
+        let with = |block: Value| container(name, image, json!({"features": [{"name": "vllm"}], "vllm": block}));
+        let key = real.world.store.apply(with(json!({"model": "m"})));
+        let shows = |real: &Real, script: &str, words: &str| {
+            real.object(&lxc_key(name)).status.vllm.is_some() && real.sh(&lxc_key(name), script).contains(words)
+        };
+        real.until("growing pauses", |real| {
+            shows(real, "cat /root/pauses 2>&1 || true", "10\n30\n70\n150\n290\n290\n")
+        })
+        .await;
+
+        // Within a pause the server counts as failing, and a changed argument ends the pause.
+        real.sh(&key, "touch /root/hold");
+        real.until("a pause", |real| {
+            shows(real, "systemctl show vllm.service -p SubState", "SubState=start-pre")
+        })
+        .await;
+        assert_ne!(
+            real.sh(&key, "systemctl show vllm.service -p NRestarts"),
+            "NRestarts=0\n"
+        );
+        real.world.store.apply(with(json!({"model": "m", "maxModelLen": 4096})));
+        real.until("the changed argument", |real| {
+            shows(real, "cat /root/starts", "--max-model-len 4096")
+        })
+        .await;
+        // The pauses begin anew, and a restart by hand is not held up either.
+        real.until("a first pause", |real| {
+            shows(
+                real,
+                "tail -n 1 /root/pauses; systemctl show vllm.service -p SubState",
+                "10\nSubState=start-pre",
+            )
+        })
+        .await;
+        let starts = real.sh(&key, "wc -l < /root/starts");
+        real.sh(&key, "systemctl restart vllm.service || true");
+        assert_ne!(real.sh(&key, "wc -l < /root/starts"), starts);
+        let journal = real.sh(&key, "systemctl stop vllm.service; journalctl -u vllm.service -o cat");
+        assert!(journal.contains("times: started in 290 seconds"), "{journal}");
+        assert!(!journal.contains("Unknown"), "{journal}");
+    }
 }

@@ -22,6 +22,7 @@ mod probes;
 #[cfg(test)]
 mod tests;
 mod vllm;
+mod vllm_flags;
 
 use std::collections::BTreeMap;
 
@@ -52,7 +53,11 @@ pub fn scripts(
     let mut scripts = features::scripts(object, &wanted, objects)?;
     if let Some(server) = vllm_server(object) {
         vllm::needs_feature(object, &wanted, objects)?;
-        scripts.push(vllm::script(object, server, objects)?);
+        let script = vllm::script(object, server, objects)?;
+        if let Some((_, feature)) = wanted.iter().zip(&scripts).find(|(w, _)| w.is(vllm::FEATURE)) {
+            vllm::knows_arguments(object, server, feature)?;
+        }
+        scripts.push(script);
     }
     if let Some(application) = guest.application {
         scripts.push(application::script(object, application, objects)?);

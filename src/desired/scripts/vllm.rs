@@ -3,16 +3,18 @@
 //! Arguments are those of `vllm serve` of vLLM 0.10.1 and newer; older ones know no `--runner`.
 
 use super::features::{Wanted, lineage_has};
-use super::{Given, RUN, invalid, no_nul};
+use super::{Given, RUN, invalid, no_nul, vllm_flags};
 use crate::crd::{ExecAction, Probe, Vllm, VllmModelType};
 use crate::desired::{Blocked, GuestObject, Objects, Script, ScriptFile, ScriptRole, refs};
 
 /// The feature that brings `/opt/vllm/bin/vllm`.
-const FEATURE: &str = "vllm";
+pub(super) const FEATURE: &str = "vllm";
 /// The server's unit.
 const UNIT: &str = "vllm.service";
 /// What the probe does in the guest.
 const PROBE: &str = include_str!("vllm_probe.sh");
+/// What lets the pauses grow between the ends of a server and its next starts.
+const PAUSE: &str = include_str!("vllm_pause.sh");
 /// Port where none is given.
 const PORT: i64 = 8000;
 /// Seconds for putting the unit in place; loading the model is the probe's matter.
@@ -38,6 +40,8 @@ put() { # name, target, mode
 }
 [ -z "${PHOENIX_VLLM_CACHE_PATH:-}" ] || mkdir -p -- "$PHOENIX_VLLM_CACHE_PATH"
 mkdir -p /etc/phoenix
+put vllm-pause /etc/phoenix/vllm-pause 0644
+changed= # a server that runs needs no restart for that
 put vllm.env /etc/phoenix/vllm.env 0600
 put vllm.service /etc/systemd/system/vllm.service 0644
 rm -f "$from/vllm.env"
@@ -46,7 +50,8 @@ systemctl enable --quiet vllm.service
 if [ -n "$changed" ]; then
   systemctl restart vllm.service
 else
-  systemctl start vllm.service
+  # Not waited for: it may be within a pause of minutes.
+  systemctl start --no-block vllm.service
 fi
 echo "vllm: vllm.service is started"
 "#;
@@ -72,14 +77,28 @@ pub(super) fn needs_feature(object: &GuestObject, wanted: &[Wanted], objects: &d
 /// `InvalidSpec`, `SecretNotFound`.
 pub(super) fn script(object: &GuestObject, server: &Vllm, objects: &dyn Objects) -> Result<Script, Blocked> {
     let field = format!("{}.vllm", object.field_prefix());
-    if server.model.starts_with('-') {
-        return Err(invalid(format!(
-            "{field}.model: {:?} reads as an option: give a model id such as Qwen/Qwen2.5-7B-Instruct, or a path",
-            server.model
-        )));
+    for (part, value, wish) in [
+        (
+            "model",
+            Some(&server.model),
+            "a model id such as Qwen/Qwen2.5-7B-Instruct, or a path",
+        ),
+        ("servedName", server.served_name.as_ref(), "another name"),
+        (
+            "quantization",
+            server.quantization.as_ref(),
+            "a quantization such as awq_marlin",
+        ),
+        ("dtype", server.dtype.as_ref(), "a data type such as float16"),
+    ] {
+        if let Some(value) = value.filter(|v| v.starts_with('-')) {
+            return Err(invalid(format!(
+                "{field}.{part}: {value:?} reads as an option: give {wish}"
+            )));
+        }
     }
-    for (i, argument) in arguments(server).iter().enumerate() {
-        no_nul(&format!("{field} (argument {i} of vllm serve)"), argument)?;
+    for Argument { field: part, word } in arguments(server) {
+        no_nul(&format!("{field}.{part}"), &word)?;
     }
     let token = token(object, server, objects, &field)?;
     let file = |name: &str, content: String, mode: &str| ScriptFile {
@@ -90,6 +109,7 @@ pub(super) fn script(object: &GuestObject, server: &Vllm, objects: &dyn Objects)
     let mut given = Given {
         files: vec![
             file("vllm.service", unit(server), "0644"),
+            file("vllm-pause", PAUSE.into(), "0644"),
             file("vllm.env", environment_file(server, token.as_deref()), "0600"),
         ],
         ..Given::default()
@@ -119,43 +139,86 @@ fn token(object: &GuestObject, server: &Vllm, objects: &dyn Objects, field: &str
     Ok(Some(token.to_string()))
 }
 
+/// Checks the arguments where the version that the object's own feature installs is the one whose options are known. A
+/// guest that has vLLM from its template may have it from an older revision of that, and further packages may bring
+/// plugins, which add options: the server refuses them itself then, and the probe tells.
+///
+/// # Errors
+/// `InvalidSpec`.
+pub(super) fn knows_arguments(object: &GuestObject, server: &Vllm, feature: &Script) -> Result<(), Blocked> {
+    let parameter = |name: &str| feature.environment.get(name).map(String::as_str).unwrap_or_default();
+    let version = vllm_flags::version();
+    if parameter("PHOENIX_VERSION") != version || !parameter("PHOENIX_EXTRA_PACKAGES").is_empty() {
+        return Ok(());
+    }
+    let mut options = arguments(server);
+    // The first one is the model.
+    options.remove(0);
+    let words: Vec<&str> = options.iter().map(|a| a.word.as_str()).collect();
+    match vllm_flags::fault(&words) {
+        None => Ok(()),
+        Some((at, fault)) => Err(invalid(format!(
+            "{}.vllm.{}: vLLM {version}, which the feature {} installs here, {fault}",
+            object.field_prefix(),
+            options[at].field,
+            feature.name
+        ))),
+    }
+}
+
+/// A word of the command line, and the field that it comes from.
+struct Argument {
+    field: String,
+    word: String,
+}
+
 /// Arguments of `vllm serve`. The user's own come last, and with vLLM the last one counts.
-fn arguments(server: &Vllm) -> Vec<String> {
-    let mut arguments = vec!["serve".to_string(), server.model.clone()];
-    let mut option = |name: &str, value: Option<String>| {
-        if let Some(value) = value {
-            arguments.extend([format!("--{name}"), value]);
-        }
-    };
+fn arguments(server: &Vllm) -> Vec<Argument> {
+    let text = |number: Option<i64>| number.map(|n| n.to_string());
     let runner = match server.model_type.unwrap_or_default() {
         VllmModelType::Chat => None,
         VllmModelType::Embedding => Some("pooling".to_string()),
     };
-    option("host", Some("0.0.0.0".into()));
-    option("port", Some(server.port.unwrap_or(PORT).to_string()));
-    option("served-model-name", server.served_name.clone());
-    option("runner", runner);
-    option("quantization", server.quantization.clone());
-    option("dtype", server.dtype.clone());
-    option("max-model-len", server.max_model_len.map(|v| v.to_string()));
-    option(
-        "gpu-memory-utilization",
-        server.gpu_memory_utilization.map(|v| v.to_string()),
-    );
-    option(
-        "tensor-parallel-size",
-        server.tensor_parallel_size.map(|v| v.to_string()),
-    );
-    if server.trust_remote_code == Some(true) {
-        arguments.push("--trust-remote-code".into());
+    let options = [
+        ("port", "--host", Some("0.0.0.0".into())),
+        ("port", "--port", text(server.port.or(Some(PORT)))),
+        ("servedName", "--served-model-name", server.served_name.clone()),
+        ("modelType", "--runner", runner),
+        ("quantization", "--quantization", server.quantization.clone()),
+        ("dtype", "--dtype", server.dtype.clone()),
+        ("maxModelLen", "--max-model-len", text(server.max_model_len)),
+        (
+            "gpuMemoryUtilization",
+            "--gpu-memory-utilization",
+            server.gpu_memory_utilization.map(|v| v.to_string()),
+        ),
+        (
+            "tensorParallelSize",
+            "--tensor-parallel-size",
+            text(server.tensor_parallel_size),
+        ),
+    ];
+    let argument = |field: &str, word: &str| Argument {
+        field: field.into(),
+        word: word.into(),
+    };
+    let mut arguments = vec![argument("model", &server.model)];
+    for (field, option, value) in options {
+        if let Some(value) = value {
+            arguments.extend([argument(field, option), argument(field, &value)]);
+        }
     }
-    arguments.extend(server.extra_args.iter().flatten().cloned());
+    if server.trust_remote_code == Some(true) {
+        arguments.push(argument("trustRemoteCode", "--trust-remote-code"));
+    }
+    let own = server.extra_args.iter().flatten().enumerate();
+    arguments.extend(own.map(|(i, word)| argument(&format!("extraArgs[{i}]"), word)));
     arguments
 }
 
 /// The unit vllm.service.
 fn unit(server: &Vllm) -> String {
-    let command: Vec<String> = arguments(server).iter().map(|a| exec_word(a)).collect();
+    let command: Vec<String> = arguments(server).iter().map(|a| exec_word(&a.word)).collect();
     format!(
         r#"# Written by Phoenix from the object's vllm block; changes made here are lost.
 [Unit]
@@ -170,9 +233,11 @@ Environment=HOME=/root
 Environment=PATH=/opt/vllm/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 EnvironmentFile=-/etc/phoenix/proxy.env
 EnvironmentFile=/etc/phoenix/vllm.env
-ExecStart=/opt/vllm/bin/vllm {}
+ExecStartPre=-/bin/sh /etc/phoenix/vllm-pause
+ExecStart=/opt/vllm/bin/vllm serve {}
 Restart=always
 RestartSec=10
+TimeoutStartSec=400
 TimeoutStopSec=60
 
 [Install]

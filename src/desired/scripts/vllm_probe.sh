@@ -12,29 +12,44 @@ ask() { curl -gsS --noproxy '*' --max-time "$@"; }
 # What an earlier version of the unit said counts no more.
 since=$(stat -c %.6Y "/etc/systemd/system/$unit" 2> /dev/null || echo 0)
 words() { journalctl -u "$unit" --since "@$since" -n 400 -o cat --no-pager 2> /dev/null; }
+# Without the names of process and source file that vLLM begins its lines with.
+plain() { sed 's/^([^)]*pid=[0-9]*) *//; s/^[A-Z]* [-0-9]* [:0-9]* \[[^]]*\] //'; }
 escaped() { printf %s "$1" | sed 's/["\\]/\\&/g'; }
 
 # The journal's last line that tells what ended the server, and what to do about it.
 explain() {
-  line=$(words | tr -d '\r' | grep -oE ".{0,40}($1).{0,80}" | tail -n 1)
+  line=$(printf '%s\n' "$said" | grep -oE ".{0,40}($1).{0,80}" | tail -n 1)
   [ -n "$line" ] || return 1
   echo "ModelServerFailed: $2 ($line)"
 }
+# Words of vLLM 0.15 and its libraries; tests/vllm_scripts.rs has their lines. Those of a model's absence come behind
+# those of a missing token or network where vLLM says them of either.
 failed() {
-  explain 'CUDA out of memory|OutOfMemoryError|No available memory for the cache blocks|larger than the maximum number of tokens that can be stored in KV cache|less than desired GPU memory utilization' \
-    "the GPU's memory does not suffice: lower maxModelLen, choose a smaller or quantized model, or free the GPU" ||
+  # That the engine did not start says nothing of why.
+  said=$(words | tr -d '\r' | plain | grep -v 'Engine core initialization failed')
+  explain 'CUDA out of memory|CUDA error: out of memory|OutOfMemoryError|No available memory for the cache blocks|larger than the available KV cache memory' \
+    "the GPU's memory does not suffice: lower maxModelLen, raise gpuMemoryUtilization where the GPU has more, choose a smaller or quantized model, or free the GPU" ||
+  explain 'less than desired GPU memory utilization' \
+    "the GPU's memory is used by others: lower gpuMemoryUtilization, or free the GPU" ||
+  explain 'greater than the derived max_model_len' 'the model has no such long context: lower maxModelLen to what the model allows' ||
+  explain 'World size .* is larger than the number of available GPUs|must be divisible by tensor parallel size' \
+    'tensorParallelSize does not fit the GPUs or the model: correct it' ||
+  explain 'is not a valid model identifier|Repository Not Found for url|RepositoryNotFoundError|Repo id must' \
+    'there is no such model, or it is private: correct model, or set tokenSecretRef' ||
   explain 'GatedRepoError|gated repo|401 Client Error|403 Client Error' \
     'the model may only be read with a token: set tokenSecretRef, and accept the terms of the model with that account' ||
-  explain 'is not a valid model identifier|RepositoryNotFoundError|does not appear to have a file named config.json|Repo id must' \
-    'there is no such model: correct model' ||
-  explain '[Qq]uantization method.*(does not match|not supported)|Unknown quantization method|is not supported for quantization|quantization.*invalid' \
+  explain 'pass the argument .trust_remote_code=True' \
+    'the model brings code of its own: set trustRemoteCode if you trust it, or choose another model' ||
+  explain '[Qq]uantization method.*(does not match|not supported)|Unknown quantization method|is not supported for quantization|quantization is currently not supported|allow-deprecated-quantization' \
     'quantization does not fit the model or the GPU: leave it out or correct it' ||
-  explain 'unrecognized arguments|invalid choice:|expected one argument|invalid .* value:' \
+  explain 'unrecognized arguments|invalid choice:|expected (at least )?one argument|invalid .* value:|ambiguous option:|ignored explicit argument' \
     'vLLM does not know an argument: correct the vllm block or extraArgs' ||
   explain 'Failed to infer device type|No CUDA GPUs are available|NVIDIA driver on your system is too old|Found no NVIDIA driver' \
     'no GPU can be used: give the container one with gpus, and the feature nvidia' ||
-  explain 'ConnectionError|Max retries exceeded|Temporary failure in name resolution|Network is unreachable' \
+  explain "ConnectionError|Max retries exceeded|Temporary failure in name resolution|Network is unreachable|couldn't connect to|LocalEntryNotFoundError" \
     'the model cannot be fetched: check network and proxy, or put it below cachePath' ||
+  explain 'Invalid repository ID or local directory|does not appear to have a file named config.json' \
+    'there is no such model: correct model' ||
   explain 'No space left on device' 'the disk is full: grow the volume of cachePath' ||
   explain 'Address already in use' "something else listens on port $port: choose another port" ||
   explain '(Error|Exception): ' 'the server ends by itself' ||
@@ -60,9 +75,11 @@ if [ "$health" != 200 ]; then
     failed
     exit 1
   fi
-  # Progress bars are one line each in the journal, parts of them separated by carriage returns.
-  at=$(words | tr '\r' '\n' | grep -E '[Ll]oading .*(shards|weights)|[Dd]ownload|[Ff]etching [0-9]+ files|Capturing|torch.compile' |
-    tail -n 1 | sed 's/\[[0-9][0-9]:.*//' | cut -c 1-120)
+  # Progress bars are one line each in the journal, parts of them separated by carriage returns. While it downloads, vLLM
+  # says nothing after "Starting to load model". Bars and times are left out.
+  at=$(words | plain | tr '\r' '\n' |
+    grep -E 'Starting to load model|[Ll]oading .*(shards|weights|took)|[Dd]ownload|[Ff]etching [0-9]+ files|KV cache memory|Capturing|Graph capturing|torch.compile|Compiling a graph' |
+    tail -n 1 | sed 's/%|[^|]*|/%/; s/ *\[[0-9][0-9]:.*//' | cut -c 1-120)
   echo "ModelLoading: the server loads its model${at:+: $at}"
   exit 1
 fi

@@ -4,6 +4,7 @@ mod application;
 mod features;
 mod probe;
 mod vllm;
+mod vllm_flags;
 
 use super::*;
 use crate::desired::MemoryObjects;

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::desired::ScriptRole;
 
-const FEATURES: &str = "  features: [{name: vllm}]\n";
+/// Not the version whose options are known: arguments are passed as they are.
+const FEATURES: &str = "  features: [{name: vllm, parameters: {version: 0.16.0}}]\n";
 
 fn server(fields: &str) -> Result<Vec<Script>, Blocked> {
     lxc_scripts(&with_lxc(&format!("{FEATURES}  vllm: {{{fields}}}")))
@@ -145,9 +146,11 @@ fn the_unit_reads_its_environment_and_comes_back() {
     Environment=PATH=/opt/vllm/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
     EnvironmentFile=-/etc/phoenix/proxy.env
     EnvironmentFile=/etc/phoenix/vllm.env
+    ExecStartPre=-/bin/sh /etc/phoenix/vllm-pause
     ExecStart=/opt/vllm/bin/vllm serve Qwen/Qwen2.5-7B-Instruct-AWQ --host 0.0.0.0 --port 8000
     Restart=always
     RestartSec=10
+    TimeoutStartSec=400
     TimeoutStopSec=60
 
     [Install]
@@ -156,7 +159,7 @@ fn the_unit_reads_its_environment_and_comes_back() {
     assert_eq!(script.role, ScriptRole::Vllm);
     assert!(script.body.starts_with("#!/bin/sh\n"));
     let modes: Vec<&str> = script.files.iter().map(|f| f.mode.as_str()).collect();
-    assert_eq!(modes, ["0644", "0600"]);
+    assert_eq!(modes, ["0644", "0644", "0600"]);
 }
 
 #[test]
@@ -194,9 +197,19 @@ fn what_is_wrong_is_named_with_its_fix() {
             "spec.vllm.model: \"--x\" reads as an option",
         ),
         (
+            "  features: [{name: vllm}]\n  vllm: {model: m, servedName: -x}",
+            "InvalidSpec",
+            "spec.vllm.servedName: \"-x\" reads as an option: give another name",
+        ),
+        (
+            "  vllm: {model: m, quantization: -q, extraArgs: [a]}\n  features: [{name: vllm, parameters: {version: 0.16.0}}]",
+            "InvalidSpec",
+            "spec.vllm.quantization: \"-q\" reads as an option",
+        ),
+        (
             "  features: [{name: vllm}]\n  vllm: {model: m, extraArgs: [\"a\\0\"]}",
             "InvalidSpec",
-            "holds a NUL character",
+            "spec.vllm.extraArgs[0]: the value holds a NUL character",
         ),
         (
             "  features: [{name: vllm}]\n  vllm: {model: m, tokenSecretRef: {name: keys, key: hub}}",
