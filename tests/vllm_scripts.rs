@@ -131,7 +131,8 @@ fn pauses_grow_and_begin_anew() {
 /// What the probe prints for a server in this state whose journal has these lines, and that answers nothing yet.
 fn probed(state: &str, journal: &str) -> String {
     let (object, objects) = server();
-    let probe = phoenix::desired::scripts::probe(&object, &PhoenixHypervisor::default(), &objects).unwrap();
+    let health = phoenix::desired::scripts::health(&object, &PhoenixHypervisor::default(), &objects);
+    let probe = health.readiness.unwrap();
     let guest = Guest::new(&[
         ("systemctl", "cat state"),
         ("journalctl", "cat journal"),

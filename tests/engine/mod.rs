@@ -231,7 +231,8 @@ pub struct World {
     pub store: Arc<TestStore>,
     pub wire: Arc<Wire>,
     engine: Engine<TestStore>,
-    time_scale: f64,
+    /// Divides the waits of the next engine.
+    pub time_scale: f64,
     /// The simulator's SSH server and the key that it lets in.
     pub ssh: Option<(SshServer, String)>,
 }
@@ -373,9 +374,9 @@ impl World {
         }
     }
 
-    /// Looks at one object alone.
-    pub async fn look_at(&self, key: &Key) {
-        self.engine.reconcile(key).await;
+    /// Looks at one object alone; when it wants to be looked at again.
+    pub async fn look_at(&self, key: &Key) -> Duration {
+        self.engine.reconcile(key).await.after
     }
 
     /// Whether every object is Ready, or gone where it is to be deleted, or Stalled where that is expected.

@@ -61,7 +61,7 @@ fn restarts(real: &Real, key: &Key) -> i64 {
 async fn a_server_that_hangs_is_restarted_by_its_unit_and_then_with_its_guest() {
     let Some(mut real) = Real::start().await else { return };
     let key = real.world.store.apply(guest(Some("web.service")));
-    real.ready(&[key.clone()]).await;
+    real.ready(std::slice::from_ref(&key)).await;
     // Counts the starts of the container.
     let count = "printf '[Service]\\nType=oneshot\\nExecStart=/bin/sh -c \"echo >>/root/boots\"\\n[Install]\\nWantedBy=multi-user.target\\n' \
                  >/etc/systemd/system/boots.service && systemctl enable --quiet boots.service";
@@ -72,13 +72,13 @@ async fn a_server_that_hangs_is_restarted_by_its_unit_and_then_with_its_guest() 
     real.sh(&key, "systemctl kill -s STOP web.service");
     real.until("a restart of the unit", |real| restarts(real, &key) == 1)
         .await;
-    real.ready(&[key.clone()]).await;
+    real.ready(std::slice::from_ref(&key)).await;
     let (after, boots) = processes(&real, &key);
     assert_ne!(before, after);
     assert_eq!(boots, 0, "the container went on running");
 
     let key = real.world.store.apply(guest(None));
-    real.ready(&[key.clone()]).await;
+    real.ready(std::slice::from_ref(&key)).await;
     real.sh(&key, "systemctl kill -s STOP web.service");
     let message = real.reason(&key, "RestartBackOff").await;
     assert!(
@@ -87,7 +87,7 @@ async fn a_server_that_hangs_is_restarted_by_its_unit_and_then_with_its_guest() 
     );
     real.until("a restart of the container", |real| restarts(real, &key) == 2)
         .await;
-    real.ready(&[key.clone()]).await;
+    real.ready(std::slice::from_ref(&key)).await;
     assert_eq!(processes(&real, &key).1, 1);
     let events = real.world.store.events.lock().unwrap();
     let told = |reason: &str| events.iter().filter(|(_, e)| e.reason == reason).count();

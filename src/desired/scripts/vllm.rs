@@ -287,8 +287,8 @@ fn environment_file(server: &Vllm, token: Option<&str>) -> String {
     out
 }
 
-/// The probe of a vLLM server: health, the model's name, one completion. It answers only when the model is loaded, which
-/// takes minutes, and much longer when the model is downloaded first: ten minutes go by before it counts as failed.
+/// The probe of a vLLM server: health, the model's name, one completion. It answers only when the model is loaded, however
+/// long that takes; a server that worked has failed when it gave no answer for a minute.
 pub(super) fn probe(server: &Vllm) -> Probe {
     let kind = match server.model_type.unwrap_or_default() {
         VllmModelType::Chat => "chat",
@@ -304,7 +304,7 @@ pub(super) fn probe(server: &Vllm) -> Probe {
         }),
         period_seconds: Some(10),
         timeout_seconds: Some(55),
-        failure_threshold: Some(60),
+        failure_threshold: Some(6),
         ..Probe::default()
     }
 }

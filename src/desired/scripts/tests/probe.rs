@@ -48,10 +48,10 @@ fn the_objects_own_probe_counts_then_vllms_then_the_last_features() {
 }
 
 #[test]
-fn vllm_has_minutes_to_load_its_model() {
+fn a_vllm_server_that_worked_has_a_minute() {
     let objects = with_lxc("  vllm: {model: m}");
     let found = probe_of(&objects, &testing::lxc(&objects, "x")).unwrap();
-    assert_eq!((found.period_seconds, found.failure_threshold), (Some(10), Some(60)));
+    assert_eq!((found.period_seconds, found.failure_threshold), (Some(10), Some(6)));
 }
 
 #[test]
