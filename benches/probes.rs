@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 const GUESTS: usize = 100;
 /// Guests worked on at once, as the operator's default.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 16;
 
 /// What one run cost.
 struct Cost {

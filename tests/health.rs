@@ -131,7 +131,7 @@ async fn a_failed_liveness_probe_restarts_the_guest_and_then_waits_longer_and_lo
     // When its time has come it is restarted again; here the last one is made old.
     world.store.objects.update_guest(&key, |guest| {
         let restarts = guest.status.restarts.as_mut().unwrap();
-        restarts.last.0 = restarts.last.0 - k8s_openapi::jiff::SignedDuration::from_secs(11);
+        restarts.last.0 -= k8s_openapi::jiff::SignedDuration::from_secs(11);
     });
     until(&world, "a second restart", |w| tasks(w, "vzreboot") == 2).await;
     mend(&world);
@@ -303,4 +303,46 @@ async fn guests_of_a_node_share_one_connection_and_one_that_hangs_holds_up_nobod
     );
     let channels = commands(&world, "probes ") - before;
     assert!(channels <= 3 * 5, "{channels} channels for 120 probes");
+}
+
+/// Cut off at each point of a restart and taken over by a new engine: never more restarts than status tells of, and never
+/// a second one before its time.
+#[tokio::test]
+async fn a_restart_that_is_cut_off_anywhere_is_not_repeated_in_a_hurry() {
+    let ahead = one_restart(&[]).await.unwrap();
+    for at in ahead.0..ahead.1 {
+        one_restart(&[at])
+            .await
+            .unwrap_or_else(|why| panic!("cut at {at}: {why}"));
+    }
+}
+
+/// From health over one restart to health again; the points that were passed before and after.
+async fn one_restart(at: &[usize]) -> Result<(usize, usize), String> {
+    let mut world = World::with_ssh(at).await;
+    let passed = |w: &World| w.wire.passed.load(std::sync::atomic::Ordering::SeqCst);
+    let key = world.store.apply(guest(
+        "a",
+        json!({"liveness": exec("alive"), "restartUnit": "web.service"}),
+    ));
+    world.settle(false).await?;
+    let before = passed(&world);
+    fails(&world, "alive");
+    for _ in 0..40 {
+        if world.wire.dead.swap(false, std::sync::atomic::Ordering::SeqCst) {
+            world.restart();
+        }
+        world.round().await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    mend(&world);
+    let (done, told) = (
+        commands(&world, "systemctl restart"),
+        object(&world, &key).status.restarts.map_or(0, |r| r.count),
+    );
+    if told != 1 || done > 1 {
+        return Err(format!("{done} restarts, status tells of {told}"));
+    }
+    world.settle(false).await?;
+    Ok((before, passed(&world)))
 }
