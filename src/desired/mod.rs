@@ -222,6 +222,8 @@ pub struct Script {
     pub deadline_seconds: i64,
     /// Whether a changed script is run again.
     pub rerun: bool,
+    /// Whether the guest keeps what it said; a template does not, or its clones would have it too.
+    pub keep_output: bool,
 }
 
 /// A file for a script.

@@ -5,9 +5,9 @@
 //!
 //! * [`start`] starts a script detached and returns. Output is spooled to a root-only folder in memory, hash, process
 //!   and exit code are recorded on disk by the wrapper around the script, so nothing is lost with the connection.
-//!   The same hash and attempt is started at most once, however often it is asked for.
+//!   The same hash and attempt is started at most once, however often it is asked for. When the script ends, start and
+//!   end of its output move beside the record, and the spool goes.
 //! * [`poll`] prints the record of the last run of a hash, with start and end of its output.
-//! * [`forget`] removes the spool; the record stays, and a clone of the guest has it too.
 //!
 //! A record whose process is gone without an exit code reads [`State::Interrupted`]: the guest was stopped, cloned or
 //! rolled back meanwhile. Another run needs a higher attempt.
@@ -49,9 +49,11 @@ impl Default for Layout {
 }
 
 /// So much of the start of the output is kept and shown, in bytes.
-const HEAD: usize = 4 << 10;
-/// So much of the end of the output is kept and shown, in bytes.
+pub const HEAD: usize = 4 << 10;
+/// So much of the end of the output is shown, in bytes.
 const TAIL: usize = 16 << 10;
+/// So much of the end of the output is kept in the guest, in bytes.
+const REST: usize = 60 << 10;
 
 /// A script to start.
 #[derive(Clone, PartialEq, Eq)]
@@ -76,6 +78,8 @@ pub struct Script {
     pub workdir: Option<String>,
     /// After so many seconds it is stopped (exit code 124, or 137 if it had to be killed).
     pub deadline_seconds: Option<u64>,
+    /// Whether its output is kept in the guest when it has ended; otherwise it goes with the guest's next stop.
+    pub keep_output: bool,
 }
 
 /// A file in a guest.
@@ -150,23 +154,6 @@ pub fn poll(vmid: u32, id: &str, hash: Option<&str>, layout: &Layout) -> Result<
     Ok(in_guest(vmid, program(&header, &settings, "", "phoenix_poll")))
 }
 
-/// Removes what a finished run left in the spool.
-///
-/// # Errors
-/// An id that cannot be sent.
-pub fn forget(vmid: u32, id: &str, layout: &Layout) -> Result<Command, InvalidCommand> {
-    check_token("script id", id, 64)?;
-    Ok(in_guest(
-        vmid,
-        program(
-            &format!("forget id={id}"),
-            &settings(id, "*", layout),
-            "",
-            "phoenix_forget",
-        ),
-    ))
-}
-
 /// Reads up to `limit` bytes of a file. Answers a [`FileAnswer`].
 pub fn read_file(vmid: u32, path: &str, limit: usize) -> Command {
     let settings = format!("PHOENIX_PATH={}\nPHOENIX_HEAD={limit}\n", quote(path));
@@ -233,8 +220,9 @@ fn wrapper(script: &Script, layout: &Layout, path: &str) -> String {
     };
     let workdir = quote(script.workdir.as_deref().unwrap_or("/root"));
     let bound = layout.bound;
+    let keep = if script.keep_output { "yes" } else { "no" };
     format!(
-        "{settings}PHOENIX_RUN={run}\nPHOENIX_BOUND={bound}\n\n\
+        "{settings}PHOENIX_RUN={run}\nPHOENIX_BOUND={bound}\nPHOENIX_REST={REST}\nPHOENIX_KEEP={keep}\n\n\
          phoenix_script() {{\n    (\n        {run_it}\n        umask 022\n        phoenix_env=$PWD/env.$$\n        \
          cd {workdir} || exit 126\n        . \"$phoenix_env\"\n        rm -f \"$phoenix_env\"\n        exec \"$@\"\n    \
          )\n}}\n\n{WRAPPER}"

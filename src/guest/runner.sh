@@ -75,12 +75,19 @@ phoenix_report() {
     [ -n "$(phoenix_value exit "$1")" ] && phoenix_state=finished
     printf 'state=%s\nhash=%s\nattempt=%s\n' "$phoenix_state" "${phoenix_run%.*}" "${phoenix_run##*.}"
     sed -n -e '/^pid=/p' -e '/^started=/p' -e '/^ended=/p' -e '/^exit=/p' "$1"
-    phoenix_spool=$PHOENIX_SPOOL/$phoenix_run
-    if [ -f "$phoenix_spool/output" ]; then
-        printf 'output-head=%s\n' "$(head -c "$PHOENIX_HEAD" "$phoenix_spool/output" | base64 | tr -d '\n')"
-        printf 'output-size=%s\n' "$(wc -c <"$phoenix_spool/output")"
-        printf 'output-tail=%s\n' "$(tail -c "$PHOENIX_TAIL" "$phoenix_spool/output" | base64 | tr -d '\n')"
-    fi
+    # A file that is open stays readable, so it does not matter if the run ends between two lines of this.
+    { phoenix_output "$1" 3<"$PHOENIX_SPOOL/$phoenix_run/output"; } 2>/dev/null ||
+        { phoenix_output "$1" 3<"$PHOENIX_RECORDS/output.$phoenix_run"; } 2>/dev/null
+    return 0
+}
+
+# output RECORD: start, size and end of the output that is open as file 3. What is kept of a run that ended may have
+# lost its middle; its record has the size of the whole.
+phoenix_output() {
+    phoenix_size=$(phoenix_value size "$1")
+    printf 'output-head=%s\n' "$(head -c "$PHOENIX_HEAD" /proc/self/fd/3 | base64 | tr -d '\n')"
+    printf 'output-size=%s\n' "${phoenix_size:-$(wc -c </proc/self/fd/3)}"
+    printf 'output-tail=%s\n' "$(tail -c "$PHOENIX_TAIL" /proc/self/fd/3 | base64 | tr -d '\n')"
 }
 
 # Starts the run unless one is under way or this one was started before.
@@ -139,15 +146,6 @@ phoenix_launch() {
 
 phoenix_poll() {
     phoenix_report "$(phoenix_last "$PHOENIX_HASH")"
-}
-
-# Removes what a finished run left in the spool; its record stays.
-phoenix_forget() {
-    if [ -n "$(phoenix_busy)" ]; then
-        printf 'forgotten=0\n'
-    else
-        rm -rf "$PHOENIX_SPOOL" && printf 'forgotten=1\n'
-    fi
 }
 
 phoenix_read() {

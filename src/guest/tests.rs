@@ -66,6 +66,7 @@ impl Guest {
             files: vec![],
             workdir: Some(self.folder.path().to_str().unwrap().to_owned()),
             deadline_seconds: None,
+            keep_output: true,
         }
     }
 
@@ -338,7 +339,11 @@ fn long_output_keeps_its_start_and_its_end_within_bounds() {
     // The end waits until the spool has been cut for good.
     let body = "echo first line\ni=0; while [ $i -lt 200000 ]; do i=$((i+1)); echo \"line $i\"; done\n\
                 until [ \"$(stat -L -c %b /proc/$$/fd/1)\" -lt 300 ]; do sleep 1; done\necho last line\n";
-    guest.start(&guest.script(body));
+    // The spool stays to be looked at.
+    guest.start(&Script {
+        keep_output: false,
+        ..guest.script(body)
+    });
     let record = guest.finish();
     let output = record.output();
     assert!(output.starts_with("first line\nline 1\nline 2\n"), "{output}");
@@ -355,19 +360,68 @@ fn long_output_keeps_its_start_and_its_end_within_bounds() {
 }
 
 #[test]
-fn forgetting_leaves_the_record_and_spares_what_runs() {
-    let guest = Guest::new("/bin/sh");
-    let forget = |guest: &Guest| guest.run(&runner::forget(100, "feature-x", &guest.layout()).unwrap());
-    guest.start(&guest.script("echo out; sleep 1\n"));
-    assert_eq!(forget(&guest), "forgotten=0\n");
-    guest.finish();
-    assert_eq!(forget(&guest), "forgotten=1\n");
-    let record = guest.poll(Some("abc"));
-    assert_eq!(
-        (record.state, record.exit, record.output().as_str()),
-        (State::Finished, Some(0), "")
-    );
-    assert!(!Path::new(&guest.path("run/feature-x")).exists());
+fn what_a_script_said_is_kept_beside_its_record_and_nothing_else() {
+    let files = |guest: &Guest, folder: &str| {
+        let entries = fs::read_dir(guest.path(folder)).unwrap();
+        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let settled = |guest: &Guest, wanted: &[&str]| {
+        let patience = Instant::now() + Duration::from_secs(60);
+        let spool = format!("run/feature-x/{}", wanted[0].strip_prefix("output.").unwrap());
+        while files(guest, "lib/feature-x") != wanted || !files(guest, &spool).is_empty() {
+            assert!(Instant::now() < patience, "{:?}", files(guest, "lib/feature-x"));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    for shell in shells() {
+        let guest = Guest::new(shell);
+        let script = guest.script("echo one; exit 1\n");
+        guest.start(&script);
+        guest.finish();
+        settled(&guest, &["output.abc.1", "run.abc.1"]);
+        let record = guest.poll(Some("abc"));
+        let shown = (record.state, record.exit, record.output());
+        assert_eq!(shown, (State::Finished, Some(1), "one\n".to_owned()), "{shell}");
+        let kept = fs::metadata(guest.path("lib/feature-x/output.abc.1")).unwrap();
+        assert_eq!(
+            std::os::unix::fs::PermissionsExt::mode(&kept.permissions()) & 0o777,
+            0o600
+        );
+        // The next run takes its place, and a long one leaves no more than start and end.
+        let long = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo \"line $i\"; done\n";
+        guest.start(&Script {
+            attempt: 2,
+            body: long.into(),
+            ..script.clone()
+        });
+        guest.finish();
+        settled(&guest, &["output.abc.2", "run.abc.1", "run.abc.2"]);
+        let output = guest.poll(Some("abc")).output();
+        assert!(output.starts_with("line 1\nline 2\n") && output.ends_with("line 19999\nline 20000\n"));
+        let left_out = (1..=20_000).map(|i| format!("line {i}\n").len()).sum::<usize>() - (20 << 10);
+        assert!(output.contains(&format!("[… {left_out} bytes left out …]")), "{output}");
+        let kept = fs::read(guest.path("lib/feature-x/output.abc.2")).unwrap();
+        assert!(kept.len() == 64 << 10 && !kept.contains(&0), "{}", kept.len());
+        // A script of a template leaves its output in memory only. Files that it is given lie in the same folder.
+        let install = GuestFile {
+            path: guest.path("run/feature-x/install"),
+            mode: "0700".into(),
+            content: b"echo one\n".to_vec(),
+        };
+        guest.start(&Script {
+            attempt: 3,
+            keep_output: false,
+            body: "sh run/feature-x/install\n".into(),
+            files: vec![install],
+            ..script
+        });
+        assert_eq!(guest.finish().output(), "one\n");
+        assert_eq!(files(&guest, "lib/feature-x"), ["run.abc.1", "run.abc.2", "run.abc.3"]);
+        assert_eq!(files(&guest, "run/feature-x"), ["abc.3", "install"]);
+        assert_eq!(files(&guest, "run/feature-x/abc.3"), ["output"]);
+    }
 }
 
 #[test]

@@ -22,9 +22,13 @@ if ! [ -s "$phoenix_new" ] || ! ln "$phoenix_new" "$phoenix_claim" 2>/dev/null; 
 fi
 rm -f env "$phoenix_new"
 
-# Runs of another version of the script say nothing about the guest any more.
+# Runs of another version of the script say nothing about the guest any more, and the output of this run takes the place
+# of what earlier ones said.
+rm -f "$PHOENIX_RECORDS"/output.*
 for phoenix_file in "$PHOENIX_RECORDS"/run.*; do
-    case "${phoenix_file##*/}" in "run.$PHOENIX_HASH".*) ;; *) rm -f "$phoenix_file" ;; esac
+    phoenix_other=${phoenix_file##*/run.}
+    [ "$phoenix_other" = "$PHOENIX_RUN" ] || rm -rf "${PHOENIX_SPOOL:?}/$phoenix_other"
+    case "$phoenix_other" in "$PHOENIX_HASH".*) ;; *) rm -f "$phoenix_file" ;; esac
 done
 
 # Keeps the spooled output, which lies in memory, near its bound: its start and its end stay, the middle is given back
@@ -32,7 +36,7 @@ done
 phoenix_trim() {
     phoenix_size=$(wc -c <output) || return
     [ "$((phoenix_size - phoenix_from))" -gt "$PHOENIX_BOUND" ] || return 0
-    phoenix_to=$(((phoenix_size - PHOENIX_TAIL) / phoenix_block * phoenix_block))
+    phoenix_to=$(((phoenix_size - PHOENIX_REST) / phoenix_block * phoenix_block))
     fallocate --punch-hole --offset "$phoenix_from" --length "$((phoenix_to - phoenix_from))" output || return
     phoenix_from=$phoenix_to
 }
@@ -55,10 +59,21 @@ phoenix_trim >/dev/null 2>&1
 # A script that filled the disk has run all the same: as long as its end cannot be recorded it counts as running, or it
 # would be taken for cut off and be repeated.
 phoenix_ended=$(date +%s)
+phoenix_size=$(wc -c <output)
 until {
-    cat "$phoenix_claim" && printf 'ended=%s\nexit=%s\n' "$phoenix_ended" "$phoenix_code"
+    cat "$phoenix_claim" && printf 'size=%s\nended=%s\nexit=%s\n' "$phoenix_size" "$phoenix_ended" "$phoenix_code"
 } >"$phoenix_new" && grep -q '^exit=' "$phoenix_new" && mv -f "$phoenix_new" "$phoenix_claim"; do
     [ -d "$PHOENIX_RECORDS" ] || exit 1
     sleep 2
 done
 rm -f "env.$$" script wrapper
+
+# What it said moves from memory to the disk, start and end of it, unless the guest becomes a template. It comes after
+# the record, so that it takes no room from that; where there is none for it, it stays in memory until the next run.
+[ "$PHOENIX_KEEP" = yes ] || exit 0
+if [ "$phoenix_size" -le "$((PHOENIX_HEAD + PHOENIX_REST))" ]; then
+    cat output
+else
+    head -c "$PHOENIX_HEAD" output && tail -c "$PHOENIX_REST" output
+fi >"$phoenix_new" 2>/dev/null && mv -f "$phoenix_new" "$PHOENIX_RECORDS/output.$PHOENIX_RUN" && rm -f output
+rm -f "$phoenix_new"

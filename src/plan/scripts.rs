@@ -329,6 +329,7 @@ mod tests {
             workdir: None,
             deadline_seconds: 60,
             rerun,
+            keep_output: true,
         }
     }
 

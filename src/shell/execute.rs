@@ -196,6 +196,7 @@ fn runner_script(script: &Script, attempt: i64) -> runner::Script {
             .collect(),
         workdir: script.workdir.clone(),
         deadline_seconds: u64::try_from(script.deadline_seconds).ok(),
+        keep_output: script.keep_output,
     }
 }
 

@@ -100,6 +100,7 @@ fn script() -> impl Strategy<Value = Script> {
         workdir: None,
         deadline_seconds: 60,
         rerun: true,
+        keep_output: true,
     })
 }
 

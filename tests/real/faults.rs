@@ -251,6 +251,25 @@ async fn a_full_disk_is_said_and_recovers() {
     real.sh(&key, "rm /var/lib/phoenix/fill");
     real.ready(std::slice::from_ref(&key)).await;
     assert_eq!(real.sh(&key, "cat /root/filled"), "run\n");
+    // Where there is room for the record but none for the output, the script has ended, and its output stays in memory.
+    let logs = "cat /run/phoenix/application/*/output /var/lib/phoenix/application/output.* 2>/dev/null | tail -n 1";
+    real.sh(
+        &key,
+        "umount /var/lib/phoenix && mount -t tmpfs -o size=48k none /var/lib/phoenix",
+    );
+    let script =
+        "#!/bin/sh\necho run >>/root/talked\nhead -c 200k /dev/zero | tr '\\0' x | fold\necho\necho the last word\n";
+    real.world.store.apply(guest("a", json!({"script": script})));
+    real.ready(std::slice::from_ref(&key)).await;
+    assert_eq!(real.sh(&key, logs), "the last word\n");
+    assert_eq!(
+        real.sh(
+            &key,
+            "cat /root/talked; ls /var/lib/phoenix/application/output.* 2>&1 | tail -n 1 | grep -c 'No such file'"
+        ),
+        "run\n1\n"
+    );
+    real.sh(&key, "umount /var/lib/phoenix");
 }
 
 #[tokio::test(flavor = "multi_thread")]

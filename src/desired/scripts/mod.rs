@@ -58,8 +58,11 @@ pub fn scripts(
         scripts.push(application::script(object, application, objects)?);
     }
     scripts.extend(application::tests(object, guest.application, objects)?);
-    if matches!(object.spec, GuestSpec::Template(_)) && object.guest_type() == GuestType::Qemu {
-        scripts.push(clean::script());
+    if matches!(object.spec, GuestSpec::Template(_)) {
+        if object.guest_type() == GuestType::Qemu {
+            scripts.push(clean::script());
+        }
+        scripts.iter_mut().for_each(|script| script.keep_output = false);
     }
     Ok(scripts)
 }
@@ -143,6 +146,7 @@ impl Given {
             workdir: self.workdir,
             deadline_seconds,
             rerun: true,
+            keep_output: true,
         }
     }
 }

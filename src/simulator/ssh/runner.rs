@@ -5,7 +5,6 @@
 //! |---|---|---|
 //! | `start id= hash= attempt= script=` | starts a script unless this hash and attempt was started before | record |
 //! | `poll id= hash=` | reads the last run (`*`: of any hash) | record |
-//! | `forget id=` | removes the spooled output | `forgotten=` |
 //! | `read path=`, `write path= mode=` | files | `state=` |
 //! | `probe seconds= command=` | runs a short command | `exit=`, `output-tail=` |
 //!
@@ -57,7 +56,7 @@ impl Program {
     /// What it does, in a few words: `start feature-docker`.
     pub fn summary(&self) -> String {
         let about = match self.verb.as_str() {
-            "start" | "poll" | "forget" => self.field("id").to_owned(),
+            "start" | "poll" => self.field("id").to_owned(),
             "probe" => self.decoded("command").unwrap_or_default(),
             _ => self.decoded("path").unwrap_or_default(),
         };
@@ -90,7 +89,6 @@ impl Program {
         match self.verb.as_str() {
             "start" => self.start(state, vmid, fault),
             "poll" => Reply::ok(self.poll(state, vmid)),
-            "forget" => self.forget(state, vmid),
             "read" => self.read(state, vmid),
             "write" => {
                 self.put_files(state, vmid);
@@ -138,10 +136,10 @@ impl Program {
             .cloned();
         if let Some(known) = known {
             if known.hash == hash && known.attempt >= attempt {
-                return Reply::ok(format!("started-now=0\n{}", report(state, vmid, &known)));
+                return Reply::ok(format!("started-now=0\n{}", report(state, &known)));
             }
             if known.running(now) {
-                return Reply::ok(format!("started-now=0\nbusy=1\n{}", report(state, vmid, &known)));
+                return Reply::ok(format!("started-now=0\nbusy=1\n{}", report(state, &known)));
             }
         }
         self.put_files(state, vmid);
@@ -156,16 +154,8 @@ impl Program {
             output: outcome.output,
             killed: false,
         };
-        let answer = format!("started-now=1\n{}", report(state, vmid, &script));
+        let answer = format!("started-now=1\n{}", report(state, &script));
         if let Some(guest) = state.guests.get_mut(&vmid) {
-            // The spool is where the output is; without it only the record is left.
-            guest.inside.files.insert(
-                spool(&id),
-                GuestFile {
-                    content: Vec::new(),
-                    mode: 0o600,
-                },
-            );
             guest.inside.scripts.insert(id, script);
         }
         Reply::ok(answer)
@@ -178,22 +168,9 @@ impl Program {
             .get(&vmid)
             .and_then(|guest| guest.inside.scripts.get(self.field("id")));
         match script.filter(|script| hash == "*" || script.hash == hash) {
-            Some(script) => report(state, vmid, script),
+            Some(script) => report(state, script),
             None => "state=absent\n".to_owned(),
         }
-    }
-
-    fn forget(&self, state: &mut State, vmid: u32) -> Reply {
-        let now = state.now;
-        let Some(guest) = state.guests.get_mut(&vmid) else {
-            return Reply::fail(255, "no such guest".into());
-        };
-        let id = self.field("id");
-        if guest.inside.scripts.get(id).is_some_and(|script| script.running(now)) {
-            return Reply::ok("forgotten=0\n".into());
-        }
-        guest.inside.files.remove(&spool(id));
-        Reply::ok("forgotten=1\n".into())
     }
 
     fn read(&self, state: &State, vmid: u32) -> Reply {
@@ -215,12 +192,8 @@ impl Program {
     }
 }
 
-fn spool(id: &str) -> String {
-    format!("/run/phoenix/{id}/output")
-}
-
 /// The record of a run as key=value lines.
-fn report(state: &State, vmid: u32, script: &GuestScript) -> String {
+fn report(state: &State, script: &GuestScript) -> String {
     let running = script.running(state.now);
     let word = match (script.killed, running) {
         (true, _) => "interrupted",
@@ -236,11 +209,7 @@ fn report(state: &State, vmid: u32, script: &GuestScript) -> String {
     if word == "finished" {
         out.push_str(&format!("ended={}\nexit={}\n", script.ends_at / 1000, script.exit_code));
     }
-    let spooled = state
-        .guests
-        .get(&vmid)
-        .is_some_and(|guest| guest.inside.files.contains_key(&spool(&script.id)));
-    if spooled && word == "finished" {
+    if word == "finished" {
         let encoded = BASE64.encode(&script.output);
         let size = script.output.len();
         out.push_str(&format!(
