@@ -21,6 +21,8 @@ pub use super::answer::{AnswerError, FileAnswer, ProbeAnswer, Record, State};
 use super::command::{Command, InvalidCommand, quote};
 use crate::secret::Secret;
 
+/// Shared by the two others.
+const PROCESS: &str = include_str!("process.sh");
 const RUNNER: &str = include_str!("runner.sh");
 const WRAPPER: &str = include_str!("wrapper.sh");
 
@@ -190,7 +192,7 @@ pub fn probe(vmid: u32, argv: &[String], seconds: u64, layout: &Layout) -> Comma
 
 /// What is piped in: header, settings, the runner, and last the one line that does something.
 fn program(header: &str, settings: &str, files: &str, call: &str) -> String {
-    format!("# phoenix-runner: {header}\n{settings}\n{RUNNER}\nphoenix_files() {{\n:\n{files}}}\n\n{call}\n")
+    format!("# phoenix-runner: {header}\n{settings}\n{PROCESS}\n{RUNNER}\nphoenix_files() {{\n:\n{files}}}\n\n{call}\n")
 }
 
 fn settings(id: &str, hash: &str, layout: &Layout) -> String {
@@ -225,7 +227,7 @@ fn wrapper(script: &Script, layout: &Layout, path: &str) -> String {
         "{settings}PHOENIX_RUN={run}\nPHOENIX_BOUND={bound}\nPHOENIX_REST={REST}\nPHOENIX_KEEP={keep}\n\n\
          phoenix_script() {{\n    (\n        {run_it}\n        umask 022\n        phoenix_env=$PWD/env.$$\n        \
          cd {workdir} || exit 126\n        . \"$phoenix_env\"\n        rm -f \"$phoenix_env\"\n        exec \"$@\"\n    \
-         )\n}}\n\n{WRAPPER}"
+         )\n}}\n\n{PROCESS}\n{WRAPPER}"
     )
 }
 

@@ -19,14 +19,6 @@ phoenix_put() {
     phoenix_fail "cannot write $1"
 }
 
-# The start time of a process in ticks since boot: with the process id it names one process for ever. Empty for a
-# process that is gone or only waits to be reaped.
-phoenix_born() {
-    phoenix_stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 0
-    set -- ${phoenix_stat##*) }
-    case "${1:-}" in '' | Z | X) ;; *) printf %s "${20:-}" ;; esac
-}
-
 # value KEY FILE: the value of KEY in a record.
 phoenix_value() {
     sed -n "s/^$1=//p" "$2" 2>/dev/null | head -n 1
@@ -48,9 +40,17 @@ phoenix_last() {
     printf %s "$phoenix_best"
 }
 
-# Whether the process of an unfinished record still runs.
+# Whether a run belongs to the present start of the guest: 1 or 0, or nothing where that is not known.
+phoenix_present() {
+    phoenix_then=$(phoenix_value boot "$1") phoenix_now=$(phoenix_boot)
+    [ -n "$phoenix_then" ] && [ -n "$phoenix_now" ] || return 0
+    if [ "$phoenix_then" = "$phoenix_now" ]; then printf 1; else printf 0; fi
+}
+
+# Whether the process of an unfinished record still runs. After a restart another process may have its number, and in a
+# machine, whose boots resemble each other, even its start time.
 phoenix_alive() {
-    [ -z "$(phoenix_value exit "$1")" ] || return 1
+    [ -z "$(phoenix_value exit "$1")" ] && [ "$(phoenix_present "$1")" != 0 ] || return 1
     phoenix_pid=$(phoenix_value pid "$1")
     [ -n "$phoenix_pid" ] && [ "$(phoenix_born "$phoenix_pid")" = "$(phoenix_value born "$1")" ]
 }
@@ -75,6 +75,11 @@ phoenix_report() {
     [ -n "$(phoenix_value exit "$1")" ] && phoenix_state=finished
     printf 'state=%s\nhash=%s\nattempt=%s\n' "$phoenix_state" "${phoenix_run%.*}" "${phoenix_run##*.}"
     sed -n -e '/^pid=/p' -e '/^started=/p' -e '/^ended=/p' -e '/^exit=/p' "$1"
+    phoenix_here=$(phoenix_present "$1")
+    if [ -n "$phoenix_here" ]; then
+        printf 'this-start=%s\ntries=%s\n' "$phoenix_here" \
+            "$(grep -lFx "boot=$(phoenix_value boot "$1")" "${1%.*}".* | wc -l)"
+    fi
     # A file that is open stays readable, so it does not matter if the run ends between two lines of this.
     { phoenix_output "$1" 3<"$PHOENIX_SPOOL/$phoenix_run/output"; } 2>/dev/null ||
         { phoenix_output "$1" 3<"$PHOENIX_RECORDS/output.$phoenix_run"; } 2>/dev/null

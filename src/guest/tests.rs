@@ -333,6 +333,57 @@ fn a_run_that_was_cut_off_is_told_from_one_that_runs() {
 }
 
 #[test]
+fn a_run_is_told_from_those_of_another_start_of_the_guest() {
+    let guest = Guest::new("/bin/sh");
+    let script = guest.script("true\n");
+    let record = |n: u32| guest.path(&format!("lib/feature-x/run.abc.{n}"));
+    let elsewhere = |n: u32, boot: &str| {
+        let text = fs::read_to_string(record(n)).unwrap();
+        let line = |l: &str| {
+            if l.starts_with("boot=") {
+                format!("{boot}\n")
+            } else {
+                format!("{l}\n")
+            }
+        };
+        fs::write(record(n), text.lines().map(line).collect::<String>()).unwrap();
+    };
+    for attempt in [1, 2] {
+        guest.start(&Script {
+            attempt,
+            ..script.clone()
+        });
+        let ended = guest.finish();
+        assert_eq!((ended.this_start, ended.tries), (Some(true), Some(attempt)));
+    }
+    elsewhere(1, "boot=0f2e/17");
+    elsewhere(2, "boot=0f2e/17");
+    let ended = guest.poll(None);
+    assert_eq!(
+        (ended.this_start, ended.tries, ended.exit),
+        (Some(false), Some(2), Some(0))
+    );
+    // A record that does not say, such as one that an earlier version of Phoenix wrote.
+    elsewhere(2, "boot=");
+    assert_eq!((guest.poll(None).this_start, guest.poll(None).tries), (None, None));
+    // The next run begins to count anew.
+    let long = Script {
+        attempt: 3,
+        body: "sleep 300\n".into(),
+        ..script.clone()
+    };
+    let running = guest.start(&long);
+    assert_eq!((running.state, running.tries), (State::Running, Some(1)));
+    assert!(!Path::new(&record(1)).exists() && Path::new(&record(2)).exists());
+    // After a restart another process may have the number and the start time of the one that is recorded.
+    elsewhere(3, "boot=0f2e/17");
+    assert_eq!(guest.poll(None).state, State::Interrupted);
+    let text = fs::read_to_string(record(3)).unwrap();
+    let pid = text.lines().find_map(|l| l.strip_prefix("pid=")).unwrap();
+    assert_eq!(pipe("/bin/kill", &["-9", "--", &format!("-{pid}")], b"").0, 0);
+}
+
+#[test]
 fn long_output_keeps_its_start_and_its_end_within_bounds() {
     let guest = Guest::new("/bin/sh");
     // Written without a pause, so that much of it comes while the spool is being cut; a line lost or torn would show.

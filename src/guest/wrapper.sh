@@ -12,9 +12,8 @@ cd "$PHOENIX_SPOOL/$PHOENIX_RUN" || exit 1
 # The environment is copied before the claim, because whoever loses the claim removes the first one. (A second link
 # would not do: linking fails in the moment in which another start replaces the file.)
 cat env >"env.$$" 2>/dev/null
-phoenix_stat=$(cat "/proc/$$/stat")
-set -- ${phoenix_stat##*) }
-printf 'pid=%s\nborn=%s\nstarted=%s\n' "$$" "${20:-}" "$(date +%s)" >"$phoenix_new"
+phoenix_start=$(phoenix_boot)
+printf 'pid=%s\nborn=%s\nboot=%s\nstarted=%s\n' "$$" "$(phoenix_born "$$")" "$phoenix_start" "$(date +%s)" >"$phoenix_new"
 # Without its content the claim would say nothing: on a full disk the script does not run.
 if ! [ -s "$phoenix_new" ] || ! ln "$phoenix_new" "$phoenix_claim" 2>/dev/null; then
     rm -f "$phoenix_new" env "env.$$"
@@ -22,13 +21,14 @@ if ! [ -s "$phoenix_new" ] || ! ln "$phoenix_new" "$phoenix_claim" 2>/dev/null; 
 fi
 rm -f env "$phoenix_new"
 
-# Runs of another version of the script say nothing about the guest any more, and the output of this run takes the place
-# of what earlier ones said.
+# Runs of another version of the script, or before the guest's last start, say nothing about the guest any more, and the
+# output of this run takes the place of what earlier ones said.
 rm -f "$PHOENIX_RECORDS"/output.*
 for phoenix_file in "$PHOENIX_RECORDS"/run.*; do
     phoenix_other=${phoenix_file##*/run.}
     [ "$phoenix_other" = "$PHOENIX_RUN" ] || rm -rf "${PHOENIX_SPOOL:?}/$phoenix_other"
     case "$phoenix_other" in "$PHOENIX_HASH".*) ;; *) rm -f "$phoenix_file" ;; esac
+    [ -z "$phoenix_start" ] || grep -sqFx -e "boot=$phoenix_start" -e boot= "$phoenix_file" || rm -f "$phoenix_file"
 done
 
 # Keeps the spooled output, which lies in memory, near its bound: its start and its end stay, the middle is given back

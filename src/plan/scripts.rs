@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::crd::ScriptStatus;
+use crate::crd::{RerunPolicy, ScriptStatus};
 use crate::desired::{Script, ScriptRole};
 use crate::observed::{Guest, ScriptRecord};
 
@@ -36,6 +36,12 @@ fn pause(attempt: i64) -> i64 {
     (10i64 << shift).min(600)
 }
 
+/// Whether a script that is to run after every start of its guest has not yet done so. A guest that does not say what
+/// start a run belongs to repeats nothing.
+fn waits_since_start(script: &Script, record: &ScriptRecord) -> bool {
+    script.rerun == RerunPolicy::Always && record.this_start == Some(false)
+}
+
 fn position(script: &Script, record: Option<&ScriptRecord>, now: i64) -> Position {
     let Some(record) = record else { return Position::Due(1) };
     if record.running {
@@ -43,25 +49,34 @@ fn position(script: &Script, record: Option<&ScriptRecord>, now: i64) -> Positio
     }
     let attempt = record.attempt;
     if record.hash != script.hash {
-        return if script.rerun || record.exit_code != Some(0) {
+        return if script.rerun != RerunPolicy::Never || record.exit_code != Some(0) {
             Position::Due(1)
         } else {
             Position::Outdated
         };
     }
     match record.exit_code {
+        _ if waits_since_start(script, record) => Position::Due(attempt + 1),
         Some(0) => Position::Done,
         _ if script.role == ScriptRole::Test && record.exit_code.is_some() => Position::Failed,
-        None if !script.rerun => Position::CutOff,
-        _ if attempt >= MAX_ATTEMPTS => Position::Failed,
+        None if script.rerun == RerunPolicy::Never => Position::CutOff,
+        _ if tries(script, record) >= MAX_ATTEMPTS => Position::Failed,
         _ => {
-            let due = record.ended_at.unwrap_or(0) + pause(attempt);
+            let due = record.ended_at.unwrap_or(0) + pause(tries(script, record));
             if due > now {
                 Position::Later(due)
             } else {
                 Position::Due(attempt + 1)
             }
         }
+    }
+}
+
+/// How often a script was tried: with Always each start of the guest begins anew.
+fn tries(script: &Script, record: &ScriptRecord) -> i64 {
+    match script.rerun {
+        RerunPolicy::Always => record.tries,
+        RerunPolicy::OnChange | RerunPolicy::Never => record.attempt,
     }
 }
 
@@ -99,7 +114,7 @@ fn script_status(script: &Script, record: Option<&ScriptRecord>) -> ScriptStatus
             .filter(|r| !r.running && r.exit_code != Some(0))
             .map(|r| tail(&r.output))
             .filter(|m| !m.is_empty()),
-        attempts: record.map(|r| r.attempt),
+        attempts: record.map(|r| tries(script, r)),
     }
 }
 
@@ -316,7 +331,7 @@ fn last_line(output: &str) -> String {
 mod tests {
     use super::*;
 
-    fn script(rerun: bool, role: ScriptRole) -> Script {
+    fn script(rerun: RerunPolicy, role: ScriptRole) -> Script {
         Script {
             id: "feature-docker".into(),
             name: "feature docker".into(),
@@ -340,6 +355,8 @@ mod tests {
             running: false,
             exit_code,
             ended_at: Some(1000),
+            this_start: Some(true),
+            tries: attempt,
             output: String::new(),
         })
     }
@@ -361,20 +378,62 @@ mod tests {
             (ended("old", 3, Some(1)), 1000, Position::Due(1)),
         ];
         for (record, now, expected) in cases {
-            let found = position(&script(false, ScriptRole::Feature), record.as_ref(), now);
+            let found = position(&script(RerunPolicy::Never, ScriptRole::Feature), record.as_ref(), now);
             assert_eq!(found, expected, "{record:?} at {now}");
         }
         let old = ended("old", 3, Some(0));
         assert_eq!(
-            position(&script(true, ScriptRole::Feature), old.as_ref(), 1000),
+            position(&script(RerunPolicy::OnChange, ScriptRole::Feature), old.as_ref(), 1000),
             Position::Due(1)
         );
         let cut_off = ended("h", 2, None);
         assert_eq!(
-            position(&script(true, ScriptRole::Feature), cut_off.as_ref(), 1020),
+            position(
+                &script(RerunPolicy::OnChange, ScriptRole::Feature),
+                cut_off.as_ref(),
+                1020
+            ),
             Position::Due(3)
         );
-        let test = script(true, ScriptRole::Test);
+        let test = script(RerunPolicy::OnChange, ScriptRole::Test);
         assert_eq!(position(&test, ended("h", 1, Some(1)).as_ref(), 9000), Position::Failed);
+    }
+
+    #[test]
+    fn a_script_of_every_start_runs_once_for_each_start_of_the_guest() {
+        let of = |exit_code, attempt, tries, this_start| {
+            ended("h", attempt, exit_code).map(|r| ScriptRecord { tries, this_start, ..r })
+        };
+        let running = of(None, 7, 1, Some(false)).map(|r| ScriptRecord { running: true, ..r });
+        let cases = [
+            (None, Position::Due(1)),
+            (of(Some(0), 1, 1, Some(true)), Position::Done),
+            (of(Some(0), 1, 1, Some(false)), Position::Due(2)),
+            // Whoever does not know of a start does not repeat.
+            (of(Some(0), 1, 1, None), Position::Done),
+            (of(None, 3, 1, Some(false)), Position::Due(4)),
+            // Failures count from the start of the guest on.
+            (of(Some(1), 9, 2, Some(true)), Position::Later(1020)),
+            (of(Some(1), 9, 5, Some(true)), Position::Failed),
+            (of(Some(1), 9, 5, Some(false)), Position::Due(10)),
+            (running, Position::Running),
+            (ended("old", 3, Some(0)), Position::Due(1)),
+        ];
+        for (record, expected) in cases {
+            let found = position(
+                &script(RerunPolicy::Always, ScriptRole::Application),
+                record.as_ref(),
+                1005,
+            );
+            assert_eq!(found, expected, "{record:?}");
+        }
+        // No other policy asks.
+        for policy in [RerunPolicy::OnChange, RerunPolicy::Never] {
+            let record = of(Some(0), 1, 1, Some(false));
+            assert_eq!(
+                position(&script(policy, ScriptRole::Application), record.as_ref(), 1005),
+                Position::Done
+            );
+        }
     }
 }

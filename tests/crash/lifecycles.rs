@@ -144,6 +144,38 @@ fn revised(size: &str) -> serde_json::Value {
     object
 }
 
+/// A container with all sorts of scripts, and one whose application has the other policy.
+fn every_script(world: &World, version: u32, power: &str) {
+    world.feature("vllm", json!({}));
+    let application = |policy: &str| {
+        let script = format!("#!/bin/sh\necho version {version}\n");
+        json!({"source": image(), "network": [], "powerState": power,
+            "application": {"script": script, "rerunPolicy": policy}})
+    };
+    let mut always = application("Always");
+    always["features"] = json!([{"name": "vllm"}]);
+    always["vllm"] = json!({"model": "m"});
+    always["tests"] = json!([{"name": "works", "script": "#!/bin/sh\ntrue\n"}]);
+    for (vmid, name, mut fields) in [(1000, "always", always), (1001, "never", application("Never"))] {
+        fields["vmid"] = json!(vmid);
+        world.store.apply(lxc(name, fields));
+    }
+}
+
+/// How often each script was started in its guest.
+fn each_as_often_as_its_policy_says(world: &World) -> Result<(), String> {
+    let always = r#"["application 3", "feature-vllm 1", "test-works 1", "vllm 1"]"#;
+    for (vmid, expected) in [(1000, always), (1001, r#"["application 1"]"#)] {
+        let runs = world.guests()[&vmid]["runs"].clone();
+        if runs != expected {
+            return Err(format!(
+                "the scripts of {vmid} ran so often: {runs} instead of {expected}"
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// What ran in a machine, each once.
 fn ran(world: &World, vmid: u32, expected: &str) -> Result<(), String> {
     let scripts = world.guests()[&vmid]["scripts"].clone();
@@ -391,5 +423,17 @@ pub const LIFECYCLES: &[Lifecycle] = &[
                 .then_some(())
                 .ok_or_else(|| format!("guests that are left: {left:?}"))
         },
+    },
+    Lifecycle {
+        name: "all sorts of scripts, guests that are stopped and started, and a change",
+        ssh: true,
+        stalls: false,
+        phases: &[
+            |world| every_script(world, 1, "Running"),
+            |world| every_script(world, 1, "Stopped"),
+            |world| every_script(world, 1, "Running"),
+            |world| every_script(world, 2, "Running"),
+        ],
+        check: each_as_often_as_its_policy_says,
     },
 ];

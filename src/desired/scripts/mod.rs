@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use super::{Blocked, GuestObject, GuestSpec, GuestType, Objects, Script, ScriptFile, ScriptRole};
-use crate::crd::{Health, PhoenixHypervisor, Probe, Vllm};
+use crate::crd::{Health, PhoenixHypervisor, Probe, RerunPolicy, Vllm};
 
 pub use probes::probe_command;
 
@@ -145,7 +145,7 @@ impl Given {
             files: self.files,
             workdir: self.workdir,
             deadline_seconds,
-            rerun: true,
+            rerun: RerunPolicy::OnChange,
             keep_output: true,
         }
     }

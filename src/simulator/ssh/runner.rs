@@ -134,12 +134,18 @@ impl Program {
             .get(&vmid)
             .and_then(|guest| guest.inside.scripts.get(&id))
             .cloned();
+        let guest_since = since(state, vmid);
+        let (mut tries, mut runs) = (1, 1);
         if let Some(known) = known {
             if known.hash == hash && known.attempt >= attempt {
-                return Reply::ok(format!("started-now=0\n{}", report(state, &known)));
+                return Reply::ok(format!("started-now=0\n{}", report(state, vmid, &known)));
             }
             if known.running(now) {
-                return Reply::ok(format!("started-now=0\nbusy=1\n{}", report(state, &known)));
+                return Reply::ok(format!("started-now=0\nbusy=1\n{}", report(state, vmid, &known)));
+            }
+            runs += known.runs;
+            if known.hash == hash && known.guest_since == guest_since {
+                tries += known.tries;
             }
         }
         self.put_files(state, vmid);
@@ -148,13 +154,16 @@ impl Program {
             id: id.clone(),
             hash,
             attempt,
+            tries,
+            runs,
+            guest_since,
             started_at: now,
             ends_at: now + state.scaled(outcome.ms),
             exit_code: outcome.exit,
             output: outcome.output,
             killed: false,
         };
-        let answer = format!("started-now=1\n{}", report(state, &script));
+        let answer = format!("started-now=1\n{}", report(state, vmid, &script));
         if let Some(guest) = state.guests.get_mut(&vmid) {
             guest.inside.scripts.insert(id, script);
         }
@@ -168,7 +177,7 @@ impl Program {
             .get(&vmid)
             .and_then(|guest| guest.inside.scripts.get(self.field("id")));
         match script.filter(|script| hash == "*" || script.hash == hash) {
-            Some(script) => report(state, script),
+            Some(script) => report(state, vmid, script),
             None => "state=absent\n".to_owned(),
         }
     }
@@ -192,8 +201,14 @@ impl Program {
     }
 }
 
+/// When the guest was started.
+fn since(state: &State, vmid: u32) -> u64 {
+    let running = state.guests.get(&vmid).and_then(|guest| guest.running.as_ref());
+    running.map_or(0, |running| running.since)
+}
+
 /// The record of a run as key=value lines.
-fn report(state: &State, script: &GuestScript) -> String {
+fn report(state: &State, vmid: u32, script: &GuestScript) -> String {
     let running = script.running(state.now);
     let word = match (script.killed, running) {
         (true, _) => "interrupted",
@@ -206,6 +221,8 @@ fn report(state: &State, script: &GuestScript) -> String {
         script.attempt,
         script.started_at / 1000
     );
+    let here = u8::from(script.guest_since == since(state, vmid));
+    out.push_str(&format!("this-start={here}\ntries={}\n", script.tries));
     if word == "finished" {
         out.push_str(&format!("ended={}\nexit={}\n", script.ends_at / 1000, script.exit_code));
     }
