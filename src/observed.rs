@@ -243,6 +243,8 @@ pub struct ScriptRecord {
     pub this_start: Option<bool>,
     /// How often this hash was started since the start of the guest that it belongs to.
     pub tries: i64,
+    /// Whether it was asked to end: while it runs, and when it has ended because of that.
+    pub cancelled: bool,
     /// Start and end of its output.
     pub output: String,
 }

@@ -344,6 +344,8 @@ pub struct Desired {
     pub power: PowerState,
     /// Value of the restartedAt annotation.
     pub restarted_at: Option<String>,
+    /// Value of the cancel annotation: hash of a script that is to be stopped.
+    pub cancel: Option<String>,
     /// Whether a pending change may restart it.
     pub restart: RestartPolicy,
     /// What happens to changes made elsewhere.

@@ -7,6 +7,7 @@
 //!   and exit code are recorded on disk by the wrapper around the script, so nothing is lost with the connection.
 //!   The same hash and attempt is started at most once, however often it is asked for. When the script ends, start and
 //!   end of its output move beside the record, and the spool goes.
+//! * [`cancel`] asks a run to end: its processes are told so (SIGTERM), and ended after ten seconds.
 //! * [`poll`] prints the record of the last run of a hash, with start and end of its output.
 //!
 //! A record whose process is gone without an exit code reads [`State::Interrupted`]: the guest was stopped, cloned or
@@ -156,6 +157,18 @@ pub fn poll(vmid: u32, id: &str, hash: Option<&str>, layout: &Layout) -> Result<
     Ok(in_guest(vmid, program(&header, &settings, "", "phoenix_poll")))
 }
 
+/// Asks the run of `hash` to end if it is under way, once or several times. Answers a [`Record`].
+///
+/// # Errors
+/// An id or hash that cannot be sent.
+pub fn cancel(vmid: u32, id: &str, hash: &str, layout: &Layout) -> Result<Command, InvalidCommand> {
+    check_token("script id", id, 64)?;
+    check_token("script hash", hash, 128)?;
+    let header = format!("cancel id={id} hash={hash}");
+    let settings = settings(id, hash, layout);
+    Ok(in_guest(vmid, program(&header, &settings, "", "phoenix_cancel")))
+}
+
 /// Reads up to `limit` bytes of a file. Answers a [`FileAnswer`].
 pub fn read_file(vmid: u32, path: &str, limit: usize) -> Command {
     let settings = format!("PHOENIX_PATH={}\nPHOENIX_HEAD={limit}\n", quote(path));
@@ -220,12 +233,16 @@ fn wrapper(script: &Script, layout: &Layout, path: &str) -> String {
         ),
         None => format!("set -- {words}"),
     };
+    // A session of its own makes a group of all that the script starts, which can be told to end.
+    let run_it = format!("{run_it}\n        ! command -v setsid >/dev/null || set -- setsid \"$@\"");
     let workdir = quote(script.workdir.as_deref().unwrap_or("/root"));
     let bound = layout.bound;
     let keep = if script.keep_output { "yes" } else { "no" };
     format!(
         "{settings}PHOENIX_RUN={run}\nPHOENIX_BOUND={bound}\nPHOENIX_REST={REST}\nPHOENIX_KEEP={keep}\n\n\
-         phoenix_script() {{\n    (\n        {run_it}\n        umask 022\n        phoenix_env=$PWD/env.$$\n        \
+         phoenix_script() {{\n    (\n        {run_it}\n        \
+         read -r phoenix_pid phoenix_rest </proc/self/stat\n        \
+         printf '%s %s\\n' \"$phoenix_pid\" \"$(phoenix_born \"$phoenix_pid\")\" >child\n        umask 022\n        phoenix_env=$PWD/env.$$\n        \
          cd {workdir} || exit 126\n        . \"$phoenix_env\"\n        rm -f \"$phoenix_env\"\n        exec \"$@\"\n    \
          )\n}}\n\n{PROCESS}\n{WRAPPER}"
     )

@@ -74,7 +74,8 @@ phoenix_report() {
     phoenix_alive "$1" && phoenix_state=running
     [ -n "$(phoenix_value exit "$1")" ] && phoenix_state=finished
     printf 'state=%s\nhash=%s\nattempt=%s\n' "$phoenix_state" "${phoenix_run%.*}" "${phoenix_run##*.}"
-    sed -n -e '/^pid=/p' -e '/^started=/p' -e '/^ended=/p' -e '/^exit=/p' "$1"
+    sed -n -e '/^pid=/p' -e '/^started=/p' -e '/^ended=/p' -e '/^cancelled=/p' -e '/^exit=/p' "$1"
+    [ ! -e "$PHOENIX_SPOOL/$phoenix_run/cancel" ] || printf 'cancelled=1\n'
     phoenix_here=$(phoenix_present "$1")
     if [ -n "$phoenix_here" ]; then
         printf 'this-start=%s\ntries=%s\n' "$phoenix_here" \
@@ -151,6 +152,16 @@ phoenix_launch() {
 
 phoenix_poll() {
     phoenix_report "$(phoenix_last "$PHOENIX_HASH")"
+}
+
+# Asks the run of the hash to end, if one is under way: the wrapper, which knows its own script, sees the file and stops
+# it.
+phoenix_cancel() {
+    phoenix_known=$(phoenix_last "$PHOENIX_HASH")
+    if [ -n "$phoenix_known" ] && phoenix_alive "$phoenix_known"; then
+        : >"$PHOENIX_SPOOL/${phoenix_known##*/run.}/cancel" || phoenix_fail "cannot write to $PHOENIX_SPOOL"
+    fi
+    phoenix_report "$phoenix_known"
 }
 
 phoenix_read() {

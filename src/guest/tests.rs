@@ -315,8 +315,12 @@ fn a_run_that_was_cut_off_is_told_from_one_that_runs() {
     guest.start(&script);
     let answer = guest.run(&runner::poll(100, "feature-x", Some("abc"), &guest.layout()).unwrap());
     let pid = answer.lines().find_map(|l| l.strip_prefix("pid=")).unwrap();
-    // The wrapper leads a session of its own: its group is all that the script started.
-    assert_eq!(pipe("/bin/kill", &["-9", "--", &format!("-{pid}")], b"").0, 0);
+    // The wrapper leads a session of its own, and the script another.
+    let child = guest.text("run/feature-x/abc.1/child");
+    let child = child.split(' ').next().unwrap();
+    for group in [pid, child] {
+        assert_eq!(pipe("/bin/kill", &["-9", "--", &format!("-{group}")], b"").0, 0);
+    }
     let record = guest.finish();
     assert_eq!((record.state, record.exit), (State::Interrupted, None));
     assert!(!guest.start(&script).started_now, "nothing is repeated unasked");
@@ -380,7 +384,55 @@ fn a_run_is_told_from_those_of_another_start_of_the_guest() {
     assert_eq!(guest.poll(None).state, State::Interrupted);
     let text = fs::read_to_string(record(3)).unwrap();
     let pid = text.lines().find_map(|l| l.strip_prefix("pid=")).unwrap();
-    assert_eq!(pipe("/bin/kill", &["-9", "--", &format!("-{pid}")], b"").0, 0);
+    let child = guest.text("run/feature-x/abc.3/child");
+    let child = child.split(' ').next().unwrap();
+    for group in [pid, child] {
+        assert_eq!(pipe("/bin/kill", &["-9", "--", &format!("-{group}")], b"").0, 0);
+    }
+}
+
+#[test]
+fn a_run_that_is_cancelled_ends_with_all_that_it_started() {
+    let cancel = |guest: &Guest, hash: &str| {
+        Record::parse(&guest.run(&runner::cancel(100, "feature-x", hash, &guest.layout()).unwrap())).unwrap()
+    };
+    for (shell, deadline) in shells().into_iter().flat_map(|s| [(s, None), (s, Some(600))]) {
+        let guest = Guest::new(shell);
+        // One process heeds the request, one does not; the script itself says something last.
+        let body = "sh -c 'trap \"\" TERM; while :; do sleep 1; done' & echo $! >deaf\n\
+                    trap 'echo asked to end; exit 3' TERM\necho begun; : >ready\nwhile :; do sleep 1; done\n";
+        let script = Script {
+            deadline_seconds: deadline,
+            ..guest.script(body)
+        };
+        assert_eq!(cancel(&guest, "abc").state, State::Absent);
+        guest.start(&script);
+        while !Path::new(&guest.path("ready")).exists() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(
+            cancel(&guest, "other").state,
+            State::Absent,
+            "another version is not meant"
+        );
+        assert!(!guest.poll(None).cancelled);
+        for _ in 0..2 {
+            let asked = cancel(&guest, "abc");
+            assert_eq!((asked.state, asked.cancelled), (State::Running, true), "{shell}");
+        }
+        let ended = guest.finish();
+        assert_eq!((ended.state, ended.cancelled), (State::Finished, true), "{shell}");
+        let output = ended.output();
+        assert!(
+            output.starts_with("begun\n") && output.ends_with("asked to end\n"),
+            "{output}"
+        );
+        let pid = guest.text("deaf").trim().to_owned();
+        let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(state.is_empty() || state.contains(") Z "), "{shell}: {state}");
+        // What has ended is not touched again.
+        assert_eq!(cancel(&guest, "abc").exit, ended.exit);
+    }
 }
 
 #[test]

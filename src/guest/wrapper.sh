@@ -40,19 +40,46 @@ phoenix_trim() {
     fallocate --punch-hole --offset "$phoenix_from" --length "$((phoenix_to - phoenix_from))" output || return
     phoenix_from=$phoenix_to
 }
-phoenix_bound() {
-    while kill -0 "$$" 2>/dev/null; do
+
+# Asks the script's processes to end, and ends after ten seconds those that are left. Only a process that is still the
+# one that was started is the script.
+phoenix_stop() {
+    read -r phoenix_pid phoenix_then <child && [ "$(phoenix_born "$phoenix_pid")" = "$phoenix_then" ] || return 1
+    : >stopped
+    kill -s TERM -- "-$phoenix_pid" || kill -s TERM "$phoenix_pid"
+    phoenix_wait=0
+    while kill -s 0 -- "-$phoenix_pid" && [ "$phoenix_wait" -lt 10 ]; do
+        sleep 1
+        phoenix_wait=$((phoenix_wait + 1))
+    done
+    kill -s KILL -- "-$phoenix_pid" || kill -s KILL "$phoenix_pid" || true
+}
+
+# Looks after the run while it lasts.
+phoenix_watch() {
+    phoenix_trims=yes
+    while kill -s 0 "$$"; do
         sleep 2
-        phoenix_trim || return
+        [ "$phoenix_trims" = no ] || phoenix_trim || phoenix_trims=no
+        [ ! -e cancel ] || ! phoenix_stop || return
     done
 }
 : >output
 phoenix_block=$(stat -f -c %S output)
 phoenix_from=$(((PHOENIX_HEAD + phoenix_block - 1) / phoenix_block * phoenix_block))
-phoenix_bound </dev/null >/dev/null 2>&1 &
+phoenix_watch </dev/null >/dev/null 2>&1 &
+phoenix_watcher=$!
 
 phoenix_script >>output 2>&1 </dev/null
 phoenix_code=$?
+rm -f child
+phoenix_cancelled=
+if [ -e stopped ]; then
+    # What it started may take a while to end.
+    wait "$phoenix_watcher"
+    phoenix_cancelled='cancelled=1
+'
+fi
 # What a short script printed between two looks.
 phoenix_trim >/dev/null 2>&1
 
@@ -61,12 +88,13 @@ phoenix_trim >/dev/null 2>&1
 phoenix_ended=$(date +%s)
 phoenix_size=$(wc -c <output)
 until {
-    cat "$phoenix_claim" && printf 'size=%s\nended=%s\nexit=%s\n' "$phoenix_size" "$phoenix_ended" "$phoenix_code"
+    cat "$phoenix_claim" &&
+        printf 'size=%s\nended=%s\n%sexit=%s\n' "$phoenix_size" "$phoenix_ended" "$phoenix_cancelled" "$phoenix_code"
 } >"$phoenix_new" && grep -q '^exit=' "$phoenix_new" && mv -f "$phoenix_new" "$phoenix_claim"; do
     [ -d "$PHOENIX_RECORDS" ] || exit 1
     sleep 2
 done
-rm -f "env.$$" script wrapper
+rm -f "env.$$" script wrapper cancel stopped
 
 # What it said moves from memory to the disk, start and end of it, unless the guest becomes a template. It comes after
 # the record, so that it takes no room from that; where there is none for it, it stays in memory until the next run.

@@ -337,6 +337,19 @@ pub enum Effect {
         /// How often it has been started with this hash, this time included: one attempt never runs twice.
         attempt: i64,
     },
+    /// Ask a script in the guest to end.
+    CancelScript {
+        /// Container or machine.
+        type_: GuestType,
+        /// Node.
+        node: String,
+        /// The id.
+        vmid: i64,
+        /// Id of the script's record.
+        id: String,
+        /// Hash that it was started with.
+        hash: String,
+    },
     /// Let the object go.
     RemoveFinalizer,
 }

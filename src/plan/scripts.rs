@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::crd::{RerunPolicy, ScriptStatus};
+use crate::crd::{CANCEL, RerunPolicy, ScriptStatus};
 use crate::desired::{Script, ScriptRole};
 use crate::observed::{Guest, ScriptRecord};
 
@@ -24,6 +24,12 @@ enum Position {
     /// It was cut off, nobody knows where, and the policy does not run it again.
     CutOff,
     Running,
+    /// It runs, and the cancel annotation names it.
+    ToCancel,
+    /// It was asked to end and has not done so yet.
+    Stopping,
+    /// It is not run, because the cancel annotation names it.
+    Cancelled,
     /// It failed; the next attempt is due at this time.
     Later(i64),
     /// The next attempt.
@@ -42,7 +48,19 @@ fn waits_since_start(script: &Script, record: &ScriptRecord) -> bool {
     script.rerun == RerunPolicy::Always && record.this_start == Some(false)
 }
 
-fn position(script: &Script, record: Option<&ScriptRecord>, now: i64) -> Position {
+/// Where a script stands, with the cancel annotation heeded: what it names is neither running nor begun.
+fn position(script: &Script, record: Option<&ScriptRecord>, cancel: Option<&str>, now: i64) -> Position {
+    let position = position_by_record(script, record, now);
+    let running = record.filter(|r| r.running);
+    match position {
+        Position::Running if running.is_some_and(|r| r.cancelled) => Position::Stopping,
+        Position::Running if running.is_some_and(|r| cancel == Some(&r.hash)) => Position::ToCancel,
+        Position::Due(_) | Position::Later(_) | Position::CutOff if cancel == Some(&script.hash) => Position::Cancelled,
+        position => position,
+    }
+}
+
+fn position_by_record(script: &Script, record: Option<&ScriptRecord>, now: i64) -> Position {
     let Some(record) = record else { return Position::Due(1) };
     if record.running {
         return Position::Running;
@@ -57,6 +75,9 @@ fn position(script: &Script, record: Option<&ScriptRecord>, now: i64) -> Positio
     }
     match record.exit_code {
         _ if waits_since_start(script, record) => Position::Due(attempt + 1),
+        // It did not end by itself, so its exit code says nothing, and the attempt counts for nothing.
+        _ if record.cancelled && script.rerun == RerunPolicy::Never => Position::CutOff,
+        _ if record.cancelled => Position::Due(attempt + 1),
         Some(0) => Position::Done,
         _ if script.role == ScriptRole::Test && record.exit_code.is_some() => Position::Failed,
         None if script.rerun == RerunPolicy::Never => Position::CutOff,
@@ -93,6 +114,7 @@ fn script_status(script: &Script, record: Option<&ScriptRecord>) -> ScriptStatus
     let state = match record {
         None => "Pending",
         Some(r) if r.running => "Running",
+        Some(r) if r.cancelled => "Cancelled",
         Some(r) if r.exit_code == Some(0) => "Succeeded",
         Some(r) if r.exit_code.is_none() => "Interrupted",
         Some(_) => "Failed",
@@ -209,7 +231,7 @@ impl Planner<'_> {
     ) -> Result<bool, Next> {
         let what = guest.named(vmid);
         let stage = stage_of(script.role);
-        let position = position(script, record, self.input.now);
+        let position = position(script, record, self.desired.cancel.as_deref(), self.input.now);
         if script.role == ScriptRole::Vllm && position != Position::Done {
             // The server is about to start or restart: what the probe said of it counts no more.
             self.facts.health = Some("Unhealthy".into());
@@ -228,7 +250,11 @@ impl Planner<'_> {
                 );
                 Err(self.stuck(stage, "ScriptInterrupted", message))
             }
-            Position::Failed if script.role == ScriptRole::Test => Ok(false),
+            Position::Failed | Position::Cancelled if script.role == ScriptRole::Test => Ok(false),
+            Position::Cancelled => {
+                let message = cancelled_words(script, record.is_some_and(|r| r.hash == script.hash));
+                Err(self.stuck(stage, "ScriptCancelled", message))
+            }
             Position::Failed => {
                 let record = record.cloned().unwrap_or_default();
                 let message = format!(
@@ -245,6 +271,21 @@ impl Planner<'_> {
                 format!("{} is running in {what}", script.name),
                 5,
             )),
+            Position::Stopping => {
+                let message = format!("{} was asked to end in {what}, and has not ended yet", script.name);
+                Err(self.wait(stage, "ScriptRunning", message, 5))
+            }
+            Position::ToCancel => {
+                let effect = Effect::CancelScript {
+                    type_: guest.type_,
+                    node: guest.node.clone(),
+                    vmid,
+                    id: script.id.clone(),
+                    hash: record.map(|r| r.hash.clone()).unwrap_or_default(),
+                };
+                let action = format!("stop {} in {what} (annotation cancel)", script.name);
+                Err(self.run(stage, action, vec![], effect))
+            }
             Position::Later(due) => {
                 let output = record.map(|r| r.output.as_str()).unwrap_or_default();
                 let code = ended(script, record.and_then(|r| r.exit_code));
@@ -284,7 +325,12 @@ impl Planner<'_> {
         self.facts.tests = some(of(ScriptRole::Test));
         let clean = scripts.iter().find(|s| s.role == ScriptRole::Clean);
         self.facts.cleaned = clean
-            .filter(|s| matches!(position(s, records.get(&s.id), self.input.now), Position::Done))
+            .filter(|s| {
+                matches!(
+                    position_by_record(s, records.get(&s.id), self.input.now),
+                    Position::Done
+                )
+            })
             .map(|s| s.hash.clone());
     }
 
@@ -303,6 +349,17 @@ impl Planner<'_> {
             self.ok(stage, message);
         }
     }
+}
+
+/// Why a script is not run, and how to go on. One that ran before and is never repeated goes on with a change only.
+fn cancelled_words(script: &Script, ran: bool) -> String {
+    let way_out = if ran && script.rerun == RerunPolicy::Never {
+        "its rerunPolicy is Never: see in the guest what it did, and change the script to run it again"
+    } else {
+        "remove the annotation to run it again, or change the script"
+    };
+    let (name, hash) = (&script.name, &script.hash);
+    format!("{name} is not run, because the annotation {CANCEL} names its hash {hash}: {way_out}")
 }
 
 /// How a script ended. A shell tells of a signal as 128 and its number, `timeout` of a deadline as 124.
@@ -357,6 +414,7 @@ mod tests {
             ended_at: Some(1000),
             this_start: Some(true),
             tries: attempt,
+            cancelled: false,
             output: String::new(),
         })
     }
@@ -378,12 +436,22 @@ mod tests {
             (ended("old", 3, Some(1)), 1000, Position::Due(1)),
         ];
         for (record, now, expected) in cases {
-            let found = position(&script(RerunPolicy::Never, ScriptRole::Feature), record.as_ref(), now);
+            let found = position(
+                &script(RerunPolicy::Never, ScriptRole::Feature),
+                record.as_ref(),
+                None,
+                now,
+            );
             assert_eq!(found, expected, "{record:?} at {now}");
         }
         let old = ended("old", 3, Some(0));
         assert_eq!(
-            position(&script(RerunPolicy::OnChange, ScriptRole::Feature), old.as_ref(), 1000),
+            position(
+                &script(RerunPolicy::OnChange, ScriptRole::Feature),
+                old.as_ref(),
+                None,
+                1000
+            ),
             Position::Due(1)
         );
         let cut_off = ended("h", 2, None);
@@ -391,12 +459,16 @@ mod tests {
             position(
                 &script(RerunPolicy::OnChange, ScriptRole::Feature),
                 cut_off.as_ref(),
+                None,
                 1020
             ),
             Position::Due(3)
         );
         let test = script(RerunPolicy::OnChange, ScriptRole::Test);
-        assert_eq!(position(&test, ended("h", 1, Some(1)).as_ref(), 9000), Position::Failed);
+        assert_eq!(
+            position(&test, ended("h", 1, Some(1)).as_ref(), None, 9000),
+            Position::Failed
+        );
     }
 
     #[test]
@@ -423,6 +495,7 @@ mod tests {
             let found = position(
                 &script(RerunPolicy::Always, ScriptRole::Application),
                 record.as_ref(),
+                None,
                 1005,
             );
             assert_eq!(found, expected, "{record:?}");
@@ -431,9 +504,49 @@ mod tests {
         for policy in [RerunPolicy::OnChange, RerunPolicy::Never] {
             let record = of(Some(0), 1, 1, Some(false));
             assert_eq!(
-                position(&script(policy, ScriptRole::Application), record.as_ref(), 1005),
+                position(&script(policy, ScriptRole::Application), record.as_ref(), None, 1005),
                 Position::Done
             );
         }
+    }
+
+    #[test]
+    fn what_the_cancel_annotation_names_is_stopped_and_not_begun() {
+        let running = |hash: &str, cancelled| {
+            ended(hash, 2, None).map(|r| ScriptRecord {
+                running: true,
+                cancelled,
+                ..r
+            })
+        };
+        let cancelled = ended("h", 2, Some(143)).map(|r| ScriptRecord { cancelled: true, ..r });
+        let cases = [
+            (running("h", false), Some("h"), Position::ToCancel),
+            (running("h", false), Some("other"), Position::Running),
+            (running("h", false), None, Position::Running),
+            // An earlier version is named by its own hash, and the present one is not.
+            (running("old", false), Some("old"), Position::ToCancel),
+            (running("old", false), Some("h"), Position::Running),
+            // One request is enough, and it holds when the annotation is gone.
+            (running("h", true), Some("h"), Position::Stopping),
+            (running("h", true), None, Position::Stopping),
+            (cancelled.clone(), Some("h"), Position::Cancelled),
+            (cancelled, None, Position::Due(3)),
+            (None, Some("h"), Position::Cancelled),
+            (ended("h", 1, Some(1)), Some("h"), Position::Cancelled),
+            (ended("h", 1, Some(0)), Some("h"), Position::Done),
+            (ended("old", 1, Some(143)), Some("old"), Position::Due(1)),
+        ];
+        for (record, cancel, expected) in cases {
+            let script = script(RerunPolicy::OnChange, ScriptRole::Application);
+            let found = position(&script, record.as_ref(), cancel, 1001);
+            assert_eq!(found, expected, "{record:?} {cancel:?}");
+        }
+        // One that is never repeated is not so either when the annotation is gone.
+        let never = script(RerunPolicy::Never, ScriptRole::Application);
+        let record = ended("h", 1, Some(143)).map(|r| ScriptRecord { cancelled: true, ..r });
+        assert_eq!(position(&never, record.as_ref(), None, 9000), Position::CutOff);
+        assert!(cancelled_words(&never, true).contains("change the script to run"));
+        assert!(cancelled_words(&never, false).contains("remove the annotation"));
     }
 }

@@ -49,6 +49,13 @@ pub async fn execute(connection: &Connection, key: &Key, step: &Step) -> Outcome
             script,
             attempt,
         } => self::script(connection, *type_, on, *vmid, script, *attempt).await,
+        Effect::CancelScript {
+            type_,
+            node: on,
+            vmid,
+            id,
+            hash,
+        } => cancel_script(connection, *type_, on, *vmid, id, hash).await,
     }
 }
 
@@ -249,5 +256,24 @@ async fn script(
         )),
         Ok(_) => Outcome::Done,
         Err(error) => Outcome::Failed(failure("GuestUnreachable", error.to_string())),
+    }
+}
+
+async fn cancel_script(
+    connection: &Connection,
+    type_: GuestType,
+    on: &str,
+    vmid: i64,
+    script: &str,
+    hash: &str,
+) -> Outcome {
+    let command = match runner::cancel(id(vmid), script, hash, &Layout::default()) {
+        Ok(command) => command,
+        Err(error) => return Outcome::Failed(failure("InvalidSpec", error.to_string())),
+    };
+    match connection.in_guest(type_, on, vmid, &command).await {
+        Ok(output) if output.is_success() => Outcome::Done,
+        Ok(output) => Outcome::Failed(of_guest(type_, vmid, &output)),
+        Err((error, _)) => Outcome::Failed(error),
     }
 }

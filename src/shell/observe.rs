@@ -419,6 +419,7 @@ async fn scripts(
             exit_code: record.exit.map(i64::from),
             ended_at: record.ended,
             this_start: record.this_start,
+            cancelled: record.cancelled,
             tries: i64::from(record.tries.unwrap_or(record.attempt)),
             output: record.output(),
         };

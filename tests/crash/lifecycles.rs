@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use phoenix::crd::ADOPT;
+use phoenix::crd::{ADOPT, CANCEL};
 use phoenix::desired::Objects;
 use phoenix::simulator::Edit;
+use phoenix::simulator::model::GuestScript;
 use serde_json::json;
 
 use crate::engine::{IMAGE, World, lxc, template, vm, vm_template};
@@ -174,6 +175,35 @@ fn each_as_often_as_its_policy_says(world: &World) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The application's script is under way, and the annotation asks for its end.
+fn cancelled(world: &World) {
+    let mut object = lxc(
+        "a",
+        json!({"source": image(), "application": {"script": "#!/bin/sh\nsleep 9999\n"}}),
+    );
+    let key = world.store.apply(object.clone());
+    let guest = world.store.guest(&key).unwrap();
+    let hypervisor = world.store.hypervisor("ai", "pve").unwrap();
+    let scripts = phoenix::desired::scripts::scripts(&guest, &hypervisor, world.store.as_ref()).unwrap();
+    let hash = scripts[0].hash.clone();
+    object["metadata"]["annotations"] = json!({CANCEL: hash});
+    world.store.apply(object);
+    let start = |state: &mut phoenix::simulator::State| {
+        let guest = state.guests.get_mut(&1000).unwrap();
+        let script = GuestScript {
+            id: "application".into(),
+            hash,
+            attempt: 1,
+            runs: 1,
+            ends_at: u64::MAX,
+            guest_since: guest.running.as_ref().unwrap().since,
+            ..GuestScript::default()
+        };
+        guest.inside.scripts.insert("application".into(), script);
+    };
+    world.sim().with(start);
 }
 
 /// What ran in a machine, each once.
@@ -435,5 +465,26 @@ pub const LIFECYCLES: &[Lifecycle] = &[
             |world| every_script(world, 2, "Running"),
         ],
         check: each_as_often_as_its_policy_says,
+    },
+    Lifecycle {
+        name: "script that is cancelled",
+        ssh: true,
+        stalls: true,
+        phases: &[
+            |world| {
+                world.store.apply(lxc("a", json!({"source": image()})));
+            },
+            cancelled,
+        ],
+        check: |world| {
+            let guest = &world.guests()[&1000];
+            let found = (guest["scripts"].as_str(), guest["runs"].as_str());
+            let expected = (r#"["application 1 143"]"#, r#"["application 1"]"#);
+            let object = world.store.guests().remove(0);
+            let stalled = object.status.conditions.iter().any(|c| c.reason == "ScriptCancelled");
+            (found == expected && stalled)
+                .then_some(())
+                .ok_or_else(|| format!("the script: {found:?}; {:?}", object.status.message))
+        },
     },
 ];

@@ -94,6 +94,9 @@ pub struct GuestScript {
     pub exit_code: i32,
     /// Output at its end.
     pub output: String,
+    /// True when it was asked to end, and did.
+    #[serde(default)]
+    pub cancelled: bool,
     /// True when the guest went down before the end: there is no exit code and never will be.
     pub killed: bool,
 }

@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | `start id= hash= attempt= script=` | starts a script unless this hash and attempt was started before | record |
 //! | `poll id= hash=` | reads the last run (`*`: of any hash) | record |
+//! | `cancel id= hash=` | ends the run of the hash if it is under way | record |
 //! | `read path=`, `write path= mode=` | files | `state=` |
 //! | `probe seconds= command=` | runs a short command | `exit=`, `output-tail=` |
 //!
@@ -56,7 +57,7 @@ impl Program {
     /// What it does, in a few words: `start feature-docker`.
     pub fn summary(&self) -> String {
         let about = match self.verb.as_str() {
-            "start" | "poll" => self.field("id").to_owned(),
+            "start" | "poll" | "cancel" => self.field("id").to_owned(),
             "probe" => self.decoded("command").unwrap_or_default(),
             _ => self.decoded("path").unwrap_or_default(),
         };
@@ -89,6 +90,7 @@ impl Program {
         match self.verb.as_str() {
             "start" => self.start(state, vmid, fault),
             "poll" => Reply::ok(self.poll(state, vmid)),
+            "cancel" => self.cancel(state, vmid),
             "read" => self.read(state, vmid),
             "write" => {
                 self.put_files(state, vmid);
@@ -161,6 +163,7 @@ impl Program {
             ends_at: now + state.scaled(outcome.ms),
             exit_code: outcome.exit,
             output: outcome.output,
+            cancelled: false,
             killed: false,
         };
         let answer = format!("started-now=1\n{}", report(state, vmid, &script));
@@ -180,6 +183,19 @@ impl Program {
             Some(script) => report(state, vmid, script),
             None => "state=absent\n".to_owned(),
         }
+    }
+
+    /// As if the script heeded the signal at once.
+    fn cancel(&self, state: &mut State, vmid: u32) -> Reply {
+        let now = state.now;
+        let script = state
+            .guests
+            .get_mut(&vmid)
+            .and_then(|guest| guest.inside.scripts.get_mut(self.field("id")));
+        if let Some(script) = script.filter(|script| script.running(now) && script.hash == self.field("hash")) {
+            (script.ends_at, script.exit_code, script.cancelled) = (now, 143, true);
+        }
+        Reply::ok(self.poll(state, vmid))
     }
 
     fn read(&self, state: &State, vmid: u32) -> Reply {
@@ -223,6 +239,9 @@ fn report(state: &State, vmid: u32, script: &GuestScript) -> String {
     );
     let here = u8::from(script.guest_since == since(state, vmid));
     out.push_str(&format!("this-start={here}\ntries={}\n", script.tries));
+    if script.cancelled {
+        out.push_str("cancelled=1\n");
+    }
     if word == "finished" {
         out.push_str(&format!("ended={}\nexit={}\n", script.ends_at / 1000, script.exit_code));
     }
