@@ -62,6 +62,19 @@ pub struct Row {
     pub maxmem: Option<i64>,
     /// Size of the root filesystem in bytes.
     pub maxdisk: Option<i64>,
+    /// Seconds since its start.
+    pub uptime: Option<i64>,
+}
+
+impl Row {
+    /// Whether a later look shows the same guest, which was not started anew meanwhile.
+    pub fn is_still(&self, later: &Row) -> bool {
+        let lasting = |row: &Row| Row {
+            uptime: None,
+            ..row.clone()
+        };
+        self.uptime <= later.uptime && lasting(self) == lasting(later)
+    }
 }
 
 /// A storage's row in `/cluster/resources`.
@@ -227,6 +240,12 @@ pub struct ScriptRecord {
     pub exit_code: Option<i64>,
     /// Unix time in seconds when it ended, by the guest's clock.
     pub ended_at: Option<i64>,
+    /// Whether it was started since the guest's last start; `None` where that is not known.
+    pub this_start: Option<bool>,
+    /// How often this hash was started since the start of the guest that it belongs to.
+    pub tries: i64,
+    /// Whether it was asked to end: while it runs, and when it has ended because of that.
+    pub cancelled: bool,
     /// Start and end of its output.
     pub output: String,
 }
@@ -429,4 +448,27 @@ pub struct Observed {
     pub verified: Option<Verified>,
     /// Whether a full look is due although nothing seems to have changed.
     pub sweep: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_was_restarted_between_two_looks_is_noticed() {
+        let row = |uptime, status: &str| Row {
+            uptime,
+            status: status.into(),
+            ..Row::default()
+        };
+        let before = row(Some(500), "running");
+        for (later, same) in [
+            (row(Some(500), "running"), true),
+            (row(Some(510), "running"), true),
+            (row(Some(3), "running"), false),
+            (row(None, "unknown"), false),
+        ] {
+            assert_eq!(before.is_still(&later), same, "{later:?}");
+        }
+    }
 }

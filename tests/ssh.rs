@@ -115,6 +115,7 @@ fn script(body: &str) -> Script {
         }],
         workdir: None,
         deadline_seconds: Some(600),
+        keep_output: true,
     }
 }
 
@@ -132,7 +133,7 @@ fn record(output: &Output) -> Record {
 }
 
 #[tokio::test]
-async fn a_script_is_started_polled_and_forgotten() {
+async fn a_script_is_started_and_polled() {
     let bench = Bench::new().await;
     let ssh = bench.ssh();
     assert_eq!(record(&ssh.run(&bench.node, &poll()).await.unwrap()).state, Run::Absent);
@@ -149,13 +150,6 @@ async fn a_script_is_started_polled_and_forgotten() {
         (ended.state, ended.exit, ended.output().as_str()),
         (Run::Finished, Some(0), "all done\n")
     );
-    let forget = runner::forget(VMID, "feature-docker", &Layout::default()).unwrap();
-    assert_eq!(
-        ssh.run(&bench.node, &forget).await.unwrap().stdout.text(),
-        "forgotten=1\n"
-    );
-    let ended = record(&ssh.run(&bench.node, &poll()).await.unwrap());
-    assert_eq!((ended.exit, ended.output().as_str()), (Some(0), ""));
     let file = ssh
         .run(&bench.node, &runner::read_file(VMID, "/opt/x.conf", 100))
         .await

@@ -153,20 +153,50 @@ impl ExecArgs {
     }
 }
 
-/// Prints what the newest run of a script said: first a line with its file and size, then its last lines, or what came
-/// after the file and size that were seen before. Arguments: id, lines, file and size.
+/// Prints what the newest run of a script said: first a line with the run and the size of its output, then its last
+/// lines, or what came after the run and size that were seen before. Arguments: id, lines, run and size. While a script
+/// runs its output is in memory; when it has ended, start and end are on disk, and the record has the size of the whole.
 const SCRIPT: &str = r#"
-newest=$(ls -t /run/phoenix/"$1"/*/output 2> /dev/null | head -n 1)
-[ -n "$newest" ] || { echo "nothing is kept of $1: it did not run since the guest was started" >&2; exit 1; }
-size=$(wc -c < "$newest")
-echo "$newest $size"
+for try in 1 2 3; do
+  newest=$(ls -t /run/phoenix/"$1"/*/output /var/lib/phoenix/"$1"/output.* 2> /dev/null | head -n 1)
+  [ -n "$newest" ] || break
+  # It may just have been moved; once open it is whole.
+  command exec 3< "$newest" 2> /dev/null && break
+  newest=
+done
+[ -n "$newest" ] || {
+  echo "nothing is kept of $1: it did not run here, or the guest went down while it ran" >&2
+  exit 1
+}
+kept=$(wc -c < /proc/self/fd/3)
+size=
+case "$newest" in
+*/output) run=${newest%/output} run=${run##*/} ;;
+*) run=${newest##*/output.} size=$(sed -n 's/^size=//p' "${newest%/*}/run.${newest##*/output.}") ;;
+esac
+size=${size:-$kept}
+left_out=$((size - kept))
+echo "$run $size"
+all() {
+  if [ "$left_out" -eq 0 ]; then
+    head -c "$size" /proc/self/fd/3
+  else
+    head -c HEAD /proc/self/fd/3
+    printf '\n[… %s bytes left out …]\n' "$left_out"
+    tail -c "$((kept - HEAD))" /proc/self/fd/3
+  fi
+}
+# Another run has an output of its own.
+[ "${3% *}" = "$run" ] || set -- "$1" "$2" "${3:+$run 0}"
 if [ -z "$3" ]; then
-  head -c "$size" "$newest" | tail -n "$2"
+  all | tail -n "$2"
+elif [ "${3##* }" -eq 0 ]; then
+  all
 else
-  seen=${3##* }
-  # Another run has a file of its own.
-  [ "${3% *}" = "$newest" ] || seen=0
-  tail -c "+$((seen + 1))" "$newest" | head -c "$((size - seen))"
+  new=$((size - ${3##* }))
+  # Of what was added meanwhile the middle may be gone already.
+  [ "$left_out" -eq 0 ] || [ "$new" -le "$((kept - HEAD))" ] || new=$((kept - HEAD))
+  head -c "$size" /proc/self/fd/3 | tail -c "$new"
 fi
 "#;
 
@@ -192,12 +222,13 @@ impl LogsArgs {
             Err(message) => return bad_input(message),
         };
         let serves = object.lxc().is_some_and(|l| l.vllm.is_some());
+        let program = SCRIPT.replace("HEAD", &crate::guest::runner::HEAD.to_string());
         let (script, name) = match (&self.feature, &self.test, &self.unit) {
-            (Some(feature), ..) => (SCRIPT, format!("feature-{feature}")),
-            (_, Some(test), _) => (SCRIPT, format!("test-{test}")),
+            (Some(feature), ..) => (program.as_str(), format!("feature-{feature}")),
+            (_, Some(test), _) => (program.as_str(), format!("test-{test}")),
             (.., Some(unit)) => (JOURNAL, unit.clone()),
             _ if self.vllm || (serves && !self.application) => (JOURNAL, "vllm.service".into()),
-            _ => (SCRIPT, "application".into()),
+            _ => (program.as_str(), "application".into()),
         };
         match self.print_all(&guest, script, &name).await {
             Ok(()) => ExitCode::SUCCESS,
@@ -267,7 +298,49 @@ mod tests {
         let cursor = cursor_of("a\nb\n-- cursor: s=1;i=2\n");
         assert_eq!(cursor, ("a\nb\n", Some("s=1;i=2".into())));
         assert_eq!(cursor_of("-- No entries --\n"), ("-- No entries --\n", None));
-        let size = size_of("/run/phoenix/application/h.1/output 12\nx y\n");
-        assert_eq!(size, ("x y\n", Some("/run/phoenix/application/h.1/output 12".into())));
+        let size = size_of("h.1 12\nx y\n");
+        assert_eq!(size, ("x y\n", Some("h.1 12".into())));
+    }
+
+    #[test]
+    fn what_a_script_says_is_followed_from_memory_to_disk() {
+        let guest = tempfile::tempdir().unwrap();
+        let path = |name: &str| guest.path().join(name);
+        let put = |name: &str, text: &str| {
+            std::fs::create_dir_all(path(name).parent().unwrap()).unwrap();
+            std::fs::write(path(name), text).unwrap();
+        };
+        let logs = |lines: &str, seen: &str| {
+            let here =
+                |text: String, root: &str| text.replace(root, path(root.trim_start_matches('/')).to_str().unwrap());
+            let program = here(here(SCRIPT.replace("HEAD", "4"), "/run/phoenix"), "/var/lib/phoenix");
+            let output = std::process::Command::new("/bin/sh")
+                .args(["-c", &program, "phoenix-logs", "application", lines, seen])
+                .output()
+                .unwrap();
+            let text = |bytes| String::from_utf8(bytes).unwrap();
+            (text(output.stdout), text(output.stderr))
+        };
+        let (_, complaint) = logs("9", "");
+        assert!(complaint.contains("nothing is kept of application"), "{complaint}");
+        let said = |text: &str| (text.to_string(), String::new());
+        put("run/phoenix/application/h.1/output", "a1\na2\na3\n");
+        assert_eq!(logs("2", ""), said("h.1 9\na2\na3\n"));
+        assert_eq!(logs("2", "h.1 6"), said("h.1 9\na3\n"));
+        assert_eq!(logs("2", "old.4 7"), said("h.1 9\na1\na2\na3\n"));
+        // It ended: the same, from the disk.
+        std::fs::remove_dir_all(path("run/phoenix/application/h.1")).unwrap();
+        put("var/lib/phoenix/application/run.h.1", "pid=1\nsize=12\nexit=0\n");
+        put("var/lib/phoenix/application/output.h.1", "a1\na2\na3\na4\n");
+        assert_eq!(logs("2", "h.1 9"), said("h.1 12\na4\n"));
+        assert_eq!(logs("2", "h.1 12"), said("h.1 12\n"));
+        assert_eq!(logs("2", ""), said("h.1 12\na3\na4\n"));
+        // A long one has lost its middle.
+        put("var/lib/phoenix/application/run.h.1", "pid=1\nsize=1000\nexit=0\n");
+        let cut = "h.1 1000\na1\na\n[… 988 bytes left out …]\n2\na3\na4\n";
+        assert_eq!(logs("99", ""), said(cut));
+        assert_eq!(logs("99", "old.4 7"), said(cut));
+        assert_eq!(logs("99", "h.1 994"), said("h.1 1000\na3\na4\n"));
+        assert_eq!(logs("99", "h.1 100"), said("h.1 1000\n2\na3\na4\n"));
     }
 }

@@ -269,6 +269,8 @@ pub enum RerunPolicy {
     /// When the script, its files, parameters or environment changed.
     #[default]
     OnChange,
+    /// After every start of the guest, and when it changed.
+    Always,
     /// Never; a change is only reported.
     Never,
 }
@@ -308,7 +310,8 @@ pub struct Application {
     /// What the script may expect. Default: Phoenix.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contract: Option<ScriptContract>,
-    /// When the script is run again. Default: OnChange.
+    /// When a script that ended well is run again: OnChange when it, its files or its environment changed, Always also
+    /// after every start of the guest, Never not even when it changed. Default: OnChange.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rerun_policy: Option<RerunPolicy>,
     /// Seconds after which the script is stopped. Default: 3600.

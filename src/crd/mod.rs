@@ -44,6 +44,8 @@ pub const ABANDON: &str = "phoenix-hypervisor.io/abandon";
 pub const RESTARTED_AT: &str = "phoenix-hypervisor.io/restartedAt";
 /// Annotation: run the guest's tests once for each new value.
 pub const RUN_TESTS: &str = "phoenix-hypervisor.io/runTests";
+/// Annotation: stop the script with this hash, and do not run it again while the annotation is there.
+pub const CANCEL: &str = "phoenix-hypervisor.io/cancel";
 /// Annotation: destroy and create the guest anew (promise 4). Not carried out yet: refused with `NotYetSupported`.
 pub const RECREATE: &str = "phoenix-hypervisor.io/recreate";
 /// Annotation on a PhoenixTemplate: build a new revision once for each new value, from the present revision of its parent.

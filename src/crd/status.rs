@@ -136,7 +136,7 @@ pub struct ScriptStatus {
     /// Hash of the script and all that it was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash: Option<String>,
-    /// Running, Succeeded, Failed or Inherited (from the template).
+    /// Pending, Running, Succeeded, Failed, Interrupted (cut off, such as by a restart of the guest) or Cancelled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     /// Exit code of a script that ended.
@@ -146,7 +146,7 @@ pub struct ScriptStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
     pub message: Option<String>,
-    /// Attempts so far.
+    /// Attempts so far; with rerunPolicy Always since the guest's last start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<i64>,
 }

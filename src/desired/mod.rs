@@ -18,7 +18,7 @@ mod vm_cloud_init;
 
 use std::collections::BTreeMap;
 
-use crate::crd::{DeletionPolicy, DriftPolicy, Health, PowerState, RestartPolicy};
+use crate::crd::{DeletionPolicy, DriftPolicy, Health, PowerState, RerunPolicy, RestartPolicy};
 
 pub use memory::MemoryObjects;
 pub use objects::{GuestObject, GuestSpec, GuestType, Key, Objects, SharedFields};
@@ -220,8 +220,10 @@ pub struct Script {
     pub workdir: Option<String>,
     /// Seconds after which it is stopped.
     pub deadline_seconds: i64,
-    /// Whether a changed script is run again.
-    pub rerun: bool,
+    /// When it is run again.
+    pub rerun: RerunPolicy,
+    /// Whether the guest keeps what it said; a template does not, or its clones would have it too.
+    pub keep_output: bool,
 }
 
 /// A file for a script.
@@ -342,6 +344,8 @@ pub struct Desired {
     pub power: PowerState,
     /// Value of the restartedAt annotation.
     pub restarted_at: Option<String>,
+    /// Value of the cancel annotation: hash of a script that is to be stopped.
+    pub cancel: Option<String>,
     /// Whether a pending change may restart it.
     pub restart: RestartPolicy,
     /// What happens to changes made elsewhere.

@@ -103,6 +103,7 @@ fn shared(
         health: scripts::health(object, hypervisor, objects),
         power: power.unwrap_or_default(),
         restarted_at: object.annotations.get(RESTARTED_AT).cloned(),
+        cancel: object.annotations.get(CANCEL).cloned(),
         restart: update.and_then(|u| u.restart).unwrap_or_default(),
         drift: hypervisor.spec.drift_policy.unwrap_or_default(),
         adopt: object.annotations.get(ADOPT).cloned(),

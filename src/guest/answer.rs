@@ -39,6 +39,12 @@ pub struct Record {
     pub started_now: bool,
     /// The request to start was turned down because this run of another version is still under way.
     pub busy: bool,
+    /// Whether it was started since the guest's last start; `None` where the guest does not say.
+    pub this_start: Option<bool>,
+    /// How often this hash was started between two starts of the guest; `None` where the guest does not say.
+    pub tries: Option<u32>,
+    /// Whether it was asked to end: while it runs, and when it has ended because of that.
+    pub cancelled: bool,
     /// Start of the output.
     pub head: Vec<u8>,
     /// End of the output.
@@ -115,6 +121,9 @@ impl Record {
             ended: lines.number("ended")?,
             started_now: lines.get("started-now") == Some("1"),
             busy: lines.get("busy") == Some("1"),
+            this_start: lines.get("this-start").map(|word| word == "1"),
+            tries: lines.number("tries")?,
+            cancelled: lines.get("cancelled") == Some("1"),
             head: lines.bytes("output-head")?,
             tail: lines.bytes("output-tail")?,
             output_size: lines.number("output-size")?.unwrap_or_default(),

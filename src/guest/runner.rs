@@ -5,9 +5,10 @@
 //!
 //! * [`start`] starts a script detached and returns. Output is spooled to a root-only folder in memory, hash, process
 //!   and exit code are recorded on disk by the wrapper around the script, so nothing is lost with the connection.
-//!   The same hash and attempt is started at most once, however often it is asked for.
+//!   The same hash and attempt is started at most once, however often it is asked for. When the script ends, start and
+//!   end of its output move beside the record, and the spool goes.
+//! * [`cancel`] asks a run to end: its processes are told so (SIGTERM), and ended after ten seconds.
 //! * [`poll`] prints the record of the last run of a hash, with start and end of its output.
-//! * [`forget`] removes the spool; the record stays, and a clone of the guest has it too.
 //!
 //! A record whose process is gone without an exit code reads [`State::Interrupted`]: the guest was stopped, cloned or
 //! rolled back meanwhile. Another run needs a higher attempt.
@@ -21,6 +22,8 @@ pub use super::answer::{AnswerError, FileAnswer, ProbeAnswer, Record, State};
 use super::command::{Command, InvalidCommand, quote};
 use crate::secret::Secret;
 
+/// Shared by the two others.
+const PROCESS: &str = include_str!("process.sh");
 pub(super) const RUNNER: &str = include_str!("runner.sh");
 const WRAPPER: &str = include_str!("wrapper.sh");
 
@@ -49,9 +52,11 @@ impl Default for Layout {
 }
 
 /// So much of the start of the output is kept and shown, in bytes.
-const HEAD: usize = 4 << 10;
-/// So much of the end of the output is kept and shown, in bytes.
+pub const HEAD: usize = 4 << 10;
+/// So much of the end of the output is shown, in bytes.
 const TAIL: usize = 16 << 10;
+/// So much of the end of the output is kept in the guest, in bytes.
+const REST: usize = 60 << 10;
 
 /// So much of the end of a probe's output is kept, in bytes: with what is around it less than a pipe takes at once.
 const PROBE_TAIL: usize = 1 << 10;
@@ -79,6 +84,8 @@ pub struct Script {
     pub workdir: Option<String>,
     /// After so many seconds it is stopped (exit code 124, or 137 if it had to be killed).
     pub deadline_seconds: Option<u64>,
+    /// Whether its output is kept in the guest when it has ended; otherwise it goes with the guest's next stop.
+    pub keep_output: bool,
 }
 
 /// A file in a guest.
@@ -153,21 +160,16 @@ pub fn poll(vmid: u32, id: &str, hash: Option<&str>, layout: &Layout) -> Result<
     Ok(in_guest(vmid, program(&header, &settings, "", "phoenix_poll")))
 }
 
-/// Removes what a finished run left in the spool.
+/// Asks the run of `hash` to end if it is under way, once or several times. Answers a [`Record`].
 ///
 /// # Errors
-/// An id that cannot be sent.
-pub fn forget(vmid: u32, id: &str, layout: &Layout) -> Result<Command, InvalidCommand> {
+/// An id or hash that cannot be sent.
+pub fn cancel(vmid: u32, id: &str, hash: &str, layout: &Layout) -> Result<Command, InvalidCommand> {
     check_token("script id", id, 64)?;
-    Ok(in_guest(
-        vmid,
-        program(
-            &format!("forget id={id}"),
-            &settings(id, "*", layout),
-            "",
-            "phoenix_forget",
-        ),
-    ))
+    check_token("script hash", hash, 128)?;
+    let header = format!("cancel id={id} hash={hash}");
+    let settings = settings(id, hash, layout);
+    Ok(in_guest(vmid, program(&header, &settings, "", "phoenix_cancel")))
 }
 
 /// Reads up to `limit` bytes of a file. Answers a [`FileAnswer`].
@@ -209,7 +211,7 @@ pub(super) fn probe_parts(argv: &[String], seconds: u64, layout: &Layout) -> (St
 
 /// What is piped in: header, settings, the runner, and last the one line that does something.
 fn program(header: &str, settings: &str, files: &str, call: &str) -> String {
-    format!("# phoenix-runner: {header}\n{settings}\n{RUNNER}\nphoenix_files() {{\n:\n{files}}}\n\n{call}\n")
+    format!("# phoenix-runner: {header}\n{settings}\n{PROCESS}\n{RUNNER}\nphoenix_files() {{\n:\n{files}}}\n\n{call}\n")
 }
 
 fn settings(id: &str, hash: &str, layout: &Layout) -> String {
@@ -237,13 +239,18 @@ fn wrapper(script: &Script, layout: &Layout, path: &str) -> String {
         ),
         None => format!("set -- {words}"),
     };
+    // A session of its own makes a group of all that the script starts, which can be told to end.
+    let run_it = format!("{run_it}\n        ! command -v setsid >/dev/null || set -- setsid \"$@\"");
     let workdir = quote(script.workdir.as_deref().unwrap_or("/root"));
     let bound = layout.bound;
+    let keep = if script.keep_output { "yes" } else { "no" };
     format!(
-        "{settings}PHOENIX_RUN={run}\nPHOENIX_BOUND={bound}\n\n\
-         phoenix_script() {{\n    (\n        {run_it}\n        umask 022\n        phoenix_env=$PWD/env.$$\n        \
+        "{settings}PHOENIX_RUN={run}\nPHOENIX_BOUND={bound}\nPHOENIX_REST={REST}\nPHOENIX_KEEP={keep}\n\n\
+         phoenix_script() {{\n    (\n        {run_it}\n        \
+         read -r phoenix_pid phoenix_rest </proc/self/stat\n        \
+         printf '%s %s\\n' \"$phoenix_pid\" \"$(phoenix_born \"$phoenix_pid\")\" >child\n        umask 022\n        phoenix_env=$PWD/env.$$\n        \
          cd {workdir} || exit 126\n        . \"$phoenix_env\"\n        rm -f \"$phoenix_env\"\n        exec \"$@\"\n    \
-         )\n}}\n\n{WRAPPER}"
+         )\n}}\n\n{PROCESS}\n{WRAPPER}"
     )
 }
 

@@ -19,14 +19,6 @@ phoenix_put() {
     phoenix_fail "cannot write $1"
 }
 
-# The start time of a process in ticks since boot: with the process id it names one process for ever. Empty for a
-# process that is gone or only waits to be reaped.
-phoenix_born() {
-    phoenix_stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 0
-    set -- ${phoenix_stat##*) }
-    case "${1:-}" in '' | Z | X) ;; *) printf %s "${20:-}" ;; esac
-}
-
 # value KEY FILE: the value of KEY in a record.
 phoenix_value() {
     sed -n "s/^$1=//p" "$2" 2>/dev/null | head -n 1
@@ -48,9 +40,17 @@ phoenix_last() {
     printf %s "$phoenix_best"
 }
 
-# Whether the process of an unfinished record still runs.
+# Whether a run belongs to the present start of the guest: 1 or 0, or nothing where that is not known.
+phoenix_present() {
+    phoenix_then=$(phoenix_value boot "$1") phoenix_now=$(phoenix_boot)
+    [ -n "$phoenix_then" ] && [ -n "$phoenix_now" ] || return 0
+    if [ "$phoenix_then" = "$phoenix_now" ]; then printf 1; else printf 0; fi
+}
+
+# Whether the process of an unfinished record still runs. After a restart another process may have its number, and in a
+# machine, whose boots resemble each other, even its start time.
 phoenix_alive() {
-    [ -z "$(phoenix_value exit "$1")" ] || return 1
+    [ -z "$(phoenix_value exit "$1")" ] && [ "$(phoenix_present "$1")" != 0 ] || return 1
     phoenix_pid=$(phoenix_value pid "$1")
     [ -n "$phoenix_pid" ] && [ "$(phoenix_born "$phoenix_pid")" = "$(phoenix_value born "$1")" ]
 }
@@ -74,13 +74,26 @@ phoenix_report() {
     phoenix_alive "$1" && phoenix_state=running
     [ -n "$(phoenix_value exit "$1")" ] && phoenix_state=finished
     printf 'state=%s\nhash=%s\nattempt=%s\n' "$phoenix_state" "${phoenix_run%.*}" "${phoenix_run##*.}"
-    sed -n -e '/^pid=/p' -e '/^started=/p' -e '/^ended=/p' -e '/^exit=/p' "$1"
-    phoenix_spool=$PHOENIX_SPOOL/$phoenix_run
-    if [ -f "$phoenix_spool/output" ]; then
-        printf 'output-head=%s\n' "$(head -c "$PHOENIX_HEAD" "$phoenix_spool/output" | base64 | tr -d '\n')"
-        printf 'output-size=%s\n' "$(wc -c <"$phoenix_spool/output")"
-        printf 'output-tail=%s\n' "$(tail -c "$PHOENIX_TAIL" "$phoenix_spool/output" | base64 | tr -d '\n')"
+    sed -n -e '/^pid=/p' -e '/^started=/p' -e '/^ended=/p' -e '/^cancelled=/p' -e '/^exit=/p' "$1"
+    [ ! -e "$PHOENIX_SPOOL/$phoenix_run/cancel" ] || printf 'cancelled=1\n'
+    phoenix_here=$(phoenix_present "$1")
+    if [ -n "$phoenix_here" ]; then
+        printf 'this-start=%s\ntries=%s\n' "$phoenix_here" \
+            "$(grep -lFx "boot=$(phoenix_value boot "$1")" "${1%.*}".* | wc -l)"
     fi
+    # A file that is open stays readable, so it does not matter if the run ends between two lines of this.
+    { phoenix_output "$1" 3<"$PHOENIX_SPOOL/$phoenix_run/output"; } 2>/dev/null ||
+        { phoenix_output "$1" 3<"$PHOENIX_RECORDS/output.$phoenix_run"; } 2>/dev/null
+    return 0
+}
+
+# output RECORD: start, size and end of the output that is open as file 3. What is kept of a run that ended may have
+# lost its middle; its record has the size of the whole.
+phoenix_output() {
+    phoenix_size=$(phoenix_value size "$1")
+    printf 'output-head=%s\n' "$(head -c "$PHOENIX_HEAD" /proc/self/fd/3 | base64 | tr -d '\n')"
+    printf 'output-size=%s\n' "${phoenix_size:-$(wc -c </proc/self/fd/3)}"
+    printf 'output-tail=%s\n' "$(tail -c "$PHOENIX_TAIL" /proc/self/fd/3 | base64 | tr -d '\n')"
 }
 
 # Starts the run unless one is under way or this one was started before.
@@ -141,13 +154,14 @@ phoenix_poll() {
     phoenix_report "$(phoenix_last "$PHOENIX_HASH")"
 }
 
-# Removes what a finished run left in the spool; its record stays.
-phoenix_forget() {
-    if [ -n "$(phoenix_busy)" ]; then
-        printf 'forgotten=0\n'
-    else
-        rm -rf "$PHOENIX_SPOOL" && printf 'forgotten=1\n'
+# Asks the run of the hash to end, if one is under way: the wrapper, which knows its own script, sees the file and stops
+# it.
+phoenix_cancel() {
+    phoenix_known=$(phoenix_last "$PHOENIX_HASH")
+    if [ -n "$phoenix_known" ] && phoenix_alive "$phoenix_known"; then
+        : >"$PHOENIX_SPOOL/${phoenix_known##*/run.}/cancel" || phoenix_fail "cannot write to $PHOENIX_SPOOL"
     fi
+    phoenix_report "$phoenix_known"
 }
 
 phoenix_read() {

@@ -67,6 +67,7 @@ impl Guest {
             files: vec![],
             workdir: Some(self.folder.path().to_str().unwrap().to_owned()),
             deadline_seconds: None,
+            keep_output: true,
         }
     }
 
@@ -315,8 +316,12 @@ fn a_run_that_was_cut_off_is_told_from_one_that_runs() {
     guest.start(&script);
     let answer = guest.run(&runner::poll(100, "feature-x", Some("abc"), &guest.layout()).unwrap());
     let pid = answer.lines().find_map(|l| l.strip_prefix("pid=")).unwrap();
-    // The wrapper leads a session of its own: its group is all that the script started.
-    assert_eq!(pipe("/bin/kill", &["-9", "--", &format!("-{pid}")], b"").0, 0);
+    // The wrapper leads a session of its own, and the script another.
+    let child = guest.text("run/feature-x/abc.1/child");
+    let child = child.split(' ').next().unwrap();
+    for group in [pid, child] {
+        assert_eq!(pipe("/bin/kill", &["-9", "--", &format!("-{group}")], b"").0, 0);
+    }
     let record = guest.finish();
     assert_eq!((record.state, record.exit), (State::Interrupted, None));
     assert!(!guest.start(&script).started_now, "nothing is repeated unasked");
@@ -333,13 +338,116 @@ fn a_run_that_was_cut_off_is_told_from_one_that_runs() {
 }
 
 #[test]
+fn a_run_is_told_from_those_of_another_start_of_the_guest() {
+    let guest = Guest::new("/bin/sh");
+    let script = guest.script("true\n");
+    let record = |n: u32| guest.path(&format!("lib/feature-x/run.abc.{n}"));
+    let elsewhere = |n: u32, boot: &str| {
+        let text = fs::read_to_string(record(n)).unwrap();
+        let line = |l: &str| {
+            if l.starts_with("boot=") {
+                format!("{boot}\n")
+            } else {
+                format!("{l}\n")
+            }
+        };
+        fs::write(record(n), text.lines().map(line).collect::<String>()).unwrap();
+    };
+    for attempt in [1, 2] {
+        guest.start(&Script {
+            attempt,
+            ..script.clone()
+        });
+        let ended = guest.finish();
+        assert_eq!((ended.this_start, ended.tries), (Some(true), Some(attempt)));
+    }
+    elsewhere(1, "boot=0f2e/17");
+    elsewhere(2, "boot=0f2e/17");
+    let ended = guest.poll(None);
+    assert_eq!(
+        (ended.this_start, ended.tries, ended.exit),
+        (Some(false), Some(2), Some(0))
+    );
+    // A record that does not say, such as one that an earlier version of Phoenix wrote.
+    elsewhere(2, "boot=");
+    assert_eq!((guest.poll(None).this_start, guest.poll(None).tries), (None, None));
+    // The next run begins to count anew.
+    let long = Script {
+        attempt: 3,
+        body: "sleep 300\n".into(),
+        ..script.clone()
+    };
+    let running = guest.start(&long);
+    assert_eq!((running.state, running.tries), (State::Running, Some(1)));
+    assert!(!Path::new(&record(1)).exists() && Path::new(&record(2)).exists());
+    // After a restart another process may have the number and the start time of the one that is recorded.
+    elsewhere(3, "boot=0f2e/17");
+    assert_eq!(guest.poll(None).state, State::Interrupted);
+    let text = fs::read_to_string(record(3)).unwrap();
+    let pid = text.lines().find_map(|l| l.strip_prefix("pid=")).unwrap();
+    let child = guest.text("run/feature-x/abc.3/child");
+    let child = child.split(' ').next().unwrap();
+    for group in [pid, child] {
+        assert_eq!(pipe("/bin/kill", &["-9", "--", &format!("-{group}")], b"").0, 0);
+    }
+}
+
+#[test]
+fn a_run_that_is_cancelled_ends_with_all_that_it_started() {
+    let cancel = |guest: &Guest, hash: &str| {
+        Record::parse(&guest.run(&runner::cancel(100, "feature-x", hash, &guest.layout()).unwrap())).unwrap()
+    };
+    for (shell, deadline) in shells().into_iter().flat_map(|s| [(s, None), (s, Some(600))]) {
+        let guest = Guest::new(shell);
+        // One process heeds the request, one does not; the script itself says something last.
+        let body = "sh -c 'trap \"\" TERM; while :; do sleep 1; done' & echo $! >deaf\n\
+                    trap 'echo asked to end; exit 3' TERM\necho begun; : >ready\nwhile :; do sleep 1; done\n";
+        let script = Script {
+            deadline_seconds: deadline,
+            ..guest.script(body)
+        };
+        assert_eq!(cancel(&guest, "abc").state, State::Absent);
+        guest.start(&script);
+        while !Path::new(&guest.path("ready")).exists() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(
+            cancel(&guest, "other").state,
+            State::Absent,
+            "another version is not meant"
+        );
+        assert!(!guest.poll(None).cancelled);
+        for _ in 0..2 {
+            let asked = cancel(&guest, "abc");
+            assert_eq!((asked.state, asked.cancelled), (State::Running, true), "{shell}");
+        }
+        let ended = guest.finish();
+        assert_eq!((ended.state, ended.cancelled), (State::Finished, true), "{shell}");
+        let output = ended.output();
+        assert!(
+            output.starts_with("begun\n") && output.ends_with("asked to end\n"),
+            "{output}"
+        );
+        let pid = guest.text("deaf").trim().to_owned();
+        let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(state.is_empty() || state.contains(") Z "), "{shell}: {state}");
+        // What has ended is not touched again.
+        assert_eq!(cancel(&guest, "abc").exit, ended.exit);
+    }
+}
+
+#[test]
 fn long_output_keeps_its_start_and_its_end_within_bounds() {
     let guest = Guest::new("/bin/sh");
     // Written without a pause, so that much of it comes while the spool is being cut; a line lost or torn would show.
     // The end waits until the spool has been cut for good.
     let body = "echo first line\ni=0; while [ $i -lt 200000 ]; do i=$((i+1)); echo \"line $i\"; done\n\
                 until [ \"$(stat -L -c %b /proc/$$/fd/1)\" -lt 300 ]; do sleep 1; done\necho last line\n";
-    guest.start(&guest.script(body));
+    // The spool stays to be looked at.
+    guest.start(&Script {
+        keep_output: false,
+        ..guest.script(body)
+    });
     let record = guest.finish();
     let output = record.output();
     assert!(output.starts_with("first line\nline 1\nline 2\n"), "{output}");
@@ -356,19 +464,68 @@ fn long_output_keeps_its_start_and_its_end_within_bounds() {
 }
 
 #[test]
-fn forgetting_leaves_the_record_and_spares_what_runs() {
-    let guest = Guest::new("/bin/sh");
-    let forget = |guest: &Guest| guest.run(&runner::forget(100, "feature-x", &guest.layout()).unwrap());
-    guest.start(&guest.script("echo out; sleep 1\n"));
-    assert_eq!(forget(&guest), "forgotten=0\n");
-    guest.finish();
-    assert_eq!(forget(&guest), "forgotten=1\n");
-    let record = guest.poll(Some("abc"));
-    assert_eq!(
-        (record.state, record.exit, record.output().as_str()),
-        (State::Finished, Some(0), "")
-    );
-    assert!(!Path::new(&guest.path("run/feature-x")).exists());
+fn what_a_script_said_is_kept_beside_its_record_and_nothing_else() {
+    let files = |guest: &Guest, folder: &str| {
+        let entries = fs::read_dir(guest.path(folder)).unwrap();
+        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let settled = |guest: &Guest, wanted: &[&str]| {
+        let patience = Instant::now() + Duration::from_secs(60);
+        let spool = format!("run/feature-x/{}", wanted[0].strip_prefix("output.").unwrap());
+        while files(guest, "lib/feature-x") != wanted || !files(guest, &spool).is_empty() {
+            assert!(Instant::now() < patience, "{:?}", files(guest, "lib/feature-x"));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    for shell in shells() {
+        let guest = Guest::new(shell);
+        let script = guest.script("echo one; exit 1\n");
+        guest.start(&script);
+        guest.finish();
+        settled(&guest, &["output.abc.1", "run.abc.1"]);
+        let record = guest.poll(Some("abc"));
+        let shown = (record.state, record.exit, record.output());
+        assert_eq!(shown, (State::Finished, Some(1), "one\n".to_owned()), "{shell}");
+        let kept = fs::metadata(guest.path("lib/feature-x/output.abc.1")).unwrap();
+        assert_eq!(
+            std::os::unix::fs::PermissionsExt::mode(&kept.permissions()) & 0o777,
+            0o600
+        );
+        // The next run takes its place, and a long one leaves no more than start and end.
+        let long = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo \"line $i\"; done\n";
+        guest.start(&Script {
+            attempt: 2,
+            body: long.into(),
+            ..script.clone()
+        });
+        guest.finish();
+        settled(&guest, &["output.abc.2", "run.abc.1", "run.abc.2"]);
+        let output = guest.poll(Some("abc")).output();
+        assert!(output.starts_with("line 1\nline 2\n") && output.ends_with("line 19999\nline 20000\n"));
+        let left_out = (1..=20_000).map(|i| format!("line {i}\n").len()).sum::<usize>() - (20 << 10);
+        assert!(output.contains(&format!("[… {left_out} bytes left out …]")), "{output}");
+        let kept = fs::read(guest.path("lib/feature-x/output.abc.2")).unwrap();
+        assert!(kept.len() == 64 << 10 && !kept.contains(&0), "{}", kept.len());
+        // A script of a template leaves its output in memory only. Files that it is given lie in the same folder.
+        let install = GuestFile {
+            path: guest.path("run/feature-x/install"),
+            mode: "0700".into(),
+            content: b"echo one\n".to_vec(),
+        };
+        guest.start(&Script {
+            attempt: 3,
+            keep_output: false,
+            body: "sh run/feature-x/install\n".into(),
+            files: vec![install],
+            ..script
+        });
+        assert_eq!(guest.finish().output(), "one\n");
+        assert_eq!(files(&guest, "lib/feature-x"), ["run.abc.1", "run.abc.2", "run.abc.3"]);
+        assert_eq!(files(&guest, "run/feature-x"), ["abc.3", "install"]);
+        assert_eq!(files(&guest, "run/feature-x/abc.3"), ["output"]);
+    }
 }
 
 #[test]

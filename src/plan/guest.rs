@@ -220,12 +220,12 @@ impl Planner<'_> {
             .status
             .vmid
             .and_then(|vmid| self.observed.cluster.guests.get(&vmid));
+        let same = matches!((&verified.row, row), (Some(old), Some(new)) if old.is_still(new));
         !self.observed.sweep
             && verified.hash == self.desired.hash
-            && verified.row.as_ref() == row
-            && row.is_some()
+            && same
             && self.status.restarted_at == self.desired.restarted_at
-            // A restart by anybody between two polls leaves the row as it was.
+            // A restart by anybody right after the last look leaves the row as it was.
             && !self.status.conditions.iter().any(|c| c.type_ == "RestartRequired")
     }
 

@@ -362,6 +362,19 @@ pub enum Effect {
         /// The unit.
         unit: String,
     },
+    /// Ask a script in the guest to end.
+    CancelScript {
+        /// Container or machine.
+        type_: GuestType,
+        /// Node.
+        node: String,
+        /// The id.
+        vmid: i64,
+        /// Id of the script's record.
+        id: String,
+        /// Hash that it was started with.
+        hash: String,
+    },
     /// Let the object go.
     RemoveFinalizer,
 }

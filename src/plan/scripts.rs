@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::crd::ScriptStatus;
+use crate::crd::{CANCEL, RerunPolicy, ScriptStatus};
 use crate::desired::{Script, ScriptRole};
 use crate::observed::{Guest, ScriptRecord};
 
@@ -24,6 +24,12 @@ enum Position {
     /// It was cut off, nobody knows where, and the policy does not run it again.
     CutOff,
     Running,
+    /// It runs, and the cancel annotation names it.
+    ToCancel,
+    /// It was asked to end and has not done so yet.
+    Stopping,
+    /// It is not run, because the cancel annotation names it.
+    Cancelled,
     /// It failed; the next attempt is due at this time.
     Later(i64),
     /// The next attempt.
@@ -36,32 +42,62 @@ fn pause(attempt: i64) -> i64 {
     (10i64 << shift).min(600)
 }
 
-fn position(script: &Script, record: Option<&ScriptRecord>, now: i64) -> Position {
+/// Whether a script that is to run after every start of its guest has not yet done so. A guest that does not say what
+/// start a run belongs to repeats nothing.
+fn waits_since_start(script: &Script, record: &ScriptRecord) -> bool {
+    script.rerun == RerunPolicy::Always && record.this_start == Some(false)
+}
+
+/// Where a script stands, with the cancel annotation heeded: what it names is neither running nor begun.
+fn position(script: &Script, record: Option<&ScriptRecord>, cancel: Option<&str>, now: i64) -> Position {
+    let position = position_by_record(script, record, now);
+    let running = record.filter(|r| r.running);
+    match position {
+        Position::Running if running.is_some_and(|r| r.cancelled) => Position::Stopping,
+        Position::Running if running.is_some_and(|r| cancel == Some(&r.hash)) => Position::ToCancel,
+        Position::Due(_) | Position::Later(_) | Position::CutOff if cancel == Some(&script.hash) => Position::Cancelled,
+        position => position,
+    }
+}
+
+fn position_by_record(script: &Script, record: Option<&ScriptRecord>, now: i64) -> Position {
     let Some(record) = record else { return Position::Due(1) };
     if record.running {
         return Position::Running;
     }
     let attempt = record.attempt;
     if record.hash != script.hash {
-        return if script.rerun || record.exit_code != Some(0) {
+        return if script.rerun != RerunPolicy::Never || record.exit_code != Some(0) {
             Position::Due(1)
         } else {
             Position::Outdated
         };
     }
     match record.exit_code {
+        _ if waits_since_start(script, record) => Position::Due(attempt + 1),
+        // It did not end by itself, so its exit code says nothing, and the attempt counts for nothing.
+        _ if record.cancelled && script.rerun == RerunPolicy::Never => Position::CutOff,
+        _ if record.cancelled => Position::Due(attempt + 1),
         Some(0) => Position::Done,
         _ if script.role == ScriptRole::Test && record.exit_code.is_some() => Position::Failed,
-        None if !script.rerun => Position::CutOff,
-        _ if attempt >= MAX_ATTEMPTS => Position::Failed,
+        None if script.rerun == RerunPolicy::Never => Position::CutOff,
+        _ if tries(script, record) >= MAX_ATTEMPTS => Position::Failed,
         _ => {
-            let due = record.ended_at.unwrap_or(0) + pause(attempt);
+            let due = record.ended_at.unwrap_or(0) + pause(tries(script, record));
             if due > now {
                 Position::Later(due)
             } else {
                 Position::Due(attempt + 1)
             }
         }
+    }
+}
+
+/// How often a script was tried: with Always each start of the guest begins anew.
+fn tries(script: &Script, record: &ScriptRecord) -> i64 {
+    match script.rerun {
+        RerunPolicy::Always => record.tries,
+        RerunPolicy::OnChange | RerunPolicy::Never => record.attempt,
     }
 }
 
@@ -78,6 +114,7 @@ fn script_status(script: &Script, record: Option<&ScriptRecord>) -> ScriptStatus
     let state = match record {
         None => "Pending",
         Some(r) if r.running => "Running",
+        Some(r) if r.cancelled => "Cancelled",
         Some(r) if r.exit_code == Some(0) => "Succeeded",
         Some(r) if r.exit_code.is_none() => "Interrupted",
         Some(_) => "Failed",
@@ -99,7 +136,7 @@ fn script_status(script: &Script, record: Option<&ScriptRecord>) -> ScriptStatus
             .filter(|r| !r.running && r.exit_code != Some(0))
             .map(|r| tail(&r.output))
             .filter(|m| !m.is_empty()),
-        attempts: record.map(|r| r.attempt),
+        attempts: record.map(|r| tries(script, r)),
     }
 }
 
@@ -194,7 +231,7 @@ impl Planner<'_> {
     ) -> Result<bool, Next> {
         let what = guest.named(vmid);
         let stage = stage_of(script.role);
-        let position = position(script, record, self.input.now);
+        let position = position(script, record, self.desired.cancel.as_deref(), self.input.now);
         if script.role == ScriptRole::Vllm && position != Position::Done {
             // The server is about to start or restart: what the probe said of it counts no more.
             self.forget_probes(guest);
@@ -213,7 +250,11 @@ impl Planner<'_> {
                 );
                 Err(self.stuck(stage, "ScriptInterrupted", message))
             }
-            Position::Failed if script.role == ScriptRole::Test => Ok(false),
+            Position::Failed | Position::Cancelled if script.role == ScriptRole::Test => Ok(false),
+            Position::Cancelled => {
+                let message = cancelled_words(script, record.is_some_and(|r| r.hash == script.hash));
+                Err(self.stuck(stage, "ScriptCancelled", message))
+            }
             Position::Failed => {
                 let record = record.cloned().unwrap_or_default();
                 let message = format!(
@@ -230,6 +271,21 @@ impl Planner<'_> {
                 format!("{} is running in {what}", script.name),
                 5,
             )),
+            Position::Stopping => {
+                let message = format!("{} was asked to end in {what}, and has not ended yet", script.name);
+                Err(self.wait(stage, "ScriptRunning", message, 5))
+            }
+            Position::ToCancel => {
+                let effect = Effect::CancelScript {
+                    type_: guest.type_,
+                    node: guest.node.clone(),
+                    vmid,
+                    id: script.id.clone(),
+                    hash: record.map(|r| r.hash.clone()).unwrap_or_default(),
+                };
+                let action = format!("stop {} in {what} (annotation cancel)", script.name);
+                Err(self.run(stage, action, vec![], effect))
+            }
             Position::Later(due) => {
                 let output = record.map(|r| r.output.as_str()).unwrap_or_default();
                 let code = ended(script, record.and_then(|r| r.exit_code));
@@ -269,7 +325,12 @@ impl Planner<'_> {
         self.facts.tests = some(of(ScriptRole::Test));
         let clean = scripts.iter().find(|s| s.role == ScriptRole::Clean);
         self.facts.cleaned = clean
-            .filter(|s| matches!(position(s, records.get(&s.id), self.input.now), Position::Done))
+            .filter(|s| {
+                matches!(
+                    position_by_record(s, records.get(&s.id), self.input.now),
+                    Position::Done
+                )
+            })
             .map(|s| s.hash.clone());
     }
 
@@ -288,6 +349,17 @@ impl Planner<'_> {
             self.ok(stage, message);
         }
     }
+}
+
+/// Why a script is not run, and how to go on. One that ran before and is never repeated goes on with a change only.
+fn cancelled_words(script: &Script, ran: bool) -> String {
+    let way_out = if ran && script.rerun == RerunPolicy::Never {
+        "its rerunPolicy is Never: see in the guest what it did, and change the script to run it again"
+    } else {
+        "remove the annotation to run it again, or change the script"
+    };
+    let (name, hash) = (&script.name, &script.hash);
+    format!("{name} is not run, because the annotation {CANCEL} names its hash {hash}: {way_out}")
 }
 
 /// How a script ended. A shell tells of a signal as 128 and its number, `timeout` of a deadline as 124.
@@ -316,7 +388,7 @@ fn last_line(output: &str) -> String {
 mod tests {
     use super::*;
 
-    fn script(rerun: bool, role: ScriptRole) -> Script {
+    fn script(rerun: RerunPolicy, role: ScriptRole) -> Script {
         Script {
             id: "feature-docker".into(),
             name: "feature docker".into(),
@@ -329,6 +401,7 @@ mod tests {
             workdir: None,
             deadline_seconds: 60,
             rerun,
+            keep_output: true,
         }
     }
 
@@ -339,6 +412,9 @@ mod tests {
             running: false,
             exit_code,
             ended_at: Some(1000),
+            this_start: Some(true),
+            tries: attempt,
+            cancelled: false,
             output: String::new(),
         })
     }
@@ -360,20 +436,117 @@ mod tests {
             (ended("old", 3, Some(1)), 1000, Position::Due(1)),
         ];
         for (record, now, expected) in cases {
-            let found = position(&script(false, ScriptRole::Feature), record.as_ref(), now);
+            let found = position(
+                &script(RerunPolicy::Never, ScriptRole::Feature),
+                record.as_ref(),
+                None,
+                now,
+            );
             assert_eq!(found, expected, "{record:?} at {now}");
         }
         let old = ended("old", 3, Some(0));
         assert_eq!(
-            position(&script(true, ScriptRole::Feature), old.as_ref(), 1000),
+            position(
+                &script(RerunPolicy::OnChange, ScriptRole::Feature),
+                old.as_ref(),
+                None,
+                1000
+            ),
             Position::Due(1)
         );
         let cut_off = ended("h", 2, None);
         assert_eq!(
-            position(&script(true, ScriptRole::Feature), cut_off.as_ref(), 1020),
+            position(
+                &script(RerunPolicy::OnChange, ScriptRole::Feature),
+                cut_off.as_ref(),
+                None,
+                1020
+            ),
             Position::Due(3)
         );
-        let test = script(true, ScriptRole::Test);
-        assert_eq!(position(&test, ended("h", 1, Some(1)).as_ref(), 9000), Position::Failed);
+        let test = script(RerunPolicy::OnChange, ScriptRole::Test);
+        assert_eq!(
+            position(&test, ended("h", 1, Some(1)).as_ref(), None, 9000),
+            Position::Failed
+        );
+    }
+
+    #[test]
+    fn a_script_of_every_start_runs_once_for_each_start_of_the_guest() {
+        let of = |exit_code, attempt, tries, this_start| {
+            ended("h", attempt, exit_code).map(|r| ScriptRecord { tries, this_start, ..r })
+        };
+        let running = of(None, 7, 1, Some(false)).map(|r| ScriptRecord { running: true, ..r });
+        let cases = [
+            (None, Position::Due(1)),
+            (of(Some(0), 1, 1, Some(true)), Position::Done),
+            (of(Some(0), 1, 1, Some(false)), Position::Due(2)),
+            // Whoever does not know of a start does not repeat.
+            (of(Some(0), 1, 1, None), Position::Done),
+            (of(None, 3, 1, Some(false)), Position::Due(4)),
+            // Failures count from the start of the guest on.
+            (of(Some(1), 9, 2, Some(true)), Position::Later(1020)),
+            (of(Some(1), 9, 5, Some(true)), Position::Failed),
+            (of(Some(1), 9, 5, Some(false)), Position::Due(10)),
+            (running, Position::Running),
+            (ended("old", 3, Some(0)), Position::Due(1)),
+        ];
+        for (record, expected) in cases {
+            let found = position(
+                &script(RerunPolicy::Always, ScriptRole::Application),
+                record.as_ref(),
+                None,
+                1005,
+            );
+            assert_eq!(found, expected, "{record:?}");
+        }
+        // No other policy asks.
+        for policy in [RerunPolicy::OnChange, RerunPolicy::Never] {
+            let record = of(Some(0), 1, 1, Some(false));
+            assert_eq!(
+                position(&script(policy, ScriptRole::Application), record.as_ref(), None, 1005),
+                Position::Done
+            );
+        }
+    }
+
+    #[test]
+    fn what_the_cancel_annotation_names_is_stopped_and_not_begun() {
+        let running = |hash: &str, cancelled| {
+            ended(hash, 2, None).map(|r| ScriptRecord {
+                running: true,
+                cancelled,
+                ..r
+            })
+        };
+        let cancelled = ended("h", 2, Some(143)).map(|r| ScriptRecord { cancelled: true, ..r });
+        let cases = [
+            (running("h", false), Some("h"), Position::ToCancel),
+            (running("h", false), Some("other"), Position::Running),
+            (running("h", false), None, Position::Running),
+            // An earlier version is named by its own hash, and the present one is not.
+            (running("old", false), Some("old"), Position::ToCancel),
+            (running("old", false), Some("h"), Position::Running),
+            // One request is enough, and it holds when the annotation is gone.
+            (running("h", true), Some("h"), Position::Stopping),
+            (running("h", true), None, Position::Stopping),
+            (cancelled.clone(), Some("h"), Position::Cancelled),
+            (cancelled, None, Position::Due(3)),
+            (None, Some("h"), Position::Cancelled),
+            (ended("h", 1, Some(1)), Some("h"), Position::Cancelled),
+            (ended("h", 1, Some(0)), Some("h"), Position::Done),
+            (ended("old", 1, Some(143)), Some("old"), Position::Due(1)),
+        ];
+        for (record, cancel, expected) in cases {
+            let script = script(RerunPolicy::OnChange, ScriptRole::Application);
+            let found = position(&script, record.as_ref(), cancel, 1001);
+            assert_eq!(found, expected, "{record:?} {cancel:?}");
+        }
+        // One that is never repeated is not so either when the annotation is gone.
+        let never = script(RerunPolicy::Never, ScriptRole::Application);
+        let record = ended("h", 1, Some(143)).map(|r| ScriptRecord { cancelled: true, ..r });
+        assert_eq!(position(&never, record.as_ref(), None, 9000), Position::CutOff);
+        assert!(cancelled_words(&never, true).contains("change the script to run"));
+        assert!(cancelled_words(&never, false).contains("remove the annotation"));
     }
 }

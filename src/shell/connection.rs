@@ -373,6 +373,7 @@ fn place(cluster: &mut Cluster, row: crate::proxmox::cluster::Resource) {
                 maxcpu: row.maxcpu.map(|c| c.to_string()),
                 maxmem: row.maxmem.and_then(|v| i64::try_from(v).ok()),
                 maxdisk: row.maxdisk.and_then(|v| i64::try_from(v).ok()),
+                uptime: row.uptime.and_then(|v| i64::try_from(v).ok()),
             };
             cluster.guests.insert(i64::from(vmid), guest);
         }

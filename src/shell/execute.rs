@@ -55,6 +55,13 @@ pub async fn execute(connection: &Connection, key: &Key, step: &Step) -> Outcome
             script,
             attempt,
         } => self::script(connection, *type_, on, *vmid, script, *attempt).await,
+        Effect::CancelScript {
+            type_,
+            node: on,
+            vmid,
+            id,
+            hash,
+        } => cancel_script(connection, *type_, on, *vmid, id, hash).await,
     }
 }
 
@@ -202,6 +209,7 @@ fn runner_script(script: &Script, attempt: i64) -> runner::Script {
             .collect(),
         workdir: script.workdir.clone(),
         deadline_seconds: u64::try_from(script.deadline_seconds).ok(),
+        keep_output: script.keep_output,
     }
 }
 
@@ -278,5 +286,24 @@ async fn script(
         )),
         Ok(_) => Outcome::Done,
         Err(error) => Outcome::Failed(failure("GuestUnreachable", error.to_string())),
+    }
+}
+
+async fn cancel_script(
+    connection: &Connection,
+    type_: GuestType,
+    on: &str,
+    vmid: i64,
+    script: &str,
+    hash: &str,
+) -> Outcome {
+    let command = match runner::cancel(id(vmid), script, hash, &Layout::default()) {
+        Ok(command) => command,
+        Err(error) => return Outcome::Failed(failure("InvalidSpec", error.to_string())),
+    };
+    match connection.in_guest(type_, on, vmid, &command).await {
+        Ok(output) if output.is_success() => Outcome::Done,
+        Ok(output) => Outcome::Failed(of_guest(type_, vmid, &output)),
+        Err((error, _)) => Outcome::Failed(error),
     }
 }

@@ -419,6 +419,9 @@ async fn scripts(
             running,
             exit_code: record.exit.map(i64::from),
             ended_at: record.ended,
+            this_start: record.this_start,
+            cancelled: record.cancelled,
+            tries: i64::from(record.tries.unwrap_or(record.attempt)),
             output: record.output(),
         };
         records.insert(script.clone(), entry);

@@ -102,7 +102,11 @@ impl<S: Store> Engine<S> {
                 let (old, new) = (before.cluster.guests.get(&vmid), after.cluster.guests.get(&vmid));
                 let was_online = old.is_some_and(|r| before.cluster.online.contains(&r.node));
                 let is_online = new.is_some_and(|r| after.cluster.online.contains(&r.node));
-                old != new || was_online != is_online
+                let same = match (old, new) {
+                    (Some(old), Some(new)) => old.is_still(new),
+                    (old, new) => old == new,
+                };
+                !same || was_online != is_online
             })
             .map(|o| o.key.clone())
             .collect()

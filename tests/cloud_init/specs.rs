@@ -99,7 +99,8 @@ fn script() -> impl Strategy<Value = Script> {
             .collect(),
         workdir: None,
         deadline_seconds: 60,
-        rerun: true,
+        rerun: phoenix::crd::RerunPolicy::OnChange,
+        keep_output: true,
     })
 }
 

@@ -95,6 +95,7 @@ pub fn program(script: &Script) -> String {
             .collect(),
         workdir: script.workdir.clone(),
         deadline_seconds: u64::try_from(script.deadline_seconds).ok(),
+        keep_output: true,
     };
     let command = runner::start(0, &script, &Layout::default()).unwrap();
     String::from_utf8(command.stdin.to_vec()).unwrap()

@@ -61,6 +61,7 @@ mod forgotten {
 
     lifecycles! {
         create_from_image: 0, clone_from_snapshot: 1, linked_clone: 2, change_and_grow: 3, features: 8,
-        machine_from_image: 9, machine_template: 10, machine_change: 11,
+        machine_from_image: 9, machine_template: 10, machine_change: 11, scripts: 14,
+        script_cancelled: 15,
     }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use phoenix::crd::ADOPT;
+use phoenix::crd::{ADOPT, CANCEL};
 use phoenix::desired::Objects;
 use phoenix::simulator::Edit;
+use phoenix::simulator::model::GuestScript;
 use serde_json::json;
 
 use crate::engine::{IMAGE, World, lxc, template, vm, vm_template};
@@ -142,6 +143,67 @@ fn revised(size: &str) -> serde_json::Value {
     object["spec"]["lxc"]["rootfs"]["size"] = json!(size);
     object["spec"]["lxc"].as_object_mut().unwrap().remove("protection");
     object
+}
+
+/// A container with all sorts of scripts, and one whose application has the other policy.
+fn every_script(world: &World, version: u32, power: &str) {
+    world.feature("vllm", json!({}));
+    let application = |policy: &str| {
+        let script = format!("#!/bin/sh\necho version {version}\n");
+        json!({"source": image(), "network": [], "powerState": power,
+            "application": {"script": script, "rerunPolicy": policy}})
+    };
+    let mut always = application("Always");
+    always["features"] = json!([{"name": "vllm"}]);
+    always["vllm"] = json!({"model": "m"});
+    always["tests"] = json!([{"name": "works", "script": "#!/bin/sh\ntrue\n"}]);
+    for (vmid, name, mut fields) in [(1000, "always", always), (1001, "never", application("Never"))] {
+        fields["vmid"] = json!(vmid);
+        world.store.apply(lxc(name, fields));
+    }
+}
+
+/// How often each script was started in its guest.
+fn each_as_often_as_its_policy_says(world: &World) -> Result<(), String> {
+    let always = r#"["application 3", "feature-vllm 1", "test-works 1", "vllm 1"]"#;
+    for (vmid, expected) in [(1000, always), (1001, r#"["application 1"]"#)] {
+        let runs = world.guests()[&vmid]["runs"].clone();
+        if runs != expected {
+            return Err(format!(
+                "the scripts of {vmid} ran so often: {runs} instead of {expected}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The application's script is under way, and the annotation asks for its end.
+fn cancelled(world: &World) {
+    let mut object = lxc(
+        "a",
+        json!({"source": image(), "application": {"script": "#!/bin/sh\nsleep 9999\n"}}),
+    );
+    let key = world.store.apply(object.clone());
+    let guest = world.store.guest(&key).unwrap();
+    let hypervisor = world.store.hypervisor("ai", "pve").unwrap();
+    let scripts = phoenix::desired::scripts::scripts(&guest, &hypervisor, world.store.as_ref()).unwrap();
+    let hash = scripts[0].hash.clone();
+    object["metadata"]["annotations"] = json!({CANCEL: hash});
+    world.store.apply(object);
+    let start = |state: &mut phoenix::simulator::State| {
+        let guest = state.guests.get_mut(&1000).unwrap();
+        let script = GuestScript {
+            id: "application".into(),
+            hash,
+            attempt: 1,
+            runs: 1,
+            ends_at: u64::MAX,
+            guest_since: guest.running.as_ref().unwrap().since,
+            ..GuestScript::default()
+        };
+        guest.inside.scripts.insert("application".into(), script);
+    };
+    world.sim().with(start);
 }
 
 /// What ran in a machine, each once.
@@ -390,6 +452,39 @@ pub const LIFECYCLES: &[Lifecycle] = &[
             (left.len() == 1)
                 .then_some(())
                 .ok_or_else(|| format!("guests that are left: {left:?}"))
+        },
+    },
+    Lifecycle {
+        name: "all sorts of scripts, guests that are stopped and started, and a change",
+        ssh: true,
+        stalls: false,
+        phases: &[
+            |world| every_script(world, 1, "Running"),
+            |world| every_script(world, 1, "Stopped"),
+            |world| every_script(world, 1, "Running"),
+            |world| every_script(world, 2, "Running"),
+        ],
+        check: each_as_often_as_its_policy_says,
+    },
+    Lifecycle {
+        name: "script that is cancelled",
+        ssh: true,
+        stalls: true,
+        phases: &[
+            |world| {
+                world.store.apply(lxc("a", json!({"source": image()})));
+            },
+            cancelled,
+        ],
+        check: |world| {
+            let guest = &world.guests()[&1000];
+            let found = (guest["scripts"].as_str(), guest["runs"].as_str());
+            let expected = (r#"["application 1 143"]"#, r#"["application 1"]"#);
+            let object = world.store.guests().remove(0);
+            let stalled = object.status.conditions.iter().any(|c| c.reason == "ScriptCancelled");
+            (found == expected && stalled)
+                .then_some(())
+                .ok_or_else(|| format!("the script: {found:?}; {:?}", object.status.message))
         },
     },
 ];

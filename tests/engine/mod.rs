@@ -439,6 +439,8 @@ impl World {
                     .map(|s| format!("{} {} {}", s.id, s.attempt, s.exit_code))
                     .collect();
                 options.insert("scripts".into(), format!("{scripts:?}"));
+                let runs = guest.inside.scripts.values().map(|s| format!("{} {}", s.id, s.runs));
+                options.insert("runs".into(), format!("{:?}", runs.collect::<Vec<_>>()));
                 (*vmid, options)
             };
             state.guests.iter().map(guest).collect()

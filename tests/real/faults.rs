@@ -205,6 +205,62 @@ async fn a_guest_that_restarts_cuts_its_script_off() {
     assert_eq!(count(&real, &never), 2);
 }
 
+/// Of two guests that are restarted by somebody else, the one whose policy is Always runs its script again, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_of_every_start_runs_once_for_each() {
+    let Some(mut real) = Real::start().await else { return };
+    let script = "#!/bin/sh\necho run >>/root/count\n";
+    let keys = ["Always", "OnChange"].map(|policy| {
+        let fields = json!({"script": script, "rerunPolicy": policy});
+        real.world.store.apply(guest(&policy.to_lowercase(), fields))
+    });
+    real.ready(&keys).await;
+    for starts in [2, 3] {
+        for key in &keys {
+            let vmid = u32::try_from(real.vmid(key)).unwrap();
+            let reboot = |state: &mut phoenix::simulator::State| state.reboot_ct(&Caller::root(), "phoenix", vmid);
+            real.world.sim().with(reboot).unwrap();
+        }
+        let at = keys[0].clone();
+        // A new engine knows of nothing that it saw before.
+        real.world.restart();
+        real.until("it has run again", move |real| {
+            let up = real.node.exec(real.vmid(&at), &["true"]).status.success();
+            up && count(real, &at) == starts && real.object(&at).is_ready()
+        })
+        .await;
+        real.world.restart();
+        real.ready(&keys).await;
+        assert_eq!((count(&real, &keys[0]), count(&real, &keys[1])), (starts, 1));
+    }
+}
+
+/// The annotation stops a script that runs; without it the script runs again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_is_stopped_when_its_hash_is_named() {
+    let Some(mut real) = Real::start().await else { return };
+    let key = running(&mut real, "a", "OnChange").await;
+    let hash = real.object(&key).status.application.unwrap().hash.unwrap();
+    let mut manifest = guest("a", json!({"script": COUNTED, "rerunPolicy": "OnChange"}));
+    manifest["metadata"]["annotations"] = json!({phoenix::crd::CANCEL: hash});
+    real.world.store.apply(manifest.clone());
+    let message = real.reason(&key, "ScriptCancelled").await;
+    assert!(
+        message.contains(&hash) && message.contains("remove the annotation"),
+        "{message}"
+    );
+    let status = real.object(&key).status.application.unwrap();
+    assert_eq!(status.state.as_deref(), Some("Cancelled"));
+    let left = "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' | grep -c 'application/[s]cript' || true";
+    assert_eq!(real.sh(&key, left), "0\n");
+    assert_eq!(count(&real, &key), 1);
+    manifest["metadata"].as_object_mut().unwrap().remove("annotations");
+    real.world.store.apply(manifest);
+    go(&real, &key);
+    real.ready(std::slice::from_ref(&key)).await;
+    assert_eq!(count(&real, &key), 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_said_and_recovers() {
     let Some(mut real) = Real::start().await else { return };
@@ -251,6 +307,25 @@ async fn a_full_disk_is_said_and_recovers() {
     real.sh(&key, "rm /var/lib/phoenix/fill");
     real.ready(std::slice::from_ref(&key)).await;
     assert_eq!(real.sh(&key, "cat /root/filled"), "run\n");
+    // Where there is room for the record but none for the output, the script has ended, and its output stays in memory.
+    let logs = "cat /run/phoenix/application/*/output /var/lib/phoenix/application/output.* 2>/dev/null | tail -n 1";
+    real.sh(
+        &key,
+        "umount /var/lib/phoenix && mount -t tmpfs -o size=48k none /var/lib/phoenix",
+    );
+    let script =
+        "#!/bin/sh\necho run >>/root/talked\nhead -c 200k /dev/zero | tr '\\0' x | fold\necho\necho the last word\n";
+    real.world.store.apply(guest("a", json!({"script": script})));
+    real.ready(std::slice::from_ref(&key)).await;
+    assert_eq!(real.sh(&key, logs), "the last word\n");
+    assert_eq!(
+        real.sh(
+            &key,
+            "cat /root/talked; ls /var/lib/phoenix/application/output.* 2>&1 | tail -n 1 | grep -c 'No such file'"
+        ),
+        "run\n1\n"
+    );
+    real.sh(&key, "umount /var/lib/phoenix");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@
 //! lie there too, beside the application's files and each other. A test is always given the guest's id.
 
 use super::{Given, RUN, invalid, launcher, no_nul};
-use crate::crd::{Application, GuestFile, GuestTest, KeyRef, RUN_TESTS, RerunPolicy, ScriptContract};
+use crate::crd::{Application, GuestFile, GuestTest, KeyRef, RUN_TESTS, ScriptContract};
 use crate::desired::{Blocked, GuestObject, GuestSpec, Objects, Script, ScriptFile, ScriptRole, refs};
 
 const PHOENIX_FOLDER: &str = "/var/lib/phoenix/application";
@@ -137,7 +137,7 @@ pub(super) fn script(
         script.args = vmid(object);
         add_legacy_helpers(&mut script);
     }
-    script.rerun = application.rerun_policy.unwrap_or_default() == RerunPolicy::OnChange;
+    script.rerun = application.rerun_policy.unwrap_or_default();
     Ok(script)
 }
 

@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use super::{Blocked, GuestObject, GuestSpec, GuestType, Objects, Script, ScriptFile, ScriptRole};
-use crate::crd::{Health, PhoenixHypervisor, Probe, Vllm};
+use crate::crd::{Health, PhoenixHypervisor, Probe, RerunPolicy, Vllm};
 
 pub use probes::probe_command;
 
@@ -63,8 +63,11 @@ pub fn scripts(
         scripts.push(application::script(object, application, objects)?);
     }
     scripts.extend(application::tests(object, guest.application, objects)?);
-    if matches!(object.spec, GuestSpec::Template(_)) && object.guest_type() == GuestType::Qemu {
-        scripts.push(clean::script());
+    if matches!(object.spec, GuestSpec::Template(_)) {
+        if object.guest_type() == GuestType::Qemu {
+            scripts.push(clean::script());
+        }
+        scripts.iter_mut().for_each(|script| script.keep_output = false);
     }
     Ok(scripts)
 }
@@ -151,7 +154,8 @@ impl Given {
             files: self.files,
             workdir: self.workdir,
             deadline_seconds,
-            rerun: true,
+            rerun: RerunPolicy::OnChange,
+            keep_output: true,
         }
     }
 }

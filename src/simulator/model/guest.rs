@@ -77,6 +77,15 @@ pub struct GuestScript {
     /// Which attempt at this hash it is, from 1.
     #[serde(default)]
     pub attempt: u32,
+    /// How often this hash was started since the guest's last start before it.
+    #[serde(default)]
+    pub tries: u32,
+    /// How often it was started in this guest, with any hash.
+    #[serde(default)]
+    pub runs: u32,
+    /// The start of the guest that it belongs to, in milliseconds since 1970.
+    #[serde(default)]
+    pub guest_since: u64,
     /// When it was started, in milliseconds since 1970.
     pub started_at: u64,
     /// When it ends, in milliseconds since 1970.
@@ -85,6 +94,9 @@ pub struct GuestScript {
     pub exit_code: i32,
     /// Output at its end.
     pub output: String,
+    /// True when it was asked to end, and did.
+    #[serde(default)]
+    pub cancelled: bool,
     /// True when the guest went down before the end: there is no exit code and never will be.
     pub killed: bool,
 }

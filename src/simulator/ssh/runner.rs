@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | `start id= hash= attempt= script=` | starts a script unless this hash and attempt was started before | record |
 //! | `poll id= hash=` | reads the last run (`*`: of any hash) | record |
-//! | `forget id=` | removes the spooled output | `forgotten=` |
+//! | `cancel id= hash=` | ends the run of the hash if it is under way | record |
 //! | `read path=`, `write path= mode=` | files | `state=` |
 //! | `probe seconds= command=` | runs a short command | `exit=`, `output-tail=` |
 //!
@@ -57,7 +57,7 @@ impl Program {
     /// What it does, in a few words: `start feature-docker`.
     pub fn summary(&self) -> String {
         let about = match self.verb.as_str() {
-            "start" | "poll" | "forget" => self.field("id").to_owned(),
+            "start" | "poll" | "cancel" => self.field("id").to_owned(),
             "probe" => self.decoded("command").unwrap_or_default(),
             _ => self.decoded("path").unwrap_or_default(),
         };
@@ -90,7 +90,7 @@ impl Program {
         match self.verb.as_str() {
             "start" => self.start(state, vmid, fault),
             "poll" => Reply::ok(self.poll(state, vmid)),
-            "forget" => self.forget(state, vmid),
+            "cancel" => self.cancel(state, vmid),
             "read" => self.read(state, vmid),
             "write" => {
                 self.put_files(state, vmid);
@@ -136,12 +136,18 @@ impl Program {
             .get(&vmid)
             .and_then(|guest| guest.inside.scripts.get(&id))
             .cloned();
+        let guest_since = since(state, vmid);
+        let (mut tries, mut runs) = (1, 1);
         if let Some(known) = known {
             if known.hash == hash && known.attempt >= attempt {
                 return Reply::ok(format!("started-now=0\n{}", report(state, vmid, &known)));
             }
             if known.running(now) {
                 return Reply::ok(format!("started-now=0\nbusy=1\n{}", report(state, vmid, &known)));
+            }
+            runs += known.runs;
+            if known.hash == hash && known.guest_since == guest_since {
+                tries += known.tries;
             }
         }
         self.put_files(state, vmid);
@@ -150,22 +156,18 @@ impl Program {
             id: id.clone(),
             hash,
             attempt,
+            tries,
+            runs,
+            guest_since,
             started_at: now,
             ends_at: now + state.scaled(outcome.ms),
             exit_code: outcome.exit,
             output: outcome.output,
+            cancelled: false,
             killed: false,
         };
         let answer = format!("started-now=1\n{}", report(state, vmid, &script));
         if let Some(guest) = state.guests.get_mut(&vmid) {
-            // The spool is where the output is; without it only the record is left.
-            guest.inside.files.insert(
-                spool(&id),
-                GuestFile {
-                    content: Vec::new(),
-                    mode: 0o600,
-                },
-            );
             guest.inside.scripts.insert(id, script);
         }
         Reply::ok(answer)
@@ -183,17 +185,17 @@ impl Program {
         }
     }
 
-    fn forget(&self, state: &mut State, vmid: u32) -> Reply {
+    /// As if the script heeded the signal at once.
+    fn cancel(&self, state: &mut State, vmid: u32) -> Reply {
         let now = state.now;
-        let Some(guest) = state.guests.get_mut(&vmid) else {
-            return Reply::fail(255, "no such guest".into());
-        };
-        let id = self.field("id");
-        if guest.inside.scripts.get(id).is_some_and(|script| script.running(now)) {
-            return Reply::ok("forgotten=0\n".into());
+        let script = state
+            .guests
+            .get_mut(&vmid)
+            .and_then(|guest| guest.inside.scripts.get_mut(self.field("id")));
+        if let Some(script) = script.filter(|script| script.running(now) && script.hash == self.field("hash")) {
+            (script.ends_at, script.exit_code, script.cancelled) = (now, 143, true);
         }
-        guest.inside.files.remove(&spool(id));
-        Reply::ok("forgotten=1\n".into())
+        Reply::ok(self.poll(state, vmid))
     }
 
     fn read(&self, state: &State, vmid: u32) -> Reply {
@@ -215,8 +217,10 @@ impl Program {
     }
 }
 
-fn spool(id: &str) -> String {
-    format!("/run/phoenix/{id}/output")
+/// When the guest was started.
+fn since(state: &State, vmid: u32) -> u64 {
+    let running = state.guests.get(&vmid).and_then(|guest| guest.running.as_ref());
+    running.map_or(0, |running| running.since)
 }
 
 /// The record of a run as key=value lines.
@@ -233,14 +237,15 @@ fn report(state: &State, vmid: u32, script: &GuestScript) -> String {
         script.attempt,
         script.started_at / 1000
     );
+    let here = u8::from(script.guest_since == since(state, vmid));
+    out.push_str(&format!("this-start={here}\ntries={}\n", script.tries));
+    if script.cancelled {
+        out.push_str("cancelled=1\n");
+    }
     if word == "finished" {
         out.push_str(&format!("ended={}\nexit={}\n", script.ends_at / 1000, script.exit_code));
     }
-    let spooled = state
-        .guests
-        .get(&vmid)
-        .is_some_and(|guest| guest.inside.files.contains_key(&spool(&script.id)));
-    if spooled && word == "finished" {
+    if word == "finished" {
         let encoded = BASE64.encode(&script.output);
         let size = script.output.len();
         out.push_str(&format!(

@@ -42,7 +42,7 @@ fn scripts_lie_in_their_folder_and_keep_their_interpreter() {
         assert_eq!(file(&script, path).mode, "0700");
         assert_eq!(script.workdir.as_deref(), Some("/var/lib/phoenix/application"));
         assert_eq!((script.role, script.args.len()), (ScriptRole::Application, 0));
-        assert_eq!((script.deadline_seconds, script.rerun), (3600, true));
+        assert_eq!((script.deadline_seconds, script.rerun), (3600, RerunPolicy::OnChange));
     }
 }
 
@@ -59,7 +59,7 @@ fn files_environment_and_policies_are_taken_over() {
     assert_eq!((x.content.as_str(), x.mode.as_str()), ("text", "0600"));
     let environment = [("A", "b"), ("P", "pa$$word")].map(|(k, v)| (k.to_string(), v.to_string()));
     assert_eq!(script.environment, environment.into());
-    assert_eq!((script.deadline_seconds, script.rerun), (60, false));
+    assert_eq!((script.deadline_seconds, script.rerun), (60, RerunPolicy::Never));
     assert!(!format!("{script:?}").contains("pa$$word"));
 }
 

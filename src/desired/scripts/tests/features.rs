@@ -25,7 +25,8 @@ fn order_follows_requirements_and_the_spec_otherwise() {
             assert_eq!(script.id, format!("feature-{}", script.name));
             assert_eq!(script.role, ScriptRole::Feature);
             assert_eq!(script.environment["PHOENIX_FEATURES"], want.join(" "));
-            assert!(script.args.is_empty() && script.rerun && script.workdir.is_none());
+            assert!(script.args.is_empty() && script.workdir.is_none());
+            assert_eq!(script.rerun, RerunPolicy::OnChange);
         }
     }
 }
