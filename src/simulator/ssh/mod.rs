@@ -41,4 +41,6 @@ pub struct Reply {
     pub stderr: String,
     /// It only failed because somebody holds the config file: it is tried again for a while.
     pub wait: bool,
+    /// How long the command takes, in milliseconds.
+    pub takes: u64,
 }

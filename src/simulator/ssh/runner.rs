@@ -6,10 +6,12 @@
 //! | `start id= hash= attempt= script=` | starts a script unless this hash and attempt was started before | record |
 //! | `poll id= hash=` | reads the last run (`*`: of any hash) | record |
 //! | `forget id=` | removes the spooled output | `forgotten=` |
+//! | `said id= run= at=` | reads what the last run said after byte `at` of `run` | `run=`, `output-*=` |
+//! | `journal unit= lines= cursor=` | reads a unit's journal: the file `/var/log/journal/UNIT` of the model | `output-tail=` |
 //! | `read path=`, `write path= mode=` | files | `state=` |
 //! | `probe seconds= command=` | runs a short command | `exit=`, `output-tail=` |
 //!
-//! `script`, `path` and `command` are base64. Files come as here-documents: `phoenix_put PATH MODE <<'PHOENIX_END'`,
+//! `script`, `path`, `command`, `run`, `unit` and `cursor` are base64. Files come as here-documents: `phoenix_put PATH MODE <<'PHOENIX_END'`,
 //! base64, `PHOENIX_END`.
 //!
 //! How a script ends: a fault says so; or a comment in it, `# simulate: exit=N seconds=S output=TEXT`; or its last
@@ -57,7 +59,8 @@ impl Program {
     /// What it does, in a few words: `start feature-docker`.
     pub fn summary(&self) -> String {
         let about = match self.verb.as_str() {
-            "start" | "poll" | "forget" => self.field("id").to_owned(),
+            "start" | "poll" | "forget" | "said" => self.field("id").to_owned(),
+            "journal" => self.decoded("unit").unwrap_or_default(),
             "probe" => self.decoded("command").unwrap_or_default(),
             _ => self.decoded("path").unwrap_or_default(),
         };
@@ -91,6 +94,8 @@ impl Program {
             "start" => self.start(state, vmid, fault),
             "poll" => Reply::ok(self.poll(state, vmid)),
             "forget" => self.forget(state, vmid),
+            "said" => Reply::ok(self.said(state, vmid)),
+            "journal" => Reply::ok(self.journal(state, vmid)),
             "read" => self.read(state, vmid),
             "write" => {
                 self.put_files(state, vmid);
@@ -181,6 +186,55 @@ impl Program {
             Some(script) => report(state, vmid, script),
             None => "state=absent\n".to_owned(),
         }
+    }
+
+    /// What the last run said: all of it when it has ended, nothing before.
+    fn said(&self, state: &State, vmid: u32) -> String {
+        let Some(script) = state
+            .guests
+            .get(&vmid)
+            .and_then(|guest| guest.inside.scripts.get(self.field("id")))
+        else {
+            return "state=absent\n".to_owned();
+        };
+        let run = format!("{}.{}", script.hash, script.attempt);
+        let output = if script.running(state.now) {
+            ""
+        } else {
+            script.output.as_str()
+        };
+        let seen = if self.decoded("run").as_deref() == Some(&run) {
+            self.field("at").parse().unwrap_or(0)
+        } else {
+            0
+        };
+        format!(
+            "state=present\nrun={run}\noutput-size={}\noutput-head={}\noutput-tail={}\n",
+            output.len(),
+            BASE64.encode(output),
+            BASE64.encode(output.get(seen..).unwrap_or_default())
+        )
+    }
+
+    /// The entries of a journal are the lines of a file; a cursor says how many were seen.
+    fn journal(&self, state: &State, vmid: u32) -> String {
+        let path = format!("/var/log/journal/{}", self.decoded("unit").unwrap_or_default());
+        let file = state.guests.get(&vmid).and_then(|guest| guest.inside.files.get(&path));
+        let text = file.map_or(String::new(), |file| {
+            String::from_utf8_lossy(&file.content).into_owned()
+        });
+        let lines: Vec<&str> = text.lines().collect();
+        let number = |name: &str| self.field(name).parse::<usize>().unwrap_or(0);
+        let cursor = self.decoded("cursor").unwrap_or_default();
+        let from = match cursor.strip_prefix("i=") {
+            Some(seen) => seen.parse().unwrap_or(0),
+            None => lines.len().saturating_sub(number("lines")),
+        };
+        let mut said: String = lines.iter().skip(from).map(|line| format!("{line}\n")).collect();
+        if !lines.is_empty() {
+            said.push_str(&format!("-- cursor: i={}\n", lines.len()));
+        }
+        format!("state=present\noutput-tail={}\n", BASE64.encode(said))
     }
 
     fn forget(&self, state: &mut State, vmid: u32) -> Reply {
