@@ -101,6 +101,10 @@ impl LogsArgs {
                     if out.write_all(shown).and_then(|()| out.flush()).is_err() {
                         return Ok(());
                     }
+                    if text.is_empty() && !self.follow {
+                        let (What::Script(name) | What::Unit(name)) = &what;
+                        eprintln!("{name} in {} said nothing", guest.named());
+                    }
                     place = next;
                 }
                 // It may be about to run.

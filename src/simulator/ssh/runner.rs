@@ -27,6 +27,9 @@ use super::state::SshAction;
 use super::words;
 use crate::simulator::model::{GuestFile, GuestScript, State};
 
+/// Begins the comment in which a script says how it ends.
+const OUTCOME: &str = "# simulate: ";
+
 /// A recognised program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
@@ -80,11 +83,21 @@ impl Program {
         command.contains("/run/cloud-init/result.json")
     }
 
+    /// The script, or the file that says how it ends: an application's script is started by another.
     fn script_text(&self) -> String {
         let path = self.decoded("script").unwrap_or_default();
-        let file = self.files.iter().find(|(p, _)| *p == path);
-        file.map(|(_, f)| String::from_utf8_lossy(&f.content).into_owned())
-            .unwrap_or_default()
+        let text = |(_, file): &(String, GuestFile)| String::from_utf8_lossy(&file.content).into_owned();
+        let script = self
+            .files
+            .iter()
+            .find(|(p, _)| *p == path)
+            .map(text)
+            .unwrap_or_default();
+        let said = |text: &String| text.lines().any(|line| line.trim().starts_with(OUTCOME));
+        if said(&script) {
+            return script;
+        }
+        self.files.iter().map(text).find(said).unwrap_or(script)
     }
 
     /// Does it in a running guest.
@@ -330,7 +343,7 @@ impl Outcome {
             output: String::new(),
             ms: usual_ms,
         };
-        if let Some(said) = script.lines().find_map(|line| line.trim().strip_prefix("# simulate: ")) {
+        if let Some(said) = script.lines().find_map(|line| line.trim().strip_prefix(OUTCOME)) {
             for (key, value) in words::split(said)
                 .unwrap_or_default()
                 .iter()
