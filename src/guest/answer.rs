@@ -65,10 +65,10 @@ pub enum AnswerError {
 }
 
 /// The lines of an answer. Output goes in one line each, encoded, so every line is `key=value`.
-struct Lines(BTreeMap<String, String>);
+pub(super) struct Lines(BTreeMap<String, String>);
 
 impl Lines {
-    fn parse(text: &str) -> Result<Self, AnswerError> {
+    pub(super) fn parse(text: &str) -> Result<Self, AnswerError> {
         let lines: BTreeMap<String, String> = text
             .lines()
             .filter_map(|l| l.split_once('='))
@@ -80,16 +80,16 @@ impl Lines {
         }
     }
 
-    fn get(&self, key: &str) -> Option<&str> {
+    pub(super) fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key).map(String::as_str)
     }
 
-    fn number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, AnswerError> {
+    pub(super) fn number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, AnswerError> {
         let parse = |text: &str| text.parse().map_err(|_| AnswerError::Protocol(format!("{key}={text}")));
         self.get(key).map(parse).transpose()
     }
 
-    fn bytes(&self, key: &str) -> Result<Vec<u8>, AnswerError> {
+    pub(super) fn bytes(&self, key: &str) -> Result<Vec<u8>, AnswerError> {
         let text = self.get(key).unwrap_or_default();
         BASE64
             .decode(text)

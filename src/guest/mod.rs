@@ -1,17 +1,21 @@
 //! Running things inside guests and on nodes: SSH and `pct`.
 //!
-//! * [`Ssh`] runs a [`Command`] on a node: pinned host key, deadlines, bounded output
+//! * [`Ssh`] runs a [`Command`] on a node: pinned host key, deadlines, bounded output; [`Running`] is one whose output
+//!   comes while it runs
 //! * [`runner`] scripts inside a guest that outlive the connection, with their records; files; probes
 //! * [`probes`] probes of several guests at once
+//! * [`logs`] what scripts and units said
 //! * [`node`] `pct set`, raw `lxc.*` lines, GPUs, config versions
 
 mod answer;
 pub mod command;
 mod known_hosts;
+pub mod logs;
 pub mod node;
 mod output;
 pub mod probes;
 pub mod runner;
+mod session;
 mod ssh;
 
 #[cfg(test)]
@@ -19,4 +23,5 @@ mod tests;
 
 pub use command::{Command, InvalidCommand};
 pub use output::{Captured, Output};
+pub use session::{Event, Input, Running, Terminal};
 pub use ssh::{Error, Node, Ssh, SshOptions, SshTimeouts};

@@ -100,7 +100,7 @@ pub struct GuestFile {
 }
 
 /// A command that runs inside a guest.
-fn in_guest(vmid: u32, program: String) -> Command {
+pub(super) fn in_guest(vmid: u32, program: String) -> Command {
     Command::new(["pct", "exec", &vmid.to_string(), "--", "/bin/sh", "-s"]).with_stdin(program)
 }
 
@@ -210,11 +210,11 @@ pub(super) fn probe_parts(argv: &[String], seconds: u64, layout: &Layout) -> (St
 }
 
 /// What is piped in: header, settings, the runner, and last the one line that does something.
-fn program(header: &str, settings: &str, files: &str, call: &str) -> String {
+pub(super) fn program(header: &str, settings: &str, files: &str, call: &str) -> String {
     format!("# phoenix-runner: {header}\n{settings}\n{PROCESS}\n{RUNNER}\nphoenix_files() {{\n:\n{files}}}\n\n{call}\n")
 }
 
-fn settings(id: &str, hash: &str, layout: &Layout) -> String {
+pub(super) fn settings(id: &str, hash: &str, layout: &Layout) -> String {
     format!(
         "PHOENIX_ID={id}\nPHOENIX_HASH='{hash}'\nPHOENIX_RECORDS={}\nPHOENIX_SPOOL={}\nPHOENIX_HEAD={HEAD}\nPHOENIX_TAIL={TAIL}\n",
         quote(&format!("{}/{id}", layout.records)),
@@ -320,7 +320,7 @@ fn check_file(file: &GuestFile) -> Result<(), InvalidCommand> {
     Ok(())
 }
 
-fn check_token(what: &'static str, value: &str, longest: usize) -> Result<(), InvalidCommand> {
+pub(super) fn check_token(what: &'static str, value: &str, longest: usize) -> Result<(), InvalidCommand> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     if value.is_empty() || value.len() > longest || value.starts_with(['.', '-']) || !value.bytes().all(allowed) {
         return Err(invalid(what, value, "only letters, digits, ., _ and - are allowed"));
@@ -336,6 +336,6 @@ fn invalid(what: &'static str, value: &str, why: &'static str) -> InvalidCommand
     }
 }
 
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     BASE64.encode(text)
 }

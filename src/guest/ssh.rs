@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use russh::client::{self, Handle};
 use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
-use russh::{Channel, ChannelMsg, Preferred};
-use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use russh::{Channel, Preferred};
+use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::command::Command;
 use super::known_hosts::{fingerprint, keys_of};
 use super::output::Output;
+use super::session::{Event, Input, Running, Terminal};
 use crate::secret::Secret;
 
 /// How to log in to the nodes of one hypervisor.
@@ -166,8 +167,6 @@ fn host_key_text(host: &str, expected: &[String], actual: &str) -> String {
 /// After a failure to connect the node rests so long before it is tried again; doubles up to [`LONGEST_REST`].
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(15);
-/// A process that the command left behind may hold its output open; it is not waited for longer than this.
-const AFTER_EXIT: Duration = Duration::from_secs(3);
 
 /// Runs commands on the nodes of one hypervisor; cheap to clone.
 #[derive(Clone)]
@@ -181,7 +180,7 @@ struct Inner {
 
 /// What is kept for one node.
 struct Slot {
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     connection: AsyncMutex<Connection>,
 }
 
@@ -239,18 +238,8 @@ impl Ssh {
         limit: Duration,
         stdout: impl FnMut(&[u8]) + Send,
     ) -> Result<Output, Error> {
-        let slot = self.slot(node);
-        let unreachable = |message: &str| Error::Unreachable {
-            host: shown(node),
-            message: message.to_owned(),
-        };
-        let _permit = match timeout(self.0.options.timeouts.queue, slot.permits.acquire()).await {
-            Ok(Ok(permit)) => permit,
-            _ => return Err(unreachable("too many commands are still under way")),
-        };
-        let channel = self.open(node, &slot).await?;
-        let line = command.line(self.0.options.sudo);
-        match timeout(limit, exchange(node, channel, line, &command.stdin, stdout)).await {
+        let (running, input) = self.start(node, command, None).await?;
+        match timeout(limit, collect(running, input, &command.stdin, stdout)).await {
             Ok(result) => result,
             Err(_) => Err(Error::Timeout {
                 host: shown(node),
@@ -259,10 +248,39 @@ impl Ssh {
         }
     }
 
+    /// Starts `command` on `node`, and in a terminal if one is given: what it says comes while it runs, however long
+    /// that is. Its standard input is what the [`Input`] is given, not that of `command`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn start(
+        &self,
+        node: &Node,
+        command: &Command,
+        terminal: Option<&Terminal>,
+    ) -> Result<(Running, Input), Error> {
+        let slot = self.slot(node);
+        let permit = self.permit(node, &slot).await?;
+        let channel = self.open(node, &slot).await?;
+        let line = command.line(self.0.options.sudo);
+        Running::start(shown(node), channel, permit, line, terminal).await
+    }
+
+    async fn permit(&self, node: &Node, slot: &Slot) -> Result<OwnedSemaphorePermit, Error> {
+        let free = slot.permits.clone().acquire_owned();
+        match timeout(self.0.options.timeouts.queue, free).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(Error::Unreachable {
+                host: shown(node),
+                message: "too many commands are still under way".into(),
+            }),
+        }
+    }
+
     fn slot(&self, node: &Node) -> Arc<Slot> {
         let permits = self.0.options.max_channels.max(1);
         let new = || Slot {
-            permits: Semaphore::new(permits),
+            permits: Arc::new(Semaphore::new(permits)),
             connection: AsyncMutex::default(),
         };
         lock(&self.0.slots)
@@ -436,61 +454,38 @@ impl client::Handler for HostKeyCheck {
     }
 }
 
-/// Sends the command and its input, and collects what comes back.
-async fn exchange(
-    node: &Node,
-    channel: Channel<client::Msg>,
-    line: String,
+/// Gives a command its input, hands its standard output out as it comes, and collects what comes back.
+async fn collect(
+    mut running: Running,
+    input: Input,
     stdin: &[u8],
     mut stdout: impl FnMut(&[u8]) + Send,
 ) -> Result<Output, Error> {
-    let lost = |message: String| Error::Lost {
-        host: shown(node),
-        message,
-    };
-    channel.exec(true, line).await.map_err(|e| lost(e.to_string()))?;
-    let (mut reader, writer) = channel.split();
     let feed = async {
-        // Errors show on the reading side, with what the command said before.
-        let _ = writer.data(stdin).await;
-        let _ = writer.eof().await;
+        input.send(stdin).await;
+        input.end().await;
     };
     tokio::pin!(feed);
     let mut fed = false;
     let mut output = Output::default();
-    let mut exited = false;
     loop {
-        let message = tokio::select! {
+        let event = tokio::select! {
             () = &mut feed, if !fed => {
                 fed = true;
                 continue;
             }
-            message = reader.wait() => message,
-            () = tokio::time::sleep(AFTER_EXIT), if exited => None,
+            event = running.next() => event?,
         };
-        match message {
-            Some(ChannelMsg::Data { data }) => {
+        match event {
+            Event::Stdout(data) => {
                 stdout(&data);
                 output.stdout.push(&data);
             }
-            Some(ChannelMsg::ExtendedData { data, .. }) => output.stderr.push(&data),
-            Some(ChannelMsg::ExitStatus { exit_status }) => (output.exit, exited) = (exit_status, true),
-            Some(ChannelMsg::ExitSignal { signal_name, .. }) => {
-                (output.exit, output.signal, exited) = (255, Some(format!("{signal_name:?}")), true);
+            Event::Stderr(data) => output.stderr.push(&data),
+            Event::Ended { exit, signal } => {
+                (output.exit, output.signal) = (exit, signal);
+                return Ok(output);
             }
-            Some(ChannelMsg::Failure) => {
-                return Err(Error::Unreachable {
-                    host: shown(node),
-                    message: "the node refuses to run commands".into(),
-                });
-            }
-            Some(ChannelMsg::Close) | None => break,
-            Some(_) => {}
         }
-    }
-    if exited {
-        Ok(output)
-    } else {
-        Err(lost("no exit code came".into()))
     }
 }

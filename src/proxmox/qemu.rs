@@ -82,6 +82,12 @@ pub struct ExecStatus {
     /// Standard error, at most 16 MiB.
     #[serde(rename = "err-data", default, deserialize_with = "opt_text")]
     pub err_data: Option<String>,
+    /// Whether standard output was longer than that.
+    #[serde(rename = "out-truncated", default, deserialize_with = "boolean")]
+    pub out_truncated: bool,
+    /// Whether standard error was longer than that.
+    #[serde(rename = "err-truncated", default, deserialize_with = "boolean")]
+    pub err_truncated: bool,
 }
 
 impl Client {

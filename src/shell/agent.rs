@@ -1,10 +1,12 @@
 //! Runs the runner's programs in machines through the QEMU guest agent (facts F.8): nothing is streamed, input is
-//! bounded, and what ended can be read once. The programs are short: they start scripts detached, or read records.
+//! bounded, and what ended can be read once. The runner's programs are short: they start scripts detached, or read records.
+//! What people run ([`start`], [`end`]) may take as long as it takes.
 
 use std::time::Duration;
 
 use crate::guest::{Captured, Output};
 use crate::observed::Failure;
+use crate::proxmox::qemu::ExecStatus;
 use crate::proxmox::{Client, Error};
 
 use super::failure::{failure, of_call};
@@ -33,6 +35,47 @@ pub async fn run(client: &Client, node: &str, vmid: i64, input: &[u8]) -> Result
             .map_err(of)?;
         return wait(client, node, vmid, pid).await;
     }
+    let folder = match send(client, node, vmid, input).await? {
+        Ok(folder) => folder,
+        Err(refused) => return Ok(refused),
+    };
+    exec(client, node, vmid, &["/bin/sh", "-c", &joined(&folder, "/bin/sh -s")]).await
+}
+
+/// Starts a program in the machine whose input may have any size and hold any bytes; its process id.
+///
+/// # Errors
+/// With the reason, and whether it may have run.
+pub async fn start(
+    client: &Client,
+    node: &str,
+    vmid: i64,
+    argv: &[&str],
+    input: &[u8],
+) -> Result<i64, (Failure, bool)> {
+    let vmid = u32::try_from(vmid).unwrap_or_default();
+    let of = |e: Error| (of_call(&e), e.may_have_happened());
+    // Proxmox takes the input as text.
+    if input.len() <= INPUT && input.is_ascii() {
+        let text = String::from_utf8_lossy(input);
+        return client.agent_exec(node, vmid, argv, &text).await.map_err(of);
+    }
+    let folder = match send(client, node, vmid, input).await? {
+        Ok(folder) => folder,
+        Err(refused) => {
+            let message = format!("VM {vmid} does not take the input: {}", refused.complaint());
+            return Err((failure("GuestUnreachable", message), false));
+        }
+    };
+    let text = joined(&folder, "\"$@\"");
+    let words = ["/bin/sh", "-c", &text, "phoenix-input"];
+    let argv: Vec<&str> = words.into_iter().chain(argv.iter().copied()).collect();
+    client.agent_exec(node, vmid, &argv, "").await.map_err(of)
+}
+
+/// Puts input that is too large for one call into the machine: the folder with its pieces, or what the machine said
+/// where it has no room for it.
+async fn send(client: &Client, node: &str, vmid: u32, input: &[u8]) -> Result<Result<String, Output>, (Failure, bool)> {
     // Input may hold secrets: the folder is root's alone before anything is put into it. Pieces of a run that was cut
     // off carry another number and go with the folder, which lies in memory.
     let run = rand::random::<u64>();
@@ -40,20 +83,21 @@ pub async fn run(client: &Client, node: &str, vmid: i64, input: &[u8]) -> Result
     let make = format!("umask 077 && mkdir -p {folder}");
     let made = exec(client, node, vmid, &["/bin/sh", "-c", &make]).await?;
     if !made.is_success() {
-        return Ok(made);
+        return Ok(Err(made));
     }
     for (n, piece) in input.chunks(PIECE).enumerate() {
         let file = format!("{folder}/{n:06}");
-        client.agent_write(node, vmid, &file, piece).await.map_err(of)?;
+        let written = client.agent_write(node, vmid, &file, piece).await;
+        written.map_err(|e| (of_call(&e), e.may_have_happened()))?;
     }
-    exec(client, node, vmid, &["/bin/sh", "-c", &joined(&folder)]).await
+    Ok(Ok(folder))
 }
 
-/// Joins the pieces in a folder, runs them as one program, and leaves nothing of them.
-fn joined(folder: &str) -> String {
+/// Joins the pieces in a folder, runs a program with them as its input, and leaves nothing of them.
+fn joined(folder: &str, program: &str) -> String {
     format!(
         "# phoenix-input: {folder}\numask 077; all={folder}.all; cat {folder}/* >\"$all\" && rm -rf {folder} && \
-         exec 3<\"$all\" && rm -f \"$all\" && exec /bin/sh -s <&3"
+         exec 3<\"$all\" && rm -f \"$all\" && exec {program} <&3"
     )
 }
 
@@ -69,33 +113,45 @@ pub async fn exec(client: &Client, node: &str, vmid: u32, argv: &[&str]) -> Resu
     wait(client, node, vmid, pid).await
 }
 
-/// Waits for a program to end.
+/// Waits for a short program to end.
 async fn wait(client: &Client, node: &str, vmid: u32, pid: i64) -> Result<Output, (Failure, bool)> {
-    let started = tokio::time::Instant::now();
+    let Ok(ended) = tokio::time::timeout(DEADLINE, end(client, node, i64::from(vmid), pid)).await else {
+        let message = format!("a command in VM {vmid} did not end within {} s", DEADLINE.as_secs());
+        return Err((failure("GuestUnreachable", message), true));
+    };
+    let status = ended.map_err(|failure| (failure, true))?;
+    let captured = |text: &Option<String>| {
+        let mut captured = Captured::default();
+        captured.push(text.as_deref().unwrap_or_default().as_bytes());
+        captured
+    };
+    Ok(Output {
+        exit: exit_code(&status),
+        signal: status.signal.map(|s| s.to_string()),
+        stdout: captured(&status.out_data),
+        stderr: captured(&status.err_data),
+    })
+}
+
+/// The exit code of a program that ended; 255 when a signal ended it.
+pub fn exit_code(status: &ExecStatus) -> u32 {
+    status
+        .exitcode
+        .map_or(255, |code| u32::try_from(code & 0xff).unwrap_or(255))
+}
+
+/// Waits for a program to end, however long that takes. What it said can be read this one time.
+///
+/// # Errors
+/// With the reason; the program may still run.
+pub async fn end(client: &Client, node: &str, vmid: i64, pid: i64) -> Result<ExecStatus, Failure> {
+    let vmid = u32::try_from(vmid).unwrap_or_default();
     let mut pause = Duration::from_millis(50);
     loop {
-        let status = client
-            .agent_exec_status(node, vmid, pid)
-            .await
-            .map_err(|e| (of_call(&e), true))?;
+        let status = client.agent_exec_status(node, vmid, pid).await;
+        let status = status.map_err(|e| of_call(&e))?;
         if status.exited {
-            let captured = |text: Option<String>| {
-                let mut captured = Captured::default();
-                captured.push(text.unwrap_or_default().as_bytes());
-                captured
-            };
-            return Ok(Output {
-                exit: status
-                    .exitcode
-                    .map_or(255, |code| u32::try_from(code & 0xff).unwrap_or(255)),
-                signal: status.signal.map(|s| s.to_string()),
-                stdout: captured(status.out_data),
-                stderr: captured(status.err_data),
-            });
-        }
-        if started.elapsed() > DEADLINE {
-            let message = format!("a command in VM {vmid} did not end within {} s", DEADLINE.as_secs());
-            return Err((failure("GuestUnreachable", message), true));
+            return Ok(status);
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(1));
@@ -117,7 +173,7 @@ mod tests {
             std::fs::write(folder.join(format!("{n:06}")), piece).unwrap();
         }
         let output = std::process::Command::new("/bin/sh")
-            .args(["-c", &joined(folder.to_str().unwrap())])
+            .args(["-c", &joined(folder.to_str().unwrap(), "/bin/sh -s")])
             .output()
             .unwrap();
         assert_eq!(
@@ -126,6 +182,23 @@ mod tests {
             "{}",
             String::from_utf8_lossy(&output.stderr)
         );
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    /// As input of another program, whatever bytes there are.
+    #[test]
+    fn pieces_are_the_input_of_a_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("run");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("000000"), b"\xff\0a").unwrap();
+        std::fs::write(folder.join("000001"), b"b\n").unwrap();
+        let text = joined(folder.to_str().unwrap(), "\"$@\"");
+        let output = std::process::Command::new("/bin/sh")
+            .args(["-c", &text, "phoenix-input", "cat", "-"])
+            .output()
+            .unwrap();
+        assert_eq!(output.stdout, b"\xff\0ab\n");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

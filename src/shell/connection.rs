@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::crd::status::ProxmoxCluster;
 use crate::desired::hypervisor::{Access, TlsPolicy};
 use crate::desired::{GuestType, Key};
-use crate::guest::{self, Command, Node, Output, Ssh, SshOptions};
+use crate::guest::{self, Command, Input, Node, Output, Running, Ssh, SshOptions, Terminal};
 use crate::observed::{ClonePlace, Cluster, Failure};
 use crate::proxmox::cluster::ClusterStatus;
 use crate::proxmox::{ApiToken, Client, ConnectOptions, Login, Tls};
@@ -193,6 +193,21 @@ impl Connection {
         let ssh = self.ssh.as_ref().ok_or_else(no_ssh)?;
         let ran = ssh.run_within(&self.target(node)?, command, limit).await;
         ran.map_err(|e: guest::Error| (of_ssh(&e), e.may_have_happened()))
+    }
+
+    /// Starts a command on a node whose output comes while it runs.
+    ///
+    /// # Errors
+    /// With the reason.
+    pub async fn ssh_start(
+        &self,
+        node: &str,
+        command: &Command,
+        terminal: Option<&Terminal>,
+    ) -> Result<(Running, Input), Failure> {
+        let ssh = self.ssh.as_ref().ok_or_else(no_ssh).map_err(|(f, _)| f)?;
+        let target = self.target(node).map_err(|(f, _)| f)?;
+        ssh.start(&target, command, terminal).await.map_err(|e| of_ssh(&e))
     }
 
     /// Where a node's SSH server is.

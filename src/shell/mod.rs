@@ -6,7 +6,7 @@
 //! * [`store`] where objects and their status are kept
 //! * [`operator`] the engine driven by an API server
 
-mod agent;
+pub mod agent;
 pub mod connection;
 pub mod engine;
 pub mod execute;

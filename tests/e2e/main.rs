@@ -14,6 +14,7 @@ mod fleet;
 mod foundation;
 mod guests;
 mod harness;
+mod inside;
 mod manifests;
 mod site;
 mod stale;

@@ -1,8 +1,8 @@
 //! `phoenix apply`, `exec`, `logs` and `test` as people type them, on manifests.
 
-use std::io::Write;
+use std::io::{BufRead, Read, Write};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use phoenix::desired::Objects;
 use serde_json::{Value, json};
@@ -83,6 +83,9 @@ async fn people_reach_into_guests_by_name() {
     assert!(said(&run(&["logs", "box", "--unit", "dbus.service"], b"")).contains("D-Bus"));
     assert!(said(&run(&["logs", "box", "--feature", "none"], b"")).contains("nothing is kept of feature-none"));
     follows(folder.path(), &run);
+    streams(folder.path(), &run);
+    ends_what_it_started(folder.path(), &run);
+    lends_its_terminal(folder.path());
 
     // Tests run once after provisioning and once for each request; their words are shown.
     let passed = run(&["test", "box"], b"");
@@ -107,9 +110,115 @@ async fn people_reach_into_guests_by_name() {
     assert!(said(&again).contains("nothing changed"), "{}", said(&again));
 }
 
+fn exec(folder: &Path, command: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_phoenix"))
+        .args(["exec", "-f", folder.to_str().unwrap(), "box", "--"])
+        .args(command)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// What a command says arrives while it runs, byte for byte and whole, and what it is given arrives there.
+fn streams(folder: &Path, run: &dyn Fn(&[&str], &[u8]) -> Output) {
+    let ask = "echo name?; read name; echo \"hello $name\"; read more; echo \"more: $more\"";
+    let mut child = exec(folder, &["/bin/sh", "-c", ask]);
+    let mut input = child.stdin.take().unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || lines.next().unwrap().unwrap();
+    assert_eq!(next(), "name?");
+    input.write_all(b"you\n").unwrap();
+    assert_eq!(next(), "hello you");
+    drop(input);
+    assert_eq!(next(), "more: ");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let much = "head -c 3000000 /dev/zero; printf '\\377'; head -c 2000000 /dev/zero >&2";
+    let output = run(&["exec", "box", "--", "/bin/sh", "-c", much], b"");
+    assert_eq!((output.stdout.len(), output.stderr.len()), (3_000_001, 2_000_000));
+    assert_eq!(output.stdout.last(), Some(&0xff));
+    // Whoever has read enough ends the command.
+    let mut child = exec(folder, &["yes", "4711"]);
+    let mut line = [0; 5];
+    child.stdout.take().unwrap().read_exact(&mut line).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 13));
+    assert!(!runs(run, "yes 4711"));
+}
+
+/// Whether a process with this command line is in the container.
+fn runs(run: &dyn Fn(&[&str], &[u8]) -> Output, line: &str) -> bool {
+    let look = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; echo; done 2>/dev/null";
+    let output = run(&["exec", "box", "--", "/bin/sh", "-c", look], b"");
+    said(&output).lines().any(|l| l.trim() == line)
+}
+
+fn interrupt(child: &Child) {
+    let sent = Command::new("kill")
+        .args(["-s", "INT", &child.id().to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+/// An interrupt reaches the command and all that it started; one that does not listen is killed by the second.
+fn ends_what_it_started(folder: &Path, run: &dyn Fn(&[&str], &[u8]) -> Output) {
+    let polite = "trap 'echo bye; exit 9' INT; echo up; sleep 4712; sleep 4712";
+    let mut child = exec(folder, &["/bin/sh", "-c", polite]);
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "up");
+    assert!(runs(
+        run,
+        "/bin/sh -c trap 'echo bye; exit 9' INT; echo up; sleep 4712; sleep 4712"
+    ));
+    interrupt(&child);
+    assert_eq!(lines.next().unwrap().unwrap(), "bye");
+    assert_eq!(child.wait().unwrap().code(), Some(9));
+    assert!(!runs(run, "sleep 4712"));
+    let deaf = "trap 'echo no' INT; echo up; while :; do sleep 4713; done";
+    let mut child = exec(folder, &["/bin/sh", "-c", deaf]);
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "up");
+    interrupt(&child);
+    assert_eq!(lines.next().unwrap().unwrap(), "no");
+    interrupt(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 2));
+    assert!(!runs(run, "sleep 4713"));
+}
+
+/// With `-it` the command has a terminal of the right size, and what is typed reaches it.
+fn lends_its_terminal(folder: &Path) {
+    let inside = "tty; stty size; read line; echo \"typed $line\"; exit 3";
+    let line = format!(
+        "stty rows 33 cols 111; {} exec -f {} -it box -- /bin/sh -c '{inside}'",
+        env!("CARGO_BIN_EXE_phoenix"),
+        folder.display()
+    );
+    let mut child = Command::new("script")
+        .args(["-qefc", &line, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let mut shown = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut text = String::new();
+    // What is typed before the command asks for it may be lost on the way through the terminals.
+    while !text.contains("33 111") {
+        assert_ne!(shown.read_line(&mut text).unwrap(), 0, "{text}");
+    }
+    input.write_all(b"words\r").unwrap();
+    shown.read_to_string(&mut text).unwrap();
+    let status = child.wait().unwrap();
+    drop(input);
+    assert!(text.contains("/dev/") && text.contains("typed words"), "{text}");
+    assert_eq!(status.code(), Some(3), "{text}");
+    // Without a terminal there is none to lend.
+    let refused = phoenix(folder, &["exec", "-it", "box", "--", "true"], b"");
+    assert!(!refused.status.success() && said(&refused).contains("-t needs a terminal"));
+}
+
 /// What a unit says after `logs --follow` was started is shown too.
 fn follows(folder: &Path, run: &dyn Fn(&[&str], &[u8]) -> Output) {
-    use std::io::BufRead;
     let mut child = Command::new(env!("CARGO_BIN_EXE_phoenix"))
         .args([
             "logs",

@@ -1,5 +1,6 @@
 //! The verbs on a Kubernetes cluster: they change the objects as `kubectl` would, and the operator does the rest.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::desired::memory::MemoryObjects;
 use crate::desired::{GuestObject, Key};
 use crate::standalone::run::{Standing, standing};
 
+use super::super::inside::needed;
 use super::{Verb, bad_input, chosen, report, show, sorted, stamp_of_now, test_hashes, tested};
 
 const KINDS: [GuestKind; 3] = [GuestKind::PhoenixLXC, GuestKind::PhoenixVM, GuestKind::PhoenixTemplate];
@@ -69,7 +71,7 @@ pub async fn all(namespace: Option<String>) -> Result<Vec<GuestObject>, String> 
     objects(&client, &namespace).await
 }
 
-/// The hypervisor of an object with the Secrets that it names: what reaching its guest takes.
+/// The hypervisor of an object with the Secrets that reaching its guest takes.
 ///
 /// # Errors
 /// What cannot be read, in words.
@@ -77,11 +79,37 @@ pub async fn hypervisor(object: &GuestObject) -> Result<MemoryObjects, String> {
     let (namespace, name) = object.hypervisor_ref();
     let (client, _) = connect(None).await?;
     let api: Api<PhoenixHypervisor> = Api::namespaced(client.clone(), &namespace);
-    let found = api.get(&name).await;
-    let found = found.map_err(|e| format!("cannot read PhoenixHypervisor {namespace}/{name}: {e}"))?;
+    let whole = api.get(&name).await.map_err(|error| {
+        let right = format!("phoenixhypervisors.phoenix-hypervisor.io {name}");
+        unread(
+            &format!("PhoenixHypervisor {namespace}/{name}"),
+            &right,
+            &namespace,
+            &error,
+        )
+    })?;
+    let found = needed(&whole, object.guest_type());
     let known = MemoryObjects::default();
+    let names = secrets_of(&found);
     let secrets: Api<Secret> = Api::namespaced(client, &namespace);
-    let spec = &found.spec;
+    for secret in &names {
+        let read = secrets.get(secret).await.map_err(|error| {
+            let right = format!(
+                "secrets {}",
+                Vec::from_iter(names.iter().map(String::as_str)).join(", ")
+            );
+            let what = format!("Secret {namespace}/{secret} of PhoenixHypervisor {name}");
+            unread(&what, &right, &namespace, &error)
+        })?;
+        known.insert_secret(read);
+    }
+    known.insert_hypervisor(found);
+    Ok(known)
+}
+
+/// The Secrets that a hypervisor names.
+fn secrets_of(hypervisor: &PhoenixHypervisor) -> BTreeSet<String> {
+    let spec = &hypervisor.spec;
     let ssh = spec
         .ssh
         .iter()
@@ -89,12 +117,20 @@ pub async fn hypervisor(object: &GuestObject) -> Result<MemoryObjects, String> {
     let ca = spec.tls.iter().flat_map(|t| &t.ca_secret_ref).map(|r| &r.name);
     let token = spec.credentials.token_secret_ref.iter().map(|r| &r.name);
     let password = spec.credentials.root_password_secret_ref.iter().map(|r| &r.name);
-    for name in ssh.chain(ca).chain(token).chain(password) {
-        let secret = secrets.get(name).await;
-        known.insert_secret(secret.map_err(|e| format!("cannot read Secret {namespace}/{name}: {e}"))?);
+    ssh.chain(ca).chain(token).chain(password).cloned().collect()
+}
+
+/// Why something cannot be read, and the right that is missing where it is one.
+fn unread(what: &str, right: &str, namespace: &str, error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if status.code == 403 => format!(
+            "you may not read {what}: this reaches the guest from here, with the hypervisor's credentials, and takes the \
+             right to get {right} in namespace {namespace}. The cluster says: {}",
+            status.message
+        ),
+        kube::Error::Api(status) if status.code == 404 => format!("{what} does not exist"),
+        error => format!("cannot read {what}: {error}"),
     }
-    known.insert_hypervisor(found);
-    Ok(known)
 }
 
 /// `phoenix status`.

@@ -165,7 +165,7 @@ fn power(object: &GuestObject) -> PowerState {
 }
 
 /// The tests of a guest.
-fn tests(object: &GuestObject) -> &[GuestTest] {
+pub(super) fn tests(object: &GuestObject) -> &[GuestTest] {
     match &object.spec {
         GuestSpec::Lxc(spec) => spec.tests.as_deref().unwrap_or_default(),
         GuestSpec::Vm(spec) => spec.tests.as_deref().unwrap_or_default(),

@@ -122,6 +122,11 @@ impl State {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         let pieces = self.joined_input(node, vmid, &words)?;
         let input = pieces.as_deref().unwrap_or(input);
+        let words = match words[..] {
+            // They are the input of a program that is named behind them.
+            [_, "-c", _, _, _, ..] if pieces.is_some() => words[4..].to_vec(),
+            _ => words,
+        };
         let program = match words[..] {
             [_, "-c", _] if pieces.is_some() => {
                 let parsed = Program::parse(input.as_bytes());
@@ -178,15 +183,16 @@ impl State {
     }
 
     /// Input that is too large for one call comes as files of a folder, and `sh -c` puts them together, removes them and
-    /// runs them: `cat FOLDER/* >FILE && … && exec /bin/sh -s <&3`. The text, if the command is such a one.
+    /// gives them to a shell or a program: `cat FOLDER/* >FILE && … && exec /bin/sh -s <&3`. The text, if the command is
+    /// such a one.
     fn joined_input(&mut self, node: &str, vmid: u32, words: &[&str]) -> Result<Option<String>> {
-        let [_, "-c", text] = words else { return Ok(None) };
+        let [_, "-c", text, ..] = words else { return Ok(None) };
         let folder = text
             .split("cat ")
             .nth(1)
             .and_then(|rest| rest.split_once("/* >"))
             .map(|(folder, _)| format!("{folder}/"));
-        let Some(folder) = folder.filter(|_| text.ends_with("exec /bin/sh -s <&3")) else {
+        let Some(folder) = folder.filter(|_| text.ends_with(" <&3")) else {
             return Ok(None);
         };
         if !self.agent_answers(self.vm(node, vmid)?) {
@@ -199,8 +205,8 @@ impl State {
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    /// Commands that need no program.
-    fn builtin(&self, guest: &Guest, words: &[&str], input: &str) -> Option<AgentProcess> {
+    /// Commands that need no program: the same in machines and in containers.
+    pub fn builtin(&self, guest: &Guest, words: &[&str], input: &str) -> Option<AgentProcess> {
         let soon = self.now + self.scaled(SHORT);
         let done = |exit: i32, out: &str| AgentProcess {
             ends_at: soon,
@@ -211,11 +217,21 @@ impl State {
         let (first, rest) = words.split_first()?;
         let name = first.rsplit('/').next().unwrap_or_default();
         Some(match (name, rest) {
+            ("env", rest) => {
+                let command: Vec<&str> = rest.iter().copied().skip_while(|word| word.contains('=')).collect();
+                let missing = || AgentProcess {
+                    err: unknown(&command),
+                    ..done(127, "")
+                };
+                self.builtin(guest, &command, input).unwrap_or_else(missing)
+            }
             ("true", _) => done(0, ""),
             ("false", _) => done(1, ""),
             ("hostname", []) => done(0, &format!("{}\n", guest.name())),
             ("systemctl", ["is-system-running", ..]) => done(0, "running\n"),
             ("cloud-init", ["status", options @ ..]) => self.cloud_init_status(guest, options.contains(&"--wait")),
+            ("cat", [] | ["-"]) => done(0, input),
+            ("echo", said) => done(0, &format!("{}\n", said.join(" "))),
             ("cat", [path]) => match guest.inside.files.get(*path) {
                 Some(file) => done(0, &String::from_utf8_lossy(&file.content)),
                 None => AgentProcess {
@@ -349,6 +365,15 @@ impl State {
         self.reach_agent(node, vmid, &format!("set-user-password {user}"))
             .map(|_| ())
     }
+}
+
+/// What a guest says of a command that it does not have, or that is not simulated.
+pub fn unknown(words: &[&str]) -> String {
+    format!(
+        "{}: not found: a simulated guest has true, false, echo, hostname, cat, and sh -c with a comment such as \
+         '# simulate: exit=1 seconds=5 output=text'\n",
+        words.first().copied().unwrap_or_default()
+    )
 }
 
 /// At most so many bytes of a text, cut between characters.

@@ -13,7 +13,8 @@ use super::state::SshAction;
 use super::words;
 use super::{Reply, Request};
 use crate::simulator::model::lxc_config::Change;
-use crate::simulator::model::{ApiError, Caller, GuestKind, State};
+use crate::simulator::model::vm_agent::unknown;
+use crate::simulator::model::{ApiError, Caller, Guest, GuestKind, State};
 
 /// A command that was understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,13 @@ pub enum Command {
         vmid: u32,
         /// What is piped in.
         program: Program,
+    },
+    /// `pct exec VMID -- …` with one of the few commands that guests know.
+    Inside {
+        /// The guest.
+        vmid: u32,
+        /// Program and arguments.
+        words: Vec<String>,
     },
     /// `pct set VMID …`.
     Set {
@@ -64,6 +72,10 @@ impl Command {
                 vmid: id(vmid)?,
                 program: Program::parse(stdin)?,
             }),
+            ["pct", "exec", vmid, "--", words @ ..] => Ok(Self::Inside {
+                vmid: id(vmid)?,
+                words: words.iter().map(|word| (*word).to_owned()).collect(),
+            }),
             ["pct", "set", vmid, options @ ..] => Ok(Self::Set {
                 vmid: id(vmid)?,
                 change: Box::new(change(options)?),
@@ -94,7 +106,11 @@ impl Command {
     /// The guest that it is for.
     pub fn vmid(&self) -> Option<u32> {
         match self {
-            Self::Guest { vmid, .. } | Self::Set { vmid, .. } | Self::Unlock(vmid) | Self::Status(vmid) => Some(*vmid),
+            Self::Guest { vmid, .. }
+            | Self::Inside { vmid, .. }
+            | Self::Set { vmid, .. }
+            | Self::Unlock(vmid)
+            | Self::Status(vmid) => Some(*vmid),
             Self::RawLines(edit) => Some(edit.vmid),
             Self::Qm(qm) => Some(qm.vmid),
             _ => None,
@@ -105,6 +121,7 @@ impl Command {
     pub fn summary(&self) -> String {
         match self {
             Self::Guest { vmid, program } => format!("pct exec {vmid}: {}", program.summary()),
+            Self::Inside { vmid, words } => format!("pct exec {vmid} -- {}", words.join(" ")),
             Self::Set { vmid, change } => {
                 let keys: Vec<&str> = change.set.keys().chain(&change.delete).map(String::as_str).collect();
                 format!("pct set {vmid} {}", keys.join(" "))
@@ -139,6 +156,11 @@ impl Command {
                 Ok(guest) if guest.running.is_none() => Reply::fail(255, format!("container '{vmid}' not running!")),
                 Ok(_) => program.run(state, *vmid, fault),
             },
+            Self::Inside { vmid, words } => match state.ct(&node, *vmid) {
+                Err(error) => Reply::from_error(2, &error),
+                Ok(guest) if guest.running.is_none() => Reply::fail(255, format!("container '{vmid}' not running!")),
+                Ok(guest) => inside(state, guest, words, fault),
+            },
             Self::Set { vmid, change } => match state.update_ct(&Caller::root(), &node, *vmid, change) {
                 Ok(()) => Reply::ok(String::new()),
                 Err(error) => Reply::from_error(255, &error),
@@ -171,6 +193,25 @@ impl Command {
             }),
         }
     }
+}
+
+/// A command in a container that somebody waits for.
+fn inside(state: &State, guest: &Guest, words: &[String], fault: Option<&SshAction>) -> Reply {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let Some(process) = state.builtin(guest, &words, "") else {
+        return Reply::fail(127, unknown(&words).trim_end().to_owned());
+    };
+    let mut reply = Reply {
+        exit: u32::try_from(process.exit).unwrap_or(255),
+        stdout: process.out,
+        stderr: process.err,
+        takes: process.ends_at.saturating_sub(state.now),
+        ..Reply::default()
+    };
+    if let Some(SshAction::Exit { exit, output }) = fault {
+        (reply.exit, reply.stdout) = (u32::try_from(*exit).unwrap_or(255), output.clone());
+    }
+    reply
 }
 
 /// `--key value` pairs.
@@ -349,10 +390,9 @@ pub fn serve(state: &mut State, request: &Request) -> (Reply, Served) {
         other => {
             let reply = command.run(state, request.node.as_deref(), other.as_ref());
             let cut = matches!(other, Some(SshAction::LoseAfter)) || reply.cut;
-            let delay = if let Some(SshAction::Delay { ms }) = other {
-                state.scaled(*ms)
-            } else {
-                0
+            let delay = match other {
+                Some(SshAction::Delay { ms }) => state.scaled(*ms),
+                _ => reply.takes,
             };
             (reply, Served { cut, delay, ..served })
         }

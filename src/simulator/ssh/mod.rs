@@ -46,4 +46,6 @@ pub struct Reply {
     pub later: Vec<(u64, String)>,
     /// The connection is cut without an answer.
     pub cut: bool,
+    /// How long the command takes, in milliseconds.
+    pub takes: u64,
 }

@@ -6,10 +6,12 @@
 //! | `start id= hash= attempt= script=` | starts a script unless this hash and attempt was started before | record |
 //! | `poll id= hash=` | reads the last run (`*`: of any hash) | record |
 //! | `cancel id= hash=` | ends the run of the hash if it is under way | record |
+//! | `said id= run= at=` | reads what the last run said after byte `at` of `run` | `run=`, `output-*=` |
+//! | `journal unit= lines= cursor=` | reads a unit's journal: the file `/var/log/journal/UNIT` of the model | `output-tail=` |
 //! | `read path=`, `write path= mode=` | files | `state=` |
 //! | `probe seconds= command=` | runs a short command | `exit=`, `output-tail=` |
 //!
-//! `script`, `path` and `command` are base64. Files come as here-documents: `phoenix_put PATH MODE <<'PHOENIX_END'`,
+//! `script`, `path`, `command`, `run`, `unit` and `cursor` are base64. Files come as here-documents: `phoenix_put PATH MODE <<'PHOENIX_END'`,
 //! base64, `PHOENIX_END`.
 //!
 //! How a script ends: a fault says so; or a comment in it, `# simulate: exit=N seconds=S output=TEXT`; or its last
@@ -24,6 +26,9 @@ use super::Reply;
 use super::state::SshAction;
 use super::words;
 use crate::simulator::model::{GuestFile, GuestScript, State};
+
+/// Begins the comment in which a script says how it ends.
+const OUTCOME: &str = "# simulate: ";
 
 /// A recognised program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +62,8 @@ impl Program {
     /// What it does, in a few words: `start feature-docker`.
     pub fn summary(&self) -> String {
         let about = match self.verb.as_str() {
-            "start" | "poll" | "cancel" => self.field("id").to_owned(),
+            "start" | "poll" | "cancel" | "said" => self.field("id").to_owned(),
+            "journal" => self.decoded("unit").unwrap_or_default(),
             "probe" => self.decoded("command").unwrap_or_default(),
             _ => self.decoded("path").unwrap_or_default(),
         };
@@ -77,11 +83,21 @@ impl Program {
         command.contains("/run/cloud-init/result.json")
     }
 
+    /// The script, or the file that says how it ends: an application's script is started by another.
     fn script_text(&self) -> String {
         let path = self.decoded("script").unwrap_or_default();
-        let file = self.files.iter().find(|(p, _)| *p == path);
-        file.map(|(_, f)| String::from_utf8_lossy(&f.content).into_owned())
-            .unwrap_or_default()
+        let text = |(_, file): &(String, GuestFile)| String::from_utf8_lossy(&file.content).into_owned();
+        let script = self
+            .files
+            .iter()
+            .find(|(p, _)| *p == path)
+            .map(text)
+            .unwrap_or_default();
+        let said = |text: &String| text.lines().any(|line| line.trim().starts_with(OUTCOME));
+        if said(&script) {
+            return script;
+        }
+        self.files.iter().map(text).find(said).unwrap_or(script)
     }
 
     /// Does it in a running guest.
@@ -91,6 +107,8 @@ impl Program {
             "start" => self.start(state, vmid, fault),
             "poll" => Reply::ok(self.poll(state, vmid)),
             "cancel" => self.cancel(state, vmid),
+            "said" => Reply::ok(self.said(state, vmid)),
+            "journal" => Reply::ok(self.journal(state, vmid)),
             "read" => self.read(state, vmid),
             "write" => {
                 self.put_files(state, vmid);
@@ -183,6 +201,55 @@ impl Program {
             Some(script) => report(state, vmid, script),
             None => "state=absent\n".to_owned(),
         }
+    }
+
+    /// What the last run said: all of it when it has ended, nothing before.
+    fn said(&self, state: &State, vmid: u32) -> String {
+        let Some(script) = state
+            .guests
+            .get(&vmid)
+            .and_then(|guest| guest.inside.scripts.get(self.field("id")))
+        else {
+            return "state=absent\n".to_owned();
+        };
+        let run = format!("{}.{}", script.hash, script.attempt);
+        let output = if script.running(state.now) {
+            ""
+        } else {
+            script.output.as_str()
+        };
+        let seen = if self.decoded("run").as_deref() == Some(&run) {
+            self.field("at").parse().unwrap_or(0)
+        } else {
+            0
+        };
+        format!(
+            "state=present\nrun={run}\noutput-size={}\noutput-head={}\noutput-tail={}\n",
+            output.len(),
+            BASE64.encode(output),
+            BASE64.encode(output.get(seen..).unwrap_or_default())
+        )
+    }
+
+    /// The entries of a journal are the lines of a file; a cursor says how many were seen.
+    fn journal(&self, state: &State, vmid: u32) -> String {
+        let path = format!("/var/log/journal/{}", self.decoded("unit").unwrap_or_default());
+        let file = state.guests.get(&vmid).and_then(|guest| guest.inside.files.get(&path));
+        let text = file.map_or(String::new(), |file| {
+            String::from_utf8_lossy(&file.content).into_owned()
+        });
+        let lines: Vec<&str> = text.lines().collect();
+        let number = |name: &str| self.field(name).parse::<usize>().unwrap_or(0);
+        let cursor = self.decoded("cursor").unwrap_or_default();
+        let from = match cursor.strip_prefix("i=") {
+            Some(seen) => seen.parse().unwrap_or(0),
+            None => lines.len().saturating_sub(number("lines")),
+        };
+        let mut said: String = lines.iter().skip(from).map(|line| format!("{line}\n")).collect();
+        if !lines.is_empty() {
+            said.push_str(&format!("-- cursor: i={}\n", lines.len()));
+        }
+        format!("state=present\noutput-tail={}\n", BASE64.encode(said))
     }
 
     /// As if the script heeded the signal at once.
@@ -281,7 +348,7 @@ impl Outcome {
             output: String::new(),
             ms: usual_ms,
         };
-        if let Some(said) = script.lines().find_map(|line| line.trim().strip_prefix("# simulate: ")) {
+        if let Some(said) = script.lines().find_map(|line| line.trim().strip_prefix(OUTCOME)) {
             for (key, value) in words::split(said)
                 .unwrap_or_default()
                 .iter()

@@ -1,0 +1,192 @@
+//! `phoenix logs`.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::{Guest, words};
+use crate::cli::verbs::{Place, bad_input, tests};
+use crate::cli::with_runtime;
+use crate::desired::GuestObject;
+use crate::guest::logs::{self, Log, Place as Read, last_lines};
+use crate::guest::runner::Layout;
+
+/// Pause between two looks at what was added, for `--follow`.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Arguments of `phoenix logs`.
+#[derive(Debug, clap::Args)]
+pub struct LogsArgs {
+    /// Object: NAME, KIND/NAME or vmid
+    #[arg(value_name = "NAME|VMID")]
+    object: String,
+    #[command(flatten)]
+    place: Place,
+    /// What a feature's script said
+    #[arg(long, value_name = "NAME", group = "what")]
+    feature: Option<String>,
+    /// What the application script said; the default where the object has no vllm block
+    #[arg(long, group = "what")]
+    application: bool,
+    /// What a test said
+    #[arg(long, value_name = "NAME", group = "what")]
+    test: Option<String>,
+    /// The model server's journal; the default where the object has a vllm block
+    #[arg(long, group = "what")]
+    vllm: bool,
+    /// The journal of a systemd unit
+    #[arg(long, value_name = "NAME", group = "what")]
+    unit: Option<String>,
+    /// Last lines to begin with
+    #[arg(long, default_value_t = 100)]
+    lines: u32,
+    /// Go on with what is added, until interrupted (-f names manifests here)
+    #[arg(long)]
+    follow: bool,
+}
+
+/// Whose words are asked for.
+#[derive(Debug, PartialEq, Eq)]
+enum What {
+    /// A script, by its id in the guest.
+    Script(String),
+    /// A unit, by name.
+    Unit(String),
+}
+
+impl LogsArgs {
+    /// Prints, and follows if that is asked for.
+    pub fn run(self) -> ExitCode {
+        with_runtime(self.show())
+    }
+
+    async fn show(self) -> ExitCode {
+        let (guest, object) = match Guest::reach(&self.place, &self.object).await {
+            Ok(reached) => reached,
+            Err(message) => return bad_input(message),
+        };
+        match self.print_all(&guest, &object).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(message) => {
+                eprintln!("{message}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn what(&self, object: &GuestObject) -> What {
+        let serves = object.lxc().is_some_and(|guest| guest.vllm.is_some());
+        match (&self.feature, &self.test, &self.unit) {
+            (Some(feature), ..) => What::Script(format!("feature-{feature}")),
+            (_, Some(test), _) => What::Script(format!("test-{test}")),
+            (.., Some(unit)) => What::Unit(unit.clone()),
+            _ if self.vllm || (serves && !self.application) => What::Unit("vllm.service".into()),
+            _ => What::Script("application".into()),
+        }
+    }
+
+    async fn print_all(&self, guest: &Guest, object: &GuestObject) -> Result<(), String> {
+        let what = self.what(object);
+        let mut place = Read::Start;
+        loop {
+            match read(guest, &what, self.lines, &place).await? {
+                Log::New(text, next) => {
+                    let shown = if place == Read::Start {
+                        last_lines(&text, self.lines)
+                    } else {
+                        &text
+                    };
+                    let mut out = std::io::stdout().lock();
+                    // Whoever does not read what is printed any more wants no more of it.
+                    if out.write_all(shown).and_then(|()| out.flush()).is_err() {
+                        return Ok(());
+                    }
+                    if text.is_empty() && !self.follow {
+                        let (What::Script(name) | What::Unit(name)) = &what;
+                        eprintln!("{name} in {} said nothing", guest.named());
+                    }
+                    place = next;
+                }
+                // It may be about to run.
+                log if self.follow && has(object, &what) => drop(log),
+                log => return Err(nothing(guest, object, &what, &log)),
+            }
+            if !self.follow {
+                return Ok(());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Reads what came after `place`.
+async fn read(guest: &Guest, what: &What, lines: u32, place: &Read) -> Result<Log, String> {
+    let vmid = u32::try_from(guest.vmid).unwrap_or_default();
+    let command = match what {
+        What::Script(id) => logs::said(vmid, id, place, &Layout::default()).map_err(|e| e.to_string())?,
+        What::Unit(unit) => logs::journal(vmid, unit, lines, place),
+    };
+    let ran = guest
+        .connection
+        .in_guest(guest.type_, &guest.node, guest.vmid, &command)
+        .await;
+    let output = ran.map_err(|(failure, _)| words(&failure))?;
+    let answer = output.stdout.text();
+    let log = match what {
+        What::Script(_) => Log::of_script(&answer, place),
+        What::Unit(_) => Log::of_unit(&answer, place),
+    };
+    log.map_err(|error| match output.complaint() {
+        said if output.is_success() || said.contains("error=") => format!("{}: {error}", guest.named()),
+        said => format!("{}: {said}", guest.named()),
+    })
+}
+
+/// The ids of the scripts that the object has, as far as its spec and status tell.
+fn scripts(object: &GuestObject) -> Vec<String> {
+    let features = object.status.features.iter().flatten().map(|f| f.name.clone());
+    let wanted = object.shared().map(|s| s.features).unwrap_or_default();
+    let mut all: Vec<String> = features
+        .chain(wanted.iter().map(|f| f.name.clone()))
+        .map(|name| format!("feature-{name}"))
+        .collect();
+    all.sort();
+    all.dedup();
+    let application = object.shared().is_some_and(|s| s.application.is_some());
+    all.extend(application.then(|| "application".to_string()));
+    all.extend(tests(object).iter().map(|test| format!("test-{}", test.name)));
+    all
+}
+
+fn has(object: &GuestObject, what: &What) -> bool {
+    matches!(what, What::Script(id) if scripts(object).contains(id))
+}
+
+/// Why nothing is shown, and what there is.
+fn nothing(guest: &Guest, object: &GuestObject, what: &What, log: &Log) -> String {
+    let (What::Script(name) | What::Unit(name)) = what;
+    let why = match log {
+        Log::Gone => "it was not kept when the guest went down",
+        _ => "it did not run here",
+    };
+    let known: Vec<String> = scripts(object).iter().map(|id| option(id)).collect();
+    let there = if known.is_empty() {
+        String::new()
+    } else {
+        format!(" {} has {};", object.key, known.join(", "))
+    };
+    format!(
+        "nothing is kept of {name} in {}: {why}.{there} --unit NAME shows the journal of any unit",
+        guest.named()
+    )
+}
+
+/// The option that asks for a script.
+fn option(id: &str) -> String {
+    for kind in ["feature", "test"] {
+        if let Some(name) = id.strip_prefix(kind).and_then(|rest| rest.strip_prefix('-')) {
+            return format!("--{kind} {name}");
+        }
+    }
+    format!("--{id}")
+}

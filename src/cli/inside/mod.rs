@@ -1,0 +1,151 @@
+//! `phoenix exec` and `phoenix logs`: into a guest by the object's name, from where they run: into a container over SSH
+//! to its node, into a machine through its guest agent.
+
+mod exec;
+mod logs;
+mod terminal;
+
+use crate::crd::PhoenixHypervisor;
+use crate::desired::stamp::Stamp;
+use crate::desired::{Blocked, GuestObject, GuestSpec, GuestType, Objects, hypervisor};
+use crate::observed::Failure;
+use crate::shell::connection::Connection;
+use crate::shell::failure::of_call;
+
+use super::verbs::{Place, cluster, find};
+
+pub use exec::ExecArgs;
+pub use logs::LogsArgs;
+
+/// A guest that can be reached.
+struct Guest {
+    connection: Connection,
+    type_: GuestType,
+    node: String,
+    vmid: i64,
+}
+
+fn words(failure: &Failure) -> String {
+    format!("{}: {}", failure.reason, failure.message)
+}
+
+impl Guest {
+    /// Finds the object, reads what reaching its guest takes, and looks whether it runs.
+    async fn reach(place: &Place, word: &str) -> Result<(Guest, GuestObject), String> {
+        let objects = place.objects().await?;
+        let object = find(&objects, word, place.namespace())?.clone();
+        let Some(vmid) = object.status.vmid else {
+            return Err(no_guest(&object, place.source().is_some()));
+        };
+        let connection = match place.source() {
+            Some(source) => connection(&object, source.read().map_err(|e| e.to_string())?.store.as_ref())?,
+            None => connection(&object, &cluster::hypervisor(&object).await?)?,
+        };
+        let type_ = object.guest_type();
+        if type_ == GuestType::Lxc && connection.access.ssh.is_none() {
+            let (namespace, name) = object.hypervisor_ref();
+            return Err(format!(
+                "{}: commands in containers go by SSH to the node: set spec.ssh of PhoenixHypervisor {namespace}/{name}",
+                object.key
+            ));
+        }
+        let node = running_on(&connection, &object, vmid).await?;
+        let guest = Guest {
+            connection,
+            type_,
+            node,
+            vmid,
+        };
+        Ok((guest, object))
+    }
+
+    fn named(&self) -> String {
+        self.type_.named(self.vmid)
+    }
+}
+
+/// Why there is nothing to reach into.
+fn no_guest(object: &GuestObject, standalone: bool) -> String {
+    let told = object.status.message.as_deref().filter(|message| !message.is_empty());
+    match told {
+        Some(message) => format!("{} has no guest yet: {message}", object.key),
+        None if standalone => format!("{} has no guest yet: apply it first", object.key),
+        None => format!("{} has no guest yet: wait for the operator", object.key),
+    }
+}
+
+/// The node that the guest runs on, if it is the object's.
+async fn running_on(connection: &Connection, object: &GuestObject, vmid: i64) -> Result<String, String> {
+    let key = &object.key;
+    let looked = connection.look(true).await;
+    connection.store(looked);
+    let recorded = object.status.node.clone();
+    let node = match (connection.snapshot(), recorded) {
+        // It may have been moved since its status was written.
+        (Ok(seen), recorded) => seen.cluster.guests.get(&vmid).map(|row| row.node.clone()).or(recorded),
+        // Whoever wants to look at a container while the API is away can do so.
+        (Err(_), Some(node)) if object.guest_type() == GuestType::Lxc => return Ok(node),
+        (Err(failure), _) => return Err(format!("{key}: {}", words(&failure))),
+    };
+    let named = object.guest_type().named(vmid);
+    let node = node.ok_or_else(|| format!("{key}: Proxmox shows no {named}"))?;
+    let id = u32::try_from(vmid).map_err(|_| format!("{key}: {vmid} is no vmid"))?;
+    let of = |e| match of_call(&e) {
+        // Its number is written down before it is made.
+        Failure {
+            reason: "NotFound",
+            message,
+        } => match &object.status.message {
+            Some(told) if !told.is_empty() => format!("{key} has no guest yet: {told}"),
+            _ => format!("{key} has no guest (any more): {message}"),
+        },
+        failure => format!("{key}: {}", words(&failure)),
+    };
+    let type_ = object.guest_type();
+    let config = connection
+        .client
+        .guest_config(type_, &node, id, false)
+        .await
+        .map_err(of)?;
+    let stamp = config.description().and_then(Stamp::find);
+    let ours = stamp.is_some_and(|s| {
+        s.kind == key.kind.as_str() && s.namespace == key.namespace && s.name == key.name && s.vmid == vmid
+    });
+    if !ours {
+        return Err(format!(
+            "{named} is not of {key}: its description does not say so (any more); it is left alone"
+        ));
+    }
+    let state = connection.client.guest_state(type_, &node, id).await.map_err(of)?;
+    match (&object.spec, state.status.as_str()) {
+        (_, "running") => Ok(node),
+        (GuestSpec::Template(_), _) => Err(format!(
+            "{key} is a template: its {named} is stopped, and runs only while it is built"
+        )),
+        _ => Err(format!("{key} is stopped ({named}): phoenix start {}", key.name)),
+    }
+}
+
+/// The hypervisor without what reaching a guest of this sort does not take: who runs commands needs no right to read the
+/// Secrets of the rest.
+pub(super) fn needed(hypervisor: &PhoenixHypervisor, type_: GuestType) -> PhoenixHypervisor {
+    let mut needed = hypervisor.clone();
+    if type_ == GuestType::Qemu {
+        needed.spec.ssh = None;
+    }
+    if needed.spec.credentials.token_secret_ref.is_some() {
+        needed.spec.credentials.root_password_secret_ref = None;
+    }
+    needed
+}
+
+fn connection(object: &GuestObject, objects: &dyn Objects) -> Result<Connection, String> {
+    let (namespace, name) = object.hypervisor_ref();
+    let missing = || format!("there is no PhoenixHypervisor {namespace}/{name}");
+    let found = objects.hypervisor(&namespace, &name).ok_or_else(missing)?;
+    let access = hypervisor::access(&needed(&found, object.guest_type()), objects).map_err(|blocked| {
+        let (Blocked::Stalled { message, .. } | Blocked::Waiting { message, .. }) = blocked;
+        format!("PhoenixHypervisor {namespace}/{name}: {message}")
+    })?;
+    Connection::new(access).map_err(|failure| failure.message)
+}
