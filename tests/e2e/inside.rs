@@ -149,6 +149,10 @@ fn guests_are_reached_with_the_clusters_credentials() {
     );
     // Machines are reached without.
     assert_eq!(run(&["exec", "m", "--", "true"], b"").0, Some(0));
+    // A guest that is somebody else's by now is none of the object's.
+    site.as_root("PUT", "/nodes/phoenix/qemu/771/config", &json!({"description": "mine"}));
+    let (code, _, said) = run(&["exec", "m", "--", "true"], b"");
+    assert!(code == Some(2) && said.contains("left alone"), "{code:?} {said}");
 }
 
 /// Whoever may not read what it takes is told which right is missing; a machine takes no SSH key.

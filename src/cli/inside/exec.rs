@@ -160,16 +160,23 @@ impl ExecArgs {
         let mut given = Vec::new();
         if self.passes_input() {
             let mut pieces = standard_input();
-            while let Some(piece) = pieces.recv().await {
-                given.extend(piece);
+            loop {
+                tokio::select! {
+                    piece = pieces.recv() => match piece {
+                        Some(piece) => given.extend(piece),
+                        None => break,
+                    },
+                    // Nothing was started yet.
+                    (_, number) = interrupts.next() => return Ok(128 + number),
+                }
             }
         }
-        let words_of: Vec<&str> = ["/usr/bin/env", mark]
+        let argv: Vec<&str> = ["/usr/bin/env", mark]
             .into_iter()
             .chain(self.command.iter().map(String::as_str))
             .collect();
         let client = &guest.connection.client;
-        let started = agent::start(client, &guest.node, guest.vmid, &words_of, &given).await;
+        let started = agent::start(client, &guest.node, guest.vmid, &argv, &given).await;
         let pid = started.map_err(|(failure, _)| words(&failure))?;
         let ending = agent::end(client, &guest.node, guest.vmid, pid);
         tokio::pin!(ending);

@@ -190,3 +190,51 @@ fn option(id: &str) -> String {
     }
     format!("--{id}")
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use serde_json::json;
+
+    use super::*;
+    use crate::crd::{PhoenixLXC, PhoenixVM};
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        logs: LogsArgs,
+    }
+
+    #[test]
+    fn what_is_shown_follows_from_the_options_and_the_object() {
+        let lxc = |spec| {
+            let value = json!({"metadata": {"name": "a", "namespace": "ai"}, "spec": spec});
+            GuestObject::from(&serde_json::from_value::<PhoenixLXC>(value).unwrap())
+        };
+        let vm = json!({"metadata": {"name": "a", "namespace": "ai"}, "spec": {"hypervisorRef": {"name": "pve"}}});
+        let vm = GuestObject::from(&serde_json::from_value::<PhoenixVM>(vm).unwrap());
+        let hypervisor = json!({"name": "pve"});
+        let plain = lxc(json!({"hypervisorRef": hypervisor, "features": [{"name": "docker"}],
+            "application": {"script": "true"}, "tests": [{"name": "works", "script": "true"}]}));
+        let serves = lxc(json!({"hypervisorRef": hypervisor, "vllm": {"model": "m"}}));
+        let script = |id: &str| What::Script(id.into());
+        let vllm = || What::Unit("vllm.service".into());
+        for (object, options, wanted) in [
+            (&plain, "", script("application")),
+            (&vm, "", script("application")),
+            (&serves, "", vllm()),
+            (&serves, "--application", script("application")),
+            (&plain, "--vllm", vllm()),
+            (&serves, "--feature nvidia", script("feature-nvidia")),
+            (&vm, "--test works", script("test-works")),
+            (&serves, "--unit docker.service", What::Unit("docker.service".into())),
+        ] {
+            let line = ["logs", "a"].into_iter().chain(options.split_whitespace());
+            assert_eq!(Line::parse_from(line).logs.what(object), wanted, "{options}");
+        }
+        assert!(Line::try_parse_from(["logs", "a", "--vllm", "--application"]).is_err());
+        let all: Vec<String> = scripts(&plain).iter().map(|id| option(id)).collect();
+        assert_eq!(all, ["--feature docker", "--application", "--test works"]);
+        assert!(has(&plain, &script("test-works")) && !has(&plain, &script("test-fails")));
+    }
+}
