@@ -115,6 +115,7 @@ fn measure(probed: bool, seconds: u64) -> Cost {
     let keys = simulator.block_on(provision(&world, probed));
     world.time_scale = 1.0;
     world.restart();
+    let provisioned = world.ssh.as_ref().unwrap().0.connections();
     let requests = |world: &World| world.sim().requests().len();
     let server = |world: &World| {
         let (server, _) = world.ssh.as_ref().unwrap();
@@ -136,7 +137,7 @@ fn measure(probed: bool, seconds: u64) -> Cost {
     run(seconds);
     let after = (server(&world), requests(&world), written(&world), cpu_ms("operator"));
     Cost {
-        connections: after.0.0,
+        connections: after.0.0 - provisioned,
         channels: after.0.1 - before.0.1,
         requests: after.1 - before.1,
         status_writes: after.2 - before.2,
@@ -151,7 +152,7 @@ fn main() {
     println!("{GUESTS} containers of one node, {seconds} s          without probes   with a probe each 10 s");
     let line = |what: &str, a: String, b: String| println!("{what:<44} {a:>14} {b:>24}");
     line(
-        "SSH connections so far",
+        "SSH connections",
         without.connections.to_string(),
         with.connections.to_string(),
     );
