@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::scripts::ConfigMap;
+use super::bundle::ConfigMap;
 
 /// A ConfigMap with its keys in the order in which people read manifests.
 #[derive(Serialize)]

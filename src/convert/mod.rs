@@ -5,6 +5,7 @@
 //!                  every reading claims its value in the ledger ─────────────────► report
 //! ```
 
+mod bundle;
 mod checks;
 mod cloud_init;
 mod config_files;

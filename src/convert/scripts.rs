@@ -4,106 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crd::{Application, GuestFile, GuestTest, KeyRef, ScriptContract, TestKind};
 
+use super::bundle::Bundle;
 use super::json::{At, Node};
 use super::writer::Writer;
 use super::{names, values};
 
-/// Bytes of one ConfigMap, as JSON. `kubectl apply` keeps a copy of the object in an annotation of at most 256 KiB.
-const CHUNK: usize = 180_000;
 /// Largest file: the API server takes objects of about 1 MiB.
 pub const LARGEST: usize = 900_000;
 
-/// A ConfigMap that is being filled.
-#[derive(Debug, Default)]
-pub struct ConfigMap {
-    /// Name of the object.
-    pub name: String,
-    /// Files by key.
-    pub data: BTreeMap<String, String>,
-    size: usize,
-}
-
-/// Files of one sort, spread over ConfigMaps.
-#[derive(Debug)]
-pub struct Bundle {
-    base: &'static str,
-    maps: Vec<ConfigMap>,
-    /// Where each file is.
-    placed: BTreeMap<String, KeyRef>,
-}
-
-impl Bundle {
-    /// An empty bundle whose ConfigMaps are called `base`, `base-2`, ….
-    pub fn new(base: &'static str) -> Self {
-        Bundle {
-            base,
-            maps: Vec::new(),
-            placed: BTreeMap::new(),
-        }
-    }
-
-    /// The ConfigMaps.
-    pub fn maps(&self) -> &[ConfigMap] {
-        &self.maps
-    }
-
-    /// Puts a file in, once.
-    pub fn put(&mut self, path: &str, text: &str) -> KeyRef {
-        if let Some(place) = self.placed.get(path) {
-            return place.clone();
-        }
-        let size = serde_json::to_string(text).map_or(text.len(), |json| json.len());
-        if self.maps.last().is_none_or(|map| map.size + size > CHUNK) {
-            let name = match self.maps.len() {
-                0 => self.base.to_owned(),
-                n => format!("{}-{}", self.base, n + 1),
-            };
-            self.maps.push(ConfigMap {
-                name,
-                ..ConfigMap::default()
-            });
-        }
-        let taken: BTreeSet<&String> = self.placed.values().map(|k| &k.key).collect();
-        let file = config_key(path.rsplit('/').next().unwrap_or(path));
-        let key = if taken.contains(&file) { config_key(path) } else { file };
-        let mut place = KeyRef {
-            name: String::new(),
-            key: key.clone(),
-        };
-        let mut n = 2;
-        while taken.contains(&place.key) {
-            place.key = format!("{n}.{key}");
-            n += 1;
-        }
-        if let Some(map) = self.maps.last_mut() {
-            map.size += size;
-            map.data.insert(place.key.clone(), text.to_owned());
-            place.name.clone_from(&map.name);
-        }
-        self.placed.insert(path.to_owned(), place.clone());
-        place
-    }
-}
-
-/// A key of a ConfigMap: letters, digits, `-`, `_` and `.`.
-fn config_key(path: &str) -> String {
-    let key: String = path
-        .trim_matches('/')
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || "-_.".contains(c) {
-                c
-            } else {
-                '.'
-            }
-        })
-        .take(200)
-        .collect();
-    match key.trim_matches('.') {
-        "" => "file".to_owned(),
-        _ => key.trim_start_matches("..").to_owned(),
-    }
-}
+/// Most files beside an application script (`application.files`).
+const MOST_FILES: usize = 32;
 
 /// The applications folder and what is taken from it.
 #[derive(Debug)]
@@ -163,11 +73,7 @@ impl Scripts {
 
     /// Bytes of all files that are carried.
     pub fn carried(&self) -> usize {
-        [&self.applications, &self.tests]
-            .iter()
-            .flat_map(|b| b.maps())
-            .map(|map| map.size)
-            .sum()
+        self.applications.size() + self.tests.size()
     }
 
     /// The file for a path of the legacy files: the same path, else one that ends so, else one of that name.
@@ -215,13 +121,44 @@ impl Scripts {
 
     /// Files of the folder that the script names: helpers that it reads or calls.
     fn helpers(&mut self, path: &str, text: &str) -> Vec<String> {
-        let names = |known: &&String| {
-            let file = known.rsplit('/').next().unwrap_or(known);
-            *known != path && file.len() > 3 && file.contains('.') && text.contains(file)
-        };
-        let helpers: Vec<String> = self.files.keys().filter(names).cloned().collect();
+        let names = self.files.keys().filter(|known| named(text, path, known));
+        let helpers: Vec<String> = names.cloned().collect();
         self.used.extend(helpers.iter().cloned());
         helpers
+    }
+
+    /// Files that lie beside an application script: the legacy JSON files and helpers. What is left out is said.
+    fn beside(&mut self, w: &mut Writer, at: &At, path: &str, text: &str) -> Vec<GuestFile> {
+        for (unusable, why) in self.unusable.iter().filter(|(known, _)| named(text, path, known)) {
+            let message = format!("{unusable:?}, which the script names, is {why}: it does not lie beside the script");
+            w.warn(at, &message, "make it a smaller text file, and convert again");
+        }
+        let room = MOST_FILES.saturating_sub(self.config_files.len());
+        let mut files: Vec<GuestFile> = Vec::new();
+        let mut left_out = Vec::new();
+        for helper in self.helpers(path, text) {
+            let name = helper.rsplit('/').next().unwrap_or(&helper);
+            if files.iter().any(|f| f.path == name) || self.config_files.iter().any(|(file, _)| file == name) {
+                continue;
+            }
+            if files.len() == room {
+                left_out.push(name.to_owned());
+                continue;
+            }
+            let content = self.files.get(&helper).cloned().unwrap_or_default();
+            files.push(guest_file(name, self.applications.put(&helper, &content)));
+        }
+        let config = &mut self.config;
+        let given = self.config_files.iter();
+        files.extend(given.map(|(name, content)| guest_file(name, config.put(name, content))));
+        if !left_out.is_empty() {
+            let message = format!(
+                "the script names more than {MOST_FILES} files, and these do not lie beside it: {}",
+                left_out.join(", ")
+            );
+            w.warn(at, &message, "merge helpers into fewer files, and convert again");
+        }
+        files
     }
 
     /// Maps `application_script`.
@@ -245,20 +182,7 @@ impl Scripts {
             "application.scriptFrom.key",
             "runs with the contract of the legacy managers",
         );
-        let mut files = Vec::new();
-        for helper in self.helpers(&known, &text) {
-            let content = self.files.get(&helper).cloned().unwrap_or_default();
-            files.push(guest_file(
-                helper.rsplit('/').next().unwrap_or(&helper),
-                self.applications.put(&helper, &content),
-            ));
-        }
-        for (name, content) in &self.config_files {
-            files.push(guest_file(name, self.config.put(name, content)));
-        }
-        let mut paths = BTreeSet::new();
-        files.retain(|f| paths.insert(f.path.clone()));
-        files.truncate(32);
+        let files = self.beside(w, &at, &known, &text);
         Some(Application {
             script_from: Some(self.applications.put(&known, &text)),
             files: (!files.is_empty()).then_some(files),
@@ -417,6 +341,12 @@ fn kind_of(group: &str) -> TestKind {
     } else {
         TestKind::Health
     }
+}
+
+/// Whether the script at `path` names another file of the folder.
+fn named(text: &str, path: &str, known: &str) -> bool {
+    let file = known.rsplit('/').next().unwrap_or(known);
+    known != path && file.len() > 3 && file.contains('.') && text.contains(file)
 }
 
 fn guest_file(path: &str, place: KeyRef) -> GuestFile {

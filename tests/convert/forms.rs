@@ -826,6 +826,33 @@ fn many_and_large_scripts() {
 }
 
 #[test]
+fn helpers_that_cannot_be_carried_are_said() {
+    let configs = json!({"950": plain(json!({"application_script": "run.sh"}))});
+    let text = json!({ "lxc_configs": configs }).to_string();
+    let huge = "y".repeat(1_100_000);
+    let names: Vec<String> = (0..40).map(|n| format!("helper{n:02}.sh")).collect();
+    let run_sh = format!("#!/bin/bash\nsource ./huge.sh\n{}\n", names.join("\n"));
+    let mut files = vec![("run.sh", run_sh.as_str()), ("huge.sh", huge.as_str())];
+    files.extend(names.iter().map(|name| (name.as_str(), "true\n")));
+    let output = run(&[input("l.json", Role::Lxc, text)], &folder(&files));
+    let said = finding(
+        &output,
+        Severity::Warning,
+        "\"huge.sh\", which the script names, is larger than",
+    );
+    assert!(said.message.contains("1 MiB"), "{said:?}");
+    let said = finding(&output, Severity::Warning, "more than 32 files");
+    // The JSON files go before the helpers.
+    assert!(
+        said.message.contains("helper39.sh") && !said.message.contains(".json"),
+        "{said:?}"
+    );
+    let written = manifest(&output, "phoenixlxc-one.yaml")["spec"]["application"]["files"].clone();
+    assert_eq!(written.as_array().unwrap().len(), 32);
+    assert_eq!(written[31]["path"], "phoenix_lxc_configs.json");
+}
+
+#[test]
 fn secrets_do_not_leave_the_files() {
     let hypervisor = json!({"users": {"username": "admin", "password_hash": "$6$topsecret"}, "network": {"interfaces": {"name": "vmbr0", "address": "10.0.0.2/24"}}}).to_string();
     let vms = json!({"vms": [{"vmid": 300, "name": "vm", "template_image": "x.img", "user_config": {"username": "u", "password_hash": "$6$topsecret", "ssh_public_key": "ssh-ed25519 AAAA"}}]}).to_string();
