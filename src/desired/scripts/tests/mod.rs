@@ -99,6 +99,7 @@ fn given() -> Given {
             mode: "0700".into(),
         }],
         workdir: Some("/w".into()),
+        run_as: None,
         owner: None,
     }
 }
