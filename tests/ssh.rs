@@ -116,6 +116,7 @@ fn script(body: &str) -> Script {
         workdir: None,
         deadline_seconds: Some(600),
         keep_output: true,
+        run_as: None,
     }
 }
 

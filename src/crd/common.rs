@@ -278,7 +278,7 @@ pub enum RerunPolicy {
 /// Who made the script and what it may expect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ScriptContract {
-    /// Runs in `workingDirectory` with its environment.
+    /// Runs as `user` in `workingDirectory` with its environment.
     #[default]
     Phoenix,
     /// Runs as the legacy managers did: in /tmp/phoenix_run, its files beside it, the guest's id as first argument.
@@ -289,10 +289,12 @@ pub enum ScriptContract {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "has(self.script) != has(self.scriptFrom)", "message": "give exactly one of script and scriptFrom"}
+    {"rule": "has(self.script) != has(self.scriptFrom)", "message": "give exactly one of script and scriptFrom"},
+    {"rule": "!has(self.contract) || self.contract != 'Legacy' || (!has(self.user) && !has(self.workingDirectory))",
+     "message": "leave out user and workingDirectory: with contract Legacy a script runs as root in /tmp/phoenix_run"}
 ]))]
 pub struct Application {
-    /// The script, inline. It runs as root; begin it with #! to choose the interpreter.
+    /// The script, inline. Begin it with #! to choose the interpreter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 131_072))]
     pub script: Option<String>,
@@ -307,6 +309,16 @@ pub struct Application {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub environment: Option<Vec<EnvVar>>,
+    /// User of the guest that the script runs as; it must exist there when the script begins. Files of the script's own
+    /// folder belong to root: give each a mode that lets others read it, as the default does. Default: root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::user_name")]
+    pub user: Option<String>,
+    /// Folder that the script runs in; it must exist. Default: the folder in which the script and its files lie, which
+    /// another user than root can only read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::absolute_path")]
+    pub working_directory: Option<String>,
     /// What the script may expect. Default: Phoenix.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contract: Option<ScriptContract>,

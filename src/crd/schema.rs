@@ -239,6 +239,12 @@ string_schema!(
     "must be an environment variable name: letters, digits and '_', not beginning with a digit"
 );
 string_schema!(
+    /// A user of a guest.
+    user_name, 32,
+    "self.matches('^[A-Za-z_][A-Za-z0-9_.-]*$')",
+    "must be the name of a user: letters, digits, '_', '.' and '-', beginning with a letter or '_'"
+);
+string_schema!(
     /// An octal file mode.
     file_mode, 4, "self.matches('^0[0-7]{3}$')", "must be an octal file mode such as 0644"
 );

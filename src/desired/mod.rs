@@ -218,12 +218,23 @@ pub struct Script {
     pub files: Vec<ScriptFile>,
     /// Directory that it runs in.
     pub workdir: Option<String>,
+    /// Who runs it, where that is not root.
+    pub run_as: Option<RunAs>,
     /// Seconds after which it is stopped.
     pub deadline_seconds: i64,
     /// When it is run again.
     pub rerun: RerunPolicy,
     /// Whether the guest keeps what it said; a template does not, or its clones would have it too.
     pub keep_output: bool,
+}
+
+/// A user of the guest that is not root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunAs {
+    /// Its name.
+    pub user: String,
+    /// Folder of the script and its files, which the user may read.
+    pub folder: String,
 }
 
 /// A file for a script.

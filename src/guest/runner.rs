@@ -82,10 +82,21 @@ pub struct Script {
     pub files: Vec<GuestFile>,
     /// Folder that it runs in; `/root` otherwise.
     pub workdir: Option<String>,
+    /// The user that it runs as; root otherwise.
+    pub run_as: Option<RunAs>,
     /// After so many seconds it is stopped (exit code 124, or 137 if it had to be killed).
     pub deadline_seconds: Option<u64>,
     /// Whether its output is kept in the guest when it has ended; otherwise it goes with the guest's next stop.
     pub keep_output: bool,
+}
+
+/// A user of the guest that is not root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunAs {
+    /// Its name.
+    pub user: String,
+    /// Folder of what it has to read; it belongs to root and to the user's group.
+    pub folder: String,
 }
 
 /// A file in a guest.
@@ -113,7 +124,13 @@ pub fn start(vmid: u32, script: &Script, layout: &Layout) -> Result<Command, Inv
     check_token("script hash", &script.hash, 128)?;
     let run = format!("{}.{}", script.hash, script.attempt);
     let spool = format!("{}/{}/{run}", layout.spool, script.id);
-    let path = script.path.clone().unwrap_or_else(|| format!("{spool}/script"));
+    // The spool is root's alone.
+    let readable = script.run_as.as_ref().map(|r| format!("{}/.start", r.folder));
+    let path = script
+        .path
+        .clone()
+        .or(readable)
+        .unwrap_or_else(|| format!("{spool}/script"));
     let private = |name: &str, content: String| GuestFile {
         path: format!("{spool}/{name}"),
         mode: "0600".into(),
@@ -122,7 +139,7 @@ pub fn start(vmid: u32, script: &Script, layout: &Layout) -> Result<Command, Inv
     let mut files = script.files.clone();
     files.push(GuestFile {
         path: path.clone(),
-        mode: "0700".into(),
+        mode: if script.run_as.is_some() { "0755" } else { "0700" }.into(),
         content: script.body.clone().into_bytes(),
     });
     files.push(private("env", environment(&script.environment)?));
@@ -135,10 +152,11 @@ pub fn start(vmid: u32, script: &Script, layout: &Layout) -> Result<Command, Inv
         encode(&path)
     );
     let settings = format!(
-        "{}PHOENIX_ATTEMPT={}\nPHOENIX_LAUNCHER={}\n",
+        "{}PHOENIX_ATTEMPT={}\nPHOENIX_LAUNCHER={}\nPHOENIX_FOLDER={}\n",
         settings(&script.id, &script.hash, layout),
         script.attempt,
         if layout.systemd { "auto" } else { "setsid" },
+        quote(script.run_as.as_ref().map_or("", |r| r.folder.as_str())),
     );
     Ok(in_guest(
         vmid,
@@ -232,26 +250,23 @@ fn wrapper(script: &Script, layout: &Layout, path: &str) -> String {
         .map(|word| quote(&word))
         .collect();
     let words = words.join(" ");
-    // `exec` so that the wrapper waits for the script itself and not for a shell between.
-    let run_it = match script.deadline_seconds {
-        Some(seconds) => format!(
-            "if timeout -k 1 5 true 2>/dev/null; then set -- timeout -k 10 {seconds} {words}; else set -- {words}; fi"
-        ),
-        None => format!("set -- {words}"),
+    let seconds = script.deadline_seconds.map(|s| s.to_string()).unwrap_or_default();
+    let (user, folder) = match &script.run_as {
+        Some(RunAs { user, folder }) => (user.as_str(), folder.as_str()),
+        None => ("", ""),
     };
-    // A session of its own makes a group of all that the script starts, which can be told to end.
-    let run_it = format!("{run_it}\n        ! command -v setsid >/dev/null || set -- setsid \"$@\"");
-    let workdir = quote(script.workdir.as_deref().unwrap_or("/root"));
-    let bound = layout.bound;
-    let keep = if script.keep_output { "yes" } else { "no" };
-    format!(
-        "{settings}PHOENIX_RUN={run}\nPHOENIX_BOUND={bound}\nPHOENIX_REST={REST}\nPHOENIX_KEEP={keep}\n\n\
-         phoenix_script() {{\n    (\n        {run_it}\n        \
-         read -r phoenix_pid phoenix_rest </proc/self/stat\n        \
-         printf '%s %s\\n' \"$phoenix_pid\" \"$(phoenix_born \"$phoenix_pid\")\" >child\n        umask 022\n        phoenix_env=$PWD/env.$$\n        \
-         cd {workdir} || exit 126\n        . \"$phoenix_env\"\n        rm -f \"$phoenix_env\"\n        exec \"$@\"\n    \
-         )\n}}\n\n{PROCESS}\n{WRAPPER}"
-    )
+    let own = [
+        ("RUN", run),
+        ("BOUND", layout.bound.to_string()),
+        ("REST", REST.to_string()),
+        ("KEEP", if script.keep_output { "yes" } else { "no" }.to_owned()),
+        ("DEADLINE", seconds),
+        ("WORKDIR", quote(script.workdir.as_deref().unwrap_or("/root"))),
+        ("USER", quote(user)),
+        ("FOLDER", quote(folder)),
+    ];
+    let own: String = own.iter().map(|(k, v)| format!("PHOENIX_{k}={v}\n")).collect();
+    format!("{settings}{own}\nphoenix_script() {{\n    (phoenix_become {words})\n}}\n\n{PROCESS}\n{WRAPPER}")
 }
 
 /// Program and arguments of the `#!` line.

@@ -120,6 +120,8 @@ phoenix_start() {
     rm -f "$phoenix_space"
     phoenix_claim=$PHOENIX_RECORDS/run.$PHOENIX_HASH.$PHOENIX_ATTEMPT
     mkdir -p "$PHOENIX_SPOOL/$PHOENIX_HASH.$PHOENIX_ATTEMPT" || phoenix_fail "cannot make $PHOENIX_SPOOL"
+    # Closed until the wrapper opens it to the user whose it is.
+    [ -z "$PHOENIX_FOLDER" ] || mkdir -p "$PHOENIX_FOLDER" || phoenix_fail "cannot make $PHOENIX_FOLDER"
     phoenix_files
     phoenix_launch "$PHOENIX_SPOOL/$PHOENIX_HASH.$PHOENIX_ATTEMPT/wrapper" || phoenix_fail 'cannot start a process'
     phoenix_wait=0

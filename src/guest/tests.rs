@@ -68,6 +68,7 @@ impl Guest {
             workdir: Some(self.folder.path().to_str().unwrap().to_owned()),
             deadline_seconds: None,
             keep_output: true,
+            run_as: None,
         }
     }
 
@@ -433,6 +434,37 @@ fn a_run_that_is_cancelled_ends_with_all_that_it_started() {
         assert!(state.is_empty() || state.contains(") Z "), "{shell}: {state}");
         // What has ended is not touched again.
         assert_eq!(cancel(&guest, "abc").exit, ended.exit);
+    }
+}
+
+#[test]
+fn a_user_or_folder_that_is_missing_is_said() {
+    for shell in shells() {
+        let guest = Guest::new(shell);
+        let nobody = runner::RunAs {
+            user: "no-such-user".into(),
+            folder: guest.path("own"),
+        };
+        guest.start(&Script {
+            run_as: Some(nobody),
+            ..guest.script("touch ran\n")
+        });
+        let record = guest.finish();
+        assert_eq!(record.exit, Some(126));
+        assert!(record.output().contains("no user no-such-user"), "{}", record.output());
+        guest.start(&Script {
+            attempt: 2,
+            workdir: Some(guest.path("nowhere")),
+            ..guest.script("touch ran\n")
+        });
+        let record = guest.finish();
+        assert_eq!(record.exit, Some(126));
+        assert!(
+            record.output().contains("cannot enter the working directory"),
+            "{}",
+            record.output()
+        );
+        assert!(!Path::new(&guest.path("ran")).exists());
     }
 }
 

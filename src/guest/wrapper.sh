@@ -5,6 +5,46 @@ PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 HOME=/root USER=root LOGNAME=root SHELL=/bin/sh LANG=C.UTF-8 TERM=dumb
 export PATH HOME USER LOGNAME SHELL LANG TERM
 
+# become WORD…: this shell becomes the script.
+phoenix_become() {
+    phoenix_env=$PWD/env.$$
+    # The number of this very process: `$$` is the wrapper's.
+    read -r phoenix_pid phoenix_rest </proc/self/stat
+    printf '%s %s\n' "$phoenix_pid" "$(phoenix_born "$phoenix_pid")" >child
+    umask 022
+    if [ -n "$PHOENIX_USER" ]; then
+        phoenix_entry=$(getent passwd "$PHOENIX_USER" 2>/dev/null || grep "^$PHOENIX_USER:" /etc/passwd) || {
+            echo "there is no user $PHOENIX_USER in this guest: make it first, such as by a feature, or correct application.user"
+            exit 126
+        }
+        # name:password:uid:gid:words:home:shell
+        phoenix_rest=${phoenix_entry#*:*:} phoenix_uid=${phoenix_rest%%:*}
+        phoenix_rest=${phoenix_rest#*:} phoenix_gid=${phoenix_rest%%:*}
+        phoenix_rest=${phoenix_rest#*:*:} HOME=${phoenix_rest%%:*}
+        USER=$PHOENIX_USER LOGNAME=$PHOENIX_USER
+        # The user may read and not write here: the next run puts files here as root.
+        chown "root:$phoenix_gid" "$PHOENIX_FOLDER" && chmod 0750 "$PHOENIX_FOLDER" || exit 126
+        if setpriv --help 2>/dev/null | grep -q -e --init-groups; then
+            set -- setpriv --reuid "$phoenix_uid" --regid "$phoenix_gid" --init-groups "$@"
+        else
+            set -- su -s /bin/sh "$PHOENIX_USER" -c 'exec "$@"' sh "$@"
+        fi
+    fi
+    if [ -n "$PHOENIX_DEADLINE" ] && timeout -k 1 5 true 2>/dev/null; then
+        set -- timeout -k 10 "$PHOENIX_DEADLINE" "$@"
+    fi
+    # A session of its own makes a group of all that the script starts, which can be told to end.
+    ! command -v setsid >/dev/null || set -- setsid "$@"
+    cd "$PHOENIX_WORKDIR" || {
+        echo "cannot enter the working directory $PHOENIX_WORKDIR: make it first, or correct application.workingDirectory"
+        exit 126
+    }
+    . "$phoenix_env"
+    rm -f "$phoenix_env"
+    # The wrapper waits for the script itself and not for a shell between.
+    exec "$@"
+}
+
 phoenix_claim=$PHOENIX_RECORDS/run.$PHOENIX_RUN
 phoenix_new=$PHOENIX_RECORDS/.new.$$
 cd "$PHOENIX_SPOOL/$PHOENIX_RUN" || exit 1

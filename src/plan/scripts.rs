@@ -399,6 +399,7 @@ mod tests {
             environment: BTreeMap::new(),
             files: vec![],
             workdir: None,
+            run_as: None,
             deadline_seconds: 60,
             rerun,
             keep_output: true,

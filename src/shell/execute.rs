@@ -210,6 +210,10 @@ fn runner_script(script: &Script, attempt: i64) -> runner::Script {
         workdir: script.workdir.clone(),
         deadline_seconds: u64::try_from(script.deadline_seconds).ok(),
         keep_output: script.keep_output,
+        run_as: script.run_as.as_ref().map(|r| runner::RunAs {
+            user: r.user.clone(),
+            folder: r.folder.clone(),
+        }),
     }
 }
 

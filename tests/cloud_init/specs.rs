@@ -101,6 +101,7 @@ fn script() -> impl Strategy<Value = Script> {
         deadline_seconds: 60,
         rerun: phoenix::crd::RerunPolicy::OnChange,
         keep_output: true,
+        run_as: None,
     })
 }
 

@@ -96,6 +96,7 @@ pub fn program(script: &Script) -> String {
         workdir: script.workdir.clone(),
         deadline_seconds: u64::try_from(script.deadline_seconds).ok(),
         keep_output: true,
+        run_as: None,
     };
     let command = runner::start(0, &script, &Layout::default()).unwrap();
     String::from_utf8(command.stdin.to_vec()).unwrap()

@@ -1,6 +1,8 @@
-//! Each write goes wrong once, in each of the ways that a network and Proxmox have; each task fails once.
+//! Each write goes wrong once, in each of the ways that a network and Proxmox have; each task fails once; the connection
+//! is lost before and after each program that is sent into a container.
 
 use phoenix::simulator::model::state::TaskFault;
+use phoenix::simulator::ssh::{SshAction, SshFault};
 use phoenix::simulator::{Edit, Fault, FaultKind};
 
 use crate::lifecycles::Lifecycle;
@@ -46,6 +48,38 @@ fn writes(usual: &Undisturbed) -> Vec<Disturbance> {
     disturbances
 }
 
+/// The connection is lost around each of the first programs that are sent into containers. Into machines they go by the
+/// API, and are among the writes.
+fn connections(lifecycle: &Lifecycle, usual: &Undisturbed) -> Vec<Disturbance> {
+    let by_api = usual.writes.keys().any(|(_, path)| path.ends_with("/agent/exec"));
+    if !lifecycle.ssh || by_api {
+        return Vec::new();
+    }
+    let positions = [("start ", 5), ("poll ", 8), ("cancel ", 2)];
+    let positions = positions
+        .into_iter()
+        .flat_map(|(command, number)| (0..number).map(move |n| (command, n)));
+    let lost = |(command, skip): (&'static str, u32)| {
+        [SshAction::LoseBefore, SshAction::LoseAfter].map(|action| Disturbance {
+            name: format!("{command}number {skip}: {action:?}"),
+            apply: Box::new(move |world| {
+                let fault = |action: &SshAction, count| SshFault {
+                    vmid: None,
+                    command: command.into(),
+                    action: action.clone(),
+                    count: Some(count),
+                };
+                // Faults are met in order: the first ones let programs pass.
+                for fault in [fault(&SshAction::Delay { ms: 0 }, skip), fault(&action, 1)] {
+                    world.sim().edit(Edit::SshFault(fault)).unwrap();
+                }
+            }),
+            ..Disturbance::none()
+        })
+    };
+    positions.flat_map(lost).collect()
+}
+
 fn tasks(usual: &Undisturbed) -> Vec<Disturbance> {
     let fail = |kind: &String| {
         let fault = TaskFault {
@@ -65,7 +99,9 @@ fn tasks(usual: &Undisturbed) -> Vec<Disturbance> {
 
 async fn sweep(lifecycle: &'static Lifecycle) {
     let usual = undisturbed(lifecycle).await;
-    let disturbances: Vec<Disturbance> = writes(&usual).into_iter().chain(tasks(&usual)).collect();
+    let mut disturbances = writes(&usual);
+    disturbances.extend(tasks(&usual));
+    disturbances.extend(connections(lifecycle, &usual));
     assert!(
         disturbances.len() > 10,
         "{}: only {}",

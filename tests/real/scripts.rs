@@ -132,3 +132,44 @@ async fn broken_features_say_what_is_wrong() {
     real.world.feature("exits", json!({"install": "#!/bin/sh\ntrue\n"}));
     real.ready(&[crate::world::lxc_key("c-exits")]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_runs_as_another_user() {
+    let Some(mut real) = Real::start().await else { return };
+    let script = "#!/bin/sh\nset -eu\nid -un; id -Gn; pwd; echo \"$HOME $USER $GREETING\"\n\
+                  cat /var/lib/phoenix-application/words\necho mine >file\n\
+                  ! touch /var/lib/phoenix-application/x\n! cat /var/lib/phoenix/application/*\nexit 5\n";
+    let application = json!({"script": script, "user": "shop", "workingDirectory": "/srv/shop",
+        "files": [{"path": "words", "content": "for the shop\n"}], "environment": [{"name": "GREETING", "value": "it's"}]});
+    let key = real
+        .world
+        .store
+        .apply(container("a", DEBIAN_12, json!({"application": application})));
+    let message = real.reason(&key, "ScriptFailed").await;
+    assert!(message.contains("no user shop"), "{message}");
+    real.sh(
+        &key,
+        "useradd -m shop && groupadd guild && usermod -aG guild shop && install -d -o shop /srv/shop",
+    );
+    let at = key.clone();
+    let ran = "test -e /srv/shop/file && cat /var/lib/phoenix/application/output.*";
+    real.until("it has run", move |real| {
+        let said = real.node.exec(real.vmid(&at), &["/bin/sh", "-c", ran]);
+        String::from_utf8_lossy(&said.stdout).contains("for the shop")
+    })
+    .await;
+    let said = real.sh(&key, ran);
+    let begin = "shop\nshop guild\n/srv/shop\n/home/shop shop it's\nfor the shop\n";
+    assert!(
+        said.starts_with(begin) && said.matches("Permission denied").count() == 2,
+        "{said}"
+    );
+    assert_eq!(
+        real.sh(
+            &key,
+            "stat -c %U /srv/shop/file; stat -c '%a %U %G' /var/lib/phoenix-application"
+        ),
+        "shop\n750 root shop\n"
+    );
+    assert!(real.reason(&key, "ScriptFailed").await.contains("exit code 5"));
+}

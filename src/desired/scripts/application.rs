@@ -6,9 +6,11 @@
 
 use super::{Given, RUN, invalid, launcher, no_nul};
 use crate::crd::{Application, GuestFile, GuestTest, KeyRef, RUN_TESTS, ScriptContract};
-use crate::desired::{Blocked, GuestObject, GuestSpec, Objects, Script, ScriptFile, ScriptRole, refs};
+use crate::desired::{Blocked, GuestObject, GuestSpec, Objects, RunAs, Script, ScriptFile, ScriptRole, refs};
 
 const PHOENIX_FOLDER: &str = "/var/lib/phoenix/application";
+/// The same for another user than root: records of scripts, which lie beside the other folder, are root's alone.
+const USER_FOLDER: &str = "/var/lib/phoenix-application";
 const LEGACY_FOLDER: &str = "/tmp/phoenix_run";
 /// The helper library that legacy scripts source, and the names that they know it by.
 const LEGACY_UTILS: &str = include_str!("legacy_utils.sh");
@@ -71,9 +73,15 @@ fn file_name(key: &str) -> String {
 
 fn folder(application: Option<&Application>) -> Option<&'static str> {
     Some(match application?.contract.unwrap_or_default() {
+        ScriptContract::Phoenix if other_user(application?).is_some() => USER_FOLDER,
         ScriptContract::Phoenix => PHOENIX_FOLDER,
         ScriptContract::Legacy => LEGACY_FOLDER,
     })
+}
+
+/// Who runs the script, where that is not root.
+fn other_user(application: &Application) -> Option<&String> {
+    application.user.as_ref().filter(|user| *user != "root")
 }
 
 /// The application script.
@@ -92,7 +100,11 @@ pub(super) fn script(
     let (text, name) = source(inline, from, object, objects, &field)?;
     let path = format!("{folder}/{name}");
     let mut given = Given {
-        workdir: Some(folder.into()),
+        workdir: Some(application.working_directory.clone().unwrap_or_else(|| folder.into())),
+        run_as: other_user(application).map(|user| RunAs {
+            user: user.clone(),
+            folder: folder.into(),
+        }),
         files: files(object, application, folder, objects, &field)?,
         ..Given::default()
     };
@@ -105,7 +117,12 @@ pub(super) fn script(
     given.files.push(ScriptFile {
         path,
         content: text,
-        mode: if legacy { "0755" } else { "0700" }.into(),
+        mode: if legacy || given.run_as.is_some() {
+            "0755"
+        } else {
+            "0700"
+        }
+        .into(),
     });
     for variable in application.environment.iter().flatten() {
         let name = &variable.name;

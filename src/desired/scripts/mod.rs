@@ -6,7 +6,7 @@
 //!
 //! **The hash** ([`Script::hash`]) says whether a script was run already, in this guest or in the one it was cloned
 //! from: the first 16 hexadecimal digits of SHA-256 over environment (with the values of secrets), files
-//! (path, mode, content) and working directory. Left out on purpose:
+//! (path, mode, content), working directory and user. Left out on purpose:
 //! * Phoenix's own body: a new version of Phoenix must not run every script of a fleet again;
 //! * what differs from guest to guest: the vmid and `PHOENIX_FEATURES`. A clone then has the hash of its template;
 //! * arguments, which are the vmid or nothing;
@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-use super::{Blocked, GuestObject, GuestSpec, GuestType, Objects, Script, ScriptFile, ScriptRole};
+use super::{Blocked, GuestObject, GuestSpec, GuestType, Objects, RunAs, Script, ScriptFile, ScriptRole};
 use crate::crd::{Health, PhoenixHypervisor, Probe, RerunPolicy, Vllm};
 
 pub use probes::probe_command;
@@ -109,6 +109,7 @@ struct Given {
     environment: BTreeMap<String, String>,
     files: Vec<ScriptFile>,
     workdir: Option<String>,
+    run_as: Option<RunAs>,
     /// The object, where a clone must run the script again.
     owner: Option<String>,
 }
@@ -138,6 +139,10 @@ impl Given {
         if let Some(owner) = &self.owner {
             add(owner);
         }
+        if let Some(RunAs { user, .. }) = &self.run_as {
+            add("user");
+            add(user);
+        }
         hasher.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect()
     }
 
@@ -153,6 +158,7 @@ impl Given {
             environment: self.environment,
             files: self.files,
             workdir: self.workdir,
+            run_as: self.run_as,
             deadline_seconds,
             rerun: RerunPolicy::OnChange,
             keep_output: true,

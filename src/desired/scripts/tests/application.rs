@@ -296,3 +296,28 @@ fn legacy_tests_lie_beside_the_files_and_each_other() {
         );
     }
 }
+
+#[test]
+fn another_user_gets_a_folder_that_it_may_read() {
+    let script = application("script: a, user: shop, files: [{path: x, content: b}]");
+    let run_as = script.run_as.clone().unwrap();
+    let folder = "/var/lib/phoenix-application";
+    assert_eq!((run_as.user.as_str(), run_as.folder.as_str()), ("shop", folder));
+    assert_eq!(script.workdir.as_deref(), Some(folder));
+    assert_eq!(file(&script, &format!("{folder}/script")).mode, "0755");
+    assert_eq!(file(&script, &format!("{folder}/x")).mode, "0644");
+    assert_ne!(
+        script.hash,
+        application("script: a, user: other, files: [{path: x, content: b}]").hash
+    );
+    // Naming root changes nothing, so no script is run again for it.
+    let root = application("script: a, user: root");
+    assert_eq!(
+        (root.run_as.is_none(), root.hash),
+        (true, application("script: a").hash)
+    );
+    let elsewhere = application("script: a, workingDirectory: /srv");
+    assert_eq!(elsewhere.workdir.as_deref(), Some("/srv"));
+    file(&elsewhere, "/var/lib/phoenix/application/script");
+    assert_ne!(elsewhere.hash, application("script: a").hash);
+}

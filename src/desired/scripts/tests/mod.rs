@@ -100,6 +100,7 @@ fn given() -> Given {
             mode: "0700".into(),
         }],
         workdir: Some("/w".into()),
+        run_as: None,
         owner: None,
     }
 }
