@@ -209,7 +209,7 @@ async fn a_second_run_does_nothing(real: &mut Real, keys: &[Key]) {
     })
     .await;
     for (key, running) in keys.iter().zip(running) {
-        let said = real.sh(key, "cat /run/phoenix/feature-*/*/output");
+        let said = real.sh(key, "cat /var/lib/phoenix/feature-*/output.*");
         let features = real.object(key).status.features.unwrap_or_default().len();
         assert_eq!(said.matches("already there").count(), features, "{key}: {said}");
         assert_eq!(real.sh(key, services), running, "{key}");

@@ -94,7 +94,7 @@ pub async fn scripts_run_unmodified(real: &mut Real, template: &str) {
     real.ready(&keys).await;
     for ((name, _, check), key) in SCRIPTS.iter().zip(&keys) {
         let output = real.node.exec(real.vmid(key), &["/bin/sh", "-c", check]);
-        let said = real.sh(key, "cat /run/phoenix/application/*/output");
+        let said = real.sh(key, "cat /var/lib/phoenix/application/output.*");
         assert!(output.status.success(), "{name}: {check}\nthe script said: {said}");
         let status = real.object(key).status.application.unwrap();
         assert_eq!(
