@@ -60,7 +60,7 @@ PROTECTIONS = [
     ("the finalizer is set before the first write", "src/shell/engine.rs",
      "self.store.add_finalizer(&object).await?", "object"),
     ("an attempt of a script is started once", "src/plan/scripts.rs",
-     "Position::Due(attempt + 1)", "Position::Due(attempt)"),
+     "            } else {\n                Position::Due(attempt + 1)", "            } else {\n                Position::Due(attempt)"),
     ("before anything final it is asked which cluster answers", "src/plan/delete.rs",
      "if !cluster.read_now {", "if false {"),
     ("a script that ran is not run again", "src/plan/scripts.rs",
@@ -78,11 +78,21 @@ PROTECTIONS = [
      "if !found.linked.is_empty() {", "if false {"),
     ("only a guest with our stamp is removed as an old revision", "src/plan/revisions.rs",
      "if !ours {", "if false {"),
+    ("a restart by a probe waits for its pause", "src/plan/health.rs",
+     "(due > now).then_some(due)", "(due > now + 999).then_some(due)"),
+    ("a connection that is lost restarts nothing", "src/plan/health.rs",
+     "counts.unknown = (counts.unknown + 1).min(bad);", "counts.failures = (counts.failures + 1).min(bad);"),
+    ("a restart by a probe is in status before it is asked for", "src/plan/health.rs",
+     "vec![Announce::HealthRestart(restarts)]", "vec![]"),
+    ("a script that was cancelled stays so", "src/plan/scripts.rs",
+     "if cancel == Some(&script.hash) => Position::Cancelled", "if cancel == Some(\"\") => Position::Cancelled"),
+    ("a script of every start is not repeated where the start is not known", "src/plan/scripts.rs",
+     "record.this_start == Some(false)", "record.this_start != Some(true)"),
 ]
 
 
 # In this order: the quick ones first.
-TESTS = [["--lib"], *(["--test", name] for name in ("ownership", "causes", "vm", "revisions", "standalone", "crash"))]
+TESTS = [["--lib"], *(["--test", name] for name in ("health", "ownership", "causes", "vm", "revisions", "standalone", "crash"))]
 
 
 def sh(args):
