@@ -142,10 +142,11 @@ fn a_script_runs_detached_and_its_end_is_recorded() {
 fn the_same_run_is_started_at_most_once() {
     for shell in shells() {
         let guest = Guest::new(shell);
-        let script = guest.script("echo ran >>ran; sleep 1\n");
+        let script = guest.script("echo ran >>ran; while [ ! -e go ]; do sleep 0.1; done\n");
         assert!(guest.start(&script).started_now);
         let again = guest.start(&script);
         assert_eq!((again.started_now, again.state), (false, State::Running), "{shell}");
+        fs::write(guest.path("go"), "").unwrap();
         assert_eq!(guest.finish().exit, Some(0));
         let again = guest.start(&script);
         assert_eq!((again.started_now, again.state), (false, State::Finished));
