@@ -2,7 +2,7 @@
 
     /opt/vllm/bin/python vllm_flags.py COMMIT > vllm_flags.txt
 
-COMMIT is the one that the version's tag names in github.com/vllm-project/vllm. What a value may be is found by trying
+COMMIT is the one that the version's tag names in vllm-project/vllm on GitHub. What a value may be is found by trying
 samples on the parser's own converters.
 """
 
@@ -51,7 +51,7 @@ parser = make_arg_parser(FlexibleArgumentParser())
 options = [action for action in parser._actions if action.option_strings]
 print(
     f"""\
-# Options of `vllm serve`, vLLM {__version__}. Source: github.com/vllm-project/vllm, tag v{__version__},
+# Options of `vllm serve`, vLLM {__version__}. Source: vllm-project/vllm on GitHub, tag v{__version__},
 # commit {sys.argv[1]}: the parser that vllm/entrypoints/openai/cli_args.py,
 # vllm/engine/arg_utils.py and vllm/config/*.py build. Written by vllm_flags.py, which says how to make it anew.
 # A line is: names of an option, how many values it takes (switch, optional, one, many), and values that fit it.
