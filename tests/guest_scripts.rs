@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/vllm_server.rs"]
+mod vllm_server;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -337,20 +340,9 @@ fn features_are_installed_once_and_proven() {
 
 /// The vLLM script of a container, with this folder in place of the guest's root.
 fn vllm_body(root: &Path, port: i64) -> (PathBuf, String) {
-    let objects = MemoryObjects::new();
-    let feature = serde_json::json!({
-        "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixFeature",
-        "metadata": {"name": "vllm", "namespace": "ai"}, "spec": {"install": "true"},
-    });
-    objects.insert_feature(serde_json::from_value::<PhoenixFeature>(feature).unwrap());
-    let lxc = serde_json::json!({
-        "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixLXC",
-        "metadata": {"name": "x", "namespace": "ai"},
-        "spec": {"hypervisorRef": {"name": "pve"}, "features": [{"name": "vllm"}],
-            "vllm": {"model": "m", "port": port, "cachePath": root.join("models")}},
-    });
-    let lxc: PhoenixLXC = serde_json::from_value(lxc).unwrap();
-    let all = scripts(&GuestObject::from(&lxc), &PhoenixHypervisor::default(), &objects).unwrap();
+    let block = serde_json::json!({"model": "m", "port": port, "cachePath": root.join("models")});
+    let (object, objects) = vllm_server::server(block);
+    let all = scripts(&object, &PhoenixHypervisor::default(), &objects).unwrap();
     let script = &all[1];
     let here = |text: &str| {
         ["/run/phoenix", "/etc/", "/opt/vllm"]

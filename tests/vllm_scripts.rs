@@ -2,30 +2,18 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot prepare its files has failed
 
+#[path = "common/vllm_server.rs"]
+mod vllm_server;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use phoenix::crd::{PhoenixFeature, PhoenixHypervisor, PhoenixLXC};
+use phoenix::crd::PhoenixHypervisor;
 use phoenix::desired::scripts::scripts;
-use phoenix::desired::{GuestObject, MemoryObjects};
-
-fn server() -> (GuestObject, MemoryObjects) {
-    let objects = MemoryObjects::new();
-    let feature = serde_json::json!({
-        "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixFeature",
-        "metadata": {"name": "vllm", "namespace": "ai"}, "spec": {"install": "true"},
-    });
-    objects.insert_feature(serde_json::from_value::<PhoenixFeature>(feature).unwrap());
-    let lxc = serde_json::json!({
-        "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixLXC",
-        "metadata": {"name": "x", "namespace": "ai"},
-        "spec": {"hypervisorRef": {"name": "pve"}, "features": [{"name": "vllm"}], "vllm": {"model": "m"}},
-    });
-    let lxc: PhoenixLXC = serde_json::from_value(lxc).unwrap();
-    (GuestObject::from(&lxc), objects)
-}
+use serde_json::json;
+use vllm_server::server;
 
 /// A folder in place of the guest's root, with stand-ins in its `bin`.
 struct Guest(tempfile::TempDir);
@@ -73,7 +61,7 @@ impl Guest {
 
 #[test]
 fn pauses_grow_and_begin_anew() {
-    let (object, objects) = server();
+    let (object, objects) = server(json!({"model": "m"}));
     let all = scripts(&object, &PhoenixHypervisor::default(), &objects).unwrap();
     let script = all.iter().find(|s| s.id == "vllm").unwrap();
     let pause = script.files.iter().find(|f| f.path.ends_with("/vllm-pause")).unwrap();
@@ -130,7 +118,7 @@ fn pauses_grow_and_begin_anew() {
 
 /// What the probe prints for a server in this state whose journal has these lines, and that answers nothing yet.
 fn probed(state: &str, journal: &str) -> String {
-    let (object, objects) = server();
+    let (object, objects) = server(json!({"model": "m"}));
     let health = phoenix::desired::scripts::health(&object, &PhoenixHypervisor::default(), &objects);
     let probe = health.readiness.unwrap();
     let guest = Guest::new(&[

@@ -98,9 +98,14 @@ impl HealthState {
         counts.last = Some(clock);
     }
 
+    /// What a probe said so far.
+    fn of_kind(&self, kind: ProbeKind) -> ProbeCounts {
+        self.counts.get(&kind).cloned().unwrap_or_default()
+    }
+
     /// When a probe is due.
     fn due_at(&self, kind: ProbeKind, probe: &Probe) -> i64 {
-        match self.counts.get(&kind).and_then(|c| c.last) {
+        match self.of_kind(kind).last {
             Some(last) => last + probe.period_seconds.unwrap_or(10) * 1000,
             None => self.since + probe.initial_delay_seconds.unwrap_or(0) * 1000,
         }
@@ -123,8 +128,7 @@ fn judge(mut state: HealthState, answers: &BTreeMap<ProbeKind, ProbeAnswer>, clo
     });
     let next = next.min().unwrap_or(LONGEST_PAUSE * 1000);
     let failed = |(kind, probe): &(ProbeKind, &Probe)| {
-        let failures = state.counts.get(kind).map_or(0, |c| c.failures);
-        *kind != ProbeKind::Readiness && failures >= failure_threshold(probe)
+        *kind != ProbeKind::Readiness && state.of_kind(*kind).failures >= failure_threshold(probe)
     };
     let restart = active.iter().find(|p| failed(p)).map(|(kind, _)| *kind);
     Verdict {
@@ -137,7 +141,6 @@ fn judge(mut state: HealthState, answers: &BTreeMap<ProbeKind, ProbeAnswer>, clo
 
 /// The restart after those so far.
 fn counted(before: Option<&RestartStatus>, now: i64) -> RestartStatus {
-    let before = before.filter(|r| r.count > 0);
     let in_a_row = before
         .filter(|r| now - r.last.0.as_second() < CALM)
         .map_or(0, |r| r.in_a_row);
@@ -180,6 +183,10 @@ impl Planner<'_> {
         self.facts.health = Some("Unhealthy".into());
     }
 
+    fn held_back(&self) -> Option<i64> {
+        held_back(self.status.restarts.as_ref(), self.input.now)
+    }
+
     fn verdict(&self, guest: &Guest) -> Verdict {
         judge(self.health_state(guest), &self.observed.probes, self.input.clock)
     }
@@ -209,7 +216,7 @@ impl Planner<'_> {
     /// Whether a restart is due that needs a full look first.
     pub(super) fn wants_restart(&self, vmid: i64, guest: &Guest) -> Result<bool, Next> {
         let verdict = self.probed(vmid, guest)?;
-        Ok(verdict.restart.is_some() && held_back(self.status.restarts.as_ref(), self.input.now).is_none())
+        Ok(verdict.restart.is_some() && self.held_back().is_none())
     }
 
     /// Restarts the unit or the guest when its startup or liveness probe has failed. This comes before anything that is
@@ -220,17 +227,12 @@ impl Planner<'_> {
         }
         let verdict = self.verdict(guest);
         let Some(kind) = verdict.restart else { return Ok(()) };
-        if held_back(self.status.restarts.as_ref(), self.input.now).is_some() {
+        if self.held_back().is_some() {
             return Ok(());
         }
         let stage = Stage::Healthy;
         self.unlocked(stage, vmid, guest)?;
-        let why = verdict
-            .state
-            .counts
-            .get(&kind)
-            .map(|c| c.why.clone())
-            .unwrap_or_default();
+        let why = verdict.state.of_kind(kind).why;
         let what = guest.named(vmid);
         let (what, effect) = match &verdict.state.of.restart_unit {
             None => (what, restart(vmid, guest)),
@@ -294,12 +296,11 @@ impl Planner<'_> {
 
     /// What keeps the guest from being healthy.
     fn complaint(&self, verdict: &Verdict) -> Option<(&'static str, String)> {
-        let counts = |kind| verdict.state.counts.get(&kind).cloned().unwrap_or_default();
         if let Some(kind) = verdict.restart
-            && let Some(due) = held_back(self.status.restarts.as_ref(), self.input.now)
+            && let Some(due) = self.held_back()
         {
             let (why, times) = (
-                counts(kind).why,
+                verdict.state.of_kind(kind).why,
                 self.status.restarts.as_ref().map_or(0, |r| r.in_a_row),
             );
             let message = format!(
@@ -316,7 +317,7 @@ impl Planner<'_> {
         };
         let probe = probe(&verdict.state.of, kind)?;
         let threshold = failure_threshold(probe);
-        let counts = counts(kind);
+        let counts = verdict.state.of_kind(kind);
         // What held goes on to hold until the probe failed often enough, and the other way round.
         let held = kind != ProbeKind::Startup && self.status.health.as_deref() == Some("Healthy");
         let succeeds = counts.successes >= probe.success_threshold.unwrap_or(1);

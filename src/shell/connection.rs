@@ -185,16 +185,6 @@ impl Connection {
         ran.map_err(|e: guest::Error| (of_ssh(&e), e.may_have_happened()))
     }
 
-    /// Runs a command on a node that may take so long.
-    ///
-    /// # Errors
-    /// With the reason, and whether it may have run.
-    pub async fn ssh_within(&self, node: &str, command: &Command, limit: Duration) -> Result<Output, (Failure, bool)> {
-        let ssh = self.ssh.as_ref().ok_or_else(no_ssh)?;
-        let ran = ssh.run_within(&self.target(node)?, command, limit).await;
-        ran.map_err(|e: guest::Error| (of_ssh(&e), e.may_have_happened()))
-    }
-
     /// Starts a command on a node whose output comes while it runs.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use crate::desired::cloud_init::{self, FirstBoot};
 use crate::desired::{GuestType, Key, Script, WantedVendor};
 use crate::guest::node::{self, NodeLayout, RawLine, RawLinesAnswer};
 use crate::guest::runner::{self, GuestFile, Layout};
+use crate::guest::{Command, Output};
 use crate::observed::Failure;
 use crate::plan::{ApiCall, Effect, Step};
 use crate::proxmox::Upid;
@@ -132,7 +133,7 @@ fn download(call: &ApiCall) -> Option<String> {
         .then(|| Some(format!("{}:vztmpl/{}", param("storage")?, param("template")?)))?
 }
 
-async fn ssh(connection: &Connection, on: &str, command: &crate::guest::Command) -> Outcome {
+async fn ssh(connection: &Connection, on: &str, command: &Command) -> Outcome {
     match connection.ssh(on, command).await {
         Ok(output) if output.is_success() => Outcome::Done,
         Ok(output) => {
@@ -239,14 +240,28 @@ async fn snippet(connection: &Connection, on: &str, volid: &str, vendor: &Wanted
     }
 }
 
+/// Runs one of the runner's programs in a guest; what keeps it from ending well is the step's outcome.
+async fn in_guest(
+    connection: &Connection,
+    type_: GuestType,
+    on: &str,
+    vmid: i64,
+    command: &Command,
+) -> Result<Output, Outcome> {
+    match connection.in_guest(type_, on, vmid, command).await {
+        Ok(output) if output.is_success() => Ok(output),
+        Ok(output) => Err(Outcome::Failed(of_guest(type_, vmid, &output))),
+        Err((error, _)) => Err(Outcome::Failed(error)),
+    }
+}
+
 /// systemd answers at once and restarts the unit by itself: a service that takes long to stop holds up nothing.
 async fn restart_unit(connection: &Connection, type_: GuestType, on: &str, vmid: i64, unit: &str) -> Outcome {
     let argv = ["systemctl", "restart", "--no-block", unit].map(str::to_string);
     let command = runner::probe(id(vmid), &argv, 20, &Layout::default());
-    let output = match connection.in_guest(type_, on, vmid, &command).await {
-        Ok(output) if output.is_success() => output,
-        Ok(output) => return Outcome::Failed(of_guest(type_, vmid, &output)),
-        Err((error, _)) => return Outcome::Failed(error),
+    let output = match in_guest(connection, type_, on, vmid, &command).await {
+        Ok(output) => output,
+        Err(outcome) => return outcome,
     };
     match runner::ProbeAnswer::parse(&output.stdout.text()) {
         Ok(answer) if answer.exit == 0 => Outcome::Done,
@@ -276,13 +291,10 @@ async fn script(
         Ok(command) => command,
         Err(error) => return Outcome::Failed(failure("InvalidSpec", error.to_string())),
     };
-    let output = match connection.in_guest(type_, on, vmid, &command).await {
+    let output = match in_guest(connection, type_, on, vmid, &command).await {
         Ok(output) => output,
-        Err((error, _)) => return Outcome::Failed(error),
+        Err(outcome) => return outcome,
     };
-    if !output.is_success() {
-        return Outcome::Failed(of_guest(type_, vmid, &output));
-    }
     match runner::Record::parse(&output.stdout.text()) {
         Ok(record) if record.busy => Outcome::Busy(failure(
             "ScriptRunning",
@@ -305,9 +317,8 @@ async fn cancel_script(
         Ok(command) => command,
         Err(error) => return Outcome::Failed(failure("InvalidSpec", error.to_string())),
     };
-    match connection.in_guest(type_, on, vmid, &command).await {
-        Ok(output) if output.is_success() => Outcome::Done,
-        Ok(output) => Outcome::Failed(of_guest(type_, vmid, &output)),
-        Err((error, _)) => Outcome::Failed(error),
+    match in_guest(connection, type_, on, vmid, &command).await {
+        Ok(_) => Outcome::Done,
+        Err(outcome) => outcome,
     }
 }
