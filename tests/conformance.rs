@@ -12,13 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::{env, fs};
 
-use compare::{Said, differences, log_lines};
+use compare::{Said, differences, log_lines, masked};
 use phoenix::simulator::api::{HttpReply, HttpRequest, auth};
 use phoenix::simulator::{Profile, SimConfig, Simulator};
 use serde_json::{Value, json};
 
 /// Agreement that must not be lost again.
-const LEAST_AGREEING: usize = 1_716;
+const LEAST_AGREEING: usize = 1_927;
 
 /// Records of the excluded scenarios: more of them must not go unseen.
 const EXCLUDED: usize = 36;
@@ -246,7 +246,7 @@ fn compare_reply(place: &str, said: &Said, record: &Value, path: &str, reply: &H
     if status != u64::from(reply.status) {
         found.push(format!("{place}status: expected {status}, got {}", reply.status));
     }
-    if text(record, "reason") != reply.reason {
+    if masked(text(record, "reason")) != masked(&reply.reason) {
         found.push(format!(
             "{place}reason: expected {:?}, got {:?}",
             text(record, "reason"),
@@ -259,6 +259,18 @@ fn compare_reply(place: &str, said: &Said, record: &Value, path: &str, reply: &H
         Err(_) => Value::String(String::from_utf8_lossy(&reply.body).into_owned()),
     };
     let expected = record["body"].clone();
+    // Rows of a round-robin file: figures and their times, which are counters. Only how many there are is compared.
+    if path.ends_with("/rrddata") && status == 200 {
+        let rows = |body: &Value| body["data"].as_array().map(Vec::len);
+        if rows(&expected) != rows(&actual) {
+            found.push(format!(
+                "{place}rows: expected {:?}, got {:?}",
+                rows(&expected),
+                rows(&actual)
+            ));
+        }
+        return found;
+    }
     if path.ends_with("/log") && path.contains("/tasks/") && status == 200 {
         let lines = |value: &Value| match value {
             Value::String(text) => log_lines(&text.lines().map(|line| json!(line)).collect::<Vec<_>>()),

@@ -128,7 +128,7 @@ async fn zfs_templates_and_linked_clones() {
     let exit = api.task("DELETE", &format!("{lxc}/900"), &[]).await;
     assert_eq!(
         exit,
-        "base volume 'quickOS-lxc-disks:basevol-900-disk-0' is still in use by linked clones"
+        "base volume 'basevol-900-disk-0' is still in use by linked clones"
     );
     assert_eq!(api.task("DELETE", &format!("{lxc}/901"), &[]).await, "OK");
     assert_eq!(api.task("DELETE", &format!("{lxc}/900"), &[]).await, "OK");
@@ -333,7 +333,7 @@ async fn running_containers_take_some_changes_at_once_and_others_later() {
     assert_eq!(status, 400);
     assert_eq!(
         body["errors"]["net1"],
-        "unable to hotplug net1: bridge 'none' does not exist"
+        "unable to hotplug net1: bridge 'none' does not exist\n"
     );
     let current = api.ok("GET", &format!("{path}/config"), &[]).await;
     assert_eq!(current["memory"], 512, "nothing of a refused change is kept");

@@ -6,7 +6,7 @@ use super::model::State;
 use super::model::access::{AclEntry, Token, User};
 use super::model::download::Appliance;
 use super::model::guest::OsImage;
-use super::model::node::{Bridge, Gpu, Node};
+use super::model::node::{Bridge, Gpu, Node, Pci};
 use super::model::state::Pool;
 use super::model::storage::{Storage, StorageKind, Volume};
 
@@ -137,7 +137,9 @@ fn node(ip: &str, cpus: u64, memory: u64, cgroup_mode: u8, booted_at: u64, bridg
         paths: BTreeSet::new(),
         files: BTreeMap::new(),
         gpus: Vec::new(),
+        pci: Vec::new(),
         nvidia_driver: None,
+        settings: BTreeMap::new(),
     }
 }
 
@@ -327,6 +329,7 @@ fn recorded(now: u64) -> State {
         .into_iter()
         .map(str::to_owned)
         .collect();
+    pve1.pci = RECORDED_PCI.iter().map(|text| pci(text)).collect();
     state.nodes.insert("pve1".to_owned(), pve1);
     let content = ["vztmpl", "iso", "backup", "snippets", "rootdir", "images"];
     let mut local = Storage::new(StorageKind::Dir, "/var/lib/vz", &content, 270_553_174_016);
@@ -349,6 +352,29 @@ fn recorded(now: u64) -> State {
     };
     state.pools.insert("dev".to_owned(), dev);
     state
+}
+
+/// Address, class, and ids of maker and model of device and card: those of a small virtual machine.
+const RECORDED_PCI: &[&str] = &[
+    "0000:00:00.0 0x060000 0x8086 0x0d57 0x0000 0x0000",
+    "0000:00:01.0 0xffff00 0x1af4 0x1045 0x1af4 0x1045",
+    "0000:00:02.0 0x018000 0x1af4 0x1042 0x1af4 0x1042",
+    "0000:00:03.0 0x020000 0x1af4 0x1041 0x1af4 0x1041",
+    "0000:00:04.0 0xffff00 0x1af4 0x1053 0x1af4 0x1053",
+    "0000:00:05.0 0xffff00 0x1af4 0x1044 0x1af4 0x1044",
+];
+
+fn pci(text: &str) -> Pci {
+    let mut words = text.split(' ').map(str::to_owned);
+    let mut next = || words.next().unwrap_or_default();
+    Pci {
+        id: next(),
+        class: next(),
+        vendor: next(),
+        device: next(),
+        subsystem_vendor: next(),
+        subsystem_device: next(),
+    }
 }
 
 fn recorded_access(state: &mut State) {

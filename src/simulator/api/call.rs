@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::simulator::model::download::UploadedFile;
 use crate::simulator::model::property::split_list;
 use crate::simulator::model::{ApiError, Caller, Result};
 use crate::simulator::schema::validate;
@@ -86,6 +87,8 @@ pub struct Call {
     pub params: Params,
     /// The path as sent, below the formatter.
     pub path: String,
+    /// The file that came with an upload.
+    pub upload: Option<UploadedFile>,
 }
 
 /// What a method answers.

@@ -62,6 +62,7 @@ fn run(state: &mut State, caller: Option<&Caller>, kind: Option<Kind>, verb: &st
             caller,
             params: Params(params),
             path,
+            upload: parsed.upload.clone(),
         },
     )
 }

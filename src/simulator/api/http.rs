@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
+use sha1::{Digest as _, Sha1};
+use sha2::{Sha224, Sha256, Sha384, Sha512};
 
 use super::call::Reply;
 use crate::simulator::model::ApiError;
+use crate::simulator::model::download::UploadedFile;
 
 /// A request as it came in.
 #[derive(Debug, Clone, Default)]
@@ -137,6 +140,8 @@ pub struct Parsed {
     pub path: String,
     /// Parameters of query and body.
     pub params: BTreeMap<String, Value>,
+    /// The file that came with an upload.
+    pub upload: Option<UploadedFile>,
 }
 
 /// The checks that come before authentication.
@@ -171,7 +176,10 @@ pub fn parse(request: &HttpRequest) -> Result<Parsed, HttpReply> {
     };
     let mut params = BTreeMap::new();
     add_form(&mut params, request.query.as_bytes());
-    if writes {
+    let mut upload = None;
+    if let Some(boundary) = upload_boundary(request, &path) {
+        upload = Some(add_parts(&mut params, &request.body, boundary));
+    } else if writes {
         add_body(&mut params, request)?;
     }
     params.remove("_dc");
@@ -179,7 +187,67 @@ pub fn parse(request: &HttpRequest) -> Result<Parsed, HttpReply> {
         formatter,
         path,
         params,
+        upload,
     })
+}
+
+/// What separates the parts of a body, where a file may be sent.
+fn upload_boundary<'a>(request: &'a HttpRequest, path: &str) -> Option<&'a str> {
+    let (kind, rest) = request.content_type.as_deref()?.split_once(';')?;
+    let multipart = kind.trim().eq_ignore_ascii_case("multipart/form-data");
+    let allowed = request.method == "POST" && path.ends_with("/upload");
+    let boundary = rest.trim().strip_prefix("boundary=")?.trim_matches('"');
+    (multipart && allowed && !boundary.is_empty()).then_some(boundary)
+}
+
+fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
+    text.windows(wanted.len()).position(|window| window == wanted)
+}
+
+/// The value of `name="…"` in the head of a part.
+fn quoted(head: &str, name: &str) -> Option<String> {
+    let rest = head.split_once(&format!(" {name}=\""))?.1;
+    Some(rest.split_once('"')?.0.to_owned())
+}
+
+/// Adds the fields of a body in parts; of the file, its name is one and the rest is returned.
+fn add_parts(params: &mut BTreeMap<String, Value>, body: &[u8], boundary: &str) -> UploadedFile {
+    let mut upload = UploadedFile::default();
+    let mark = format!("--{boundary}");
+    let mut rest = body;
+    while let Some(at) = find(rest, mark.as_bytes()) {
+        rest = &rest[at + mark.len()..];
+        let Some(head_end) = find(rest, b"\r\n\r\n") else { break };
+        let head = String::from_utf8_lossy(&rest[..head_end]).into_owned();
+        let content = &rest[head_end + 4..];
+        let end = find(content, format!("\r\n{mark}").as_bytes()).unwrap_or(content.len());
+        let content = &content[..end];
+        let Some(name) = quoted(&head, "name") else { continue };
+        let value = match quoted(&head, "filename") {
+            Some(file) => {
+                upload = uploaded(content);
+                file
+            }
+            None => String::from_utf8_lossy(content).into_owned(),
+        };
+        params.insert(name, Value::String(value));
+    }
+    upload
+}
+
+fn uploaded(content: &[u8]) -> UploadedFile {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let sums = [
+        ("sha1", hex(&Sha1::digest(content))),
+        ("sha224", hex(&Sha224::digest(content))),
+        ("sha256", hex(&Sha256::digest(content))),
+        ("sha384", hex(&Sha384::digest(content))),
+        ("sha512", hex(&Sha512::digest(content))),
+    ];
+    UploadedFile {
+        size: content.len() as u64,
+        sums: sums.into_iter().map(|(name, sum)| (name.to_owned(), sum)).collect(),
+    }
 }
 
 fn add_body(params: &mut BTreeMap<String, Value>, request: &HttpRequest) -> Result<(), HttpReply> {

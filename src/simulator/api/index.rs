@@ -20,6 +20,30 @@ const LISTS: &[(&str, &str, &str)] = &[
         "acme backup backup-info bulk-action ceph config firewall ha jobs log mapping metrics notifications nextid \
          options qemu replication resources status tasks sdn",
     ),
+    (
+        "/nodes/{node}",
+        "name",
+        "aplinfo apt capabilities ceph certificates config disks dns firewall hardware hosts journal lxc migrateall \
+         netstat network qemu query-oci-repo-tags query-url-metadata replication report rrd rrddata scan sdn services \
+         spiceshell startall status stopall storage subscription suspendall syslog tasks termproxy time version \
+         vncshell vzdump wakeonlan",
+    ),
+    ("/nodes/{node}/capabilities", "name", "qemu"),
+    (
+        "/nodes/{node}/capabilities/qemu",
+        "name",
+        "cpu cpu-flags machines migration",
+    ),
+    ("/nodes/{node}/hardware", "type", "pci usb"),
+    ("/nodes/{node}/hardware/pci/{pci-id-or-mapping}", "method", "mdev"),
+    ("/nodes/{node}/scan", "method", "cifs iscsi lvm nfs pbs zfs"),
+    ("/nodes/{node}/sdn", "name", "fabrics vnets zones"),
+    (
+        "/nodes/{node}/storage/{storage}",
+        "subdir",
+        "content download-url file-restore import-metadata identity oci-registry-pull prunebackups rrd rrddata status \
+         upload",
+    ),
     ("/cluster/jobs", "subdir", "schedule-analyze realm-sync"),
     ("/cluster/mapping", "name", "dir pci usb"),
     ("/cluster/bulk-action", "name", "guest"),

@@ -111,6 +111,7 @@ pub fn create(state: &mut State, call: &Call) -> Answer {
         restore: params.flag("restore"),
         force: params.flag("force"),
         unique: params.flag("unique"),
+        bwlimit: params.int("bwlimit").unwrap_or_default(),
         ssh_keys: params.get("ssh-public-keys"),
         options: params.options(is_option),
     };
@@ -325,6 +326,35 @@ fn interface(name: &str, mac: &str, inet: Option<&str>, inet6: &str) -> Value {
     row
 }
 
+/// `GET …/migrate`: the other nodes that could take the container.
+pub fn migration_targets(state: &mut State, call: &Call) -> Answer {
+    let node = call.params.node();
+    let running = state.ct(&node, call.params.vmid())?.running.is_some();
+    let others: Vec<&String> = state.nodes.keys().filter(|name| **name != node).collect();
+    Ok(json!({ "running": u8::from(running), "allowed-nodes": others, "not-allowed-nodes": {} }).into())
+}
+
+/// `POST …/remote_migrate`.
+pub fn remote_migrate(_state: &mut State, call: &Call) -> Answer {
+    let wanted = ["target-bridge", "target-endpoint", "target-storage"];
+    let missing = wanted.iter().filter(|name| call.params.get(name).is_none());
+    let text = "property is missing and it is not optional";
+    let errors: Vec<(String, String)> = missing.map(|name| ((*name).to_owned(), text.to_owned())).collect();
+    if errors.is_empty() {
+        return Err(not_simulated("POST", "/nodes/{node}/lxc/{vmid}/remote_migrate"));
+    }
+    Err(ApiError::params(errors))
+}
+
+/// `POST …/mtunnel`: for a migration to this node under a free id.
+pub fn tunnel(state: &mut State, call: &Call) -> Answer {
+    if let Err(error) = state.check_unused(call.params.vmid()) {
+        let text = format!("unable to create empty CT config - {}", error.message);
+        return Err(ApiError::param("vmid", text));
+    }
+    Err(not_simulated("POST", "/nodes/{node}/lxc/{vmid}/mtunnel"))
+}
+
 /// `POST …/migrate`.
 pub fn migrate(state: &mut State, call: &Call) -> Answer {
     check_migration_target(state, call)?;
@@ -345,13 +375,25 @@ pub fn check_migration_target(state: &State, call: &Call) -> crate::simulator::m
 
 /// `GET …/rrddata`: without a recorder, rows hold only their time.
 pub fn rrddata(state: &mut State, call: &Call) -> Answer {
-    let step = match call.params.text("timeframe").as_str() {
-        "hour" | "day" => 60,
-        "week" | "month" => 1800,
-        _ => 21_600,
+    let modern = state.release.major() >= 9;
+    let (step, count) = match (call.params.text("timeframe").as_str(), modern) {
+        ("hour", true) => (60, 60),
+        ("day", true) => (60, 1440),
+        ("week", true) => (1800, 336),
+        ("month", true) => (1800, 1440),
+        ("decade", true) => (604_800, 570),
+        (_, true) => (21_600, 1440),
+        ("hour", false) => (60, 70),
+        ("day", false) => (1800, 70),
+        ("week", false) => (10_800, 70),
+        ("month", false) => (43_200, 70),
+        (_, false) => (604_800, 70),
     };
     let end = state.seconds() / step * step;
-    let rows: Vec<Value> = (0..70).rev().map(|back| json!({ "time": end - back * step })).collect();
+    let rows: Vec<Value> = (0..count)
+        .rev()
+        .map(|back| json!({ "time": end - back * step }))
+        .collect();
     Ok(rows.into())
 }
 

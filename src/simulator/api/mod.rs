@@ -9,6 +9,7 @@ pub mod routes;
 
 mod access;
 mod access_users;
+mod backup;
 mod cluster;
 mod firewall;
 mod firewall_rules;
@@ -16,6 +17,7 @@ mod index;
 mod lxc;
 mod lxc_status;
 mod mapping;
+mod node_info;
 mod nodes;
 mod pools;
 mod qemu;

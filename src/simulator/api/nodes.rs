@@ -72,19 +72,6 @@ pub fn status(state: &mut State, call: &Call) -> Answer {
     .into())
 }
 
-/// `GET /nodes/{node}/network`.
-pub fn network(state: &mut State, call: &Call) -> Answer {
-    let Some(node) = state.nodes.get(&call.params.node()) else {
-        return Ok(Reply::NULL);
-    };
-    let rows: Vec<Value> = node
-        .bridges
-        .keys()
-        .map(|name| json!({ "iface": name, "type": "bridge", "active": 1, "autostart": 1, "method": "manual" }))
-        .collect();
-    Ok(rows.into())
-}
-
 /// `GET /nodes/{node}/aplinfo`.
 pub fn appliances(state: &mut State, _call: &Call) -> Answer {
     Ok(json!(
@@ -120,6 +107,7 @@ pub fn download_appliance(state: &mut State, call: &Call) -> Answer {
         filename: entry.template,
         url: entry.location,
         checksum: Some(("sha512".to_owned(), entry.sha512sum)),
+        compression: None,
     };
     Ok(state
         .start_task(&node, "download", "", &call.caller.id, Work::Download(Box::new(work)))
@@ -155,22 +143,4 @@ pub fn stop_all(state: &mut State, call: &Call) -> Answer {
         vms,
     };
     Ok(state.start_task(&node, "stopall", "", &call.caller.id, work).into())
-}
-
-/// `GET …/hardware/pci`: the graphics cards (facts F.6).
-pub fn pci(state: &mut State, call: &Call) -> Answer {
-    let found = state.nodes.get(&call.params.node());
-    let rows: Vec<Value> = found
-        .into_iter()
-        .flat_map(|node| &node.gpus)
-        .enumerate()
-        .map(|(at, gpu)| {
-            json!({
-                "id": gpu.pci, "class": "0x030000", "vendor": "0x10de", "vendor_name": "NVIDIA Corporation",
-                "device": "0x2d04", "device_name": gpu.model, "iommugroup": at + 1,
-                "subsystem_vendor": "0x10de", "subsystem_device": "0x0000",
-            })
-        })
-        .collect();
-    Ok(rows.into())
 }

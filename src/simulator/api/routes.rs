@@ -2,8 +2,8 @@
 
 use super::call::{Answer, Call, not_simulated};
 use super::{
-    access, access_users, cluster, firewall, firewall_rules, index, lxc, lxc_status, mapping, nodes, pools, qemu,
-    resources, routes_qemu, storage, tasks,
+    access, access_users, backup, cluster, firewall, firewall_rules, index, lxc, lxc_status, mapping, node_info, nodes,
+    pools, qemu, resources, routes_qemu, storage, tasks,
 };
 use crate::simulator::model::State;
 
@@ -43,8 +43,6 @@ fn handler(verb: &str, template: &str) -> Option<Handler> {
         ("GET", "/version" | "/nodes/{node}/version") => nodes::version,
         ("GET", "/nodes") => nodes::list,
         ("GET", "/nodes/{node}/status") => nodes::status,
-        ("GET", "/nodes/{node}/network") => nodes::network,
-        ("GET", "/nodes/{node}/hardware/pci") => nodes::pci,
         ("GET", "/nodes/{node}/aplinfo") => nodes::appliances,
         ("POST", "/nodes/{node}/aplinfo") => nodes::download_appliance,
         ("POST", "/nodes/{node}/startall") => nodes::start_all,
@@ -79,14 +77,49 @@ fn handler(verb: &str, template: &str) -> Option<Handler> {
             | "/cluster/sdn/vnets"
             | "/cluster/sdn/zones"
             | "/cluster/metrics/server"
-            | "/cluster/backup-info/not-backed-up"
             | "/cluster/ha/resources"
             | "/cluster/ha/rules"
             | "/cluster/sdn/controllers"
             | "/cluster/sdn/dns"
             | "/cluster/sdn/ipams",
         ) => cluster::empty_list,
-        _ => return storage_handler(verb, template).or_else(|| access_handler(verb, template)),
+        _ => {
+            return node_handler(verb, template)
+                .or_else(|| storage_handler(verb, template))
+                .or_else(|| access_handler(verb, template));
+        }
+    };
+    Some(found)
+}
+
+fn node_handler(verb: &str, template: &str) -> Option<Handler> {
+    let found: Handler = match (verb, template) {
+        ("GET", "/nodes/{node}/network") => node_info::network,
+        ("GET", "/nodes/{node}/network/{iface}") => node_info::interface,
+        ("GET", "/nodes/{node}/dns") => node_info::dns,
+        ("GET", "/nodes/{node}/time") => node_info::time,
+        ("GET", "/nodes/{node}/hosts") => node_info::hosts,
+        ("GET", "/nodes/{node}/firewall/options") => node_info::firewall_options,
+        ("GET", "/nodes/{node}/subscription") => node_info::subscription,
+        ("GET", "/nodes/{node}/certificates/info") => node_info::certificates,
+        ("GET", "/nodes/{node}/hardware/pci") => node_info::pci,
+        ("GET", "/nodes/{node}/capabilities/qemu/migration") => node_info::migration_capabilities,
+        ("GET", "/nodes/{node}/capabilities/qemu/cpu") => node_info::processors,
+        ("GET", "/nodes/{node}/services/{service}/state") => node_info::service,
+        ("GET", "/nodes/{node}/config") => node_info::config,
+        ("PUT", "/nodes/{node}/config") => node_info::set_config,
+        (
+            "GET",
+            "/nodes/{node}/services"
+            | "/nodes/{node}/hardware/usb"
+            | "/nodes/{node}/firewall/rules"
+            | "/nodes/{node}/netstat"
+            | "/nodes/{node}/replication"
+            | "/nodes/{node}/hardware/pci/{pci-id-or-mapping}/mdev"
+            | "/nodes/{node}/storage/{storage}/prunebackups",
+        ) => node_info::nothing,
+        ("GET", "/nodes/{node}/rrddata" | "/nodes/{node}/storage/{storage}/rrddata") => lxc::rrddata,
+        _ => return None,
     };
     Some(found)
 }
@@ -106,8 +139,11 @@ fn storage_handler(verb: &str, template: &str) -> Option<Handler> {
         ("PUT", "/nodes/{node}/storage/{storage}/content/{volume}") => storage::describe,
         ("DELETE", "/nodes/{node}/storage/{storage}/content/{volume}") => storage::delete,
         ("POST", "/nodes/{node}/storage/{storage}/download-url") => storage::download,
-        ("POST", "/nodes/{node}/vzdump") => storage::backup,
-        ("GET", "/nodes/{node}/vzdump/extractconfig") => storage::extract_config,
+        ("POST", "/nodes/{node}/storage/{storage}/upload") => storage::upload,
+        ("POST", "/nodes/{node}/vzdump") => backup::create,
+        ("GET", "/nodes/{node}/vzdump/defaults") => backup::defaults,
+        ("GET", "/nodes/{node}/vzdump/extractconfig") => backup::extract_config,
+        ("GET", "/cluster/backup-info/not-backed-up") => backup::not_backed_up,
         ("GET", "/nodes/{node}/query-url-metadata") => storage::url_metadata,
         ("GET", "/pools") => pools::list,
         ("POST", "/pools") => pools::create,
@@ -165,7 +201,10 @@ fn lxc_handler(verb: &str, rest: &str) -> Option<Handler> {
         ("POST", "/move_volume") => lxc::move_volume,
         ("GET", "/feature") => lxc::feature,
         ("GET", "/interfaces") => lxc::interfaces,
+        ("GET", "/migrate") => lxc::migration_targets,
         ("POST", "/migrate") => lxc::migrate,
+        ("POST", "/remote_migrate") => lxc::remote_migrate,
+        ("POST", "/mtunnel") => lxc::tunnel,
         ("GET", "/rrddata") => lxc::rrddata,
         ("GET", "/status/current") => lxc::status,
         ("POST", "/status/start") => lxc_status::start,

@@ -3,12 +3,13 @@
 use serde_json::{Map, Value, json};
 
 use super::call::{Answer, Call, Reply};
-use crate::simulator::model::backup::Backup;
-use crate::simulator::model::download::Download;
+use crate::simulator::model::download::{Download, Upload, unreachable};
+use crate::simulator::model::lxc_config::check_digest;
 use crate::simulator::model::property::split_list;
 use crate::simulator::model::storage::{Storage, StorageKind};
 use crate::simulator::model::task::Work;
-use crate::simulator::model::{ApiError, State};
+use crate::simulator::model::volname::fits_content;
+use crate::simulator::model::{ApiError, Result, State};
 
 fn content_text(storage: &Storage) -> String {
     storage.content.iter().cloned().collect::<Vec<_>>().join(",")
@@ -40,9 +41,17 @@ fn definition_row(id: &str, storage: &Storage) -> Map<String, Value> {
             json!(storage.nodes.iter().cloned().collect::<Vec<_>>().join(",")),
         );
     }
-    let digest = crate::simulator::model::config::digest(&format!("{row:?}"));
-    row.insert("digest".to_owned(), json!(digest));
     row
+}
+
+/// Digest of the file that holds all definitions.
+fn file_digest(state: &State) -> String {
+    let rows: Vec<String> = state
+        .storages
+        .iter()
+        .map(|(id, storage)| format!("{:?}", definition_row(id, storage)))
+        .collect();
+    crate::simulator::model::config::digest(&rows.join("\n"))
 }
 
 const READ: &[&str] = &["Datastore.Audit", "Datastore.AllocateSpace"];
@@ -55,15 +64,21 @@ pub fn definitions(state: &mut State, call: &Call) -> Answer {
         .iter()
         .filter(|(id, _)| state.may_any(&call.caller, &format!("/storage/{id}"), READ))
         .filter(|(_, storage)| kind.as_deref().is_none_or(|kind| kind == storage.kind.word()))
-        .map(|(id, storage)| Value::Object(definition_row(id, storage)))
+        .map(|(id, storage)| with_digest(state, id, storage))
         .collect();
     Ok(rows.into())
+}
+
+fn with_digest(state: &State, id: &str, storage: &Storage) -> Value {
+    let mut row = definition_row(id, storage);
+    row.insert("digest".to_owned(), json!(file_digest(state)));
+    Value::Object(row)
 }
 
 /// `GET /storage/{storage}`.
 pub fn definition(state: &mut State, call: &Call) -> Answer {
     let id = call.params.text("storage");
-    Ok(Value::Object(definition_row(&id, state.storage(&id)?)).into())
+    Ok(with_digest(state, &id, state.storage(&id)?).into())
 }
 
 /// `POST /storage`.
@@ -103,35 +118,74 @@ fn apply_settings(storage: &mut Storage, call: &Call) {
         "storage", "type", "path", "pool", "content", "disable", "nodes", "shared", "digest", "delete",
     ];
     let params = &call.params;
+    for key in params.list("delete") {
+        match key.as_str() {
+            "disable" => storage.disabled = false,
+            "nodes" => storage.nodes.clear(),
+            "shared" => storage.shared = false,
+            _ => drop(storage.settings.remove(&key)),
+        }
+    }
     if let Some(content) = params.get("content") {
         storage.content = split_list(&content).into_iter().collect();
     }
     if let Some(disable) = params.maybe_flag("disable") {
         storage.disabled = disable;
     }
+    if let Some(shared) = params.maybe_flag("shared") {
+        storage.shared = shared;
+    }
     if params.get("nodes").is_some() {
         storage.nodes = params.list("nodes").into_iter().collect();
     }
     storage.settings.extend(params.options(|key| !TAKEN.contains(&key)));
-    for key in params.list("delete") {
-        match key.as_str() {
-            "disable" => storage.disabled = false,
-            "nodes" => storage.nodes.clear(),
-            _ => drop(storage.settings.remove(&key)),
+}
+
+/// Refuses to delete what the kind of storage does not have, or cannot be without.
+fn check_deletions(storage: &Storage, keys: &[String]) -> Result<()> {
+    const COMMON: &[&str] = &["nodes", "disable", "content", "bwlimit"];
+    const FOLDER: &[&str] = &[
+        "content-dirs",
+        "create-base-path",
+        "create-subdirs",
+        "format",
+        "is_mountpoint",
+        "max-protected-backups",
+        "maxfiles",
+        "mkdir",
+        "preallocation",
+        "prune-backups",
+    ];
+    let (own, fixed): (&[&str], _) = match storage.kind {
+        StorageKind::Dir => (&["shared", "snapshot-as-volume-chain"], "path"),
+        StorageKind::Btrfs => (&["nocow"], "path"),
+        StorageKind::ZfsPool => (&["blocksize", "sparse", "mountpoint"], "pool"),
+    };
+    for key in keys {
+        let folder = storage.kind != StorageKind::ZfsPool && FOLDER.contains(&key.as_str());
+        if key == fixed {
+            return Err(ApiError::die(format!("unable to delete fixed option '{key}'")));
+        }
+        if !folder && !COMMON.contains(&key.as_str()) && !own.contains(&key.as_str()) {
+            return Err(ApiError::die(format!("no such option '{key}'")));
         }
     }
+    Ok(())
 }
 
 /// `PUT /storage/{storage}`.
 pub fn redefine(state: &mut State, call: &Call) -> Answer {
     let id = call.params.text("storage");
-    let Some(storage) = state.storages.get_mut(&id) else {
-        return Err(ApiError::die(format!(
-            "update storage failed: storage '{id}' does not exist"
-        )));
+    let failed = |error: ApiError| ApiError {
+        message: format!("update storage failed: {}", error.message),
+        ..error
     };
-    apply_settings(storage, call);
+    let digest = file_digest(state);
+    let storage = state.storage(&id).map_err(failed)?;
+    check_digest(&digest, call.params.get("digest").as_deref()).map_err(failed)?;
+    check_deletions(storage, &call.params.list("delete")).map_err(failed)?;
     let kind = storage.kind.word();
+    apply_settings(state.storage_mut(&id)?, call);
     Ok(json!({ "storage": id, "type": kind }).into())
 }
 
@@ -148,12 +202,13 @@ pub fn remove(state: &mut State, call: &Call) -> Answer {
 }
 
 fn status_row(state: &State, node: &str, storage: &Storage) -> Value {
-    let there = storage.active && !storage.disabled && state.nodes.get(node).is_some_and(|found| found.online);
+    let enabled = !storage.disabled && storage.is_on(node);
+    let there = storage.active && enabled && state.nodes.get(node).is_some_and(|found| found.online);
     let used = storage.used(node);
     let mut row = json!({
         "type": storage.kind.word(),
         "content": content_text(storage),
-        "enabled": u8::from(!storage.disabled),
+        "enabled": u8::from(enabled),
         "active": u8::from(there),
         "shared": u8::from(storage.shared),
         "total": 0,
@@ -173,11 +228,20 @@ pub fn list(state: &mut State, call: &Call) -> Answer {
     let params = &call.params;
     let node = params.node();
     let content = params.get("content").map(|text| split_list(&text));
+    // For another node, only what both have.
+    let other = params
+        .get("target")
+        .filter(|target| *target != node && target != "localhost");
     let rows: Vec<Value> = state
         .storages
         .iter()
         .filter(|(_, storage)| storage.is_on(&node) && !(params.flag("enabled") && storage.disabled))
         .filter(|(id, _)| params.get("storage").is_none_or(|wanted| wanted == **id))
+        .filter(|(_, storage)| {
+            other
+                .as_ref()
+                .is_none_or(|other| storage.shared && storage.is_on(other))
+        })
         .filter(|(_, storage)| {
             content
                 .as_ref()
@@ -193,6 +257,12 @@ pub fn list(state: &mut State, call: &Call) -> Answer {
                 0.0
             };
             row["used_fraction"] = json!(share);
+            if params.flag("format") {
+                let formats = storage.kind.formats();
+                let known: Map<String, Value> = formats.iter().map(|name| ((*name).to_owned(), json!(1))).collect();
+                row["format"] = json!([known, "raw"]);
+                row["formats"] = json!({ "supported": formats, "default": "raw" });
+            }
             row
         })
         .collect();
@@ -260,62 +330,71 @@ pub fn describe(state: &mut State, call: &Call) -> Answer {
     Ok(Reply::NULL)
 }
 
-/// `POST /nodes/{node}/vzdump`.
-pub fn backup(state: &mut State, call: &Call) -> Answer {
-    let params = &call.params;
-    let node = params.node();
-    let mut vmids: Vec<u32> = params.list("vmid").iter().filter_map(|id| id.parse().ok()).collect();
-    if let Some(pool) = params.get("pool") {
-        vmids.extend(state.pools.get(&pool).into_iter().flat_map(|pool| pool.vms.clone()));
-    } else if params.flag("all") {
-        vmids = state
-            .guests
-            .values()
-            .filter(|guest| guest.node == node)
-            .map(|guest| guest.vmid)
-            .collect();
-    } else if vmids.is_empty() {
-        return Err(ApiError::param("vmid", "property is missing and it is not optional"));
-    }
-    let ending = match params.get("compress").as_deref() {
-        Some("zstd") => ".tar.zst",
-        Some("gzip" | "1") => ".tar.gz",
-        Some("lzo") => ".tar.lzo",
-        _ => ".tar",
-    };
-    let backup = Backup {
-        node,
-        vmids,
-        storage: params.get("storage").unwrap_or_else(|| "local".to_owned()),
-        ending: ending.to_owned(),
-        notes: params.get("notes-template"),
-        protected: params.flag("protected"),
-        user: call.caller.id.clone(),
-    };
-    Ok(state.start_backup(&call.caller, backup).into())
-}
-
-/// `GET /nodes/{node}/vzdump/extractconfig`.
-pub fn extract_config(state: &mut State, call: &Call) -> Answer {
-    let volid = call.params.text("volume");
-    state.check_volume_access(&call.caller, 0, &volid)?;
-    Ok(state.backup_config(&call.params.node(), &volid)?.into())
-}
-
 /// `DELETE …/content/{volume}`.
 pub fn delete(state: &mut State, call: &Call) -> Answer {
     let params = &call.params;
     let (id, volume) = (params.text("storage"), params.text("volume"));
-    Ok(state.delete_content(&call.caller, &params.node(), &id, &volume)?.into())
+    let upid = state.delete_content(&call.caller, &params.node(), &id, &volume, params.int("delay"))?;
+    Ok(upid.map_or(Reply::NULL, Reply::from))
 }
 
-/// Ends of file names that each content type accepts (facts G.4).
-fn ends(content: &str) -> &'static [&'static str] {
-    match content {
-        "iso" => &[".iso", ".img"],
-        "vztmpl" => &[".tar.gz", ".tar.xz", ".tar.zst", ".tar.bz2", ".tar"],
-        _ => &[".qcow2", ".raw", ".vmdk", ".ova"],
+/// A file name as Proxmox brings it into a storage.
+fn normal_filename(name: &str) -> String {
+    let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
+    let safe = |c: char| {
+        if c.is_ascii_alphanumeric() || "-_.".contains(c) {
+            c
+        } else {
+            '_'
+        }
+    };
+    last.chars().map(safe).collect()
+}
+
+fn check_filename(content: &str, filename: &str) -> Result<()> {
+    let import = content == "import";
+    // Descriptions of appliances come only with them.
+    if fits_content(content, filename) && !(import && filename.ends_with(".ovf")) {
+        return Ok(());
     }
+    let text = if import {
+        "invalid filename or wrong extension"
+    } else {
+        "wrong file extension"
+    };
+    Err(ApiError::param("filename", text))
+}
+
+/// `POST …/upload`.
+pub fn upload(state: &mut State, call: &Call) -> Answer {
+    let params = &call.params;
+    let (node, id, content) = (params.node(), params.text("storage"), params.text("content"));
+    let storage = state.usable_storage(&node, &id)?;
+    if storage.kind == StorageKind::ZfsPool {
+        let kind = storage.kind.word();
+        return Err(ApiError::die(format!("can't upload to storage type '{kind}'")));
+    }
+    let Some(file) = call.upload.clone() else {
+        return Err(ApiError::die("missing temporary file name"));
+    };
+    let filename = normal_filename(&params.text("filename"));
+    check_filename(&content, &filename)?;
+    if !storage.content.contains(&content) {
+        return Err(ApiError::die(format!(
+            "storage '{id}' does not support '{content}' content"
+        )));
+    }
+    state.active_storage(&node, &id)?;
+    let work = Upload {
+        node: node.clone(),
+        storage: id,
+        content,
+        filename,
+        file,
+        checksum: params.get("checksum-algorithm").zip(params.get("checksum")),
+    };
+    let work = Work::Upload(Box::new(work));
+    Ok(state.start_task(&node, "imgcopy", "", &call.caller.id, work).into())
 }
 
 /// `POST …/download-url`.
@@ -334,24 +413,8 @@ pub fn download(state: &mut State, call: &Call) -> Answer {
             "storage '{id}' is not configured for content-type '{content}'"
         )));
     }
-    let safe = |c: char| {
-        if c.is_ascii_alphanumeric() || "-_.".contains(c) {
-            c
-        } else {
-            '_'
-        }
-    };
-    let filename: String = params
-        .text("filename")
-        .rsplit('/')
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .map(safe)
-        .collect();
-    if !ends(&content).iter().any(|end| filename.ends_with(end)) {
-        return Err(ApiError::param("filename", "wrong file extension"));
-    }
+    let filename = normal_filename(&params.text("filename"));
+    check_filename(&content, &filename)?;
     let algorithm = params.get("checksum-algorithm");
     let checksum = match (params.get("checksum"), algorithm) {
         (Some(value), Some(algorithm)) => Some((algorithm, value)),
@@ -364,6 +427,7 @@ pub fn download(state: &mut State, call: &Call) -> Answer {
         filename: filename.clone(),
         url: params.text("url"),
         checksum,
+        compression: params.get("compression"),
     };
     Ok(state
         .start_task(
@@ -384,6 +448,9 @@ pub fn url_metadata(state: &mut State, call: &Call) -> Answer {
             let name = url.rsplit('/').next().unwrap_or_default();
             Ok(json!({ "filename": name, "size": file.size, "mimetype": "application/octet-stream" }).into())
         }
-        None => Err(ApiError::die("invalid server response: '404 Not Found'")),
+        None => Err(ApiError::die(match unreachable(&url) {
+            Some(host) => format!("invalid server response: '500 Can't connect to {host} (Connection refused)'"),
+            None => "invalid server response: '404 Not Found'".to_owned(),
+        })),
     }
 }

@@ -34,6 +34,25 @@ pub struct Backup {
     pub protected: bool,
     /// Who asked.
     pub user: String,
+    /// Guests that the caller may not back up are left out without an error.
+    #[serde(default)]
+    pub quiet: bool,
+    /// Guests that could not be backed up.
+    #[serde(default)]
+    pub failed: Vec<u32>,
+}
+
+/// `\\n` and `\\\\` of a template of notes as what they stand for.
+fn unescape(template: &str) -> String {
+    let mut out = String::new();
+    let mut letters = template.chars();
+    while let Some(letter) = letters.next() {
+        match (letter, letter == '\\') {
+            (_, true) => out.push(if letters.next() == Some('n') { '\n' } else { '\\' }),
+            (letter, false) => out.push(letter),
+        }
+    }
+    out
 }
 
 impl State {
@@ -60,39 +79,64 @@ impl State {
 
     pub(super) fn begin_backup(&mut self, seq: u64, backup: &Backup) -> Result<u64> {
         let caller = Caller::new(backup.user.clone());
-        let storage = self.active_storage(&backup.node, &backup.storage);
-        let usable = storage.map(|found| found.content.contains("backup"));
-        if let Err(error) = usable.as_ref() {
-            self.log(
-                seq,
-                format!("ERROR: could not get storage information for '{}'", backup.storage),
-            );
-            self.log(seq, error.first_line().to_owned());
+        self.check_backup_storage(&backup.node, &backup.storage)?;
+        let may = |vmid: &u32| self.need(&caller, &format!("/vms/{vmid}"), &["VM.Backup"]);
+        let mut vmids = backup.vmids.clone();
+        if backup.quiet {
+            vmids.retain(|vmid| may(vmid).is_ok());
+        }
+        for vmid in &vmids {
+            may(vmid).map_err(|error| ApiError::die(format!("{} {}", error.status, error.first_line())))?;
+        }
+        let mut failed = Vec::new();
+        for vmid in &vmids {
+            let there = self.any_guest(&backup.node, *vmid).map(|guest| guest.kind.word());
+            let there = there.map_err(|_| ApiError::die(format!("unable to find VM '{vmid}'")));
+            match there.and_then(|word| self.check_lock(*vmid).map(|()| word)) {
+                Ok(word) => {
+                    self.log(seq, format!("INFO: Starting Backup of VM {vmid} ({word})"));
+                    self.guest_mut(*vmid)?
+                        .edit(|config| config.current.set("lock", "backup"));
+                }
+                Err(error) => {
+                    let text = error.first_line();
+                    self.log(seq, format!("ERROR: Backup of VM {vmid} failed - {text}"));
+                    failed.push(*vmid);
+                }
+            }
+        }
+        if failed.len() == vmids.len() && !failed.is_empty() {
+            self.log(seq, "INFO: Backup job finished with errors");
             return Err(ApiError::die("job errors"));
         }
-        if usable != Ok(true) {
-            return Err(ApiError::die(format!(
-                "storage '{}' does not support backups",
-                backup.storage
-            )));
+        vmids.retain(|vmid| !failed.contains(vmid));
+        let duration = self.latency.clone_full / 3 * vmids.len().max(1) as u64;
+        if let Some(Work::Backup(work)) = self.tasks.get_mut(&seq).map(|task| &mut task.work) {
+            (work.vmids, work.failed) = (vmids, failed);
         }
-        for vmid in &backup.vmids {
-            let allowed = self.need(&caller, &format!("/vms/{vmid}"), &["VM.Backup"]);
-            let known = self.any_guest(&backup.node, *vmid).map(|_| ());
-            if let Err(error) = known.and(allowed).and_then(|()| self.check_lock(*vmid)) {
-                self.log(
-                    seq,
-                    format!("ERROR: Backup of VM {vmid} failed - {}", error.first_line()),
-                );
-                self.undo_backup(backup);
-                return Err(ApiError::die("job errors"));
-            }
-            let word = self.any_guest(&backup.node, *vmid)?.kind.word();
-            self.log(seq, format!("INFO: Starting Backup of VM {vmid} ({word})"));
-            self.guest_mut(*vmid)?
-                .edit(|config| config.current.set("lock", "backup"));
+        Ok(duration)
+    }
+
+    /// What is wrong with a storage, told as one text.
+    fn check_backup_storage(&self, node: &str, id: &str) -> Result<()> {
+        let mut faults = Vec::new();
+        if let Err(error) = self.active_storage(node, id) {
+            faults.push(format!("could not activate storage '{id}': {}", error.first_line()));
         }
-        Ok(self.latency.clone_full / 3 * backup.vmids.len().max(1) as u64)
+        let usable = self.storage(id).and_then(|storage| {
+            let text = format!("can't use storage '{id}' for backups - wrong content type");
+            let backup = storage.content.contains("backup");
+            if backup { Ok(()) } else { Err(ApiError::die(text)) }
+        });
+        if let Err(error) = usable {
+            let text = error.first_line();
+            faults.push(format!("could not get storage information for '{id}': {text}"));
+        }
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(ApiError::die(faults.join("\n")))
+        }
     }
 
     pub(super) fn undo_backup(&mut self, backup: &Backup) {
@@ -128,9 +172,11 @@ impl State {
             let file = format!("backup/vzdump-{}-{vmid}-{stamp}{ending}", kind.word());
             let mut data = BTreeMap::from([(CONFIG.to_owned(), config.render()), (INSIDE.to_owned(), inside)]);
             if let Some(notes) = &backup.notes {
-                let notes = notes
+                let cluster = self.cluster.as_deref().unwrap_or("standalone node");
+                let notes = unescape(notes)
                     .replace("{{guestname}}", &name)
-                    .replace("{{vmid}}", &vmid.to_string());
+                    .replace("{{vmid}}", &vmid.to_string())
+                    .replace("{{cluster}}", cluster);
                 data.insert("notes".to_owned(), notes.replace("{{node}}", &backup.node));
             }
             if backup.protected {
@@ -150,8 +196,12 @@ impl State {
             self.storage_mut(&backup.storage)?.insert(&backup.node, &file, volume);
             self.log(seq, format!("INFO: Finished Backup of VM {vmid} (00:00:02)"));
         }
-        self.log(seq, "INFO: Backup job finished successfully");
-        Ok(())
+        if backup.failed.is_empty() {
+            self.log(seq, "INFO: Backup job finished successfully");
+            return Ok(());
+        }
+        self.log(seq, "INFO: Backup job finished with errors");
+        Err(ApiError::die("job errors"))
     }
 
     /// The configuration text in a backup.
@@ -164,6 +214,12 @@ impl State {
             .get(CONFIG)
             .cloned()
             .ok_or_else(|| ApiError::die("unable to extract configuration from archive"))
+    }
+
+    /// Whether a volume is the backup of an unprivileged container.
+    pub(super) fn was_unprivileged(&self, node: &str, volid: &str) -> bool {
+        self.backup_config(node, volid)
+            .is_ok_and(|text| GuestConfig::parse(&text).current.flag("unprivileged"))
     }
 
     /// What was on the root file system when the backup was made.

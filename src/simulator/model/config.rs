@@ -7,6 +7,10 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 use sha1::{Digest as _, Sha1};
 
+/// The option that holds environment variables, and the raw lines that it becomes in the file.
+const ENVIRONMENT: &str = "env";
+const RUNTIME: &str = "lxc.environment.runtime";
+
 /// One section of the file: the current state or a snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Section {
@@ -25,10 +29,10 @@ impl Section {
     /// Sets an option; a description gets the form that it has after a trip through the file.
     pub fn set(&mut self, key: &str, value: impl Into<String>) {
         let value = value.into();
-        let value = if key == "description" {
-            file_description(&value)
-        } else {
-            value
+        let value = match key {
+            "description" => file_description(&value),
+            ENVIRONMENT => value,
+            _ => file_value(&value),
         };
         if key == "description" && value.is_empty() {
             self.options.remove(key);
@@ -51,8 +55,14 @@ impl Section {
         for line in self.get("description").unwrap_or_default().lines() {
             let _ = writeln!(out, "#{}", encode_text(line));
         }
-        for (key, value) in self.options.iter().filter(|(key, _)| *key != "description") {
-            let _ = writeln!(out, "{key}: {value}");
+        for (key, value) in &self.options {
+            if key != "description" && key != ENVIRONMENT {
+                let _ = writeln!(out, "{key}: {value}");
+            }
+        }
+        let variables = self.get(ENVIRONMENT).unwrap_or_default().split('\0');
+        for variable in variables.filter(|variable| !variable.is_empty()) {
+            let _ = writeln!(out, "{RUNTIME}: {variable}");
         }
         for (key, value) in &self.lxc {
             let _ = writeln!(out, "{key}: {value}");
@@ -99,7 +109,7 @@ impl GuestConfig {
         out
     }
 
-    /// Reads the text of a file. Lines that are neither an option nor an `lxc.*` line are dropped, as Proxmox drops
+    /// Reads the text of a file. Lines that are neither an option nor a known `lxc.*` line are dropped, as Proxmox drops
     /// them at the next write.
     pub fn parse(text: &str) -> Self {
         let mut config = Self::default();
@@ -121,8 +131,16 @@ impl GuestConfig {
                 description.push_str(&decode_text(comment.trim_end()));
                 description.push('\n');
             } else if let Some((key, value)) = split_line(line) {
-                if key.starts_with("lxc.") {
-                    section.lxc.push((key, value));
+                if key == RUNTIME {
+                    let old = section
+                        .get(ENVIRONMENT)
+                        .map(|old| format!("{old}\0"))
+                        .unwrap_or_default();
+                    section.options.insert(ENVIRONMENT.to_owned(), old + &value);
+                } else if key.starts_with("lxc.") {
+                    if super::lxc_raw::is_known(&key) {
+                        section.lxc.push((key, value));
+                    }
                 } else if !value.is_empty() {
                     section.options.insert(key, value);
                 }
@@ -175,6 +193,12 @@ fn split_line(line: &str) -> Option<(String, String)> {
             .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-' || (raw && b == b'.'))
         && (raw || line.as_bytes().get(at) == Some(&b':'));
     good.then(|| (key.to_owned(), line[at + 1..].trim().to_owned()))
+}
+
+/// A value as it reads after being written as a line: without blanks around it, and one blank when it is empty.
+fn file_value(text: &str) -> String {
+    let trimmed = text.trim();
+    if trimmed.is_empty() { " " } else { trimmed }.to_owned()
 }
 
 /// A description as it reads after being written as comment lines: trailing empty lines go, one newline ends it.
@@ -232,13 +256,16 @@ mod tests {
 
     #[test]
     fn edited_text_keeps_known_lines_only() {
-        let config =
-            GuestConfig::parse("arch: amd64\nnonsense\nlxc.apparmor.profile = generated\n\n[s1]\nmemory: 16\n");
+        let config = GuestConfig::parse(
+            "arch: amd64\nnonsense\nlxc.sysctl.vm.swappiness: 1\nlxc.environment.runtime: A=1\nlxc.environment.runtime: B=2\nlxc.apparmor.profile = generated\n\n[s1]\nmemory: 16\n",
+        );
         assert_eq!(config.current.get("arch"), Some("amd64"));
         assert_eq!(
             config.current.lxc,
             [("lxc.apparmor.profile".to_owned(), "generated".to_owned())]
         );
+        assert_eq!(config.current.get("env"), Some("A=1\0B=2"));
+        assert_eq!(GuestConfig::parse(&config.render()), config);
         assert_eq!(config.snapshots["s1"].get("memory"), Some("16"));
     }
 }

@@ -8,6 +8,19 @@ use super::state::{Caller, State};
 use super::storage::{Storage, StorageKind, Volume, split_volid};
 use super::task::Work;
 
+/// A volume id from what stands in a path: with or without the storage, but of no other one.
+fn full_volid(id: &str, volume: &str) -> Result<String> {
+    if !volume.contains(':') {
+        return Ok(format!("{id}:{volume}"));
+    }
+    let refuse = |text: String| Err(ApiError::param("volume", format!("{text}\n")));
+    match split_volid(volume) {
+        None => refuse(format!("unable to parse volume ID '{volume}'")),
+        Some((other, _)) if other != id => refuse(format!("storage ID mismatch ({other} != {id})")),
+        Some(_) => Ok(volume.to_owned()),
+    }
+}
+
 impl State {
     /// Content type of a volume: files know it, disks take it from the kind of their owner.
     fn content_of(&self, volume: &Volume) -> String {
@@ -25,10 +38,16 @@ impl State {
     }
 
     fn content_row(&self, id: &str, storage: &Storage, name: &str, volume: &Volume) -> Value {
+        // Both ends of names of CD images are listed as one format.
+        let format = match volume.content.as_str() {
+            "iso" => "iso",
+            "snippets" => "snippet",
+            _ => &volume.format,
+        };
         let mut row = json!({
             "volid": format!("{id}:{name}"),
             "content": self.content_of(volume),
-            "format": volume.format,
+            "format": format,
             "size": volume.size,
             "ctime": volume.ctime,
         });
@@ -64,68 +83,71 @@ impl State {
         vmid: Option<u32>,
     ) -> Result<Vec<Value>> {
         let storage = self.active_storage(node, id)?;
-        let everything = self.may(caller, &format!("/storage/{id}"), &["Datastore.Allocate"]);
-        let visible = |volume: &Volume| {
-            // Without Datastore.Allocate only disks of guests that the caller may see are listed.
-            everything
-                || volume
-                    .owner
-                    .is_none_or(|owner| self.may(caller, &format!("/vms/{owner}"), &["VM.Audit"]))
-                || self.may(caller, &format!("/storage/{id}"), &["Datastore.Audit"])
+        let visible = |name: &String| {
+            self.check_volume_access(caller, None, &format!("{id}:{name}"), None)
+                .is_ok()
+        };
+        // A guest has no CD images and archives; snippets and images to import are listed all the same.
+        let of_guest = |volume: &Volume| match (vmid, volume.content.as_str()) {
+            (None, _) | (Some(_), "snippets" | "import") => true,
+            (Some(_), "iso" | "vztmpl") => false,
+            (wanted, _) => volume.owner == wanted,
         };
         Ok(storage
             .on(node)
-            .filter(|(_, volume)| vmid.is_none_or(|vmid| volume.owner == Some(vmid)))
+            .filter(|(_, volume)| of_guest(volume))
             .filter(|(_, volume)| content.is_none_or(|wanted| self.content_of(volume) == wanted))
-            .filter(|(_, volume)| visible(volume))
+            .filter(|(name, _)| visible(name))
             .map(|(name, volume)| self.content_row(id, storage, name, volume))
             .collect())
     }
 
     /// `GET …/content/{volume}`.
     pub fn volume_info(&self, caller: &Caller, node: &str, id: &str, volume: &str) -> Result<Value> {
-        let volid = self.full_volid(id, volume)?;
-        let owner = self.volume_owner(&volid).unwrap_or_default();
-        self.check_volume_access(caller, owner, &volid)?;
+        let volid = full_volid(id, volume)?;
+        self.check_volume_access(caller, None, &volid, None)?;
         let (storage_id, name) = self.split(&volid)?;
         let storage = self.active_storage(node, storage_id)?;
+        let parsed = storage.parse_name(name).map_err(ApiError::die)?;
         let Some(found) = storage.volume(node, name) else {
             return Err(ApiError::die(format!(
-                "volume_size_info on '{volid}' failed - no such volume"
+                "volume_size_info on '{volid}' failed - no format"
             )));
         };
-        Ok(json!({
+        if found.size == 0 && parsed.format != "subvol" {
+            return Err(ApiError::die(format!("volume '{volid}' has size zero")));
+        }
+        // The tool that looks counts in sectors.
+        let mut row = json!({
             "path": self.volume_path(storage, name),
-            "size": found.size,
+            "size": found.size.next_multiple_of(512),
             "used": found.used,
-            "format": found.format,
-        }))
+            "format": parsed.format,
+        });
+        if parsed.content == "backup" {
+            row["notes"] = json!(found.data.get("notes").cloned().unwrap_or_default());
+            row["protected"] = json!(u8::from(found.data.contains_key("protected")));
+        }
+        Ok(row)
     }
 
-    fn volume_path(&self, storage: &Storage, name: &str) -> String {
+    /// Where a volume lies on the node.
+    pub(super) fn volume_path(&self, storage: &Storage, name: &str) -> String {
         let stem = name.split('.').next().unwrap_or_default();
-        match storage.kind {
-            StorageKind::ZfsPool => format!("/{}/{}", storage.path, name.rsplit('/').next().unwrap_or_default()),
-            StorageKind::Btrfs if name.ends_with(".raw") => format!("{}/images/{stem}/disk.raw", storage.path),
-            _ => format!("{}/images/{name}", storage.path),
-        }
-    }
-
-    /// A volume id from what stands in a path: with or without the storage.
-    fn full_volid(&self, id: &str, volume: &str) -> Result<String> {
-        let volid = match split_volid(volume) {
-            Some(_) => volume.to_owned(),
-            None => format!("{id}:{volume}"),
+        let file = name.split_once('/').map(|(_, file)| file).unwrap_or_default();
+        let folder = match storage.parse_name(name).map(|parsed| parsed.content) {
+            Ok("images") | Err(_) => None,
+            Ok("vztmpl") => Some("template/cache"),
+            Ok("iso") => Some("template/iso"),
+            Ok("backup") => Some("dump"),
+            Ok(content) => Some(content),
         };
-        let (storage_id, name) = self.split(&volid)?;
-        let storage = self.storage(storage_id)?;
-        let file = ["vztmpl/", "iso/", "backup/", "snippets/", "import/"]
-            .iter()
-            .any(|kind| name.starts_with(kind));
-        if !file {
-            storage.owner_of(name).map_err(ApiError::die)?;
+        match (storage.kind, folder) {
+            (StorageKind::ZfsPool, _) => format!("/{}/{}", storage.path, name.rsplit('/').next().unwrap_or_default()),
+            (_, Some(folder)) => format!("{}/{folder}/{file}", storage.path),
+            (StorageKind::Btrfs, None) if name.ends_with(".raw") => format!("{}/images/{stem}/disk.raw", storage.path),
+            (_, None) => format!("{}/images/{name}", storage.path),
         }
-        Ok(volid)
     }
 
     /// `POST /nodes/{node}/storage/{storage}/content`: a bare volume (facts K.1.7).
@@ -157,14 +179,9 @@ impl State {
         let name = if storage.kind == StorageKind::ZfsPool {
             filename.to_owned()
         } else {
-            if ending.is_none() {
-                return Err(ApiError::die(format!("unable to parse volume filename '{filename}'")));
-            }
             format!("{vmid}/{filename}")
         };
-        if let Err(text) = storage.owner_of(&name) {
-            return Err(ApiError::die(text));
-        }
+        storage.parse_name(&name).map_err(ApiError::die)?;
         if storage.volume(node, &name).is_some() {
             let path = self.volume_path(storage, &name);
             let path = path.strip_suffix("/disk.raw").unwrap_or(&path);
@@ -180,34 +197,42 @@ impl State {
         Ok(volid)
     }
 
-    /// `DELETE …/content/{volume}`.
-    pub fn delete_content(&mut self, caller: &Caller, node: &str, id: &str, volume: &str) -> Result<String> {
-        self.storage(id)?;
-        let volid = self.full_volid(id, volume)?;
+    /// `DELETE …/content/{volume}`: the task, or nothing when it ended well within the time that the caller waits.
+    pub fn delete_content(
+        &mut self,
+        caller: &Caller,
+        node: &str,
+        id: &str,
+        volume: &str,
+        delay_s: Option<u64>,
+    ) -> Result<Option<String>> {
+        let volid = full_volid(id, volume)?;
         let (storage_id, name) = self.split(&volid)?;
-        let privilege = if name.starts_with("backup/") {
-            "Datastore.AllocateSpace"
-        } else {
-            "Datastore.Allocate"
-        };
-        self.need(caller, &format!("/storage/{storage_id}"), &[privilege])?;
-        let protected = self
-            .volume(node, &volid)
-            .is_some_and(|found| found.data.contains_key("protected"));
-        if protected {
-            return Err(ApiError::die(format!(
-                "cannot remove protected volume '{volid}' on '{storage_id}'"
-            )));
+        let parsed = self.storage(storage_id)?.parse_name(name).map_err(ApiError::die)?;
+        let path = format!("/storage/{storage_id}");
+        match (parsed.content, parsed.owner) {
+            ("backup", Some(owner)) => {
+                self.need(caller, &path, &["Datastore.AllocateSpace"])?;
+                self.need(caller, &format!("/vms/{owner}"), &["VM.Backup"])?;
+            }
+            _ => self.need(caller, &path, &["Datastore.Allocate"])?,
         }
-        let worker = match self.volume_owner(&volid) {
-            Ok(owner) => format!("{owner}@{storage_id}"),
-            Err(_) => storage_id.to_owned(),
+        let worker = match parsed.owner {
+            Some(owner) => format!("{owner}@{storage_id}"),
+            None => storage_id.to_owned(),
         };
         let work = Work::VolumeDelete {
             node: node.to_owned(),
             volid,
         };
-        Ok(self.start_task(node, "imgdel", &worker, &caller.id, work))
+        let upid = self.start_task(node, "imgdel", &worker, &caller.id, work);
+        if delay_s.is_none_or(|seconds| seconds * 1000 < self.latency.volume_delete) {
+            return Ok(Some(upid));
+        }
+        let failed = self
+            .end_now(&upid)
+            .filter(|status| status != "OK" && !status.starts_with("WARNINGS"));
+        failed.map_or(Ok(None), |status| Err(ApiError::die(status)))
     }
 
     /// `PUT …/content/{volume}`: notes and protection of backups.
@@ -220,13 +245,16 @@ impl State {
         notes: Option<String>,
         protected: Option<bool>,
     ) -> Result<()> {
-        let volid = self.full_volid(id, volume)?;
+        let volid = full_volid(id, volume)?;
+        self.check_volume_access(caller, None, &volid, None)?;
         let (storage_id, name) = self.split(&volid)?;
         let (storage_id, name) = (storage_id.to_owned(), name.to_owned());
-        self.need(caller, &format!("/storage/{storage_id}"), &["Datastore.AllocateSpace"])?;
         if !name.starts_with("backup/") {
-            let what = if notes.is_some() { "have notes" } else { "be protected" };
-            return Err(ApiError::die(format!("only backups can {what}")));
+            return Err(ApiError::die(match (notes, protected) {
+                (Some(_), _) => "only backups can have notes",
+                (None, Some(_)) => "only backups support attribute 'protected'",
+                (None, None) => return Ok(()),
+            }));
         }
         let Some(found) = self.storage_mut(&storage_id)?.volume_mut(node, &name) else {
             return Err(ApiError::die(format!("volume '{volid}' does not exist")));
@@ -247,21 +275,11 @@ impl State {
     pub(super) fn finish_volume_delete(&mut self, seq: u64, node: &str, volid: &str) -> Result<()> {
         let (storage_id, name) = self.split(volid)?;
         let storage = self.active_storage(node, storage_id)?;
-        if storage.owner_of(name).is_err() {
-            let storage_id = storage_id.to_owned();
-            let name = name.to_owned();
-            self.storage_mut(&storage_id)?.take(node, &name);
-        } else {
-            if storage.kind == StorageKind::Btrfs && storage.volume(node, name).is_none() {
-                let path = self.volume_path(storage, name);
-                let path = path.strip_suffix("/disk.raw").unwrap_or(&path);
-                let text = format!("command 'btrfs subvolume delete -- {path}' failed");
-                return Err(ApiError::die(format!(
-                    "{text}: ERROR: Could not statfs: No such file or directory"
-                )));
-            }
-            self.free_volume(node, volid)?;
+        if storage.kind == StorageKind::Dir && storage.volume(node, name).is_none() {
+            let path = self.volume_path(storage, name);
+            self.log(seq, format!("disk image '{path}' does not exist"));
         }
+        self.free_volume(node, volid)?;
         self.log(seq, format!("Removed volume '{volid}'"));
         Ok(())
     }

@@ -62,6 +62,42 @@ pub struct Download {
     pub url: String,
     /// Algorithm and expected value.
     pub checksum: Option<(String, String)>,
+    /// How the file is packed.
+    #[serde(default)]
+    pub compression: Option<String>,
+}
+
+/// A file that came with a request.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadedFile {
+    /// Bytes.
+    pub size: u64,
+    /// Checksums by algorithm.
+    pub sums: BTreeMap<String, String>,
+}
+
+/// What an upload task does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upload {
+    /// Node.
+    pub node: String,
+    /// Storage.
+    pub storage: String,
+    /// Content type: `vztmpl`, `iso` or `import`.
+    pub content: String,
+    /// Name in the storage.
+    pub filename: String,
+    /// The file.
+    pub file: UploadedFile,
+    /// Algorithm and expected value.
+    pub checksum: Option<(String, String)>,
+}
+
+/// Host and port of a URL where nobody can be listening: port 1 of the node itself.
+pub fn unreachable(url: &str) -> Option<&str> {
+    let host = url.split_once("://")?.1.split('/').next()?;
+    let local = ["127.", "localhost:"].iter().any(|start| host.starts_with(start));
+    (local && host.ends_with(":1")).then_some(host)
 }
 
 /// Format of a file in a storage by its name.
@@ -95,6 +131,15 @@ impl State {
     }
 
     pub(super) fn begin_download(&mut self, seq: u64, download: &Download) -> Result<u64> {
+        if let Some(packing) = &download.compression {
+            if download.content != "iso" {
+                let text = format!("decompression not supported for {}", download.content);
+                return Err(ApiError::die(text));
+            }
+            if !["gz", "lzo", "zst", "bz2"].contains(&packing.as_str()) {
+                return Err(ApiError::die("no decompression method found"));
+            }
+        }
         let path = format!("{}/{}", self.download_folder(download)?, download.filename);
         let name = format!("{}/{}", download.content, download.filename);
         let present = self.storage(&download.storage)?.volume(&download.node, &name).cloned();
@@ -123,6 +168,10 @@ impl State {
             return Ok(());
         }
         let Some(file) = self.remote_files.get(&download.url).cloned() else {
+            if let Some(host) = unreachable(&download.url) {
+                let text = format!("download failed: Connecting to {host}... failed: Connection refused.");
+                return Err(ApiError::die(text));
+            }
             self.log(
                 seq,
                 "Resolving host... HTTP request sent, awaiting response... 404 Not Found",
@@ -169,6 +218,33 @@ impl State {
             seq,
             format!("download of '{}' to '{}' finished", download.url, download.filename),
         );
+        Ok(())
+    }
+
+    pub(super) fn finish_upload(&mut self, seq: u64, upload: &Upload) -> Result<()> {
+        if let Some((algorithm, wanted)) = &upload.checksum {
+            let got = upload.file.sums.get(algorithm).cloned().unwrap_or_default();
+            if !got.eq_ignore_ascii_case(wanted) {
+                return Err(ApiError::die(format!(
+                    "checksum mismatch: got '{got}' != expect '{wanted}'"
+                )));
+            }
+            self.log(seq, "calculating checksum...OK, checksum verified");
+        }
+        let name = format!("{}/{}", upload.content, upload.filename);
+        let volume = Volume {
+            uid: self.next_number(),
+            size: upload.file.size,
+            used: upload.file.size,
+            format: file_format(&upload.filename).to_owned(),
+            content: upload.content.clone(),
+            ctime: self.seconds(),
+            data: upload.file.sums.clone(),
+            ..Volume::default()
+        };
+        // A file of that name is overwritten.
+        self.storage_mut(&upload.storage)?.insert(&upload.node, &name, volume);
+        self.log(seq, "finished file import successfully");
         Ok(())
     }
 }

@@ -234,8 +234,11 @@ impl State {
 
     fn switch(&mut self, vmid: u32, running: bool) -> Result<()> {
         self.hook_outside(if running { "start" } else { "stop" }, vmid, &[]);
-        if !running {
-            return self.power_off(vmid);
+        let container = self.guest_mut(vmid)?.kind == GuestKind::Lxc;
+        match running {
+            false if container => return self.finish_ct_stop(vmid),
+            false => return self.power_off(vmid),
+            true => {}
         }
         let (pid, since) = ((self.next_number() % 4_000_000) as u32, self.now);
         let guest = self.guest_mut(vmid)?;

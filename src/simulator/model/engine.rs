@@ -98,12 +98,21 @@ impl State {
                 if let Some(task) = self.tasks.get_mut(&seq) {
                     task.work = Work::Nothing {
                         duration_ms: 0,
-                        error: Some(error.first_line().to_owned()),
+                        error: Some(error.message),
                     };
                     task.state = TaskState::Running { ends_at };
                 }
             }
         }
+    }
+
+    /// Lets a running task end at once, for a caller who waits for it, and tells how it ended.
+    pub(super) fn end_now(&mut self, upid: &str) -> Option<String> {
+        let seq = self.task(upid)?.seq;
+        if self.task(upid)?.is_running() {
+            self.end_task(seq);
+        }
+        self.task(upid)?.exitstatus.clone()
     }
 
     fn ordered_failure(&mut self, seq: u64) -> Option<String> {
@@ -142,11 +151,9 @@ impl State {
         if let Some(task) = self.tasks.get_mut(&seq) {
             let (status, line) = match &error {
                 Some(text) => {
-                    let text = text.trim_end();
-                    (
-                        text.lines().next().unwrap_or_default().to_owned(),
-                        format!("TASK ERROR: {text}"),
-                    )
+                    let text = text.trim_end().replace('\n', " ");
+                    let line = format!("TASK ERROR: {text}");
+                    (text, line)
                 }
                 None if task.warnings > 0 => {
                     let text = format!("WARNINGS: {}", task.warnings);
@@ -182,7 +189,7 @@ impl State {
             return;
         };
         let text = match &work {
-            Work::CtCreate(create) => format!("unable to create CT {} - interrupted by signal", create.vmid),
+            Work::CtCreate(create) => create.interrupted(),
             Work::CtClone(_) => "clone failed: interrupted by signal".to_owned(),
             Work::Vm(work) => Self::vm_interrupted(work),
             _ => "interrupted by signal".to_owned(),
@@ -289,6 +296,7 @@ impl State {
             Work::VolumeDelete { .. } => Ok(self.latency.volume_delete),
             Work::Backup(backup) => self.begin_backup(seq, backup),
             Work::Download(download) => self.begin_download(seq, download),
+            Work::Upload(_) => Ok(self.latency.refusal),
             Work::Vm(work) => self.begin_vm(seq, work),
             Work::StartAll { node, vms } => self.begin_start_all(seq, node, vms.as_deref()),
             Work::StopAll { node, vms } => self.begin_stop_all(seq, node, vms.as_deref()),
@@ -318,6 +326,7 @@ impl State {
             Work::CtMoveVolume(moving) => self.finish_ct_move_volume(seq, moving),
             Work::VolumeDelete { node, volid } => self.finish_volume_delete(seq, node, volid),
             Work::Download(download) => self.finish_download(seq, download),
+            Work::Upload(upload) => self.finish_upload(seq, upload),
             Work::Backup(backup) => self.finish_backup(seq, backup),
             Work::Vm(work) => self.finish_vm(seq, work),
             Work::StartAll { .. } | Work::StopAll { .. } => Ok(()),

@@ -1,14 +1,15 @@
 //! Reading and changing the configuration of a container: `GET` and `PUT …/config`, pending changes and hot-plug
 //! (facts D.5, K.2).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::config::{GuestConfig, Section};
 use super::error::{ApiError, Result};
-use super::lxc_options::{Mount, OptionCheck, add_unused, index_of, is_mount, is_option, uses_volume};
+use super::lxc_options::{Mount, OptionCheck, add_unused, all_mounts, index_of, is_mount, is_option};
 use super::state::{Caller, State};
 
 const REQUIRED: &[&str] = &["memory", "ostype", "rootfs"];
+/// Options that take effect at once in a running container.
 const FAST: &[&str] = &[
     "description",
     "onboot",
@@ -19,12 +20,12 @@ const FAST: &[&str] = &[
     "cores",
     "tags",
     "lock",
-    "template",
-    "memory",
-    "swap",
-    "cpulimit",
-    "cpuunits",
 ];
+/// Limits that the running container gets at once.
+const LIMITS: &[&str] = &["memory", "swap", "cpulimit", "cpuunits"];
+
+/// What was refused, by option. Proxmox goes on after an error, and writes nothing at the end.
+type Errors = BTreeMap<String, String>;
 
 /// A change of a container's configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,32 +45,36 @@ pub struct Change {
 /// The configuration as if the container had been restarted: pending changes in force.
 pub fn with_pending(config: &GuestConfig) -> Section {
     let mut section = config.current.clone();
-    for key in config.pending_delete.keys() {
-        section.remove(key);
-    }
     for (key, value) in &config.pending {
         section.set(key, value.clone());
+    }
+    for key in config.pending_delete.keys() {
+        section.remove(key);
     }
     section
 }
 
 fn check_lists(change: &Change) -> Result<()> {
-    for key in &change.delete {
-        if change.set.contains_key(key) {
-            let text = format!("you can't use '-{key}' and -delete {key}' at the same time");
-            return Err(ApiError::param("delete", text));
-        }
-        if !is_option(key) {
-            return Err(ApiError::param("delete", format!("unknown option '{key}'")));
-        }
-    }
     for key in &change.revert {
         if !is_option(key) {
             return Err(ApiError::param("revert", format!("unknown option '{key}'")));
         }
         if change.set.contains_key(key) {
-            let text = format!("you can't use '-{key}' and -revert {key}' at the same time");
+            let text = format!("you can't use '-{key}' and '-revert {key}' at the same time");
             return Err(ApiError::param("revert", text));
+        }
+    }
+    for key in &change.delete {
+        if !is_option(key) {
+            return Err(ApiError::param("delete", format!("unknown option '{key}'")));
+        }
+        if change.set.contains_key(key) {
+            let text = format!("you can't use '-{key}' and -delete {key}' at the same time");
+            return Err(ApiError::param("delete", text));
+        }
+        if change.revert.contains(key) {
+            let text = format!("you can't use '-delete {key}' and '-revert {key}' at the same time");
+            return Err(ApiError::param("delete", text));
         }
     }
     Ok(())
@@ -91,20 +96,24 @@ impl State {
         if !change.given {
             return Err(ApiError::die("no options specified"));
         }
-        check_lists(change)?;
         let guest = self.ct(node, vmid)?;
-        self.check_change(caller, node, vmid, change)?;
         self.check_flock(vmid, None)?;
         self.check_lock(vmid)?;
         check_digest(&guest.digest(), change.digest.as_deref())?;
+        self.check_rights(caller, node, vmid, change)?;
         self.check_writable()?;
-        self.check_protection(vmid, change)?;
-        self.check_devices(node, change)?;
+        self.check_change(node, vmid, change)?;
         let running = self.ct(node, vmid)?.running.is_some();
         let before = self.ct(node, vmid)?.config().clone();
-        let outcome = self.change_ct(node, vmid, change, running);
-        if let Err(error) = outcome {
-            // Nothing of a refused call is written, though volumes that it allocated stay.
+        let mut errors = Errors::new();
+        self.change_ct(node, vmid, change, running, &mut errors)?;
+        let refusal = if errors.is_empty() {
+            invalid_line(change)
+        } else {
+            Some(ApiError::params(errors))
+        };
+        if let Some(error) = refusal {
+            // Nothing of a refused call is written. What it did to storages and to the running container stays.
             self.guest_mut(vmid)?.edit(|config| *config = before);
             return Err(error);
         }
@@ -134,7 +143,8 @@ impl State {
         }
     }
 
-    fn check_change(&self, caller: &Caller, node: &str, vmid: u32, change: &Change) -> Result<()> {
+    /// Rights for every option, with the lists between those for deletions and those for new values.
+    fn check_rights(&self, caller: &Caller, node: &str, vmid: u32, change: &Change) -> Result<()> {
         let current = &self.ct(node, vmid)?.config().current;
         let who = OptionCheck {
             caller,
@@ -146,67 +156,64 @@ impl State {
         for key in change.delete.iter().chain(&change.revert) {
             self.check_option(&who, key, None)?;
         }
+        check_lists(change)?;
         for (key, value) in &change.set {
             self.check_option(&who, key, Some(value))?;
-        }
-        for (key, value) in &change.set {
-            if index_of(key, "net").is_some() {
-                self.check_net_mtu(node, key, value)?;
-            }
-            if let Some((storage_id, _)) = Mount::parse(value).allocation().filter(|_| is_mount(key)) {
-                let storage = self.usable_storage(node, storage_id)?;
-                if !storage.content.contains("rootdir") {
-                    let text = format!("storage '{storage_id}' does not allow content type 'rootdir' (Container)");
-                    return Err(ApiError::die(text));
-                }
-            }
         }
         Ok(())
     }
 
-    fn check_protection(&self, vmid: u32, change: &Change) -> Result<()> {
-        let Some(guest) = self.guests.get(&vmid) else {
-            return Ok(());
-        };
-        let current = &guest.config().current;
-        for key in &change.delete {
+    /// What is refused before anything changes.
+    fn check_change(&self, node: &str, vmid: u32, change: &Change) -> Result<()> {
+        let config = self.ct(node, vmid)?.config();
+        let protection = config.current.flag("protection");
+        let present = |key: &String| config.current.get(key).is_some() || config.pending.contains_key(key);
+        for key in change.delete.iter().filter(|key| present(key)) {
             if REQUIRED.contains(&key.as_str()) {
                 return Err(ApiError::die(format!("unable to delete required option '{key}'")));
             }
             if key == "unprivileged" {
                 return Err(ApiError::die(format!("unable to delete read-only option: '{key}'")));
             }
+            if protection && (index_of(key, "mp").is_some() || index_of(key, "unused").is_some()) {
+                return Err(ApiError::die(format!(
+                    "can't remove CT {vmid} drive '{key}' - protection mode enabled"
+                )));
+            }
         }
-        if change.set.contains_key("unprivileged") {
-            return Err(ApiError::die("unable to modify read-only option: 'unprivileged'"));
-        }
-        if !current.flag("protection") {
-            return Ok(());
-        }
-        let drive = |key: &&String| is_mount(key) || index_of(key, "unused").is_some();
-        if let Some(key) = change
-            .delete
-            .iter()
-            .find(drive)
-            .filter(|key| current.get(key).is_some())
-        {
-            return Err(ApiError::die(format!(
-                "can't remove CT {vmid} drive '{key}' - protection mode enabled"
-            )));
-        }
-        if let Some(key) = change.set.keys().find(|key| is_mount(key)) {
-            return Err(ApiError::die(format!(
-                "can't update CT {vmid} drive '{key}' - protection mode enabled"
-            )));
+        for (key, value) in &change.set {
+            if key == "unprivileged" {
+                return Err(ApiError::die("unable to modify read-only option: 'unprivileged'"));
+            }
+            if is_mount(key) {
+                if protection {
+                    return Err(ApiError::die(format!(
+                        "can't update CT {vmid} drive '{key}' - protection mode enabled"
+                    )));
+                }
+                self.check_mount_storage(&Mount::parse(value))?;
+            }
+            if index_of(key, "net").is_some() {
+                self.check_net_mtu(node, key, value)?;
+            }
+            if index_of(key, "dev").is_some() {
+                self.check_device(node, key, value)?;
+            }
         }
         Ok(())
     }
 
-    fn check_devices(&self, node: &str, change: &Change) -> Result<()> {
-        for (key, value) in change.set.iter().filter(|(key, _)| index_of(key, "dev").is_some()) {
-            self.check_device(node, key, value)?;
+    fn check_mount_storage(&self, mount: &Mount) -> Result<()> {
+        if mount.kind() != "volume" {
+            return Ok(());
         }
-        Ok(())
+        let (id, _) = self.split(mount.volume())?;
+        if self.storage(id)?.content.contains("rootdir") {
+            return Ok(());
+        }
+        Err(ApiError::die(format!(
+            "storage '{id}' does not allow content type 'rootdir' (Container)"
+        )))
     }
 
     /// Refuses a `devN` whose device file is not on the node.
@@ -229,107 +236,138 @@ impl State {
         self.check_bridges(node, current)
     }
 
-    fn change_ct(&mut self, node: &str, vmid: u32, change: &Change, running: bool) -> Result<()> {
+    fn change_ct(&mut self, node: &str, vmid: u32, change: &Change, running: bool, errors: &mut Errors) -> Result<()> {
         let mut wanted = BTreeMap::new();
         for (key, value) in &change.set {
-            let mut value = self.normal_form(node, key, value);
-            if is_mount(key) {
-                value = self.with_size(node, vmid, key, &value);
-            }
+            // Networks and mount points get their form when they come into force.
+            let later = index_of(key, "net").is_some() || is_mount(key);
+            let value = if later {
+                value.clone()
+            } else {
+                self.normal_form(node, key, value)
+            };
             wanted.insert(key.clone(), value);
         }
-        self.guest_mut(vmid)?.edit(|config| {
+        let selected = self.guest_mut(vmid)?.edit(|config| {
+            let mut selected = BTreeSet::new();
             for key in &change.revert {
                 config.pending.remove(key);
                 config.pending_delete.remove(key);
             }
             for key in &change.delete {
-                config.pending.remove(key);
-                if config.current.get(key).is_some() {
+                if config.current.get(key).is_some() || config.pending.contains_key(key) {
                     config.pending_delete.insert(key.clone(), false);
+                    selected.insert(key.clone());
                 }
             }
             for (key, value) in wanted {
                 config.pending_delete.remove(&key);
-                if config.current.get(&key) == Some(value.as_str()) {
-                    config.pending.remove(&key);
-                } else {
-                    config.pending.insert(key, value);
-                }
+                selected.insert(key.clone());
+                config.pending.insert(key, value);
             }
+            clean_pending(config);
+            selected
         });
-        self.apply_pending(node, vmid, running)
-    }
-
-    /// Puts the size of an existing volume into a mount point that names none.
-    fn with_size(&self, node: &str, vmid: u32, key: &str, value: &str) -> String {
-        let mut mount = Mount::parse(value);
-        let current = self.guests.get(&vmid).and_then(|guest| guest.config().current.get(key));
-        let given = mount.parts.contains_key("size") || mount.kind() != "volume" || mount.allocation().is_some();
-        if given || current == Some(value) {
-            return value.to_owned();
-        }
-        match self.volume_size_text(node, mount.volume()) {
-            Some(size) => {
-                mount.set("size", size);
-                mount.print()
-            }
-            None => value.to_owned(),
+        if running {
+            self.hotplug(node, vmid, &selected, errors)
+        } else {
+            self.apply(node, vmid, Some(&selected), errors)
         }
     }
 
-    /// Brings pending changes into force: all of them when the container is stopped, else those that can be
-    /// hot-plugged.
-    pub fn apply_pending(&mut self, node: &str, vmid: u32, running: bool) -> Result<()> {
+    /// Brings all pending changes into force, as a stop and a start do. What fails stays pending.
+    pub fn apply_pending(&mut self, node: &str, vmid: u32) -> Result<()> {
+        self.apply(node, vmid, None, &mut Errors::new())
+    }
+
+    /// Brings pending changes of a stopped container into force.
+    fn apply(&mut self, node: &str, vmid: u32, selected: Option<&BTreeSet<String>>, errors: &mut Errors) -> Result<()> {
+        let chosen = |key: &String| selected.is_none_or(|keys| keys.contains(key));
         let config = self.ct(node, vmid)?.config().clone();
+        let mut failed = |key: &str, error: ApiError| {
+            errors.insert(
+                key.to_owned(),
+                format!("unable to apply pending change {key} : {}", error.message),
+            );
+        };
+        for key in config.pending_delete.keys().filter(|key| chosen(key)) {
+            if let Err(error) = self.apply_delete(node, vmid, key) {
+                failed(key, error);
+            }
+        }
+        self.guest_mut(vmid)?.edit(clean_pending);
+        let pending = self.ct(node, vmid)?.config().pending.clone();
+        for (key, value) in pending.iter().filter(|(key, _)| chosen(key)) {
+            if let Err(error) = self.apply_set(node, vmid, key, value, false) {
+                failed(key, error);
+            }
+        }
+        self.guest_mut(vmid)?.edit(|config| drop_used(&mut config.current));
+        Ok(())
+    }
+
+    /// Brings those pending changes into force that a running container can take. The others stay pending.
+    fn hotplug(&mut self, node: &str, vmid: u32, selected: &BTreeSet<String>, errors: &mut Errors) -> Result<()> {
         let major = self.release.major();
-        for key in config.pending_delete.keys() {
-            if !running || can_delete_hot(key) {
-                self.apply_delete(node, vmid, key)?;
+        let config = self.ct(node, vmid)?.config().clone();
+        let mut failed = |key: &str, error: ApiError| {
+            errors.insert(key.to_owned(), format!("unable to hotplug {key}: {}", error.message));
+        };
+        for key in config.pending_delete.keys().filter(|key| selected.contains(*key)) {
+            if can_delete_hot(key)
+                && let Err(error) = self.apply_delete(node, vmid, key)
+            {
+                failed(key, error);
             }
         }
-        for (key, value) in &config.pending {
-            let exists = config.current.get(key).is_some();
-            if !running || can_set_hot(major, key, exists) {
-                self.apply_set(node, vmid, key, value, running)?;
+        for (key, value) in config.pending.iter().filter(|(key, _)| selected.contains(*key)) {
+            let exists = self.ct(node, vmid)?.config().current.get(key).is_some();
+            if can_set_hot(major, key, exists)
+                && let Err(error) = self.apply_set(node, vmid, key, value, true)
+            {
+                failed(key, error);
             }
         }
+        self.guest_mut(vmid)?.edit(|config| drop_used(&mut config.current));
         Ok(())
     }
 
     fn apply_delete(&mut self, node: &str, vmid: u32, key: &str) -> Result<()> {
-        let old = self.guest_mut(vmid)?.edit(|config| {
-            config.pending_delete.remove(key);
-            config.current.remove(key)
-        });
-        let Some(old) = old else { return Ok(()) };
-        let mount = Mount::parse(&old);
-        if is_mount(key) && mount.kind() == "volume" {
-            self.guest_mut(vmid)?
-                .edit(|config| add_unused(&mut config.current, mount.volume()));
-        }
-        if index_of(key, "unused").is_some() {
-            let config = self.ct(node, vmid)?.config();
-            let used = std::iter::once(&config.current)
-                .chain(config.snapshots.values())
-                .any(|section| uses_volume(section, mount.volume()));
+        let config = self.ct(node, vmid)?.config();
+        let old = config.current.get(key).map(Mount::parse);
+        if let Some(old) = old.as_ref().filter(|_| index_of(key, "unused").is_some()) {
+            let mounted = |options: &BTreeMap<String, String>| {
+                let mut mounts = options.iter().filter(|(key, _)| is_mount(key));
+                mounts.any(|(_, value)| Mount::parse(value).volume() == old.volume())
+            };
+            let used = mounted(&config.current.options)
+                || mounted(&config.pending)
+                || config.snapshots.values().any(|section| mounted(&section.options));
             // Only volumes of its own are freed (facts K.1.8).
-            if !used && self.volume_owner(mount.volume()).ok() == Some(vmid) {
-                self.free_volume(node, mount.volume())?;
+            if !used && self.volume_owner(old.volume())? == vmid {
+                let volid = old.volume().to_owned();
+                self.free_volume(node, &volid)?;
             }
         }
+        self.guest_mut(vmid)?.edit(|config| {
+            config.pending_delete.remove(key);
+            config.current.remove(key);
+            if let Some(old) = old.filter(|old| index_of(key, "mp").is_some() && old.kind() == "volume") {
+                add_unused(&mut config.current, old.volume());
+            }
+        });
         Ok(())
     }
 
     fn apply_set(&mut self, node: &str, vmid: u32, key: &str, value: &str, running: bool) -> Result<()> {
         let mut value = value.to_owned();
-        if running && index_of(key, "net").is_some() {
-            let mut probe = Section::default();
-            probe.set(key, value.clone());
-            let refused = |error: ApiError| {
-                ApiError::param(key, format!("unable to hotplug {key}: {}", error.message.trim_end()))
-            };
-            self.check_bridges(node, &probe).map_err(refused)?;
+        if index_of(key, "net").is_some() {
+            value = self.normal_form(node, key, &value);
+            if running {
+                let mut probe = Section::default();
+                probe.set(key, value.clone());
+                self.check_bridges(node, &probe)?;
+            }
         }
         if index_of(key, "mp").is_some() {
             value = self.apply_mount(node, vmid, key, &value, running)?;
@@ -348,39 +386,98 @@ impl State {
             let volid = self.alloc_ct_volume(node, &storage, vmid, size)?;
             mount.set("volume", volid);
             mount.set("size", super::property::print_size(size));
-        } else if running
-            && self
-                .volume(node, mount.volume())
-                .is_some_and(|volume| !volume.formatted)
-        {
-            let text =
-                format!("unable to hotplug {key}: command 'mount /dev/loop0 /var/lib/lxc/.pve-staged-mounts/{key}'");
-            return Err(ApiError::param(key, format!("{text} failed: exit code 32")));
+        } else {
+            if mount.kind() == "volume" {
+                // The size that is named is never believed (facts L.1.2).
+                match self.volume_size_text(node, mount.volume()) {
+                    Some(size) => mount.set("size", size),
+                    None => drop(mount.parts.remove("size")),
+                }
+            }
+            if running {
+                self.check_hot_mount(node, key, &mount)?;
+            }
         }
         let volume = mount.volume().to_owned();
         self.guest_mut(vmid)?.edit(|config| {
             let old = config.current.remove(key).map(|text| Mount::parse(&text));
-            config
-                .current
-                .options
-                .retain(|name, text| index_of(name, "unused").is_none() || *text != volume);
             if let Some(old) = old.filter(|old| old.kind() == "volume" && old.volume() != volume) {
                 add_unused(&mut config.current, old.volume());
             }
         });
         Ok(mount.print())
     }
+
+    fn check_hot_mount(&self, node: &str, key: &str, mount: &Mount) -> Result<()> {
+        let source = mount.volume();
+        match mount.kind() {
+            "volume" => {
+                let (storage, name) = self.split(source)?;
+                let storage = self.active_storage(node, storage)?;
+                storage.parse_name(name).map_err(ApiError::die)?;
+                let Some(volume) = storage.volume(node, name) else {
+                    return Err(ApiError::die(format!("volume '{source}' does not exist")));
+                };
+                if volume.formatted {
+                    return Ok(());
+                }
+                Err(ApiError::die(format!(
+                    "command 'mount /dev/loop0 /var/lib/lxc/.pve-staged-mounts/{key}' failed: exit code 32"
+                )))
+            }
+            "bind" if !self.has_path(node, source) => {
+                Err(ApiError::die(format!("directory '{source}' does not exist")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Drops pending changes that change nothing.
+fn clean_pending(config: &mut GuestConfig) {
+    let current = &config.current;
+    config
+        .pending
+        .retain(|key, value| current.get(key) != Some(value.as_str()));
+    config.pending_delete.retain(|key, _| current.get(key).is_some());
+}
+
+/// Drops `unusedN` of volumes that a mount point uses, as every write of the file does.
+fn drop_used(section: &mut Section) {
+    let mounted: Vec<String> = all_mounts(section)
+        .into_iter()
+        .map(|(_, mount)| mount.volume().to_owned())
+        .collect();
+    section
+        .options
+        .retain(|key, value| index_of(key, "unused").is_none() || !mounted.contains(value));
+}
+
+/// Refuses values that the file cannot hold: Proxmox finds out when it writes it.
+fn invalid_line(change: &Change) -> Option<ApiError> {
+    let free = |key: &str| matches!(key, "description" | "env" | "tags" | "nameserver" | "searchdomain");
+    let key = change
+        .set
+        .iter()
+        .find(|(key, value)| !free(key) && value.contains('\n'))?
+        .0;
+    Some(ApiError::die(format!(
+        "detected invalid newline inside property '{key}'"
+    )))
 }
 
 fn can_set_hot(major: u32, key: &str, exists: bool) -> bool {
     FAST.contains(&key)
+        || LIMITS.contains(&key)
         || index_of(key, "net").is_some()
-        || index_of(key, "unused").is_some()
         || (index_of(key, "mp").is_some() && !exists)
         || (index_of(key, "dev").is_some() && !exists && major >= 9)
 }
 
 fn can_delete_hot(key: &str) -> bool {
-    let fast = FAST.contains(&key) && key != "memory";
-    fast || index_of(key, "unused").is_some() || index_of(key, "net").is_some_and(|number| number < 10)
+    let limit = LIMITS.contains(&key) && key != "memory";
+    FAST.contains(&key)
+        || limit
+        || index_of(key, "unused").is_some()
+        || index_of(key, "net").is_some_and(|number| number < 10)
 }

@@ -10,11 +10,13 @@ use super::guest::{Guest, GuestKind, OsImage};
 use super::lxc_options::{Mount, OptionCheck, all_mounts, index_of, is_mount, is_option};
 use super::property::{print_size, split_list};
 use super::state::{Caller, State};
-use super::storage::{StorageKind, split_volid};
+use super::storage::StorageKind;
 use super::task::Work;
 
 /// Space that an unpacked system takes.
 const SYSTEM_SIZE: u64 = 240 << 20;
+/// File systems below this cannot hold it.
+const LEAST_SIZE: u64 = 200 << 20;
 
 /// What a create task works on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +40,58 @@ pub struct CtCreate {
     /// Raw lines of a restored configuration.
     #[serde(default)]
     pub lxc: Vec<(String, String)>,
+    /// A restore over a container that is there: its volumes go once the new ones are made.
+    #[serde(default)]
+    pub overwrite: bool,
+    /// KiB a second that it may read at most; no limit when 0.
+    #[serde(default)]
+    pub bwlimit: u64,
+    /// Volumes that it made.
+    #[serde(default)]
+    pub made: Vec<String>,
+}
+
+impl CtCreate {
+    fn unprivileged(&self) -> bool {
+        self.options.get("unprivileged").is_some_and(|text| text == "1")
+    }
+
+    /// The command that unpacks the archive, as messages name it.
+    fn command(&self) -> String {
+        let packer = match self.template.rsplit_once('.').map(|(_, end)| end) {
+            Some("zst") => "--zstd ",
+            Some("gz" | "tgz") => "-z ",
+            Some("xz") => "-J ",
+            Some("bz2") => "-j ",
+            Some("lzo") => "--lzop ",
+            _ => "",
+        };
+        let space = if self.unprivileged() {
+            "lxc-usernsexec -m u:0:100000:65536 -m g:0:100000:65536 -- "
+        } else {
+            ""
+        };
+        let slow = match self.bwlimit {
+            0 => String::new(),
+            limit => format!("set -o pipefail && cstream -t {} | ", limit * 1024),
+        };
+        format!(
+            "{slow}{space}tar xpf - {packer}--totals --one-file-system -p --sparse --numeric-owner --acls --xattrs \
+             '--xattrs-include=user.*' '--xattrs-include=security.capability' '--warning=no-file-ignored' \
+             '--warning=no-xattr-write' -C /var/lib/lxc/{}/rootfs --skip-old-files --anchored --exclude './dev/*'",
+            self.vmid
+        )
+    }
+
+    /// How the task ends when somebody stops it.
+    pub fn interrupted(&self) -> String {
+        let verb = if self.restore { "restore" } else { "create" };
+        let command = self.command();
+        format!(
+            "unable to {verb} CT {} - command '{command}' failed: received interrupt",
+            self.vmid
+        )
+    }
 }
 
 /// Parameters of a create that are no options of the container.
@@ -59,6 +113,8 @@ pub struct CreateRequest {
     pub force: bool,
     /// New MAC addresses when restoring.
     pub unique: bool,
+    /// KiB a second that it may read at most; no limit when 0.
+    pub bwlimit: u64,
     /// Keys for the login of root.
     pub ssh_keys: Option<String>,
     /// Options of the container.
@@ -87,7 +143,7 @@ impl State {
             None => modern,
         };
         self.check_writable()?;
-        self.make_room(node, &request)?;
+        let overwrite = self.check_room(node, &request)?;
         let who = OptionCheck {
             caller,
             vmid,
@@ -98,10 +154,18 @@ impl State {
         for (key, value) in options.iter().filter(|(key, _)| *key != "unprivileged") {
             self.check_option(&who, key, Some(value))?;
         }
-        self.check_template(caller, vmid, &request.ostemplate, request.restore)?;
+        let kind = if request.restore { "backup" } else { "vztmpl" };
+        self.check_volume_access(caller, Some(vmid), &request.ostemplate, Some(kind))?;
         let storage = request.storage.as_deref().unwrap_or("local");
         let mut lxc = Vec::new();
         // A missing backup shows in the task, as a missing template does.
+        options.retain(|key, _| index_of(key, "unused").is_none());
+        for (_, value) in options.iter_mut().filter(|(key, _)| is_mount(key)) {
+            let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+            if value.split('.').count() < 3 && value.split('.').all(digits) {
+                *value = format!("{storage}:{value}");
+            }
+        }
         if request.restore && self.volume(node, &request.ostemplate).is_some() {
             let restored = self.restored_options(node, &request.ostemplate, storage, &options)?;
             (options, lxc) = (restored.options, restored.lxc);
@@ -122,10 +186,24 @@ impl State {
         options.remove("unprivileged");
         if restored || (unprivileged && !request.restore) {
             options.insert("unprivileged".to_owned(), "1".to_owned());
+        } else if !caller.is_true_root() && self.was_unprivileged(node, &request.ostemplate) {
+            // Features do not come along from an unprivileged container into a privileged one.
+            options.remove("features");
+            options.extend(
+                request
+                    .options
+                    .get_key_value("features")
+                    .map(|(key, value)| (key.clone(), value.clone())),
+            );
         }
-        let mut config = GuestConfig::default();
-        config.current.set("lock", "create");
-        self.guests.insert(vmid, Guest::new(vmid, node, GuestKind::Lxc, config));
+        if overwrite {
+            self.guest_mut(vmid)?
+                .edit(|config| config.current.set("lock", "create"));
+        } else {
+            let mut config = GuestConfig::default();
+            config.current.set("lock", "create");
+            self.guests.insert(vmid, Guest::new(vmid, node, GuestKind::Lxc, config));
+        }
         let work = CtCreate {
             node: node.to_owned(),
             vmid,
@@ -136,6 +214,9 @@ impl State {
             user: caller.id.clone(),
             restore: request.restore,
             lxc: if caller.is_true_root() { lxc } else { Vec::new() },
+            overwrite,
+            bwlimit: request.bwlimit,
+            made: Vec::new(),
         };
         let kind = if request.restore { "vzrestore" } else { "vzcreate" };
         Ok(self.start_task(
@@ -147,27 +228,24 @@ impl State {
         ))
     }
 
-    /// Refuses a taken id, unless a restore may overwrite the container there.
-    fn make_room(&mut self, node: &str, request: &CreateRequest) -> Result<()> {
+    /// Refuses a taken id, unless a restore may overwrite the container there; tells whether it does.
+    fn check_room(&self, node: &str, request: &CreateRequest) -> Result<bool> {
         let vmid = request.vmid;
         let overwrite = request.restore && request.force && self.ct(node, vmid).is_ok();
         if !overwrite {
-            return self.check_unused(vmid);
+            return self.check_unused(vmid).map(|()| false);
         }
         let guest = self.ct(node, vmid)?;
+        if guest.running.is_some() {
+            return Err(ApiError::die("can't overwrite running container"));
+        }
         if guest.config().current.flag("protection") {
             return Err(ApiError::die(format!(
                 "unable to restore CT {vmid} - protection mode enabled"
             )));
         }
-        if guest.running.is_some() {
-            return Err(ApiError::die("can't overwrite running container"));
-        }
         self.check_lock(vmid)?;
-        self.backup_config(node, &request.ostemplate)?;
-        self.free_all_of(node, vmid);
-        self.guests.remove(&vmid);
-        Ok(())
+        Ok(true)
     }
 
     fn renew_macs(&mut self, options: &mut BTreeMap<String, String>) {
@@ -206,23 +284,7 @@ impl State {
         Err(ApiError::die("SSH public key validation error"))
     }
 
-    fn check_template(&self, caller: &Caller, vmid: u32, volid: &str, restore: bool) -> Result<()> {
-        self.check_volume_access(caller, vmid, volid)?;
-        let Some((storage, name)) = split_volid(volid) else {
-            return Ok(());
-        };
-        self.storage(storage)?;
-        let wanted = if restore { "backup" } else { "vztmpl" };
-        let kind = name.split('/').next().unwrap_or_default();
-        if kind != wanted {
-            return Err(ApiError::die(format!(
-                "unable to use volume {volid} - content type needs to be '{wanted}'"
-            )));
-        }
-        Ok(())
-    }
-
-    /// Fills in the default root disk and checks the storages of new volumes.
+    /// Fills in the default root disk and checks the storages of all volumes.
     fn complete_mounts(
         &self,
         caller: &Caller,
@@ -230,21 +292,29 @@ impl State {
         storage: &str,
         options: &mut BTreeMap<String, String>,
     ) -> Result<()> {
+        let usable = |id: &str| {
+            if !self.usable_storage(node, id)?.content.contains("rootdir") {
+                let text = format!("storage '{id}' does not support container directories");
+                return Err(ApiError::param("storage", text));
+            }
+            self.need(caller, &format!("/storage/{id}"), &["Datastore.AllocateSpace"])?;
+            self.active_storage(node, id).map(|_| ())
+        };
         if !options.contains_key("rootfs") {
             if options.keys().any(|key| is_mount(key)) {
                 return Err(ApiError::die(
                     "mount points configured, but 'rootfs' not set - aborting",
                 ));
             }
-            self.need(caller, &format!("/storage/{storage}"), &["Datastore.AllocateSpace"])?;
+            usable(storage)?;
             options.insert("rootfs".to_owned(), format!("{storage}:4"));
         }
         for (_, value) in options.iter().filter(|(key, _)| is_mount(key)) {
             let mount = Mount::parse(value);
-            let Some((id, _)) = mount.allocation() else { continue };
-            if !self.usable_storage(node, id)?.content.contains("rootdir") {
-                let text = format!("storage '{id}' does not support container directories");
-                return Err(ApiError::param("storage", text));
+            if mount.kind() == "volume" {
+                usable(self.split(mount.volume())?.0)?;
+            } else if !caller.is_true_root() {
+                return Err(ApiError::die("Only root can pass arbitrary filesystem paths."));
             }
         }
         Ok(())
@@ -253,10 +323,17 @@ impl State {
     pub(super) fn begin_ct_create(&mut self, seq: u64, create: &CtCreate) -> Result<u64> {
         self.take_flock(create.vmid, seq)?;
         match self.build_ct(seq, create) {
-            Ok(()) => Ok(self.latency.create),
+            Ok(()) => {
+                let archive = self
+                    .volume(&create.node, &create.template)
+                    .map_or(0, |volume| volume.size);
+                let slow = (archive * 1000).checked_div(create.bwlimit * 1024).unwrap_or_default();
+                Ok(self.latency.create + slow)
+            }
             Err(error) => {
                 self.log(seq, error.first_line().to_owned());
-                self.undo_ct_create(create);
+                let made = self.made_by(seq, create);
+                self.undo_ct_create(&made);
                 let verb = if create.restore { "restore" } else { "create" };
                 let text = error.first_line();
                 Err(ApiError::die(format!("unable to {verb} CT {} - {text}", create.vmid)))
@@ -264,34 +341,86 @@ impl State {
         }
     }
 
+    /// The work of a task with what it has noted about itself.
+    fn made_by(&self, seq: u64, create: &CtCreate) -> CtCreate {
+        match self.tasks.get(&seq).map(|task| &task.work) {
+            Some(Work::CtCreate(noted)) => (**noted).clone(),
+            _ => create.clone(),
+        }
+    }
+
     fn build_ct(&mut self, seq: u64, create: &CtCreate) -> Result<()> {
-        let archive = self.volume(&create.node, &create.template).map(|volume| volume.size);
-        if archive.is_none() {
+        if self.volume(&create.node, &create.template).is_none() {
             return Err(ApiError::die(format!("volume '{}' does not exist", create.template)));
         }
         let mut keys: Vec<&String> = create.options.keys().filter(|key| is_mount(key)).collect();
         keys.sort_by_key(|key| index_of(key, "mp").map_or(0, |number| number + 1));
-        for key in keys {
-            let mut mount = Mount::parse(&create.options[key]);
+        for key in &keys {
+            let mut mount = Mount::parse(&create.options[*key]);
             if let Some((storage, size)) = mount.allocation().map(|(storage, size)| (storage.to_owned(), size)) {
                 let volid = self.alloc_ct_volume(&create.node, &storage, create.vmid, size)?;
                 self.log_format(seq, &create.node, &volid, size);
-                mount.set("volume", volid);
+                mount.set("volume", volid.clone());
                 mount.set("size", print_size(size));
-            } else if let Some(size) = self.volume_size_text(&create.node, mount.volume()) {
+                // The final options are kept in the task until its end: the configuration shows only the lock till then.
+                self.note(seq, |work| {
+                    work.options.insert((*key).clone(), mount.print());
+                    work.made.push(volid);
+                });
+            } else if let Some(size) = self.volume_size_text(&create.node, mount.volume())
+                && index_of(key, "mp").is_some()
+            {
                 mount.set("size", size);
+                self.note(seq, |work| drop(work.options.insert((*key).clone(), mount.print())));
             }
-            // The final options are kept in the task until its end: the configuration shows only the lock till then.
-            let text = mount.print();
-            self.note_option(seq, key, &text);
+        }
+        if create.overwrite {
+            self.replace_ct(create)?;
+        }
+        for key in keys {
+            self.check_mountable(&create.node, &Mount::parse(&self.made_by(seq, create).options[key]))?;
         }
         let (storage, name) = self.split(&create.template)?;
-        let file = name.rsplit('/').next().unwrap_or_default();
-        let folder = if create.restore { "dump" } else { "template/cache" };
-        let line = format!("extracting archive '{}/{folder}/{file}'", self.storage(storage)?.path);
+        let line = format!(
+            "extracting archive '{}'",
+            self.volume_path(self.storage(storage)?, name)
+        );
         self.log(seq, line);
-        self.log(seq, "Total bytes read: 187238400 (179MiB, 226MiB/s)");
         Ok(())
+    }
+
+    /// Volumes and configuration of the container that a restore replaces go.
+    fn replace_ct(&mut self, create: &CtCreate) -> Result<()> {
+        for volid in self.volumes_of(create.vmid) {
+            if self.volume_owner(&volid)? == create.vmid {
+                self.free_volume(&create.node, &volid)?;
+            }
+        }
+        self.guest_mut(create.vmid)?.edit(|config| {
+            *config = GuestConfig::default();
+            config.current.set("lock", "create");
+        });
+        Ok(())
+    }
+
+    /// Refuses sources of mounts that are not there.
+    fn check_mountable(&self, node: &str, mount: &Mount) -> Result<()> {
+        let source = mount.volume();
+        match mount.kind() {
+            "volume" => {
+                let (storage, name) = self.split(source)?;
+                let storage = self.active_storage(node, storage)?;
+                storage.parse_name(name).map_err(ApiError::die)?;
+                match storage.volume(node, name) {
+                    Some(_) => Ok(()),
+                    None => Err(ApiError::die(format!("volume '{source}' does not exist"))),
+                }
+            }
+            "bind" if !self.has_path(node, source) => {
+                Err(ApiError::die(format!("directory '{source}' does not exist")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What the tools say that make a file system on a new image; a subvolume needs none.
@@ -322,15 +451,27 @@ impl State {
         self.log(seq, "\t32768, 98304, 163840, 229376");
     }
 
-    fn note_option(&mut self, seq: u64, key: &str, value: &str) {
+    fn note(&mut self, seq: u64, change: impl FnOnce(&mut CtCreate)) {
         if let Some(Work::CtCreate(create)) = self.tasks.get_mut(&seq).map(|task| &mut task.work) {
-            create.options.insert(key.to_owned(), value.to_owned());
+            change(create);
         }
     }
 
+    /// What Proxmox cleans up after a failure: the volumes that it made, and the configuration unless it is still that
+    /// of the container that was to be replaced.
     pub(super) fn undo_ct_create(&mut self, create: &CtCreate) {
-        self.free_all_of(&create.node, create.vmid);
-        self.forget_guest(create.vmid);
+        for volid in &create.made {
+            let _ = self.free_volume(&create.node, volid);
+        }
+        let config = self
+            .guests
+            .get(&create.vmid)
+            .map(|guest| &guest.config().current.options);
+        if create.overwrite && config.is_some_and(|options| options.len() > 1) {
+            self.unlock(create.vmid);
+        } else {
+            self.forget_guest(create.vmid);
+        }
     }
 
     /// Frees every disk with the id of a guest in its name; what cannot be freed stays.
@@ -361,6 +502,17 @@ impl State {
                 "unable to create CT {vmid} - unable to detect OS distribution"
             )));
         }
+        let root = Mount::parse(known("rootfs").unwrap_or_default());
+        let root = self.volume(&create.node, root.volume());
+        if root.is_some_and(|volume| volume.format == "raw" && volume.size < LEAST_SIZE) {
+            let command = create.command();
+            self.undo_ct_create(create);
+            let verb = if create.restore { "restore" } else { "create" };
+            return Err(ApiError::die(format!(
+                "unable to {verb} CT {vmid} - command '{command}' failed: exit code 2"
+            )));
+        }
+        self.log(seq, "Total bytes read: 187238400 (179MiB, 226MiB/s)");
         let mut config = GuestConfig::default();
         config.current.set("ostype", ostype);
         config.current.set("arch", known("arch").unwrap_or(&os.arch));
@@ -433,7 +585,7 @@ impl State {
         }
     }
 
-    /// The warning about a recent systemd in an unprivileged container without nesting (facts B.3, K.2.5).
+    /// The warning about a recent systemd in a container without nesting (facts B.3, K.2.5).
     pub(super) fn warn_about_nesting(&mut self, seq: u64, vmid: u32) {
         let Some(guest) = self.guests.get(&vmid) else { return };
         let current = &guest.config().current;
@@ -441,7 +593,7 @@ impl State {
         let nesting = nesting.is_some_and(|parts| parts.get("nesting").is_some_and(|on| super::property::is_true(on)));
         let managed = current.get("ostype") != Some("unmanaged");
         match guest.inside.os.systemd {
-            Some(version) if version > 241 && managed && !nesting && current.flag("unprivileged") => {
+            Some(version) if version > 241 && managed && !nesting => {
                 self.warn(
                     seq,
                     &format!("Systemd {version} detected. You may need to enable nesting."),

@@ -90,17 +90,17 @@ impl State {
     }
 
     /// Volumes of a guest's configuration: disks, mount points, `unusedN`, also the pending ones.
-    fn volumes_of(&self, vmid: u32) -> Vec<String> {
+    pub(super) fn volumes_of(&self, vmid: u32) -> Vec<String> {
         let Some(guest) = self.guests.get(&vmid) else {
             return Vec::new();
         };
         let config = guest.config();
         let mut entries: Vec<(&String, &String)> = config.current.options.iter().chain(&config.pending).collect();
         // Root disk, mount points, then what is unused.
-        entries.sort_by_key(|(key, _)| match (key.as_str(), index_of(key, "mp")) {
-            ("rootfs", _) => 0,
-            (_, Some(number)) => number + 1,
-            _ => u32::MAX,
+        entries.sort_by_key(|(key, _)| match (index_of(key, "mp"), index_of(key, "unused")) {
+            (Some(number), _) => (1, number),
+            (_, Some(number)) => (2, number),
+            _ => (0, 0),
         });
         let mut found = Vec::new();
         for (key, value) in entries {

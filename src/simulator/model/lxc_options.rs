@@ -289,7 +289,7 @@ impl State {
         }
         match mount.allocation() {
             Some((storage, _)) => self.need(who.caller, &format!("/storage/{storage}"), &["Datastore.AllocateSpace"]),
-            None => self.check_volume_access(who.caller, who.vmid, mount.volume()),
+            None => self.check_volume_access(who.caller, Some(who.vmid), mount.volume(), Some("rootdir")),
         }
     }
 

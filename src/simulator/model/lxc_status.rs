@@ -146,7 +146,7 @@ impl State {
         if guest.is_template() {
             return Err(ApiError::die("you can't start a CT if it's a template"));
         }
-        self.apply_pending(&node, vmid, false)?;
+        self.apply_pending(&node, vmid)?;
         let current = self.ct(&node, vmid)?.config().current.clone();
         self.check_bridges(&node, &current)?;
         for (key, value) in &current.options {
@@ -154,8 +154,24 @@ impl State {
                 self.check_device(&node, key, value)?;
             }
         }
+        self.check_raw_lines(seq, vmid, &current)?;
         self.check_mount_sources(seq, &node, vmid)?;
         Ok(self.latency.start)
+    }
+
+    /// Raw lines that LXC cannot load: the container does not come up (facts L.1.6).
+    fn check_raw_lines(&mut self, seq: u64, vmid: u32, section: &super::config::Section) -> Result<()> {
+        let fault = section
+            .lxc
+            .iter()
+            .find_map(|(key, value)| super::lxc_raw::unloadable(key, value));
+        let Some(fault) = fault else { return Ok(()) };
+        self.log(seq, format!("lxc_setup: {fault}"));
+        self.log(
+            seq,
+            format!("__lxc_start: 2027 Failed to initialize container \"{vmid}\""),
+        );
+        Err(ApiError::die(format!("startup for container '{vmid}' failed")))
     }
 
     /// What makes the container's own start-up fail: sources of mounts that are not there.
@@ -186,7 +202,7 @@ impl State {
         Ok(())
     }
 
-    fn has_path(&self, node: &str, path: &str) -> bool {
+    pub(super) fn has_path(&self, node: &str, path: &str) -> bool {
         let Some(found) = self.nodes.get(node) else {
             return false;
         };
@@ -211,7 +227,7 @@ impl State {
         Ok(self.latency.stop)
     }
 
-    /// Takes a guest down: its processes are gone, pending changes stay until the next start.
+    /// Takes a guest down: its processes are gone.
     pub fn power_off(&mut self, vmid: u32) -> Result<()> {
         let now = self.now;
         let guest = self.guest_mut(vmid)?;
@@ -220,8 +236,11 @@ impl State {
         Ok(())
     }
 
+    /// The container is down: pending changes come into force at once.
     pub(super) fn finish_ct_stop(&mut self, vmid: u32) -> Result<()> {
-        self.power_off(vmid)
+        self.power_off(vmid)?;
+        let node = self.guest_mut(vmid)?.node.clone();
+        self.apply_pending(&node, vmid)
     }
 
     pub(super) fn begin_ct_shutdown(&mut self, seq: u64, vmid: u32, timeout_ms: u64) -> Result<u64> {
@@ -244,7 +263,7 @@ impl State {
         if self.ignores_shutdown(vmid) && !force_stop {
             return Err(ApiError::die("container did not stop"));
         }
-        self.power_off(vmid)
+        self.finish_ct_stop(vmid)
     }
 
     pub(super) fn begin_ct_reboot(&mut self, seq: u64, vmid: u32) -> Result<u64> {
@@ -256,9 +275,10 @@ impl State {
     pub(super) fn finish_ct_reboot(&mut self, seq: u64, vmid: u32) -> Result<()> {
         self.power_off(vmid)?;
         let node = self.node_of_task(seq);
-        self.apply_pending(&node, vmid, false)?;
+        self.apply_pending(&node, vmid)?;
         let current = self.ct(&node, vmid)?.config().current.clone();
         self.check_bridges(&node, &current)?;
+        self.check_raw_lines(seq, vmid, &current)?;
         self.check_mount_sources(seq, &node, vmid)?;
         self.finish_ct_start(seq, vmid)
     }

@@ -141,6 +141,11 @@ impl State {
         let (storage_id, name) = self.split(mount.volume())?;
         let storage = self.storage(storage_id)?;
         let file = name.rsplit('/').next().unwrap_or_default();
+        let subvolume = storage.parse_name(name).is_ok_and(|parsed| parsed.format == "subvol");
+        if storage.kind == StorageKind::Btrfs && subvolume {
+            let text = "cannot resize subvolume - btrfs quotas are currently not supported";
+            return Err(ApiError::die(text));
+        }
         if storage.kind == StorageKind::Btrfs && file.starts_with("base-") {
             let stem = file.split('.').next().unwrap_or_default();
             let image = format!("{}/images/{}/{stem}/disk.raw", storage.path, resize.vmid);

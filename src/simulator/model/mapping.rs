@@ -63,7 +63,7 @@ impl State {
         here.find_map(|entry| {
             let path = entry.get("path").map(String::as_str).unwrap_or_default();
             let there = match kind {
-                "pci" => found.gpus.iter().any(|gpu| gpu.pci == path),
+                "pci" => found.has_pci(path),
                 "dir" => found.paths.iter().any(|known| known.starts_with(path)),
                 _ => true,
             };

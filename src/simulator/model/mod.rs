@@ -16,8 +16,11 @@ pub mod lxc_config;
 pub mod lxc_create;
 pub mod lxc_destroy;
 pub mod lxc_options;
+pub mod lxc_raw;
 pub mod lxc_snapshot;
 pub mod lxc_status;
+#[cfg(test)]
+mod lxc_tests;
 pub mod lxc_volume;
 pub mod mapping;
 pub mod node;
@@ -42,6 +45,7 @@ pub mod vm_options;
 pub mod vm_snapshot;
 pub mod vm_status;
 pub mod vm_work;
+pub mod volname;
 pub mod volumes;
 
 pub use edits::Edit;

@@ -17,6 +17,23 @@ pub struct Gpu {
     pub memory_mib: u64,
 }
 
+/// A device on the PCI bus.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pci {
+    /// Address, for example `0000:00:01.0`.
+    pub id: String,
+    /// Class, for example `0x060000`.
+    pub class: String,
+    /// Maker.
+    pub vendor: String,
+    /// Model.
+    pub device: String,
+    /// Maker of the card.
+    pub subsystem_vendor: String,
+    /// Model of the card.
+    pub subsystem_device: String,
+}
+
 /// A network bridge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bridge {
@@ -52,6 +69,19 @@ pub struct Node {
     pub files: BTreeMap<String, super::guest::GuestFile>,
     /// Graphics cards, in the order of their NVIDIA index.
     pub gpus: Vec<Gpu>,
+    /// Other devices on the PCI bus.
+    #[serde(default)]
+    pub pci: Vec<Pci>,
     /// Version of the NVIDIA driver on the node.
     pub nvidia_driver: Option<String>,
+    /// The node's own settings, such as its `description`.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
+}
+
+impl Node {
+    /// Whether a device has this address on the PCI bus.
+    pub fn has_pci(&self, id: &str) -> bool {
+        self.gpus.iter().any(|gpu| gpu.pci == id) || self.pci.iter().any(|device| device.id == id)
+    }
 }

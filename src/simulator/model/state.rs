@@ -463,7 +463,8 @@ impl State {
             maxmem: memory << 20,
             maxdisk: size
                 .and_then(|text| super::property::parse_size(&text))
-                .unwrap_or_default(),
+                .filter(|size| vm || *size > 0)
+                .unwrap_or(if vm { 0 } else { 4 << 30 }),
         }
     }
 

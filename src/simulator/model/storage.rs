@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::volname::VolName;
+
 /// Kind of a storage, which decides names and features of its volumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -23,6 +25,14 @@ impl StorageKind {
             Self::Dir => "dir",
             Self::Btrfs => "btrfs",
             Self::ZfsPool => "zfspool",
+        }
+    }
+
+    /// Formats of disks, by name.
+    pub fn formats(self) -> &'static [&'static str] {
+        match self {
+            Self::Dir => &["qcow2", "raw", "subvol", "vmdk"],
+            Self::Btrfs | Self::ZfsPool => &["raw", "subvol"],
         }
     }
 }
@@ -223,22 +233,16 @@ impl Storage {
             .collect()
     }
 
-    /// Guest that a volume name belongs to, or Proxmox's complaint about the name.
+    /// A volume name taken apart, or the plugin's complaint about it.
+    pub fn parse_name<'a>(&self, name: &'a str) -> Result<VolName<'a>, String> {
+        VolName::parse(self.kind, name)
+    }
+
+    /// Guest that a disk belongs to, or Proxmox's complaint about the name.
     pub fn owner_of(&self, name: &str) -> Result<u32, String> {
-        let last = name.rsplit('/').next().unwrap_or_default();
-        let number = |text: &str| text.split('-').nth(1).and_then(|id| id.parse().ok());
-        let zfs = || {
-            let known = ["subvol-", "basevol-", "vm-", "base-"]
-                .iter()
-                .any(|prefix| last.starts_with(prefix));
-            known.then(|| number(last)).flatten()
-        };
-        // A linked clone of a directory reads `950/base-950-disk-0.qcow2/951/vm-951-disk-0.qcow2`.
-        let directory = || name.rsplit('/').nth(1).and_then(|folder| folder.parse().ok());
-        match self.kind {
-            StorageKind::ZfsPool => zfs().ok_or_else(|| format!("unable to parse zfs volume name '{name}'")),
-            _ => directory().ok_or_else(|| format!("unable to parse directory volume name '{name}'")),
-        }
+        let parsed = self.parse_name(name)?;
+        let owner = parsed.owner.filter(|_| parsed.content == "images");
+        owner.ok_or_else(|| format!("unable to parse directory volume name '{name}'"))
     }
 }
 
@@ -248,5 +252,6 @@ pub fn split_volid(volid: &str) -> Option<(&str, &str)> {
     let good = storage.len() >= 2
         && storage.starts_with(|c: char| c.is_ascii_alphabetic())
         && storage.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-    (good && !name.is_empty()).then_some((storage, name))
+    let whole = good && storage.ends_with(|c: char| c.is_ascii_alphanumeric()) && !name.is_empty();
+    whole.then_some((storage, name))
 }

@@ -56,6 +56,8 @@ pub enum Work {
     VolumeDelete { node: String, volid: String },
     /// Fetch a file from the network into a storage.
     Download(Box<super::download::Download>),
+    /// Put a file that came with the request into a storage.
+    Upload(Box<super::download::Upload>),
     /// Back guests up.
     Backup(Box<super::backup::Backup>),
     /// Anything with a virtual machine.

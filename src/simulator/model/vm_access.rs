@@ -239,7 +239,7 @@ impl State {
                 Some(storage) => self.check_new_drive(who, node, storage)?,
                 None => {
                     self.check_known_volume(file)?;
-                    self.check_volume_access(who.caller, who.vmid, file)?;
+                    self.check_volume_access(who.caller, Some(who.vmid), file, None)?;
                 }
             },
         }
@@ -262,7 +262,7 @@ impl State {
                 self.need(who.caller, &format!("/vms/{owner}"), &["VM.Clone"])?;
             }
         }
-        self.check_volume_access(who.caller, who.vmid, source)
+        self.check_volume_access(who.caller, Some(who.vmid), source, None)
     }
 
     /// A new volume needs the right to allocate on a storage for images.

@@ -97,7 +97,7 @@ impl State {
         }
         self.check_drive_syntax(&options)?;
         if let Some(archive) = &request.archive {
-            self.check_volume_access(caller, vmid, archive)?;
+            self.check_volume_access(caller, Some(vmid), archive, Some("backup"))?;
         }
         self.make_vm_room(node, &request)?;
         if let Some(archive) = &request.archive {

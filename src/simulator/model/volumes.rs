@@ -76,10 +76,24 @@ impl State {
     pub fn free_volume(&mut self, node: &str, volid: &str) -> Result<()> {
         let (storage_id, name) = self.split(volid)?;
         let storage = self.active_storage(node, storage_id)?;
-        storage.owner_of(name).map_err(ApiError::die)?;
+        let parsed = storage.parse_name(name).map_err(ApiError::die)?;
         if storage.kind != StorageKind::Btrfs && !storage.children(node, name).is_empty() {
             return Err(ApiError::die(format!(
-                "base volume '{volid}' is still in use by linked clones"
+                "base volume '{name}' is still in use by linked clones"
+            )));
+        }
+        let found = storage.volume(node, name);
+        let subvolume = parsed.content == "images" && matches!(parsed.format, "raw" | "subvol");
+        if storage.kind == StorageKind::Btrfs && subvolume && found.is_none() {
+            let path = self.volume_path(storage, name);
+            let path = path.strip_suffix("/disk.raw").unwrap_or(&path);
+            return Err(ApiError::die(format!(
+                "command 'btrfs subvolume delete -- {path}' failed: ERROR: Could not statfs: No such file or directory"
+            )));
+        }
+        if found.is_some_and(|volume| volume.data.contains_key("protected")) {
+            return Err(ApiError::die(format!(
+                "cannot remove protected volume '{name}' on '{storage_id}'"
             )));
         }
         self.storage_mut(storage_id)?.take(node, name);
@@ -293,7 +307,13 @@ impl State {
     }
 
     /// Refuses a caller who may not use a volume or archive (facts D.1).
-    pub fn check_volume_access(&self, caller: &super::state::Caller, vmid: u32, volid: &str) -> Result<()> {
+    pub fn check_volume_access(
+        &self,
+        caller: &super::state::Caller,
+        vmid: Option<u32>,
+        volid: &str,
+        content: Option<&str>,
+    ) -> Result<()> {
         let Some((storage_id, name)) = split_volid(volid) else {
             if caller.is_true_root() {
                 return Ok(());
@@ -303,25 +323,32 @@ impl State {
                 "Only root can pass arbitrary filesystem paths. {place}"
             )));
         };
-        let storage = self.storage(storage_id)?;
+        let parsed = self.storage(storage_id)?.parse_name(name).map_err(ApiError::die)?;
+        // Where a disk is expected, an image is one too.
+        let fits = |wanted: &str| parsed.content == wanted || (wanted == "rootdir" && parsed.content == "images");
+        if let Some(wanted) = content.filter(|wanted| !fits(wanted)) {
+            return Err(ApiError::die(format!(
+                "unable to use volume {volid} - content type needs to be '{wanted}'"
+            )));
+        }
         let path = format!("/storage/{storage_id}");
         if self.may(caller, &path, &["Datastore.Allocate"]) {
             return Ok(());
         }
-        let kind = name.split('/').next().unwrap_or_default();
-        if matches!(kind, "iso" | "vztmpl" | "import") {
-            return self.need_any(caller, &path, &["Datastore.AllocateSpace", "Datastore.Audit"]);
-        }
-        if kind == "backup" {
-            return self.need(caller, &path, &["Datastore.AllocateSpace"]);
-        }
-        match storage.owner_of(name) {
-            Ok(owner) if owner == vmid => Ok(()),
-            Ok(owner) => {
+        match (parsed.content, parsed.owner) {
+            ("iso" | "vztmpl" | "import", _) => {
+                self.need_any(caller, &path, &["Datastore.AllocateSpace", "Datastore.Audit"])
+            }
+            (_, Some(owner)) if vmid == Some(owner) => Ok(()),
+            ("backup", Some(owner)) => {
+                self.need(caller, &path, &["Datastore.AllocateSpace"])?;
+                self.need(caller, &format!("/vms/{owner}"), &["VM.Backup"])
+            }
+            ("images", Some(owner)) => {
                 self.need(caller, &path, &["Datastore.Audit"])?;
                 self.need(caller, &format!("/vms/{owner}"), &["VM.Config.Disk"])
             }
-            Err(text) => Err(ApiError::die(text)),
+            _ => Err(ApiError::die(format!("missing privileges to access {volid}"))),
         }
     }
 }

@@ -15,7 +15,7 @@ KEPT = (
     "/cluster/log", "/nodes/{node}/lxc", "/nodes/{node}/qemu", "/nodes/{node}/storage", "/nodes/{node}/tasks",
     "/nodes/{node}/aplinfo", "/nodes/{node}/status", "/nodes/{node}/version", "/nodes/{node}/startall",
     "/nodes/{node}/stopall", "/nodes/{node}/network", "/nodes/{node}/apt", "/nodes/{node}/query-url-metadata",
-    "/nodes/{node}/vzdump", "/cluster/mapping", "/nodes/{node}/hardware",
+    "/nodes/{node}/vzdump", "/cluster/mapping", "/nodes/{node}/hardware", "/nodes/{node}/config",
     "/pools", "/storage", "/version",
 )
 DROPPED = ("/ceph", "/remote_migrate", "/mtunnel", "/openid", "/tfa")
@@ -24,6 +24,10 @@ PROPERTY = (
     "default_key", "alias", "keyAlias", "items", "default",
 )
 NAMES = ("subdir", "name", "id", "cmd")
+# Keys of mount points that came after the description was written.
+RANGE = "[ug]:[0-9]+:[0-9]+:[1-9][0-9]*"
+IDMAP = {"type": "string", "optional": 1, "pattern": f"(?:passthrough|{RANGE}(?:;{RANGE})*)"}
+MOUNTS = (("/nodes/{node}/lxc", "POST"), ("/nodes/{node}/lxc/{vmid}/config", "PUT"))
 
 
 def prop(source):
@@ -78,6 +82,9 @@ def main():
                 if method.get("parameters", {}).get("additionalProperties"):
                     entry["additional"] = 1
             out.setdefault(path, {})[name] = entry
+    for path, name in MOUNTS:
+        for mount in ("rootfs", "mp[n]"):
+            out[path][name]["properties"][mount]["format"]["idmap"] = IDMAP
     rows = [json.dumps(path) + ":" + json.dumps(methods, separators=(",", ":")) for path, methods in out.items()]
     print("{" + ",\n".join(rows) + "}")
 

@@ -67,6 +67,9 @@ fn fault(name: &str, value: &str) -> Option<String> {
             is(r"(?i:[a-z0-9](?:[a-z0-9\-]*[a-z0-9])?)", value),
             "value does not look like a valid node name",
         ),
+        "pve-storage-id" if value.chars().count() < 2 => {
+            Some(format!("storage ID '{value}' cannot be shorter than 2 characters"))
+        }
         "pve-storage-id" => unless(
             is(r"(?i:[a-z][a-z0-9\-_.]*[a-z0-9])", value),
             format!("storage ID '{value}' contains illegal characters"),

@@ -50,6 +50,11 @@ static KEYS: LazyLock<BTreeMap<String, Keys>> = LazyLock::new(|| {
 "pve-qm-watchdog": {
   "model": {"type": "string", "enum": ["i6300esb", "ib700"], "default_key": 1, "optional": 1},
   "action": {"type": "string", "enum": ["reset", "shutdown", "poweroff", "pause", "debug", "none"], "optional": 1}},
+"prune-backups": {
+  "keep-all": {"type": "boolean", "optional": 1}, "keep-last": {"type": "integer", "optional": 1},
+  "keep-hourly": {"type": "integer", "optional": 1}, "keep-daily": {"type": "integer", "optional": 1},
+  "keep-weekly": {"type": "integer", "optional": 1}, "keep-monthly": {"type": "integer", "optional": 1},
+  "keep-yearly": {"type": "integer", "optional": 1}},
 "pve-vm-cpu-conf": {
   "cputype": {"type": "string", "pattern": "[a-zA-Z0-9\\-_]+", "default_key": 1, "optional": 1},
   "flags": {"type": "string", "optional": 1}, "hidden": {"type": "boolean", "optional": 1},
@@ -133,7 +138,7 @@ mod tests {
 
     #[test]
     fn keys_can_be_read() {
-        assert_eq!(KEYS.len(), 8);
+        assert_eq!(KEYS.len(), 9);
         assert!(keys("pve-qm-boot").is_some() && keys("pve-node").is_none());
         for property in KEYS.values().flat_map(|keys| keys.values()) {
             if let Some(pattern) = &property.pattern {

@@ -27,7 +27,8 @@ pub fn regex(pattern: &str) -> Option<Regex> {
                 .replace("(?^i:", "(?i:")
                 .replace("{,", "{0,")
                 .replace("\\0", "\\x00");
-            Regex::new(&format!("^(?:{plain})$")).ok()
+            // In Perl, the end of a text is also before its last line end.
+            Regex::new(&format!("^(?:{plain})\\n?$")).ok()
         })
         .clone()
 }
