@@ -10,6 +10,8 @@ mod firewall;
 mod guest;
 mod health;
 mod identity;
+#[cfg(test)]
+mod protected;
 mod revisions;
 mod scripts;
 mod seal;
