@@ -314,6 +314,18 @@ pub struct OldRevision {
     pub linked: Vec<String>,
 }
 
+/// Whether a volume is that of a linked clone and rests on one of this guest's: it carries the other's name before its
+/// own (facts G.3: `base-100-disk-0/vm-101-disk-0`, `basevol-…` of containers, `100/base-100-…/101/vm-101-…` in files).
+pub fn rests_on(volid: &str, vmid: i64) -> bool {
+    let path = volid.split_once(':').map_or(volid, |(_, path)| path);
+    let Some((base, clone)) = path.split_once('/') else {
+        return false;
+    };
+    let names = |start: &str| base.starts_with(&format!("{start}{vmid}-"));
+    let in_files = base == vmid.to_string() && clone.contains('/');
+    names("base-") || names("basevol-") || in_files
+}
+
 /// What a search for an object's stamp found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stamped {
@@ -453,6 +465,23 @@ pub struct Observed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_linked_clone_rests_on_the_guest_whose_volume_it_names_first() {
+        for (volid, rests) in [
+            ("tank:base-100-disk-0/vm-101-disk-0", true),
+            ("tank:basevol-100-disk-0/subvol-101-disk-0", true),
+            ("files:100/base-100-disk-0.qcow2/101/vm-101-disk-0.qcow2", true),
+            ("tank:base-100-disk-0", false),
+            ("files:100/base-100-disk-0.qcow2", false),
+            ("tank:vm-100-disk-0", false),
+            ("tank:base-1000-disk-0/vm-101-disk-0", false),
+            ("files:1000/base-1000-disk-0.qcow2/100/vm-100-disk-0.qcow2", false),
+            ("tank:base-101-disk-0/vm-100-disk-0", false),
+        ] {
+            assert_eq!(rests_on(volid, 100), rests, "{volid}");
+        }
+    }
 
     #[test]
     fn a_guest_that_was_restarted_between_two_looks_is_noticed() {

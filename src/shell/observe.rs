@@ -311,8 +311,7 @@ pub(super) fn reachable(interfaces: impl Iterator<Item = (String, Vec<String>)>)
     found.first().map(ToString::to_string)
 }
 
-/// The guest of an earlier revision, and the volumes of linked clones that rest on its own: these carry its volume's
-/// name before a slash (facts G.3).
+/// The guest of an earlier revision, and the volumes of linked clones that rest on its own.
 async fn old_revision(
     connection: &Connection,
     snapshot: &Snapshot,
@@ -341,15 +340,7 @@ async fn old_revision(
                 .storage_content(&present.node, &storage.storage, None, None)
                 .await
                 .map_err(|e| of_call(&e))?;
-            let rests = |volid: &str| {
-                let path = volid.split_once(':').map_or(volid, |(_, path)| path);
-                let (base, clone) = path.split_once('/').unwrap_or(("", path));
-                ["base-", "basevol-"]
-                    .iter()
-                    .any(|p| base.starts_with(&format!("{p}{vmid}-")))
-                    || (base == vmid.to_string() && clone.contains('/'))
-            };
-            linked.extend(content.into_iter().map(|v| v.volid).filter(|v| rests(v)));
+            linked.extend(content.into_iter().map(|v| v.volid).filter(|v| rests_on(v, vmid)));
         }
     }
     Ok(OldRevision { vmid, read, linked })

@@ -29,6 +29,8 @@ pub struct TestStore {
     before: Mutex<BTreeMap<Key, GuestStatus>>,
     pub events: Mutex<Vec<(Key, Event)>>,
     pub status_writes: AtomicUsize,
+    /// Objects of which a guest was recorded before they had the finalizer.
+    pub unguarded: Mutex<Vec<Key>>,
 }
 
 impl TestStore {
@@ -137,6 +139,9 @@ impl Store for TestStore {
     }
     async fn write_status(&self, object: &GuestObject, status: &GuestStatus) -> Result<GuestObject, StoreError> {
         self.status_writes.fetch_add(1, Ordering::SeqCst);
+        if status.vmid.is_some() && !object.finalizer {
+            self.unguarded.lock().unwrap().push(object.key.clone());
+        }
         // Through JSON, as to an API server: what does not survive that would be lost there too.
         let status: GuestStatus = serde_json::from_value(serde_json::to_value(status).unwrap()).unwrap();
         let changed = self.change(object, |guest| guest.status = status)?;

@@ -6,6 +6,8 @@ use crate::crd::DriftPolicy;
 
 use super::*;
 
+type Options = &'static [(&'static str, &'static str)];
+
 fn configured(scene: &Scene) -> String {
     scene.stage(|p| p.configured(VMID, &scene.guest)).0
 }
@@ -98,8 +100,8 @@ fn a_raw_line_of_somebody_elses_stays() {
 
 #[test]
 fn nothing_is_written_while_proxmox_works_on_the_guest() {
-    type Work = fn(&Scene) -> String;
-    let cases: [(&str, &str, &[(&str, &str)], Work); 5] = [
+    type Case = (&'static str, &'static str, Options, fn(&Scene) -> String);
+    let cases: [Case; 5] = [
         ("options", "cores: 4", &[], configured),
         (
             "the root filesystem",

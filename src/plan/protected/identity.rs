@@ -34,7 +34,8 @@ fn check(cases: Vec<(&'static str, Scene, &'static str)>) {
 #[test]
 fn a_stamp_is_of_one_object_of_one_cluster_and_one_vmid() {
     let own = container().desired.stamp(VMID);
-    let others: [(&str, fn(&mut Stamp)); 5] = [
+    type Change = fn(&mut Stamp);
+    let others: [(&str, Change); 5] = [
         ("cluster", |s| s.cluster = "another".into()),
         ("kind", |s| s.kind = "PhoenixVM".into()),
         ("namespace", |s| s.namespace = "theirs".into()),
@@ -238,7 +239,6 @@ fn another_cluster_under_the_same_name_is_another() {
         let identity = |name: &str, nodes: &[&str]| ProxmoxCluster {
             name: name.to_string(),
             nodes: nodes.iter().map(|n| n.to_string()).collect(),
-            ..ProxmoxCluster::default()
         };
         scene(container(), |s| {
             s.observed.cluster.recorded = Some(identity("lab", &["pve1", "pve2"]));

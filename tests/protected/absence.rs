@@ -1,0 +1,123 @@
+//! Whether a guest is there, where it is, and what may be concluded when nobody can say.
+
+use super::*;
+
+#[tokio::test]
+async fn without_quorum_nothing_is_concluded_from_a_guest_that_is_not_there() {
+    let mut world = World::new(&[]).await;
+    second_node(&world);
+    let key = world.store.apply(guest("a", json!({})));
+    world.settle(false).await.unwrap();
+    edit(&world, Edit::Quorum { quorate: false });
+    let kept = world.sim().with(|state| state.guests.remove(&1000).unwrap());
+    world.store.delete(&key);
+    rounds(&world).await;
+    assert!(said(&world, &key, "NoQuorum").is_some(), "{:?}", status(&world, &key));
+    world.sim().with(|state| state.guests.insert(1000, kept));
+    edit(&world, Edit::Quorum { quorate: true });
+    world.settle(false).await.unwrap();
+    assert!(world.store.guest(&key).is_none() && world.guests().is_empty());
+}
+
+#[tokio::test]
+async fn without_quorum_no_guest_is_made() {
+    let mut world = World::new(&[]).await;
+    second_node(&world);
+    edit(&world, Edit::Quorum { quorate: false });
+    let key = world.store.apply(guest("a", json!({})));
+    rounds(&world).await;
+    assert!(said(&world, &key, "NoQuorum").is_some(), "{:?}", status(&world, &key));
+    assert_eq!(writes(&world), Vec::<String>::new());
+    edit(&world, Edit::Quorum { quorate: true });
+    world.settle(false).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_guest_of_a_node_that_is_off_is_waited_for_and_not_asked_for() {
+    let mut world = World::new(&[]).await;
+    second_node(&world);
+    let key = world.store.apply(guest("a", json!({"node": "two"})));
+    world.settle(false).await.unwrap();
+    edit(
+        &world,
+        Edit::NodeOnline {
+            node: "two".into(),
+            online: false,
+        },
+    );
+    world.poll().await;
+    world.sim().clear_requests();
+    world.store.delete(&key);
+    rounds(&world).await;
+    let told = said(&world, &key, "NodeOffline").unwrap_or_default();
+    assert!(told.contains("two"), "{:?}", status(&world, &key));
+    let asked: Vec<String> = world.sim().requests().into_iter().map(|r| r.path).collect();
+    assert!(!asked.iter().any(|p| p.starts_with("/nodes/two/")), "{asked:?}");
+    edit(
+        &world,
+        Edit::NodeOnline {
+            node: "two".into(),
+            online: true,
+        },
+    );
+    world.settle(false).await.unwrap();
+    assert!(world.guests().is_empty());
+}
+
+/// The cluster's list says where a guest is; status only says where it was.
+#[tokio::test]
+async fn a_container_that_somebody_migrated_is_followed() {
+    let mut world = World::new(&[]).await;
+    second_node(&world);
+    let key = world.store.apply(guest("a", json!({"node": "phoenix"})));
+    world.settle(false).await.unwrap();
+    world
+        .sim()
+        .with(|state| state.guests.get_mut(&1000).unwrap().node = "two".into());
+    world.sim().clear_requests();
+    world.store.apply(guest("a", json!({"cores": 4})));
+    for _ in 0..10 {
+        world.round().await;
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    assert_eq!(status(&world, &key).node.as_deref(), Some("two"));
+    assert_eq!(world.guests()[&1000]["cores"], "4");
+    let elsewhere: Vec<String> = writes(&world)
+        .into_iter()
+        .filter(|w| !w.contains("/nodes/two/lxc/1000/"))
+        .collect();
+    assert_eq!(elsewhere, Vec::<String>::new());
+    world.settle(false).await.unwrap();
+}
+
+/// Who answers under the same address later does not become the cluster that was recorded.
+#[tokio::test]
+async fn the_recorded_cluster_stays_whoever_answers() {
+    let (mut world, key) = one_guest(json!({})).await;
+    let recorded = |world: &World| {
+        world
+            .store
+            .hypervisor("ai", "pve")
+            .unwrap()
+            .status
+            .clone()
+            .unwrap()
+            .cluster
+    };
+    let before = recorded(&world);
+    let name = world.sim().with(|state| state.cluster.replace("another".into()));
+    world.restart();
+    rounds(&world).await;
+    assert_eq!(recorded(&world), before);
+    world.store.apply(guest("a", json!({"cores": 4})));
+    rounds(&world).await;
+    assert!(
+        said(&world, &key, "WrongCluster").is_some(),
+        "{:?}",
+        status(&world, &key)
+    );
+    assert_eq!(world.guests()[&1000]["cores"], "2");
+    world.sim().with(|state| state.cluster = name);
+    world.settle(false).await.unwrap();
+    assert_eq!(recorded(&world), before);
+}

@@ -1,0 +1,151 @@
+//! What must never happen, through the whole engine: each test holds with a protection and fails without it
+//! (`tests/protections`). Where the decision is the plan's alone, its tables are in `src/plan/protected`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "test code: a panic is the report"
+)]
+
+#[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
+#[path = "../engine/mod.rs"]
+mod engine;
+
+mod absence;
+mod namespaces;
+mod registry;
+mod search;
+mod writes;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use engine::{CLUSTER, IMAGE, World, lxc};
+use phoenix::crd::{GuestStatus, PhoenixHypervisor};
+use phoenix::desired::{Key, Objects, Stamp};
+use phoenix::simulator::{Edit, Fault, FaultKind};
+use serde_json::{Value, json};
+
+const DISKS: &str = "quickOS-lxc-disks";
+
+/// A container from the image with the given fields.
+fn guest(name: &str, mut fields: Value) -> Value {
+    fields["source"] = json!({"image": {"volid": IMAGE}});
+    lxc(name, fields)
+}
+
+/// One guest `a` under vmid 1000, Ready.
+async fn one_guest(fields: Value) -> (World, Key) {
+    let mut world = World::new(&[]).await;
+    let key = world.store.apply(guest("a", fields));
+    world.settle(false).await.unwrap();
+    assert_eq!(status(&world, &key).vmid, Some(1000));
+    (world, key)
+}
+
+async fn rounds(world: &World) {
+    for _ in 0..30 {
+        world.round().await;
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+}
+
+fn status(world: &World, key: &Key) -> GuestStatus {
+    world.store.guest(key).unwrap().status
+}
+
+/// What the object's conditions with this type or reason say.
+fn said(world: &World, key: &Key, what: &str) -> Option<String> {
+    let conditions = status(world, key).conditions.into_iter();
+    let mut fitting = conditions.filter(|c| c.type_ == what || c.reason == what);
+    fitting.next().map(|c| c.message)
+}
+
+fn edit(world: &World, edit: Edit) {
+    world.sim().edit(edit).unwrap();
+}
+
+fn set(world: &World, vmid: u32, options: &[(&str, &str)]) {
+    let options = options.iter().map(|(k, v)| (k.to_string(), Some(v.to_string())));
+    edit(
+        world,
+        Edit::SetOptions {
+            vmid,
+            options: options.collect(),
+        },
+    );
+}
+
+/// Somebody makes a container, on a node where one is named.
+fn somebodys(world: &World, vmid: u32, node: Option<&str>, options: &[(&str, &str)]) {
+    let options: BTreeMap<String, String> = options.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+    edit(
+        world,
+        Edit::CreateGuest {
+            vmid,
+            node: node.map(str::to_string),
+            vm: false,
+            options,
+            storage: Some(DISKS.into()),
+        },
+    );
+}
+
+/// A second node beside the first one, with its storages and images.
+fn second_node(world: &World) {
+    world.sim().with(|state| {
+        let mut twin = state.nodes["phoenix"].clone();
+        twin.ip = "10.0.0.14".into();
+        state.nodes.insert("two".into(), twin);
+        state.cluster = Some("lab".into());
+        for storage in state.storages.values_mut() {
+            if let Some(volumes) = storage.volumes.get("phoenix").cloned() {
+                storage.volumes.insert("two".into(), volumes);
+            }
+        }
+    });
+}
+
+fn hypervisor(world: &World, change: impl FnOnce(&mut PhoenixHypervisor)) {
+    let mut object = (*world.store.hypervisor("ai", "pve").unwrap()).clone();
+    change(&mut object);
+    world.store.objects.insert_hypervisor(object);
+}
+
+/// Paths of the writes since the log was cleared, with their methods.
+fn writes(world: &World) -> Vec<String> {
+    let log = world.sim().requests();
+    let writes = log.iter().filter(|r| r.is_write() && !r.path.ends_with("/ticket"));
+    writes.map(|r| format!("{} {}", r.method, r.path)).collect()
+}
+
+fn fault(method: &str, path: &str, count: u32, kind: FaultKind) -> Fault {
+    Fault {
+        method: Some(method.into()),
+        path: Some(path.into()),
+        skip: 0,
+        count,
+        kind,
+    }
+}
+
+/// A guest's configuration as it is written.
+fn text(world: &World, vmid: u32) -> String {
+    world.sim().with(|state| state.guests[&vmid].text().to_owned())
+}
+
+/// The stamp of PhoenixLXC `ai/NAME` for a vmid.
+fn stamp(name: &str, vmid: i64) -> Stamp {
+    Stamp {
+        cluster: CLUSTER.into(),
+        kind: "PhoenixLXC".into(),
+        namespace: "ai".into(),
+        name: name.into(),
+        uid: format!("uid-{name}"),
+        vmid,
+        fresh: false,
+        adopted: false,
+        revision: None,
+        parent: None,
+    }
+}

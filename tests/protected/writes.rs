@@ -1,0 +1,114 @@
+//! What happens around a write: before it leaves, when its answer is lost, when its task fails, and after it.
+
+use super::*;
+
+/// A call whose answer was lost may have taken effect: what it did is looked at before anything is sent again.
+#[tokio::test]
+async fn a_write_whose_answer_was_lost_is_not_sent_again_unseen() {
+    let mut world = World::new(&[]).await;
+    for (method, path) in [
+        ("POST", "^/nodes/phoenix/lxc$"),
+        ("POST", "^/nodes/phoenix/lxc/1000/status/start$"),
+    ] {
+        for kind in [FaultKind::LostResponse, answered(500), answered(596)] {
+            world.sim().add_fault(fault(method, path, 1, kind.clone()));
+            let key = world.store.apply(guest("a", json!({})));
+            world.sim().clear_requests();
+            world.settle(false).await.unwrap();
+            let sent: Vec<String> = writes(&world)
+                .into_iter()
+                .filter(|w| w.ends_with("/lxc") || w.ends_with("/start"))
+                .collect();
+            assert_eq!(
+                sent,
+                ["POST /nodes/phoenix/lxc", "POST /nodes/phoenix/lxc/1000/status/start"],
+                "{path} {kind:?}"
+            );
+            world.store.delete(&key);
+            world.settle(false).await.unwrap();
+        }
+    }
+    let key = world.store.apply(guest("a", json!({})));
+    world.settle(false).await.unwrap();
+    let lost = fault("PUT", "^/nodes/phoenix/lxc/1000/config$", 1, FaultKind::LostResponse);
+    world.sim().add_fault(lost);
+    world.sim().clear_requests();
+    world.store.apply(guest("a", json!({"cores": 4})));
+    world.settle(false).await.unwrap();
+    assert_eq!(
+        writes(&world),
+        ["PUT /nodes/phoenix/lxc/1000/config"],
+        "{:?}",
+        status(&world, &key)
+    );
+    assert_eq!(world.guests()[&1000]["cores"], "4");
+}
+
+fn answered(status: u16) -> FaultKind {
+    FaultKind::StatusAfter {
+        status,
+        message: "it took long".into(),
+    }
+}
+
+#[tokio::test]
+async fn a_task_that_failed_is_told_and_waits_before_the_next_try() {
+    let (mut world, key) = one_guest(json!({})).await;
+    world.store.apply(guest("a", json!({"powerState": "Stopped"})));
+    world.settle(false).await.unwrap();
+    let fails = phoenix::simulator::model::state::TaskFault {
+        kind: "vzstart".into(),
+        id: None,
+        message: "startup for container '1000' failed".into(),
+        count: 1,
+    };
+    edit(&world, Edit::FailTasks(fails));
+    world.store.apply(guest("a", json!({})));
+    let mut failed = None;
+    for _ in 0..200 {
+        world.round().await;
+        let now = status(&world, &key);
+        if now.last_error.is_some() {
+            failed = Some(now);
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let failed = failed.expect("nobody says that the task failed");
+    assert!(
+        failed.last_error.unwrap().contains("startup for container"),
+        "{:?}",
+        failed.message
+    );
+    assert!(failed.next_retry.is_some());
+    world.settle(false).await.unwrap();
+    let events = world.store.events.lock().unwrap();
+    assert!(
+        events
+            .iter()
+            .any(|(k, e)| *k == key && e.message.contains("startup for container")),
+        "{events:?}"
+    );
+}
+
+/// Deleting an object that has no finalizer takes it away at once: what its status named would be forgotten.
+#[tokio::test]
+async fn nothing_is_recorded_of_an_object_that_may_vanish() {
+    let mut world = World::new(&[]).await;
+    world.store.apply(guest("a", json!({})));
+    world.settle(false).await.unwrap();
+    assert_eq!(*world.store.unguarded.lock().unwrap(), Vec::<Key>::new());
+}
+
+/// What the last full look found says nothing once something was written: here the old wish comes back meanwhile.
+#[tokio::test]
+async fn after_a_write_the_guest_is_looked_at_again() {
+    let (mut world, key) = one_guest(json!({"swap": "512Mi"})).await;
+    let store = world.store.clone();
+    let back = move || drop(store.apply(guest("a", json!({"swap": "512Mi"}))));
+    *world.wire.meddle.lock().unwrap() = Some(("swap", Box::new(back)));
+    world.store.apply(guest("a", json!({"swap": "1Gi"})));
+    world.settle(false).await.unwrap();
+    assert!(world.wire.meddle.lock().unwrap().is_none(), "nothing was written");
+    assert_eq!(world.guests()[&1000]["swap"], "512", "{:?}", status(&world, &key));
+}
