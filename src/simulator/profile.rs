@@ -6,7 +6,7 @@ use super::model::State;
 use super::model::access::{AclEntry, Token, User};
 use super::model::download::Appliance;
 use super::model::guest::OsImage;
-use super::model::node::{Bridge, Gpu, Node, Pci};
+use super::model::node::{Bridge, Gpu, Node, Pci, Qemu};
 use super::model::state::Pool;
 use super::model::storage::{Storage, StorageKind, Volume};
 
@@ -314,6 +314,11 @@ fn recorded(now: u64) -> State {
     let mut state = State::empty("9.2.11", now);
     state.latency.status_interval = 1000;
     state.latency.auth_failure = 3000;
+    state.qemu = Qemu {
+        version: "7.2.22".to_owned(),
+        by_proxmox: false,
+        blank_is_empty: true,
+    };
     let mut pve1 = node(
         "192.168.77.10",
         2,
@@ -383,7 +388,6 @@ fn recorded_access(state: &mut State) {
     root.tokens.insert("test".to_owned(), token(&secret(1), false));
     let mut ops = user(Some("ops-password-1"));
     ops.settings.insert("comment".to_owned(), "operators".to_owned());
-    ops.settings.insert("email".to_owned(), String::new());
     ops.tokens.insert("lim".to_owned(), token(&secret(2), true));
     ops.tokens.insert("deploy".to_owned(), token(&secret(3), true));
     let mut audit = user(None);

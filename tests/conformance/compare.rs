@@ -97,11 +97,16 @@ fn upid_meaning(text: &str) -> Option<Vec<&str>> {
     (fields.len() == 9 && fields[0] == "UPID").then(|| fields[5..8].to_vec())
 }
 
-/// A text without what depends on time and place of the recording: times in names of backups, random ids, and what the
-/// resolver of the network says about an unknown name.
+/// A text without what depends on time and place of the recording: times in names of backups, random ids, tickets,
+/// hashes with a random salt, and what the resolver of the network says about an unknown name.
 pub fn masked(text: &str) -> String {
     static TIME: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\d{4}(_\d\d){2}-\d\d(_\d\d){2}").unwrap());
     static ID: LazyLock<Regex> = LazyLock::new(|| Regex::new("OU=[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").unwrap());
+    static TICKET: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"^(PVE:[^:]+:)(<ticket>|[0-9A-F]{8}::\S+)$").unwrap());
+    static HASH: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\$5\$[^$\s]+\$[\w./]+").unwrap());
+    let text = TICKET.replace(text, "$1<ticket>");
+    let text = HASH.replace_all(&text, "<hash>");
     let text = text.replace("Temporary failure in name resolution", "Name or service not known");
     let text = TIME.replace_all(&text, "<time>");
     ID.replace_all(&text, "OU=<id>").into_owned()

@@ -6,9 +6,11 @@ use serde_json::{Map, Value, json};
 
 use super::auth;
 use super::call::{Answer, Call, Reply};
-use crate::simulator::model::access::{AclEntry, all_privileges, built_in_roles};
+use super::permissions::normalise;
+use crate::simulator::model::access::{AclEntry, all_privileges, built_in_roles, levels};
 use crate::simulator::model::property::split_list;
 use crate::simulator::model::{ApiError, Caller, Result, State};
+use crate::simulator::schema::validate::regex;
 
 /// `GET /access/ticket`: a dummy for login pages.
 pub fn nothing(_state: &mut State, _call: &Call) -> Answer {
@@ -85,6 +87,17 @@ pub fn domains(_state: &mut State, _call: &Call) -> Answer {
     .into())
 }
 
+/// `GET /access/domains/{realm}`.
+pub fn domain(_state: &mut State, call: &Call) -> Answer {
+    let comment = match call.params.text("realm").as_str() {
+        "pam" => "Linux PAM standard authentication",
+        "pve" => "Proxmox VE authentication server",
+        other => return Err(ApiError::die(format!("domain '{other}' does not exist"))),
+    };
+    let digest = crate::simulator::model::config::digest("domains");
+    Ok(json!({ "type": call.params.text("realm"), "comment": comment, "digest": digest }).into())
+}
+
 fn privileges_json(state: &State, who: &str, path: &str) -> Map<String, Value> {
     state
         .privileges(who, path)
@@ -111,25 +124,16 @@ pub fn permissions(state: &mut State, call: &Call) -> Answer {
                 "/nodes",
                 "/pool",
                 "/sdn",
-                "/sdn/zones",
                 "/storage",
                 "/vms",
             ];
-            let ruled = state.access.acl.iter().map(|entry| entry.path.clone());
-            let pools = state.pools.iter().flat_map(|(name, pool)| {
+            let ruled = state.access.acl.iter().flat_map(|entry| levels(&entry.path));
+            let members = state.pools.values().flat_map(|pool| {
                 let vms = pool.vms.iter().map(|vmid| format!("/vms/{vmid}"));
-                let storages = pool.storages.iter().map(|id| format!("/storage/{id}"));
-                std::iter::once(format!("/pool/{name}"))
-                    .chain(vms)
-                    .chain(storages)
-                    .collect::<Vec<_>>()
+                vms.chain(pool.storages.iter().map(|id| format!("/storage/{id}")))
             });
-            fixed
-                .iter()
-                .map(|path| (*path).to_owned())
-                .chain(ruled)
-                .chain(pools)
-                .collect()
+            let fixed = fixed.iter().map(|path| (*path).to_owned());
+            fixed.chain(ruled).chain(members).collect()
         }
     };
     let given = call.params.get("path").is_some();
@@ -163,20 +167,52 @@ pub fn acl(state: &mut State, call: &Call) -> Answer {
     Ok(rows.into())
 }
 
+/// Paths that rules may be about.
+const PATHS: &[&str] = &[
+    "/",
+    "/access(?:/groups(?:/NAME)?)?",
+    "/access/realm(?:/NAME)?",
+    "/nodes(?:/NAME)?",
+    "/pool(?:/NAME){0,3}",
+    "/sdn",
+    r"/sdn/controllers(?:/[A-Za-z0-9_\-]+)?",
+    "/sdn/(?:dns|fabrics|ipams|prefix-lists|route-maps)(?:/[A-Za-z0-9]+)?",
+    "/sdn/zones(?:/NAME(?:/NAME(?:/[1-9][0-9]{0,3})?)?)?",
+    "/storage(?:/NAME)?",
+    "/vms(?:/[1-9][0-9]{2,})?",
+    "/mapping(?:/NAME){0,2}",
+];
+
 fn valid_path(path: &str) -> bool {
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    let Some((first, rest)) = parts.split_first() else {
-        return path == "/";
+    let fits = |pattern: &&str| {
+        let pattern = pattern.replace("NAME", r"[A-Za-z0-9.\-_]+");
+        regex(&pattern).is_some_and(|regex| regex.is_match(path))
     };
-    let most = match *first {
-        "vms" | "nodes" | "storage" => 1,
-        "pool" => 3,
-        "access" => 2,
-        "mapping" => 3,
-        "sdn" => 5,
-        _ => return false,
+    PATHS.iter().any(fits)
+}
+
+/// Who may not change all rights may only hand out, or take, what he has himself.
+fn check_handed_out(state: &State, call: &Call, path: &str, role: &str, privileges: &BTreeSet<String>) -> Result<()> {
+    let own = state.privileges(&call.caller.id, path);
+    if own.contains_key("Permissions.Modify") {
+        return Ok(());
+    }
+    let delete = call.params.flag("delete");
+    let propagate = call.params.maybe_flag("propagate").unwrap_or(true);
+    let verb = if delete { "remove" } else { "add" };
+    let why = if privileges.iter().any(|name| !own.contains_key(name)) {
+        " - requires 'Permissions.Modify' or superset of privileges."
+    } else if propagate && !delete && privileges.iter().any(|name| own.get(name) == Some(&false)) {
+        " with propagation - requires 'Permissions.Modify' or propagated superset of privileges."
+    } else if role == "NoAccess" {
+        " - requires 'Permissions.Modify'"
+    } else {
+        return Ok(());
     };
-    path.starts_with('/') && rest.len() <= most
+    let text = format!("Cannot {verb} role '{role}'{why}");
+    Err(ApiError::die(format!(
+        "ACL update failed: 400 Parameter verification failed.\nrole: {text}"
+    )))
 }
 
 fn subjects(state: &State, call: &Call) -> Result<Vec<(&'static str, String)>> {
@@ -221,18 +257,20 @@ pub fn set_acl(state: &mut State, call: &Call) -> Answer {
             ["groups", "tokens", "users"].map(|key| (key.to_owned(), text.to_owned())),
         ));
     }
-    let path = params.text("path");
-    if !valid_path(&path) {
-        return Err(ApiError::param("path", format!("invalid ACL path '{path}'")));
+    let given = params.text("path");
+    let path = normalise(&given);
+    if given.is_empty() || path.is_empty() || (!params.flag("delete") && !valid_path(&path)) {
+        return Err(ApiError::param("path", format!("invalid ACL path '{given}'")));
     }
     state.check_writable()?;
     let roles = params.list("roles");
     for role in &roles {
-        if state.access.role(state.release.major(), role).is_none() {
+        let Some(privileges) = state.access.role(state.release.major(), role) else {
             return Err(ApiError::die(format!(
                 "ACL update failed: role '{role}' does not exist"
             )));
-        }
+        };
+        check_handed_out(state, call, &path, role, &privileges)?;
     }
     let subjects = subjects(state, call)?;
     let propagate = params.maybe_flag("propagate").unwrap_or(true);
@@ -300,8 +338,8 @@ fn privileges(state: &State, call: &Call) -> Result<BTreeSet<String>> {
 pub fn create_role(state: &mut State, call: &Call) -> Answer {
     let name = call.params.text("roleid");
     let privileges = privileges(state, call)?;
-    if name.starts_with("PVE") {
-        let text = "role ID may not start with 'PVE' prefix (reserved)";
+    if name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("PVE")) {
+        let text = "cannot use role ID starting with the (case-insensitive) 'PVE' namespace";
         return Err(ApiError::param("roleid", text));
     }
     if state.access.role(state.release.major(), &name).is_some() {
@@ -346,6 +384,7 @@ pub fn delete_role(state: &mut State, call: &Call) -> Answer {
             "delete role failed: role '{name}' does not exist"
         )));
     }
+    state.access.acl.retain(|entry| entry.role != name);
     Ok(Reply::NULL)
 }
 

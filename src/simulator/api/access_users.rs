@@ -13,8 +13,15 @@ fn user_json(user: &User) -> Map<String, Value> {
     let mut row = Map::new();
     row.insert("enable".to_owned(), json!(u8::from(user.enable)));
     row.insert("expire".to_owned(), json!(user.expire));
-    for (key, value) in &user.settings {
-        row.insert(key.clone(), json!(value));
+    let given = |key: &str| user.settings.get(key).filter(|text| !matches!(text.as_str(), "" | "0"));
+    for key in SETTINGS {
+        if let Some(value) = given(key) {
+            row.insert((*key).to_owned(), json!(value));
+        }
+    }
+    // An address that is not there reads as an empty one where the line of the file goes on behind it.
+    if given("comment").or(given("keys")).is_some() {
+        row.entry("email").or_insert_with(|| json!(""));
     }
     row
 }
@@ -86,10 +93,21 @@ pub fn read(state: &mut State, call: &Call) -> Answer {
         .iter()
         .map(|(name, token)| (name.clone(), Value::Object(token_json(token))))
         .collect();
-    if !tokens.is_empty() {
-        row.insert("tokens".to_owned(), Value::Object(tokens));
-    }
+    let tokens = if tokens.is_empty() {
+        Value::Null
+    } else {
+        Value::Object(tokens)
+    };
+    row.insert("tokens".to_owned(), tokens);
     Ok(Value::Object(row).into())
+}
+
+fn check_groups(state: &State, call: &Call, what: &str) -> Result<()> {
+    let groups = call.params.list("groups");
+    match groups.iter().find(|name| !state.access.groups.contains_key(*name)) {
+        Some(name) => Err(ApiError::die(format!("{what} user failed: no such group '{name}'"))),
+        None => Ok(()),
+    }
 }
 
 fn apply(user: &mut User, call: &Call) {
@@ -119,6 +137,7 @@ pub fn create(state: &mut State, call: &Call) -> Answer {
             "create user failed: user '{name}' already exists"
         )));
     }
+    check_groups(state, call, "create")?;
     let mut user = User {
         enable: true,
         password: call.params.get("password"),
@@ -131,6 +150,8 @@ pub fn create(state: &mut State, call: &Call) -> Answer {
 
 /// `PUT /access/users/{userid}`.
 pub fn update(state: &mut State, call: &Call) -> Answer {
+    known(state, call)?;
+    check_groups(state, call, "update")?;
     apply(known(state, call)?, call);
     Ok(Reply::NULL)
 }
@@ -182,7 +203,7 @@ pub fn create_token(state: &mut State, call: &Call) -> Answer {
         secret: uuid::Uuid::new_v4().to_string(),
         privsep: params.maybe_flag("privsep").unwrap_or(true),
         expire: params.int("expire").unwrap_or(0),
-        comment: params.get("comment"),
+        comment: params.get("comment").filter(|text| !matches!(text.as_str(), "" | "0")),
     };
     let mut info = token_json(&token);
     // What was given comes back as text.
@@ -209,7 +230,7 @@ pub fn update_token(state: &mut State, call: &Call) -> Answer {
         token.privsep = privsep;
     }
     if let Some(comment) = params.get("comment") {
-        token.comment = Some(comment);
+        token.comment = Some(comment).filter(|text| !text.is_empty());
     }
     let mut info = token_json(token);
     if let Some(expire) = params.get("expire") {
@@ -240,7 +261,11 @@ pub fn groups(state: &mut State, call: &Call) -> Answer {
         .groups
         .iter()
         .filter(|(name, _)| visible(name))
-        .map(|(name, comment)| json!({ "groupid": name, "comment": comment, "users": members(state, name).join(",") }))
+        .map(|(name, comment)| {
+            let mut row = json!({ "groupid": name, "users": members(state, name).join(",") });
+            describe(&mut row, comment);
+            row
+        })
         .collect();
     Ok(rows.into())
 }
@@ -271,9 +296,40 @@ pub fn create_group(state: &mut State, call: &Call) -> Answer {
 pub fn group(state: &mut State, call: &Call) -> Answer {
     let name = call.params.text("groupid");
     match state.access.groups.get(&name) {
-        Some(comment) => Ok(json!({ "comment": comment, "members": members(state, &name) }).into()),
+        Some(comment) => {
+            let mut row = json!({ "members": members(state, &name) });
+            describe(&mut row, comment);
+            Ok(row.into())
+        }
         None => Err(ApiError::die(format!("group '{name}' does not exist"))),
     }
+}
+
+/// An empty comment reads as none.
+fn describe(row: &mut Value, comment: &str) {
+    if !matches!(comment, "" | "0") {
+        row["comment"] = json!(comment);
+    }
+}
+
+/// `PUT /access/groups/{groupid}`.
+pub fn update_group(state: &mut State, call: &Call) -> Answer {
+    let name = call.params.text("groupid");
+    let Some(found) = state.access.groups.get_mut(&name) else {
+        return Err(ApiError::die(format!(
+            "update group failed: group '{name}' does not exist"
+        )));
+    };
+    if let Some(comment) = call.params.get("comment") {
+        *found = comment;
+    }
+    Ok(Reply::NULL)
+}
+
+/// `GET /access/users/{userid}/tfa`: nobody has a second factor.
+pub fn second_factors(_state: &mut State, call: &Call) -> Answer {
+    let multiple = call.params.flag("multiple");
+    Ok(if multiple { json!({ "user": [] }) } else { json!({}) }.into())
 }
 
 /// `DELETE /access/groups/{groupid}`.

@@ -1,10 +1,13 @@
 //! `/cluster` (facts C).
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Map, Value, json};
 
 use super::call::{Answer, Call, Reply};
 use crate::simulator::model::property::{self, split_list};
-use crate::simulator::model::{ApiError, State};
+use crate::simulator::model::task::Task;
+use crate::simulator::model::{ApiError, Caller, Guest, State};
 
 /// Options whose values are property strings and come back taken apart.
 const STRUCTURED: &[&str] = &[
@@ -70,10 +73,12 @@ pub fn options(state: &mut State, call: &Call) -> Answer {
     let everything = state.may(&call.caller, "/", &["Sys.Audit"]);
     let mut object = Map::new();
     for (key, text) in &state.options {
-        if !everything && !["console", "tag-style", "user-tag-access"].contains(&key.as_str()) {
+        if !everything && !["console", "tag-style"].contains(&key.as_str()) {
             continue;
         }
-        let value = if STRUCTURED.contains(&key.as_str()) {
+        let value = if key == "registered-tags" {
+            json!(semicolons(text))
+        } else if STRUCTURED.contains(&key.as_str()) {
             structured(text)
         } else {
             json!(text)
@@ -84,14 +89,14 @@ pub fn options(state: &mut State, call: &Call) -> Answer {
         object.entry("mac_prefix").or_insert_with(|| json!("BC:24:11"));
         object.entry("description").or_insert_with(|| json!(""));
     }
-    object.insert("allowed-tags".to_owned(), json!(allowed_tags(state)));
+    object.insert("allowed-tags".to_owned(), json!(allowed_tags(state, &call.caller)));
     Ok(Value::Object(object).into())
 }
 
 fn structured(text: &str) -> Value {
     let parts = property::parse(text, "type");
     let value = |key: &str, text: &String| match key {
-        "user-allow-list" => json!(split_list(text)),
+        "user-allow-list" => json!(semicolons(text)),
         _ => json!(text),
     };
     parts
@@ -101,36 +106,59 @@ fn structured(text: &str) -> Value {
         .into()
 }
 
-fn allowed_tags(state: &State) -> Vec<String> {
+fn semicolons(text: &str) -> Vec<&str> {
+    text.split(';').filter(|part| !part.is_empty()).collect()
+}
+
+/// Tags that the caller may give: for those who manage the cluster all that exist or are registered, for others what
+/// the options allow, but no registered one.
+fn allowed_tags(state: &State, caller: &Caller) -> BTreeSet<String> {
+    let manages = state.may(caller, "/", &["Sys.Modify"]);
     let access = state
         .options
         .get("user-tag-access")
-        .map(|text| property::parse(text, ""))
-        .unwrap_or_default();
-    let mut tags = access
-        .get("user-allow-list")
-        .map(|text| split_list(text))
-        .unwrap_or_default();
-    tags.extend(
-        state
-            .options
-            .get("registered-tags")
-            .map(|text| split_list(text))
-            .unwrap_or_default(),
-    );
-    if matches!(
-        access.get("user-allow").map(String::as_str),
-        None | Some("free" | "existing")
-    ) {
-        let used = state
-            .guests
-            .values()
-            .filter_map(|guest| guest.config().current.get("tags"));
-        tags.extend(used.flat_map(split_list));
+        .map(|text| property::parse(text, ""));
+    let access = access.unwrap_or_default();
+    let allow = access.get("user-allow").map_or("free", String::as_str);
+    let owned = |text: &String| semicolons(text).into_iter().map(str::to_owned).collect::<Vec<_>>();
+    let mut tags = BTreeSet::new();
+    if allow != "none" || manages {
+        tags.extend(access.get("user-allow-list").map(owned).unwrap_or_default());
     }
-    tags.sort();
-    tags.dedup();
+    if matches!(allow, "free" | "existing") || manages {
+        let seen = |guest: &&Guest| manages || state.may(caller, &format!("/vms/{}", guest.vmid), &["VM.Audit"]);
+        let used = state.guests.values().filter(seen);
+        tags.extend(
+            used.filter_map(|guest| guest.config().current.get("tags"))
+                .flat_map(split_list),
+        );
+    }
+    let registered = state.options.get("registered-tags").map(owned).unwrap_or_default();
+    if manages {
+        tags.extend(registered);
+    } else {
+        tags.retain(|tag| !registered.contains(tag));
+    }
     tags
+}
+
+/// Options as Proxmox writes them again when it changes others: lists of tags get sorted.
+fn rewritten(options: &mut BTreeMap<String, String>) {
+    let sorted = |text: &str| {
+        let mut parts = semicolons(text);
+        parts.sort_unstable();
+        parts.join(";")
+    };
+    if let Some(tags) = options.get_mut("registered-tags") {
+        *tags = sorted(tags);
+    }
+    if let Some(access) = options.get_mut("user-tag-access") {
+        let mut parts = property::parse(access, "");
+        if let Some(list) = parts.get_mut("user-allow-list") {
+            *list = sorted(list);
+            *access = property::print(&parts, "", &[]);
+        }
+    }
 }
 
 /// `PUT /cluster/options`.
@@ -147,7 +175,11 @@ pub fn set_options(state: &mut State, call: &Call) -> Answer {
             )));
         }
     }
+    rewritten(&mut state.options);
     for (key, mut value) in set {
+        if key == "console" && value == "applet" {
+            "html5".clone_into(&mut value);
+        }
         if key == "description" && !value.is_empty() && !value.ends_with('\n') {
             value.push('\n');
         }
@@ -159,24 +191,31 @@ pub fn set_options(state: &mut State, call: &Call) -> Answer {
     Ok(Reply::NULL)
 }
 
-/// `GET /cluster/log`: the ends of tasks, latest first.
+/// `GET /cluster/log`: starts and ends of tasks, latest first.
 pub fn log(state: &mut State, call: &Call) -> Answer {
     let most = call.params.int("max").unwrap_or(50) as usize;
     let everything = state.may(&call.caller, "/", &["Sys.Syslog"]);
-    let ended = state.tasks.values().rev().filter(|task| task.exitstatus.is_some());
-    let rows: Vec<Value> = ended
-        .filter(|task| everything || task.owner() == call.caller.user())
-        .take(most)
-        .map(|task| {
-            let exit = task.exitstatus.as_deref().unwrap_or_default();
-            json!({
-                "uid": task.seq.to_string(), "id": format!("{}:{}", task.seq, task.node), "node": task.node,
-                "pid": task.pid, "pri": 6, "tag": "pvedaemon", "user": task.user,
-                "time": task.ended_at.unwrap_or_default() / 1000, "msg": format!("end task {} {exit}", task.upid),
-            })
+    let visible = |task: &&Task| everything || task.owner() == call.caller.user();
+    let mut lines: Vec<(u64, u64, &Task, String)> = Vec::new();
+    for task in state.tasks.values().filter(visible) {
+        lines.push((
+            task.started_at,
+            task.seq * 2,
+            task,
+            format!("starting task {}", task.upid),
+        ));
+        if let (Some(exit), Some(at)) = (&task.exitstatus, task.ended_at) {
+            lines.push((at, task.seq * 2 + 1, task, format!("end task {} {exit}", task.upid)));
+        }
+    }
+    lines.sort_by_key(|(at, number, ..)| std::cmp::Reverse((*at, *number)));
+    let row = |(at, number, task, text): (u64, u64, &Task, String)| {
+        json!({
+            "uid": number.to_string(), "id": format!("{number}:{}", task.node), "node": task.node, "pid": task.pid,
+            "pri": 6, "tag": "pvedaemon", "user": task.user, "time": at / 1000, "msg": text,
         })
-        .collect();
-    Ok(rows.into())
+    };
+    Ok(lines.into_iter().take(most).map(row).collect::<Vec<_>>().into())
 }
 
 /// `GET /cluster/config/join` of a node that is in no cluster.

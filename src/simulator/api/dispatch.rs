@@ -42,7 +42,7 @@ fn run(state: &mut State, caller: Option<&Caller>, kind: Option<Kind>, verb: &st
         }
     }
     if method.allowtoken == Some(0) && kind == Some(Kind::Token) {
-        let text = format!("URI '{path}' not available with API token, need proper ticket.");
+        let text = format!("URI '{path}' not available with API token, need proper ticket.\n");
         return Err(ApiError::permission(text));
     }
     permissions::check(state, method, caller, &params)?;

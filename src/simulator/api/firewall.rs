@@ -3,37 +3,47 @@
 use serde_json::{Map, Value, json};
 
 use super::call::{Answer, Call, Reply};
-use crate::simulator::model::firewall::{Alias, Firewall, IpSet, SetEntry};
+use crate::simulator::model::addresses;
+use crate::simulator::model::firewall::{Alias, Firewall, IpSet, SetEntry, alias_row, list_digest};
 use crate::simulator::model::lxc_config::check_digest;
 use crate::simulator::model::{ApiError, Result, State};
-use crate::simulator::schema::formats;
+use crate::simulator::schema::firewall_formats;
 
 /// The firewall of the guest of the path; guests without one have an empty one, missing guests too.
 pub fn of<'a>(state: &'a mut State, call: &Call) -> &'a mut Firewall {
     state.firewalls.entry(call.params.vmid()).or_default()
 }
 
-/// Refuses a digest that is not that of the list.
-pub fn check(state: &mut State, call: &Call) -> Result<()> {
+/// Changes a firewall, which is written and read back; refused where nothing can be written.
+pub fn change(state: &mut State, call: &Call, edit: impl FnOnce(&mut Firewall) -> Result<()>) -> Answer {
     state.check_writable()?;
-    let digest = of(state, call).digest();
-    check_digest(&digest, call.params.get("digest").as_deref())
+    let mut firewall = of(state, call).clone();
+    edit(&mut firewall)?;
+    firewall.settle();
+    *of(state, call) = firewall;
+    Ok(Reply::NULL)
 }
 
-fn option_json(text: &str) -> Value {
-    text.parse::<i64>().map_or_else(|_| json!(text), |number| json!(number))
+/// Refuses a digest that is not that of the rows.
+pub fn check<'a>(call: &Call, rows: impl IntoIterator<Item = &'a Map<String, Value>>) -> Result<()> {
+    check_digest(&list_digest(rows), call.params.get("digest").as_deref())
+}
+
+/// A list whose rows carry the digest of all.
+pub fn with_digest(mut rows: Vec<Map<String, Value>>) -> Answer {
+    let digest = list_digest(&rows);
+    for row in &mut rows {
+        row.insert("digest".to_owned(), json!(digest));
+    }
+    Ok(rows.into_iter().map(Value::Object).collect::<Vec<_>>().into())
 }
 
 /// `GET …/options`.
 pub fn options(state: &mut State, call: &Call) -> Answer {
-    let firewall = of(state, call);
-    let mut object: Map<String, Value> = firewall
-        .options
-        .iter()
-        .map(|(key, text)| (key.clone(), option_json(text)))
-        .collect();
-    object.insert("digest".to_owned(), json!(firewall.digest()));
-    Ok(Value::Object(object).into())
+    let mut row = of(state, call).option_row();
+    let digest = list_digest([&row]);
+    row.insert("digest".to_owned(), json!(digest));
+    Ok(Value::Object(row).into())
 }
 
 const OPTIONS: &[&str] = &[
@@ -51,281 +61,235 @@ const OPTIONS: &[&str] = &[
 
 /// `PUT …/options`.
 pub fn set_options(state: &mut State, call: &Call) -> Answer {
-    let delete = call.params.list("delete");
-    if let Some(unknown) = delete.iter().find(|key| !OPTIONS.contains(&key.as_str())) {
-        return Err(ApiError::param("delete", format!("no such option '{unknown}'")));
-    }
-    check(state, call)?;
-    let set = call.params.options(|key| OPTIONS.contains(&key));
-    let firewall = of(state, call);
-    firewall.options.extend(set);
-    for key in delete {
-        firewall.options.remove(&key);
-    }
-    Ok(Reply::NULL)
-}
-
-/// 4 or 6 for an address or network.
-pub fn ip_version(text: &str) -> Option<u8> {
-    let address = text.split('/').next().unwrap_or_default();
-    if formats::is_ipv4(address) {
-        Some(4)
-    } else if formats::is_ipv6(address) {
-        Some(6)
-    } else {
-        None
-    }
-}
-
-fn alias_row(name: &str, alias: &Alias, digest: &str) -> Value {
-    let mut row = json!({ "name": name, "cidr": alias.cidr, "digest": digest });
-    if let Some(version) = ip_version(&alias.cidr) {
-        row["ipversion"] = json!(version);
-    }
-    if let Some(comment) = &alias.comment {
-        row["comment"] = json!(comment);
-    }
-    row
-}
-
-/// Aliases and sets are found whatever their case.
-fn key_of<T>(map: &std::collections::BTreeMap<String, T>, name: &str) -> Option<String> {
-    map.keys().find(|key| key.eq_ignore_ascii_case(name)).cloned()
+    change(state, call, |firewall| {
+        check(call, [&firewall.option_row()])?;
+        for key in call.params.list("delete") {
+            if !OPTIONS.contains(&key.as_str()) {
+                return Err(ApiError::param("delete", format!("no such option '{key}'")));
+            }
+            firewall.options.remove(&key);
+        }
+        firewall
+            .options
+            .extend(call.params.options(|key| OPTIONS.contains(&key)));
+        Ok(())
+    })
 }
 
 /// `GET …/aliases`.
 pub fn aliases(state: &mut State, call: &Call) -> Answer {
-    let firewall = of(state, call);
-    let digest = firewall.digest();
-    Ok(firewall
-        .aliases
-        .iter()
-        .map(|(name, alias)| alias_row(name, alias, &digest))
-        .collect::<Vec<_>>()
-        .into())
+    with_digest(of(state, call).alias_rows())
+}
+
+fn alias_of(call: &Call) -> Alias {
+    Alias {
+        name: call.params.text("name"),
+        cidr: call.params.text("cidr"),
+        comment: call.params.get("comment"),
+    }
 }
 
 /// `POST …/aliases`.
 pub fn create_alias(state: &mut State, call: &Call) -> Answer {
-    check(state, call)?;
-    let name = call.params.text("name");
-    let firewall = of(state, call);
-    if key_of(&firewall.aliases, &name).is_some() {
-        return Err(ApiError::param("name", format!("alias '{name}' already exists")));
-    }
-    let alias = Alias {
-        cidr: call.params.text("cidr"),
-        comment: call.params.get("comment"),
-    };
-    firewall.aliases.insert(name, alias);
-    Ok(Reply::NULL)
+    change(state, call, |firewall| {
+        let alias = alias_of(call);
+        if firewall.alias(&alias.name).is_some() {
+            let text = format!("alias '{}' already exists", alias.name);
+            return Err(ApiError::param("name", text));
+        }
+        firewall.aliases.insert(alias.name.to_ascii_lowercase(), alias);
+        Ok(())
+    })
 }
 
 /// `GET …/aliases/{name}`.
 pub fn alias(state: &mut State, call: &Call) -> Answer {
-    let name = call.params.text("name");
-    let firewall = of(state, call);
-    let digest = firewall.digest();
-    match key_of(&firewall.aliases, &name).and_then(|key| firewall.aliases.get_key_value(&key)) {
-        Some((name, alias)) => Ok(alias_row(name, alias, &digest).into()),
+    match of(state, call).alias(&call.params.text("name")) {
+        Some(alias) => Ok(Value::Object(alias_row(alias)).into()),
         None => Err(ApiError::param("name", "no such alias")),
     }
 }
 
-/// `PUT …/aliases/{name}`.
+/// `PUT …/aliases/{name}`: what is not given is gone, and the name takes the spelling of the path.
 pub fn update_alias(state: &mut State, call: &Call) -> Answer {
-    check(state, call)?;
-    let name = call.params.text("name");
-    let firewall = of(state, call);
-    let Some(key) = key_of(&firewall.aliases, &name) else {
-        return Err(ApiError::param("name", "no such alias"));
-    };
-    let alias = Alias {
-        cidr: call.params.text("cidr"),
-        comment: call.params.get("comment"),
-    };
-    firewall.aliases.remove(&key);
-    firewall.aliases.insert(call.params.get("rename").unwrap_or(key), alias);
-    Ok(Reply::NULL)
+    change(state, call, |firewall| {
+        check(call, &firewall.alias_rows())?;
+        let mut alias = alias_of(call);
+        let key = alias.name.to_ascii_lowercase();
+        if firewall.alias(&key).is_none() {
+            return Err(ApiError::param("name", "no such alias"));
+        }
+        if let Some(name) = call
+            .params
+            .get("rename")
+            .filter(|name| !name.eq_ignore_ascii_case(&key))
+        {
+            if firewall.alias(&name).is_some() {
+                return Err(ApiError::param("name", format!("alias '{name}' already exists")));
+            }
+            alias.name = name;
+        }
+        firewall.aliases.remove(&key);
+        firewall.aliases.insert(alias.name.to_ascii_lowercase(), alias);
+        Ok(())
+    })
 }
 
 /// `DELETE …/aliases/{name}`: an absent one is no error.
 pub fn delete_alias(state: &mut State, call: &Call) -> Answer {
-    check(state, call)?;
-    let name = call.params.text("name");
-    let firewall = of(state, call);
-    if let Some(key) = key_of(&firewall.aliases, &name) {
-        firewall.aliases.remove(&key);
-    }
-    Ok(Reply::NULL)
+    change(state, call, |firewall| {
+        check(call, &firewall.alias_rows())?;
+        firewall.aliases.remove(&call.params.text("name").to_ascii_lowercase());
+        Ok(())
+    })
 }
 
 /// `GET …/ipset`.
 pub fn ipsets(state: &mut State, call: &Call) -> Answer {
-    let firewall = of(state, call);
-    let digest = firewall.digest();
-    let row = |(name, set): (&String, &IpSet)| {
-        let mut row = json!({ "name": name, "digest": digest });
-        if let Some(comment) = &set.comment {
-            row["comment"] = json!(comment);
-        }
-        row
-    };
-    Ok(firewall.ipsets.iter().map(row).collect::<Vec<_>>().into())
+    with_digest(of(state, call).set_rows())
 }
 
-/// `POST …/ipset`.
+/// `POST …/ipset`: makes a set, or renames one and gives it another comment.
 pub fn create_ipset(state: &mut State, call: &Call) -> Answer {
-    check(state, call)?;
-    let name = call.params.text("name");
-    let comment = call.params.get("comment");
-    let firewall = of(state, call);
-    if let Some(old) = call.params.get("rename") {
-        let Some(mut set) = firewall.ipsets.remove(&old) else {
-            return Err(ApiError::param("name", format!("IPSet '{old}' does not exist")));
+    change(state, call, |firewall| {
+        let name = call.params.text("name");
+        let comment = call.params.get("comment");
+        let known = firewall.ipsets.contains_key(&name);
+        let Some(old) = call.params.get("rename") else {
+            if known {
+                return Err(ApiError::param("name", format!("IPSet '{name}' already exists")));
+            }
+            let entries = Default::default();
+            firewall.ipsets.insert(name, IpSet { comment, entries });
+            return Ok(());
         };
+        check(call, &firewall.set_rows())?;
+        if !firewall.ipsets.contains_key(&old) {
+            return Err(ApiError::param("name", format!("IPSet '{old}' does not exist")));
+        }
+        if known && name != old {
+            return Err(ApiError::param("name", format!("IPSet '{name}' does already exist")));
+        }
+        let mut set = firewall.ipsets.remove(&old).unwrap_or_default();
         set.comment = comment.or(set.comment);
         firewall.ipsets.insert(name, set);
-        return Ok(Reply::NULL);
-    }
-    if firewall.ipsets.contains_key(&name) {
-        return Err(ApiError::param("name", format!("IPSet '{name}' already exists")));
-    }
-    firewall.ipsets.insert(
-        name,
-        IpSet {
-            comment,
-            ..IpSet::default()
-        },
-    );
-    Ok(Reply::NULL)
+        Ok(())
+    })
 }
 
-fn set_of<'a>(state: &'a mut State, call: &Call) -> Result<&'a mut IpSet> {
+fn set_of<'a>(firewall: &'a mut Firewall, call: &Call) -> Result<&'a mut IpSet> {
     let name = call.params.text("name");
-    of(state, call)
-        .ipsets
-        .get_mut(&name)
-        .ok_or_else(|| ApiError::die(format!("no such IPSet '{name}'")))
+    let found = firewall.ipsets.get_mut(&name);
+    found.ok_or_else(|| ApiError::die(format!("no such IPSet '{name}'")))
 }
 
-fn entry_row(cidr: &str, entry: &SetEntry) -> Value {
-    let mut row = json!({ "cidr": cidr });
-    if entry.nomatch {
-        row["nomatch"] = json!(1);
-    }
-    if let Some(comment) = &entry.comment {
-        row["comment"] = json!(comment);
-    }
-    row
+fn entries_of(firewall: &mut Firewall, call: &Call) -> Result<Vec<Map<String, Value>>> {
+    let set = set_of(firewall, call)?.clone();
+    Ok(firewall.entry_rows(&set))
 }
 
 /// `GET …/ipset/{name}`.
 pub fn ipset(state: &mut State, call: &Call) -> Answer {
-    let digest = of(state, call).digest();
-    let row = |(cidr, entry): (&String, &SetEntry)| {
-        let mut row = entry_row(cidr, entry);
-        row["digest"] = json!(digest);
-        row
-    };
-    Ok(set_of(state, call)?.entries.iter().map(row).collect::<Vec<_>>().into())
+    with_digest(entries_of(of(state, call), call)?)
 }
 
 /// `DELETE …/ipset/{name}`.
 pub fn delete_ipset(state: &mut State, call: &Call) -> Answer {
-    check(state, call)?;
-    let name = call.params.text("name");
-    if !set_of(state, call)?.entries.is_empty() && !call.params.flag("force") {
-        return Err(ApiError::die(format!("IPSet '{name}' is not empty")));
-    }
-    of(state, call).ipsets.remove(&name);
-    Ok(Reply::NULL)
+    change(state, call, |firewall| {
+        let name = call.params.text("name");
+        if !set_of(firewall, call)?.entries.is_empty() && !call.params.flag("force") {
+            return Err(ApiError::die(format!("IPSet '{name}' is not empty")));
+        }
+        firewall.ipsets.remove(&name);
+        Ok(())
+    })
 }
 
 /// `POST …/ipset/{name}`.
 pub fn add_entry(state: &mut State, call: &Call) -> Answer {
-    check(state, call)?;
-    let params = &call.params;
-    let cidr = params.text("cidr");
-    set_of(state, call)?;
-    let firewall = of(state, call);
-    if ip_version(&cidr).is_none() {
-        let name = cidr.trim_start_matches("guest/").trim_start_matches("dc/");
-        if key_of(&firewall.aliases, name).is_none() {
-            return Err(ApiError::die(format!("no such alias '{cidr}'")));
+    change(state, call, |firewall| {
+        let params = &call.params;
+        let given = params.text("cidr");
+        set_of(firewall, call)?;
+        let cidr = if firewall_formats::is_alias(&given) {
+            match firewall.alias_fault(&given) {
+                Some(text) => return Err(ApiError::die(text)),
+                None => given,
+            }
+        } else {
+            addresses::stored(&addresses::clean(&given)).map_err(ApiError::die)?.0
+        };
+        let entry = SetEntry {
+            nomatch: params.flag("nomatch"),
+            comment: params.get("comment"),
+        };
+        let set = set_of(firewall, call)?;
+        if set.entries.contains_key(&cidr) {
+            return Err(ApiError::param("cidr", format!("address '{cidr}' already exists")));
         }
-    }
-    let entry = SetEntry {
-        nomatch: params.flag("nomatch"),
-        comment: params.get("comment"),
-    };
-    let set = set_of(state, call)?;
-    if set.entries.contains_key(&cidr) {
-        return Err(ApiError::param("cidr", format!("address '{cidr}' already exists")));
-    }
-    set.entries.insert(cidr, entry);
-    Ok(Reply::NULL)
-}
-
-fn no_entry(cidr: &str) -> ApiError {
-    ApiError::die(format!("no such IP/Network '{cidr}'"))
+        if cidr
+            .rsplit_once('/')
+            .is_some_and(|(_, bits)| bits.trim_matches('0').is_empty())
+        {
+            let text = "a zero prefix is not allowed in ipset entries";
+            return Err(ApiError::param("cidr", text));
+        }
+        set.entries.insert(cidr, entry);
+        Ok(())
+    })
 }
 
 /// `GET …/ipset/{name}/{cidr}`.
 pub fn entry(state: &mut State, call: &Call) -> Answer {
     let cidr = call.params.text("cidr");
-    let set = set_of(state, call)?;
-    set.entries
-        .get(&cidr)
-        .map(|entry| entry_row(&cidr, entry).into())
-        .ok_or_else(|| no_entry(&cidr))
+    let mut rows = entries_of(of(state, call), call)?.into_iter();
+    let found = rows.find(|row| row["cidr"] == json!(cidr));
+    found
+        .map(|row| Value::Object(row).into())
+        .ok_or_else(|| ApiError::param("cidr", "no such IP/Network"))
 }
 
-/// `PUT …/ipset/{name}/{cidr}`.
+/// `PUT …/ipset/{name}/{cidr}`: what is not given is gone.
 pub fn update_entry(state: &mut State, call: &Call) -> Answer {
-    check(state, call)?;
-    let params = &call.params;
-    let cidr = params.text("cidr");
-    let Some(entry) = set_of(state, call)?.entries.get_mut(&cidr) else {
-        return Err(no_entry(&cidr));
-    };
-    if let Some(nomatch) = params.maybe_flag("nomatch") {
-        entry.nomatch = nomatch;
-    }
-    if let Some(comment) = params.get("comment") {
-        entry.comment = Some(comment);
-    }
-    Ok(Reply::NULL)
+    change(state, call, |firewall| {
+        check(call, &entries_of(firewall, call)?)?;
+        let Some(entry) = set_of(firewall, call)?.entries.get_mut(&call.params.text("cidr")) else {
+            return Err(ApiError::param("cidr", "no such IP/Network"));
+        };
+        entry.nomatch = call.params.flag("nomatch");
+        entry.comment = call.params.get("comment");
+        Ok(())
+    })
 }
 
-/// `DELETE …/ipset/{name}/{cidr}`.
+/// `DELETE …/ipset/{name}/{cidr}`: an absent one is no error.
 pub fn delete_entry(state: &mut State, call: &Call) -> Answer {
-    check(state, call)?;
-    let cidr = call.params.text("cidr");
-    set_of(state, call)?.entries.remove(&cidr);
-    Ok(Reply::NULL)
+    change(state, call, |firewall| {
+        check(call, &entries_of(firewall, call)?)?;
+        set_of(firewall, call)?.entries.remove(&call.params.text("cidr"));
+        Ok(())
+    })
 }
 
 /// `GET …/refs`.
 pub fn refs(state: &mut State, call: &Call) -> Answer {
     let wanted = call.params.get("type");
     let firewall = of(state, call);
+    let row = |kind: &str, name: &str, mark: &str, comment: Option<&String>| {
+        let mut row = json!({ "type": kind, "name": name, "ref": format!("{mark}{name}"), "scope": "guest" });
+        if let Some(comment) = comment.filter(|text| !text.is_empty()) {
+            row["comment"] = json!(comment);
+        }
+        row
+    };
     let mut rows = Vec::new();
-    if wanted.as_deref().is_none_or(|kind| kind == "alias") {
-        for (name, alias) in &firewall.aliases {
-            rows.push(json!({
-                "type": "alias", "name": name, "ref": format!("guest/{name}"), "scope": "guest",
-                "comment": alias.comment.clone().unwrap_or_default(),
-            }));
-        }
-    }
     if wanted.as_deref().is_none_or(|kind| kind == "ipset") {
-        for (name, set) in &firewall.ipsets {
-            rows.push(json!({
-                "type": "ipset", "name": name, "ref": format!("+guest/{name}"), "scope": "guest",
-                "comment": set.comment.clone().unwrap_or_default(),
-            }));
-        }
+        let sets = firewall.ipsets.iter();
+        rows.extend(sets.map(|(name, set)| row("ipset", name, "+", set.comment.as_ref())));
+    }
+    if wanted.as_deref().is_none_or(|kind| kind == "alias") {
+        let aliases = firewall.aliases.keys().map(|name| (name, &firewall.aliases[name]));
+        rows.extend(aliases.map(|(name, alias)| row("alias", name, "", alias.comment.as_ref())));
     }
     Ok(rows.into())
 }

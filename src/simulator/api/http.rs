@@ -158,7 +158,9 @@ pub fn parse(request: &HttpRequest) -> Result<Parsed, HttpReply> {
     if request.body.len() > LARGEST_BODY {
         return Err(HttpReply::plain(501, "for data too large", "for data too large"));
     }
-    let decoded = percent_decode_str(&request.path).decode_utf8_lossy().into_owned();
+    // A path may carry its query.
+    let (raw, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
+    let decoded = percent_decode_str(raw).decode_utf8_lossy().into_owned();
     let Some(rest) = decoded.strip_prefix("/api2/") else {
         let text = format!("no such file '{decoded}'");
         return Err(HttpReply::plain(500, text.clone(), format!("{text}\n")));
@@ -175,6 +177,7 @@ pub fn parse(request: &HttpRequest) -> Result<Parsed, HttpReply> {
         }
     };
     let mut params = BTreeMap::new();
+    add_form(&mut params, query.as_bytes());
     add_form(&mut params, request.query.as_bytes());
     let mut upload = None;
     if let Some(boundary) = upload_boundary(request, &path) {

@@ -64,7 +64,7 @@ const LISTS: &[(&str, &str, &str)] = &[
     (
         "/nodes/{node}/qemu/{vmid}",
         "subdir",
-        "config pending status unlink vncproxy termproxy migrate resize move rrd rrddata monitor agent snapshot \
+        "config cloudinit pending status unlink vncproxy termproxy migrate resize move rrd rrddata monitor agent snapshot \
          spiceproxy sendkey firewall mtunnel remote_migrate",
     ),
     (

@@ -22,6 +22,7 @@ mod nodes;
 mod pools;
 mod qemu;
 mod qemu_agent;
+mod qemu_monitor;
 mod qemu_status;
 mod resources;
 mod routes_qemu;

@@ -60,7 +60,16 @@ pub fn network(state: &mut State, call: &Call) -> Answer {
         Some(kind) => row["type"] == kind,
     };
     let rows: Vec<Value> = node(state, call).map(interfaces).unwrap_or_default();
-    Ok(rows.into_iter().filter(wanted).collect::<Vec<_>>().into())
+    // A bridge is told to those who may use it, or look at it.
+    let seen = |row: &Value| {
+        let path = format!("/sdn/zones/localnetwork/{}", row["iface"].as_str().unwrap_or_default());
+        row["type"] != "bridge" || state.may_any(&call.caller, &path, &["SDN.Audit", "SDN.Use"])
+    };
+    Ok(rows
+        .into_iter()
+        .filter(|row| wanted(row) && seen(row))
+        .collect::<Vec<_>>()
+        .into())
 }
 
 /// `GET /nodes/{node}/network/{iface}`.

@@ -84,7 +84,8 @@ fn substitute(template: &str, params: &Params) -> String {
     normalise(&path)
 }
 
-fn normalise(path: &str) -> String {
+/// A path as rules name it; empty where no rule can name it.
+pub(super) fn normalise(path: &str) -> String {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let joined = format!("/{}", parts.join("/"));
     let good = joined.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c));

@@ -9,7 +9,7 @@ use crate::simulator::model::{ApiError, Caller, Result, State};
 
 fn row(name: &str, pool: &Pool) -> Value {
     let mut row = json!({ "poolid": name });
-    if let Some(comment) = &pool.comment {
+    if let Some(comment) = pool.comment.as_ref().filter(|text| !matches!(text.as_str(), "" | "0")) {
         row["comment"] = json!(comment);
     }
     row
@@ -28,7 +28,7 @@ pub fn list(state: &mut State, call: &Call) -> Answer {
             .filter(|(name, _)| visible(state, &call.caller, name));
         return Ok(pools.map(|(name, pool)| row(name, pool)).collect::<Vec<_>>().into());
     };
-    state.need(&call.caller, &format!("/pool/{name}"), &["Pool.Audit"])?;
+    // Proxmox looks at the rights here, but does not mind what it sees (facts L.4).
     let full = with_members(state, call, &name)?;
     Ok(vec![full].into())
 }
@@ -40,7 +40,7 @@ fn with_members(state: &State, call: &Call, name: &str) -> Result<Value> {
         .ok_or_else(|| ApiError::die(format!("pool '{name}' does not exist")))?;
     let mut row = row(name, pool);
     let kind = call.params.get("type");
-    row["members"] = json!(pool_members(state, &call.caller, name, kind.as_deref()));
+    row["members"] = json!(pool_members(state, name, kind.as_deref()));
     Ok(row)
 }
 
@@ -76,6 +76,8 @@ pub fn update(state: &mut State, call: &Call) -> Answer {
     let params = &call.params;
     let name = params.text("poolid");
     let failed = |text: String| ApiError::die(format!("update pools failed: {text}"));
+    // Missing rights are one more reason why the update fails.
+    let denied = |error: ApiError| failed(format!("{} {}", error.status, error.first_line()));
     state.check_writable()?;
     let Some(mut pool) = state.pools.get(&name).cloned() else {
         return Err(failed(format!("pool '{name}' does not exist")));
@@ -87,11 +89,9 @@ pub fn update(state: &mut State, call: &Call) -> Answer {
     let mut others = state.pools.clone();
     others.remove(&name);
     for vmid in params.list("vms").iter().filter_map(|id| id.parse::<u32>().ok()) {
-        state.need_any(
-            &call.caller,
-            &format!("/vms/{vmid}"),
-            &["VM.Allocate", "Permissions.Modify"],
-        )?;
+        let rights = ["Permissions.Modify", "VM.Allocate"];
+        let allowed = state.need_any(&call.caller, &format!("/vms/{vmid}"), &rights);
+        allowed.map_err(denied)?;
         if delete {
             if !pool.vms.remove(&vmid) {
                 return Err(failed(format!("VM {vmid} is not a pool member")));
@@ -106,16 +106,16 @@ pub fn update(state: &mut State, call: &Call) -> Answer {
                 let text = format!("VM {vmid} belongs already to pool '{owner}' and 'allow-move' is not set");
                 return Err(failed(text));
             }
+            let allowed = state.need(&call.caller, &format!("/pool/{owner}"), &["Pool.Allocate"]);
+            allowed.map_err(denied)?;
             other.vms.remove(&vmid);
         }
         pool.vms.insert(vmid);
     }
     for id in params.list("storage") {
-        state.need_any(
-            &call.caller,
-            &format!("/storage/{id}"),
-            &["Datastore.Allocate", "Permissions.Modify"],
-        )?;
+        let rights = ["Permissions.Modify", "Datastore.Allocate"];
+        let allowed = state.need_any(&call.caller, &format!("/storage/{id}"), &rights);
+        allowed.map_err(denied)?;
         if delete {
             if !pool.storages.remove(&id) {
                 return Err(failed(format!("Storage '{id}' is not a pool member")));

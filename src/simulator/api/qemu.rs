@@ -12,8 +12,8 @@ use crate::simulator::model::vm_config::VmChange;
 use crate::simulator::model::vm_create::VmCreateRequest;
 use crate::simulator::model::vm_migrate::VmMigrate;
 use crate::simulator::model::vm_move::{VmMoveRequest, VmResize};
-use crate::simulator::model::vm_options::{agent_enabled, disks, is_option};
-use crate::simulator::model::{ApiError, Guest, GuestKind, State};
+use crate::simulator::model::vm_options::{agent_enabled, disks, index_of, is_option};
+use crate::simulator::model::{ApiError, Guest, GuestKind, State, property};
 
 /// A section as answers show it: passwords masked, a description without line end.
 pub(super) fn section_json(section: &Section) -> Map<String, Value> {
@@ -41,10 +41,19 @@ pub(super) fn row(state: &State, guest: &Guest, full: bool) -> Value {
     if full {
         row["qmpstatus"] = json!(now.status);
     }
+    let current = &guest.config().current;
     for key in ["tags", "lock"] {
-        if let Some(text) = guest.config().current.get(key) {
+        if let Some(text) = current.get(key) {
             row[key] = json!(text);
         }
+    }
+    let number = |key: &str| current.get(key).and_then(|text| text.parse::<u64>().ok());
+    if let Some(balloon) = number("balloon").filter(|balloon| *balloon > 0) {
+        row["balloon_min"] = json!(balloon << 20);
+        row["shares"] = json!(number("shares").unwrap_or(1000));
+    }
+    if current.options.keys().any(|key| index_of(key, "serial").is_some()) {
+        row["serial"] = json!(1);
     }
     if guest.is_template() {
         row["template"] = json!(1);
@@ -313,7 +322,7 @@ pub fn regenerate_cloud_init(state: &mut State, call: &Call) -> Answer {
 pub fn dump_cloud_init(state: &mut State, call: &Call) -> Answer {
     let kind = call.params.text("type");
     Ok(state
-        .dump_cloud_init(&call.params.node(), call.params.vmid(), &kind)?
+        .dump_cloud_init(&call.caller, &call.params.node(), call.params.vmid(), &kind)?
         .into())
 }
 
@@ -323,19 +332,29 @@ pub fn status(state: &mut State, call: &Call) -> Answer {
     let current = &guest.config().current;
     let mut row = row(state, guest, true);
     row["ha"] = json!({ "managed": 0 });
-    row["clipboard"] = Value::Null;
     if agent_enabled(current) {
         row["agent"] = json!(1);
     }
-    if current.get("serial0").is_some() {
-        row["serial"] = json!(1);
+    if let Some(vga) = current.get("vga") {
+        let parts = property::parse(vga, "type");
+        let kind = parts.get("type").map(String::as_str).unwrap_or_default();
+        if kind.starts_with("virtio") || kind.starts_with("qxl") {
+            row["spice"] = json!(1);
+        }
+        row["clipboard"] = json!(parts.get("clipboard"));
     }
     if guest.running.is_some() {
-        row["running-machine"] = json!("pc-i440fx-10.1+pve0");
-        row["running-qemu"] = json!("10.1.2");
+        let cards = current.options.keys().filter_map(|key| index_of(key, "net"));
+        row["nics"] = cards
+            .map(|card| (format!("tap{}i{card}", guest.vmid), json!({ "netin": 0, "netout": 0 })))
+            .collect::<Map<_, _>>()
+            .into();
+    }
+    if guest.running.is_some() && state.qemu.by_proxmox {
+        row["running-machine"] = json!(format!("pc-i440fx-{}+pve0", state.qemu.release()));
+        row["running-qemu"] = json!(state.qemu.version);
         row["balloon"] = row["maxmem"].clone();
         row["blockstat"] = json!({});
-        row["nics"] = json!({});
         row["proxmox-support"] = json!({ "pbs-dirty-bitmap": true, "query-bitmap-info": true });
     }
     Ok(row.into())

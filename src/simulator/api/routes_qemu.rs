@@ -1,7 +1,7 @@
 //! Which function answers which method of a virtual machine.
 
 use super::routes::Handler;
-use super::{index, lxc, qemu, qemu_agent, qemu_status};
+use super::{index, lxc, qemu, qemu_agent, qemu_monitor, qemu_status};
 
 /// Path of a machine.
 pub const QEMU: &str = "/nodes/{node}/qemu/{vmid}";
@@ -29,6 +29,8 @@ pub fn handler(verb: &str, rest: &str) -> Option<Handler> {
         ("GET", "/cloudinit") => qemu::cloud_init,
         ("PUT", "/cloudinit") => qemu::regenerate_cloud_init,
         ("GET", "/cloudinit/dump") => qemu::dump_cloud_init,
+        ("POST", "/monitor") => qemu_monitor::command,
+        ("PUT", "/sendkey") => qemu_monitor::send_key,
         ("GET", "/status/current") => qemu::status,
         ("POST", "/status/start") => qemu_status::start,
         ("POST", "/status/stop") => qemu_status::stop,

@@ -104,6 +104,9 @@ const BUILT_IN: &[(&str, &str)] = &[
     ),
 ];
 
+/// The role that takes all others away.
+const NO_ACCESS: &str = "NoAccess";
+
 /// Every privilege that the version knows: in 8 `VM.Monitor` instead of the guest agent's (facts H).
 pub fn all_privileges(major: u32) -> BTreeSet<String> {
     let mut all = words(ADMIN_PRIVS);
@@ -170,11 +173,10 @@ impl Access {
                 roles = found;
             }
         }
-        if roles.contains_key("NoAccess") {
-            BTreeMap::new()
-        } else {
-            roles
+        if roles.contains_key(NO_ACCESS) {
+            roles.retain(|name, _| name == NO_ACCESS);
         }
+        roles
     }
 
     /// Effective privileges of a user or token on a path. `pools` are the pools that the object of the path is in.
@@ -186,10 +188,14 @@ impl Access {
         match self.users.get(user).and_then(|found| found.tokens.get(token)) {
             None => Privileges::new(),
             Some(found) if !found.privsep => of_user,
+            Some(_) if user == "root@pam" => self.own_privileges(major, who, path, pools),
             Some(_) => {
-                let mut own = self.own_privileges(major, who, path, pools);
-                own.retain(|name, _| of_user.contains_key(name));
-                own
+                let own = self.own_privileges(major, who, path, pools);
+                let both = own.into_iter().filter_map(|(name, below)| {
+                    let of_user = *of_user.get(&name)?;
+                    Some((name, of_user && below))
+                });
+                both.collect()
             }
         }
     }
@@ -198,14 +204,17 @@ impl Access {
         if who == "root@pam" {
             return all_privileges(major).into_iter().map(|name| (name, true)).collect();
         }
-        if !who.contains('!') && !self.users.get(who).is_some_and(|user| user.enable) {
-            return Privileges::new();
-        }
         let mut roles = self.roles_at(who, path);
-        for pool in pools {
-            for (role, propagate) in self.roles_at(who, &format!("/pool/{pool}")) {
-                roles.entry(role).or_insert(propagate);
+        if !roles.contains_key(NO_ACCESS) {
+            for pool in pools {
+                for (role, _) in self.roles_at(who, &format!("/pool/{pool}")) {
+                    // What comes from a pool holds for its members, not below them.
+                    roles.entry(role).or_insert(false);
+                }
             }
+        }
+        if roles.contains_key(NO_ACCESS) {
+            return Privileges::new();
         }
         let mut found = Privileges::new();
         for (role, propagate) in roles {
@@ -219,7 +228,7 @@ impl Access {
 }
 
 /// `/`, `/vms`, `/vms/100` for `/vms/100`.
-fn levels(path: &str) -> Vec<String> {
+pub fn levels(path: &str) -> Vec<String> {
     let mut found = vec!["/".to_owned()];
     let mut at = String::new();
     for part in path.split('/').filter(|part| !part.is_empty()) {

@@ -66,7 +66,8 @@ impl State {
             row["used"] = json!(volume.used);
             let parent = volume.parent.as_ref().map(|parent| match storage.kind {
                 StorageKind::ZfsPool => format!("{parent}@__base__"),
-                _ => parent.clone(),
+                // Images name their base relative to themselves.
+                _ => format!("../{parent}"),
             });
             row["parent"] = json!(parent);
         }

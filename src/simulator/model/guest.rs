@@ -272,7 +272,8 @@ impl Guest {
         } else {
             "name"
         };
-        let fallback = || format!("{}{}", self.kind.short(), self.vmid);
+        let blank = if self.kind == GuestKind::Lxc { "" } else { " " };
+        let fallback = || format!("{}{blank}{}", self.kind.short(), self.vmid);
         self.config.current.get(key).map_or_else(fallback, str::to_owned)
     }
 }

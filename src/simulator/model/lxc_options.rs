@@ -204,8 +204,11 @@ impl State {
             .into_iter()
             .map(|tag| if exact { tag } else { tag.to_lowercase() })
             .collect();
-        tags.sort();
-        tags.dedup();
+        if style.get("ordering").is_none_or(|ordering| ordering != "config") {
+            tags.sort();
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        tags.retain(|tag| seen.insert(tag.clone()));
         tags.join(";")
     }
 

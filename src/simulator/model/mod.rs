@@ -1,6 +1,7 @@
 //! The pure model: synchronous, serialisable, told the time. Files follow the API: one for each family of operations.
 
 pub mod access;
+pub mod addresses;
 pub mod backup;
 pub mod config;
 pub mod content;
@@ -9,6 +10,7 @@ pub mod edits;
 pub mod engine;
 pub mod error;
 pub mod firewall;
+pub mod firewall_check;
 pub mod guest;
 pub mod hook;
 pub mod lxc_clone;

@@ -34,6 +34,37 @@ pub struct Pci {
     pub subsystem_device: String,
 }
 
+/// What runs the virtual machines of all nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Qemu {
+    /// Version.
+    pub version: String,
+    /// Built by Proxmox: one of a distribution does not know what Proxmox asks it for status.
+    pub by_proxmox: bool,
+    /// A machine whose disks are blank has no operating system: it does not react to anything. Otherwise somebody has
+    /// set it up by hand, guest agent included.
+    pub blank_is_empty: bool,
+}
+
+impl Default for Qemu {
+    fn default() -> Self {
+        Self {
+            version: "10.1.2".to_owned(),
+            by_proxmox: true,
+            blank_is_empty: false,
+        }
+    }
+}
+
+impl Qemu {
+    /// Major and minor number.
+    pub fn release(&self) -> &str {
+        self.version
+            .rsplit_once('.')
+            .map_or(self.version.as_str(), |(release, _)| release)
+    }
+}
+
 /// A network bridge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bridge {

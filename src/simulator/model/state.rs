@@ -105,6 +105,9 @@ pub struct State {
     pub latency: Latency,
     /// Claimed version.
     pub release: Release,
+    /// What runs virtual machines.
+    #[serde(default)]
+    pub qemu: super::node::Qemu,
     /// Cluster name; none for a single node that is not clustered.
     pub cluster: Option<String>,
     /// False while the cluster has no quorum: nothing can be written.
@@ -176,6 +179,7 @@ impl State {
                 version: version.to_owned(),
                 repoid: "14a22df35955d97d".to_owned(),
             },
+            qemu: super::node::Qemu::default(),
             cluster: None,
             quorate: true,
             nodes: BTreeMap::new(),

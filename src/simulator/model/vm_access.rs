@@ -60,7 +60,7 @@ pub enum Verb {
 }
 
 impl State {
-    fn need_vm(&self, who: &VmCheck<'_>, privileges: &[&str], any: bool) -> Result<()> {
+    pub(super) fn need_vm(&self, who: &VmCheck<'_>, privileges: &[&str], any: bool) -> Result<()> {
         let held = |path: &str| {
             if any {
                 self.may_any(who.caller, path, privileges)
@@ -187,10 +187,30 @@ impl State {
         self.need(caller, &path, &["SDN.Use"])
     }
 
+    /// Refuses a script that is not there. Whether it could be run is not known here.
+    pub(super) fn check_vm_hookscript(&self, node: &str, volid: &str) -> Result<()> {
+        let (storage, name) = self.split(volid)?;
+        let text = if !name.starts_with("snippets/") {
+            format!("'{volid}' is not in the snippets directory\n")
+        } else if self.storage(storage)?.volume(node, name).is_none() {
+            format!("script '{volid}' does not exist\n")
+        } else {
+            return Ok(());
+        };
+        Err(ApiError::param("hookscript", text))
+    }
+
     /// Refuses drives whose text makes no sense by itself.
     pub(super) fn check_drive_syntax(&self, options: &BTreeMap<String, String>) -> Result<()> {
         for (key, value) in options.iter().filter(|(key, _)| is_drive(key)) {
             let drive = Drive::parse(value);
+            if let Some((_, name)) = drive.volid().and_then(split_volid) {
+                self.check_known_volume(drive.file())?;
+                if name.starts_with("iso/") && !drive.is_cdrom() {
+                    let text = "explicit 'media=cdrom' is required for iso images";
+                    return Err(ApiError::param(key, text));
+                }
+            }
             if drive.get("import-from").is_none() {
                 continue;
             }
@@ -235,13 +255,17 @@ impl State {
             ("none" | "cloudinit", _) => {}
             ("cdrom", _) => self.need(who.caller, "/", &["Sys.Console"])?,
             (_, Some((storage, _))) if !unused => self.check_new_drive(who, node, storage)?,
-            (file, _) => match drive.wanted_cloud_init() {
-                Some(storage) => self.check_new_drive(who, node, storage)?,
-                None => {
-                    self.check_known_volume(file)?;
-                    self.check_volume_access(who.caller, Some(who.vmid), file, None)?;
+            // Nobody asks for the right to allocate a drive of cloud-init.
+            _ if drive.wanted_cloud_init().is_some() => {}
+            (file, _) => {
+                self.check_known_volume(file)?;
+                self.check_volume_access(who.caller, Some(who.vmid), file, None)?;
+                let other = ["vztmpl/", "backup/", "snippets/", "import/"];
+                if split_volid(file).is_some_and(|(_, name)| other.iter().any(|kind| name.starts_with(kind))) {
+                    let text = "content type needs to be 'images' or 'iso'";
+                    return Err(ApiError::param(key, text));
                 }
-            },
+            }
         }
         let Some(source) = drive.get("import-from") else {
             return Ok(());

@@ -101,7 +101,7 @@ impl State {
                 json!(u8::from(changed))
             }
             "shutdown" => {
-                self.power_off(vmid)?;
+                self.power_off_vm(vmid)?;
                 json!({})
             }
             "suspend-ram" | "suspend-hybrid" | "suspend-disk" => {

@@ -66,6 +66,7 @@ impl State {
     /// `POST /nodes/{node}/qemu/{vmid}/clone`. The source is not locked: several clones run side by side.
     pub fn clone_vm(&mut self, caller: &Caller, node: &str, vmid: u32, request: VmCloneRequest) -> Result<String> {
         let newid = request.newid;
+        self.vm_runs(node, vmid)?;
         self.check_pool_exists(request.pool.as_deref())?;
         if let Some(storage) = &request.storage {
             self.need(caller, &format!("/storage/{storage}"), &["Datastore.AllocateSpace"])?;

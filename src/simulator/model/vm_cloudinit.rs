@@ -9,10 +9,15 @@ use serde_json::{Value, json};
 use super::config::{self, Section};
 use super::error::{ApiError, Result};
 use super::property;
-use super::state::State;
+use super::state::{Caller, State};
 use super::storage::split_volid;
-use super::vm_options::{drives, index_of, is_cloud_init, parse_net};
+use super::vm_options::{CLOUD_INIT, drives, index_of, is_cloud_init, is_windows, parse_net};
 
+/// What answers show instead of a password.
+const MASKED: &str = "**********";
+/// What the nodes' own `resolv.conf` says.
+const NODE_SEARCH_DOMAIN: &str = "example.test";
+const NODE_NAME_SERVER: &str = "192.168.77.1";
 /// Largest custom snippet, in bytes.
 const LARGEST_SNIPPET: usize = 1 << 20;
 
@@ -33,32 +38,56 @@ fn has_drive(section: &Section) -> bool {
 /// A value as the API shows it: passwords are masked.
 pub fn shown(key: &str, value: &str) -> String {
     match key {
-        "cipassword" => "**********".to_owned(),
-        "description" => value.trim_end_matches('\n').to_owned(),
+        "cipassword" => MASKED.to_owned(),
+        // The blanks of the last line go with its end.
+        "description" => value.trim_end().to_owned(),
         _ => value.to_owned(),
     }
 }
 
-/// Host name and, where there is a domain, the full name.
-fn names(section: &Section, vmid: u32) -> (String, Option<String>) {
+/// Host name and full name.
+fn names(section: &Section, vmid: u32) -> (String, String) {
     let name = section.get("name").map_or_else(|| format!("VM{vmid}"), str::to_owned);
     if let Some((host, _)) = name.split_once('.') {
-        return (host.to_owned(), Some(name.clone()));
+        return (host.to_owned(), name.clone());
     }
-    let domain = section
+    let full = section
         .get("searchdomain")
-        .and_then(|text| text.split_whitespace().next());
-    let full = domain.map(|domain| format!("{name}.{domain}"));
+        .map_or_else(|| name.clone(), |domain| format!("{name}.{domain}"));
     (name, full)
+}
+
+/// Search domains and name servers: those of the machine, else those of the node.
+fn dns(section: &Section) -> (Vec<&str>, Vec<&str>) {
+    let words = |key: &str, node: &'static str| section.get(key).unwrap_or(node).split_whitespace().collect();
+    (
+        words("searchdomain", NODE_SEARCH_DOMAIN),
+        words("nameserver", NODE_NAME_SERVER),
+    )
+}
+
+/// The networks that have an address, each with its number; Proxmox sorts them as text.
+fn addressed(section: &Section) -> Vec<(u32, &str, property::Properties)> {
+    let nets = section
+        .options
+        .iter()
+        .filter_map(|(key, net)| Some((index_of(key, "net")?, net)));
+    nets.filter_map(|(number, net)| {
+        let ip = section.get(&format!("ipconfig{number}"))?;
+        Some((number, net.as_str(), property::parse(ip, "")))
+    })
+    .collect()
 }
 
 /// The user-data that Proxmox writes.
 pub fn user_data(section: &Section, vmid: u32) -> String {
+    shown_user_data(section, vmid, false)
+}
+
+/// The same, without the password where it is to be masked.
+fn shown_user_data(section: &Section, vmid: u32, mask: bool) -> String {
     let (host, full) = names(section, vmid);
-    let mut out = format!("#cloud-config\nhostname: {host}\nmanage_etc_hosts: true\n");
-    if let Some(full) = full {
-        let _ = writeln!(out, "fqdn: {full}");
-    }
+    let mut out = format!("#cloud-config\nhostname: {host}\nmanage_etc_hosts: true\nfqdn: {full}\n");
     let user = section.get("ciuser");
     if let Some(user) = user {
         let _ = writeln!(out, "user: {user}");
@@ -67,6 +96,7 @@ pub fn user_data(section: &Section, vmid: u32) -> String {
         out.push_str("disable_root: False\n");
     }
     if let Some(password) = section.get("cipassword") {
+        let password = if mask { MASKED } else { password };
         let _ = writeln!(out, "password: {password}");
     }
     if let Some(keys) = section.get("sshkeys") {
@@ -87,20 +117,14 @@ pub fn user_data(section: &Section, vmid: u32) -> String {
 }
 
 /// The network configuration that Proxmox writes, version 1.
-pub fn network_data(section: &Section) -> String {
+fn plain_network(section: &Section) -> String {
     let mut out = "version: 1\nconfig:\n".to_owned();
-    for (number, key) in (0..32).map(|number| (number, format!("net{number}"))) {
-        let Some(net) = section.get(&key) else { continue };
+    for (number, net, parts) in addressed(section) {
         let mac = parse_net(net).remove("macaddr").unwrap_or_default().to_lowercase();
         let _ = writeln!(
             out,
-            "    - type: physical\n      name: eth{number}\n      mac_address: '{mac}'"
+            "    - type: physical\n      name: eth{number}\n      mac_address: '{mac}'\n      subnets:"
         );
-        let Some(ip) = section.get(&format!("ipconfig{number}")) else {
-            continue;
-        };
-        out.push_str("      subnets:\n");
-        let parts = property::parse(ip, "");
         if let Some(ip) = parts.get("ip") {
             subnet(&mut out, ip, parts.get("gw"), "dhcp4");
         }
@@ -109,43 +133,100 @@ pub fn network_data(section: &Section) -> String {
             subnet(&mut out, ip, parts.get("gw6"), word);
         }
     }
-    let list = |key: &str| -> Vec<String> {
-        let text = section.get(key).unwrap_or_default();
-        text.split_whitespace().map(str::to_owned).collect()
-    };
-    let (servers, domains) = (list("nameserver"), list("searchdomain"));
-    if !servers.is_empty() || !domains.is_empty() {
-        out.push_str("    - type: nameserver\n      address:\n");
-        for server in servers {
-            let _ = writeln!(out, "      - '{server}'");
+    let (domains, servers) = dns(section);
+    out.push_str("    - type: nameserver\n");
+    for (title, words) in [("address", servers), ("search", domains)] {
+        if !words.is_empty() {
+            let _ = writeln!(out, "      {title}:");
         }
-        out.push_str("      search:\n");
-        for domain in domains {
-            let _ = writeln!(out, "      - '{domain}'");
+        for word in words {
+            let _ = writeln!(out, "      - '{word}'");
         }
     }
     out
 }
 
+fn netmask(bits: &str) -> std::net::Ipv4Addr {
+    let bits: u32 = bits.parse().unwrap_or(24);
+    std::net::Ipv4Addr::from(u32::MAX.checked_shl(32 - bits.min(32)).unwrap_or(0))
+}
+
 fn subnet(out: &mut String, ip: &str, gateway: Option<&String>, dynamic: &str) {
-    match ip.split_once('/') {
-        None => {
-            let _ = writeln!(out, "      - type: {dynamic}");
-        }
-        Some((address, bits)) if ip.contains(':') => {
-            let _ = writeln!(out, "      - type: static6\n        address: '{address}/{bits}'");
-        }
-        Some((address, bits)) => {
-            let bits: u32 = bits.parse().unwrap_or(24);
-            let mask = std::net::Ipv4Addr::from(u32::MAX.checked_shl(32 - bits.min(32)).unwrap_or(0));
-            let _ = writeln!(
-                out,
-                "      - type: static\n        address: '{address}'\n        netmask: '{mask}'"
-            );
-        }
+    let Some((address, bits)) = ip.split_once('/') else {
+        let _ = writeln!(out, "      - type: {dynamic}");
+        return;
+    };
+    if ip.contains(':') {
+        let _ = writeln!(out, "      - type: static6\n        address: '{ip}'");
+    } else {
+        let mask = netmask(bits);
+        let _ = writeln!(
+            out,
+            "      - type: static\n        address: '{address}'\n        netmask: '{mask}'"
+        );
     }
     if let Some(gateway) = gateway {
         let _ = writeln!(out, "        gateway: '{gateway}'");
+    }
+}
+
+/// The same as lines of `/etc/network/interfaces`, which other kinds of drive than `nocloud` carry.
+fn interfaces(section: &Section) -> String {
+    let mut out = "auto lo\niface lo inet loopback\n\n".to_owned();
+    let (domains, servers) = dns(section);
+    for (title, words) in [("nameservers", servers), ("search", domains)] {
+        if !words.is_empty() {
+            let _ = writeln!(out, "        dns_{title} {}", words.join(" "));
+        }
+    }
+    for (number, _, parts) in addressed(section) {
+        let _ = writeln!(out, "auto eth{number}");
+        for (family, key, gateway) in [("inet", "ip", "gw"), ("inet6", "ip6", "gw6")] {
+            let Some(ip) = parts.get(key) else { continue };
+            let Some((address, bits)) = ip.split_once('/') else {
+                let _ = writeln!(out, "iface eth{number} {family} {ip}");
+                continue;
+            };
+            let mask = match family {
+                "inet" => netmask(bits).to_string(),
+                _ => bits.to_owned(),
+            };
+            let _ = writeln!(
+                out,
+                "iface eth{number} {family} static\n        address {address}\n        netmask {mask}"
+            );
+            if let Some(gateway) = parts.get(gateway) {
+                let _ = writeln!(out, "        gateway {gateway}");
+            }
+        }
+    }
+    out
+}
+
+/// Whether the drive is one of kind `nocloud`: asked for, or the machine runs no Windows.
+fn is_nocloud(section: &Section) -> bool {
+    match section.get("citype") {
+        Some(kind) => kind == "nocloud",
+        None => !section.get("ostype").is_some_and(is_windows),
+    }
+}
+
+/// The network configuration that Proxmox writes.
+pub fn network_data(section: &Section) -> String {
+    if is_nocloud(section) {
+        plain_network(section)
+    } else {
+        interfaces(section)
+    }
+}
+
+fn meta_data(section: &Section, instance: &str) -> String {
+    if is_nocloud(section) {
+        format!("instance-id: {instance}\n")
+    } else {
+        format!(
+            "{{\n     \"uuid\": \"{instance}\",\n     \"network_config\": {{ \"content_path\": \"/content/0000\" }}\n}}\n"
+        )
     }
 }
 
@@ -166,41 +247,56 @@ impl State {
     pub fn regenerate_cloud_init(&mut self, node: &str, vmid: u32) -> Result<()> {
         let current = self.vm(node, vmid)?.config().current.clone();
         self.check_lock(vmid)?;
-        if !has_drive(&current) {
-            return Err(ApiError::die("no cloudinit drive configured"));
-        }
         self.check_snippets(node, &current)?;
         self.refresh_cloud_init(vmid);
         Ok(())
     }
 
-    /// `GET …/cloudinit`: the options as they are on the drive, and how they changed since.
+    /// `GET …/cloudinit`: the options as they are on the drive, and how they changed since. A password is never told
+    /// apart; addresses and the name are told where they are new.
     pub fn pending_cloud_init(&self, node: &str, vmid: u32) -> Result<Vec<Value>> {
         let guest = self.vm(node, vmid)?;
-        let (now, written) = (options(&guest.config().current), &guest.machine.cloud_init);
-        let mut keys: Vec<&String> = now.keys().chain(written.keys()).collect();
-        keys.sort();
-        keys.dedup();
-        let row = |key: &String| match (written.get(key), now.get(key)) {
-            (Some(old), Some(new)) if old == new => json!({ "key": key, "value": shown(key, old) }),
-            (Some(old), Some(new)) => json!({ "key": key, "value": shown(key, old), "pending": shown(key, new) }),
-            (Some(old), None) => json!({ "key": key, "value": shown(key, old), "delete": 1 }),
-            (None, new) => json!({ "key": key, "pending": shown(key, new.map_or("", String::as_str)) }),
+        let current = &guest.config().current;
+        let now = options(current);
+        let written = if has_drive(current) {
+            &guest.machine.cloud_init
+        } else {
+            &now
         };
-        Ok(keys.into_iter().map(row).collect())
+        let set = |options: &BTreeMap<String, String>, key: &str| {
+            options
+                .get(key)
+                .cloned()
+                .filter(|value| !matches!(value.as_str(), "" | "0"))
+        };
+        let mut rows = Vec::new();
+        for (key, new) in &now {
+            let plain = CLOUD_INIT.contains(&key.as_str());
+            match written.get(key).filter(|_| key != "cipassword") {
+                None if key != "cipassword" => rows.push(json!({ "key": key, "pending": new })),
+                Some(old) if old != new && plain => rows.push(json!({ "key": key, "value": old, "pending": new })),
+                _ if plain && set(&now, key).is_some() => rows.push(json!({ "key": key, "value": shown(key, new) })),
+                _ => {}
+            }
+        }
+        let gone = written
+            .keys()
+            .filter(|key| set(&now, key).is_none() && !now.contains_key(*key));
+        rows.extend(gone.map(|key| json!({ "key": key, "delete": 1 })));
+        Ok(rows)
     }
 
-    /// `GET …/cloudinit/dump`: one part of the data, as it would be written now.
-    pub fn dump_cloud_init(&self, node: &str, vmid: u32, kind: &str) -> Result<String> {
+    /// `GET …/cloudinit/dump`: what Proxmox itself would write now, whatever snippets take its place.
+    pub fn dump_cloud_init(&self, caller: &Caller, node: &str, vmid: u32, kind: &str) -> Result<String> {
         let current = &self.vm(node, vmid)?.config().current;
-        let custom = |kind: &str| self.custom_data(node, current, kind);
+        let mask = !self.may(caller, &format!("/vms/{vmid}"), &["VM.Config.Cloudinit"]);
         match kind {
-            "user" => Ok(custom("user")?.unwrap_or_else(|| user_data(current, vmid))),
-            "network" => Ok(custom("network")?.unwrap_or_else(|| network_data(current))),
-            _ => match custom("meta")? {
-                Some(text) => Ok(text),
-                None => Ok(format!("instance-id: {}\n", self.instance_id(node, vmid, current)?)),
-            },
+            "user" => Ok(shown_user_data(current, vmid, mask)),
+            "network" => Ok(network_data(current)),
+            _ => {
+                let (user, network) = (user_data(current, vmid), network_data(current));
+                Ok(meta_data(current, &config::digest(&format!("{user}{network}"))))
+            }
         }
     }
 
@@ -222,10 +318,7 @@ impl State {
         };
         let found = self.active_storage(node, storage)?;
         let Some(volume) = found.volume(node, name) else {
-            let path = format!("{}/{name}", found.path);
-            return Err(ApiError::die(format!(
-                "can't open '{path}' - No such file or directory"
-            )));
+            return Err(ApiError::die(format!("volume '{volid}' does not exist")));
         };
         let text = volume.data.get("text").cloned().unwrap_or_default();
         if text.len() > LARGEST_SNIPPET {

@@ -11,7 +11,7 @@ use super::task::{TaskState, Work};
 use super::vm_access::{Verb, VmCheck};
 use super::vm_create::with_cdrom_alias;
 use super::vm_options::{
-    Drive, add_unused, boot_order, index_of, is_drive, is_option, memory, print_boot_order, uses_volume,
+    Drive, add_unused, boot_order, index_of, is_drive, is_option, is_windows, memory, print_boot_order, uses_volume,
 };
 use super::vm_work::VmWork;
 
@@ -37,7 +37,7 @@ pub struct VmChange {
 /// What is the same for the text form: a description has no line end at its end here, other than in containers.
 pub(super) fn same(key: &str, left: &str, right: &str) -> bool {
     if key == "description" {
-        left.trim_end_matches('\n') == right.trim_end_matches('\n')
+        left.trim_end() == right.trim_end()
     } else {
         left == right
     }
@@ -100,6 +100,9 @@ impl State {
         }
         check_lists(&change)?;
         self.check_drive_syntax(&change.set)?;
+        if let Some(script) = change.set.get("hookscript") {
+            self.check_vm_hookscript(node, script)?;
+        }
         let who = VmCheck {
             caller,
             vmid,
@@ -123,7 +126,7 @@ impl State {
             self.check_lock(vmid)?;
         }
         self.check_writable()?;
-        check_balloon(guest.config().current.clone(), &change)?;
+        check_balloon(guest.config(), &change)?;
         Ok(change)
     }
 
@@ -283,6 +286,20 @@ impl State {
             self.check_vm_value(&who, key, text, verb)?;
         }
         let mut ms = 0;
+        let windows = config.current.get("ostype").is_some_and(is_windows);
+        if key == "cipassword" {
+            // It is written down at once, even for a machine that runs; Windows gets it as it is.
+            let stored = if windows {
+                value.to_owned()
+            } else {
+                self.vm_normal_form(node, key, value)
+            };
+            self.guest_mut(vmid)?.edit(|config| {
+                config.pending_delete.remove(key);
+                config.current.set(key, stored);
+            });
+            return Ok(0);
+        }
         let mut stored = if is_drive(key) {
             value.to_owned()
         } else {
@@ -300,6 +317,10 @@ impl State {
         }
         if key == "boot" {
             check_boot(&config, change, &stored)?;
+            let order = boot_order(&section_with_boot(&stored));
+            if !order.is_empty() {
+                stored = print_boot_order(&order);
+            }
         }
         self.guest_mut(vmid)?.edit(|config| {
             config.pending_delete.remove(key);
@@ -377,7 +398,7 @@ fn check_lists(change: &VmChange) -> Result<()> {
             return Err(ApiError::param("delete", text));
         }
         if change.revert.contains(key) {
-            let text = format!("you can't use '-{key}' and -revert {key}' at the same time");
+            let text = format!("you can't use '-delete {key}' and -revert {key}' at the same time");
             return Err(ApiError::param("revert", text));
         }
         if !is_option(key) {
@@ -387,9 +408,10 @@ fn check_lists(change: &VmChange) -> Result<()> {
     Ok(())
 }
 
-fn check_balloon(mut section: super::config::Section, change: &VmChange) -> Result<()> {
+fn check_balloon(config: &super::config::GuestConfig, change: &VmChange) -> Result<()> {
+    let mut section = config.current.clone();
     for key in ["memory", "balloon"] {
-        if let Some(value) = change.set.get(key) {
+        if let Some(value) = change.set.get(key).or(config.pending.get(key)) {
             section.set(key, value.clone());
         }
     }

@@ -11,14 +11,12 @@ use super::property::parse_size;
 use super::state::{Caller, State};
 use super::task::Work;
 use super::vm_access::{Verb, VmCheck};
-use super::vm_disks::Made;
+use super::vm_disks::{Made, no_other_cloud_init};
 use super::vm_options::{
-    Drive, default_boot_order, drives, index_of, is_drive, is_option, parse_net, print_boot_order, print_net,
+    Drive, default_boot_order, drives, index_of, is_drive, is_option, is_windows, parse_net, print_boot_order,
+    print_net,
 };
 use super::vm_work::VmWork;
-
-/// Version of QEMU that the node runs.
-pub(super) const QEMU_VERSION: &str = "10.1.2";
 
 /// What a create task works on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,21 +71,24 @@ impl State {
         let pool = request.pool.as_deref();
         let mut options = with_cdrom_alias(request.options.clone());
         self.check_vm_ssh_keys(options.get("sshkeys"))?;
-        if request.archive.is_some()
-            && let Some(key) = options.keys().find(|key| is_drive(key))
-        {
-            return Err(ApiError::param(key, "option conflicts with option 'archive'"));
-        }
         self.check_writable()?;
         self.check_pool_exists(pool)?;
         if let Some(storage) = &request.storage {
             self.need(caller, &format!("/storage/{storage}"), &["Datastore.AllocateSpace"])?;
         }
+        let who = VmCheck { caller, vmid, pool };
+        if request.start {
+            self.need_vm(&who, &["VM.PowerMgmt"], false)?;
+        }
         let by_pool = pool.is_some_and(|pool| self.may(caller, &format!("/pool/{pool}"), &["VM.Allocate"]));
         if !by_pool && !self.may(caller, &format!("/vms/{vmid}"), &["VM.Allocate"]) {
             return Err(ApiError::permission_bare());
         }
-        let who = VmCheck { caller, vmid, pool };
+        if request.archive.is_some()
+            && let Some(key) = options.keys().find(|key| is_drive(key))
+        {
+            return Err(ApiError::param(key, "option conflicts with option 'archive'"));
+        }
         self.check_drive_access(&who, node, &options)?;
         for key in options.keys() {
             self.check_vm_option(&who, key)?;
@@ -246,6 +247,9 @@ impl State {
         for (key, value) in &create.options {
             let mut value = self.vm_value(node, key, value);
             if is_drive(key) {
+                if Drive::parse(&value).is_cloud_init() {
+                    no_other_cloud_init(key, section.options.iter())?;
+                }
                 let made = self.make_drive(node, vmid, key, &value, base)?;
                 ms += made.ms;
                 self.note_made(seq, &made);
@@ -284,12 +288,13 @@ impl State {
             section.set("vmgenid", uuid);
         }
         if section.get("meta").is_none() {
-            section.set("meta", format!("creation-qemu={QEMU_VERSION},ctime={}", self.seconds()));
+            section.set(
+                "meta",
+                format!("creation-qemu={},ctime={}", self.qemu.version, self.seconds()),
+            );
         }
-        let windows = section.get("ostype").is_some_and(|text| text.starts_with('w'));
-        let release = QEMU_VERSION
-            .rsplit_once('.')
-            .map_or(QEMU_VERSION, |(release, _)| release);
+        let windows = section.get("ostype").is_some_and(is_windows);
+        let release = self.qemu.release();
         match section.get("machine") {
             None | Some("pc") if windows => section.set("machine", format!("pc-i440fx-{release}")),
             Some("q35") if windows => section.set("machine", format!("pc-q35-{release}")),
@@ -323,6 +328,7 @@ impl State {
         let section = create.built.clone().unwrap_or_default();
         let archive = create.archive.as_ref();
         let inside = archive.map(|archive| self.backup_inside(&create.node, archive));
+        let empty = self.qemu.blank_is_empty;
         let guest = self.guest_mut(vmid)?;
         match (inside, &create.os) {
             (Some(inside), _) => guest.inside = inside,
@@ -331,6 +337,11 @@ impl State {
                 // Cloud images come without the guest agent.
                 let there = if os.agent { "1" } else { "0" };
                 guest.inside.facts.insert("agent".to_owned(), there.to_owned());
+            }
+            (None, None) if empty => {
+                let facts = &mut guest.inside.facts;
+                facts.insert("agent".to_owned(), "0".to_owned());
+                facts.insert("ignore-shutdown".to_owned(), "1".to_owned());
             }
             (None, None) => {}
         }

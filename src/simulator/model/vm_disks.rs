@@ -6,7 +6,7 @@ use super::guest::OsImage;
 use super::property::print_size;
 use super::state::State;
 use super::storage::{StorageKind, Volume};
-use super::vm_options::Drive;
+use super::vm_options::{Drive, is_drive};
 
 /// Size of the drive of cloud-init (facts F.2).
 pub const CLOUD_INIT_SIZE: u64 = 4 << 20;
@@ -34,6 +34,9 @@ impl State {
         let mut drive = Drive::parse(value);
         let format = drive.parts.remove("format");
         let mut made = Made::default();
+        if drive.is_cloud_init() {
+            self.check_one_cloud_init(vmid, key)?;
+        }
         if let Some(storage) = drive.wanted_cloud_init().map(str::to_owned) {
             let volid = self.alloc_cloud_init(node, &storage, vmid)?;
             drive.set("file", volid.clone());
@@ -64,6 +67,15 @@ impl State {
         made.log
             .push(format!("{key}: successfully created disk '{}'", made.value));
         Ok(made)
+    }
+
+    /// A machine has one drive of cloud-init, whether it is in force or still waits.
+    fn check_one_cloud_init(&self, vmid: u32, key: &str) -> Result<()> {
+        let Some(guest) = self.guests.get(&vmid) else {
+            return Ok(());
+        };
+        let config = guest.config();
+        no_other_cloud_init(key, config.current.options.iter().chain(&config.pending))
     }
 
     /// A drive that names a volume: the volume has to be there, and its size goes into the option.
@@ -110,7 +122,7 @@ impl State {
     ) -> Result<(String, u64)> {
         let kind = self.image_storage(node, storage)?;
         let format = match (kind, format) {
-            (StorageKind::ZfsPool | StorageKind::Btrfs, Some(format)) if format != "raw" => {
+            (StorageKind::ZfsPool, Some(format)) if format != "raw" => {
                 return Err(ApiError::die(format!("unsupported format '{format}'")));
             }
             (_, format) => format.unwrap_or("raw").to_owned(),
@@ -127,11 +139,10 @@ impl State {
 
     /// Allocates the drive of cloud-init, or takes the one that is there.
     pub(super) fn alloc_cloud_init(&mut self, node: &str, storage: &str, vmid: u32) -> Result<String> {
-        let kind = self.image_storage(node, storage)?;
+        let kind = self.active_storage(node, storage)?.kind;
         let (name, format) = match kind {
             StorageKind::ZfsPool => (format!("vm-{vmid}-cloudinit"), "raw"),
-            StorageKind::Btrfs => (format!("{vmid}/vm-{vmid}-cloudinit.raw"), "raw"),
-            StorageKind::Dir => (format!("{vmid}/vm-{vmid}-cloudinit.qcow2"), "qcow2"),
+            StorageKind::Btrfs | StorageKind::Dir => (format!("{vmid}/vm-{vmid}-cloudinit.qcow2"), "qcow2"),
         };
         if self.storage(storage)?.volume(node, &name).is_some() {
             let text = match kind {
@@ -254,6 +265,20 @@ impl State {
         };
         self.storage_mut(target)?.insert(to, &name, volume);
         Ok(format!("{target}:{name}"))
+    }
+}
+
+/// Refuses a second drive of cloud-init beside one of these.
+pub(super) fn no_other_cloud_init<'a>(
+    key: &str,
+    options: impl Iterator<Item = (&'a String, &'a String)>,
+) -> Result<()> {
+    let mut others = options.filter(|(name, _)| *name != key && is_drive(name));
+    match others.find(|(_, value)| Drive::parse(value).is_cloud_init()) {
+        Some((name, _)) => Err(ApiError::die(format!(
+            "{key} - cloud-init drive is already attached at '{name}'"
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -115,6 +115,12 @@ impl State {
         if !running || features.iter().any(|name| name == "cloudinit") {
             self.refresh_cloud_init(vmid);
         }
+        let new_drive = |(key, value): (&String, &String)| is_drive(key) && Drive::parse(value).is_cloud_init();
+        if !running && config.pending.iter().any(new_drive) {
+            // All is written already when the drive cannot be.
+            let current = self.vm(node, vmid)?.config().current.clone();
+            self.check_snippets(node, &current)?;
+        }
         if errors.is_empty() {
             Ok(())
         } else {

@@ -29,7 +29,7 @@ const PLAIN: &str = "acpi affinity agent allow-ksm amd-sev arch args audio0 auto
     sockets spice_enhancements sshkeys startdate startup tablet tags tdf template vcpus vga vmgenid vmstatestorage \
     watchdog";
 /// Options that cloud-init's data is made of, without `ipconfigN`; `name` counts too.
-const CLOUD_INIT: &[&str] = &[
+pub const CLOUD_INIT: &[&str] = &[
     "cicustom",
     "cipassword",
     "citype",
@@ -72,9 +72,21 @@ pub fn is_drive(key: &str) -> bool {
     SPECIAL.contains(&key) || counted(key, BUSES)
 }
 
+/// True for what a boot order may name: drives that can hold a system, networks and cards.
+pub fn is_bootable(key: &str) -> bool {
+    counted(key, BUSES) || counted(key, &[("net", 32), ("usb", 14), ("hostpci", 16)])
+}
+
 /// True for options that cloud-init's data is made of.
 pub fn is_cloud_init(key: &str) -> bool {
     CLOUD_INIT.contains(&key) || index_of(key, "ipconfig").is_some()
+}
+
+/// True for the `ostype` of a Windows.
+pub fn is_windows(ostype: &str) -> bool {
+    let number = ostype.strip_prefix("win").unwrap_or_default();
+    let numbered = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    numbered || matches!(ostype, "wxp" | "w2k" | "w2k3" | "w2k8" | "wvista")
 }
 
 /// Place of a drive in Proxmox's order.
@@ -232,12 +244,7 @@ pub fn drop_unused(section: &mut Section, volid: &str) {
 /// Boot order as a list; empty where the section has none.
 pub fn boot_order(section: &Section) -> Vec<String> {
     let boot = section.get("boot").unwrap_or_default();
-    let order = property::parse(boot, "legacy").remove("order").unwrap_or_default();
-    order
-        .split(';')
-        .filter(|name| !name.is_empty())
-        .map(str::to_owned)
-        .collect()
+    property::split_list(&property::parse(boot, "legacy").remove("order").unwrap_or_default())
 }
 
 /// A boot order as text; an empty one is a blank, as recorded.

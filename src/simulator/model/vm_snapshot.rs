@@ -7,7 +7,6 @@ use super::error::{ApiError, Result};
 use super::guest::Running;
 use super::state::{Caller, State};
 use super::vm_config::own_volume;
-use super::vm_create::QEMU_VERSION;
 use super::vm_options::{add_unused, disks, drives, index_of, uses_volume};
 use super::vm_work::VmWork;
 
@@ -120,7 +119,7 @@ impl State {
             ms += super::vm_options::memory(&section);
             let volid = self.save_memory(&node, vmid, name, None)?;
             section.set("vmstate", volid);
-            section.set("runningmachine", format!("pc-i440fx-{QEMU_VERSION}+pve0"));
+            section.set("runningmachine", format!("pc-i440fx-{}+pve0", self.qemu.version));
         }
         for (key, drive) in &disks {
             self.log(seq, format!("snapshotting 'drive-{key}' ({})", drive.file()));

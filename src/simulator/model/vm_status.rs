@@ -16,11 +16,11 @@ impl State {
     }
 
     /// Whether the machine runs; a missing one is told in the words of the process look-up.
-    fn vm_runs(&self, node: &str, vmid: u32) -> Result<bool> {
+    pub(super) fn vm_runs(&self, node: &str, vmid: u32) -> Result<bool> {
         match self.vm(node, vmid) {
             Ok(guest) => Ok(guest.running.is_some()),
             Err(_) => Err(ApiError::die(format!(
-                "unable to find configuration file for VM {vmid} - no such machine"
+                "unable to find configuration file for VM {vmid} on node '{node}'"
             ))),
         }
     }
@@ -65,8 +65,8 @@ impl State {
         skiplock: bool,
     ) -> Result<String> {
         self.check_vm_skiplock(caller, skiplock)?;
-        if self.vm_runs(node, vmid)? && !force_stop && self.is_paused(vmid) {
-            return Err(ApiError::die("VM is paused - cannot shutdown"));
+        if !force_stop {
+            self.check_not_paused(vmid)?;
         }
         let work = VmWork::Shutdown {
             vmid,
@@ -79,6 +79,7 @@ impl State {
 
     /// `POST …/status/reboot`.
     pub fn reboot_vm(&mut self, caller: &Caller, node: &str, vmid: u32, timeout_s: u64) -> Result<String> {
+        self.check_not_paused(vmid)?;
         self.need_running(node, vmid)?;
         let timeout_ms = timeout_s * 1000;
         Ok(self.vm_task(caller, node, "qmreboot", vmid, VmWork::Reboot { vmid, timeout_ms }))
@@ -102,23 +103,18 @@ impl State {
         storage: Option<String>,
     ) -> Result<String> {
         self.check_vm_skiplock(caller, skiplock)?;
-        if storage.is_some() && !todisk {
-            return Err(ApiError::param(
-                "statestorage",
-                "missing property - 'todisk' requires this property",
-            ));
-        }
         self.need_running(node, vmid)?;
         if todisk {
             self.need(caller, &format!("/vms/{vmid}"), &["VM.Config.Disk"])?;
         }
+        let kind = if todisk { "qmsuspend" } else { "qmpause" };
         let work = VmWork::Suspend {
             vmid,
             skiplock,
             todisk,
             storage,
         };
-        Ok(self.vm_task(caller, node, "qmsuspend", vmid, work))
+        Ok(self.vm_task(caller, node, kind, vmid, work))
     }
 
     /// `POST …/status/resume`.
@@ -135,6 +131,14 @@ impl State {
         self.guests
             .get(&vmid)
             .is_some_and(|guest| guest.running.is_some() && guest.machine.paused)
+    }
+
+    /// A paused machine would get the request only once it goes on.
+    fn check_not_paused(&self, vmid: u32) -> Result<()> {
+        if self.is_paused(vmid) {
+            return Err(ApiError::die("VM is paused - cannot shutdown"));
+        }
+        Ok(())
     }
 
     fn check_vm_lock(&self, vmid: u32, skiplock: bool) -> Result<()> {
@@ -215,7 +219,8 @@ impl State {
         {
             let parts = property::parse(value, "host");
             if parts.get("pcie").is_some_and(|text| property::is_true(text)) && !q35 {
-                return Err(ApiError::die("q35 machine model is not enabled"));
+                let place = "at /usr/share/perl5/PVE/QemuServer/PCI.pm line 510.";
+                return Err(ApiError::die(format!("q35 machine model is not enabled {place}")));
             }
             let choices: Vec<String> = match parts.get("mapping") {
                 Some(id) => self.mapped_pci(node, id)?,
@@ -275,6 +280,7 @@ impl State {
         skiplock: bool,
     ) -> Result<u64> {
         let node = self.vm_task_node(seq);
+        self.vm_runs(&node, vmid)?;
         self.take_flock(vmid, seq)?;
         if !self.vm_runs(&node, vmid)? {
             return Ok(self.latency.refusal);
@@ -291,10 +297,20 @@ impl State {
     }
 
     pub(super) fn finish_vm_shutdown(&mut self, vmid: u32, force_stop: bool) -> Result<()> {
-        if self.ignores_shutdown(vmid) && !force_stop {
+        let running = self.guest_mut(vmid)?.running.is_some();
+        if running && self.ignores_shutdown(vmid) && !force_stop {
             return Err(ApiError::die("VM quit/powerdown failed - got timeout"));
         }
-        self.power_off(vmid)
+        self.power_off_vm(vmid)
+    }
+
+    /// The process ends, and what waited for that comes into force.
+    pub(super) fn power_off_vm(&mut self, vmid: u32) -> Result<()> {
+        self.power_off(vmid)?;
+        let node = self.guest_mut(vmid)?.node.clone();
+        // Proxmox only warns here; what cannot be done stays pending.
+        let _ = self.apply_vm_pending(&node, vmid);
+        Ok(())
     }
 
     pub(super) fn begin_vm_reboot(&mut self, seq: u64, vmid: u32, timeout_ms: u64) -> Result<u64> {

@@ -137,7 +137,7 @@ impl State {
         match work {
             VmWork::Create(create) => self.finish_vm_create(seq, create),
             VmWork::Start { vmid, .. } => self.finish_vm_start(*vmid),
-            VmWork::Stop { vmid, .. } => self.power_off(*vmid),
+            VmWork::Stop { vmid, .. } => self.power_off_vm(*vmid),
             VmWork::Shutdown { vmid, force_stop, .. } => self.finish_vm_shutdown(*vmid, *force_stop),
             VmWork::Reboot { vmid, .. } => self.finish_vm_reboot(seq, *vmid),
             VmWork::Reset { vmid, .. } => self.finish_vm_reset(*vmid),
@@ -186,7 +186,7 @@ impl State {
     }
 
     /// Refuses a `skiplock` of anybody but the true root.
-    pub(super) fn check_vm_skiplock(&self, caller: &super::state::Caller, skiplock: bool) -> Result<()> {
+    pub fn check_vm_skiplock(&self, caller: &super::state::Caller, skiplock: bool) -> Result<()> {
         if skiplock && !caller.is_true_root() {
             return Err(ApiError::param("skiplock", "Only root may use this option."));
         }

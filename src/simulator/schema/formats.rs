@@ -112,7 +112,8 @@ fn fault(name: &str, value: &str) -> Option<String> {
         ),
         _ => network_fault(name, value)
             .or_else(|| path_fault(name, value))
-            .or_else(|| machine_fault(name, value)),
+            .or_else(|| machine_fault(name, value))
+            .or_else(|| super::firewall_formats::fault(name, value)),
     }
 }
 
@@ -142,6 +143,10 @@ fn machine_fault(name: &str, value: &str) -> Option<String> {
             let good = matches!(value, "0" | "1") || value.split(',').all(|word| known.contains(&word.trim()));
             unless(good, format!("invalid hotplug feature '{value}'"))
         }
+        "pve-qm-bootdev" => {
+            use crate::simulator::model::vm_options::is_bootable;
+            unless(is_bootable(value), format!("invalid boot device '{value}'"))
+        }
         "pve-cpuset" => unless(is(r"\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*", value), "invalid CPU set"),
         _ => None,
     }
@@ -168,10 +173,6 @@ fn network_fault(name: &str, value: &str) -> Option<String> {
             format!("value does not look like a valid address: {value}"),
         ),
         "CIDR" => unless(is_cidr(value), "value does not look like a valid CIDR network"),
-        "IPorCIDR" => unless(
-            is_cidr(value) || is_ipv4(value) || is_ipv6(value),
-            "value does not look like a valid IP address or CIDR network",
-        ),
         "pve-ipv4-config" => {
             let network = value
                 .split_once('/')
@@ -201,8 +202,6 @@ fn network_fault(name: &str, value: &str) -> Option<String> {
             is(r"[^\s@]+@[^\s@]+", value),
             "value does not look like a valid email address",
         ),
-        "pve-fw-sport-spec" | "pve-fw-dport-spec" => port(value),
-        "pve-fw-protocol-spec" => protocol(value),
         _ => None,
     }
 }
@@ -260,48 +259,6 @@ fn timezone(value: &str) -> Option<String> {
         || is(&format!(r"{region}(?:/[A-Za-z_+\-]+){{1,2}}"), value)
         || is(r"Etc/[A-Za-z0-9+\-]+", value);
     unless(good, format!("invalid time zone '{value}'"))
-}
-
-fn port(value: &str) -> Option<String> {
-    for part in value.split([',', ':']) {
-        let digits = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-        let named = !digits && is(r"[a-z][a-z0-9\-_]*", part);
-        let known = digits && part.parse::<u32>().is_ok_and(|port| port <= 65_535);
-        if !named && !known {
-            return Some(format!("invalid port '{part}'"));
-        }
-    }
-    None
-}
-
-fn protocol(value: &str) -> Option<String> {
-    const KNOWN: &[&str] = &[
-        "tcp",
-        "udp",
-        "icmp",
-        "icmpv6",
-        "ipv6-icmp",
-        "igmp",
-        "esp",
-        "ah",
-        "gre",
-        "sctp",
-        "ospf",
-        "vrrp",
-        "pim",
-        "all",
-        "udplite",
-        "dccp",
-        "ipip",
-        "l2tp",
-        "ipv6",
-        "ip",
-    ];
-    let number = value.parse::<u32>().is_ok_and(|number| number < 256);
-    unless(
-        number || KNOWN.contains(&value.to_lowercase().as_str()),
-        format!("unknown protocol '{value}'"),
-    )
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 use serde_json::Value;
 
+pub mod firewall_formats;
 pub mod formats;
 pub mod property_formats;
 pub mod validate;

@@ -14,9 +14,9 @@ static KEYS: LazyLock<BTreeMap<String, Keys>> = LazyLock::new(|| {
         r#"{
 "pve-qm-ipconfig": {
   "ip": {"type": "string", "format": "pve-ipv4-config", "optional": 1},
-  "gw": {"type": "string", "format": "ipv4", "optional": 1},
+  "gw": {"type": "string", "format": "ipv4", "optional": 1, "requires": "ip"},
   "ip6": {"type": "string", "format": "pve-ipv6-config", "optional": 1},
-  "gw6": {"type": "string", "format": "ipv6", "optional": 1}},
+  "gw6": {"type": "string", "format": "ipv6", "optional": 1, "requires": "ip6"}},
 "pve-qm-cicustom": {
   "meta": {"type": "string", "format": "pve-volume-id", "optional": 1},
   "network": {"type": "string", "format": "pve-volume-id", "optional": 1},
@@ -24,7 +24,7 @@ static KEYS: LazyLock<BTreeMap<String, Keys>> = LazyLock::new(|| {
   "vendor": {"type": "string", "format": "pve-volume-id", "optional": 1}},
 "pve-qm-boot": {
   "legacy": {"type": "string", "pattern": "[acdn]{1,4}", "default_key": 1, "optional": 1},
-  "order": {"type": "string", "optional": 1}},
+  "order": {"type": "string", "format": "pve-qm-bootdev-list", "optional": 1}},
 "pve-qm-smbios1": {
   "uuid": {"type": "string", "pattern": "[a-fA-F0-9]{8}(?:-[a-fA-F0-9]{4}){3}-[a-fA-F0-9]{12}", "optional": 1},
   "base64": {"type": "boolean", "optional": 1},

@@ -14,6 +14,10 @@ pub type Errors = BTreeMap<String, String>;
 const MISSING: &str = "property is missing and it is not optional";
 const UNKNOWN: &str = "property is not defined in schema and the schema does not allow additional properties";
 
+fn required_by(name: &str) -> String {
+    format!("missing property required by '{name}'")
+}
+
 static PATTERNS: LazyLock<Mutex<HashMap<String, Option<Regex>>>> = LazyLock::new(Mutex::default);
 
 /// A Perl pattern for the whole text as a regular expression.
@@ -111,10 +115,7 @@ pub fn check(method: &Method, params: &mut BTreeMap<String, Value>) -> Errors {
         if let Some(other) = &described.requires
             && !params.contains_key(other)
         {
-            errors.insert(
-                other.clone(),
-                format!("missing property - '{name}' requires this property"),
-            );
+            errors.insert(other.clone(), required_by(name));
         }
     }
     errors
@@ -237,14 +238,14 @@ pub fn check_property_string(keys: &BTreeMap<String, Property>, text: &str, path
         .map(|(name, _)| name);
     let mut found: BTreeMap<String, String> = BTreeMap::new();
     for part in text.split(',').filter(|part| !part.trim().is_empty()) {
-        let (key, value) = match part.split_once('=') {
-            Some((key, value)) => (key.trim().to_owned(), value.to_owned()),
+        let (mut key, value) = match part.split_once('=') {
+            Some((key, value)) if !key.is_empty() && !value.is_empty() => (key.to_owned(), value.to_owned()),
+            Some(_) => return Err("missing key in comma-separated list property\n".to_owned()),
             None => match default_key {
                 Some(key) => (key.clone(), part.to_owned()),
                 None => return Err("value without key, but schema does not define a default key\n".to_owned()),
             },
         };
-        let mut key = key;
         if let Some(described) = keys.get(&key)
             && let Some(alias) = &described.alias
         {
@@ -271,6 +272,11 @@ pub fn check_property_string(keys: &BTreeMap<String, Property>, text: &str, path
         };
         if let Some(error) = error {
             errors.insert(key.clone(), error);
+        }
+        if let Some(other) = keys.get(key).and_then(|described| described.requires.as_ref())
+            && !found.contains_key(other)
+        {
+            errors.insert(other.clone(), required_by(&format!("{path}.{key}")));
         }
     }
     if errors.is_empty() {
