@@ -171,3 +171,46 @@ async fn nothing_is_created_while_another_cluster_answers() {
     world.settle(false).await.unwrap();
     assert!(world.store.guest(&key).unwrap().is_ready());
 }
+
+/// Proxmox cuts comments at their first line end and trims them, and spells macros its own way: what comes back is what
+/// was wanted, and is not written again.
+#[tokio::test]
+async fn firewall_rules_that_come_back_otherwise_are_not_written_again() {
+    let mut world = World::new(&[]).await;
+    let rules = json!([
+        {"direction": "in", "action": "ACCEPT", "macro": "ssh", "comment": "office network\n"},
+        {"direction": "in", "action": "ACCEPT", "protocol": "tcp", "port": "8000", "comment": ""},
+        {"direction": "in", "action": "DROP", "protocol": "udp", "port": "53", "comment": " # blanks \nIN ACCEPT"},
+        {"direction": "out", "action": "ACCEPT", "comment": "voilà"},
+    ]);
+    world
+        .store
+        .apply(guest(json!({"firewall": {"enabled": true, "rules": rules}})));
+    world.settle(false).await.unwrap();
+    let kept: Vec<(String, Option<String>)> = world.sim().with(|state| {
+        let rules = state.firewalls[&VMID].rules.iter();
+        rules
+            .map(|rule| (rule["comment"].clone(), rule.get("macro").cloned()))
+            .collect()
+    });
+    let comments: Vec<&str> = kept.iter().map(|(comment, _)| comment.as_str()).collect();
+    assert_eq!(
+        comments,
+        [
+            "phoenix:0 office network",
+            "phoenix:1",
+            "phoenix:2  # blanks",
+            "phoenix:3 voilà."
+        ]
+    );
+    assert_eq!(kept[0].1.as_deref(), Some("SSH"));
+    let writes = || {
+        let log = world.sim().requests();
+        log.iter()
+            .filter(|request| request.method != "GET" && request.path.contains("/firewall/"))
+            .count()
+    };
+    let before = writes();
+    rounds(&world).await;
+    assert_eq!(writes(), before);
+}

@@ -259,10 +259,7 @@ fn firewall(firewall: &Firewall, network: &[Network], type_: GuestType) -> Wante
         } else {
             "out"
         };
-        let comment = match &rule.comment {
-            Some(words) => format!("phoenix:{i} {words}"),
-            None => format!("phoenix:{i}"),
-        };
+        let comment = kept_comment(&format!("phoenix:{i} {}", rule.comment.as_deref().unwrap_or_default()));
         [
             ("type", Some(direction.to_string())),
             ("action", Some(action(rule.action).to_string())),
@@ -293,6 +290,17 @@ fn firewall(firewall: &Firewall, network: &[Network], type_: GuestType) -> Wante
             .as_ref()
             .map(|rules| rules.iter().enumerate().map(rule).collect()),
     }
+}
+
+/// The part of a comment that Proxmox keeps: the first line, without blanks around it. What follows would be read as
+/// further lines of the firewall's file.
+fn kept_comment(text: &str) -> String {
+    let mut line = text.lines().next().unwrap_or_default().trim().to_string();
+    // Proxmox cuts blanks off the bytes of a line, and the last byte of some letters (à) is one of them.
+    if line.as_bytes().last() == Some(&0xa0) {
+        line.push('.');
+    }
+    line
 }
 
 pub(super) fn short_hash(parts: &[String]) -> String {

@@ -98,7 +98,12 @@ fn same_rule(have: &BTreeMap<String, String>, wanted: &WantedRule) -> bool {
             .get(*key)
             .map(String::as_str)
             .unwrap_or(if *key == "enable" { "0" } else { "" });
-        have.trim() == wanted.get(*key).map(String::as_str).unwrap_or("")
+        let wanted = wanted.get(*key).map(String::as_str).unwrap_or("");
+        match *key {
+            // Proxmox writes the name of a macro in its own spelling.
+            "macro" => have.eq_ignore_ascii_case(wanted),
+            _ => have.trim() == wanted,
+        }
     })
 }
 
