@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::call::{Answer, Call, Reply};
 use crate::simulator::model::backup::Backup;
+use crate::simulator::model::prune::Prune;
 use crate::simulator::model::{ApiError, GuestKind, Result, State};
 
 /// Storage of backups when none is named.
@@ -140,8 +141,51 @@ pub fn create(state: &mut State, call: &Call) -> Answer {
         user: call.caller.id.clone(),
         quiet,
         failed: Vec::new(),
+        keep: params.get("prune-backups"),
+        remove: params.maybe_flag("remove").unwrap_or(true),
     };
     Ok(state.start_backup(&call.caller, backup).into())
+}
+
+/// `GET …/prunebackups`.
+pub fn prunable(state: &mut State, call: &Call) -> Answer {
+    let params = &call.params;
+    let vmid = params.int("vmid").and_then(|id| u32::try_from(id).ok());
+    let (keep, kind) = (params.get("prune-backups"), params.get("type"));
+    let storage = params.text("storage");
+    let marked = state.marked_backups(&params.node(), &storage, keep.as_deref(), vmid, kind.as_deref())?;
+    let rows: Vec<Value> = marked
+        .into_iter()
+        .map(|entry| {
+            json!({
+                "volid": entry.volid, "ctime": entry.ctime, "type": entry.kind, "vmid": entry.vmid, "mark": entry.mark,
+            })
+        })
+        .collect();
+    Ok(rows.into())
+}
+
+/// `DELETE …/prunebackups`.
+pub fn prune(state: &mut State, call: &Call) -> Answer {
+    let params = &call.params;
+    let vmid = params.int("vmid").and_then(|id| u32::try_from(id).ok());
+    let storage = params.text("storage");
+    let path = format!("/storage/{storage}");
+    match vmid {
+        Some(vmid) => {
+            state.need(&call.caller, &path, &["Datastore.AllocateSpace"])?;
+            state.need(&call.caller, &format!("/vms/{vmid}"), &["VM.Backup"])?;
+        }
+        None => state.need(&call.caller, &path, &["Datastore.Allocate"])?,
+    }
+    let work = Prune {
+        node: params.node(),
+        storage,
+        keep: params.get("prune-backups"),
+        vmid,
+        kind: params.get("type"),
+    };
+    Ok(state.prune_backups(&call.caller.id, work).into())
 }
 
 /// `GET /nodes/{node}/vzdump/defaults`.

@@ -115,8 +115,7 @@ fn node_handler(verb: &str, template: &str) -> Option<Handler> {
             | "/nodes/{node}/firewall/rules"
             | "/nodes/{node}/netstat"
             | "/nodes/{node}/replication"
-            | "/nodes/{node}/hardware/pci/{pci-id-or-mapping}/mdev"
-            | "/nodes/{node}/storage/{storage}/prunebackups",
+            | "/nodes/{node}/hardware/pci/{pci-id-or-mapping}/mdev",
         ) => node_info::nothing,
         ("GET", "/nodes/{node}/rrddata" | "/nodes/{node}/storage/{storage}/rrddata") => lxc::rrddata,
         _ => return None,
@@ -140,6 +139,8 @@ fn storage_handler(verb: &str, template: &str) -> Option<Handler> {
         ("DELETE", "/nodes/{node}/storage/{storage}/content/{volume}") => storage::delete,
         ("POST", "/nodes/{node}/storage/{storage}/download-url") => storage::download,
         ("POST", "/nodes/{node}/storage/{storage}/upload") => storage::upload,
+        ("GET", "/nodes/{node}/storage/{storage}/prunebackups") => backup::prunable,
+        ("DELETE", "/nodes/{node}/storage/{storage}/prunebackups") => backup::prune,
         ("POST", "/nodes/{node}/vzdump") => backup::create,
         ("GET", "/nodes/{node}/vzdump/defaults") => backup::defaults,
         ("GET", "/nodes/{node}/vzdump/extractconfig") => backup::extract_config,

@@ -40,6 +40,12 @@ pub struct Backup {
     /// Guests that could not be backed up.
     #[serde(default)]
     pub failed: Vec<u32>,
+    /// Retention; that of the storage when absent.
+    #[serde(default)]
+    pub keep: Option<String>,
+    /// Old backups are removed rather than new ones refused.
+    #[serde(default)]
+    pub remove: bool,
 }
 
 /// `\\n` and `\\\\` of a template of notes as what they stand for.
@@ -92,7 +98,11 @@ impl State {
         for vmid in &vmids {
             let there = self.any_guest(&backup.node, *vmid).map(|guest| guest.kind.word());
             let there = there.map_err(|_| ApiError::die(format!("unable to find VM '{vmid}'")));
-            match there.and_then(|word| self.check_lock(*vmid).map(|()| word)) {
+            let room = |word: &'static str| self.check_backup_room(backup, *vmid).map(|()| word);
+            match there
+                .and_then(room)
+                .and_then(|word| self.check_lock(*vmid).map(|()| word))
+            {
                 Ok(word) => {
                     self.log(seq, format!("INFO: Starting Backup of VM {vmid} ({word})"));
                     self.guest_mut(*vmid)?
@@ -115,6 +125,54 @@ impl State {
             (work.vmids, work.failed) = (vmids, failed);
         }
         Ok(duration)
+    }
+
+    fn retention_of(&self, backup: &Backup) -> Option<BTreeMap<String, usize>> {
+        let own = self
+            .storages
+            .get(&backup.storage)
+            .and_then(|storage| storage.settings.get("prune-backups"));
+        let keep = backup.keep.as_ref().or(own)?;
+        super::prune::retention(keep)
+    }
+
+    /// Without removal, no more backups than the retention keeps.
+    fn check_backup_room(&self, backup: &Backup, vmid: u32) -> Result<()> {
+        let Some(limit) = self.retention_of(backup).map(|keep| keep.values().sum::<usize>()) else {
+            return Ok(());
+        };
+        if backup.remove || backup.protected {
+            return Ok(());
+        }
+        let storage = self.storage(&backup.storage)?;
+        let own = |volume: &&Volume| volume.content == "backup" && volume.owner == Some(vmid);
+        let open = storage.on(&backup.node).map(|(_, volume)| volume).filter(own);
+        if open.filter(|volume| !volume.data.contains_key("protected")).count() < limit {
+            return Ok(());
+        }
+        Err(ApiError::die(format!(
+            "There is a max backup limit of {limit} enforced by the target storage or the vzdump parameters. Either \
+             increase the limit or delete old backups."
+        )))
+    }
+
+    /// Removes what the retention does not keep of a guest.
+    fn prune_after(&mut self, seq: u64, backup: &Backup, vmid: u32) -> Result<()> {
+        if !backup.remove || self.retention_of(backup).is_none() {
+            return Ok(());
+        }
+        let marked = self.marked_backups(&backup.node, &backup.storage, backup.keep.as_deref(), Some(vmid), None)?;
+        let going = marked.into_iter().filter(|entry| entry.mark == Some("remove"));
+        let volids: Vec<String> = going.map(|entry| entry.volid).collect();
+        self.log(
+            seq,
+            format!(
+                "INFO: pruned {} backup(s) not covered by keep-retention policy",
+                volids.len()
+            ),
+        );
+        self.remove_backups(seq, &backup.node, &volids);
+        Ok(())
     }
 
     /// What is wrong with a storage, told as one text.
@@ -194,6 +252,7 @@ impl State {
                 ..Volume::default()
             };
             self.storage_mut(&backup.storage)?.insert(&backup.node, &file, volume);
+            self.prune_after(seq, backup, *vmid)?;
             self.log(seq, format!("INFO: Finished Backup of VM {vmid} (00:00:02)"));
         }
         if backup.failed.is_empty() {

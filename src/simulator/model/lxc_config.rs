@@ -191,7 +191,9 @@ impl State {
                         "can't update CT {vmid} drive '{key}' - protection mode enabled"
                     )));
                 }
-                self.check_mount_storage(&Mount::parse(value))?;
+                let mount = Mount::parse(value);
+                self.check_mount_storage(&mount)?;
+                super::lxc_options::check_id_map(mount.parts.get("idmap").map(String::as_str).unwrap_or_default())?;
             }
             if index_of(key, "net").is_some() {
                 self.check_net_mtu(node, key, value)?;

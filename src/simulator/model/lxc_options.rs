@@ -158,6 +158,44 @@ pub fn add_unused(section: &mut Section, volid: &str) {
     }
 }
 
+/// Refuses ranges of a mount point's `idmap` that overlap, inside the container or on the disk.
+pub fn check_id_map(text: &str) -> Result<()> {
+    let mut entries: Vec<(&str, [u64; 3])> = Vec::new();
+    for part in text.split(';').filter(|_| text != "passthrough") {
+        let numbers: Vec<u64> = part
+            .split(':')
+            .skip(1)
+            .filter_map(|number| number.parse().ok())
+            .collect();
+        if let (Some(kind), [inside, disk, count]) = (part.get(..1), &numbers[..]) {
+            entries.push((kind, [*inside, *disk, *count]));
+        }
+    }
+    for kind in ["u", "g"] {
+        for (at, side) in ["container", "host"].into_iter().enumerate() {
+            let mut sorted: Vec<&[u64; 3]> = entries
+                .iter()
+                .filter(|(found, _)| *found == kind)
+                .map(|(_, numbers)| numbers)
+                .collect();
+            sorted.sort_by_key(|numbers| numbers[at]);
+            for pair in sorted.windows(2) {
+                let (before, after) = (pair[0], pair[1]);
+                if before[at] + before[2] > after[at] {
+                    let line = |n: &[u64; 3]| format!("{kind} {} {} {}", n[0], n[1], n[2]);
+                    return Err(ApiError::die(format!(
+                        "invalid map entry '{}': {side} {kind}id {} is also mapped by entry '{}'",
+                        line(after),
+                        after[at],
+                        line(before)
+                    )));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 impl State {
     /// The form in which Proxmox stores an option.
     pub fn normal_form(&mut self, node: &str, key: &str, value: &str) -> String {
@@ -218,6 +256,12 @@ impl State {
         let bridge = parts
             .get("bridge")
             .and_then(|name| self.nodes.get(node)?.bridges.get(name));
+        let on = |name: &str| parts.get(name).is_some_and(|text| is_true(text));
+        let automatic = parts.get("ip6").is_some_and(|address| address == "auto");
+        if automatic && on("host-managed") && !on("link_down") {
+            let text = "SLAAC is not supported for host-managed network configuration.";
+            return Err(ApiError::die(format!("{key}: {text}")));
+        }
         let (Some(mtu), Some(bridge)) = (parts.get("mtu"), bridge) else {
             return Ok(());
         };
@@ -357,6 +401,16 @@ mod tests {
         assert_eq!(Mount::parse("/srv,mp=/x").kind(), "bind");
         assert_eq!(Mount::parse("/dev/sda,mp=/x").kind(), "device");
         assert_eq!(Mount::parse("zfs:subvol-1-disk-0").allocation(), None);
+    }
+
+    #[test]
+    fn ranges_of_an_id_map_do_not_overlap() {
+        for good in ["passthrough", "", "u:0:100:10;u:10:110:1;g:0:100:10"] {
+            assert_eq!(check_id_map(good), Ok(()), "{good}");
+        }
+        let said = check_id_map("u:0:100:10;u:5:500:2").unwrap_err();
+        let text = "invalid map entry 'u 5 500 2': container uid 5 is also mapped by entry 'u 0 100 10'";
+        assert_eq!(said.first_line(), text);
     }
 
     #[test]

@@ -163,3 +163,34 @@ fn pending_changes_come_into_force_at_a_stop_and_a_delete_wins_over_a_pending_va
     assert_eq!(option(&state, 950, "tty").as_deref(), Some("3"));
     assert!(state.guests[&950].config().pending.is_empty());
 }
+
+#[test]
+fn a_failed_creation_frees_only_the_volumes_that_it_made() {
+    let mut state = state(950);
+    let kept = state.alloc_ct_volume("phoenix", DISKS, 960, 1 << 30).unwrap();
+    state.task_faults.push(super::state::TaskFault {
+        kind: "vzcreate".to_owned(),
+        id: Some("960".to_owned()),
+        message: "no".to_owned(),
+        count: 1,
+    });
+    let request = super::lxc_create::CreateRequest {
+        vmid: 960,
+        ostemplate: "fastData-shared-iso:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst".to_owned(),
+        options: [
+            ("rootfs".to_owned(), format!("{DISKS}:1")),
+            ("mp0".to_owned(), format!("{kept},mp=/x")),
+        ]
+        .into(),
+        ..Default::default()
+    };
+    let upid = state.create_ct(&Caller::root(), "phoenix", request).unwrap();
+    assert_eq!(state.end_now(&upid).as_deref(), Some("no"));
+    assert!(!state.guests.contains_key(&960));
+    let left: Vec<String> = state.storages[DISKS]
+        .on("phoenix")
+        .filter(|(_, volume)| volume.owner == Some(960))
+        .map(|(name, _)| format!("{DISKS}:{name}"))
+        .collect();
+    assert_eq!(left, [kept]);
+}

@@ -99,9 +99,6 @@ impl State {
         check_digest(&guest.digest(), digest)?;
         self.check_writable()?;
         let mount = self.mount_of(node, vmid, disk)?;
-        if mount.kind() != "volume" {
-            return Err(ApiError::die("unable to resize bind or device mount points"));
-        }
         let owner = self.volume_owner(mount.volume())?;
         if owner != vmid {
             return Err(ApiError::die(format!(
@@ -199,29 +196,24 @@ impl State {
 
     fn move_to_storage(&mut self, caller: &Caller, node: &str, vmid: u32, request: &MoveRequest) -> Result<String> {
         let key = &request.volume;
-        let guest = self.ct(node, vmid)?;
-        if index_of(key, "unused").is_some() {
-            let text = format!("cannot move volume '{key}', only configured volumes can be moved to another storage");
-            return Err(ApiError::die(text));
-        }
         self.check_flock(vmid, None)?;
+        let guest = self.ct(node, vmid)?;
         self.check_lock(vmid)?;
-        check_digest(&guest.digest(), request.digest.as_deref())?;
         self.check_writable()?;
         if guest.running.is_some() {
             return Err(ApiError::die("cannot move volumes of a running container"));
         }
-        let mount = self.mount_of(node, vmid, key)?;
-        if mount.kind() != "volume" {
-            return Err(ApiError::die(format!(
-                "you can't move a {} mount point to another storage",
-                mount.kind()
-            )));
+        if index_of(key, "unused").is_some() {
+            let text = format!("cannot move volume '{key}', only configured volumes can be moved to another storage");
+            return Err(ApiError::die(text));
         }
+        let mount = self.mount_of(node, vmid, key)?;
         let snapshots = &guest.config().snapshots;
         if request.delete && snapshots.values().any(|section| uses_volume(section, mount.volume())) {
-            return Err(ApiError::die("can't move volume and delete source with snapshots"));
+            let text = "you can't move a volume with snapshots and delete the source";
+            return Err(ApiError::die(text));
         }
+        check_digest(&guest.digest(), request.digest.as_deref())?;
         self.guest_mut(vmid)?.edit(|config| config.current.set("lock", "disk"));
         let work = MoveVolume {
             node: node.to_owned(),
@@ -250,43 +242,9 @@ impl State {
     ) -> Result<String> {
         let key = &request.volume;
         let target_key = request.target_volume.clone().unwrap_or_else(|| key.clone());
-        if key == "rootfs" || target_key == "rootfs" {
-            return Err(ApiError::die("Cannot move to/from 'rootfs'"));
-        }
         self.need(caller, &format!("/vms/{target}"), &["VM.Config.Disk"])?;
-        if !self.exists(target) {
-            return Err(ApiError::die(format!("could not find CT {target}")));
-        }
-        let guest = self.ct(node, vmid)?;
-        self.check_lock(vmid)?;
-        self.check_lock(target)?;
-        check_digest(&guest.digest(), request.digest.as_deref())?;
-        let other = self.ct(node, target)?;
-        check_digest(&other.digest(), request.target_digest.as_deref())?;
-        if guest.is_template() || other.is_template() {
-            return Err(ApiError::die("you can't move volumes from or to a template"));
-        }
-        if other.config().current.get(&target_key).is_some() {
-            let text = format!("Target volume key '{target_key}' is already in use for container '{target}'");
-            return Err(ApiError::die(text));
-        }
-        let mount = self.mount_of(node, vmid, key)?;
-        if mount.kind() != "volume" {
-            return Err(ApiError::die(format!(
-                "Only volumes can be reassigned, not a {} mount",
-                mount.kind()
-            )));
-        }
-        if guest
-            .config()
-            .snapshots
-            .values()
-            .any(|section| uses_volume(section, mount.volume()))
-        {
-            return Err(ApiError::die(format!(
-                "Cannot move volume '{key}' with snapshots to another container"
-            )));
-        }
+        let storage = self.check_ct_reassign(node, vmid, target, &target_key, request)?;
+        self.need(caller, &format!("/storage/{storage}"), &["Datastore.AllocateSpace"])?;
         let id = format!("{vmid}-{key}>{target}-{target_key}");
         let work = MoveVolume {
             node: node.to_owned(),
@@ -297,6 +255,72 @@ impl State {
             delete: false,
         };
         Ok(self.start_task(node, "move_volume", &id, &caller.id, Work::CtMoveVolume(Box::new(work))))
+    }
+
+    /// Checks before a volume goes to another container; tells its storage.
+    fn check_ct_reassign(
+        &self,
+        node: &str,
+        vmid: u32,
+        target: u32,
+        target_key: &str,
+        request: &MoveRequest,
+    ) -> Result<String> {
+        let die = |text: String| Err(ApiError::die(text));
+        let key = &request.volume;
+        let unused = |key: &str| index_of(key, "unused").is_some();
+        if key == "rootfs" || target_key == "rootfs" {
+            return die("Cannot move to/from 'rootfs'".to_owned());
+        }
+        if unused(key) && !unused(target_key) {
+            return die("Moving an unused volume to a used one is not possible".to_owned());
+        }
+        for id in [vmid, target] {
+            if !self.exists(id) {
+                return die(format!("could not find CT {id}"));
+            }
+        }
+        let there = self
+            .guests
+            .get(&target)
+            .map(|guest| guest.node.as_str())
+            .unwrap_or_default();
+        if there != node {
+            return die(format!(
+                "Both containers need to be on the same node ({node} != {there})"
+            ));
+        }
+        let guest = self.ct(node, vmid)?;
+        self.check_lock(vmid)?;
+        let other = self.ct(node, target)?;
+        self.check_lock(target)?;
+        if guest.is_template() || other.is_template() {
+            return die("Can't move volumes from or to template CT".to_owned());
+        }
+        for (id, guest, digest) in [(vmid, guest, &request.digest), (target, other, &request.target_digest)] {
+            check_digest(&guest.digest(), digest.as_deref())
+                .map_err(|error| ApiError::die(format!("Container {id}: {}", error.first_line())))?;
+        }
+        let Some(mount) = guest.config().current.get(key).map(Mount::parse) else {
+            return die(format!("volume '{key}' for container '{vmid}' does not exist"));
+        };
+        if other.config().current.get(target_key).is_some() {
+            let text = format!("Target volume key '{target_key}' is already in use for container '{target}'");
+            return die(text);
+        }
+        let mut snapshots = guest.config().snapshots.values();
+        if snapshots.any(|section| uses_volume(section, mount.volume())) {
+            return die("Cannot move volume used by a snapshot to another container".to_owned());
+        }
+        let (storage, _) = self.split(mount.volume())?;
+        if !self.volume_has_feature(node, mount.volume(), "rename", false) {
+            return die("Storage does not support moving of this disk to another container".to_owned());
+        }
+        if guest.running.is_some() && !unused(key) {
+            let text = "Cannot move in-use volume while the source CT is running - detach or shutdown first";
+            return die(text.to_owned());
+        }
+        Ok(storage.to_owned())
     }
 
     pub(super) fn begin_ct_move_volume(&mut self, seq: u64, moving: &MoveVolume) -> Result<u64> {
@@ -352,7 +376,14 @@ impl State {
     fn reassign(&mut self, seq: u64, moving: &MoveVolume, target: u32, key: &str) -> Result<()> {
         let mut mount = self.mount_of(&moving.node, moving.vmid, &moving.volume)?;
         let renamed = self.reassign_volume(&moving.node, mount.volume(), target)?;
-        mount.set("volume", renamed);
+        if index_of(key, "unused").is_some() {
+            mount = Mount::parse(&renamed);
+        } else {
+            if let Some(size) = self.volume_size_text(&moving.node, &renamed) {
+                mount.set("size", size);
+            }
+            mount.set("volume", renamed);
+        }
         self.guest_mut(moving.vmid)?
             .edit(|config| config.current.remove(&moving.volume));
         self.guest_mut(target)?

@@ -27,6 +27,7 @@ pub mod lxc_volume;
 pub mod mapping;
 pub mod node;
 pub mod property;
+pub mod prune;
 pub mod state;
 pub mod storage;
 pub mod task;

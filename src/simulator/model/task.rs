@@ -58,6 +58,8 @@ pub enum Work {
     Download(Box<super::download::Download>),
     /// Put a file that came with the request into a storage.
     Upload(Box<super::download::Upload>),
+    /// Remove old backups.
+    Prune(Box<super::prune::Prune>),
     /// Back guests up.
     Backup(Box<super::backup::Backup>),
     /// Anything with a virtual machine.
