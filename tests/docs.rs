@@ -55,6 +55,25 @@ fn every_field_of_a_spec_is_in_the_page_of_kinds() {
     }
 }
 
+/// What a tenant may be given is what the owner of a hypervisor has to know before giving it.
+#[test]
+fn every_entry_of_allow_is_in_the_page_of_security() {
+    let page = read("docs/security.md");
+    let text = section(&page, "What a tenant can do");
+    let schema = serde_json::to_value(PhoenixHypervisor::crd()).unwrap();
+    let spec = &schema["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    let entries = spec["allow"]["properties"].as_object().unwrap();
+    assert!(entries.len() > 10, "{entries:?}");
+    for entry in entries.keys() {
+        let row = format!("\n| `{entry}` |");
+        assert!(
+            text.contains(&row),
+            "docs/security.md: the table of allow lacks `{entry}`"
+        );
+    }
+    assert!(read("README.md").contains("(docs/security.md)"));
+}
+
 #[test]
 fn every_shipped_feature_and_parameter_is_in_the_page_of_features() {
     let page = read("docs/features.md");

@@ -36,7 +36,11 @@ use super::status::HypervisorStatus;
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
     {"rule": "!has(self.vmidRange) || !has(self.volumeOwners) || self.vmidRange.end < self.volumeOwners.idRange.start || self.volumeOwners.idRange.end < self.vmidRange.start",
-     "message": "vmidRange and volumeOwners.idRange overlap: give them separate ids"}
+     "message": "vmidRange and volumeOwners.idRange overlap: give them separate ids"},
+    {"rule": "!has(self.allow) || !has(self.allow.vmids) || !has(self.volumeOwners) || self.allow.vmids.all(r, r.end < self.volumeOwners.idRange.start || self.volumeOwners.idRange.end < r.start)",
+     "message": "allow.vmids and volumeOwners.idRange overlap: the owner containers' ids are nobody's"},
+    {"rule": "!has(self.allow) || !has(self.allow.adopt) || !has(self.volumeOwners) || self.allow.adopt.all(id, id < self.volumeOwners.idRange.start || self.volumeOwners.idRange.end < id)",
+     "message": "allow.adopt names an id of volumeOwners.idRange: the owner containers are nobody's"}
 ]))]
 pub struct PhoenixHypervisorSpec {
     /// API endpoints: several nodes of one cluster, tried in turn.
@@ -63,7 +67,7 @@ pub struct PhoenixHypervisorSpec {
     /// Whether changes made outside Phoenix are corrected or only reported. Absent: Correct.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift_policy: Option<DriftPolicy>,
-    /// What objects of other namespaces may ask for. Absent: nothing of this.
+    /// What objects of other namespaces may reach beyond their own guests. Absent: nothing of this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow: Option<Allow>,
     /// Namespaces whose objects may use this hypervisor. Absent: its own only.
@@ -192,21 +196,89 @@ pub enum DriftPolicy {
     Report,
 }
 
-/// What objects of other namespaces may ask for; each of these is root on the node in effect.
+/// What objects of other namespaces than the hypervisor's may reach beyond their own guests. What is absent they may
+/// not; the hypervisor's own namespace may everything. What `defaults` and `vmidRange` give needs no entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Allow {
+    /// Ids of existing guests that the annotation adopt may name. Scripts can then be run in them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::vmids")]
+    pub adopt: Option<Vec<i64>>,
+    /// Ids that `vmid` may name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub vmids: Option<Vec<IdRange>>,
+    /// Bridges that network may name. On a VLAN-aware bridge an interface without vlan reaches all VLANs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::bridges")]
+    pub bridges: Option<Vec<String>>,
+    /// VLAN tags that network may name, on the bridges that it may use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), inner(range(min = 1, max = 4094)))]
+    pub vlans: Option<Vec<i64>>,
+    /// Pools that `pool` may name. Who has rights on a pool has them on its guests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::pools")]
+    pub pools: Option<Vec<String>>,
+    /// Storages that root filesystems, volumes, disks, images, snippets and cloud-init drives may name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::storage_ids")]
+    pub storages: Option<Vec<String>>,
+    /// Indices of GPUs that containers may name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), inner(range(min = 0, max = 63)))]
+    pub gpus: Option<Vec<i64>>,
+    /// Resource mappings that pci of machines may name. Devices by address are for the hypervisor's namespace only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::mappings")]
+    pub pci_mappings: Option<Vec<String>>,
+    /// Resource mappings that usb of machines may name. Devices by host are for the hypervisor's namespace only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::mappings")]
+    pub usb_mappings: Option<Vec<String>>,
+    /// Volume ids of hook scripts that machines may name. They run as root on the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::snippet_volids")]
+    pub hookscripts: Option<Vec<String>>,
+    /// Whether containers may be privileged: root in them is root on the node in effect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privileged: Option<bool>,
+    /// Keys that lxcOptions may set, such as lxc.cgroup2.devices.allow, and lxc.apparmor.profile for apparmorProfile.
+    /// Most are root on the node in effect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 128)))]
+    pub lxc_options: Option<Vec<String>>,
     /// Directories of the node that hostMounts may name, with all below them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::absolute_paths")]
     pub host_paths: Option<Vec<String>>,
-    /// Keys that lxcOptions may set, such as lxc.cgroup2.devices.allow.
+    /// Capabilities of containers that reach the node's kernel. The others are free in unprivileged containers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32), inner(length(min = 1, max = 128)))]
-    pub lxc_options: Option<Vec<String>>,
-    /// Whether privileged containers are allowed.
+    #[schemars(length(max = 2), extend("x-kubernetes-list-type" = "set"))]
+    pub capabilities: Option<Vec<AllowedCapability>>,
+    /// PhoenixTemplates of the hypervisor's namespace that may be cloned with whatever they carry: privileged, raw
+    /// lines, devices, directories of the node. Templates that carry nothing of that need no entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub privileged: Option<bool>,
+    #[schemars(schema_with = "schema::object_names")]
+    pub templates: Option<Vec<String>>,
+    /// URLs from which nodes may download images: whole ones, or beginnings that end in '/'.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::url_prefixes")]
+    pub image_urls: Option<Vec<String>>,
+    /// Whether boot.order, upDelay and downDelay may be given: the node's other guests wait for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_order: Option<bool>,
+}
+
+/// A capability of containers that needs to be allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AllowedCapability {
+    /// Creating device nodes.
+    Mknod,
+    /// Mounting file systems.
+    Mount,
 }
 
 /// Namespaces whose objects may use a hypervisor.

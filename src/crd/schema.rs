@@ -97,6 +97,18 @@ string_schema!(
     "must be a Proxmox storage id: a letter, then letters, digits, '.', '_' or '-'"
 );
 string_schema!(
+    /// A Proxmox pool.
+    pool, 128,
+    "self.matches('^[A-Za-z][A-Za-z0-9._/-]*$')",
+    "must be the name of a Proxmox pool: a letter, then letters, digits, '.', '_', '/' or '-'"
+);
+string_schema!(
+    /// A resource mapping of the datacenter.
+    mapping, 128,
+    "self.matches('^[A-Za-z][A-Za-z0-9_-]+$')",
+    "must be the name of a resource mapping: a letter, then letters, digits, '_' or '-'"
+);
+string_schema!(
     /// A Linux bridge name.
     bridge, 16,
     "self.matches('^[a-zA-Z][a-zA-Z0-9_.-]*$')",
@@ -148,6 +160,12 @@ string_schema!(
     url, 2048,
     r"self.matches('^https?://([A-Za-z0-9][A-Za-z0-9._-]*|\\[[0-9A-Fa-f:.]+\\])(:[0-9]{1,5})?([/?][!-~]*)?$')",
     "must be an http:// or https:// URL without user name and blanks, such as https://example.org/image.tar.zst"
+);
+string_schema!(
+    /// A URL, or the beginning of URLs: host and path are always told apart.
+    url_prefix, 2048,
+    r"self.matches('^https?://([A-Za-z0-9][A-Za-z0-9._-]*|\\[[0-9A-Fa-f:.]+\\])(:[0-9]{1,5})?/[!-~]*$')",
+    "must be an http:// or https:// URL with a path, such as https://example.org/images/"
 );
 string_schema!(
     /// The URL of a Proxmox API endpoint.
@@ -319,4 +337,36 @@ list_schema!(
 list_schema!(
     /// Raw `lxc.` lines.
     lxc_options, lxc_option, 0, 64
+);
+list_schema!(
+    /// Guest ids.
+    vmids, vmid, 0, 256
+);
+list_schema!(
+    /// Bridges.
+    bridges, bridge, 0, 64
+);
+list_schema!(
+    /// Pools.
+    pools, pool, 0, 64
+);
+list_schema!(
+    /// Storages.
+    storage_ids, storage_id, 0, 64
+);
+list_schema!(
+    /// Resource mappings.
+    mappings, mapping, 0, 64
+);
+list_schema!(
+    /// Volume ids of snippets.
+    snippet_volids, snippet_volid, 0, 32
+);
+list_schema!(
+    /// Names of objects.
+    object_names, object_name, 0, 64
+);
+list_schema!(
+    /// URLs and beginnings of them.
+    url_prefixes, url_prefix, 0, 64
 );

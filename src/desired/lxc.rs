@@ -19,7 +19,6 @@ pub(super) fn fill(
     objects: &dyn Objects,
 ) -> Result<(), Blocked> {
     unbuilt(object, guest)?;
-    may(object, guest, hypervisor)?;
     let prefix = object.field_prefix();
     let defaults = hypervisor.spec.defaults.clone().unwrap_or_default();
     desired.source = source(object, guest, &defaults, objects)?;
@@ -86,47 +85,6 @@ fn unbuilt(object: &GuestObject, guest: &LxcGuest) -> Result<(), Blocked> {
                 return Err(no(format!(
                     "{prefix}.gpus[{i}].{field} is not supported yet: name GPUs by index"
                 )));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What objects of other namespaces may ask for (design §2, `allow`).
-fn may(object: &GuestObject, guest: &LxcGuest, hypervisor: &PhoenixHypervisor) -> Result<(), Blocked> {
-    if hypervisor.metadata.namespace.as_deref() == Some(&object.key.namespace) {
-        return Ok(());
-    }
-    let allow = hypervisor.spec.allow.clone().unwrap_or_default();
-    let prefix = object.field_prefix();
-    let refuse = |field: String, value: &str, key: &str| {
-        Err(Blocked::stalled(
-            "NotAllowed",
-            format!(
-                "{field}: {value:?} is root on the node in effect, and the hypervisor's namespace must allow it: add it to spec.allow.{key} of the PhoenixHypervisor"
-            ),
-        ))
-    };
-    if guest.unprivileged == Some(false) && allow.privileged != Some(true) {
-        return refuse(format!("{prefix}.unprivileged"), "false", "privileged");
-    }
-    for (key, value) in raw_lines(guest) {
-        if !allow.lxc_options.iter().flatten().any(|k| *k == key) {
-            return refuse(
-                format!("{prefix}.lxcOptions"),
-                &format!("{key} = {value}"),
-                "lxcOptions",
-            );
-        }
-    }
-    if let GuestSpec::Lxc(spec) = &object.spec {
-        for mount in spec.host_mounts.iter().flatten() {
-            let below = |prefix: &String| {
-                let prefix = prefix.trim_end_matches('/');
-                mount.host_path == prefix || mount.host_path.starts_with(&format!("{prefix}/"))
-            };
-            if !allow.host_paths.iter().flatten().any(below) {
-                return refuse("spec.hostMounts".into(), &mount.host_path, "hostPaths");
             }
         }
     }
@@ -246,7 +204,7 @@ fn net(network: &Network, defaults: &Defaults, guest: &LxcGuest) -> WantedNet {
 }
 
 /// Raw lines: the user's, and the AppArmor profile.
-fn raw_lines(guest: &LxcGuest) -> Vec<(String, String)> {
+pub(super) fn raw_lines(guest: &LxcGuest) -> Vec<(String, String)> {
     let mut lines: Vec<(String, String)> = Vec::new();
     let profile = guest
         .apparmor_profile

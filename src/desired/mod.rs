@@ -1,11 +1,13 @@
 //! Custom resource and what it refers to, resolved and validated: everything that the plan needs to know about what
 //! is wanted. Pure: the answers of [`Objects`] come from memory.
 
+pub mod allow;
 pub mod cloud_init;
 pub mod hypervisor;
 mod lxc;
 pub mod memory;
 pub mod objects;
+pub mod reach;
 pub mod refs;
 mod resolve;
 pub mod scripts;
@@ -20,8 +22,10 @@ use std::collections::BTreeMap;
 
 use crate::crd::{DeletionPolicy, DriftPolicy, Health, PowerState, RerunPolicy, RestartPolicy};
 
+pub use allow::Grants;
 pub use memory::MemoryObjects;
 pub use objects::{GuestObject, GuestSpec, GuestType, Key, Objects, SharedFields};
+pub use reach::Reach;
 pub use resolve::resolve;
 pub use stamp::Stamp;
 pub use vm::{WantedCloudInit, WantedDisk, WantedFirmware, WantedVendor, WantedVm};
@@ -113,6 +117,8 @@ pub enum Source {
         revision: String,
         /// Name of the PhoenixTemplate.
         template: String,
+        /// Its namespace.
+        namespace: String,
     },
 }
 
@@ -367,6 +373,8 @@ pub struct Desired {
     pub deletion: Option<DeletionPolicy>,
     /// Ways to set root-only options.
     pub channels: Channels,
+    /// What it may reach beyond its own guest; `None`: everything, as objects of the hypervisor's namespace.
+    pub grants: Option<Grants>,
     /// Hash of all of the above that is applied to the guest.
     pub hash: String,
 }

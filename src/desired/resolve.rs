@@ -16,7 +16,9 @@ use super::*;
 pub fn resolve(object: &GuestObject, objects: &dyn Objects, cluster_id: &str) -> Result<Desired, Blocked> {
     unbuilt(object)?;
     let hypervisor = refs::hypervisor(object, objects)?;
+    let grants = allow::check(object, &hypervisor, objects)?;
     let mut desired = shared(object, &hypervisor, objects, cluster_id)?;
+    desired.grants = grants;
     if let Some(vm) = object.vm() {
         super::vm::fill(&mut desired, object, vm, &hypervisor, objects)?;
     } else if let Some(lxc) = object.lxc() {
@@ -117,6 +119,7 @@ fn shared(
             ticket: hypervisor.spec.credentials.root_password_secret_ref.is_some(),
             ssh: hypervisor.spec.ssh.is_some(),
         },
+        grants: None,
         hash: String::new(),
     })
 }
@@ -175,6 +178,7 @@ pub(super) fn clone_source(object: &GuestObject, name: &str, objects: &dyn Objec
         },
         revision: template.status.revision.clone().unwrap_or_default(),
         template: name.to_string(),
+        namespace: template.key.namespace.clone(),
     })
 }
 

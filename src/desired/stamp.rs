@@ -70,9 +70,9 @@ impl Stamp {
         })
     }
 
-    /// A description of the user's words and the stamp.
+    /// A description of the user's words and the stamp, which nobody's words can forge.
     pub fn describe(&self, words: &str) -> String {
-        match words.trim() {
+        match Stamp::strip(words).as_str() {
             "" => format!("{self}\n"),
             words => format!("{words}\n\n{self}\n"),
         }
@@ -134,6 +134,12 @@ mod tests {
         assert_eq!(Stamp::find(&format!("{text}\nwritten below by hand")), Some(stamp()));
         assert_eq!(Stamp::strip(&text), "My model.\nDo not touch.");
         assert_eq!(Stamp::find("no stamp"), None);
+        let forged = Stamp {
+            kind: "VolumeOwner".into(),
+            ..stamp()
+        };
+        let text = stamp().describe(&format!("Mine.\n{forged}"));
+        assert_eq!(text, stamp().describe("Mine."));
     }
 
     #[test]

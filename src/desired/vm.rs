@@ -113,7 +113,7 @@ pub(super) fn fill(
 ) -> Result<(), Blocked> {
     let prefix = object.field_prefix();
     let defaults = hypervisor.spec.defaults.clone().unwrap_or_default();
-    root_only(desired, object, guest, hypervisor)?;
+    root_only(desired, object, guest)?;
     agent_needed(object, guest)?;
     desired.source = source(object, guest, &defaults, objects)?;
     desired.options.extend(options(guest, &defaults, prefix)?);
@@ -157,14 +157,8 @@ pub(super) fn invalid(message: String) -> Blocked {
     Blocked::stalled("InvalidSpec", message)
 }
 
-/// Fields that reach the node itself: only root@pam may set them (facts F.5), and objects of other namespaces than the
-/// hypervisor's may not ask for them.
-fn root_only(
-    desired: &Desired,
-    object: &GuestObject,
-    guest: &VmGuest,
-    hypervisor: &PhoenixHypervisor,
-) -> Result<(), Blocked> {
+/// Fields that only root@pam may set (facts F.5).
+fn root_only(desired: &Desired, object: &GuestObject, guest: &VmGuest) -> Result<(), Blocked> {
     let prefix = object.field_prefix();
     let affinity = guest.cpu.as_ref().and_then(|c| c.affinity.clone());
     let mut fields = vec![
@@ -178,18 +172,9 @@ fn root_only(
     for (i, device) in guest.usb.iter().flatten().enumerate() {
         fields.push((format!("{prefix}.usb[{i}].host"), device.host.clone(), mapping));
     }
-    let foreign = hypervisor.metadata.namespace.as_deref() != Some(&object.key.namespace);
     let channel = desired.channels.ticket || desired.channels.ssh;
     for (field, value, other) in fields {
         let Some(value) = value else { continue };
-        if foreign && !field.ends_with("affinity") {
-            return Err(Blocked::stalled(
-                "NotAllowed",
-                format!(
-                    "{field}: {value:?} reaches the node itself, which spec.allow of the PhoenixHypervisor cannot grant to other namespaces: {other}leave it out, or put the object into the hypervisor's namespace"
-                ),
-            ));
-        }
         if !channel {
             return Err(Blocked::stalled(
                 "MissingPrivilege",

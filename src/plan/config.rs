@@ -429,7 +429,7 @@ fn description_change(desired: &Desired, guest: &Guest) -> Option<Change> {
     let wanted = desired.words.as_ref()?;
     let current = guest.options.get("description").map(String::as_str).unwrap_or_default();
     let stamp = guest.stamp()?;
-    (Stamp::strip(current) != wanted.trim())
+    (Stamp::strip(current) != Stamp::strip(wanted))
         .then(|| change("description", "description", guest, Some(stamp.describe(wanted))))
         .flatten()
 }

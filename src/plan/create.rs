@@ -1,7 +1,7 @@
 //! Creates a guest: from an image, or as a clone of a template.
 
 use crate::desired::{Blocked, Form, GuestType, Source, Stamp};
-use crate::observed::{Guest, GuestRead};
+use crate::observed::Guest;
 use crate::property::Properties;
 
 use super::guest::Planner;
@@ -69,6 +69,10 @@ impl Planner<'_> {
         }
         let node = self.place(&source)?;
         self.snapshot_can_be_cloned(&node)?;
+        if self.desired.grants.is_some() && matches!(source, Source::Clone { .. }) {
+            // What the object may not have takes no vmid.
+            self.template_guest(&source)?;
+        }
         self.ok(stage, "");
         if self.status.vmid.is_none() {
             return Ok(self.allocate(vmid, &node));
@@ -160,31 +164,7 @@ impl Planner<'_> {
             return Ok(Effect::Record);
         };
         let stage = Stage::Created;
-        let node = self
-            .observed
-            .cluster
-            .guests
-            .get(from)
-            .map(|r| r.node.clone())
-            .unwrap_or_default();
-        let parent = match &self.observed.parent {
-            None => {
-                return Err(Next::Look(Query::Parent {
-                    vmid: *from,
-                    type_: self.desired.type_,
-                    node,
-                }));
-            }
-            Some(GuestRead::Present(parent)) => parent.clone(),
-            Some(GuestRead::Unreadable(failure)) => {
-                let failure = failure.clone();
-                return Err(self.wait(stage, failure.reason, failure.message, 10));
-            }
-            Some(_) => {
-                let message = format!("waits for PhoenixTemplate {template}: its guest {from} is not there");
-                return Err(self.wait(stage, "TemplateNotReady", message, 10));
-            }
-        };
+        let parent = self.template_guest(source)?;
         let queue = self.observed.clone_queue.clone();
         let place = queue.as_ref().filter(|q| q.of > 1).map_or(String::new(), |q| {
             format!("; place {} of {} in the queue for its clones", q.place, q.of)

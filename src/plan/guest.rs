@@ -144,6 +144,7 @@ impl Planner<'_> {
         }
         self.cluster()?;
         let (vmid, guest) = self.existing_guest()?;
+        self.may_go_on(vmid, &guest)?;
         self.facts.node = Some(guest.node.clone());
         self.facts.ip = guest.ip.clone();
         self.ok(Stage::DependenciesReady, "");

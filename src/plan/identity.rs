@@ -149,6 +149,7 @@ impl Planner<'_> {
                 ))
             }
             _ if self.wants_adoption() == Some(vmid) => {
+                self.may_be_adopted(vmid, guest)?;
                 self.unlocked(stage, vmid, guest)?;
                 let announce = Announce::Vmid {
                     vmid,

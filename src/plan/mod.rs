@@ -2,6 +2,7 @@
 //! the same plan. Position comes from observation, never from status (promise 2); status only caches what a look
 //! would find again, and the vmid that was announced.
 
+mod allow;
 pub mod call;
 mod config;
 mod create;

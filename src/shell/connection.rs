@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::crd::status::ProxmoxCluster;
 use crate::desired::hypervisor::{Access, TlsPolicy};
@@ -14,6 +14,7 @@ use crate::proxmox::{ApiToken, Client, ConnectOptions, Login, Tls};
 
 use super::failure::{failure, of_ssh};
 use super::probes::Prober;
+use super::turns::{CloneQueue, Places};
 
 /// What the last poll came to.
 #[derive(Clone, Debug)]
@@ -44,17 +45,23 @@ pub struct Connection {
 struct State {
     snapshot: Option<Arc<Snapshot>>,
     problem: Option<Failure>,
-    /// Objects with a Proxmox task under way, with the node that it is on.
-    tasks: HashMap<Key, String>,
+    /// Places for Proxmox tasks, by node.
+    tasks: HashMap<String, Places>,
     polls: u64,
     /// Images that are being downloaded, with the object that does it.
     downloads: HashMap<String, Key>,
-    /// Objects that wait for a clone of a source, first one first, with when they last asked.
-    clones: HashMap<i64, Vec<(Key, Instant)>>,
+    /// Objects that wait for a clone, by source.
+    clones: HashMap<i64, CloneQueue>,
 }
 
-/// An object that does not ask for so long has left the queue: it was deleted, or waits for something else.
-const CLONE_QUEUE_KEEPS: Duration = Duration::from_secs(30);
+impl State {
+    /// The places of a node; an object has one on one node.
+    fn places(&mut self, key: &Key, node: &str) -> &mut Places {
+        let others = self.tasks.iter_mut().filter(|(other, _)| *other != node);
+        others.for_each(|(_, places)| places.release(key));
+        self.tasks.entry(node.to_string()).or_default()
+    }
+}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -143,23 +150,19 @@ impl Connection {
     /// Claims a place for a Proxmox task on a node (`limits.parallelTasksPerNode`).
     pub fn claim_task(&self, key: &Key, node: &str) -> bool {
         let mut state = lock(&self.state);
-        let others = state.tasks.iter().filter(|(k, n)| *n == node && *k != key).count();
-        if others >= self.access.parallel_tasks {
-            return false;
-        }
-        state.tasks.insert(key.clone(), node.to_string());
-        true
+        let limit = self.access.parallel_tasks;
+        state.places(key, node).claim(key, limit, Instant::now())
     }
 
     /// Notes a task that is under way already, such as one from before a restart.
     pub fn hold_task(&self, key: &Key, node: &str) {
-        lock(&self.state).tasks.insert(key.clone(), node.to_string());
+        lock(&self.state).places(key, node).hold(key);
     }
 
     /// Gives the place and any download back.
     pub fn release(&self, key: &Key) {
         let mut state = lock(&self.state);
-        state.tasks.remove(key);
+        state.tasks.values_mut().for_each(|places| places.release(key));
         state.downloads.retain(|_, k| k != key);
     }
 
@@ -245,26 +248,13 @@ impl Connection {
     /// The object's place in the queue for clones of a source; it keeps it by asking again.
     pub fn queue_clone(&self, source: i64, key: &Key) -> ClonePlace {
         let mut state = lock(&self.state);
-        let queue = state.clones.entry(source).or_default();
-        queue.retain(|(other, asked)| other == key || asked.elapsed() < CLONE_QUEUE_KEEPS);
-        match queue.iter_mut().find(|(other, _)| other == key) {
-            Some((_, asked)) => *asked = Instant::now(),
-            None => queue.push((key.clone(), Instant::now())),
-        }
-        ClonePlace {
-            place: queue.iter().position(|(other, _)| other == key).unwrap_or(0) + 1,
-            of: queue.len(),
-            first: queue.first().map(|(first, _)| first.to_string()).unwrap_or_default(),
-        }
+        state.clones.entry(source).or_default().ask(key, Instant::now())
     }
 
     /// The object waits for no clone any more.
     pub fn leave_clone_queue(&self, key: &Key) {
         let mut state = lock(&self.state);
-        state
-            .clones
-            .values_mut()
-            .for_each(|queue| queue.retain(|(other, _)| other != key));
+        state.clones.values_mut().for_each(|queue| queue.leave(key));
         state.clones.retain(|_, queue| !queue.is_empty());
     }
 

@@ -159,7 +159,15 @@ impl<S: Store> Engine<S> {
         };
         let desired = match resolved {
             Ok(desired) => desired,
-            Err(blocked) => return self.publish_blocked(&object, blocked).await,
+            Err(blocked) => {
+                // What is under way ends, and gives its place back, though nothing more is begun.
+                if let Ok(connection) = self.connection_of(&object)
+                    && let Some(seconds) = self.running_task(&connection, &object).await?
+                {
+                    return Ok(seconds);
+                }
+                return self.publish_blocked(&object, blocked).await;
+            }
         };
         let connection = match self.connection_of(&object) {
             Ok(connection) => connection,

@@ -3,6 +3,7 @@
 //! * [`engine`] the pipeline of one reconcile (`publish`: status and events), and [`poll`] of a hypervisor
 //! * [`connection`] one a hypervisor; [`observe`] reads, [`execute`] effects, [`failure`] what went wrong
 //! * `probes` asks the probes of guests beside the reconciles, many over one channel
+//! * `turns` who comes next where namespaces share a hypervisor
 //! * [`store`] where objects and their status are kept
 //! * [`operator`] the engine driven by an API server
 
@@ -19,3 +20,4 @@ pub mod preview;
 mod probes;
 mod publish;
 pub mod store;
+mod turns;

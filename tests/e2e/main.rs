@@ -6,6 +6,8 @@
     reason = "what is not as expected fails the test"
 )]
 
+#[path = "../common/allow_table.rs"]
+mod allow_table;
 #[path = "../common/bad_manifests.rs"]
 mod bad_manifests;
 mod crds;
@@ -18,4 +20,5 @@ mod inside;
 mod manifests;
 mod site;
 mod stale;
+mod tenants;
 mod verbs;

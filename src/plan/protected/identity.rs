@@ -207,7 +207,7 @@ fn a_guest_is_announced_before_the_call_that_makes_it() {
 
 #[test]
 fn a_template_at_which_something_works_is_not_copied() {
-    let clone = |lock: Option<&str>| {
+    let clone = |lock: Option<&str>, ours: bool| {
         scene(container(), |s| {
             s.desired.source = Some(Source::Clone {
                 vmid: 50,
@@ -215,21 +215,31 @@ fn a_template_at_which_something_works_is_not_copied() {
                 snapshot: None,
                 revision: "r".into(),
                 template: "base".into(),
+                namespace: s.desired.key.namespace.clone(),
             });
+            let stamp = Stamp {
+                kind: "PhoenixTemplate".into(),
+                name: if ours { "base" } else { "other" }.into(),
+                ..s.desired.stamp(50)
+            };
             let row = s.observed.cluster.guests.remove(&VMID).unwrap();
             s.observed.cluster.guests.insert(50, row);
             s.observed.guest = Some(GuestRead::NotFound);
             let parent = Guest {
                 lock: lock.map(str::to_string),
-                options: BTreeMap::from([("rootfs".to_string(), "tank:base-50-disk-0,size=8G".to_string())]),
+                options: BTreeMap::from([
+                    ("rootfs".to_string(), "tank:base-50-disk-0,size=8G".to_string()),
+                    ("description".to_string(), stamp.describe("")),
+                ]),
                 ..s.guest.clone()
             };
             s.observed.parent = Some(GuestRead::Present(Box::new(parent)));
         })
     };
     check(vec![
-        ("a backup of it runs", clone(Some("backup")), "wait TemplateBusy"),
-        ("it is free", clone(None), "POST /nodes/pve1/lxc/50/clone"),
+        ("a backup of it runs", clone(Some("backup"), true), "wait TemplateBusy"),
+        ("it is another's guest", clone(None, false), "wait TemplateNotReady"),
+        ("it is free", clone(None, true), "POST /nodes/pve1/lxc/50/clone"),
     ]);
 }
 

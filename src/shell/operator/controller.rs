@@ -1,5 +1,6 @@
 //! Takes work from the queue and does it: each object by itself, objects of one hypervisor within a limit, so that
-//! nothing waits for a hypervisor that hangs but its own guests (promise 8).
+//! nothing waits for a hypervisor that hangs but its own guests (promise 8). Namespaces that share a hypervisor take
+//! turns.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -82,7 +83,7 @@ pub struct Controller<R> {
     /// Guests of one hypervisor that are worked on at once.
     guests_limit: usize,
     retry_after_defect: Duration,
-    queue: Queue<Item, Lane>,
+    queue: Queue<Item, Lane, String>,
     tasks: JoinSet<Done>,
     running: HashMap<tokio::task::Id, Item>,
 }
@@ -147,7 +148,7 @@ impl<R: Reconciler> Controller<R> {
                 Lane::Poll(_) => 1,
                 Lane::Guests(_) => guests_limit,
             };
-            let Some(item) = self.queue.pop(now, |item| lane(&state, item), limit) else {
+            let Some(item) = self.queue.pop(now, |item| (lane(&state, item), party(item)), limit) else {
                 return;
             };
             drop(state);
@@ -192,6 +193,15 @@ fn lane(state: &State, item: &Item) -> Lane {
         },
         Item::Poll(name) => Lane::Poll(name.clone()),
         Item::Guard(_) | Item::Feature(_) => Lane::Shared,
+    }
+}
+
+/// Whose turn it is that an item takes: its namespace's.
+fn party(item: &Item) -> String {
+    match item {
+        Item::Guest(key) => key.namespace.clone(),
+        Item::Guard(namespace) => namespace.clone(),
+        Item::Poll((namespace, _)) | Item::Feature((namespace, _)) => namespace.clone(),
     }
 }
 

@@ -1,20 +1,63 @@
 //! What is to be worked on and when. Pure: the time is given.
 //!
 //! An item is in the queue at most once and never worked on twice at once; items of one lane wait for each other
-//! beyond the lane's limit, and lanes take turns, so that a hung hypervisor holds up only its own (promise 8).
+//! beyond the lane's limit, and lanes take turns, so that a hung hypervisor holds up only its own (promise 8). Within a
+//! lane parties take turns, so that what one namespace queues does not starve another.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tokio::time::Instant;
 
-/// A queue of items in lanes.
+/// The items of a lane whose time has come, by party.
 #[derive(Debug)]
-pub struct Queue<T, L> {
+struct Turns<T, P> {
+    items: BTreeMap<P, VecDeque<T>>,
+    /// Who had the last turn.
+    last: Option<P>,
+}
+
+impl<T, P: Ord + Clone> Turns<T, P> {
+    fn push(&mut self, party: P, item: T) {
+        self.items.entry(party).or_default().push_back(item);
+    }
+
+    /// The first item of the party after the one served last.
+    fn pop(&mut self) -> Option<T> {
+        let last = self.last.take();
+        let party = next_after(last.as_ref(), || self.items.keys())?.clone();
+        let items = self.items.get_mut(&party)?;
+        let item = items.pop_front();
+        if items.is_empty() {
+            self.items.remove(&party);
+        }
+        self.last = Some(party);
+        item
+    }
+}
+
+impl<T, P> Default for Turns<T, P> {
+    fn default() -> Self {
+        Turns {
+            items: BTreeMap::new(),
+            last: None,
+        }
+    }
+}
+
+/// The one after the last, or the first again.
+fn next_after<'a, K: Ord + 'a, I: Iterator<Item = &'a K>>(last: Option<&K>, all: impl Fn() -> I) -> Option<&'a K> {
+    let after = |key: &&K| last.is_none_or(|last| *key > last);
+    all().find(after).or_else(|| all().next())
+}
+
+/// A queue of items in lanes, each of which parties share.
+#[derive(Debug)]
+pub struct Queue<T, L, P> {
     /// Items whose time has not come.
     waiting: BTreeSet<(Instant, T)>,
     when: BTreeMap<T, Instant>,
     /// Items whose time has come, by lane.
-    ready: BTreeMap<L, VecDeque<T>>,
+    ready: BTreeMap<L, Turns<T, P>>,
     ready_items: BTreeSet<T>,
     /// Items under way, with the time at which they are wanted again.
     running: BTreeMap<T, (L, Option<Instant>)>,
@@ -22,7 +65,7 @@ pub struct Queue<T, L> {
     last: Option<L>,
 }
 
-impl<T, L> Default for Queue<T, L> {
+impl<T, L, P> Default for Queue<T, L, P> {
     fn default() -> Self {
         Queue {
             waiting: BTreeSet::new(),
@@ -36,7 +79,7 @@ impl<T, L> Default for Queue<T, L> {
     }
 }
 
-impl<T: Ord + Clone, L: Ord + Clone> Queue<T, L> {
+impl<T: Ord + Clone, L: Ord + Clone, P: Ord + Clone> Queue<T, L, P> {
     /// Wants an item worked on at `at`, or earlier if it already is wanted earlier. An item under way is worked on
     /// again after it is done.
     pub fn add(&mut self, item: T, at: Instant) {
@@ -59,19 +102,20 @@ impl<T: Ord + Clone, L: Ord + Clone> Queue<T, L> {
     }
 
     /// Takes an item whose time has come and whose lane has room.
-    pub fn pop(&mut self, now: Instant, lane_of: impl Fn(&T) -> L, limit: impl Fn(&L) -> usize) -> Option<T> {
+    pub fn pop(&mut self, now: Instant, place_of: impl Fn(&T) -> (L, P), limit: impl Fn(&L) -> usize) -> Option<T> {
         while let Some((at, _)) = self.waiting.first()
             && *at <= now
             && let Some((_, item)) = self.waiting.pop_first()
         {
             self.when.remove(&item);
             self.ready_items.insert(item.clone());
-            self.ready.entry(lane_of(&item)).or_default().push_back(item);
+            let (lane, party) = place_of(&item);
+            self.ready.entry(lane).or_default().push(party, item);
         }
         let lane = self.next_lane(limit)?;
         let lane_items = self.ready.get_mut(&lane)?;
-        let item = lane_items.pop_front()?;
-        if lane_items.is_empty() {
+        let item = lane_items.pop()?;
+        if lane_items.items.is_empty() {
             self.ready.remove(&lane);
         }
         self.ready_items.remove(&item);
@@ -84,9 +128,7 @@ impl<T: Ord + Clone, L: Ord + Clone> Queue<T, L> {
     /// The lane after the one served last that has an item and room.
     fn next_lane(&self, limit: impl Fn(&L) -> usize) -> Option<L> {
         let has_room = |lane: &&L| self.busy.get(*lane).copied().unwrap_or_default() < limit(lane);
-        let after = |lane: &&L| self.last.as_ref().is_none_or(|last| *lane > last);
-        let lanes = || self.ready.keys().filter(has_room);
-        lanes().find(after).or_else(|| lanes().next()).cloned()
+        next_after(self.last.as_ref(), || self.ready.keys().filter(has_room)).cloned()
     }
 
     /// An item is done, and wanted again at `next` (if at all).
@@ -133,8 +175,33 @@ mod tests {
         item / 100
     }
 
-    fn pop(queue: &mut Queue<u32, u32>, now: Instant) -> Option<u32> {
-        queue.pop(now, lane, |_| 2)
+    /// Items of a lane belong to the party of their tens.
+    fn pop(queue: &mut Queue<u32, u32, u32>, now: Instant) -> Option<u32> {
+        queue.pop(now, |item| (lane(item), item / 10), |_| 2)
+    }
+
+    #[test]
+    fn parties_of_a_lane_take_turns() {
+        let start = Instant::now();
+        let mut queue = Queue::default();
+        // One namespace has queued hundreds, each of which wants to be worked on again at once; then others come.
+        for item in 0..300u32 {
+            queue.add(item, start);
+        }
+        fn place(item: &u32) -> (u8, u32) {
+            (0, if *item < 300 { 0 } else { *item })
+        }
+        let take = |queue: &mut Queue<u32, u8, u32>| {
+            let item = queue.pop(start, place, |_| 1).unwrap();
+            queue.done(&item, Some(start));
+            item
+        };
+        assert!(take(&mut queue) < 300);
+        queue.add(1000, start);
+        queue.add(1001, start);
+        let taken: Vec<u32> = (0..6).map(|_| take(&mut queue)).collect();
+        let times = |item: u32| taken.iter().filter(|i| **i == item).count();
+        assert_eq!((times(1000), times(1001)), (2, 2), "{taken:?}");
     }
 
     #[test]
