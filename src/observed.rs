@@ -292,6 +292,26 @@ pub struct Verified {
     pub at: i64,
 }
 
+/// An image on its storage.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    /// Whether the file is there.
+    pub present: bool,
+    /// Whether Proxmox compared the file with its checksum, or fetched it, since the engine began.
+    pub compared: bool,
+    /// What the appliance index says, where it was asked for.
+    pub index: Option<ApplianceIndex>,
+}
+
+/// The appliance index of a node, as far as one name goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApplianceIndex {
+    /// Whether it lists the name, and so knows its checksum. It lists only the newest build of each (facts L.5).
+    pub listed: bool,
+    /// Names that it lists of the same package.
+    pub newer: Vec<String>,
+}
+
 /// A guest with the object's stamp.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OurGuest {
@@ -432,8 +452,8 @@ pub struct Observed {
     pub creating: Option<bool>,
     /// The template's guest.
     pub parent: Option<GuestRead>,
-    /// Whether the source image is on its storage.
-    pub image: Option<Result<bool, Failure>>,
+    /// The source image on its storage.
+    pub image: Option<Result<Image, Failure>>,
     /// Records of scripts in the guest, by id.
     pub scripts: Option<Result<BTreeMap<String, ScriptRecord>, Failure>>,
     /// Firewall of the guest.

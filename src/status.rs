@@ -17,6 +17,7 @@ const TRANSIENT: &[&str] = &[
     "FeatureOutdated",
     "TemplateOutdated",
     "OldRevisionKept",
+    "ImageNotCompared",
 ];
 
 /// Longest pause between attempts, in seconds.
@@ -135,7 +136,7 @@ fn superseded(status: &mut GuestStatus, old: &RevisionStatus) {
         return;
     }
     (status.vmid, status.node, status.create_sent, status.adopted) = (None, None, None, None);
-    (status.applied_hash, status.cleaned, status.snippet) = (None, None, None);
+    (status.applied_hash, status.cleaned, status.snippet, status.image) = (None, None, None, None);
     (status.features, status.application, status.tests, status.vllm) = (None, None, None, None);
     (status.volumes, status.lxc_options, status.task) = (None, None, None);
 }
@@ -259,6 +260,7 @@ fn facts(status: &mut GuestStatus, plan: &Plan) {
     }
     keep(&mut status.node, &facts.node);
     keep(&mut status.source, &facts.source);
+    keep(&mut status.image, &facts.image);
     keep(&mut status.revision, &facts.revision);
     keep(&mut status.template_revision, &facts.template_revision);
     keep(&mut status.features, &facts.features);

@@ -46,6 +46,10 @@ pub struct GuestStatus {
     /// What the guest was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// Volume id of the image that Phoenix made the guest of. The name of a file that was downloaded from a URL holds
+    /// its checksum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Healthy, Unhealthy or Unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<String>,

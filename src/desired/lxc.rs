@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::crd::*;
 
-use super::resolve::{clone_source, file_name, gib, image_storage, memory, mib};
+use super::images::{CONTAINER_ENDS, file_name};
+use super::resolve::{clone_source, gib, image_storage, memory, mib};
 use super::*;
 
 /// Adds what is wanted of a container.
@@ -118,11 +119,12 @@ fn source(
         image.sha256.clone().unwrap_or_default(),
     );
     let filename = file_name(&url);
-    if !filename.contains(".tar.") && !filename.ends_with(".tar") {
+    if !CONTAINER_ENDS.iter().any(|end| filename.ends_with(end)) {
         return Err(Blocked::stalled(
             "InvalidSpec",
             format!(
-                "{prefix}.source.image.url: {url:?} must end in the name of a container image such as debian-12.tar.zst"
+                "{prefix}.source.image.url: {url:?} must end in the name of a container image ({}): Proxmox takes no other",
+                CONTAINER_ENDS.join(", ")
             ),
         ));
     }

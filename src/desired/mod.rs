@@ -4,6 +4,7 @@
 pub mod allow;
 pub mod cloud_init;
 pub mod hypervisor;
+pub mod images;
 mod lxc;
 pub mod memory;
 pub mod objects;
@@ -91,7 +92,7 @@ pub enum Source {
         storage: String,
         /// Content type: `vztmpl` for containers, `import` for disks.
         content: &'static str,
-        /// File name on the storage.
+        /// File name at the end of the URL; on the storage the file is [`super::images::stored_name`].
         filename: String,
         /// Where it comes from.
         url: String,
@@ -131,8 +132,9 @@ impl Source {
                 storage,
                 content,
                 filename,
+                sha256,
                 ..
-            } => Some(format!("{storage}:{content}/{filename}")),
+            } => Some(format!("{storage}:{content}/{}", images::stored_name(filename, sha256))),
             Source::Appliance { storage, template } => Some(format!("{storage}:vztmpl/{template}")),
             Source::Clone { .. } => None,
         }
@@ -400,6 +402,7 @@ impl Desired {
                 Some(Source::Clone { revision, .. }) if self.form != Form::Guest => Some(revision.clone()),
                 _ => None,
             },
+            image: None,
         }
     }
 }

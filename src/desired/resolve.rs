@@ -220,12 +220,6 @@ pub(super) fn image_storage(
     })
 }
 
-/// Name of the file behind a URL.
-pub(super) fn file_name(url: &str) -> String {
-    let path = url.split(['?', '#']).next().unwrap_or_default();
-    path.rsplit('/').next().unwrap_or_default().to_string()
-}
-
 fn startup(boot: Option<&Boot>) -> BTreeMap<String, String> {
     let boot = boot.cloned().unwrap_or_default();
     [("order", boot.order), ("up", boot.up_delay), ("down", boot.down_delay)]

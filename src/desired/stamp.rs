@@ -29,6 +29,8 @@ pub struct Stamp {
     pub revision: Option<String>,
     /// Of a template: revision of the template that it was cloned from itself.
     pub parent: Option<String>,
+    /// Volume id of the image that Phoenix made the guest of.
+    pub image: Option<String>,
 }
 
 impl Stamp {
@@ -67,6 +69,7 @@ impl Stamp {
             adopted: field("origin").as_deref() == Some("adopted"),
             revision: field("revision"),
             parent: field("parent"),
+            image: field("image"),
         })
     }
 
@@ -98,6 +101,9 @@ impl fmt::Display for Stamp {
         if let Some(parent) = &self.parent {
             write!(f, " parent={parent}")?;
         }
+        if let Some(image) = &self.image {
+            write!(f, " image={image}")?;
+        }
         if self.adopted {
             write!(f, " origin=adopted")?;
         }
@@ -124,6 +130,7 @@ mod tests {
             adopted: false,
             revision: Some("abc".into()),
             parent: Some("def".into()),
+            image: Some("local:vztmpl/debian.tar.zst".into()),
         }
     }
 

@@ -132,6 +132,7 @@ impl Planner<'_> {
     pub(super) fn fresh_description(&self, vmid: i64) -> String {
         let stamp = Stamp {
             fresh: true,
+            image: self.desired.source.as_ref().and_then(Source::image_volid),
             ..self.desired.stamp(vmid)
         };
         stamp.describe(self.desired.words.as_deref().unwrap_or_default())
@@ -229,26 +230,9 @@ impl Planner<'_> {
         }
     }
 
-    /// The image is on its storage: its volume id.
-    pub(super) fn image_present(&mut self, node: &str, source: &Source) -> Result<String, Next> {
-        let volid = source.image_volid().unwrap_or_default();
-        match &self.observed.image {
-            None => Err(Next::Look(Query::Image {
-                node: node.to_string(),
-                volid,
-            })),
-            Some(Err(failure)) => {
-                let failure = failure.clone();
-                Err(self.wait(Stage::Created, failure.reason, failure.message, 10))
-            }
-            Some(Ok(false)) => Err(self.download(node, source, &volid)),
-            Some(Ok(true)) => Ok(volid),
-        }
-    }
-
     fn create_call(&mut self, vmid: i64, node: &str, source: &Source) -> Result<Effect, Next> {
         let stage = Stage::Created;
-        let volid = self.image_present(node, source)?;
+        let volid = self.image_present(stage, node, source)?;
         let Some(storage) = self.desired.rootfs_storage.clone() else {
             let message =
                 "spec.rootfs.storage is missing: name one, here or in defaults.rootfsStorage of the PhoenixHypervisor";
@@ -318,44 +302,5 @@ impl Planner<'_> {
                 Err(self.stuck(stage, "StorageNotFound", message))
             }
         }
-    }
-
-    /// Brings an image to its storage. Repeating it is harmless: with a checksum a present file is accepted, and the
-    /// appliance index knows its own (facts G.4).
-    fn download(&mut self, node: &str, source: &Source, volid: &str) -> Next {
-        let call = match source {
-            Source::Download {
-                storage,
-                content,
-                filename,
-                url,
-                sha256,
-            } => ApiCall::post(format!("/nodes/{node}/storage/{storage}/download-url"))
-                .param("content", content)
-                .param("filename", filename)
-                .param("url", url)
-                .param("checksum", sha256)
-                .param("checksum-algorithm", "sha256"),
-            Source::Appliance { storage, template } => ApiCall::post(format!("/nodes/{node}/aplinfo"))
-                .param("storage", storage)
-                .param("template", template),
-            _ => {
-                let image = match self.desired.type_ {
-                    GuestType::Lxc => "image",
-                    GuestType::Qemu => "cloudImage",
-                };
-                let message = format!(
-                    "image {volid:?} is not on its storage: download it there, or correct {}.source.{image}.volid",
-                    self.prefix()
-                );
-                return self.stuck(Stage::Created, "ImageNotFound", message);
-            }
-        };
-        self.run(
-            Stage::Created,
-            format!("download image {volid}"),
-            vec![],
-            Effect::Task(call),
-        )
     }
 }

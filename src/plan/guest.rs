@@ -147,6 +147,7 @@ impl Planner<'_> {
         self.may_go_on(vmid, &guest)?;
         self.facts.node = Some(guest.node.clone());
         self.facts.ip = guest.ip.clone();
+        self.facts.image = guest.stamp().and_then(|s| s.image);
         self.ok(Stage::DependenciesReady, "");
         self.ok(
             Stage::Created,
@@ -411,8 +412,11 @@ fn source_words(source: &Source) -> String {
     match source {
         Source::Clone { template, .. } => template.clone(),
         other => {
-            let volid = other.image_volid().unwrap_or_default();
-            let file = volid.rsplit('/').next().unwrap_or_default();
+            let name = match other {
+                Source::Download { filename, .. } => filename.clone(),
+                _ => other.image_volid().unwrap_or_default(),
+            };
+            let file = name.rsplit('/').next().unwrap_or_default();
             let file = file.split('_').next().unwrap_or_default();
             let image = [".qcow2", ".img", ".raw", ".vmdk"];
             let stem = image.iter().find_map(|end| file.strip_suffix(end));

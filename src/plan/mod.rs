@@ -11,6 +11,7 @@ mod firewall;
 mod guest;
 mod health;
 mod identity;
+mod images;
 #[cfg(test)]
 mod protected;
 mod revisions;
@@ -125,6 +126,8 @@ pub enum Query {
         node: String,
         /// Volume id.
         volid: String,
+        /// Name in the appliance index, where the image is of it.
+        appliance: Option<String>,
     },
     /// Records of scripts in the guest.
     Scripts {
@@ -469,6 +472,8 @@ pub struct Facts {
     pub gpus: Option<String>,
     /// What it was made from, for people.
     pub source: Option<String>,
+    /// Volume id of the image that it was made of.
+    pub image: Option<String>,
     /// Revision of a template.
     pub revision: Option<String>,
     /// Revision of the template that the guest was cloned from.

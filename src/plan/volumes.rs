@@ -319,17 +319,23 @@ impl Planner<'_> {
             );
             return self.stuck(stage, "NoFreeVmid", message);
         };
-        let image = wanted
-            .image
-            .clone()
-            .or_else(|| self.desired.source.as_ref().and_then(|s| s.image_volid()));
-        let (Some(image), Some(storage)) = (image, wanted.storage.clone()) else {
+        let own = self.desired.source.clone().filter(|s| s.image_volid().is_some());
+        let (true, Some(storage)) = (wanted.image.is_some() || own.is_some(), wanted.storage.clone()) else {
             let message = "spec.volumeOwners.image and .storage of the PhoenixHypervisor are needed for the first retained volume: name any small container image and a storage";
             return self.stuck(stage, "NoVolumeOwners", message);
         };
         if let Err(next) = self.storage_usable(&guest.node, &storage, "spec.volumeOwners.storage", "rootdir") {
             return next;
         }
+        let image = match (wanted.image.clone(), own) {
+            (Some(volid), _) => volid,
+            // The guest's own image may have been removed since, or lie under the name of an earlier version.
+            (None, own) => match own.map(|own| self.image_present(stage, &guest.node, &own)) {
+                Some(Ok(volid)) => volid,
+                Some(Err(next)) => return next,
+                None => String::new(),
+            },
+        };
         let stamp = Stamp {
             cluster: self.desired.cluster_id.clone(),
             kind: OWNER_KIND.into(),
@@ -341,6 +347,7 @@ impl Planner<'_> {
             adopted: false,
             revision: None,
             parent: None,
+            image: None,
         };
         let words = "Holds volumes that outlive their guests. Phoenix never starts it; do not remove it.";
         let call = ApiCall::post(format!("/nodes/{}/lxc", guest.node))

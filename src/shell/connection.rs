@@ -1,6 +1,6 @@
 //! One connection a hypervisor: API client, SSH, the poller's snapshot, and what is under way on it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -49,9 +49,23 @@ struct State {
     tasks: HashMap<String, Places>,
     polls: u64,
     /// Images that are being downloaded, with the object that does it.
-    downloads: HashMap<String, Key>,
+    downloads: HashMap<Download, Key>,
+    /// Images that Proxmox fetched or compared with their checksums since the engine began: node and volume id.
+    compared: HashSet<(String, String)>,
     /// Objects that wait for a clone, by source.
     clones: HashMap<i64, CloneQueue>,
+}
+
+/// A download of an image. What somebody else fetches from elsewhere under the same name holds nobody up: Proxmox gives
+/// a file its name only once its checksum is right.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Download {
+    /// Node that fetches it.
+    pub node: String,
+    /// Volume id that it gets.
+    pub volid: String,
+    /// URL; empty for the appliance index.
+    pub from: String,
 }
 
 impl State {
@@ -167,15 +181,24 @@ impl Connection {
     }
 
     /// Claims the download of an image; `false` while another object does it.
-    pub fn claim_download(&self, key: &Key, volid: &str) -> bool {
+    pub fn claim_download(&self, key: &Key, download: Download) -> bool {
         let mut state = lock(&self.state);
-        match state.downloads.get(volid) {
-            Some(other) => other == key,
-            None => {
-                state.downloads.insert(volid.to_string(), key.clone());
-                true
-            }
-        }
+        state.downloads.entry(download).or_insert_with(|| key.clone()) == key
+    }
+
+    /// Notes that the object's download, if it did one, ended well: the file has the right checksum.
+    pub fn downloaded(&self, key: &Key) {
+        let mut state = lock(&self.state);
+        let done = state.downloads.iter().filter(|(_, k)| *k == key);
+        let done: Vec<_> = done.map(|(d, _)| (d.node.clone(), d.volid.clone())).collect();
+        state.compared.extend(done);
+    }
+
+    /// Whether Proxmox compared the file with its checksum since the engine began.
+    pub fn is_compared(&self, node: &str, volid: &str) -> bool {
+        lock(&self.state)
+            .compared
+            .contains(&(node.to_string(), volid.to_string()))
     }
 
     /// Runs a command on a node.

@@ -282,6 +282,7 @@ impl<S: Store> Engine<S> {
             adopted: false,
             revision: None,
             parent: None,
+            image: None,
         }
     }
 
@@ -354,7 +355,11 @@ impl<S: Store> Engine<S> {
                 connection.hold_task(&object.key, &upid.node);
                 return Ok(Some(Some(if upid.kind.ends_with("start") { 1.0 } else { 2.0 })));
             }
-            Ok(TaskState::Succeeded { .. } | TaskState::Forgotten) => None,
+            Ok(TaskState::Succeeded { .. }) => {
+                connection.downloaded(&object.key);
+                None
+            }
+            Ok(TaskState::Forgotten) => None,
             Ok(TaskState::Failed(text)) => {
                 let reason = super::failure::reason_of(&text).unwrap_or("TaskFailed");
                 // The exit status is one line; the log before it often says why (facts B.3).

@@ -10,7 +10,7 @@ use crate::plan::{ApiCall, Effect, Step};
 use crate::proxmox::Upid;
 use crate::status::Outcome;
 
-use super::connection::Connection;
+use super::connection::{Connection, Download};
 use super::failure::{failure, is_passing, of_call, of_guest};
 
 /// Carries out a step's effect.
@@ -102,10 +102,11 @@ async fn task(connection: &Connection, key: &Key, call: &ApiCall) -> Outcome {
         let message = format!("node {node} has as many Phoenix tasks as limits.parallelTasksPerNode allows");
         return Outcome::Busy(failure("TaskLimit", message));
     }
-    if let Some(volid) = download(call)
-        && !connection.claim_download(key, &volid)
+    if let Some(download) = download(call)
+        && !connection.claim_download(key, download.clone())
     {
         connection.release(key);
+        let volid = download.volid;
         return Outcome::Busy(failure("ImageDownloading", format!("another object downloads {volid}")));
     }
     let outcome = match connection.client.call(call).await {
@@ -122,15 +123,22 @@ async fn task(connection: &Connection, key: &Key, call: &ApiCall) -> Outcome {
 }
 
 /// The image that a call downloads.
-fn download(call: &ApiCall) -> Option<String> {
+fn download(call: &ApiCall) -> Option<Download> {
     let param = |name: &str| call.params.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
-    if call.path.ends_with("/download-url") {
+    let node = call.path.split('/').nth(2)?.to_string();
+    let (volid, from) = if call.path.ends_with("/download-url") {
         let storage = call.path.split('/').nth(4)?;
-        return Some(format!("{storage}:{}/{}", param("content")?, param("filename")?));
-    }
-    call.path
-        .ends_with("/aplinfo")
-        .then(|| Some(format!("{}:vztmpl/{}", param("storage")?, param("template")?)))?
+        let volid = format!("{storage}:{}/{}", param("content")?, param("filename")?);
+        (volid, param("url")?)
+    } else if call.path.ends_with("/aplinfo") {
+        (
+            format!("{}:vztmpl/{}", param("storage")?, param("template")?),
+            String::new(),
+        )
+    } else {
+        return None;
+    };
+    Some(Download { node, volid, from })
 }
 
 async fn ssh(connection: &Connection, on: &str, command: &Command) -> Outcome {

@@ -69,7 +69,9 @@ pub async fn look(
         Query::Creating { vmid, source, node } => {
             observed.creating = Some(creating(connection, *vmid, *source, node).await?);
         }
-        Query::Image { node, volid } => observed.image = Some(image(connection, node, volid).await),
+        Query::Image { node, volid, appliance } => {
+            observed.image = Some(image(connection, node, volid, appliance.as_deref()).await);
+        }
         Query::Scripts { vmid, type_, node, ids } => {
             observed.scripts = Some(scripts(connection, *type_, *vmid, node, ids).await)
         }
@@ -365,19 +367,35 @@ async fn creating(connection: &Connection, vmid: i64, source: Option<i64>, node:
     }))
 }
 
-async fn image(connection: &Connection, node: &str, volid: &str) -> Result<bool, Failure> {
+async fn image(connection: &Connection, node: &str, volid: &str, appliance: Option<&str>) -> Result<Image, Failure> {
+    let client = &connection.client;
     let (storage, path) = volid.split_once(':').unwrap_or_default();
     let content = path.split('/').next();
-    match connection.client.storage_content(node, storage, content, None).await {
-        Ok(volumes) => Ok(volumes.iter().any(|v| v.volid == volid)),
-        Err(error) => {
-            let mut failure = of_call(&error);
-            if failure.message.contains("does not exist") || failure.message.contains("No such storage") {
-                failure = super::failure::failure("StorageNotFound", format!("image {volid}: {}", failure.message));
-            }
-            Err(failure)
+    let volumes = client.storage_content(node, storage, content, None).await;
+    let volumes = volumes.map_err(|error| {
+        let failed = of_call(&error);
+        let missing = failed.message.contains("does not exist") || failed.message.contains("No such storage");
+        if missing {
+            failure("StorageNotFound", format!("image {volid}: {}", failed.message))
+        } else {
+            failed
         }
+    })?;
+    let mut image = Image {
+        present: volumes.iter().any(|v| v.volid == volid),
+        compared: connection.is_compared(node, volid),
+        index: None,
+    };
+    if let Some(name) = appliance.filter(|_| !(image.present && image.compared)) {
+        let index = client.appliances(node).await.map_err(|e| of_call(&e))?;
+        let package = |name: &str| crate::desired::images::package(name).to_string();
+        let same = index.iter().filter(|a| package(&a.template) == package(name));
+        image.index = Some(ApplianceIndex {
+            listed: index.iter().any(|a| a.template == name),
+            newer: same.map(|a| a.template.clone()).collect(),
+        });
     }
+    Ok(image)
 }
 
 async fn scripts(
