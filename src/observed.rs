@@ -468,6 +468,8 @@ pub struct Observed {
     pub cloud_init: Option<Result<CloudInitState, Failure>>,
     /// Revisions of this template from which objects were cloned; `None` for an object whose revision is not known.
     pub cloned_revisions: Vec<Option<String>>,
+    /// Objects by the vmid that they recorded, for messages; only where a template is being deleted.
+    pub objects: BTreeMap<i64, String>,
     /// An earlier revision of the template.
     pub old_revision: Option<Result<OldRevision, Failure>>,
     /// Where the object stands in the queue for clones of its template.

@@ -182,6 +182,33 @@ pub fn after_task(previous: &GuestStatus, failure: Option<&Failure>, now: i64) -
     status
 }
 
+/// The status after a panic in the work on the object: it is tried again, later each time.
+pub fn panicked(previous: &GuestStatus, generation: i64, message: &str, now: i64) -> GuestStatus {
+    let mut status = previous.clone();
+    status.observed_generation = Some(generation);
+    let failures = status.failures.unwrap_or(0).saturating_add(1);
+    status.failures = Some(failures);
+    status.next_retry = Some(time(now.saturating_add_unsigned(pause(failures))));
+    let message: String = message.chars().take(2000).collect();
+    status.last_error = Some(format!("InternalError: {message}"));
+    for (type_, value) in [("Ready", "Unknown"), ("Reconciling", "True")] {
+        set_condition(
+            &mut status.conditions,
+            type_,
+            value,
+            "InternalError",
+            &message,
+            generation,
+            now,
+        );
+    }
+    clear_condition(&mut status.conditions, "Stalled");
+    status.conditions.sort_by_key(|c| order(&c.type_));
+    status.phase = Some("Waiting".into());
+    status.message = Some(message);
+    status
+}
+
 fn succeeded(status: &mut GuestStatus) {
     status.failures = None;
     status.last_error = None;

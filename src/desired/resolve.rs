@@ -157,6 +157,7 @@ fn shared_options(spec: &SharedFields<'_>, defaults: &Defaults) -> BTreeMap<Stri
 /// A clone's source. Until the template is Ready only an existing guest can be worked on: vmid 0 says so.
 pub(super) fn clone_source(object: &GuestObject, name: &str, objects: &dyn Objects) -> Result<Source, Blocked> {
     let template = refs::template(object, name, objects)?;
+    refs::lineage(object, objects)?;
     if template.guest_type() != object.guest_type() {
         let (is, needs) = match object.guest_type() {
             GuestType::Lxc => ("vm", "a container needs one with spec.lxc"),

@@ -38,10 +38,10 @@ impl Planner<'_> {
 
     fn try_new_guest(&mut self, vmid: Option<i64>) -> Result<Next, Next> {
         let stage = Stage::DependenciesReady;
-        match self.input.dependencies {
+        match (self.input.dependencies)() {
             Ok(()) => {}
-            Err(Blocked::Waiting { reason, message }) => return Err(self.wait(stage, reason, message.clone(), 30)),
-            Err(Blocked::Stalled { reason, message }) => return Err(self.stuck(stage, reason, message.clone())),
+            Err(Blocked::Waiting { reason, message }) => return Err(self.wait(stage, reason, message, 30)),
+            Err(Blocked::Stalled { reason, message }) => return Err(self.stuck(stage, reason, message)),
         }
         let Some(source) = self.desired.source.clone() else {
             let field = match self.desired.form {

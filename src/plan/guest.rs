@@ -8,12 +8,12 @@ use crate::observed::{Guest, Observed};
 use super::*;
 
 /// Everything that a plan is made from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Input<'a> {
     /// What is wanted.
     pub desired: &'a Desired,
-    /// Whether what the object depends on is Ready; it matters only until the guest exists.
-    pub dependencies: &'a Result<(), Blocked>,
+    /// Whether what the object depends on is Ready; asked only while there is no guest.
+    pub dependencies: &'a dyn Fn() -> Result<(), Blocked>,
     /// What was looked at so far.
     pub observed: &'a Observed,
     /// What was recorded.

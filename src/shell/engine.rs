@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::crd::GuestStatus;
+use crate::crd::{GuestKind, GuestStatus};
 use crate::desired::{self, Blocked, Desired, GuestObject, GuestType, Key, Stamp, refs};
 use crate::observed::{ClonePlace, Failure, HealthState, Observed, Verified};
 use crate::plan::{self, Announce, Effect, Input, Next, Plan, Step};
@@ -16,6 +16,7 @@ use crate::proxmox::{Upid, task::TaskState};
 use crate::status::{self, Outcome};
 
 use super::connection::{Connection, Snapshot};
+use super::defect;
 use super::execute::execute;
 use super::failure::{failure, of_call};
 use super::observe;
@@ -93,9 +94,17 @@ impl<S: Store> Engine<S> {
         (self.began.elapsed().as_secs_f64() * 1000.0 * self.options.time_scale) as i64
     }
 
-    /// One reconcile of a guest object: runs steps until it has to wait; never waits for a Proxmox task.
+    /// One reconcile of a guest object: runs steps until it has to wait; never waits for a Proxmox task. A panic in it
+    /// is told on the object and costs nobody else anything.
     pub async fn reconcile(&self, key: &Key) -> Requeue {
-        match self.try_reconcile(key).await {
+        match defect::caught(Box::pin(self.try_reconcile(key))).await {
+            Ok(result) => self.requeue(key, result),
+            Err(words) => self.panicked(key, &words).await,
+        }
+    }
+
+    fn requeue(&self, key: &Key, result: Result<f64, Stop>) -> Requeue {
+        match result {
             Ok(seconds) => self.after(seconds),
             Err(Stop::Store(StoreError::Conflict)) => self.after(0.2),
             Err(Stop::Store(StoreError::Gone)) => {
@@ -108,6 +117,30 @@ impl<S: Store> Engine<S> {
             }
             Err(Stop::Cut) => self.after(0.0),
         }
+    }
+
+    /// Tells of a panic, and forgets what is only remembered of the object; it is tried again after a pause that grows.
+    async fn panicked(&self, key: &Key, words: &str) -> Requeue {
+        tracing::error!(%key, panic = words, "a defect in Phoenix ended this reconcile");
+        if let Some(counters) = &self.options.counters {
+            counters.panicked(key.kind.as_str());
+        }
+        self.forget(key);
+        let told = defect::caught(Box::pin(async {
+            let object = self.store.guest(key)?;
+            if let Ok(connection) = self.connection_of(&object) {
+                connection.release(key);
+            }
+            let mut status = status::panicked(&object.status, object.generation, &defect::message(words), now());
+            status::scale_retry(&mut status, now(), self.options.time_scale);
+            let pause = status::pause(status.failures.unwrap_or(1));
+            self.warn(&object, "InternalError", &defect::message(words)).await;
+            // Where it cannot be written, the log and the metric tell.
+            drop(self.store.write_status(&object, &status).await);
+            Some(pause)
+        }));
+        let pause = told.await.ok().flatten().unwrap_or(60);
+        self.after(pause as f64)
     }
 
     fn after(&self, seconds: f64) -> Requeue {
@@ -219,6 +252,16 @@ impl<S: Store> Engine<S> {
     ) -> Result<Plan, Failure> {
         let mut observed = self.start_looking(snapshot, object);
         observed.cloned_revisions = self.cloned_revisions(object);
+        if object.deleting && object.key.kind == GuestKind::PhoenixTemplate {
+            let hypervisor = object.hypervisor_ref();
+            self.store.look_at_all(&mut |o| {
+                let vmid = o
+                    .status
+                    .vmid
+                    .filter(|_| o.hypervisor_ref() == hypervisor && o.key != object.key);
+                observed.objects.extend(vmid.map(|vmid| (vmid, o.key.to_string())));
+            });
+        }
         if !preview {
             observed.clone_queue = desired.and_then(|d| queued(connection, snapshot, d, object));
         }
@@ -227,7 +270,7 @@ impl<S: Store> Engine<S> {
             None => self.identity_of(object),
         };
         let previous = desired.map(|d| d.previous_clusters.clone()).unwrap_or_default();
-        let dependencies = refs::dependencies(object, self.store.as_ref());
+        let dependencies = || refs::dependencies(object, self.store.as_ref());
         for _ in 0..MAX_LOOKS {
             let plan = match desired {
                 Some(desired) => plan::plan(Input {
@@ -327,17 +370,19 @@ impl<S: Store> Engine<S> {
             return BTreeSet::new();
         }
         let hypervisor = object.hypervisor_ref();
-        let others = self.store.guests();
-        let wanted = others
-            .iter()
-            .filter(|o| o.key != object.key && o.hypervisor_ref() == hypervisor)
-            .flat_map(|o| o.status.vmid.into_iter().chain(o.spec_vmid()));
+        let mut wanted = BTreeSet::new();
+        self.store.look_at_all(&mut |o| {
+            if o.key != object.key && o.hypervisor_ref() == hypervisor {
+                wanted.extend(o.status.vmid.into_iter().chain(o.spec_vmid()));
+            }
+        });
         let chosen = memory
             .reserved
             .iter()
             .filter(|((h, _), k)| *h == hypervisor && **k != object.key)
             .map(|((_, v), _)| *v);
-        wanted.chain(chosen).collect()
+        wanted.extend(chosen);
+        wanted
     }
 
     /// Follows a Proxmox task that status names: `Some(wait)` while it runs or when it failed.

@@ -11,6 +11,7 @@ use crate::observed::Failure;
 use crate::status::{clear_condition, set_condition};
 
 use super::connection::{Connection, Snapshot};
+use super::defect;
 use super::engine::{Engine, lock, now};
 use super::failure::failure;
 use super::store::Store;
@@ -30,8 +31,38 @@ pub struct PollOutcome {
 }
 
 impl<S: Store> Engine<S> {
-    /// Polls a hypervisor: one `GET /cluster/resources`, and a few more calls the first time and now and then.
+    /// Polls a hypervisor: one `GET /cluster/resources`, and a few more calls the first time and now and then. A panic
+    /// in it is told in the status; its guests wait, and those of other hypervisors go on.
     pub async fn poll(&self, namespace: &str, name: &str) -> PollOutcome {
+        match defect::caught(Box::pin(self.try_poll(namespace, name))).await {
+            Ok(outcome) => outcome,
+            Err(words) => self.poll_panicked(namespace, name, &words),
+        }
+    }
+
+    fn poll_panicked(&self, namespace: &str, name: &str, words: &str) -> PollOutcome {
+        tracing::error!(namespace, name, panic = words, "a defect in Phoenix ended this poll");
+        if let Some(counters) = &self.options.counters {
+            counters.panicked("PhoenixHypervisor");
+        }
+        let problem = failure("InternalError", defect::message(words));
+        let key = (namespace.to_string(), name.to_string());
+        let connection = lock(&self.connections).get(&key).cloned();
+        if let Some(connection) = connection {
+            connection.store(Err(problem.clone()));
+        }
+        let status = defect::caught_now(|| {
+            let object = self.store.hypervisor(namespace, name)?;
+            Some(hypervisor_status(&object, Err(&problem)))
+        });
+        PollOutcome {
+            status: status.ok().flatten().unwrap_or_default(),
+            changed: vec![],
+            next: Duration::from_secs_f64((60.0 / self.options.time_scale).max(0.02)),
+        }
+    }
+
+    async fn try_poll(&self, namespace: &str, name: &str) -> PollOutcome {
         let Some(object) = self.store.hypervisor(namespace, name) else {
             lock(&self.connections).remove(&(namespace.to_string(), name.to_string()));
             return PollOutcome {

@@ -98,7 +98,7 @@ fn of_guests_with_the_objects_stamp_there_must_be_one() {
         };
         unborn(|s| s.observed.stamped = Some(stamped))
     };
-    let unread = |scene: Scene| told(&plan(scene.input(&scene.observed, &Ok(()))).next);
+    let unread = |scene: Scene| told(&plan(scene.input(&scene.observed, &|| Ok(()))).next);
     for (what, scene, expected) in [
         ("two", found(&[100, 101], &[]), "stuck Ambiguous"),
         (

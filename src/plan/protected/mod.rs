@@ -115,7 +115,7 @@ impl Scene {
         &mut self.object.status
     }
 
-    fn input<'a>(&'a self, observed: &'a Observed, dependencies: &'a Result<(), Blocked>) -> Input<'a> {
+    fn input<'a>(&'a self, observed: &'a Observed, dependencies: &'a dyn Fn() -> Result<(), Blocked>) -> Input<'a> {
         Input {
             desired: &self.desired,
             dependencies,
@@ -129,7 +129,7 @@ impl Scene {
 
     /// What one stage of the plan comes to, and what it found.
     fn stage<T>(&self, stage: impl FnOnce(&mut Planner<'_>) -> Result<T, Next>) -> (String, Planned) {
-        let mut planner = Planner::new(self.input(&self.observed, &Ok(())));
+        let mut planner = Planner::new(self.input(&self.observed, &|| Ok(())));
         let told = match stage(&mut planner) {
             Ok(_) => "as wanted".into(),
             Err(next) => told(&next),
@@ -139,7 +139,7 @@ impl Scene {
 
     /// The next step for the object, with its guest read.
     fn next(&self) -> String {
-        told(&plan(self.input(&self.read(), &Ok(()))).next)
+        told(&plan(self.input(&self.read(), &|| Ok(()))).next)
     }
 
     /// The next step of its deletion, with its guest read.

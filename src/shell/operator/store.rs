@@ -110,6 +110,23 @@ impl KubeStore {
         }
     }
 
+    /// Tells on an object that it was left out; nobody waits for it.
+    pub(super) fn tell_undecodable(&self, reference: ObjectReference, error: &str) {
+        let recorder = self.recorder.clone();
+        let published = kube::runtime::events::Event {
+            type_: KubeEventType::Warning,
+            reason: "NotDecodable".into(),
+            note: Some(shortened(format!("does not fit its kind and is left out: {error}"))),
+            action: "Reconcile".into(),
+            secondary: None,
+        };
+        tokio::spawn(async move {
+            if let Err(error) = call(recorder.publish(&published, &reference)).await {
+                warn!(name = reference.name, %error, "event not published");
+            }
+        });
+    }
+
     /// Takes in a guest object as the API server answered to a write of ours.
     fn written(&self, key: &Key, answer: DynamicObject) -> Result<GuestObject, StoreError> {
         let version = answer.resource_version().unwrap_or_default();
@@ -234,6 +251,14 @@ impl Objects for KubeStore {
 
     fn guests(&self) -> Vec<GuestObject> {
         self.state().guests.iter().map(|(_, g)| g.object.clone()).collect()
+    }
+
+    fn look_at(&self, key: &Key, look: &mut dyn FnMut(&GuestObject)) {
+        self.state().guests.get(key).into_iter().for_each(|g| look(&g.object));
+    }
+
+    fn look_at_all(&self, look: &mut dyn FnMut(&GuestObject)) {
+        self.state().guests.iter().for_each(|(_, g)| look(&g.object));
     }
 
     fn hypervisor(&self, namespace: &str, name: &str) -> Option<Arc<PhoenixHypervisor>> {
