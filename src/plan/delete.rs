@@ -1,5 +1,7 @@
 //! Deletion (promise 5): proven, and only what it may.
 
+use std::collections::BTreeSet;
+
 use crate::crd::{ABANDON, DeletionPolicy, GuestStatus};
 use crate::desired::{GuestObject, GuestSpec, GuestType, Stamp};
 use crate::observed::{Guest, GuestRead, IdCheck, Observed};
@@ -7,6 +9,9 @@ use crate::observed::{Guest, GuestRead, IdCheck, Observed};
 use super::guest::{hold_back, status_path};
 use super::volumes::owned_by;
 use super::*;
+
+/// Seconds until a template's linked clones are looked for again.
+const IN_USE_AGAIN: u64 = 300;
 
 struct Deletion<'a> {
     object: &'a GuestObject,
@@ -219,6 +224,9 @@ impl Deletion<'_> {
             let message = format!("{what} is protected: set spec.protection: false, or set deletionPolicy: Retain");
             return self.stuck("Protected", message);
         }
+        if let Some(next) = self.linked_clones(vmid, guest) {
+            return next;
+        }
         if let Some(next) = self.unaccounted(vmid, guest) {
             return next;
         }
@@ -228,6 +236,46 @@ impl Deletion<'_> {
         }
         let call = ApiCall::delete(guest.path(vmid)).param("purge", 1);
         self.run(format!("destroy {what}"), Effect::Task(call))
+    }
+
+    /// What rests on a template's volumes keeps it, whosever it is: Proxmox refuses to destroy it. An object of Phoenix's
+    /// that goes wakes this one; a stranger's guest is looked for now and then.
+    fn linked_clones(&mut self, vmid: i64, guest: &Guest) -> Option<Next> {
+        if !guest.is_template() {
+            return None;
+        }
+        let found = match self.observed.old_revision.clone() {
+            Some(Ok(found)) if found.vmid == vmid => found,
+            Some(Err(failure)) => return Some(self.wait(failure.reason, failure.message, 10)),
+            _ => {
+                return Some(Next::Look(Query::OldRevision {
+                    vmid,
+                    type_: guest.type_,
+                    node: guest.node.clone(),
+                }));
+            }
+        };
+        let clones: BTreeSet<i64> = found.linked.iter().filter_map(|volid| owner_of(volid)).collect();
+        if found.linked.is_empty() {
+            return None;
+        }
+        let named = |clone: &i64| match (
+            self.observed.objects.get(clone),
+            self.observed.cluster.guests.get(clone),
+        ) {
+            (Some(object), _) => format!("{clone} ({object})"),
+            (None, Some(row)) if !row.name.is_empty() => format!("{clone} ({}, not Phoenix's)", row.name),
+            _ => clone.to_string(),
+        };
+        let rests = match clones.is_empty() {
+            true => found.linked.join(", "),
+            false => clones.iter().map(named).collect::<Vec<_>>().join(", "),
+        };
+        let message = format!(
+            "{} stays: linked clones rest on it ({rests}): it goes when they are gone, or when they are made full ones (Proxmox: Move disk to the same or another storage)",
+            guest.named(vmid)
+        );
+        Some(self.wait("TemplateInUse", message, IN_USE_AGAIN))
     }
 
     /// Volumes of the guest's own that nobody said may go.
@@ -333,4 +381,15 @@ impl Deletion<'_> {
             message,
         });
     }
+}
+
+/// Vmid of the guest that a linked volume belongs to (facts G.3): `base-900-disk-0/vm-101-disk-0`, or `101/…` in a
+/// directory.
+fn owner_of(volid: &str) -> Option<i64> {
+    let path = volid.split_once(':').map_or(volid, |(_, path)| path);
+    let last = path.rsplit('/').next()?;
+    let of_name = ["vm-", "subvol-", "base-", "basevol-"]
+        .iter()
+        .find_map(|prefix| last.strip_prefix(prefix)?.split('-').next()?.parse().ok());
+    of_name.or_else(|| path.split('/').rev().nth(1)?.parse().ok())
 }

@@ -18,6 +18,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("is locked (", "GuestLocked"),
     ("got timeout", "GuestLocked"),
     ("no quorum", "NoQuorum"),
+    ("still in use by linked clone", "TemplateInUse"),
     ("already exists", "AlreadyExists"),
     ("detected modified configuration", "ConfigChanged"),
     ("checksum mismatch (file change", "ConfigChanged"),
