@@ -79,6 +79,7 @@ async fn follow(
     unsynced: Arc<Unsynced>,
 ) {
     let mut listed = BTreeSet::new();
+    let mut began = 0;
     let mut synced = false;
     let events = watcher(api, watcher::Config::default())
         .modify(|object| {
@@ -89,9 +90,17 @@ async fn follow(
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         match event {
-            Ok(watcher::Event::Init) => listed.clear(),
+            Ok(watcher::Event::Init) => {
+                listed.clear();
+                began = store.mark(kind);
+            }
             Ok(watcher::Event::InitApply(object)) => {
-                listed.insert(name_of(&object));
+                let (name, version) = (name_of(&object), object.resource_version().unwrap_or_default());
+                store.change(|state| {
+                    state.heed_listing(kind, &name, &version, began);
+                    Vec::new()
+                });
+                listed.insert(name);
                 put(&store, kind, object);
             }
             Ok(watcher::Event::InitDone) => {
