@@ -1,12 +1,13 @@
 //! Plan, outcome and previous status to new status. Pure; a status that says the same as before is equal to it, so
 //! that nothing is written (design §2).
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::crd::{GuestStatus, RevisionStatus, TaskStatus, VolumeStatus};
 use crate::observed::Failure;
-use crate::plan::{Announce, Finding, Next, Plan, Stage, Step};
+use crate::plan::{Announce, Effect, Finding, Next, Plan, Stage, Step, retry};
+
+pub use crate::plan::retry::time;
 
 /// Conditions that are there only while they are True.
 const TRANSIENT: &[&str] = &[
@@ -19,9 +20,6 @@ const TRANSIENT: &[&str] = &[
     "OldRevisionKept",
 ];
 
-/// Longest pause between attempts, in seconds.
-const MAX_PAUSE: u64 = 300;
-
 /// What came of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -33,17 +31,6 @@ pub enum Outcome {
     Failed(Failure),
     /// Something else is in the way for a moment; not the step's fault.
     Busy(Failure),
-}
-
-/// The time as Kubernetes writes it.
-pub fn time(now: i64) -> Time {
-    Time(Timestamp::from_second(now).unwrap_or(Timestamp::UNIX_EPOCH))
-}
-
-/// Seconds before attempt `failures` + 1: 5, 10, 20, … at most 300.
-pub fn pause(failures: i64) -> u64 {
-    let shift = u32::try_from(failures.clamp(1, 8) - 1).unwrap_or(0);
-    (5u64 << shift).min(MAX_PAUSE)
 }
 
 /// Sets a condition; its transition time changes only with its status.
@@ -151,18 +138,28 @@ fn take_up(status: &mut GuestStatus) {
     status.volumes = None;
 }
 
-/// The status after a step.
-pub fn after_step(previous: &GuestStatus, step: &Step, outcome: &Outcome, now: i64) -> GuestStatus {
+/// The status after a step. `scale` shortens the pause after a failure, for tests whose time is faster.
+pub fn after_step(previous: &GuestStatus, step: &Step, outcome: &Outcome, now: i64, scale: f64) -> GuestStatus {
     let mut status = previous.clone();
     match outcome {
-        Outcome::Done => succeeded(&mut status),
+        Outcome::Done => {
+            retry::succeeded(&mut status, step.apart.as_deref());
+            if let Effect::RawLines { remove, .. } = &step.effect {
+                let lines = status.lxc_options.take().unwrap_or_default();
+                let left: Vec<String> = lines.into_iter().filter(|l| !remove.contains(l)).collect();
+                status.lxc_options = Some(left).filter(|l| !l.is_empty());
+            }
+        }
         Outcome::Started(upid) => {
             status.task = Some(TaskStatus {
                 upid: upid.clone(),
                 action: step.action.clone(),
+                apart: step.apart.clone(),
             });
         }
-        Outcome::Failed(failure) => failed(&mut status, &step.action, failure, now),
+        Outcome::Failed(failure) => {
+            retry::failed(&mut status, step.apart.as_deref(), &step.action, failure, now, scale);
+        }
         Outcome::Busy(failure) => {
             status.last_error = Some(failure.message.clone());
         }
@@ -171,39 +168,14 @@ pub fn after_step(previous: &GuestStatus, step: &Step, outcome: &Outcome, now: i
 }
 
 /// The status after a task ended.
-pub fn after_task(previous: &GuestStatus, failure: Option<&Failure>, now: i64) -> GuestStatus {
+pub fn after_task(previous: &GuestStatus, failure: Option<&Failure>, now: i64, scale: f64) -> GuestStatus {
     let mut status = previous.clone();
-    let action = status.task.take().map(|t| t.action).unwrap_or_default();
+    let task = status.task.take().unwrap_or_default();
     match failure {
-        None => succeeded(&mut status),
-        Some(failure) => failed(&mut status, &action, failure, now),
+        None => retry::succeeded(&mut status, task.apart.as_deref()),
+        Some(failure) => retry::failed(&mut status, task.apart.as_deref(), &task.action, failure, now, scale),
     }
     status
-}
-
-fn succeeded(status: &mut GuestStatus) {
-    status.failures = None;
-    status.last_error = None;
-    status.next_retry = None;
-}
-
-fn failed(status: &mut GuestStatus, action: &str, failure: &Failure, now: i64) {
-    let failures = status.failures.unwrap_or(0).saturating_add(1);
-    status.failures = Some(failures);
-    let message: String = format!("{}: cannot {action}: {}", failure.reason, failure.message)
-        .chars()
-        .take(2000)
-        .collect();
-    status.last_error = Some(message);
-    status.next_retry = Some(time(now.saturating_add_unsigned(pause(failures))));
-}
-
-/// Puts the pause after a failure off, for tests that scale time.
-pub fn scale_retry(status: &mut GuestStatus, now: i64, scale: f64) {
-    if scale > 1.0 && status.next_retry.is_some() {
-        let pause = pause(status.failures.unwrap_or(1)) as f64 / scale;
-        status.next_retry = Some(time(now + pause as i64));
-    }
 }
 
 /// The status that a plan leads to.
@@ -224,7 +196,7 @@ pub fn planned(previous: &GuestStatus, generation: i64, plan: &Plan, hash: Optio
             clear_condition(&mut status.conditions, name);
         }
         status.applied_hash = hash.map(str::to_string);
-        succeeded(&mut status);
+        retry::all_well(&mut status);
     }
     if !matches!(plan.next, Next::Look(_)) {
         summary(&mut status, plan, generation, now);

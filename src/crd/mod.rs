@@ -24,7 +24,8 @@ pub use host::*;
 pub use hypervisor::*;
 pub use lxc::*;
 pub use status::{
-    FeatureStatus, GuestStatus, HypervisorStatus, RestartStatus, RevisionStatus, ScriptStatus, TaskStatus, VolumeStatus,
+    FailingStep, FeatureStatus, GuestStatus, HypervisorStatus, RestartStatus, RevisionStatus, ScriptStatus, TaskStatus,
+    VolumeStatus,
 };
 pub use template::*;
 pub use vm::*;
@@ -44,6 +45,8 @@ pub const ABANDON: &str = "phoenix-hypervisor.io/abandon";
 pub const RESTARTED_AT: &str = "phoenix-hypervisor.io/restartedAt";
 /// Annotation: run the guest's tests once for each new value.
 pub const RUN_TESTS: &str = "phoenix-hypervisor.io/runTests";
+/// Annotation: try everything at once, whatever its pauses, once for each new value; scripts that gave up are run again.
+pub const RECONCILE: &str = "phoenix-hypervisor.io/reconcile";
 /// Annotation: stop the script with this hash, and do not run it again while the annotation is there.
 pub const CANCEL: &str = "phoenix-hypervisor.io/cancel";
 /// Annotation: destroy and create the guest anew (promise 4). Not carried out yet: refused with `NotYetSupported`.

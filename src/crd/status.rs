@@ -93,6 +93,15 @@ pub struct GuestStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub lxc_options: Option<Vec<String>>,
+    /// Steps whose failures are counted apart from those of everything else: each interface, mount and device, stopping
+    /// and deleting. One of them that fails holds nothing else back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["step"]))]
+    pub failing: Option<Vec<FailingStep>>,
+    /// Value of the reconcile annotation that was heeded last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub reconciled: Option<String>,
     /// Consecutive failures of the current step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failures: Option<i64>,
@@ -125,6 +134,25 @@ pub struct TaskStatus {
     pub upid: String,
     /// What it does, for people.
     pub action: String,
+    /// Name of the step in `failing`, if it has one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apart: Option<String>,
+}
+
+/// A step that fails and is counted apart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FailingStep {
+    /// Its name: net0, mp1, stop, delete, ….
+    #[schemars(length(max = 64))]
+    pub step: String,
+    /// Consecutive failures.
+    pub failures: i64,
+    /// Reason and words of the last one.
+    #[schemars(length(max = 4096))]
+    pub error: String,
+    /// When the next attempt is due.
+    pub next_retry: Time,
 }
 
 /// A script that was started in a guest.
@@ -149,6 +177,9 @@ pub struct ScriptStatus {
     /// Attempts so far; with rerunPolicy Always since the guest's last start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<i64>,
+    /// Failed attempts that count no more, because somebody asked for another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forgiven: Option<i64>,
 }
 
 /// A volume of a guest.

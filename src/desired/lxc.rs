@@ -19,6 +19,7 @@ pub(super) fn fill(
     objects: &dyn Objects,
 ) -> Result<(), Blocked> {
     unbuilt(object, guest)?;
+    readable(object, guest, hypervisor)?;
     let prefix = object.field_prefix();
     let defaults = hypervisor.spec.defaults.clone().unwrap_or_default();
     desired.source = source(object, guest, &defaults, objects)?;
@@ -86,6 +87,22 @@ fn unbuilt(object: &GuestObject, guest: &LxcGuest) -> Result<(), Blocked> {
                     "{prefix}.gpus[{i}].{field} is not supported yet: name GPUs by index"
                 )));
             }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses raw lines that Proxmox does not read or LXC cannot load.
+fn readable(object: &GuestObject, guest: &LxcGuest, hypervisor: &PhoenixHypervisor) -> Result<(), Blocked> {
+    let prefix = object.field_prefix();
+    let version = hypervisor.status.as_ref().and_then(|s| s.version.as_deref());
+    for (i, line) in guest.lxc_options.iter().flatten().enumerate() {
+        let (key, value) = line.split_once(['=', ':']).unwrap_or((line, ""));
+        if let Some(why) = super::raw_lines::refusal(key.trim(), value.trim(), version) {
+            return Err(Blocked::stalled(
+                "InvalidSpec",
+                format!("{prefix}.lxcOptions[{i}]: {line:?}: {why}"),
+            ));
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ pub mod hypervisor;
 mod lxc;
 pub mod memory;
 pub mod objects;
+pub mod raw_lines;
 pub mod reach;
 pub mod refs;
 mod resolve;

@@ -45,6 +45,19 @@ fn unbuilt(object: &GuestObject) -> Result<(), Blocked> {
             "InvalidSpec",
             "spec: neither lxc nor vm is given: give one",
         )),
+        _ if object
+            .shared()
+            .and_then(|s| s.description)
+            .is_some_and(|words| Stamp::is_forged_in(words)) =>
+        {
+            Err(Blocked::stalled(
+                "InvalidSpec",
+                format!(
+                    "{}.description: a line begins as the stamp by which Phoenix knows its guests: take that line out",
+                    object.field_prefix()
+                ),
+            ))
+        }
         _ => Ok(()),
     }
 }
@@ -90,7 +103,7 @@ fn shared(
         flags: BTreeMap::new(),
         network: None,
         tags: spec.tags.map(|tags| tags.iter().map(|t| t.0.clone()).collect()),
-        words: spec.description.cloned(),
+        words: spec.description.map(|words| Stamp::strip(words)),
         pool: spec.pool.cloned(),
         raw_lines: Vec::new(),
         gpus: None,

@@ -78,10 +78,20 @@ impl Stamp {
         }
     }
 
-    /// The description without any stamp.
+    /// The description without any stamp, its lines without what Proxmox and editors do not keep: line ends of other
+    /// systems and blanks before them.
     pub fn strip(description: &str) -> String {
-        let kept: Vec<&str> = description.lines().filter(|l| !l.trim().starts_with(PREFIX)).collect();
+        let kept: Vec<&str> = description
+            .lines()
+            .filter(|l| !l.trim().starts_with(PREFIX))
+            .map(str::trim_end)
+            .collect();
         kept.join("\n").trim().to_string()
+    }
+
+    /// Whether a line of the text would be taken for a stamp.
+    pub fn is_forged_in(words: &str) -> bool {
+        words.lines().any(|l| l.trim().starts_with(PREFIX.trim_end()))
     }
 }
 

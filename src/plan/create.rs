@@ -84,6 +84,14 @@ impl Planner<'_> {
             _ if self.desired.type_ == GuestType::Qemu => self.create_vm_call(vmid, &node, &source)?,
             _ => self.create_call(vmid, &node, &source)?,
         };
+        // The list lags by seconds: that nothing is there is asked of the guest itself.
+        if self.observed.guest.is_none() {
+            return Err(Next::Look(Query::Guest {
+                vmid,
+                type_: self.desired.type_,
+                node: Some(node),
+            }));
+        }
         let mut announce = vec![Announce::CreateSent];
         announce.extend(self.desired.restarted_at.clone().map(Announce::Restart));
         let action = match &source {

@@ -4,7 +4,7 @@ use crate::crd::{ABANDON, DeletionPolicy, GuestStatus};
 use crate::desired::{GuestObject, GuestSpec, GuestType, Stamp};
 use crate::observed::{Guest, GuestRead, IdCheck, Observed};
 
-use super::guest::{hold_back, status_path};
+use super::guest::status_path;
 use super::volumes::owned_by;
 use super::*;
 
@@ -26,7 +26,7 @@ pub fn plan_deletion(object: &GuestObject, observed: &Observed, cluster_id: &str
         cluster_id,
         findings: Vec::new(),
     };
-    let next = hold_back(deletion.next(), status, now);
+    let next = retry::hold_back(deletion.next(), status, now);
     Plan {
         next,
         findings: deletion.findings,
@@ -119,6 +119,7 @@ impl Deletion<'_> {
             stage: Stage::Created,
             announce: vec![Announce::Snippet(None)],
             effect: Effect::RemoveSnippet { node, volid },
+            apart: Some(retry::DELETE.into()),
         })))
     }
 
@@ -294,6 +295,7 @@ impl Deletion<'_> {
                 stage: Stage::Created,
                 announce: vec![Announce::TakeUpRevision],
                 effect: Effect::Record,
+                apart: Some(retry::DELETE.into()),
             }));
         }
         self.run(format!("let the object go: {why}"), Effect::RemoveFinalizer)
@@ -306,6 +308,7 @@ impl Deletion<'_> {
             stage: Stage::Created,
             announce: vec![],
             effect,
+            apart: Some(retry::DELETE.into()),
         }))
     }
 

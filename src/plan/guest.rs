@@ -36,6 +36,8 @@ pub(super) struct Planner<'a> {
     pub facts: Facts,
     pub partial: bool,
     pub steps: Vec<Step>,
+    /// Steps that wait for their next attempt while the rest goes on.
+    pub held: Vec<(Stage, Next)>,
 }
 
 /// A stage either holds, or says what comes next.
@@ -52,6 +54,7 @@ impl<'a> Planner<'a> {
             facts: Facts::default(),
             partial: false,
             steps: Vec::new(),
+            held: Vec::new(),
         }
     }
 
@@ -64,8 +67,11 @@ impl<'a> Planner<'a> {
         });
     }
 
-    /// The stage holds.
+    /// The stage holds, unless a step of it is held back.
     pub fn ok(&mut self, stage: Stage, message: impl Into<String>) {
+        if self.held.iter().any(|(held, _)| *held == stage) {
+            return;
+        }
         self.find(stage.as_str(), true, "AsWanted", message);
     }
 
@@ -96,12 +102,13 @@ impl<'a> Planner<'a> {
             stage,
             announce,
             effect,
+            apart: None,
         }))
     }
 
     fn finish(self, next: Next) -> Plan {
         Plan {
-            next: hold_back(next, self.status, self.input.now),
+            next: retry::hold_back(next, self.status, self.input.now),
             findings: self.findings,
             facts: self.facts,
             partial: self.partial,
@@ -110,26 +117,11 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// A step that failed is tried again only when its time has come.
-pub(super) fn hold_back(next: Next, status: &GuestStatus, now: i64) -> Next {
-    match (&next, &status.next_retry) {
-        (Next::Run(_), Some(retry)) if retry.0.as_second() > now => Next::Wait {
-            reason: "BackOff",
-            message: status
-                .last_error
-                .clone()
-                .unwrap_or_else(|| "the last attempt failed".into()),
-            seconds: u64::try_from(retry.0.as_second() - now).unwrap_or(1),
-        },
-        _ => next,
-    }
-}
-
 /// Decides what to do next for a guest.
 pub fn plan(input: Input<'_>) -> Plan {
     let mut planner = Planner::new(input);
     let next = match planner.stages() {
-        Ok(()) => Next::Done,
+        Ok(()) => planner.held_in(&Stage::ALL).map_or_else(|held| held, |()| Next::Done),
         Err(next) => next,
     };
     planner.finish(next)
@@ -152,17 +144,28 @@ impl Planner<'_> {
             Stage::Created,
             format!("{} is on node {}", guest.named(vmid), guest.node),
         );
+        self.stopped_first(vmid, &guest).or_else(|next| self.shown(next))?;
         let sealed = self.sealed(vmid, &guest)?;
         match self.desired.type_ {
             GuestType::Lxc => self.container(vmid, &guest)?,
             GuestType::Qemu => self.machine(vmid, &guest)?,
         }
         self.firewall(vmid, &guest).or_else(|next| self.shown(next))?;
+        if guest.stamp().is_some_and(|s| s.fresh) {
+            // What a clone copied may still be on it: it does not start.
+            self.held_in(&Stage::ALL)?;
+        }
         self.settled(vmid, &guest).or_else(|next| self.shown(next))?;
         if sealed {
             return self.stay_sealed(vmid, &guest);
         }
+        // Nothing is started or run without its volumes and devices.
+        let parts = self.held_in(&[Stage::VolumesReady, Stage::GPUReady]);
+        if !guest.running {
+            parts.clone()?;
+        }
         self.running(vmid, &guest).or_else(|next| self.shown(next))?;
+        parts?;
         self.restart_unhealthy(vmid, &guest).or_else(|next| self.shown(next))?;
         self.agent_answers(vmid, &guest)?;
         self.scripts(vmid, &guest).or_else(|next| self.shown(next))?;
@@ -299,6 +302,16 @@ impl Planner<'_> {
         }
     }
 
+    /// A guest that is to be stopped is so before anything else is done to it: no refused change and no pause of other
+    /// steps keeps it running.
+    fn stopped_first(&mut self, vmid: i64, guest: &Guest) -> Staged {
+        if !self.facts.stopped || !guest.running {
+            return Ok(());
+        }
+        self.unlocked(Stage::Running, vmid, guest)?;
+        Err(self.shutdown(Stage::Running, vmid, guest).apart(retry::STOP))
+    }
+
     /// Guest runs, or is stopped, as wanted; restarts that were asked for are carried out.
     fn running(&mut self, vmid: i64, guest: &Guest) -> Staged {
         let what = guest.named(vmid);
@@ -330,10 +343,6 @@ impl Planner<'_> {
                 self.unlocked(stage, vmid, guest)?;
                 let call = ApiCall::post(status_path(vmid, guest, "start"));
                 return Err(self.run(stage, format!("start {what}"), vec![], Effect::Task(call)));
-            }
-            (PowerState::Stopped, true) => {
-                self.unlocked(stage, vmid, guest)?;
-                return Err(self.shutdown(stage, vmid, guest));
             }
             _ => {}
         }

@@ -16,6 +16,9 @@ impl Planner<'_> {
         };
         let node = self.status.node.clone();
         let Some(read) = &self.observed.guest else {
+            if self.was_never_made(vmid) {
+                return Err(self.new_guest(Some(vmid)));
+            }
             return Err(Next::Look(Query::Guest {
                 vmid,
                 type_: self.desired.type_,
@@ -47,6 +50,15 @@ impl Planner<'_> {
             }
             GuestRead::Unreadable(failure) => Err(self.wait(stage, failure.reason, failure.message, 10)),
         }
+    }
+
+    /// Whether nothing was ever sent for the vmid and the cluster's list has no such guest. The list lags by seconds, so
+    /// that the guest itself is asked for before the creating call; what comes before that need not ask.
+    fn was_never_made(&self, vmid: i64) -> bool {
+        let sent = self.status.create_sent == Some(true) || self.status.adopted == Some(true);
+        let mut ours = self.observed.stamped.iter().flat_map(|s| &s.ours);
+        let found = ours.any(|g| g.vmid == vmid);
+        !sent && !found && !self.observed.cluster.guests.contains_key(&vmid) && self.wants_adoption() != Some(vmid)
     }
 
     /// The vmid that the object has or asks for; `None`: one has to be chosen.
@@ -175,7 +187,7 @@ impl Planner<'_> {
             .status
             .last_error
             .as_ref()
-            .is_some_and(|e| e.contains("already exists"));
+            .is_some_and(|e| e.starts_with("AlreadyExists: ") || e.contains(&format!(" {vmid} already exists")));
         if self.status.create_sent == Some(true) && self.desired.vmid.is_none() && refused && stamp.is_some() {
             let action = format!("give vmid {vmid} up: it is somebody else's guest");
             return self.run(Stage::Created, action, vec![Announce::NoVmid], Effect::Record);
@@ -264,6 +276,14 @@ impl Planner<'_> {
         let stage = Stage::Created;
         match &self.observed.id_check {
             Some((checked, IdCheck::Free)) if *checked == vmid => self.record(vmid, node, false),
+            // It may be ours, and newer than the list.
+            Some((checked, IdCheck::Taken)) if *checked == vmid && self.observed.guest.is_none() => {
+                Next::Look(Query::Guest {
+                    vmid,
+                    type_: self.desired.type_,
+                    node: None,
+                })
+            }
             Some((checked, IdCheck::Taken)) if *checked == vmid => {
                 let message = format!("vmid {vmid} is taken by a guest that cannot be read: choose another vmid");
                 self.stuck(stage, "Conflict", message)

@@ -3,6 +3,7 @@
 //! would find again, and the vmid that was announced.
 
 mod allow;
+mod blame;
 pub mod call;
 mod config;
 mod create;
@@ -13,6 +14,7 @@ mod health;
 mod identity;
 #[cfg(test)]
 mod protected;
+pub mod retry;
 mod revisions;
 mod scripts;
 mod seal;
@@ -31,6 +33,7 @@ use std::collections::BTreeMap;
 use crate::desired::{GuestType, Script};
 use crate::observed::{HealthState, ProbeKind, Row};
 
+pub use blame::explain;
 pub use call::{ApiCall, Auth, Method};
 pub use config::TAG;
 pub use delete::{leaves_proxmox_alone, plan_deletion};
@@ -62,6 +65,20 @@ pub enum Next {
     },
     /// Everything is as wanted.
     Done,
+}
+
+impl Next {
+    /// The same, with the failures of a step counted under a name of its own ([`retry`]).
+    #[must_use]
+    pub(crate) fn apart(self, name: &str) -> Next {
+        match self {
+            Next::Run(step) => Next::Run(Box::new(Step {
+                apart: Some(name.to_string()),
+                ..*step
+            })),
+            next => next,
+        }
+    }
 }
 
 /// A read that the plan needs.
@@ -215,6 +232,8 @@ pub struct Step {
     pub announce: Vec<Announce>,
     /// The effect.
     pub effect: Effect,
+    /// Sort of work whose failures are counted apart from those of everything else ([`retry`]).
+    pub apart: Option<String>,
 }
 
 /// What is written to status before an effect leaves.

@@ -153,6 +153,7 @@ impl<S: Store> Engine<S> {
         if object.deleting && plan::leaves_proxmox_alone(&object) {
             return self.release(&object, "nothing on Proxmox belongs to it").await;
         }
+        let object = self.wake(object).await?;
         let resolved = match object.deleting {
             true => Ok(None),
             false => desired::resolve(&object, self.store.as_ref(), &self.options.cluster_id).map(Some),
@@ -162,7 +163,7 @@ impl<S: Store> Engine<S> {
             Err(blocked) => {
                 // What is under way ends, and gives its place back, though nothing more is begun.
                 if let Ok(connection) = self.connection_of(&object)
-                    && let Some(seconds) = self.running_task(&connection, &object).await?
+                    && let Some(seconds) = self.running_task(&connection, &object, None).await?
                 {
                     return Ok(seconds);
                 }
@@ -181,7 +182,7 @@ impl<S: Store> Engine<S> {
                 return self.publish_blocked(&object, blocked).await;
             }
         };
-        if let Some(seconds) = self.running_task(&connection, &object).await? {
+        if let Some(seconds) = self.running_task(&connection, &object, desired.as_ref()).await? {
             return Ok(seconds);
         }
         let mut owner_guard = None;
@@ -205,6 +206,17 @@ impl<S: Store> Engine<S> {
         let result = self.carry_out(&connection, object, desired.as_ref(), plan).await;
         drop(owner_guard);
         result
+    }
+
+    /// Ends pauses that a changed spec or the annotation ends, and looks at everything anew then.
+    async fn wake(&self, object: GuestObject) -> Result<GuestObject, Stop> {
+        let asked = object.annotations.get(crate::crd::RECONCILE);
+        let woken = plan::retry::woken(&object.status, object.generation, asked);
+        if woken == object.status {
+            return Ok(object);
+        }
+        lock(&self.memory).verified.remove(&object.key);
+        self.write(&object, woken).await
     }
 
     /// Looks and plans until the plan needs no more looks.
@@ -294,7 +306,9 @@ impl<S: Store> Engine<S> {
             .and_then(|h| h.status.clone()?.cluster);
         let memory = lock(&self.memory);
         let verified = memory.verified.get(&object.key).cloned();
-        let sweep = verified.as_ref().is_none_or(|v| now() - v.at > SWEEP_SECONDS);
+        // A look of a later time was made while the clock was ahead.
+        let fresh = |v: &Verified| (0..=SWEEP_SECONDS).contains(&(now() - v.at));
+        let sweep = !verified.as_ref().is_some_and(fresh);
         Observed {
             cluster,
             reserved: self.reserved(&memory, object),
@@ -340,13 +354,21 @@ impl<S: Store> Engine<S> {
     }
 
     /// Follows a Proxmox task that status names: `Some(wait)` while it runs or when it failed.
-    async fn running_task(&self, connection: &Connection, object: &GuestObject) -> Result<Option<Option<f64>>, Stop> {
+    async fn running_task(
+        &self,
+        connection: &Connection,
+        object: &GuestObject,
+        desired: Option<&Desired>,
+    ) -> Result<Option<Option<f64>>, Stop> {
         let Some(task) = &object.status.task else {
             return Ok(None);
         };
         let Ok(upid) = task.upid.parse::<Upid>() else {
-            self.write(object, status::after_task(&object.status, None, now()))
-                .await?;
+            self.write(
+                object,
+                status::after_task(&object.status, None, now(), self.options.time_scale),
+            )
+            .await?;
             return Ok(Some(None));
         };
         let failed = match connection.client.task(&upid).await {
@@ -366,7 +388,11 @@ impl<S: Store> Engine<S> {
                 } else {
                     format!(" ({})", details.join("; "))
                 };
-                Some(failure(reason, format!("{text}{details}")))
+                let failure = failure(reason, format!("{text}{details}"));
+                Some(desired.map_or_else(
+                    || failure.clone(),
+                    |desired| plan::explain(desired, None, failure.clone()),
+                ))
             }
             Err(error) => {
                 let problem = of_call(&error);
@@ -377,8 +403,7 @@ impl<S: Store> Engine<S> {
             }
         };
         connection.release(&object.key);
-        let mut status = status::after_task(&object.status, failed.as_ref(), now());
-        status::scale_retry(&mut status, now(), self.options.time_scale);
+        let status = status::after_task(&object.status, failed.as_ref(), now(), self.options.time_scale);
         if let Some(failure) = &failed {
             self.warn(object, failure.reason, &format!("{}: {}", task.action, failure.message))
                 .await;
@@ -401,7 +426,7 @@ impl<S: Store> Engine<S> {
         }
         let status = status::planned(&object.status, object.generation, &plan, hash, now());
         match &plan.next {
-            Next::Run(step) => self.run(connection, object, step, status).await,
+            Next::Run(step) => self.run(connection, object, desired, step, status).await,
             Next::Done => {
                 if let (Some(hash), Some(row)) = (hash, &plan.facts.verified) {
                     let verified = Verified {
@@ -436,6 +461,7 @@ impl<S: Store> Engine<S> {
         &self,
         connection: &Connection,
         object: GuestObject,
+        desired: Option<&Desired>,
         step: &Step,
         status: GuestStatus,
     ) -> Result<Option<f64>, Stop> {
@@ -456,7 +482,10 @@ impl<S: Store> Engine<S> {
         self.cut(&object.key, Point::BeforeEffect, &step.action)?;
         tracing::info!(key = %object.key, action = %step.action, "step");
         self.tell_restart(&object, step).await;
-        let outcome = execute(connection, &object.key, step).await;
+        let outcome = match (execute(connection, &object.key, step).await, desired) {
+            (Outcome::Failed(failure), Some(desired)) => Outcome::Failed(plan::explain(desired, Some(step), failure)),
+            (outcome, _) => outcome,
+        };
         self.cut(&object.key, Point::AfterEffect, &step.action)?;
         self.finish(connection, &object, step, outcome).await
     }
@@ -484,8 +513,7 @@ impl<S: Store> Engine<S> {
             }
             _ => {}
         }
-        let mut status = status::after_step(&object.status, step, &outcome, now());
-        status::scale_retry(&mut status, now(), self.options.time_scale);
+        let status = status::after_step(&object.status, step, &outcome, now(), self.options.time_scale);
         self.write(object, status).await?;
         if matches!(&step.effect, Effect::Call(call) if call.path.starts_with("/pools")) {
             // Pool membership is only in the cluster's list.

@@ -164,7 +164,7 @@ async fn raw_lines(
         Err((error, _)) => return Outcome::Failed(error),
     };
     match RawLinesAnswer::parse(output.exit, &output.stdout.text(), &output.stderr.text()) {
-        RawLinesAnswer::Done { .. } => Outcome::Done,
+        RawLinesAnswer::Done { .. } => read_back(connection, on, vmid, &add).await,
         RawLinesAnswer::Locked(text) => Outcome::Busy(failure("GuestLocked", text)),
         RawLinesAnswer::Modified => {
             let message = format!("the configuration of container {vmid} was changed meanwhile; it is read again");
@@ -183,6 +183,37 @@ async fn raw_lines(
             Outcome::Failed(failure("CommandFailed", message))
         }
     }
+}
+
+/// Proxmox leaves out what it cannot read, without a word (facts L.1.6).
+async fn read_back(connection: &Connection, on: &str, vmid: i64, added: &[RawLine]) -> Outcome {
+    let config = match connection
+        .client
+        .guest_config(GuestType::Lxc, on, id(vmid), false)
+        .await
+    {
+        Ok(config) => config,
+        Err(error) => return failed(of_call(&error)),
+    };
+    let read = |line: &&RawLine| {
+        config
+            .raw
+            .iter()
+            .any(|(key, value)| (key, value) == (&line.key, &line.value))
+    };
+    let lost: Vec<String> = added
+        .iter()
+        .filter(|line| !read(line))
+        .map(|line| format!("'{} = {}'", line.key, line.value))
+        .collect();
+    if lost.is_empty() {
+        return Outcome::Done;
+    }
+    let message = format!(
+        "lxcOptions: Proxmox does not read back what was written into the configuration of container {vmid}: {}: leave it out, or update Proxmox",
+        lost.join(", ")
+    );
+    Outcome::Failed(failure("RawLineNotRead", message))
 }
 
 /// The script as the runner takes it.
