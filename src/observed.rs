@@ -28,12 +28,18 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Whether the endpoint answers as the recorded cluster: same name, and every recorded node still known.
+    /// Whether the endpoint answers as the recorded cluster.
     pub fn is_recorded(&self) -> bool {
-        self.recorded.as_ref().is_none_or(|recorded| {
-            recorded.name == self.identity.name
-                && (recorded.nodes.iter().any(|n| self.identity.nodes.contains(n)) || recorded.nodes.is_empty())
-        })
+        self.recorded
+            .as_ref()
+            .is_none_or(|recorded| recorded.is(&self.identity))
+    }
+
+    /// Whether it is certain that the endpoint answers as the recorded cluster, so that what is not there is gone. Two
+    /// single nodes have the installer's name for both; their certificate authorities differ.
+    pub fn is_proven(&self) -> bool {
+        let recorded = self.recorded.as_ref().and_then(|r| r.ca_fingerprint.as_ref());
+        self.is_recorded() && recorded == self.identity.ca_fingerprint.as_ref()
     }
 }
 
@@ -67,6 +73,15 @@ pub struct Row {
 }
 
 impl Row {
+    /// Container or machine.
+    pub fn guest_type(&self) -> GuestType {
+        if self.type_ == GuestType::Qemu.as_str() {
+            GuestType::Qemu
+        } else {
+            GuestType::Lxc
+        }
+    }
+
     /// Whether a later look shows the same guest, which was not started anew meanwhile.
     pub fn is_still(&self, later: &Row) -> bool {
         let lasting = |row: &Row| Row {
@@ -155,6 +170,12 @@ impl Guest {
     /// The ownership stamp in the description.
     pub fn stamp(&self) -> Option<Stamp> {
         Stamp::find(self.options.get("description")?)
+    }
+
+    /// Whether it has a tag.
+    pub fn has_tag(&self, tag: &str) -> bool {
+        let tags = self.options.get("tags").map(String::as_str).unwrap_or_default();
+        tags.split([';', ',', ' ']).any(|t| t == tag)
     }
 
     /// Whether it is a Proxmox template.
@@ -297,11 +318,18 @@ pub struct Verified {
 pub struct OurGuest {
     /// The id.
     pub vmid: i64,
+    /// Container or machine.
+    pub type_: GuestType,
     /// Node.
     pub node: String,
     /// Revision in the stamp.
     pub revision: Option<String>,
+    /// Whether it was adopted.
+    pub adopted: bool,
 }
+
+/// A guest that may be the object's: its id, sort and node.
+pub type MaybeOurs = (i64, GuestType, String);
 
 /// The guest of an earlier revision of a template, looked at before it is removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -333,6 +361,11 @@ pub struct Stamped {
     pub ours: Vec<OurGuest>,
     /// Guests that a task is making: whose they are cannot be read before it is done (facts K.3.1).
     pub being_made: Vec<i64>,
+    /// Guests with the stamp of an object of this kind, namespace and name in a management cluster that nobody names as
+    /// a previous one, with that cluster's id.
+    pub foreign: Vec<(i64, String)>,
+    /// Vmids that the object adopted once, as the stamps of copies of these guests tell.
+    pub adopted_once: BTreeSet<i64>,
 }
 
 /// A place in the queue for clones of one source (facts D.4: one at a time).
@@ -420,6 +453,8 @@ pub struct Observed {
     pub cluster: Cluster,
     /// Vmids that other objects have or want.
     pub reserved: BTreeSet<i64>,
+    /// Vmids that other objects have, of any namespace and kind, with who has each.
+    pub held: BTreeMap<i64, String>,
     /// Vmids that failed the check for a new guest in this reconcile.
     pub unusable: BTreeSet<i64>,
     /// What the search for guests with this object's stamp found.
@@ -428,6 +463,10 @@ pub struct Observed {
     pub id_check: Option<(i64, IdCheck)>,
     /// The guest.
     pub guest: Option<GuestRead>,
+    /// The vmid that [`Observed::guest`] was read under.
+    pub guest_of: Option<i64>,
+    /// Guests whose volumes the guest under the vmid holds, before it is taken.
+    pub lenders: Option<BTreeMap<i64, GuestRead>>,
     /// Whether a create or clone task for the guest's vmid runs.
     pub creating: Option<bool>,
     /// The template's guest.

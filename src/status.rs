@@ -89,10 +89,19 @@ pub fn announced(previous: &GuestStatus, announce: &[Announce]) -> GuestStatus {
                 status.vmid = Some(*vmid);
                 status.node = Some(node.clone());
                 status.adopted = adopted.then_some(true);
+                status.claim = None;
+            }
+            Announce::Claim(digest) => status.claim = Some(digest.clone()),
+            Announce::Restamped(value) => status.restamped = Some(value.clone()),
+            Announce::Owned(restamp) => {
+                status.claim = None;
+                status.restamped.clone_from(restamp);
             }
             Announce::NoVmid => {
                 status.vmid = None;
                 status.create_sent = None;
+                status.adopted = None;
+                status.claim = None;
                 status.node = None;
                 status.last_error = None;
             }
@@ -135,9 +144,28 @@ fn superseded(status: &mut GuestStatus, old: &RevisionStatus) {
         return;
     }
     (status.vmid, status.node, status.create_sent, status.adopted) = (None, None, None, None);
+    status.claim = None;
     (status.applied_hash, status.cleaned, status.snippet) = (None, None, None);
     (status.features, status.application, status.tests, status.vllm) = (None, None, None, None);
     (status.volumes, status.lxc_options, status.task) = (None, None, None);
+}
+
+/// Takes a claim back whose call was refused for the moment: the guest is as it was, and is looked at anew. `None` where
+/// the step claims nothing.
+pub fn unclaimed(previous: &GuestStatus, step: &Step) -> Option<GuestStatus> {
+    let announces = |of: fn(&Announce) -> bool| step.announce.iter().any(of);
+    if !announces(|a| matches!(a, Announce::Claim(_))) {
+        return None;
+    }
+    let mut status = previous.clone();
+    if announces(|a| matches!(a, Announce::Vmid { .. })) {
+        status = announced(&status, &[Announce::NoVmid]);
+    }
+    if announces(|a| matches!(a, Announce::Restamped(_))) {
+        status.restamped = None;
+    }
+    status.claim = None;
+    Some(status)
 }
 
 fn take_up(status: &mut GuestStatus) {

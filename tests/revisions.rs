@@ -259,3 +259,29 @@ async fn a_revision_from_which_an_object_was_copied_stays() {
     settled(&mut world).await;
     assert!(world.guests().contains_key(&first), "{:#?}", world.guests());
 }
+
+/// The call answers before the work is done: a slow look sees the guest as it was, and its task as it is.
+#[tokio::test]
+async fn a_template_is_converted_once_whatever_the_order_of_the_looks() {
+    let mut world = World::new(&[]).await;
+    let fault = |kind| phoenix::simulator::Fault {
+        method: Some("GET".into()),
+        path: Some("^/nodes/phoenix/lxc/1000/config$".into()),
+        skip: 0,
+        count: 1000,
+        kind,
+    };
+    world
+        .sim()
+        .add_fault(fault(phoenix::simulator::FaultKind::Delay { ms: 20 }));
+    world.store.apply(template("base", "Template"));
+    settled(&mut world).await;
+    let requests = world.sim().requests();
+    let sent = requests
+        .iter()
+        .filter(|r| r.method == "POST" && r.path.ends_with("/1000/template"));
+    assert_eq!(sent.count(), 1);
+    let events = world.store.events.lock().unwrap();
+    let warnings: Vec<_> = events.iter().filter(|(_, e)| e.message.contains("convert")).collect();
+    assert!(warnings.is_empty(), "{:?}", warnings[0].1.message);
+}

@@ -38,6 +38,8 @@ pub const VERSION: &str = "v1alpha1";
 pub const FINALIZER: &str = "phoenix-hypervisor.io/finalizer";
 /// Annotation: adopt the existing guest with this vmid (promise 1).
 pub const ADOPT: &str = "phoenix-hypervisor.io/adopt";
+/// Annotation: write the stamp anew on the object's guest with this vmid, which lost it (promise 1).
+pub const RESTAMP: &str = "phoenix-hypervisor.io/restamp";
 /// Annotation: let the object go without touching Proxmox (promise 5); its value is the vmid.
 pub const ABANDON: &str = "phoenix-hypervisor.io/abandon";
 /// Annotation: restart the guest once for each new value.

@@ -34,6 +34,12 @@ pub struct GuestStatus {
     /// Whether the guest existed before this object and was adopted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopted: Option<bool>,
+    /// Digest of the configuration of a guest that is about to be taken over, until the guest carries the object's stamp.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<String>,
+    /// Value of the restamp annotation that was carried out last, or that was there while the stamp was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restamped: Option<String>,
     /// Proxmox node that the guest is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
@@ -249,6 +255,26 @@ pub struct ProxmoxCluster {
     /// Names of its nodes.
     #[schemars(length(max = 64))]
     pub nodes: Vec<String>,
+    /// SHA-256 fingerprint of its certificate authority (pve-root-ca.pem), which every cluster and every single node
+    /// makes for itself. Absent until a guest with an object's stamp proved that it is the same cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 95))]
+    pub ca_fingerprint: Option<String>,
+}
+
+impl ProxmoxCluster {
+    /// Whether `now` is the cluster that was recorded here: the same certificate authority, name and a node in common;
+    /// or, where the authority is not known on both sides, the same name and every recorded node.
+    pub fn is(&self, now: &ProxmoxCluster) -> bool {
+        let known = |node: &String| now.nodes.contains(node);
+        let nodes = match (&self.ca_fingerprint, &now.ca_fingerprint) {
+            (Some(recorded), Some(ca)) if recorded != ca => return false,
+            // A node may have been taken out of the cluster.
+            (Some(_), Some(_)) => self.nodes.is_empty() || self.nodes.iter().any(known),
+            _ => self.nodes.iter().all(known),
+        };
+        nodes && self.name == now.name
+    }
 }
 
 /// A node.

@@ -369,6 +369,10 @@ pub struct Desired {
     pub drift: DriftPolicy,
     /// Value of the adopt annotation.
     pub adopt: Option<String>,
+    /// Value of the restamp annotation.
+    pub restamp: Option<String>,
+    /// Ids of owner containers, both ends included: nobody else's.
+    pub owner_ids: Option<(i64, i64)>,
     /// Deletion policy that the spec gives.
     pub deletion: Option<DeletionPolicy>,
     /// Ways to set root-only options.

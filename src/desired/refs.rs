@@ -231,3 +231,21 @@ pub fn config_map_value(
         .cloned()
         .ok_or_else(|| missing(format!("ConfigMap {namespace}/{name} has no key {key:?}: add it")))
 }
+/// Whether two PhoenixHypervisors, by namespace and name, are the same Proxmox cluster.
+pub fn same_proxmox(a: &(String, String), b: &(String, String), objects: &dyn Objects) -> bool {
+    if a == b {
+        return true;
+    }
+    let (Some(a), Some(b)) = (objects.hypervisor(&a.0, &a.1), objects.hypervisor(&b.0, &b.1)) else {
+        return false;
+    };
+    let ca = |h: &PhoenixHypervisor| h.status.as_ref()?.cluster.as_ref()?.ca_fingerprint.clone();
+    if ca(&a).is_some() && ca(&a) == ca(&b) {
+        return true;
+    }
+    let end = |url: &String| url.trim_end_matches('/').to_lowercase();
+    a.spec
+        .endpoints
+        .iter()
+        .any(|x| b.spec.endpoints.iter().any(|y| end(x) == end(y)))
+}

@@ -109,6 +109,12 @@ fn shared(
         restart: update.and_then(|u| u.restart).unwrap_or_default(),
         drift: hypervisor.spec.drift_policy.unwrap_or_default(),
         adopt: object.annotations.get(ADOPT).cloned(),
+        restamp: object.annotations.get(RESTAMP).cloned(),
+        owner_ids: hypervisor
+            .spec
+            .volume_owners
+            .as_ref()
+            .map(|o| (o.id_range.start, o.id_range.end)),
         deletion: match &object.spec {
             GuestSpec::Lxc(spec) => spec.deletion_policy,
             GuestSpec::Template(spec) => spec.deletion_policy,
@@ -347,7 +353,7 @@ fn revision(desired: &Desired) -> String {
 fn hash(desired: &Desired) -> String {
     let mut copy = desired.clone();
     copy.uid.clear();
-    copy.adopt = None;
+    (copy.adopt, copy.owner_ids) = (None, None);
     if let Some(Source::Clone {
         vmid, node, revision, ..
     }) = &mut copy.source

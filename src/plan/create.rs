@@ -84,6 +84,7 @@ impl Planner<'_> {
             _ if self.desired.type_ == GuestType::Qemu => self.create_vm_call(vmid, &node, &source)?,
             _ => self.create_call(vmid, &node, &source)?,
         };
+        self.no_other(vmid)?;
         let mut announce = vec![Announce::CreateSent];
         announce.extend(self.desired.restarted_at.clone().map(Announce::Restart));
         let action = match &source {

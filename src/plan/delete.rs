@@ -5,25 +5,35 @@ use crate::desired::{GuestObject, GuestSpec, GuestType, Stamp};
 use crate::observed::{Guest, GuestRead, IdCheck, Observed};
 
 use super::guest::{hold_back, status_path};
+use super::lost::left_alone;
 use super::volumes::owned_by;
 use super::*;
 
-struct Deletion<'a> {
-    object: &'a GuestObject,
-    observed: &'a Observed,
-    status: &'a GuestStatus,
+pub(super) struct Deletion<'a> {
+    pub object: &'a GuestObject,
+    pub observed: &'a Observed,
+    pub status: &'a GuestStatus,
     cluster_id: &'a str,
+    previous: &'a [String],
     findings: Vec<Finding>,
 }
 
-/// Decides what to do next for an object that is being deleted. It does not need the spec to be valid.
-pub fn plan_deletion(object: &GuestObject, observed: &Observed, cluster_id: &str, now: i64) -> Plan {
+/// Decides what to do next for an object that is being deleted. It does not need the spec to be valid. Stamps of the
+/// `previous` management clusters count as those of `cluster_id`.
+pub fn plan_deletion(
+    object: &GuestObject,
+    observed: &Observed,
+    cluster_id: &str,
+    previous: &[String],
+    now: i64,
+) -> Plan {
     let status = &object.status;
     let mut deletion = Deletion {
         object,
         observed,
         status,
         cluster_id,
+        previous,
         findings: Vec::new(),
     };
     let next = hold_back(deletion.next(), status, now);
@@ -36,36 +46,42 @@ pub fn plan_deletion(object: &GuestObject, observed: &Observed, cluster_id: &str
     }
 }
 
-/// Whether deleting the object touches Proxmox at all; if not, its finalizer goes at once, even when the hypervisor
-/// cannot be reached.
-pub fn leaves_proxmox_alone(object: &GuestObject) -> bool {
-    let status = &object.status;
-    let abandoned = match (object.annotations.get(ABANDON), status.vmid) {
+/// Whether somebody let the object go without touching Proxmox: then its finalizer goes at once, even when the
+/// hypervisor cannot be reached. An object that never sent anything has no finalizer; one that has it may have lost its
+/// status, and its guest is searched for.
+pub fn abandoned(object: &GuestObject) -> bool {
+    match (object.annotations.get(ABANDON), object.status.vmid) {
         (Some(value), Some(vmid)) => *value == vmid.to_string(),
-        _ => false,
-    };
-    let nothing_sent = status.create_sent != Some(true) && status.adopted != Some(true);
-    abandoned || ((status.vmid.is_none() || nothing_sent) && status.revisions.is_none())
+        (value, None) => value.is_some(),
+        (None, _) => false,
+    }
 }
 
 impl Deletion<'_> {
     fn next(&mut self) -> Next {
+        if abandoned(self.object) {
+            return self.run("let the object go: it is abandoned".into(), Effect::RemoveFinalizer);
+        }
         let sent = self.status.create_sent == Some(true) || self.status.adopted == Some(true);
-        let Some(vmid) = self.status.vmid.filter(|_| sent && !leaves_proxmox_alone(self.object)) else {
-            return self.release("nothing on Proxmox belongs to it");
-        };
+        let vmid = self.status.vmid.filter(|_| sent);
         let cluster = &self.observed.cluster;
         // What is concluded here is final: it must not rest on who answered some polls ago.
         if !cluster.read_now {
             return Next::Look(Query::Cluster);
         }
         if !cluster.is_recorded() {
+            let which = vmid.map_or("its guest".to_string(), |vmid| format!("guest {vmid}"));
             let message = format!(
-                "the endpoint answers as cluster {:?} with nodes {:?}, which is not the one that guest {vmid} is on: correct spec.endpoints of the PhoenixHypervisor, or let go with the annotation {ABANDON}: \"{vmid}\"",
-                cluster.identity.name, cluster.identity.nodes
+                "the endpoint answers as cluster {:?} with nodes {:?}, which is not the one that {which} is on: correct spec.endpoints of the PhoenixHypervisor, or {}",
+                cluster.identity.name,
+                cluster.identity.nodes,
+                self.let_go()
             );
             return self.stuck("WrongCluster", message);
         }
+        let Some(vmid) = vmid else {
+            return self.without_vmid();
+        };
         match &self.observed.guest {
             None => Next::Look(Query::Guest {
                 vmid,
@@ -73,9 +89,12 @@ impl Deletion<'_> {
                 node: self.status.node.clone(),
             }),
             Some(GuestRead::Present(guest)) => self.present(vmid, &guest.clone()),
-            Some(GuestRead::OtherType { .. }) => {
-                self.release("the vmid is a guest of another sort now, which is left alone")
-            }
+            // A template's form can be edited while its guest is of the other one.
+            Some(GuestRead::OtherType { type_, node }) => Next::Look(Query::Guest {
+                vmid,
+                type_: *type_,
+                node: Some(node.clone()),
+            }),
             Some(GuestRead::NotFound) => self.prove_absence(vmid),
             Some(GuestRead::Unreadable(failure)) => {
                 let failure = failure.clone();
@@ -84,22 +103,43 @@ impl Deletion<'_> {
         }
     }
 
-    /// `nextid` is not filtered by privileges; lists, 403 and 500 prove nothing.
-    fn prove_absence(&mut self, vmid: i64) -> Next {
+    /// How to let the object go without touching Proxmox.
+    fn let_go(&self) -> String {
+        let vmid = self.status.vmid.map_or("none".to_string(), |vmid| vmid.to_string());
+        format!("let go with the annotation {ABANDON}: \"{vmid}\"")
+    }
+
+    /// Nothing is concluded from what another cluster says, or one without quorum.
+    pub(super) fn conclusive(&mut self) -> Result<(), Next> {
+        if !self.observed.cluster.is_proven() {
+            let message = format!(
+                "no guest here proves that the endpoint is the cluster that the object's guest was on (another may have its name and nodes): correct spec.endpoints of the PhoenixHypervisor, or {}",
+                self.let_go()
+            );
+            return Err(self.stuck("WrongCluster", message));
+        }
         match self.observed.cluster.quorate {
             None => {
-                return self.stuck(
-                    "MissingPrivilege",
-                    "deleting needs Sys.Audit on / to see whether the cluster is quorate: grant it to the token",
+                let message = format!(
+                    "deleting needs Sys.Audit on / to see whether the cluster is quorate: grant it to the token, or {}",
+                    self.let_go()
                 );
+                Err(self.stuck("MissingPrivilege", message))
             }
-            Some(false) => return self.wait("NoQuorum", "the Proxmox cluster is not quorate", 10),
-            Some(true) => {}
+            Some(false) => Err(self.wait("NoQuorum", "the Proxmox cluster is not quorate", 10)),
+            Some(true) => Ok(()),
+        }
+    }
+
+    /// `nextid` is not filtered by privileges; lists, 403 and 500 prove nothing.
+    fn prove_absence(&mut self, vmid: i64) -> Next {
+        if let Err(next) = self.conclusive() {
+            return next;
         }
         match &self.observed.id_check {
             Some((checked, IdCheck::Free)) if *checked == vmid => match self.leftover_snippet() {
                 Some(next) => next,
-                None => self.release("the guest is gone"),
+                None => self.gone(vmid),
             },
             Some((checked, _)) if *checked == vmid => {
                 self.wait("GuestUnreadable", format!("guest {vmid} exists but cannot be read"), 10)
@@ -127,7 +167,7 @@ impl Deletion<'_> {
         let key = &self.object.key;
         let stamp = guest.stamp();
         let ours = |s: &Stamp| {
-            s.cluster == self.cluster_id
+            (s.cluster == self.cluster_id || self.previous.contains(&s.cluster))
                 && s.kind == key.kind.as_str()
                 && s.namespace == key.namespace
                 && s.name == key.name
@@ -136,8 +176,9 @@ impl Deletion<'_> {
         if guest.being_made() && stamp.as_ref().is_none_or(ours) {
             return self.cut_off(vmid, guest);
         }
-        let Some(stamp) = stamp.filter(ours) else {
-            return self.release("the guest under its vmid does not carry its stamp and is left alone");
+        let Some(stamp) = stamp.clone().filter(ours) else {
+            let why = left_alone(&what, guest, stamp.as_ref());
+            return self.elsewhere(&why);
         };
         if let Some(lock) = &guest.lock {
             return self.wait("GuestLocked", format!("{what} is locked ({lock})"), 5);
@@ -281,7 +322,7 @@ impl Deletion<'_> {
     }
 
     /// Lets the object go, unless it has guests of earlier revisions: then the next of these is what is deleted.
-    fn release(&mut self, why: &str) -> Next {
+    pub(super) fn release(&mut self, why: &str) -> Next {
         if let Some(old) = self.status.revisions.as_ref().and_then(|list| list.last()) {
             let action = format!(
                 "go on with {} of revision {}",
@@ -299,7 +340,7 @@ impl Deletion<'_> {
         self.run(format!("let the object go: {why}"), Effect::RemoveFinalizer)
     }
 
-    fn run(&mut self, action: String, effect: Effect) -> Next {
+    pub(super) fn run(&mut self, action: String, effect: Effect) -> Next {
         self.find("Deleting", action.clone());
         Next::Run(Box::new(Step {
             action,
@@ -309,7 +350,7 @@ impl Deletion<'_> {
         }))
     }
 
-    fn wait(&mut self, reason: &'static str, message: impl Into<String>, seconds: u64) -> Next {
+    pub(super) fn wait(&mut self, reason: &'static str, message: impl Into<String>, seconds: u64) -> Next {
         let message = message.into();
         self.find(reason, message.clone());
         Next::Wait {
@@ -319,13 +360,13 @@ impl Deletion<'_> {
         }
     }
 
-    fn stuck(&mut self, reason: &'static str, message: impl Into<String>) -> Next {
+    pub(super) fn stuck(&mut self, reason: &'static str, message: impl Into<String>) -> Next {
         let message = message.into();
         self.find(reason, message.clone());
         Next::Stuck { reason, message }
     }
 
-    fn find(&mut self, reason: &'static str, message: String) {
+    pub(super) fn find(&mut self, reason: &'static str, message: String) {
         self.findings.push(Finding {
             condition: "Created",
             holds: Some(true),

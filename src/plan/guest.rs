@@ -165,6 +165,7 @@ impl Planner<'_> {
         self.running(vmid, &guest).or_else(|next| self.shown(next))?;
         self.restart_unhealthy(vmid, &guest).or_else(|next| self.shown(next))?;
         self.agent_answers(vmid, &guest)?;
+        self.addressed(&guest).or_else(|next| self.shown(next))?;
         self.scripts(vmid, &guest).or_else(|next| self.shown(next))?;
         if self.desired.form == Form::Guest {
             self.healthy(vmid, &guest)?;
@@ -172,7 +173,9 @@ impl Planner<'_> {
             self.seal(vmid, &guest)?;
         }
         self.lineage(&guest);
-        self.facts.verified = Some(self.observed.cluster.guests.get(&vmid).cloned());
+        if self.facts.look_again.is_none() {
+            self.facts.verified = Some(self.observed.cluster.guests.get(&vmid).cloned());
+        }
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 //! the same plan. Position comes from observation, never from status (promise 2); status only caches what a look
 //! would find again, and the vmid that was announced.
 
+mod address;
 mod allow;
 pub mod call;
 mod config;
@@ -11,6 +12,8 @@ mod firewall;
 mod guest;
 mod health;
 mod identity;
+mod lost;
+mod ownership;
 #[cfg(test)]
 mod protected;
 mod revisions;
@@ -29,11 +32,11 @@ mod volumes;
 use std::collections::BTreeMap;
 
 use crate::desired::{GuestType, Script};
-use crate::observed::{HealthState, ProbeKind, Row};
+use crate::observed::{HealthState, MaybeOurs, ProbeKind, Row};
 
 pub use call::{ApiCall, Auth, Method};
 pub use config::TAG;
-pub use delete::{leaves_proxmox_alone, plan_deletion};
+pub use delete::{abandoned, plan_deletion};
 pub use guest::{Input, plan};
 pub use volumes::OWNER_KIND;
 
@@ -71,10 +74,13 @@ pub enum Query {
     Cluster,
     /// Which of these guests carry this object's stamp.
     Stamped {
-        /// Container or machine.
-        type_: GuestType,
-        /// Vmids and nodes of guests.
-        among: Vec<(i64, String)>,
+        /// The guests; `None`: all of the cluster, as it lists them now, but those that other objects have.
+        among: Option<Vec<MaybeOurs>>,
+    },
+    /// Guests whose volumes another guest holds.
+    Lenders {
+        /// Them.
+        among: Vec<MaybeOurs>,
     },
     /// Whether a vmid can be used for a new guest.
     VmidFree {
@@ -231,6 +237,12 @@ pub enum Announce {
     },
     /// The vmid is not this object's after all (promise 1: already exists, and not ours).
     NoVmid,
+    /// The guest with a configuration of this digest is about to get the object's stamp.
+    Claim(String),
+    /// The restamp annotation with this value is about to be carried out.
+    Restamped(String),
+    /// The guest carries the object's stamp, while the restamp annotation has this value.
+    Owned(Option<String>),
     /// The creating call is about to leave.
     CreateSent,
     /// The guest is one of an earlier revision of the template; the object's own one is another.
@@ -491,6 +503,8 @@ pub struct Facts {
     pub probe_due: Option<i64>,
     /// Health in one word.
     pub health: Option<String>,
+    /// Seconds until a full look is due although everything is as wanted.
+    pub look_again: Option<i64>,
     /// Row of the guest at the time of a full look that found everything as wanted.
     pub verified: Option<Option<Row>>,
 }

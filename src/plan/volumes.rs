@@ -51,6 +51,18 @@ pub(super) fn owned_by(volid: &str, vmid: i64) -> bool {
     name.split('-').nth(1).is_some_and(|id| id == vmid.to_string())
 }
 
+/// The volume that an option's value names, with the id in its name, which is the guest's that it was made for.
+pub(super) fn volume_of(text: &str) -> Option<(i64, String)> {
+    let first = text.split(',').next()?;
+    let volid = first.trim_start_matches("volume=").trim_start_matches("file=");
+    let (_, path) = volid.split_once(':')?;
+    let name = path.rsplit('/').next()?;
+    let kinds = ["vm", "subvol", "base", "basevol"];
+    let mut parts = name.split('-');
+    kinds.contains(&parts.next()?).then_some(())?;
+    Some((parts.next()?.parse().ok()?, volid.to_string()))
+}
+
 fn free_index(guest: &Guest) -> Option<u32> {
     let taken = guest.numbered("mp");
     (0..MAX_MOUNTS).find(|i| !taken.contains_key(i))

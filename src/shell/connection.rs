@@ -322,8 +322,8 @@ impl Connection {
                 .filter_map(|r| r.node.clone())
                 .collect();
             let nameless = ProxmoxCluster {
-                name: String::new(),
                 nodes,
+                ..ProxmoxCluster::default()
             };
             return Ok((nameless, None, BTreeMap::new(), version));
         };
@@ -332,21 +332,38 @@ impl Connection {
             .iter()
             .filter_map(|n| Some((n.name.clone(), n.ip.clone()?)))
             .collect();
-        Ok((identity_of(&status), Some(status.quorate), addresses, version))
+        let identity = self.identity_of(&status).await?;
+        Ok((identity, Some(status.quorate), addresses, version))
+    }
+
+    /// What tells the cluster that answers from another: its name and nodes, and the certificate authority that it made
+    /// for itself.
+    ///
+    /// # Errors
+    /// Why it cannot be asked.
+    pub async fn identity_of(&self, status: &ClusterStatus) -> Result<ProxmoxCluster, Failure> {
+        let mut online = status.nodes.iter().filter(|n| n.online);
+        let local = online.clone().find(|n| n.local).or_else(|| online.next());
+        let ca_fingerprint = match local {
+            None => None,
+            Some(node) => {
+                let certificates = self.client.certificates(&node.name).await;
+                let certificates = certificates.map_err(|e| super::failure::of_call(&e))?;
+                let ca = certificates.into_iter().find(|c| c.filename == "pve-root-ca.pem");
+                ca.and_then(|ca| ca.fingerprint).filter(|text| !text.is_empty())
+            }
+        };
+        Ok(ProxmoxCluster {
+            name: status.name.clone().unwrap_or_default(),
+            nodes: status.nodes.iter().map(|n| n.name.clone()).collect(),
+            ca_fingerprint,
+        })
     }
 }
 
 pub(super) fn no_ssh() -> (Failure, bool) {
     let message = "this needs SSH to the node: set spec.ssh of the PhoenixHypervisor";
     (failure("MissingPrivilege", message), false)
-}
-
-/// What tells one Proxmox cluster from another.
-pub fn identity_of(status: &ClusterStatus) -> ProxmoxCluster {
-    ProxmoxCluster {
-        name: status.name.clone().unwrap_or_default(),
-        nodes: status.nodes.iter().map(|n| n.name.clone()).collect(),
-    }
 }
 
 type Identity = (ProxmoxCluster, Option<bool>, BTreeMap<String, String>, String);

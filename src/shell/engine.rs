@@ -4,11 +4,11 @@
 //! what a step announces is in status before its effect leaves (promise 1), and position comes from looking
 //! (promise 2).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::crd::GuestStatus;
+use crate::crd::{GuestStatus, RESTAMP};
 use crate::desired::{self, Blocked, Desired, GuestObject, GuestType, Key, Stamp, refs};
 use crate::observed::{ClonePlace, Failure, HealthState, Observed, Verified};
 use crate::plan::{self, Announce, Effect, Input, Next, Plan, Step};
@@ -150,8 +150,9 @@ impl<S: Store> Engine<S> {
 
     /// One step: `None` when the next one can follow at once, else the seconds to wait.
     async fn one_step(&self, object: GuestObject) -> Result<Option<f64>, Stop> {
-        if object.deleting && plan::leaves_proxmox_alone(&object) {
-            return self.release(&object, "nothing on Proxmox belongs to it").await;
+        if object.deleting && plan::abandoned(&object) {
+            let why = "it is abandoned: what it has on Proxmox is left alone";
+            return self.release(&object, why).await;
         }
         let resolved = match object.deleting {
             true => Ok(None),
@@ -226,7 +227,11 @@ impl<S: Store> Engine<S> {
             Some(desired) => observe::identity(desired),
             None => self.identity_of(object),
         };
-        let previous = desired.map(|d| d.previous_clusters.clone()).unwrap_or_default();
+        let (namespace, name) = object.hypervisor_ref();
+        let hypervisor = self.store.hypervisor(&namespace, &name);
+        let previous = hypervisor
+            .and_then(|h| h.spec.previous_cluster_ids.clone())
+            .unwrap_or_default();
         let dependencies = refs::dependencies(object, self.store.as_ref());
         for _ in 0..MAX_LOOKS {
             let plan = match desired {
@@ -239,7 +244,7 @@ impl<S: Store> Engine<S> {
                     clock: self.clock(),
                     preview,
                 }),
-                None => plan::plan_deletion(object, &observed, &self.options.cluster_id, now()),
+                None => plan::plan_deletion(object, &observed, &self.options.cluster_id, &previous, now()),
             };
             let Next::Look(query) = &plan.next else {
                 let waits = matches!(
@@ -270,7 +275,7 @@ impl<S: Store> Engine<S> {
         ))
     }
 
-    fn identity_of(&self, object: &GuestObject) -> Stamp {
+    pub(super) fn identity_of(&self, object: &GuestObject) -> Stamp {
         Stamp {
             cluster: self.options.cluster_id.clone(),
             kind: object.key.kind.as_str().into(),
@@ -298,6 +303,7 @@ impl<S: Store> Engine<S> {
         Observed {
             cluster,
             reserved: self.reserved(&memory, object),
+            held: self.held(&memory, object, snapshot),
             verified,
             sweep,
             health: memory.health.get(&object.key).cloned(),
@@ -337,6 +343,44 @@ impl<S: Store> Engine<S> {
             .filter(|((h, _), k)| *h == hypervisor && **k != object.key)
             .map(|((_, v), _)| *v);
         wanted.chain(chosen).collect()
+    }
+
+    /// Vmids that other objects have on the same Proxmox, with who has each. It matters only where a guest may be taken or
+    /// searched for.
+    fn held(&self, memory: &Memory, object: &GuestObject, snapshot: &Snapshot) -> BTreeMap<i64, String> {
+        let status = &object.status;
+        let present = status
+            .vmid
+            .is_some_and(|vmid| snapshot.cluster.guests.contains_key(&vmid));
+        let asks = status.claim.is_some() || object.annotations.contains_key(RESTAMP);
+        if present && !asks && !object.deleting {
+            return BTreeMap::new();
+        }
+        let own = object.hypervisor_ref();
+        let mut known: HashMap<(String, String), bool> = HashMap::new();
+        let mut here = |other: (String, String)| {
+            if let Some(same) = known.get(&other) {
+                return *same;
+            }
+            let same = refs::same_proxmox(&own, &other, self.store.as_ref());
+            known.insert(other, same);
+            same
+        };
+        let mut held = BTreeMap::new();
+        for other in self.store.guests() {
+            if other.key == object.key || !here(other.hypervisor_ref()) {
+                continue;
+            }
+            let old = other.status.revisions.iter().flatten().map(|r| r.vmid);
+            let all = other.status.vmid.into_iter().chain(old);
+            held.extend(all.map(|vmid| (vmid, other.key.to_string())));
+        }
+        for ((hypervisor, vmid), key) in &memory.reserved {
+            if *key != object.key && here(hypervisor.clone()) {
+                held.entry(*vmid).or_insert_with(|| key.to_string());
+            }
+        }
+        held
     }
 
     /// Follows a Proxmox task that status names: `Some(wait)` while it runs or when it failed.
@@ -413,7 +457,8 @@ impl<S: Store> Engine<S> {
                 }
                 self.publish(&object, status).await?;
                 let due = plan.facts.probe_due.map(|ms| ms as f64 / 1000.0);
-                Ok(Some(due.unwrap_or(f64::INFINITY).min(SWEEP_SECONDS as f64)))
+                let again = plan.facts.look_again.unwrap_or(SWEEP_SECONDS) as f64;
+                Ok(Some(due.unwrap_or(f64::INFINITY).min(again).min(SWEEP_SECONDS as f64)))
             }
             Next::Wait { seconds, .. } => {
                 // Where only the probes were asked, what the last full look found still holds.
@@ -471,6 +516,9 @@ impl<S: Store> Engine<S> {
         match &outcome {
             Outcome::Busy(reason) => {
                 tracing::debug!(key = %object.key, reason = reason.reason, message = %reason.message, "busy");
+                if let Some(status) = status::unclaimed(&object.status, step) {
+                    self.write(object, status).await?;
+                }
                 return Ok(Some(2.0));
             }
             Outcome::Failed(failure) => {

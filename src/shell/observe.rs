@@ -7,12 +7,13 @@ use crate::guest::runner::{self, Layout, State};
 use crate::observed::*;
 use crate::plan::{OWNER_KIND, ProbeRequest, Query};
 use crate::proxmox::Error;
-use crate::proxmox::guest::GuestConfig;
 
-use super::connection::{Connection, Snapshot, identity_of};
+use super::connection::{Connection, Snapshot};
 use super::failure::{failure, of_call, of_guest};
 use super::probes::Place;
 
+mod ownership;
+pub(super) use ownership::carries;
 mod vm;
 
 fn id(vmid: i64) -> u32 {
@@ -36,12 +37,24 @@ pub async fn look(
             let status = connection.who_answers().await?;
             observed.cluster.quorate = status.as_ref().map(|s| s.quorate);
             if let Some(status) = status {
-                observed.cluster.identity = identity_of(&status);
+                observed.cluster.identity = connection.identity_of(&status).await?;
             }
             observed.cluster.read_now = true;
         }
-        Query::Stamped { type_, among } => {
-            observed.stamped = Some(stamped(connection, *type_, among, identity, previous).await?);
+        Query::Stamped { among } => {
+            let among = match among {
+                Some(among) => among.clone(),
+                None => ownership::everybody(connection, observed).await?,
+            };
+            observed.stamped = Some(ownership::stamped(connection, &among, identity, previous).await?);
+        }
+        Query::Lenders { among } => {
+            let mut lenders = BTreeMap::new();
+            for (vmid, type_, node) in among {
+                let read = guest(connection, snapshot, *type_, *vmid, Some(node), false).await;
+                lenders.insert(*vmid, read);
+            }
+            observed.lenders = Some(lenders);
         }
         Query::VmidFree { vmid, volumes_on } => {
             let check = vmid_free(connection, *vmid, volumes_on.as_deref()).await?;
@@ -52,6 +65,7 @@ pub async fn look(
         }
         Query::Guest { vmid, type_, node } => {
             observed.guest = Some(guest(connection, snapshot, *type_, *vmid, node.as_deref(), true).await);
+            observed.guest_of = Some(*vmid);
         }
         Query::Parent { vmid, type_, node } => {
             observed.parent = Some(guest(connection, snapshot, *type_, *vmid, Some(node), true).await);
@@ -67,7 +81,12 @@ pub async fn look(
             observed.old_revision = Some(old_revision(connection, snapshot, *type_, *vmid, node).await);
         }
         Query::Creating { vmid, source, node } => {
-            observed.creating = Some(creating(connection, *vmid, *source, node).await?);
+            let runs = creating(connection, *vmid, *source, node).await?;
+            observed.creating = Some(runs);
+            if !runs {
+                // It may have ended between the two looks: what it did is read again.
+                observed.guest = None;
+            }
         }
         Query::Image { node, volid } => observed.image = Some(image(connection, node, volid).await),
         Query::Scripts { vmid, type_, node, ids } => {
@@ -110,60 +129,6 @@ pub async fn look(
 /// The identity that stamps are compared with while no vmid is known.
 pub fn identity(desired: &Desired) -> Stamp {
     desired.stamp(0)
-}
-
-async fn stamped(
-    connection: &Connection,
-    type_: GuestType,
-    among: &[(i64, String)],
-    identity: &Stamp,
-    previous: &[String],
-) -> Result<Stamped, Failure> {
-    let mut found = Stamped::default();
-    for (vmid, node) in among {
-        let mut config = read_config(connection, type_, *vmid, node).await?;
-        if config.as_ref().is_some_and(hides_stamp) {
-            if creating(connection, *vmid, None, node).await? {
-                found.being_made.push(*vmid);
-                continue;
-            }
-            // The task may have ended between the two looks; a lock that is still there outlived it.
-            config = read_config(connection, type_, *vmid, node).await?;
-        }
-        let wanted = Stamp {
-            vmid: *vmid,
-            ..identity.clone()
-        };
-        let stamp = config.and_then(|c| c.options.get("description").and_then(|d| Stamp::find(d)));
-        let ours = |s: &Stamp| s.same_identity(&wanted) || (s.same_object(&wanted) && previous.contains(&s.cluster));
-        if stamp.as_ref().is_some_and(ours) {
-            found.ours.push(OurGuest {
-                vmid: *vmid,
-                node: node.clone(),
-                revision: stamp.and_then(|s| s.revision),
-            });
-        }
-    }
-    Ok(found)
-}
-
-/// Whether a guest's configuration is not written yet, and its stamp neither (facts K.3.1).
-fn hides_stamp(config: &GuestConfig) -> bool {
-    matches!(config.lock.as_deref(), Some("create" | "clone")) && !config.options.contains_key("description")
-}
-
-/// A configuration; `None` where there is none, or none that may be read.
-async fn read_config(
-    connection: &Connection,
-    type_: GuestType,
-    vmid: i64,
-    node: &str,
-) -> Result<Option<GuestConfig>, Failure> {
-    match connection.client.guest_config(type_, node, id(vmid), false).await {
-        Ok(config) => Ok(Some(config)),
-        Err(Error::NotFound { .. } | Error::Forbidden { .. }) => Ok(None),
-        Err(error) => Err(of_call(&error)),
-    }
 }
 
 async fn vmid_free(connection: &Connection, vmid: i64, volumes_on: Option<&str>) -> Result<IdCheck, Failure> {

@@ -166,7 +166,7 @@ fn guests_of_earlier_revisions_go_before_the_object_does() {
     ]);
     let waiting = scene(template(), never_made);
     assert!(
-        !leaves_proxmox_alone(&waiting.object),
+        !abandoned(&waiting.object),
         "a template with earlier revisions has guests on Proxmox, whoever answers"
     );
 }

@@ -89,12 +89,15 @@ fn of_guests_with_the_objects_stamp_there_must_be_one() {
     let found = |vmids: &[i64], being_made: &[i64]| {
         let ours = |vmid: &i64| OurGuest {
             vmid: *vmid,
+            type_: GuestType::Lxc,
             node: NODE.into(),
             revision: None,
+            adopted: false,
         };
         let stamped = Stamped {
             ours: vmids.iter().map(ours).collect(),
             being_made: being_made.into(),
+            ..Stamped::default()
         };
         unborn(|s| s.observed.stamped = Some(stamped))
     };
@@ -249,6 +252,7 @@ fn another_cluster_under_the_same_name_is_another() {
         let identity = |name: &str, nodes: &[&str]| ProxmoxCluster {
             name: name.to_string(),
             nodes: nodes.iter().map(|n| n.to_string()).collect(),
+            ca_fingerprint: None,
         };
         scene(container(), |s| {
             s.observed.cluster.recorded = Some(identity("lab", &["pve1", "pve2"]));

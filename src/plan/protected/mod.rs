@@ -59,6 +59,8 @@ impl Scene {
             create_sent: Some(true),
             ..GuestStatus::default()
         };
+        let seen = &mut object.status.conditions;
+        crate::status::set_condition(seen, "Created", "True", "AsWanted", "", 1, 0);
         let desired = resolve(&object, &objects, CLUSTER).unwrap_or_else(|e| panic!("{e:?}: {spec}"));
         let guest = Guest {
             type_: desired.type_,
@@ -144,7 +146,7 @@ impl Scene {
 
     /// The next step of its deletion, with its guest read.
     fn deletion(&self) -> String {
-        told(&plan_deletion(&self.object, &self.read(), CLUSTER, 1_000_000).next)
+        told(&plan_deletion(&self.object, &self.read(), CLUSTER, &[], 1_000_000).next)
     }
 
     fn read(&self) -> Observed {
@@ -152,6 +154,8 @@ impl Scene {
         observed
             .guest
             .get_or_insert_with(|| GuestRead::Present(Box::new(self.guest.clone())));
+        // No other guest carries the object's stamp.
+        observed.stamped.get_or_insert_default();
         observed
     }
 }
