@@ -285,3 +285,27 @@ async fn a_template_is_converted_once_whatever_the_order_of_the_looks() {
     let warnings: Vec<_> = events.iter().filter(|(_, e)| e.message.contains("convert")).collect();
     assert!(warnings.is_empty(), "{:?}", warnings[0].1.message);
 }
+
+/// Proxmox converts no guest with snapshots and starts no template: an edited form is refused, or built beside.
+#[tokio::test]
+async fn an_edited_form_is_refused_or_built_as_a_new_revision() {
+    for (first, second) in [("Snapshot", "Template"), ("Template", "Snapshot")] {
+        let mut world = World::new(&[]).await;
+        let key = world.store.apply(template("base", first));
+        settled(&mut world).await;
+        let before = world.guests();
+        let mut edited = template("base", second);
+        world.store.apply(edited.clone());
+        world.settle(true).await.unwrap();
+        let told = status(&world, &key).message.unwrap();
+        assert!(told.contains("spec.form") && told.contains(REBUILD), "{told}");
+        assert_eq!(world.guests(), before);
+        edited["metadata"]["annotations"] = json!({REBUILD: "1"});
+        world.store.apply(edited);
+        settled(&mut world).await;
+        assert_eq!(world.guests()[&1000], before[&1000]);
+        let built = &world.guests()[&1001];
+        let converted = built.get("template").is_some_and(|t| t == "1");
+        assert_eq!(converted, second == "Template", "{built:?}");
+    }
+}

@@ -273,7 +273,10 @@ impl Connection {
                 p.addresses.clone(),
                 p.version.clone(),
             ),
-            _ => self.identity(&rows).await?,
+            (previous, _) => {
+                let known = previous.as_ref().map(|p| &p.cluster.identity);
+                self.identity(&rows, known).await?
+            }
         };
         let mut cluster = Cluster {
             identity,
@@ -311,7 +314,11 @@ impl Connection {
         }
     }
 
-    async fn identity(&self, rows: &[crate::proxmox::cluster::Resource]) -> Result<Identity, Failure> {
+    async fn identity(
+        &self,
+        rows: &[crate::proxmox::cluster::Resource],
+        known: Option<&ProxmoxCluster>,
+    ) -> Result<Identity, Failure> {
         let of = |e: crate::proxmox::Error| super::failure::of_call(&e);
         let version = self.client.version().await.map_err(of)?.version;
         let Some(status) = self.who_answers().await? else {
@@ -332,7 +339,15 @@ impl Connection {
             .iter()
             .filter_map(|n| Some((n.name.clone(), n.ip.clone()?)))
             .collect();
-        let identity = self.identity_of(&status).await?;
+        // The certificate authority is read once, and whenever something final is concluded.
+        let name = status.name.clone().unwrap_or_default();
+        let identity = match known.filter(|k| k.name == name && k.ca_fingerprint.is_some()) {
+            Some(known) => ProxmoxCluster {
+                nodes: status.nodes.iter().map(|n| n.name.clone()).collect(),
+                ..known.clone()
+            },
+            None => self.identity_of(&status).await?,
+        };
         Ok((identity, Some(status.quorate), addresses, version))
     }
 
