@@ -105,8 +105,8 @@ pub struct Guest {
     pub lock: Option<String>,
     /// Whether it runs.
     pub running: bool,
-    /// Options that wait for a restart.
-    pub pending: BTreeSet<String>,
+    /// Options that wait for a restart, with the value that is in force until then; `None` where there is none.
+    pub pending: BTreeMap<String, Option<String>>,
     /// Snapshots: name → description.
     pub snapshots: BTreeMap<String, String>,
     /// First address of the running guest, without prefix length. A machine's comes with [`Agent`].
@@ -261,7 +261,7 @@ pub struct FirewallState {
     pub digest: Option<String>,
 }
 
-/// An owner container of retained volumes.
+/// An owner container of retained volumes: whoever carries an owner's stamp, of whichever management cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// Its vmid.
@@ -270,15 +270,66 @@ pub struct Owner {
     pub guest: Guest,
 }
 
-/// The owner containers' id range, looked through.
+/// The owner containers of the whole Proxmox cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owners {
-    /// Owners of the management cluster on the wanted node and id mapping.
+    /// All that could be read, of any node and id mapping.
     pub owners: Vec<Owner>,
-    /// Ids of the range that a new owner could have, first one first.
-    pub free: Option<i64>,
-    /// Ids of the range that are being created just now.
+    /// Containers that may be owners and could not be read, and why.
+    pub unreadable: Vec<(i64, Failure)>,
+    /// Ids of the owners' range that are being created just now.
     pub creating: Vec<i64>,
+    /// Every vmid that the cluster's list showed.
+    pub listed: BTreeSet<i64>,
+}
+
+/// The owners' id range, looked through before something new is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnerRange {
+    /// Whether an id for a new owner was looked for.
+    pub looked_for_free: bool,
+    /// First id that a new owner could have.
+    pub free: Option<i64>,
+    /// Ids that Proxmox calls taken although no list shows them: privileges hide them.
+    pub hidden: Vec<i64>,
+}
+
+/// What statuses of all objects of a hypervisor have recorded: hints where to look, never proof.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// Guests of objects.
+    pub guests: BTreeSet<i64>,
+    /// Owner containers of their volumes.
+    pub owners: BTreeSet<i64>,
+}
+
+/// One section of a guest's configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Section {
+    /// Which one.
+    pub of: SectionOf,
+    /// Its options.
+    pub options: BTreeMap<String, String>,
+}
+
+/// The sections that a configuration has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SectionOf {
+    /// What is in force.
+    Now,
+    /// What a restart makes of it.
+    AfterRestart,
+    /// What a snapshot holds.
+    Snapshot(String),
+}
+
+/// All sections of a guest's configuration, read now: what destroying it may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sections {
+    /// Whose.
+    pub vmid: i64,
+    /// The one in force first.
+    pub sections: Vec<Section>,
 }
 
 /// That a guest was found as wanted, and what its row looked like then. Kept in memory, never in status.
@@ -438,8 +489,14 @@ pub struct Observed {
     pub scripts: Option<Result<BTreeMap<String, ScriptRecord>, Failure>>,
     /// Firewall of the guest.
     pub firewall: Option<Result<FirewallState, Failure>>,
+    /// What statuses have recorded, for the search for owner containers.
+    pub recorded: Recorded,
     /// Owner containers.
     pub owners: Option<Result<Owners, Failure>>,
+    /// The id range of owner containers.
+    pub owner_range: Option<Result<OwnerRange, Failure>>,
+    /// Every section of guests' configurations, by vmid.
+    pub sections: BTreeMap<i64, Result<Sections, Failure>>,
     /// What the machine's guest agent says.
     pub agent: Option<Result<Agent, Failure>>,
     /// Whether a snippet has the wanted content on the guest's node.

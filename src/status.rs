@@ -14,6 +14,8 @@ const TRANSIENT: &[&str] = &[
     "RestartRequired",
     "RecreateRequired",
     "VolumeNotRetained",
+    "VolumeUnclaimed",
+    "LargerThanSpec",
     "FeatureOutdated",
     "TemplateOutdated",
     "OldRevisionKept",
@@ -110,14 +112,12 @@ pub fn announced(previous: &GuestStatus, announce: &[Announce]) -> GuestStatus {
             Announce::CloudInitWritten(pid) => status.cloud_init_unread = Some(*pid),
             Announce::Snippet(volid) => status.snippet.clone_from(volid),
             Announce::RawLines(lines) => status.lxc_options = Some(lines.clone()),
-            Announce::DeleteVolume(name) => {
+            Announce::Volume(new) => {
                 let volumes = status.volumes.get_or_insert_default();
-                if !volumes.iter().any(|v| v.name == *name) {
-                    volumes.push(VolumeStatus {
-                        name: name.clone(),
-                        reclaim_policy: Some("Delete".into()),
-                        ..VolumeStatus::default()
-                    });
+                match volumes.iter_mut().find(|v| v.name == new.name) {
+                    Some(old) if old.volid.is_none() || new.volid.is_some() => old.clone_from(new),
+                    Some(_) => {}
+                    None => volumes.push(new.clone()),
                 }
             }
         }
@@ -138,6 +138,7 @@ fn superseded(status: &mut GuestStatus, old: &RevisionStatus) {
     (status.applied_hash, status.cleaned, status.snippet) = (None, None, None);
     (status.features, status.application, status.tests, status.vllm) = (None, None, None, None);
     (status.volumes, status.lxc_options, status.task) = (None, None, None);
+    status.rootfs_gib = None;
 }
 
 fn take_up(status: &mut GuestStatus) {
@@ -148,7 +149,16 @@ fn take_up(status: &mut GuestStatus) {
     status.node = last.node;
     status.snippet = last.snippet;
     status.create_sent = Some(true);
-    status.volumes = None;
+    // What it was built with may go with it.
+    status.volumes = last.volumes.map(|volids| {
+        let built = |volid: String| VolumeStatus {
+            name: volid.clone(),
+            volid: Some(volid),
+            reclaim_policy: Some("Delete".into()),
+            ..VolumeStatus::default()
+        };
+        volids.into_iter().map(built).collect()
+    });
 }
 
 /// The status after a step.
@@ -268,6 +278,7 @@ fn facts(status: &mut GuestStatus, plan: &Plan) {
     keep(&mut status.cleaned, &facts.cleaned);
     keep(&mut status.health, &facts.health);
     keep(&mut status.ip, &facts.ip);
+    keep(&mut status.rootfs_gib, &facts.rootfs_gib);
     keep(&mut status.volumes, &facts.volumes);
     if !plan.partial && plan.next == Next::Done {
         status.gpus.clone_from(&facts.gpus);

@@ -76,10 +76,13 @@ pub struct GuestStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub tests: Option<Vec<ScriptStatus>>,
-    /// Volumes, by name.
+    /// Volumes, by name: those of the spec, and earlier ones that the guest still holds detached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(length(max = 320), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub volumes: Option<Vec<VolumeStatus>>,
+    /// Size in GiB of the root filesystem that the spec asked for and that was read back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rootfs_gib: Option<i64>,
     /// Hash of the script that cleaned a template of vm form before it was sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleaned: Option<String>,
@@ -166,6 +169,9 @@ pub struct VolumeStatus {
     /// Container that owns it, where that is not the guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner_vmid: Option<i64>,
+    /// Size in GiB that the spec asked for and that was read back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_gib: Option<i64>,
 }
 
 /// The guest of an earlier revision of a template.
@@ -182,6 +188,10 @@ pub struct RevisionStatus {
     /// Snippet with the machine's cloud-init data, removed with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snippet: Option<String>,
+    /// Volume ids of what it was built with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub volumes: Option<Vec<String>>,
 }
 
 /// Restarts of a guest, or of its unit, because a startup or liveness probe failed.

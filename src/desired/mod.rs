@@ -299,8 +299,10 @@ pub struct Desired {
     pub vmid: Option<i64>,
     /// Range for vmids that Phoenix chooses, both ends included.
     pub vmid_range: Option<(i64, i64)>,
-    /// Node that the spec or the defaults give; a clone lives on its source's node.
+    /// Node that the spec gives; a clone lives on its source's node.
     pub node: Option<String>,
+    /// Node that the hypervisor's defaults give, for guests that are free to live anywhere.
+    pub default_node: Option<String>,
     /// What it is made from; absent for adopted guests only.
     pub source: Option<Source>,
     /// Hash of what a template's content comes from (its revision); empty for other guests.

@@ -70,7 +70,8 @@ fn shared(
         type_: object.guest_type(),
         vmid: object.spec_vmid(),
         vmid_range: hypervisor.spec.vmid_range.as_ref().map(|r| (r.start, r.end)),
-        node: spec.node.cloned().or(defaults.node.clone()),
+        node: spec.node.cloned(),
+        default_node: defaults.node.clone(),
         source: None,
         revision: String::new(),
         history_limit: match &object.spec {

@@ -8,6 +8,7 @@ use crate::observed::Guest;
 use crate::property::Properties;
 
 use super::guest::Planner;
+use super::sizes::Sized;
 use super::vm_options::{encoded, same_option};
 use super::*;
 
@@ -124,18 +125,19 @@ impl Planner<'_> {
         let size = Properties::of_option("rootfs", rootfs)
             .ok()
             .and_then(|p| units::proxmox_bytes(p.get("size")?));
-        let (Some(size), wanted_bytes) = (size, (wanted as u128) << 30) else {
+        let Some(have) = size else {
             return Ok(());
         };
-        if size > wanted_bytes {
-            let message = format!(
-                "rootfs.size: {wanted}Gi is less than the {} bytes that the root filesystem has; Proxmox cannot shrink it: set at least {}Gi",
-                size,
-                size.div_ceil(1 << 30)
-            );
-            return Err(self.stuck(Stage::Configured, "ShrinkRefused", message));
-        }
-        if size == wanted_bytes {
+        let size = Sized {
+            stage: Stage::Configured,
+            field: format!("{}.rootfs.size", self.prefix()),
+            what: "the root filesystem",
+            wanted,
+            have,
+            fulfilled: self.status.rootfs_gib,
+        };
+        if !self.must_grow(&size)? {
+            self.facts.rootfs_gib = Some(wanted);
             return Ok(());
         }
         self.unlocked(Stage::Configured, vmid, guest)?;
@@ -283,15 +285,17 @@ impl Planner<'_> {
             return Ok(());
         }
         let mut call = ApiCall::put("/pools").param("poolid", wanted).param("vms", vmid);
+        // Without Pool.Audit no list tells that it is in a pool, and Proxmox then complains of Pool.Allocate.
+        let action = match row.pool {
+            Some(_) => format!("put {what} into pool {wanted}"),
+            None => {
+                format!("put {what} into pool {wanted} (whether it is there is seen with Pool.Audit on /pool/{wanted})")
+            }
+        };
         if row.pool.is_some() {
             call = call.param("allow-move", 1);
         }
-        Err(self.run(
-            Stage::Configured,
-            format!("put {what} into pool {wanted}"),
-            vec![],
-            Effect::Call(call),
-        ))
+        Err(self.run(Stage::Configured, action, vec![], Effect::Call(call)))
     }
 
     /// GPU device nodes (design §5).

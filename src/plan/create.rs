@@ -5,6 +5,7 @@ use crate::observed::{Guest, GuestRead};
 use crate::property::Properties;
 
 use super::guest::Planner;
+use super::owners::Use;
 use super::*;
 
 /// Storage types whose base volumes can be cloned without copying (facts G.3).
@@ -70,10 +71,12 @@ impl Planner<'_> {
         let node = self.place(&source)?;
         self.snapshot_can_be_cloned(&node)?;
         self.ok(stage, "");
-        if self.status.vmid.is_none() {
+        let Some(vmid) = self.status.vmid else {
             return Ok(self.allocate(vmid, &node));
+        };
+        if self.status.node.as_ref().is_some_and(|n| *n != node) && self.clone_vmid().is_none() {
+            return Ok(self.record(vmid, &node, false));
         }
-        let vmid = self.status.vmid.unwrap_or_default();
         let what = self.desired.type_.named(vmid);
         let effect = match &source {
             Source::Clone { .. } => self.clone_call(vmid, &source)?,
@@ -91,8 +94,28 @@ impl Planner<'_> {
         Ok(self.run(Stage::Created, action, announce, effect))
     }
 
-    /// The node of a new guest.
+    /// The node of a new guest: where its retained volumes are, unless something else says where it has to be.
     fn place(&mut self, source: &Source) -> Result<String, Next> {
+        // In the queue of its template a clone asks nothing anew; it is looked again right before the call.
+        if self.status.vmid.is_some() && matches!(source, Source::Clone { .. }) {
+            return self.choose_node(source, None);
+        }
+        let kept = self.retained_fit(None)?;
+        let node = self.choose_node(source, kept)?;
+        self.retained_fit(Some(&Use {
+            stage: Stage::Created,
+            node: &node,
+            // A clone has its template's id mapping, which is compared when that is read.
+            unprivileged: match source {
+                Source::Clone { .. } => None,
+                _ => Some(self.desired.unprivileged.unwrap_or(true)),
+            },
+            guest: None,
+        }))?;
+        Ok(node)
+    }
+
+    fn choose_node(&mut self, source: &Source, kept: Option<String>) -> Result<String, Next> {
         let stage = Stage::Created;
         let cluster = &self.observed.cluster;
         let node = match source {
@@ -101,9 +124,11 @@ impl Planner<'_> {
                 .get(vmid)
                 .map(|row| row.node.clone())
                 .unwrap_or_else(|| node.clone()),
-            _ => match (&self.status.node, &self.desired.node) {
-                (_, Some(node)) | (Some(node), None) => node.clone(),
-                (None, None) => {
+            _ => match (&self.desired.node, kept, &self.status.node, &self.desired.default_node) {
+                (Some(node), ..) => node.clone(),
+                (None, Some(node), ..) => node,
+                (None, None, Some(node), _) | (None, None, None, Some(node)) => node.clone(),
+                (None, None, None, None) => {
                     let guests = |node: &String| cluster.guests.values().filter(|r| &r.node == node).count();
                     let Some(node) = cluster.online.iter().min_by_key(|n| (guests(n), (*n).clone())) else {
                         return Err(self.wait(stage, "NodeOffline", "no node of the cluster is online", 10));
@@ -202,6 +227,12 @@ impl Planner<'_> {
             );
             return Err(self.wait(stage, "TemplateBusy", message, 2));
         }
+        self.retained_fit(Some(&Use {
+            stage,
+            node: &parent.node,
+            unprivileged: Some(parent.options.get("unprivileged").is_some_and(|v| v == "1")),
+            guest: None,
+        }))?;
         let mut call = ApiCall::post(format!("{}/clone", parent.path(*from)))
             .param("newid", vmid)
             .param(self.name_option(), self.hostname())

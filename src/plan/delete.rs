@@ -1,11 +1,10 @@
 //! Deletion (promise 5): proven, and only what it may.
 
 use crate::crd::{ABANDON, DeletionPolicy, GuestStatus};
-use crate::desired::{GuestObject, GuestSpec, GuestType, Stamp};
-use crate::observed::{Guest, GuestRead, IdCheck, Observed};
+use crate::desired::{GuestObject, GuestSpec, Stamp};
+use crate::observed::{Guest, GuestRead, IdCheck, Observed, Sections};
 
 use super::guest::{hold_back, status_path};
-use super::volumes::owned_by;
 use super::*;
 
 struct Deletion<'a> {
@@ -230,54 +229,64 @@ impl Deletion<'_> {
         self.run(format!("destroy {what}"), Effect::Task(call))
     }
 
-    /// Volumes of the guest's own that nobody said may go.
+    /// Volumes of the guest's own that nobody said may go, wherever in its configuration they stand.
     fn unaccounted(&mut self, vmid: i64, guest: &Guest) -> Option<Next> {
         let what = guest.named(vmid);
-        let recorded = |volid: &str| {
-            self.status
-                .volumes
-                .iter()
-                .flatten()
-                .any(|v| v.volid.as_deref() == Some(volid) && v.reclaim_policy.as_deref() == Some("Delete"))
+        let sections = match self.observed.sections.get(&vmid).cloned() {
+            Some(Ok(sections)) => sections,
+            Some(Err(failure)) => return Some(self.wait(failure.reason, failure.message, 10)),
+            None => {
+                return Some(Next::Look(Query::Sections {
+                    vmid,
+                    type_: guest.type_,
+                    node: guest.node.clone(),
+                }));
+            }
         };
-        let volids: Vec<String> = self
-            .held(guest)
-            .into_iter()
-            .map(|text| {
-                let first = text.split(',').next().unwrap_or_default();
-                first
-                    .trim_start_matches("volume=")
-                    .trim_start_matches("file=")
-                    .to_string()
-            })
-            .filter(|volid| owned_by(volid, vmid) && !recorded(volid))
-            .collect();
-        if volids.is_empty() {
+        let volumes = sections.data(guest.type_, self.may_go(&sections));
+        if volumes.is_empty() {
             return None;
         }
         let message = format!(
             "{what} owns volumes that nobody said may go ({}): keep it with deletionPolicy: Retain, or detach and remove those volumes in Proxmox yourself",
-            volids.join(", ")
+            super::held::listed(&volumes)
         );
         Some(self.stuck("UnaccountedVolumes", message))
     }
 
-    /// Volumes that are more than the guest's own system: of a container its mount points, of a machine the disks that
-    /// neither the spec lists nor the machine boots from. EFI disk, TPM and cloud-init drive are part of the machine.
-    fn held<'g>(&self, guest: &'g Guest) -> Vec<&'g str> {
-        let unused = guest.numbered("unused").into_values();
-        if guest.type_ == GuestType::Lxc {
-            return guest.numbered("mp").into_values().chain(unused).collect();
+    /// What may go: volumes recorded as `Delete` wherever they are, a new one that was not recorded yet, and of a
+    /// machine the disks that the spec lists. Where nothing was recorded, a machine may lose what it boots from.
+    fn may_go(&self, sections: &Sections) -> impl Fn(&str, &str, &str) -> bool {
+        let recorded = self.status.volumes.clone().unwrap_or_default();
+        let boot = recorded.is_empty() || self.status.adopted == Some(true);
+        let boot = sections.boot_volume().filter(|_| boot);
+        let (mut disks, mut paths) = (Vec::new(), Vec::new());
+        match &self.object.spec {
+            GuestSpec::Lxc(spec) => {
+                let announced = |name: &str| {
+                    let mut all = recorded.iter();
+                    all.any(|v| v.name == name && v.volid.is_none() && v.reclaim_policy.as_deref() == Some("Delete"))
+                };
+                let new = spec.volumes.iter().flatten().filter(|v| announced(&v.name));
+                paths.extend(new.map(|v| v.mount_path.trim_end_matches('/').to_string()));
+            }
+            _ => {
+                let listed = self.object.vm().and_then(|vm| vm.disks.as_deref());
+                disks.extend(listed.unwrap_or_default().iter().map(|d| d.name.clone()));
+            }
         }
-        let listed = self.object.vm().and_then(|vm| vm.disks.as_deref()).unwrap_or_default();
-        let boot = super::vm_disks::boot_disk(guest);
-        let foreign = super::vm_disks::disks(guest).into_iter().filter(|(place, disk)| {
-            let named = |name: &str| name == place.as_str() || disk.get("serial") == Some(name);
-            boot.as_ref() != Some(place) && !listed.iter().any(|d| named(&d.name))
-        });
-        let places: Vec<String> = foreign.map(|(place, _)| place).collect();
-        let attached = guest.options.iter().filter(|(key, _)| places.contains(key));
-        attached.map(|(_, text)| text.as_str()).chain(unused).collect()
+        move |key, text, volid| {
+            let has = |part: &str, wanted: &String| {
+                let value = text.split(',').find_map(|p| p.strip_prefix(part));
+                value.is_some_and(|v| v.trim_end_matches('/') == wanted)
+            };
+            boot.as_deref() == Some(volid)
+                || recorded
+                    .iter()
+                    .any(|v| v.volid.as_deref() == Some(volid) && v.reclaim_policy.as_deref() == Some("Delete"))
+                || disks.iter().any(|name| name == key || has("serial=", name))
+                || paths.iter().any(|path| has("mp=", path))
+        }
     }
 
     /// Lets the object go, unless it has guests of earlier revisions: then the next of these is what is deleted.

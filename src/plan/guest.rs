@@ -302,7 +302,8 @@ impl Planner<'_> {
     fn running(&mut self, vmid: i64, guest: &Guest) -> Staged {
         let what = guest.named(vmid);
         let stage = Stage::Running;
-        let mut names: Vec<&str> = guest.pending.iter().map(String::as_str).collect();
+        let pending = guest.pending.keys().map(String::as_str);
+        let mut names: Vec<&str> = pending.filter(|k| !super::volumes::only_size_pends(guest, k)).collect();
         if self.cloud_init_unread(guest) {
             names.push("cloud-init");
         }

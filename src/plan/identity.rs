@@ -136,6 +136,7 @@ impl Planner<'_> {
         match stamp {
             Some(stamp) if stamp.same_identity(&wanted) => Ok(()),
             Some(stamp) if stamp.same_object(&wanted) && self.desired.previous_clusters.contains(&stamp.cluster) => {
+                self.take_over_owners(vmid, guest)?;
                 self.unlocked(stage, vmid, guest)?;
                 Err(self.restamp(
                     vmid,
@@ -239,7 +240,7 @@ impl Planner<'_> {
     }
 
     /// Records the vmid in status, before anything is sent (write-ahead).
-    fn record(&mut self, vmid: i64, node: &str, adopted: bool) -> Next {
+    pub(super) fn record(&mut self, vmid: i64, node: &str, adopted: bool) -> Next {
         let announce = Announce::Vmid {
             vmid,
             node: node.to_string(),

@@ -9,12 +9,15 @@ mod delete;
 mod firewall;
 mod guest;
 mod health;
+mod held;
 mod identity;
+mod owners;
 #[cfg(test)]
 mod protected;
 mod revisions;
 mod scripts;
 mod seal;
+mod sizes;
 pub mod upid;
 mod vm;
 mod vm_agent;
@@ -34,7 +37,7 @@ pub use call::{ApiCall, Auth, Method};
 pub use config::TAG;
 pub use delete::{leaves_proxmox_alone, plan_deletion};
 pub use guest::{Input, plan};
-pub use volumes::OWNER_KIND;
+pub use owners::{OWNER_HOSTNAME, OWNER_KIND};
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
@@ -170,14 +173,26 @@ pub enum Query {
         /// Node.
         node: String,
     },
-    /// Owner containers on a node.
+    /// Owner containers of the whole cluster.
     Owners {
-        /// Node.
-        node: String,
-        /// Id mapping of the consumer.
-        unprivileged: bool,
+        /// Id range, both ends included: where they are made today.
+        ids: (i64, i64),
+    },
+    /// The id range of owner containers: what in it is hidden, and what is free for a new one.
+    OwnerRange {
         /// Id range, both ends included.
         ids: (i64, i64),
+        /// Where a new owner is to be made: its node, whose storages are searched for left volumes of the id.
+        node: Option<String>,
+    },
+    /// Every section of a guest's configuration.
+    Sections {
+        /// The id.
+        vmid: i64,
+        /// Container or machine.
+        type_: GuestType,
+        /// Node.
+        node: String,
     },
     /// Probes, all at once.
     Probes {
@@ -244,8 +259,8 @@ pub enum Announce {
     HealthRestart(crate::crd::RestartStatus),
     /// The lines are Phoenix's own.
     RawLines(Vec<String>),
-    /// A volume of the guest's own with reclaimPolicy Delete.
-    DeleteVolume(String),
+    /// A volume is about to be attached: a new one of the guest's own has no volume id yet.
+    Volume(crate::crd::VolumeStatus),
     /// The cloud-init drive is about to be written anew, while the machine runs with this process id.
     CloudInitWritten(i64),
     /// The snippet is the machine's, or none is any more.
@@ -484,6 +499,8 @@ pub struct Facts {
     pub tests: Option<Vec<crate::crd::ScriptStatus>>,
     /// Volumes.
     pub volumes: Option<Vec<crate::crd::VolumeStatus>>,
+    /// Size of the root filesystem, in GiB, that the spec asked for and that is there.
+    pub rootfs_gib: Option<i64>,
     /// What the probes said, this reconcile's answers included.
     pub health_state: Option<HealthState>,
     /// Milliseconds of the engine's clock until the next probe is due.

@@ -1,6 +1,6 @@
 //! One connection a hypervisor: API client, SSH, the poller's snapshot, and what is under way on it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -51,6 +51,10 @@ struct State {
     downloads: HashMap<String, Key>,
     /// Objects that wait for a clone of a source, first one first, with when they last asked.
     clones: HashMap<i64, Vec<(Key, Instant)>>,
+    /// Tagged containers that were read and are no owners of retained volumes: vmid, node and name.
+    no_owners: HashSet<(i64, String, String)>,
+    /// Ids of the owners' range that were proven free, and have not been in a list since.
+    free_owner_ids: HashSet<i64>,
 }
 
 /// An object that does not ask for so long has left the queue: it was deleted, or waits for something else.
@@ -61,6 +65,34 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Connection {
+    /// Whether a container was read already and is no owner of retained volumes.
+    pub(super) fn is_no_owner(&self, row: &(i64, String, String)) -> bool {
+        lock(&self.state).no_owners.contains(row)
+    }
+
+    /// Notes that a container is no owner of retained volumes.
+    pub(super) fn is_found_to_be_no_owner(&self, row: (i64, String, String)) {
+        lock(&self.state).no_owners.insert(row);
+    }
+
+    /// Ids of the owners' range that a list shows.
+    pub(super) fn seen_owner_ids<'i>(&self, ids: impl Iterator<Item = &'i i64>) {
+        let mut state = lock(&self.state);
+        for id in ids {
+            state.free_owner_ids.remove(id);
+        }
+    }
+
+    /// Whether an id of the owners' range was proven free, and has not been in a list since.
+    pub(super) fn was_free_owner_id(&self, id: i64) -> bool {
+        lock(&self.state).free_owner_ids.contains(&id)
+    }
+
+    /// Notes that an id of the owners' range is free.
+    pub(super) fn free_owner_id(&self, id: i64) {
+        lock(&self.state).free_owner_ids.insert(id);
+    }
+
     /// A connection; nothing is sent.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::crd::GuestStatus;
 use crate::desired::{self, Blocked, Desired, GuestObject, GuestType, Key, Stamp, refs};
-use crate::observed::{ClonePlace, Failure, HealthState, Observed, Verified};
+use crate::observed::{ClonePlace, Failure, HealthState, Observed, Recorded, Verified};
 use crate::plan::{self, Announce, Effect, Input, Next, Plan, Step};
 use crate::proxmox::{Upid, task::TaskState};
 use crate::status::{self, Outcome};
@@ -247,8 +247,11 @@ impl<S: Store> Engine<S> {
                 return Ok(plan);
             };
             // Who looks at owner containers is about to edit one: one object at a time (design §6).
-            if matches!(query, plan::Query::Owners { .. }) && owner_guard.is_none() {
-                *owner_guard = Some(connection.owners.lock().await);
+            if matches!(query, plan::Query::Owners { .. }) {
+                if owner_guard.is_none() {
+                    *owner_guard = Some(connection.owners.lock().await);
+                }
+                observed.recorded = self.recorded(object);
             }
             observe::look(connection, snapshot, &identity, &previous, query, &mut observed).await?;
             if let (Some(counters), plan::Query::Probes { probes, .. }) = (&self.options.counters, query) {
@@ -310,6 +313,21 @@ impl<S: Store> Engine<S> {
             g.status.vmid.is_some() && parent.is_some_and(|p| p.key == template.key)
         });
         cloned.map(|g| g.status.template_revision.clone()).collect()
+    }
+
+    /// Guests and owner containers that statuses of the same hypervisor's objects name.
+    fn recorded(&self, object: &GuestObject) -> Recorded {
+        let hypervisor = object.hypervisor_ref();
+        let mut recorded = Recorded::default();
+        for other in self.store.guests().iter().filter(|o| o.hypervisor_ref() == hypervisor) {
+            let status = &other.status;
+            let old = status.revisions.iter().flatten().map(|r| r.vmid);
+            recorded.guests.extend(status.vmid.into_iter().chain(old));
+            recorded
+                .owners
+                .extend(status.volumes.iter().flatten().filter_map(|v| v.owner_vmid));
+        }
+        recorded
     }
 
     /// Vmids that other objects have or want on the same hypervisor.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::desired::{Desired, GuestType, Stamp};
 use crate::guest::runner::{self, Layout, State};
 use crate::observed::*;
-use crate::plan::{OWNER_KIND, ProbeRequest, Query};
+use crate::plan::{ProbeRequest, Query};
 use crate::proxmox::Error;
 use crate::proxmox::guest::GuestConfig;
 
@@ -14,6 +14,7 @@ use super::failure::{failure, of_call, of_guest};
 use super::probes::Place;
 
 mod vm;
+mod volumes;
 
 fn id(vmid: i64) -> u32 {
     u32::try_from(vmid).unwrap_or_default()
@@ -41,7 +42,7 @@ pub async fn look(
             observed.cluster.read_now = true;
         }
         Query::Stamped { type_, among } => {
-            observed.stamped = Some(stamped(connection, *type_, among, identity, previous).await?);
+            observed.stamped = Some(stamped(connection, snapshot, *type_, among, identity, previous).await?);
         }
         Query::VmidFree { vmid, volumes_on } => {
             let check = vmid_free(connection, *vmid, volumes_on.as_deref()).await?;
@@ -76,23 +77,19 @@ pub async fn look(
         Query::Firewall { vmid, type_, node } => {
             observed.firewall = Some(firewall(connection, *type_, *vmid, node).await);
         }
-        Query::Owners {
-            node,
-            unprivileged,
-            ids,
-        } => {
-            observed.owners = Some(
-                owners(
-                    connection,
-                    snapshot,
-                    &identity.cluster,
-                    previous,
-                    node,
-                    *unprivileged,
-                    *ids,
-                )
-                .await,
-            );
+        Query::Owners { ids } => {
+            observed.owners = Some(volumes::owners(connection, snapshot, *ids, &observed.recorded).await);
+        }
+        Query::OwnerRange { ids, node } => {
+            let listed = match &observed.owners {
+                Some(Ok(owners)) => owners.listed.clone(),
+                _ => BTreeSet::new(),
+            };
+            observed.owner_range = Some(volumes::owner_range(connection, *ids, node.as_deref(), &listed).await);
+        }
+        Query::Sections { vmid, type_, node } => {
+            let sections = volumes::sections(connection, *type_, *vmid, node).await;
+            observed.sections.insert(*vmid, sections);
         }
         Query::Probes {
             vmid,
@@ -114,6 +111,7 @@ pub fn identity(desired: &Desired) -> Stamp {
 
 async fn stamped(
     connection: &Connection,
+    snapshot: &Snapshot,
     type_: GuestType,
     among: &[(i64, String)],
     identity: &Stamp,
@@ -121,7 +119,19 @@ async fn stamped(
 ) -> Result<Stamped, Failure> {
     let mut found = Stamped::default();
     for (vmid, node) in among {
-        let mut config = read_config(connection, type_, *vmid, node).await?;
+        let unread = |reason, why: &str| {
+            let what = type_.named(*vmid);
+            failure(
+                reason,
+                format!("{what} on node {node} may be this object's and cannot be read: {why}"),
+            )
+        };
+        if !snapshot.cluster.online.contains(node) {
+            return Err(unread("NodeOffline", &format!("node {node} is offline")));
+        }
+        let mut config = read_config(connection, type_, *vmid, node)
+            .await
+            .map_err(|f| unread(f.reason, &f.message))?;
         if config.as_ref().is_some_and(hides_stamp) {
             if creating(connection, *vmid, None, node).await? {
                 found.being_made.push(*vmid);
@@ -272,7 +282,8 @@ async fn read_guest(
         .collect();
     if guest.running {
         let pending = client.guest_pending(type_, node, id(vmid)).await?;
-        guest.pending = pending.into_iter().filter(|p| p.is_pending()).map(|p| p.key).collect();
+        let pending = pending.into_iter().filter(|p| p.is_pending());
+        guest.pending = pending.map(|p| (p.key, p.value)).collect();
     }
     // A machine's addresses come from its agent, which may not answer.
     if guest.running && type_ == GuestType::Lxc {
@@ -459,50 +470,6 @@ fn rule(rule: &crate::proxmox::firewall::FirewallRule) -> BTreeMap<String, Strin
     .into_iter()
     .filter_map(|(k, v)| Some((k.to_string(), v?)))
     .collect()
-}
-
-/// Looks through the id range of owner containers. Owners are found by stamp; status is a cache.
-async fn owners(
-    connection: &Connection,
-    snapshot: &Snapshot,
-    cluster: &str,
-    previous: &[String],
-    node: &str,
-    unprivileged: bool,
-    ids: (i64, i64),
-) -> Result<Owners, Failure> {
-    let mut result = Owners::default();
-    let mut taken = BTreeSet::new();
-    let fresh = connection.client.cluster_resources().await.map_err(|e| of_call(&e))?;
-    let rows = fresh.iter().filter_map(|r| Some((i64::from(r.vmid?), r.node.clone()?)));
-    for (vmid, on) in rows.filter(|(vmid, _)| (ids.0..=ids.1).contains(vmid)) {
-        taken.insert(vmid);
-        if on != node {
-            continue;
-        }
-        let read = guest(connection, snapshot, GuestType::Lxc, vmid, Some(node), false).await;
-        let GuestRead::Present(guest) = read else {
-            continue;
-        };
-        if guest.lock.as_deref() == Some("create") {
-            result.creating.push(vmid);
-            continue;
-        }
-        let ours = guest.stamp().is_some_and(|s| {
-            s.kind == OWNER_KIND && s.vmid == vmid && (s.cluster == cluster || previous.contains(&s.cluster))
-        });
-        let same_mapping = guest.options.get("unprivileged").is_some_and(|v| v == "1") == unprivileged;
-        if ours && same_mapping {
-            result.owners.push(Owner { vmid, guest: *guest });
-        }
-    }
-    for vmid in (ids.0..=ids.1).filter(|v| !taken.contains(v)) {
-        if vmid_free(connection, vmid, Some(node)).await? == IdCheck::Free {
-            result.free = Some(vmid);
-            break;
-        }
-    }
-    Ok(result)
 }
 
 /// Asks the probes of one guest, all at once.

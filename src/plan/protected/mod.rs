@@ -153,10 +153,26 @@ impl Scene {
             .guest
             .get_or_insert_with(|| GuestRead::Present(Box::new(self.guest.clone())));
         observed
+            .sections
+            .entry(VMID)
+            .or_insert_with(|| Ok(sections(VMID, &self.guest)));
+        observed
     }
 }
 
 type Planned = (Vec<Finding>, Facts);
+
+/// A guest's configuration without anything pending.
+fn sections(vmid: i64, guest: &Guest) -> Sections {
+    let section = |of| Section {
+        of,
+        options: guest.options.clone(),
+    };
+    Sections {
+        vmid,
+        sections: vec![section(SectionOf::Now), section(SectionOf::AfterRestart)],
+    }
+}
 
 fn cluster(guest: &Guest) -> Cluster {
     let storage = StorageRow {

@@ -20,12 +20,14 @@ fn earlier(change: impl FnOnce(&mut Guest), linked: &[&str]) -> (String, Vec<Str
         vmid: 101,
         node: Some(NODE.into()),
         snippet: None,
+        volumes: None,
     }]);
     let mut guest = scene.guest.clone();
     guest
         .options
         .insert("description".into(), scene.desired.stamp(101).describe(""));
     change(&mut guest);
+    scene.observed.sections.insert(101, Ok(sections(101, &guest)));
     scene.observed.old_revision = Some(Ok(OldRevision {
         vmid: 101,
         read: GuestRead::Present(Box::new(guest)),
