@@ -29,9 +29,10 @@ node: ## Prepare real containers for tests (Linux, root); says so and goes on wh
 cloudinit: ## Unpack Debian's cloud-init for the tests that ask it, if it is not there
 	e2e/install-cloud-init.sh
 
-lint: ## Check formatting and clippy's warnings
+lint: ## Check formatting, clippy's warnings, and that the list of protections fits the sources
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	tests/protections/run.py --check
 
 unit: ## Run the tests that need no Kubernetes
 	$(CARGO) test --locked --lib --bins

@@ -6,6 +6,9 @@ use std::fmt::Write;
 use crate::crd::GuestKind;
 use crate::desired::{GuestObject, Key};
 
+/// Levels of the tree that are indented.
+const DEEPEST: usize = 40;
+
 /// How a graph is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -72,28 +75,38 @@ impl<'a> Graph<'a> {
         for key in roots.chain(self.objects.keys()) {
             if seen.insert(*key) {
                 let _ = writeln!(text, "{}", self.line(key));
-                self.branch(key, "", &mut seen, &mut text);
+                self.branch(key, &mut seen, &mut text);
             }
         }
         text
     }
 
-    fn branch(&self, key: &Key, indent: &str, seen: &mut BTreeSet<&'a Key>, text: &mut String) {
-        let children = self.children.get(key).map(Vec::as_slice).unwrap_or_default();
-        for (n, child) in children.iter().enumerate() {
-            let last = n + 1 == children.len();
+    /// What was cloned from an object, and from that, and so on: without recursion, as users write chains of any length.
+    fn branch(&self, key: &'a Key, seen: &mut BTreeSet<&'a Key>, text: &mut String) {
+        let children = |key: &Key| self.children.get(key).map(Vec::as_slice).unwrap_or_default().iter();
+        let mut open = vec![(children(key), String::new())];
+        loop {
+            let depth = open.len();
+            let Some((rest, indent)) = open.last_mut() else {
+                return;
+            };
+            let Some(child) = rest.next() else {
+                open.pop();
+                continue;
+            };
+            let last = rest.len() == 0;
             let arm = if last { "└── " } else { "├── " };
             if !seen.insert(child) {
                 let _ = writeln!(text, "{indent}{arm}{} (a circle: see above)", self.name(child));
                 continue;
             }
             let _ = writeln!(text, "{indent}{arm}{}", self.line(child));
-            self.branch(
-                child,
-                &format!("{indent}{}", if last { "    " } else { "│   " }),
-                seen,
-                text,
-            );
+            // Deeper ones stand below each other, or a long chain would fill its lines with indentation.
+            let inner = match depth {
+                n if n > DEEPEST => indent.clone(),
+                _ => format!("{indent}{}", if last { "    " } else { "│   " }),
+            };
+            open.push((children(child), inner));
         }
     }
 
@@ -254,6 +267,18 @@ PhoenixTemplate base (900)
     └── PhoenixLXC qwen (950)  Ready  needs db
 ";
         assert_eq!(Graph::new(&objects).render(Format::Text), expected);
+    }
+
+    #[test]
+    fn a_chain_of_any_length_is_shown() {
+        let name = |n: usize| format!("t{n:05}");
+        let objects: Vec<GuestObject> = (0..5000)
+            .map(|n| template(&name(n), 1, (n > 0).then(|| name(n - 1)).as_deref()))
+            .collect();
+        let text = Graph::new(&objects).render(Format::Text);
+        assert_eq!(text.lines().count(), 5000);
+        assert!(text.ends_with("└── PhoenixTemplate t04999 (1)\n"));
+        assert!(text.lines().all(|l| l.chars().count() < 250));
     }
 
     #[test]

@@ -34,5 +34,6 @@ pub mod proxmox;
 pub mod secret;
 pub mod shell;
 pub mod simulator;
+mod stack;
 pub mod standalone;
 pub mod status;

@@ -28,12 +28,18 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Whether the endpoint answers as the recorded cluster: same name, and every recorded node still known.
+    /// Whether the endpoint answers as the recorded cluster.
     pub fn is_recorded(&self) -> bool {
-        self.recorded.as_ref().is_none_or(|recorded| {
-            recorded.name == self.identity.name
-                && (recorded.nodes.iter().any(|n| self.identity.nodes.contains(n)) || recorded.nodes.is_empty())
-        })
+        self.recorded
+            .as_ref()
+            .is_none_or(|recorded| recorded.is(&self.identity))
+    }
+
+    /// Whether it is certain that the endpoint answers as the recorded cluster, so that what is not there is gone. Two
+    /// single nodes have the installer's name for both; their certificate authorities differ.
+    pub fn is_proven(&self) -> bool {
+        let recorded = self.recorded.as_ref().and_then(|r| r.ca_fingerprint.as_ref());
+        self.is_recorded() && recorded == self.identity.ca_fingerprint.as_ref()
     }
 }
 
@@ -67,6 +73,15 @@ pub struct Row {
 }
 
 impl Row {
+    /// Container or machine.
+    pub fn guest_type(&self) -> GuestType {
+        if self.type_ == GuestType::Qemu.as_str() {
+            GuestType::Qemu
+        } else {
+            GuestType::Lxc
+        }
+    }
+
     /// Whether a later look shows the same guest, which was not started anew meanwhile.
     pub fn is_still(&self, later: &Row) -> bool {
         let lasting = |row: &Row| Row {
@@ -105,8 +120,8 @@ pub struct Guest {
     pub lock: Option<String>,
     /// Whether it runs.
     pub running: bool,
-    /// Options that wait for a restart.
-    pub pending: BTreeSet<String>,
+    /// Options that wait for a restart, with the value that is in force until then; `None` where there is none.
+    pub pending: BTreeMap<String, Option<String>>,
     /// Snapshots: name → description.
     pub snapshots: BTreeMap<String, String>,
     /// First address of the running guest, without prefix length. A machine's comes with [`Agent`].
@@ -155,6 +170,12 @@ impl Guest {
     /// The ownership stamp in the description.
     pub fn stamp(&self) -> Option<Stamp> {
         Stamp::find(self.options.get("description")?)
+    }
+
+    /// Whether it has a tag.
+    pub fn has_tag(&self, tag: &str) -> bool {
+        let tags = self.options.get("tags").map(String::as_str).unwrap_or_default();
+        tags.split([';', ',', ' ']).any(|t| t == tag)
     }
 
     /// Whether it is a Proxmox template.
@@ -261,7 +282,7 @@ pub struct FirewallState {
     pub digest: Option<String>,
 }
 
-/// An owner container of retained volumes.
+/// An owner container of retained volumes: whoever carries an owner's stamp, of whichever management cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// Its vmid.
@@ -270,15 +291,66 @@ pub struct Owner {
     pub guest: Guest,
 }
 
-/// The owner containers' id range, looked through.
+/// The owner containers of the whole Proxmox cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owners {
-    /// Owners of the management cluster on the wanted node and id mapping.
+    /// All that could be read, of any node and id mapping.
     pub owners: Vec<Owner>,
-    /// Ids of the range that a new owner could have, first one first.
-    pub free: Option<i64>,
-    /// Ids of the range that are being created just now.
+    /// Containers that may be owners and could not be read, and why.
+    pub unreadable: Vec<(i64, Failure)>,
+    /// Ids of the owners' range that are being created just now.
     pub creating: Vec<i64>,
+    /// Every vmid that the cluster's list showed.
+    pub listed: BTreeSet<i64>,
+}
+
+/// The owners' id range, looked through before something new is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnerRange {
+    /// Whether an id for a new owner was looked for.
+    pub looked_for_free: bool,
+    /// First id that a new owner could have.
+    pub free: Option<i64>,
+    /// Ids that Proxmox calls taken although no list shows them: privileges hide them.
+    pub hidden: Vec<i64>,
+}
+
+/// What statuses of all objects of a hypervisor have recorded: hints where to look, never proof.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// Guests of objects.
+    pub guests: BTreeSet<i64>,
+    /// Owner containers of their volumes.
+    pub owners: BTreeSet<i64>,
+}
+
+/// One section of a guest's configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Section {
+    /// Which one.
+    pub of: SectionOf,
+    /// Its options.
+    pub options: BTreeMap<String, String>,
+}
+
+/// The sections that a configuration has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SectionOf {
+    /// What is in force.
+    Now,
+    /// What a restart makes of it.
+    AfterRestart,
+    /// What a snapshot holds.
+    Snapshot(String),
+}
+
+/// All sections of a guest's configuration, read now: what destroying it may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sections {
+    /// Whose.
+    pub vmid: i64,
+    /// The one in force first.
+    pub sections: Vec<Section>,
 }
 
 /// That a guest was found as wanted, and what its row looked like then. Kept in memory, never in status.
@@ -292,16 +364,43 @@ pub struct Verified {
     pub at: i64,
 }
 
+/// An image on its storage.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    /// Whether the file is there.
+    pub present: bool,
+    /// Whether Proxmox compared the file with its checksum, or fetched it, since the engine began.
+    pub compared: bool,
+    /// What the appliance index says, where it was asked for.
+    pub index: Option<ApplianceIndex>,
+}
+
+/// The appliance index of a node, as far as one name goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApplianceIndex {
+    /// Whether it lists the name, and so knows its checksum. It lists only the newest build of each (facts L.5).
+    pub listed: bool,
+    /// Names that it lists of the same package.
+    pub newer: Vec<String>,
+}
+
 /// A guest with the object's stamp.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OurGuest {
     /// The id.
     pub vmid: i64,
+    /// Container or machine.
+    pub type_: GuestType,
     /// Node.
     pub node: String,
     /// Revision in the stamp.
     pub revision: Option<String>,
+    /// Whether it was adopted.
+    pub adopted: bool,
 }
+
+/// A guest that may be the object's: its id, sort and node.
+pub type MaybeOurs = (i64, GuestType, String);
 
 /// The guest of an earlier revision of a template, looked at before it is removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -333,6 +432,11 @@ pub struct Stamped {
     pub ours: Vec<OurGuest>,
     /// Guests that a task is making: whose they are cannot be read before it is done (facts K.3.1).
     pub being_made: Vec<i64>,
+    /// Guests with the stamp of an object of this kind, namespace and name in a management cluster that nobody names as
+    /// a previous one, with that cluster's id.
+    pub foreign: Vec<(i64, String)>,
+    /// Vmids that the object adopted once, as the stamps of copies of these guests tell.
+    pub adopted_once: BTreeSet<i64>,
 }
 
 /// A place in the queue for clones of one source (facts D.4: one at a time).
@@ -420,6 +524,8 @@ pub struct Observed {
     pub cluster: Cluster,
     /// Vmids that other objects have or want.
     pub reserved: BTreeSet<i64>,
+    /// Vmids that other objects have, of any namespace and kind, with who has each.
+    pub held: BTreeMap<i64, String>,
     /// Vmids that failed the check for a new guest in this reconcile.
     pub unusable: BTreeSet<i64>,
     /// What the search for guests with this object's stamp found.
@@ -428,18 +534,28 @@ pub struct Observed {
     pub id_check: Option<(i64, IdCheck)>,
     /// The guest.
     pub guest: Option<GuestRead>,
+    /// The vmid that [`Observed::guest`] was read under.
+    pub guest_of: Option<i64>,
+    /// Guests whose volumes the guest under the vmid holds, before it is taken.
+    pub lenders: Option<BTreeMap<i64, GuestRead>>,
     /// Whether a create or clone task for the guest's vmid runs.
     pub creating: Option<bool>,
     /// The template's guest.
     pub parent: Option<GuestRead>,
-    /// Whether the source image is on its storage.
-    pub image: Option<Result<bool, Failure>>,
+    /// The source image on its storage.
+    pub image: Option<Result<Image, Failure>>,
     /// Records of scripts in the guest, by id.
     pub scripts: Option<Result<BTreeMap<String, ScriptRecord>, Failure>>,
     /// Firewall of the guest.
     pub firewall: Option<Result<FirewallState, Failure>>,
+    /// What statuses have recorded, for the search for owner containers.
+    pub recorded: Recorded,
     /// Owner containers.
     pub owners: Option<Result<Owners, Failure>>,
+    /// The id range of owner containers.
+    pub owner_range: Option<Result<OwnerRange, Failure>>,
+    /// Every section of guests' configurations, by vmid.
+    pub sections: BTreeMap<i64, Result<Sections, Failure>>,
     /// What the machine's guest agent says.
     pub agent: Option<Result<Agent, Failure>>,
     /// Whether a snippet has the wanted content on the guest's node.
@@ -448,6 +564,8 @@ pub struct Observed {
     pub cloud_init: Option<Result<CloudInitState, Failure>>,
     /// Revisions of this template from which objects were cloned; `None` for an object whose revision is not known.
     pub cloned_revisions: Vec<Option<String>>,
+    /// Objects by the vmid that they recorded, for messages; only where a template is being deleted.
+    pub objects: BTreeMap<i64, String>,
     /// An earlier revision of the template.
     pub old_revision: Option<Result<OldRevision, Failure>>,
     /// Where the object stands in the queue for clones of its template.

@@ -1,12 +1,13 @@
 //! Plan, outcome and previous status to new status. Pure; a status that says the same as before is equal to it, so
 //! that nothing is written (design §2).
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::crd::{GuestStatus, RevisionStatus, TaskStatus, VolumeStatus};
 use crate::observed::Failure;
-use crate::plan::{Announce, Finding, Next, Plan, Stage, Step};
+use crate::plan::{Announce, Effect, Finding, Next, Plan, Stage, Step, retry};
+
+pub use crate::plan::retry::time;
 
 /// Conditions that are there only while they are True.
 const TRANSIENT: &[&str] = &[
@@ -14,13 +15,13 @@ const TRANSIENT: &[&str] = &[
     "RestartRequired",
     "RecreateRequired",
     "VolumeNotRetained",
+    "VolumeUnclaimed",
+    "LargerThanSpec",
     "FeatureOutdated",
     "TemplateOutdated",
     "OldRevisionKept",
+    "ImageNotCompared",
 ];
-
-/// Longest pause between attempts, in seconds.
-const MAX_PAUSE: u64 = 300;
 
 /// What came of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,17 +34,6 @@ pub enum Outcome {
     Failed(Failure),
     /// Something else is in the way for a moment; not the step's fault.
     Busy(Failure),
-}
-
-/// The time as Kubernetes writes it.
-pub fn time(now: i64) -> Time {
-    Time(Timestamp::from_second(now).unwrap_or(Timestamp::UNIX_EPOCH))
-}
-
-/// Seconds before attempt `failures` + 1: 5, 10, 20, … at most 300.
-pub fn pause(failures: i64) -> u64 {
-    let shift = u32::try_from(failures.clamp(1, 8) - 1).unwrap_or(0);
-    (5u64 << shift).min(MAX_PAUSE)
 }
 
 /// Sets a condition; its transition time changes only with its status.
@@ -89,10 +79,19 @@ pub fn announced(previous: &GuestStatus, announce: &[Announce]) -> GuestStatus {
                 status.vmid = Some(*vmid);
                 status.node = Some(node.clone());
                 status.adopted = adopted.then_some(true);
+                status.claim = None;
+            }
+            Announce::Claim(digest) => status.claim = Some(digest.clone()),
+            Announce::Restamped(value) => status.restamped = Some(value.clone()),
+            Announce::Owned(restamp) => {
+                status.claim = None;
+                status.restamped.clone_from(restamp);
             }
             Announce::NoVmid => {
                 status.vmid = None;
                 status.create_sent = None;
+                status.adopted = None;
+                status.claim = None;
                 status.node = None;
                 status.last_error = None;
             }
@@ -110,14 +109,12 @@ pub fn announced(previous: &GuestStatus, announce: &[Announce]) -> GuestStatus {
             Announce::CloudInitWritten(pid) => status.cloud_init_unread = Some(*pid),
             Announce::Snippet(volid) => status.snippet.clone_from(volid),
             Announce::RawLines(lines) => status.lxc_options = Some(lines.clone()),
-            Announce::DeleteVolume(name) => {
+            Announce::Volume(new) => {
                 let volumes = status.volumes.get_or_insert_default();
-                if !volumes.iter().any(|v| v.name == *name) {
-                    volumes.push(VolumeStatus {
-                        name: name.clone(),
-                        reclaim_policy: Some("Delete".into()),
-                        ..VolumeStatus::default()
-                    });
+                match volumes.iter_mut().find(|v| v.name == new.name) {
+                    Some(old) if old.volid.is_none() || new.volid.is_some() => old.clone_from(new),
+                    Some(_) => {}
+                    None => volumes.push(new.clone()),
                 }
             }
         }
@@ -135,9 +132,29 @@ fn superseded(status: &mut GuestStatus, old: &RevisionStatus) {
         return;
     }
     (status.vmid, status.node, status.create_sent, status.adopted) = (None, None, None, None);
-    (status.applied_hash, status.cleaned, status.snippet) = (None, None, None);
+    (status.applied_hash, status.cleaned, status.snippet, status.image) = (None, None, None, None);
+    status.claim = None;
     (status.features, status.application, status.tests, status.vllm) = (None, None, None, None);
     (status.volumes, status.lxc_options, status.task) = (None, None, None);
+    status.rootfs_gib = None;
+}
+
+/// Takes a claim back whose call was refused for the moment: the guest is as it was, and is looked at anew. `None` where
+/// the step claims nothing.
+pub fn unclaimed(previous: &GuestStatus, step: &Step) -> Option<GuestStatus> {
+    let announces = |of: fn(&Announce) -> bool| step.announce.iter().any(of);
+    if !announces(|a| matches!(a, Announce::Claim(_))) {
+        return None;
+    }
+    let mut status = previous.clone();
+    if announces(|a| matches!(a, Announce::Vmid { .. })) {
+        status = announced(&status, &[Announce::NoVmid]);
+    }
+    if announces(|a| matches!(a, Announce::Restamped(_))) {
+        status.restamped = None;
+    }
+    status.claim = None;
+    Some(status)
 }
 
 fn take_up(status: &mut GuestStatus) {
@@ -148,21 +165,40 @@ fn take_up(status: &mut GuestStatus) {
     status.node = last.node;
     status.snippet = last.snippet;
     status.create_sent = Some(true);
-    status.volumes = None;
+    // What it was built with may go with it.
+    status.volumes = last.volumes.map(|volids| {
+        let built = |volid: String| VolumeStatus {
+            name: volid.clone(),
+            volid: Some(volid),
+            reclaim_policy: Some("Delete".into()),
+            ..VolumeStatus::default()
+        };
+        volids.into_iter().map(built).collect()
+    });
 }
 
-/// The status after a step.
-pub fn after_step(previous: &GuestStatus, step: &Step, outcome: &Outcome, now: i64) -> GuestStatus {
+/// The status after a step. `scale` shortens the pause after a failure, for tests whose time is faster.
+pub fn after_step(previous: &GuestStatus, step: &Step, outcome: &Outcome, now: i64, scale: f64) -> GuestStatus {
     let mut status = previous.clone();
     match outcome {
-        Outcome::Done => succeeded(&mut status),
+        Outcome::Done => {
+            retry::succeeded(&mut status, step.apart.as_deref());
+            if let Effect::RawLines { remove, .. } = &step.effect {
+                let lines = status.lxc_options.take().unwrap_or_default();
+                let left: Vec<String> = lines.into_iter().filter(|l| !remove.contains(l)).collect();
+                status.lxc_options = Some(left).filter(|l| !l.is_empty());
+            }
+        }
         Outcome::Started(upid) => {
             status.task = Some(TaskStatus {
                 upid: upid.clone(),
                 action: step.action.clone(),
+                apart: step.apart.clone(),
             });
         }
-        Outcome::Failed(failure) => failed(&mut status, &step.action, failure, now),
+        Outcome::Failed(failure) => {
+            retry::failed(&mut status, step.apart.as_deref(), &step.action, failure, now, scale);
+        }
         Outcome::Busy(failure) => {
             status.last_error = Some(failure.message.clone());
         }
@@ -171,39 +207,42 @@ pub fn after_step(previous: &GuestStatus, step: &Step, outcome: &Outcome, now: i
 }
 
 /// The status after a task ended.
-pub fn after_task(previous: &GuestStatus, failure: Option<&Failure>, now: i64) -> GuestStatus {
+pub fn after_task(previous: &GuestStatus, failure: Option<&Failure>, now: i64, scale: f64) -> GuestStatus {
     let mut status = previous.clone();
-    let action = status.task.take().map(|t| t.action).unwrap_or_default();
+    let task = status.task.take().unwrap_or_default();
     match failure {
-        None => succeeded(&mut status),
-        Some(failure) => failed(&mut status, &action, failure, now),
+        None => retry::succeeded(&mut status, task.apart.as_deref()),
+        Some(failure) => retry::failed(&mut status, task.apart.as_deref(), &task.action, failure, now, scale),
     }
     status
 }
 
-fn succeeded(status: &mut GuestStatus) {
-    status.failures = None;
-    status.last_error = None;
-    status.next_retry = None;
-}
-
-fn failed(status: &mut GuestStatus, action: &str, failure: &Failure, now: i64) {
-    let failures = status.failures.unwrap_or(0).saturating_add(1);
-    status.failures = Some(failures);
-    let message: String = format!("{}: cannot {action}: {}", failure.reason, failure.message)
-        .chars()
-        .take(2000)
-        .collect();
-    status.last_error = Some(message);
-    status.next_retry = Some(time(now.saturating_add_unsigned(pause(failures))));
-}
-
-/// Puts the pause after a failure off, for tests that scale time.
-pub fn scale_retry(status: &mut GuestStatus, now: i64, scale: f64) {
-    if scale > 1.0 && status.next_retry.is_some() {
-        let pause = pause(status.failures.unwrap_or(1)) as f64 / scale;
-        status.next_retry = Some(time(now + pause as i64));
+/// The status after a panic in the work on the object: it is tried again, later each time.
+pub fn panicked(previous: &GuestStatus, generation: i64, message: &str, now: i64, scale: f64) -> GuestStatus {
+    let mut status = previous.clone();
+    status.observed_generation = Some(generation);
+    let message: String = message.chars().take(2000).collect();
+    let failure = Failure {
+        reason: "InternalError",
+        message: message.clone(),
+    };
+    retry::failed(&mut status, None, "go on", &failure, now, scale);
+    for (type_, value) in [("Ready", "Unknown"), ("Reconciling", "True")] {
+        set_condition(
+            &mut status.conditions,
+            type_,
+            value,
+            "InternalError",
+            &message,
+            generation,
+            now,
+        );
     }
+    clear_condition(&mut status.conditions, "Stalled");
+    status.conditions.sort_by_key(|c| order(&c.type_));
+    status.phase = Some("Waiting".into());
+    status.message = Some(message);
+    status
 }
 
 /// The status that a plan leads to.
@@ -224,7 +263,7 @@ pub fn planned(previous: &GuestStatus, generation: i64, plan: &Plan, hash: Optio
             clear_condition(&mut status.conditions, name);
         }
         status.applied_hash = hash.map(str::to_string);
-        succeeded(&mut status);
+        retry::all_well(&mut status);
     }
     if !matches!(plan.next, Next::Look(_)) {
         summary(&mut status, plan, generation, now);
@@ -259,6 +298,7 @@ fn facts(status: &mut GuestStatus, plan: &Plan) {
     }
     keep(&mut status.node, &facts.node);
     keep(&mut status.source, &facts.source);
+    keep(&mut status.image, &facts.image);
     keep(&mut status.revision, &facts.revision);
     keep(&mut status.template_revision, &facts.template_revision);
     keep(&mut status.features, &facts.features);
@@ -268,6 +308,7 @@ fn facts(status: &mut GuestStatus, plan: &Plan) {
     keep(&mut status.cleaned, &facts.cleaned);
     keep(&mut status.health, &facts.health);
     keep(&mut status.ip, &facts.ip);
+    keep(&mut status.rootfs_gib, &facts.rootfs_gib);
     keep(&mut status.volumes, &facts.volumes);
     if !plan.partial && plan.next == Next::Done {
         status.gpus.clone_from(&facts.gpus);

@@ -214,3 +214,71 @@ async fn firewall_rules_that_come_back_otherwise_are_not_written_again() {
     rounds(&world).await;
     assert_eq!(writes(), before);
 }
+
+/// Two single nodes have the installer's name for both: only their certificate authorities differ.
+#[tokio::test]
+async fn a_single_node_of_the_same_name_is_another_cluster() {
+    let (mut world, key) = world().await;
+    let recorded = |world: &World| {
+        world
+            .store
+            .hypervisor("ai", "pve")
+            .unwrap()
+            .status
+            .clone()
+            .unwrap()
+            .cluster
+    };
+    let before = recorded(&world).unwrap();
+    assert!(before.ca_fingerprint.is_some());
+    // The endpoint is now the other node, which has no such guest.
+    let kept = world.sim().with(|state| {
+        let ca = state.ca_fingerprint.replace("AA:BB".into());
+        (ca, state.guests.remove(&VMID).unwrap())
+    });
+    for delete in [false, true] {
+        if delete {
+            world.store.delete(&key);
+        }
+        world.restart();
+        rounds(&world).await;
+        assert!(says(&world, &key, "WrongCluster"));
+        assert!(world.guests().is_empty(), "a second guest was made");
+        assert_eq!(recorded(&world), Some(before.clone()), "it was recorded as the same");
+    }
+    world.sim().with(|state| {
+        state.ca_fingerprint = kept.0;
+        state.guests.insert(VMID, kept.1);
+    });
+    world.settle(false).await.unwrap();
+    assert!(world.store.guest(&key).is_none() && world.guests().is_empty());
+}
+
+/// A status from before the authority was recorded gets it only where a guest proves that it is the same cluster.
+#[tokio::test]
+async fn an_older_record_of_the_cluster_is_completed_only_with_proof() {
+    for other in [false, true] {
+        let (mut world, key) = world().await;
+        let mut hypervisor = (*world.store.hypervisor("ai", "pve").unwrap()).clone();
+        let status = hypervisor.status.as_mut().unwrap();
+        status.cluster.as_mut().unwrap().ca_fingerprint = None;
+        world.store.objects.insert_hypervisor(hypervisor);
+        let gone = world
+            .sim()
+            .with(|state| other.then(|| state.guests.remove(&VMID).unwrap()));
+        world.restart();
+        world.poll().await;
+        let status = world.store.hypervisor("ai", "pve").unwrap().status.clone().unwrap();
+        assert_eq!(status.cluster.unwrap().ca_fingerprint.is_none(), other);
+        world.store.delete(&key);
+        rounds(&world).await;
+        assert_eq!(world.store.guest(&key).is_some(), other);
+        if let Some(gone) = gone {
+            assert!(says(&world, &key, "WrongCluster"));
+            world.sim().with(|state| state.guests.insert(VMID, gone));
+            world.restart();
+            world.settle(false).await.unwrap();
+        }
+        assert!(world.store.guest(&key).is_none());
+    }
+}

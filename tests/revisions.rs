@@ -259,3 +259,136 @@ async fn a_revision_from_which_an_object_was_copied_stays() {
     settled(&mut world).await;
     assert!(world.guests().contains_key(&first), "{:#?}", world.guests());
 }
+
+/// How often a guest's removal was asked for.
+fn removals(world: &World, vmid: u32) -> usize {
+    let end = format!("/{vmid}");
+    let requests = world.sim().requests();
+    requests
+        .iter()
+        .filter(|r| r.method == "DELETE" && r.path.ends_with(&end))
+        .count()
+}
+
+async fn looks(world: &World) {
+    for _ in 0..30 {
+        world.round().await;
+        tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+    }
+}
+
+/// A template with a linked clone of an object's and one of a stranger's, being deleted: it waits with a reason that
+/// names both, asks Proxmox for nothing that is refused, and goes when they are gone.
+async fn waits_for_its_linked_clones(template: Value, clone: impl Fn(&str) -> Value) {
+    let mut world = World::with_ssh(&[]).await;
+    let key = world.store.apply(template);
+    let child = world.store.apply(clone("mine"));
+    let mut kept = clone("theirs");
+    kept["spec"]["deletionPolicy"] = json!("Retain");
+    let kept = world.store.apply(kept);
+    settled(&mut world).await;
+    let vmid = |world: &World, key: &Key| u32::try_from(status(world, key).vmid.unwrap()).unwrap();
+    let (base, own, theirs) = (vmid(&world, &key), vmid(&world, &child), vmid(&world, &kept));
+    // The object goes and its guest stays, without anybody's stamp.
+    world.store.delete(&kept);
+    settled(&mut world).await;
+    world.store.delete(&key);
+    looks(&world).await;
+    let waits = status(&world, &key);
+    let ready = waits.conditions.iter().find(|c| c.type_ == "Ready").unwrap();
+    assert_eq!(ready.reason, "TemplateInUse", "{ready:?}");
+    let (own, child_name) = (own.to_string(), child.to_string());
+    for words in [&own, &child_name, &theirs.to_string(), "theirs, not Phoenix's"] {
+        assert!(ready.message.contains(words), "{words}: {}", ready.message);
+    }
+    assert!(
+        world.look_at(&key).await > std::time::Duration::from_millis(20),
+        "it does not come back at once"
+    );
+    world.store.delete(&child);
+    looks(&world).await;
+    assert!(world.store.guest(&child).is_none());
+    let message = status(&world, &key).message.unwrap();
+    assert!(
+        message.contains("theirs") && !message.contains(&child_name),
+        "{message}"
+    );
+    assert_eq!(removals(&world, base), 0);
+    world
+        .sim()
+        .edit(phoenix::simulator::Edit::RemoveGuest { vmid: theirs })
+        .unwrap();
+    settled(&mut world).await;
+    assert!(world.store.guest(&key).is_none() && !world.guests().contains_key(&base));
+    assert_eq!(removals(&world, base), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_that_is_deleted_waits_for_its_linked_clones() {
+    waits_for_its_linked_clones(base("base", "one"), |name| child(name, "base")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_template_that_is_deleted_waits_for_its_linked_clones() {
+    let mut template = vm_template("base");
+    template["spec"]["vm"].as_object_mut().unwrap().remove("protection");
+    let clone = |name: &str| {
+        let mut clone = vm(
+            name,
+            json!({"source": {"templateRef": {"name": "base"}}, "network": []}),
+        );
+        clone["spec"].as_object_mut().unwrap().remove("disks");
+        clone
+    };
+    waits_for_its_linked_clones(template, clone).await;
+}
+
+/// The call answers before the work is done: a slow look sees the guest as it was, and its task as it is.
+#[tokio::test]
+async fn a_template_is_converted_once_whatever_the_order_of_the_looks() {
+    let mut world = World::new(&[]).await;
+    let fault = |kind| phoenix::simulator::Fault {
+        method: Some("GET".into()),
+        path: Some("^/nodes/phoenix/lxc/1000/config$".into()),
+        skip: 0,
+        count: 1000,
+        kind,
+    };
+    world
+        .sim()
+        .add_fault(fault(phoenix::simulator::FaultKind::Delay { ms: 20 }));
+    world.store.apply(template("base", "Template"));
+    settled(&mut world).await;
+    let requests = world.sim().requests();
+    let sent = requests
+        .iter()
+        .filter(|r| r.method == "POST" && r.path.ends_with("/1000/template"));
+    assert_eq!(sent.count(), 1);
+    let events = world.store.events.lock().unwrap();
+    let warnings: Vec<_> = events.iter().filter(|(_, e)| e.message.contains("convert")).collect();
+    assert!(warnings.is_empty(), "{:?}", warnings[0].1.message);
+}
+
+/// Proxmox converts no guest with snapshots and starts no template: an edited form is refused, or built beside.
+#[tokio::test]
+async fn an_edited_form_is_refused_or_built_as_a_new_revision() {
+    for (first, second) in [("Snapshot", "Template"), ("Template", "Snapshot")] {
+        let mut world = World::new(&[]).await;
+        let key = world.store.apply(template("base", first));
+        settled(&mut world).await;
+        let before = world.guests();
+        let mut edited = template("base", second);
+        world.store.apply(edited.clone());
+        world.settle(true).await.unwrap();
+        let told = status(&world, &key).message.unwrap();
+        assert!(told.contains("spec.form") && told.contains(REBUILD), "{told}");
+        assert_eq!(world.guests(), before);
+        edited["metadata"]["annotations"] = json!({REBUILD: "1"});
+        world.store.apply(edited);
+        settled(&mut world).await;
+        assert_eq!(world.guests()[&1000], before[&1000]);
+        let built = &world.guests()[&1001];
+        let converted = built.get("template").is_some_and(|t| t == "1");
+        assert_eq!(converted, second == "Template", "{built:?}");
+    }
+}

@@ -22,6 +22,7 @@ use engine::{IMAGE, World, lxc, template};
 use phoenix::crd::{ADOPT, PhoenixHypervisor};
 use phoenix::desired::{Key, Objects};
 use phoenix::simulator::model::access::AclEntry;
+use phoenix::simulator::model::storage::Volume;
 use phoenix::simulator::{Edit, Simulator};
 use serde_json::{Value, json};
 
@@ -53,6 +54,15 @@ fn furnish(sim: &Simulator) {
         let node = state.nodes.get_mut("phoenix").unwrap();
         let bridge = node.bridges["vmbr0"].clone();
         node.bridges.insert("vmbr1".into(), bridge);
+        let hook = Volume {
+            content: "snippets".into(),
+            format: "snippet".into(),
+            size: 100,
+            ..Volume::default()
+        };
+        let files = &mut state.storages.get_mut("local").unwrap().volumes;
+        let files = files.entry("phoenix".into()).or_default();
+        files.insert("snippets/hook.pl".into(), hook);
         // Privileged containers and the order of starts of machines need it.
         let modify = ["Sys.Modify".to_string()];
         state.access.roles.insert("Mod".into(), modify.into_iter().collect());

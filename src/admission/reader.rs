@@ -57,6 +57,16 @@ pub struct ReadError {
 /// # Errors
 /// If the text is not YAML, a key stands twice in one map, or a document is not an object.
 pub fn read_manifests(text: &str, file: &str) -> Result<Vec<Manifest>, ReadError> {
+    crate::stack::large(|| read(text, file)).unwrap_or_else(|message| {
+        Err(ReadError {
+            file: file.to_owned(),
+            line: 0,
+            message: message.to_owned(),
+        })
+    })
+}
+
+fn read(text: &str, file: &str) -> Result<Vec<Manifest>, ReadError> {
     let options = serde_saphyr::options! {
         legacy_octal_numbers: true,
         with_snippet: false,

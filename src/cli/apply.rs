@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::desired::{GuestObject, Key, Objects};
 use crate::shell::engine::{Engine, EngineOptions};
-use crate::shell::store::Event;
+use crate::shell::store::{Event, Store};
 use crate::standalone::manifests::{ManifestError, load};
 use crate::standalone::run::{End, Standing, run, standing};
 use crate::standalone::state::{State, StateError};
@@ -52,6 +52,8 @@ pub struct Args {
 
 /// Bad input or a state folder that cannot be used.
 pub const BAD_INPUT: u8 = 2;
+/// Ended by Ctrl-C, as a shell tells it.
+const INTERRUPTED: u8 = 130;
 
 impl Source {
     /// Opens state and manifests for work; nobody else can meanwhile.
@@ -140,6 +142,21 @@ impl Opened {
             .collect()
     }
 
+    /// Ends the pauses of earlier runs, and gives scripts that gave up new attempts: somebody asks now.
+    ///
+    /// # Errors
+    /// When the state folder cannot be written.
+    pub async fn resume(&self, keys: &[Key]) -> Result<(), String> {
+        for object in self.objects(keys) {
+            let resumed = crate::plan::retry::resumed(&object.status);
+            if resumed != object.status {
+                let written = self.store.write_status(&object, &resumed).await;
+                written.map_err(|error| format!("{}: {error}", object.key))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The objects now, those of `keys` that are still there.
     pub fn objects(&self, keys: &[Key]) -> Vec<GuestObject> {
         keys.iter().filter_map(|k| self.store.guest(k)).collect()
@@ -150,13 +167,13 @@ impl Args {
     /// Runs the command.
     pub fn run(self) -> ExitCode {
         let Some(limit) = crate::desired::units::seconds(&self.timeout).map(Duration::from_secs) else {
-            eprintln!("--timeout: {:?} is not a duration such as 30m", self.timeout);
+            errln!("--timeout: {:?} is not a duration such as 30m", self.timeout);
             return ExitCode::from(BAD_INPUT);
         };
         let opened = match self.source.open(Some(progress())) {
             Ok(opened) => opened,
             Err(error) => {
-                eprintln!("{error}");
+                errln!("{error}");
                 return ExitCode::from(BAD_INPUT);
             }
         };
@@ -168,28 +185,39 @@ impl Args {
         if let Some(name) = &self.hypervisor {
             keys.retain(|k| opened.store.guest(k).is_some_and(|o| o.hypervisor_ref().1 == *name));
         }
+        if let Err(error) = opened.resume(&keys).await {
+            errln!("{error}");
+            return ExitCode::FAILURE;
+        }
         let before: Vec<_> = opened.objects(&keys).into_iter().map(|o| o.resource_version).collect();
-        let end = run(&opened.engine, &opened.store, &keys, limit).await;
+        let end = tokio::select! {
+            end = run(&opened.engine, &opened.store, &keys, limit) => Some(end),
+            Ok(()) = tokio::signal::ctrl_c() => None,
+        };
         let objects = opened.objects(&keys);
         let after: Vec<_> = objects.iter().map(|o| o.resource_version.clone()).collect();
-        println!("{}", table::render(&objects));
+        outln!("{}", table::render(&objects));
         let count = |s: Standing| objects.iter().filter(|o| standing(o) == s).count();
         let ready = count(Standing::Ready);
         let others = count(Standing::Stalled) + count(Standing::Working);
-        println!();
-        if end == End::Ready && before == after {
-            println!("nothing changed: {ready} objects are Ready");
+        outln!();
+        if end == Some(End::Ready) && before == after {
+            outln!("nothing changed: {ready} objects are Ready");
         } else {
-            println!("{ready} objects are Ready, {others} not Ready");
+            outln!("{ready} objects are Ready, {others} not Ready");
         }
         self.strangers(opened);
         let unready = unready_hypervisors(opened);
         for line in &unready {
-            println!("{line}");
+            outln!("{line}");
         }
+        let Some(end) = end else {
+            errln!("interrupted; what runs on Proxmox goes on, and phoenix apply takes it up again");
+            return ExitCode::from(INTERRUPTED);
+        };
         match end {
             End::TimedOut if self.wait => {
-                eprintln!("not everything was Ready within {}", self.timeout);
+                errln!("not everything was Ready within {}", self.timeout);
                 ExitCode::FAILURE
             }
             _ if !unready.is_empty() && self.wait => ExitCode::FAILURE,
@@ -203,7 +231,7 @@ impl Args {
     fn strangers(&self, opened: &Opened) {
         let keys = opened.keys();
         for object in opened.store.guests().iter().filter(|o| !keys.contains(&o.key)) {
-            println!(
+            outln!(
                 "{} is in the state folder but in no manifest; it is left alone (phoenix delete removes it)",
                 object.key
             );
@@ -251,7 +279,7 @@ pub(super) fn progress() -> Listener {
             return;
         }
         match &bars {
-            None => eprintln!("{line}"),
+            None => errln!("{line}"),
             Some(bars) => {
                 let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
                 let bar = shown

@@ -70,7 +70,7 @@ impl Args {
             Ok(report) if report.count(Severity::Error) > 0 => ExitCode::from(1),
             Ok(_) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("phoenix convert: {error:#}");
+                errln!("phoenix convert: {error:#}");
                 ExitCode::from(2)
             }
         }
@@ -101,12 +101,12 @@ impl Args {
             let text = serde_json::to_string_pretty(&output.report)? + "\n";
             fs::write(path, text).with_context(|| path.display().to_string())?;
         }
-        eprint!(
+        errout!(
             "{}",
             summary(&output.report, output.files.len(), dir, self.report.as_deref())
         );
         for stranger in strangers(dir, &output.files) {
-            eprintln!(
+            errln!(
                 "note: {} is not of this conversion; kustomization.yaml does not list it",
                 stranger.display()
             );

@@ -19,7 +19,7 @@ impl Args {
         match self.write() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("phoenix crd: {error:#}");
+                errln!("phoenix crd: {error:#}");
                 ExitCode::FAILURE
             }
         }
@@ -29,7 +29,7 @@ impl Args {
         for crd in crate::crd::all()? {
             let yaml = crate::crd::to_yaml(&crd)?;
             match &self.output_dir {
-                None => println!("---\n{}", yaml.trim_end()),
+                None => outln!("---\n{}", yaml.trim_end()),
                 Some(dir) => {
                     std::fs::create_dir_all(dir)?;
                     std::fs::write(dir.join(format!("{}.yaml", crd.name_any())), yaml)?;

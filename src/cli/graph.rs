@@ -23,11 +23,11 @@ impl Args {
         super::with_runtime(async {
             match self.place.objects().await {
                 Ok(objects) => {
-                    print!("{}", Graph::new(&objects).render(self.output));
+                    out!("{}", Graph::new(&objects).render(self.output));
                     ExitCode::SUCCESS
                 }
                 Err(message) => {
-                    eprintln!("{message}");
+                    errln!("{message}");
                     ExitCode::from(BAD_INPUT)
                 }
             }

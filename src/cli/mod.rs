@@ -4,6 +4,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+#[macro_use]
+mod output;
+
 pub mod apply;
 pub mod convert;
 pub mod crd;
@@ -36,6 +39,8 @@ enum Command {
     Stop(verbs::Args),
     /// Restart guests
     Restart(verbs::Args),
+    /// Try everything at once, whatever its pauses, and run scripts again that gave up
+    Reconcile(verbs::Args),
     /// Run the tests of guests and print what they say
     Test(verbs::Args),
     /// Run a command in a guest
@@ -72,6 +77,7 @@ impl Cli {
             Command::Start(args) => args.run(verbs::Verb::Start),
             Command::Stop(args) => args.run(verbs::Verb::Stop),
             Command::Restart(args) => args.run(verbs::Verb::Restart),
+            Command::Reconcile(args) => args.run(verbs::Verb::Reconcile),
             Command::Delete(args) => args.run(verbs::Verb::Delete),
             Command::Test(args) => args.run(verbs::Verb::Test),
             Command::Exec(args) => args.run(),
@@ -100,7 +106,7 @@ pub(crate) fn with_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
     match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime.block_on(work),
         Err(error) => {
-            eprintln!("phoenix: cannot start: {error}");
+            errln!("phoenix: cannot start: {error}");
             ExitCode::FAILURE
         }
     }

@@ -34,7 +34,7 @@ impl Args {
         let opened = match self.source.read() {
             Ok(opened) => opened,
             Err(error) => {
-                eprintln!("{error}");
+                errln!("{error}");
                 return ExitCode::from(BAD_INPUT);
             }
         };
@@ -45,7 +45,7 @@ impl Args {
         for (namespace, name) in opened.store.hypervisors() {
             let outcome = opened.engine.poll(&namespace, &name).await;
             if let Err(error) = opened.store.store_hypervisor(&namespace, &name, outcome.status) {
-                eprintln!("{error}");
+                errln!("{error}");
             }
         }
         let mut count = Count::default();
@@ -56,9 +56,9 @@ impl Args {
         });
         for object in opened.objects(&keys) {
             let preview = opened.engine.preview(&object.key).await;
-            print!("{}", describe(&object, &preview, &mut count));
+            out!("{}", describe(&object, &preview, &mut count));
         }
-        println!("\n{count}");
+        outln!("\n{count}");
         if count.blocked == 0 {
             ExitCode::SUCCESS
         } else {

@@ -61,7 +61,7 @@ impl Args {
         match runtime.and_then(|runtime| runtime.block_on(self.serve())) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("phoenix simulate: {error}");
+                errln!("phoenix simulate: {error}");
                 ExitCode::FAILURE
             }
         }
@@ -92,9 +92,9 @@ impl Args {
             .map_err(|error| io::Error::new(error.kind(), format!("SSH on {}: {error}", self.ssh_listen)))?;
         let description = files.describe(self.profile, &server.base_url, &ssh)?;
         files.publish(&description, &ssh.known_hosts())?;
-        println!("Proxmox VE look-alike listens on {}", server.base_url);
-        println!("SSH: {}", description["ssh"]);
-        println!("CA certificate, secrets and description: {}", self.dir.display());
+        outln!("Proxmox VE look-alike listens on {}", server.base_url);
+        outln!("SSH: {}", description["ssh"]);
+        outln!("CA certificate, secrets and description: {}", self.dir.display());
         stopped().await?;
         files.withdraw();
         server.stop();

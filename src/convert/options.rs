@@ -1,6 +1,7 @@
 //! `pct_options`, `lxc_options` and the AppArmor keys of a container.
 
 use crate::crd::{Capabilities, MountType};
+use crate::desired::raw_lines;
 
 use super::json::{At, Node};
 use super::values;
@@ -163,7 +164,7 @@ fn apparmor(w: &mut Writer, guest: &At, out: &mut Options) {
     for item in w.list(&list, &['\n']) {
         let Some((key, value)) = item.text.as_deref().and_then(values::lxc_line) else {
             let shown = item.text.clone().unwrap_or_else(|| item.at.node.show());
-            let fix = "lxc.net, lxc.rootfs, lxc.uts, lxc.idmap and lxc.environment.runtime belong to Proxmox";
+            let fix = "Proxmox writes lxc.net, lxc.rootfs, lxc.uts and lxc.environment.runtime itself";
             w.skip_warn(
                 &item.at,
                 &format!("{shown:?} is not a raw line 'lxc.key = value' that may be set"),
@@ -175,7 +176,9 @@ fn apparmor(w: &mut Writer, guest: &At, out: &mut Options) {
             profile_line(w, &item.at, &value, out);
             continue;
         }
-        let line = format!("{key} = {value}");
+        let Some(line) = loadable(w, &item.at, &key, &value) else {
+            continue;
+        };
         let place = lines.iter().position(|l| *l == line).unwrap_or(lines.len());
         if place == 64 {
             w.skip_warn(&item.at, "more than 64 raw lines", "put them into an included file");
@@ -190,6 +193,26 @@ fn apparmor(w: &mut Writer, guest: &At, out: &mut Options) {
     if let Some(profile) = out.apparmor_profile.clone() {
         own_profile(w, guest, &profile);
     }
+}
+
+/// The line as Proxmox reads it and LXC loads it; `None` where it cannot be had.
+fn loadable(w: &mut Writer, at: &At, key: &str, value: &str) -> Option<String> {
+    let line = format!("{key} = {value}").trim_end().to_owned();
+    let Some(why) = raw_lines::refusal(key, value, None) else {
+        return Some(line);
+    };
+    let mended = raw_lines::with_blanks(key, value);
+    if mended != line {
+        let message = format!("LXC cannot load {line:?}, a list with commas; it is written with blanks");
+        w.info(at, &message, "nothing, if the container is to have these capabilities");
+        return Some(mended);
+    }
+    w.skip_warn(
+        at,
+        &format!("{line:?} is not written: {why}"),
+        "see whether the guest needs it",
+    );
+    None
 }
 
 /// A profile that neither Proxmox nor AppArmor brings must be on the node.

@@ -258,12 +258,12 @@ pub fn lxc_line(text: &str) -> Option<(String, String)> {
     let name = key.strip_prefix("lxc.").filter(|n| !n.is_empty())?;
     let plain = name
         .chars()
-        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.');
-    let owned = ["environment.runtime", "idmap", "rootfs", "uts", "net"];
+        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_.-".contains(c));
+    let owned = ["environment.runtime", "rootfs", "uts", "net"];
     let theirs = owned
         .iter()
         .any(|o| name == *o || name.strip_prefix(o).is_some_and(|r| r.starts_with('.')));
-    let fits = key.len() + value.len() < 1000 && !value.is_empty() && !value.contains(['\n', '\r', '\0']);
+    let fits = key.len() + value.len() < 1000 && !value.contains(['\n', '\r', '\0']);
     (plain && !theirs && fits).then(|| (key.to_owned(), value.to_owned()))
 }
 

@@ -233,7 +233,7 @@ pub struct LxcImage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::image_volid")]
     pub volid: Option<String>,
-    /// URL of an image; the node downloads it once.
+    /// URL of an image; the node downloads it once for each checksum.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::url")]
     pub url: Option<String>,
@@ -241,7 +241,8 @@ pub struct LxcImage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::sha256")]
     pub sha256: Option<String>,
-    /// Name in Proxmox's appliance index, such as debian-12-standard_12.7-1_amd64.tar.zst; downloaded once.
+    /// Name in Proxmox's appliance index, such as debian-12-standard_12.7-1_amd64.tar.zst; downloaded once,
+    /// and compared with the checksum of the index. The index holds only the newest build of each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255), regex(pattern = r"^[A-Za-z0-9._+-]+$"))]
     pub appliance: Option<String>,

@@ -24,7 +24,8 @@ pub use host::*;
 pub use hypervisor::*;
 pub use lxc::*;
 pub use status::{
-    FeatureStatus, GuestStatus, HypervisorStatus, RestartStatus, RevisionStatus, ScriptStatus, TaskStatus, VolumeStatus,
+    FailingStep, FeatureStatus, GuestStatus, HypervisorStatus, RestartStatus, RevisionStatus, ScriptStatus, TaskStatus,
+    VolumeStatus,
 };
 pub use template::*;
 pub use vm::*;
@@ -38,12 +39,16 @@ pub const VERSION: &str = "v1alpha1";
 pub const FINALIZER: &str = "phoenix-hypervisor.io/finalizer";
 /// Annotation: adopt the existing guest with this vmid (promise 1).
 pub const ADOPT: &str = "phoenix-hypervisor.io/adopt";
+/// Annotation: write the stamp anew on the object's guest with this vmid, which lost it (promise 1).
+pub const RESTAMP: &str = "phoenix-hypervisor.io/restamp";
 /// Annotation: let the object go without touching Proxmox (promise 5); its value is the vmid.
 pub const ABANDON: &str = "phoenix-hypervisor.io/abandon";
 /// Annotation: restart the guest once for each new value.
 pub const RESTARTED_AT: &str = "phoenix-hypervisor.io/restartedAt";
 /// Annotation: run the guest's tests once for each new value.
 pub const RUN_TESTS: &str = "phoenix-hypervisor.io/runTests";
+/// Annotation: try everything at once, whatever its pauses, once for each new value; scripts that gave up are run again.
+pub const RECONCILE: &str = "phoenix-hypervisor.io/reconcile";
 /// Annotation: stop the script with this hash, and do not run it again while the annotation is there.
 pub const CANCEL: &str = "phoenix-hypervisor.io/cancel";
 /// Annotation: destroy and create the guest anew (promise 4). Not carried out yet: refused with `NotYetSupported`.

@@ -182,8 +182,8 @@ string_schema!(
 string_schema!(
     /// One raw `lxc.` line.
     lxc_option, 1024,
-    r"self.matches('^lxc[.][a-z0-9_.-]+ *[=:] *[^ \\n][^\\n]*$') && !self.matches('^lxc[.](environment[.]runtime|idmap|rootfs|uts|net)([.]| |=|:)')",
-    "must be one line 'lxc.key = value'; lxc.net, lxc.rootfs, lxc.uts, lxc.idmap and lxc.environment.runtime belong to Proxmox"
+    r"self.matches('^lxc[.][a-z0-9_.-]+ *[=:][^\\n]*$') && !self.matches('^lxc[.](environment[.]runtime|rootfs|uts|net)([.]| |=|:)')",
+    "must be one line 'lxc.key = value'; Proxmox writes lxc.net, lxc.rootfs, lxc.uts and lxc.environment.runtime itself"
 );
 string_schema!(
     /// A Go-style duration in seconds, minutes or hours.

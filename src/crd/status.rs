@@ -34,6 +34,12 @@ pub struct GuestStatus {
     /// Whether the guest existed before this object and was adopted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopted: Option<bool>,
+    /// Digest of the configuration of a guest that is about to be taken over, until the guest carries the object's stamp.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<String>,
+    /// Value of the restamp annotation that was carried out last, or that was there while the stamp was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restamped: Option<String>,
     /// Proxmox node that the guest is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
@@ -46,6 +52,10 @@ pub struct GuestStatus {
     /// What the guest was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// Volume id of the image that Phoenix made the guest of. The name of a file that was downloaded from a URL holds
+    /// its checksum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Healthy, Unhealthy or Unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<String>,
@@ -76,10 +86,13 @@ pub struct GuestStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub tests: Option<Vec<ScriptStatus>>,
-    /// Volumes, by name.
+    /// Volumes, by name: those of the spec, and earlier ones that the guest still holds detached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(length(max = 320), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub volumes: Option<Vec<VolumeStatus>>,
+    /// Size in GiB of the root filesystem that the spec asked for and that was read back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rootfs_gib: Option<i64>,
     /// Hash of the script that cleaned a template of vm form before it was sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleaned: Option<String>,
@@ -93,6 +106,15 @@ pub struct GuestStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub lxc_options: Option<Vec<String>>,
+    /// Steps whose failures are counted apart from those of everything else: each interface, mount and device, stopping
+    /// and deleting. One of them that fails holds nothing else back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["step"]))]
+    pub failing: Option<Vec<FailingStep>>,
+    /// Value of the reconcile annotation that was heeded last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub reconciled: Option<String>,
     /// Consecutive failures of the current step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failures: Option<i64>,
@@ -125,6 +147,25 @@ pub struct TaskStatus {
     pub upid: String,
     /// What it does, for people.
     pub action: String,
+    /// Name of the step in `failing`, if it has one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apart: Option<String>,
+}
+
+/// A step that fails and is counted apart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FailingStep {
+    /// Its name: net0, mp1, stop, delete, ….
+    #[schemars(length(max = 64))]
+    pub step: String,
+    /// Consecutive failures.
+    pub failures: i64,
+    /// Reason and words of the last one.
+    #[schemars(length(max = 4096))]
+    pub error: String,
+    /// When the next attempt is due.
+    pub next_retry: Time,
 }
 
 /// A script that was started in a guest.
@@ -149,6 +190,9 @@ pub struct ScriptStatus {
     /// Attempts so far; with rerunPolicy Always since the guest's last start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<i64>,
+    /// Failed attempts that count no more, because somebody asked for another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forgiven: Option<i64>,
 }
 
 /// A volume of a guest.
@@ -166,6 +210,9 @@ pub struct VolumeStatus {
     /// Container that owns it, where that is not the guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner_vmid: Option<i64>,
+    /// Size in GiB that the spec asked for and that was read back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_gib: Option<i64>,
 }
 
 /// The guest of an earlier revision of a template.
@@ -182,6 +229,10 @@ pub struct RevisionStatus {
     /// Snippet with the machine's cloud-init data, removed with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snippet: Option<String>,
+    /// Volume ids of what it was built with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub volumes: Option<Vec<String>>,
 }
 
 /// Restarts of a guest, or of its unit, because a startup or liveness probe failed.
@@ -249,6 +300,26 @@ pub struct ProxmoxCluster {
     /// Names of its nodes.
     #[schemars(length(max = 64))]
     pub nodes: Vec<String>,
+    /// SHA-256 fingerprint of its certificate authority (pve-root-ca.pem), which every cluster and every single node
+    /// makes for itself. Absent until a guest with an object's stamp proved that it is the same cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 95))]
+    pub ca_fingerprint: Option<String>,
+}
+
+impl ProxmoxCluster {
+    /// Whether `now` is the cluster that was recorded here: the same certificate authority, name and a node in common;
+    /// or, where the authority is not known on both sides, the same name and every recorded node.
+    pub fn is(&self, now: &ProxmoxCluster) -> bool {
+        let known = |node: &String| now.nodes.contains(node);
+        let nodes = match (&self.ca_fingerprint, &now.ca_fingerprint) {
+            (Some(recorded), Some(ca)) if recorded != ca => return false,
+            // A node may have been taken out of the cluster.
+            (Some(_), Some(_)) => self.nodes.is_empty() || self.nodes.iter().any(known),
+            _ => self.nodes.iter().all(known),
+        };
+        nodes && self.name == now.name
+    }
 }
 
 /// A node.

@@ -123,8 +123,9 @@ pub fn check_user_data(text: &str) -> Result<&'static str, String> {
 }
 
 fn check_cloud_config(text: &str) -> Result<(), String> {
-    let config: Value =
-        serde_saphyr::from_str(text).map_err(|e| format!("cloudInit.userData is not valid YAML: {e}"))?;
+    let read =
+        || serde_saphyr::from_str::<Value>(text).map_err(|e| format!("cloudInit.userData is not valid YAML: {e}"));
+    let config = crate::stack::large(read)??;
     let keys = match &config {
         Value::Object(keys) => keys,
         Value::Null => return Ok(()),

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::crd::*;
 
-use super::resolve::{clone_source, file_name, gib, image_storage, memory, mib};
+use super::images::{CONTAINER_ENDS, file_name};
+use super::resolve::{clone_source, gib, image_storage, memory, mib};
 use super::*;
 
 /// Adds what is wanted of a container.
@@ -19,6 +20,7 @@ pub(super) fn fill(
     objects: &dyn Objects,
 ) -> Result<(), Blocked> {
     unbuilt(object, guest)?;
+    readable(object, guest, hypervisor)?;
     let prefix = object.field_prefix();
     let defaults = hypervisor.spec.defaults.clone().unwrap_or_default();
     desired.source = source(object, guest, &defaults, objects)?;
@@ -91,6 +93,22 @@ fn unbuilt(object: &GuestObject, guest: &LxcGuest) -> Result<(), Blocked> {
     Ok(())
 }
 
+/// Refuses raw lines that Proxmox does not read or LXC cannot load.
+fn readable(object: &GuestObject, guest: &LxcGuest, hypervisor: &PhoenixHypervisor) -> Result<(), Blocked> {
+    let prefix = object.field_prefix();
+    let version = hypervisor.status.as_ref().and_then(|s| s.version.as_deref());
+    for (i, line) in guest.lxc_options.iter().flatten().enumerate() {
+        let (key, value) = line.split_once(['=', ':']).unwrap_or((line, ""));
+        if let Some(why) = super::raw_lines::refusal(key.trim(), value.trim(), version) {
+            return Err(Blocked::stalled(
+                "InvalidSpec",
+                format!("{prefix}.lxcOptions[{i}]: {line:?}: {why}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
 fn source(
     object: &GuestObject,
     guest: &LxcGuest,
@@ -118,11 +136,12 @@ fn source(
         image.sha256.clone().unwrap_or_default(),
     );
     let filename = file_name(&url);
-    if !filename.contains(".tar.") && !filename.ends_with(".tar") {
+    if !CONTAINER_ENDS.iter().any(|end| filename.ends_with(end)) {
         return Err(Blocked::stalled(
             "InvalidSpec",
             format!(
-                "{prefix}.source.image.url: {url:?} must end in the name of a container image such as debian-12.tar.zst"
+                "{prefix}.source.image.url: {url:?} must end in the name of a container image ({}): Proxmox takes no other",
+                CONTAINER_ENDS.join(", ")
             ),
         ));
     }

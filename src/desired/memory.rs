@@ -136,6 +136,14 @@ impl Objects for MemoryObjects {
         self.read().guests.values().cloned().collect()
     }
 
+    fn look_at(&self, key: &Key, look: &mut dyn FnMut(&GuestObject)) {
+        self.read().guests.get(key).into_iter().for_each(look);
+    }
+
+    fn look_at_all(&self, look: &mut dyn FnMut(&GuestObject)) {
+        self.read().guests.values().for_each(look);
+    }
+
     fn hypervisor(&self, namespace: &str, name: &str) -> Option<Arc<PhoenixHypervisor>> {
         self.read()
             .hypervisors

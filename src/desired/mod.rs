@@ -4,9 +4,11 @@
 pub mod allow;
 pub mod cloud_init;
 pub mod hypervisor;
+pub mod images;
 mod lxc;
 pub mod memory;
 pub mod objects;
+pub mod raw_lines;
 pub mod reach;
 pub mod refs;
 mod resolve;
@@ -91,7 +93,7 @@ pub enum Source {
         storage: String,
         /// Content type: `vztmpl` for containers, `import` for disks.
         content: &'static str,
-        /// File name on the storage.
+        /// File name at the end of the URL; on the storage the file is [`super::images::stored_name`].
         filename: String,
         /// Where it comes from.
         url: String,
@@ -131,8 +133,9 @@ impl Source {
                 storage,
                 content,
                 filename,
+                sha256,
                 ..
-            } => Some(format!("{storage}:{content}/{filename}")),
+            } => Some(format!("{storage}:{content}/{}", images::stored_name(filename, sha256))),
             Source::Appliance { storage, template } => Some(format!("{storage}:vztmpl/{template}")),
             Source::Clone { .. } => None,
         }
@@ -305,8 +308,10 @@ pub struct Desired {
     pub vmid: Option<i64>,
     /// Range for vmids that Phoenix chooses, both ends included.
     pub vmid_range: Option<(i64, i64)>,
-    /// Node that the spec or the defaults give; a clone lives on its source's node.
+    /// Node that the spec gives; a clone lives on its source's node.
     pub node: Option<String>,
+    /// Node that the hypervisor's defaults give, for guests that are free to live anywhere.
+    pub default_node: Option<String>,
     /// What it is made from; absent for adopted guests only.
     pub source: Option<Source>,
     /// Hash of what a template's content comes from (its revision); empty for other guests.
@@ -369,6 +374,10 @@ pub struct Desired {
     pub drift: DriftPolicy,
     /// Value of the adopt annotation.
     pub adopt: Option<String>,
+    /// Value of the restamp annotation.
+    pub restamp: Option<String>,
+    /// Ids of owner containers, both ends included: nobody else's.
+    pub owner_ids: Option<(i64, i64)>,
     /// Deletion policy that the spec gives.
     pub deletion: Option<DeletionPolicy>,
     /// Ways to set root-only options.
@@ -400,6 +409,7 @@ impl Desired {
                 Some(Source::Clone { revision, .. }) if self.form != Form::Guest => Some(revision.clone()),
                 _ => None,
             },
+            image: None,
         }
     }
 }

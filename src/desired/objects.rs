@@ -318,6 +318,16 @@ pub trait Objects: Send + Sync {
     fn guest(&self, key: &Key) -> Option<GuestObject>;
     /// All guest objects, in no order.
     fn guests(&self) -> Vec<GuestObject>;
+    /// Looks at one guest object without a copy; `look` must not ask for objects itself.
+    fn look_at(&self, key: &Key, look: &mut dyn FnMut(&GuestObject)) {
+        if let Some(object) = self.guest(key) {
+            look(&object);
+        }
+    }
+    /// Looks at all guest objects without copies; `look` must not ask for objects itself.
+    fn look_at_all(&self, look: &mut dyn FnMut(&GuestObject)) {
+        self.guests().iter().for_each(look);
+    }
     /// A hypervisor.
     fn hypervisor(&self, namespace: &str, name: &str) -> Option<Arc<PhoenixHypervisor>>;
     /// All features of a namespace.

@@ -1,6 +1,6 @@
 //! What an object refers to: its hypervisor, template and dependencies.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::crd::*;
@@ -93,19 +93,77 @@ fn template_field(object: &GuestObject) -> String {
     format!("{}.source.templateRef.name", object.field_prefix())
 }
 
+/// Templates that may stand behind each other. What is cloned from a template looks at all of them.
+pub const MAX_LINEAGE: usize = 32;
+
+/// Objects that a search for a circle of dependencies follows at most. A circle of more is not named as one: each of
+/// its objects waits for the next.
+const MAX_FOLLOWED: usize = 4096;
+
+/// Objects of a circle that a message names.
+const NAMED: usize = 8;
+
+/// The templates that an object comes from, nearest first. It ends where one is missing or comes back.
+///
+/// # Errors
+/// `InvalidSpec` where more than [`MAX_LINEAGE`] stand behind each other.
+pub fn lineage(object: &GuestObject, objects: &dyn Objects) -> Result<Vec<GuestObject>, Blocked> {
+    let mut ancestors: Vec<GuestObject> = Vec::new();
+    let mut next = object.clone();
+    while let Some(template) = next.template_ref().and_then(|name| template(&next, name, objects).ok()) {
+        if template.key == object.key || ancestors.iter().any(|a| a.key == template.key) {
+            break;
+        }
+        if ancestors.len() == MAX_LINEAGE {
+            return Err(Blocked::stalled(
+                "InvalidSpec",
+                format!(
+                    "{}: more than {MAX_LINEAGE} templates stand behind each other: clone from one that is nearer to its image",
+                    template_field(object)
+                ),
+            ));
+        }
+        ancestors.push(template.clone());
+        next = template;
+    }
+    Ok(ancestors)
+}
+
 /// Keys that the object needs Ready first: its dependencies and its template.
 pub fn needs(object: &GuestObject, objects: &dyn Objects) -> Vec<Key> {
-    let mut keys: Vec<Key> = object
-        .depends_on()
-        .iter()
-        .map(|d| Key::new(d.kind, &object.key.namespace, &d.name))
-        .collect();
-    if let Some(name) = object.template_ref()
-        && let Ok(template) = template(object, name, objects)
-    {
-        keys.push(template.key);
+    Needs::of(object).keys(objects)
+}
+
+/// What an object names that it needs.
+struct Needs {
+    keys: Vec<Key>,
+    /// Places where its template may be, first one first.
+    templates: Vec<Key>,
+}
+
+impl Needs {
+    fn of(object: &GuestObject) -> Needs {
+        let namespace = &object.key.namespace;
+        let dependencies = object.depends_on().iter();
+        let template = |name| {
+            let hypervisors = object.hypervisor_ref().0;
+            [namespace.clone(), hypervisors].map(|ns| Key::new(GuestKind::PhoenixTemplate, &ns, name))
+        };
+        Needs {
+            keys: dependencies.map(|d| Key::new(d.kind, namespace, &d.name)).collect(),
+            templates: object.template_ref().map(template).into_iter().flatten().collect(),
+        }
     }
-    keys
+
+    fn keys(mut self, objects: &dyn Objects) -> Vec<Key> {
+        let exists = |key: &Key| {
+            let mut found = false;
+            objects.look_at(key, &mut |_| found = true);
+            found
+        };
+        self.keys.extend(self.templates.into_iter().find(exists));
+        self.keys
+    }
 }
 
 /// Checks that everything the object depends on is Ready. The guest itself, once created, no longer waits: a
@@ -115,15 +173,11 @@ pub fn needs(object: &GuestObject, objects: &dyn Objects) -> Vec<Key> {
 /// `DependencyCycle` when following the dependencies leads back; waits otherwise.
 pub fn dependencies(object: &GuestObject, objects: &dyn Objects) -> Result<(), Blocked> {
     if let Some(cycle) = find_cycle(object, objects) {
-        let names: Vec<String> = cycle
-            .iter()
-            .map(|k| format!("{} {}", k.kind.as_str(), k.name))
-            .collect();
         return Err(Blocked::stalled(
             "DependencyCycle",
             format!(
                 "spec.dependsOn: {} wait for each other: take one of the dependencies out",
-                names.join(" → ")
+                circle(&cycle)
             ),
         ));
     }
@@ -152,32 +206,51 @@ pub fn dependencies(object: &GuestObject, objects: &dyn Objects) -> Result<(), B
     Ok(())
 }
 
+/// The way from the object back to itself, over objects that are not Ready: only these are waited for. Breadth first,
+/// so the shortest one, and without recursion: users write chains of any length.
 fn find_cycle(object: &GuestObject, objects: &dyn Objects) -> Option<Vec<Key>> {
-    let mut path = vec![object.key.clone()];
-    let mut seen = BTreeSet::new();
-    fn walk(
-        current: &GuestObject,
-        start: &Key,
-        path: &mut Vec<Key>,
-        seen: &mut BTreeSet<Key>,
-        objects: &dyn Objects,
-    ) -> bool {
-        for next in needs(current, objects) {
-            path.push(next.clone());
-            if &next == start {
-                return true;
+    let start = &object.key;
+    // Each object that was reached, with the one that led to it.
+    let mut from: BTreeMap<Key, Key> = BTreeMap::new();
+    let mut next = VecDeque::from([(start.clone(), Needs::of(object).keys(objects))]);
+    while let Some((key, needs)) = next.pop_front() {
+        for need in needs {
+            if need == *start {
+                let mut back = vec![need, key.clone()];
+                while let Some(before) = from.get(&back[back.len() - 1]) {
+                    back.push(before.clone());
+                }
+                back.reverse();
+                return Some(back);
             }
-            if seen.insert(next.clone())
-                && let Some(other) = objects.guest(&next)
-                && walk(&other, start, path, seen, objects)
-            {
-                return true;
+            if from.contains_key(&need) || from.len() >= MAX_FOLLOWED {
+                continue;
             }
-            path.pop();
+            let mut waits = None;
+            objects.look_at(&need, &mut |other| {
+                waits = (!other.is_ready()).then(|| Needs::of(other));
+            });
+            from.insert(need.clone(), key.clone());
+            if let Some(waits) = waits {
+                next.push_back((need, waits.keys(objects)));
+            }
         }
-        false
     }
-    walk(object, &object.key, &mut path, &mut seen, objects).then_some(path)
+    None
+}
+
+/// A circle for people, shortened where it is long.
+fn circle(cycle: &[Key]) -> String {
+    let name = |k: &Key| format!("{} {}", k.kind.as_str(), k.name);
+    let mut names: Vec<String> = cycle.iter().take(NAMED).map(name).collect();
+    if cycle.len() > NAMED {
+        let more = cycle.len() - NAMED - 1;
+        if more > 0 {
+            names.push(format!("… {more} more …"));
+        }
+        names.extend(cycle.last().map(name));
+    }
+    names.join(" → ")
 }
 
 /// Value of a key of a Secret, as text.
@@ -230,4 +303,22 @@ pub fn config_map_value(
         .and_then(|d| d.get(key))
         .cloned()
         .ok_or_else(|| missing(format!("ConfigMap {namespace}/{name} has no key {key:?}: add it")))
+}
+/// Whether two PhoenixHypervisors, by namespace and name, are the same Proxmox cluster.
+pub fn same_proxmox(a: &(String, String), b: &(String, String), objects: &dyn Objects) -> bool {
+    if a == b {
+        return true;
+    }
+    let (Some(a), Some(b)) = (objects.hypervisor(&a.0, &a.1), objects.hypervisor(&b.0, &b.1)) else {
+        return false;
+    };
+    let ca = |h: &PhoenixHypervisor| h.status.as_ref()?.cluster.as_ref()?.ca_fingerprint.clone();
+    if ca(&a).is_some() && ca(&a) == ca(&b) {
+        return true;
+    }
+    let end = |url: &String| url.trim_end_matches('/').to_lowercase();
+    a.spec
+        .endpoints
+        .iter()
+        .any(|x| b.spec.endpoints.iter().any(|y| end(x) == end(y)))
 }

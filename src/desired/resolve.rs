@@ -45,6 +45,19 @@ fn unbuilt(object: &GuestObject) -> Result<(), Blocked> {
             "InvalidSpec",
             "spec: neither lxc nor vm is given: give one",
         )),
+        _ if object
+            .shared()
+            .and_then(|s| s.description)
+            .is_some_and(|words| Stamp::is_forged_in(words)) =>
+        {
+            Err(Blocked::stalled(
+                "InvalidSpec",
+                format!(
+                    "{}.description: a line begins as the stamp by which Phoenix knows its guests: take that line out",
+                    object.field_prefix()
+                ),
+            ))
+        }
         _ => Ok(()),
     }
 }
@@ -72,7 +85,8 @@ fn shared(
         type_: object.guest_type(),
         vmid: object.spec_vmid(),
         vmid_range: hypervisor.spec.vmid_range.as_ref().map(|r| (r.start, r.end)),
-        node: spec.node.cloned().or(defaults.node.clone()),
+        node: spec.node.cloned(),
+        default_node: defaults.node.clone(),
         source: None,
         revision: String::new(),
         history_limit: match &object.spec {
@@ -90,7 +104,7 @@ fn shared(
         flags: BTreeMap::new(),
         network: None,
         tags: spec.tags.map(|tags| tags.iter().map(|t| t.0.clone()).collect()),
-        words: spec.description.cloned(),
+        words: spec.description.map(|words| Stamp::strip(words)),
         pool: spec.pool.cloned(),
         raw_lines: Vec::new(),
         gpus: None,
@@ -109,6 +123,12 @@ fn shared(
         restart: update.and_then(|u| u.restart).unwrap_or_default(),
         drift: hypervisor.spec.drift_policy.unwrap_or_default(),
         adopt: object.annotations.get(ADOPT).cloned(),
+        restamp: object.annotations.get(RESTAMP).cloned(),
+        owner_ids: hypervisor
+            .spec
+            .volume_owners
+            .as_ref()
+            .map(|o| (o.id_range.start, o.id_range.end)),
         deletion: match &object.spec {
             GuestSpec::Lxc(spec) => spec.deletion_policy,
             GuestSpec::Template(spec) => spec.deletion_policy,
@@ -157,6 +177,7 @@ fn shared_options(spec: &SharedFields<'_>, defaults: &Defaults) -> BTreeMap<Stri
 /// A clone's source. Until the template is Ready only an existing guest can be worked on: vmid 0 says so.
 pub(super) fn clone_source(object: &GuestObject, name: &str, objects: &dyn Objects) -> Result<Source, Blocked> {
     let template = refs::template(object, name, objects)?;
+    refs::lineage(object, objects)?;
     if template.guest_type() != object.guest_type() {
         let (is, needs) = match object.guest_type() {
             GuestType::Lxc => ("vm", "a container needs one with spec.lxc"),
@@ -218,12 +239,6 @@ pub(super) fn image_storage(
             format!("{prefix}.{field}.storage is missing: name a storage for images, here or in defaults.imageStorage of the PhoenixHypervisor"),
         )
     })
-}
-
-/// Name of the file behind a URL.
-pub(super) fn file_name(url: &str) -> String {
-    let path = url.split(['?', '#']).next().unwrap_or_default();
-    path.rsplit('/').next().unwrap_or_default().to_string()
 }
 
 fn startup(boot: Option<&Boot>) -> BTreeMap<String, String> {
@@ -347,7 +362,7 @@ fn revision(desired: &Desired) -> String {
 fn hash(desired: &Desired) -> String {
     let mut copy = desired.clone();
     copy.uid.clear();
-    copy.adopt = None;
+    (copy.adopt, copy.owner_ids) = (None, None);
     if let Some(Source::Clone {
         vmid, node, revision, ..
     }) = &mut copy.source

@@ -29,6 +29,8 @@ pub struct Stamp {
     pub revision: Option<String>,
     /// Of a template: revision of the template that it was cloned from itself.
     pub parent: Option<String>,
+    /// Volume id of the image that Phoenix made the guest of.
+    pub image: Option<String>,
 }
 
 impl Stamp {
@@ -67,6 +69,7 @@ impl Stamp {
             adopted: field("origin").as_deref() == Some("adopted"),
             revision: field("revision"),
             parent: field("parent"),
+            image: field("image"),
         })
     }
 
@@ -78,10 +81,20 @@ impl Stamp {
         }
     }
 
-    /// The description without any stamp.
+    /// The description without any stamp, its lines without what Proxmox and editors do not keep: line ends of other
+    /// systems and blanks before them.
     pub fn strip(description: &str) -> String {
-        let kept: Vec<&str> = description.lines().filter(|l| !l.trim().starts_with(PREFIX)).collect();
+        let kept: Vec<&str> = description
+            .lines()
+            .filter(|l| !l.trim().starts_with(PREFIX))
+            .map(str::trim_end)
+            .collect();
         kept.join("\n").trim().to_string()
+    }
+
+    /// Whether a line of the text would be taken for a stamp.
+    pub fn is_forged_in(words: &str) -> bool {
+        words.lines().any(|l| l.trim().starts_with(PREFIX.trim_end()))
     }
 }
 
@@ -97,6 +110,9 @@ impl fmt::Display for Stamp {
         }
         if let Some(parent) = &self.parent {
             write!(f, " parent={parent}")?;
+        }
+        if let Some(image) = &self.image {
+            write!(f, " image={image}")?;
         }
         if self.adopted {
             write!(f, " origin=adopted")?;
@@ -124,6 +140,7 @@ mod tests {
             adopted: false,
             revision: Some("abc".into()),
             parent: Some("def".into()),
+            image: Some("local:vztmpl/debian.tar.zst".into()),
         }
     }
 

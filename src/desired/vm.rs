@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::crd::*;
 use crate::secret::Secret;
 
-use super::resolve::{clone_source, file_name, gib, image_storage, memory, mib};
+use super::images::file_name;
+use super::resolve::{clone_source, gib, image_storage, memory, mib};
 use super::*;
 
 /// Properties of an option that are managed, in Proxmox's words.

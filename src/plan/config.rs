@@ -8,6 +8,7 @@ use crate::observed::Guest;
 use crate::property::Properties;
 
 use super::guest::Planner;
+use super::sizes::Sized;
 use super::vm_options::{encoded, same_option};
 use super::*;
 
@@ -22,6 +23,15 @@ const COPIED: &[(&str, Option<&str>)] = &[
     ("startup", None),
     ("hookscript", None),
 ];
+
+/// Characters of a value that are shown.
+const LONGEST_SHOWN: usize = 160;
+/// Name of a write of everything at once.
+const WHOLE: &str = "configuration";
+/// Name of the write of all options that are no interfaces, mounts, disks and devices.
+const OPTIONS: &str = "options";
+/// Name of the write of all devices.
+const DEVICES: &str = "devices";
 
 /// One option that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +51,30 @@ impl Change {
         if ["cipassword", "sshkeys"].contains(&self.key.as_str()) {
             return format!("{}: changed", self.key);
         }
-        let show = |v: &Option<String>| v.as_deref().map_or("(none)".to_string(), |v| format!("{v:?}"));
+        if self.key == "description" {
+            return "description: changed".into();
+        }
+        let show = |v: &Option<String>| v.as_deref().map_or("(none)".to_string(), shortened);
         format!("{}: {} → {}", self.key, show(&self.old), show(&self.value))
+    }
+}
+
+/// A value for people, without its end where it is long.
+fn shortened(value: &str) -> String {
+    match value.char_indices().nth(LONGEST_SHOWN) {
+        Some((at, _)) => format!("{:?}…", &value[..at]),
+        None => format!("{value:?}"),
+    }
+}
+
+/// Name under which the failures of an option's change are counted, so that it holds back no other. Options that have no
+/// parts of their own belong together.
+fn part(key: &str) -> &str {
+    let stem = key.trim_end_matches(|c: char| c.is_ascii_digit());
+    match stem {
+        "dev" | "hostpci" | "usb" if stem != key => DEVICES,
+        "net" | "mp" | "scsi" | "virtio" | "sata" | "ide" if stem != key => key,
+        _ => OPTIONS,
     }
 }
 
@@ -124,18 +156,19 @@ impl Planner<'_> {
         let size = Properties::of_option("rootfs", rootfs)
             .ok()
             .and_then(|p| units::proxmox_bytes(p.get("size")?));
-        let (Some(size), wanted_bytes) = (size, (wanted as u128) << 30) else {
+        let Some(have) = size else {
             return Ok(());
         };
-        if size > wanted_bytes {
-            let message = format!(
-                "rootfs.size: {wanted}Gi is less than the {} bytes that the root filesystem has; Proxmox cannot shrink it: set at least {}Gi",
-                size,
-                size.div_ceil(1 << 30)
-            );
-            return Err(self.stuck(Stage::Configured, "ShrinkRefused", message));
-        }
-        if size == wanted_bytes {
+        let size = Sized {
+            stage: Stage::Configured,
+            field: format!("{}.rootfs.size", self.prefix()),
+            what: "the root filesystem",
+            wanted,
+            have,
+            fulfilled: self.status.rootfs_gib,
+        };
+        if !self.must_grow(&size)? {
+            self.facts.rootfs_gib = Some(wanted);
             return Ok(());
         }
         self.unlocked(Stage::Configured, vmid, guest)?;
@@ -165,9 +198,65 @@ impl Planner<'_> {
                 return Ok(());
             }
         }
+        for (name, batch) in self.batches(guest, changes) {
+            let words = batch.iter().map(Change::words).collect::<Vec<_>>().join("; ");
+            let action = format!("configure {what} ({words})");
+            self.send(stage, vmid, guest, batch, action)
+                .map_err(|next| next.apart(&name))
+                .or_else(|next| self.hold(stage, next))
+                .or_else(|next| self.shown(next))?;
+        }
+        Ok(())
+    }
+
+    /// The changes as they are sent: first what the token may set. All of them are one write while the guest is stopped,
+    /// when nothing is plugged in, and until Proxmox refuses that; else each interface, mount and disk has its own, so
+    /// that one that is refused keeps nothing else back (facts L.1).
+    fn batches(&self, guest: &Guest, changes: Vec<Change>) -> Vec<(String, Vec<Change>)> {
+        let failed = |name: &str| self.status.failing.iter().flatten().any(|f| f.step == name);
+        let whole = !guest.running && !failed(WHOLE);
         let (root, token): (Vec<_>, Vec<_>) = changes.into_iter().partition(|c| c.root_only);
-        let batch = if token.is_empty() { root } else { token };
-        self.send(stage, vmid, guest, batch, format!("configure {what} ({words})"))
+        let mut batches: Vec<(String, Vec<Change>)> = Vec::new();
+        for (channel, list) in [("", token), ("root-", root)] {
+            for change in list {
+                let name = match part(&change.key) {
+                    _ if whole => WHOLE,
+                    // Options that were refused together are tried one by one.
+                    OPTIONS if failed(&format!("{channel}{OPTIONS}")) => &change.key,
+                    part => part,
+                };
+                let name = if name == WHOLE {
+                    name.to_string()
+                } else {
+                    format!("{channel}{name}")
+                };
+                let same_channel = |list: &[Change]| list.iter().all(|c| c.root_only == change.root_only);
+                match batches.iter_mut().find(|(n, list)| *n == name && same_channel(list)) {
+                    Some((_, list)) => list.push(change),
+                    None => batches.push((name, vec![change])),
+                }
+            }
+        }
+        batches
+    }
+
+    /// A step that waits for its next attempt is noted, and the rest goes on.
+    fn hold(&mut self, stage: Stage, next: Next) -> Result<(), Next> {
+        let Next::Run(step) = &next else { return Err(next) };
+        let Some(waits) = retry::held(step, self.status, self.input.now) else {
+            return Err(next);
+        };
+        if let Next::Wait { reason, message, .. } | Next::Stuck { reason, message } = &waits {
+            self.find(stage.as_str(), false, reason, message.clone());
+        }
+        self.held.push((stage, waits));
+        Ok(())
+    }
+
+    /// What is held back in these stages, if anything.
+    pub(super) fn held_in(&self, stages: &[Stage]) -> Result<(), Next> {
+        let found = self.held.iter().find(|(stage, _)| stages.contains(stage));
+        found.map_or(Ok(()), |(_, waits)| Err(waits.clone()))
     }
 
     /// One write of several options, under the digest of the read that showed our stamp.
@@ -236,10 +325,11 @@ impl Planner<'_> {
         let present: BTreeSet<String> = guest.raw_lines.iter().map(line).collect();
         let written: BTreeSet<&String> = self.status.lxc_options.iter().flatten().collect();
         let add: Vec<String> = wanted.iter().filter(|l| !present.contains(*l)).cloned().collect();
-        let mut remove: Vec<String> = present
+        // A line that was never read back may be in the file all the same.
+        let mut remove: Vec<String> = written
             .iter()
-            .filter(|l| written.contains(l) && !wanted.contains(l))
-            .cloned()
+            .filter(|l| !wanted.contains(l))
+            .map(|l| l.to_string())
             .collect();
         // A key that holds one value only is replaced, not doubled.
         for (key, value) in &guest.raw_lines {
@@ -270,7 +360,8 @@ impl Planner<'_> {
             remove,
             digest,
         };
-        Err(self.run(Stage::Configured, action, vec![Announce::RawLines(own)], effect))
+        let next = self.run(Stage::Configured, action, vec![Announce::RawLines(own)], effect);
+        self.hold(Stage::Configured, next.apart("lxcOptions"))
     }
 
     /// Pool membership; the row is live (facts C).
@@ -283,15 +374,17 @@ impl Planner<'_> {
             return Ok(());
         }
         let mut call = ApiCall::put("/pools").param("poolid", wanted).param("vms", vmid);
+        // Without Pool.Audit no list tells that it is in a pool, and Proxmox then complains of Pool.Allocate.
+        let action = match row.pool {
+            Some(_) => format!("put {what} into pool {wanted}"),
+            None => {
+                format!("put {what} into pool {wanted} (whether it is there is seen with Pool.Audit on /pool/{wanted})")
+            }
+        };
         if row.pool.is_some() {
             call = call.param("allow-move", 1);
         }
-        Err(self.run(
-            Stage::Configured,
-            format!("put {what} into pool {wanted}"),
-            vec![],
-            Effect::Call(call),
-        ))
+        Err(self.run(Stage::Configured, action, vec![], Effect::Call(call)))
     }
 
     /// GPU device nodes (design §5).

@@ -5,6 +5,7 @@ use crate::observed::Guest;
 use crate::property::Properties;
 
 use super::guest::Planner;
+use super::owners::Use;
 use super::*;
 
 /// Storage types whose base volumes can be cloned without copying (facts G.3).
@@ -38,10 +39,10 @@ impl Planner<'_> {
 
     fn try_new_guest(&mut self, vmid: Option<i64>) -> Result<Next, Next> {
         let stage = Stage::DependenciesReady;
-        match self.input.dependencies {
+        match (self.input.dependencies)() {
             Ok(()) => {}
-            Err(Blocked::Waiting { reason, message }) => return Err(self.wait(stage, reason, message.clone(), 30)),
-            Err(Blocked::Stalled { reason, message }) => return Err(self.stuck(stage, reason, message.clone())),
+            Err(Blocked::Waiting { reason, message }) => return Err(self.wait(stage, reason, message, 30)),
+            Err(Blocked::Stalled { reason, message }) => return Err(self.stuck(stage, reason, message)),
         }
         let Some(source) = self.desired.source.clone() else {
             let field = match self.desired.form {
@@ -74,16 +75,27 @@ impl Planner<'_> {
             self.template_guest(&source)?;
         }
         self.ok(stage, "");
-        if self.status.vmid.is_none() {
+        let Some(vmid) = self.status.vmid else {
             return Ok(self.allocate(vmid, &node));
+        };
+        if self.status.node.as_ref().is_some_and(|n| *n != node) && self.clone_vmid().is_none() {
+            return Ok(self.record(vmid, &node, false));
         }
-        let vmid = self.status.vmid.unwrap_or_default();
         let what = self.desired.type_.named(vmid);
         let effect = match &source {
             Source::Clone { .. } => self.clone_call(vmid, &source)?,
             _ if self.desired.type_ == GuestType::Qemu => self.create_vm_call(vmid, &node, &source)?,
             _ => self.create_call(vmid, &node, &source)?,
         };
+        // The list lags by seconds: that nothing is there is asked of the guest itself.
+        if self.observed.guest.is_none() {
+            return Err(Next::Look(Query::Guest {
+                vmid,
+                type_: self.desired.type_,
+                node: Some(node),
+            }));
+        }
+        self.no_other(vmid)?;
         let mut announce = vec![Announce::CreateSent];
         announce.extend(self.desired.restarted_at.clone().map(Announce::Restart));
         let action = match &source {
@@ -95,8 +107,28 @@ impl Planner<'_> {
         Ok(self.run(Stage::Created, action, announce, effect))
     }
 
-    /// The node of a new guest.
+    /// The node of a new guest: where its retained volumes are, unless something else says where it has to be.
     fn place(&mut self, source: &Source) -> Result<String, Next> {
+        // In the queue of its template a clone asks nothing anew; it is looked again right before the call.
+        if self.status.vmid.is_some() && matches!(source, Source::Clone { .. }) {
+            return self.choose_node(source, None);
+        }
+        let kept = self.retained_fit(None)?;
+        let node = self.choose_node(source, kept)?;
+        self.retained_fit(Some(&Use {
+            stage: Stage::Created,
+            node: &node,
+            // A clone has its template's id mapping, which is compared when that is read.
+            unprivileged: match source {
+                Source::Clone { .. } => None,
+                _ => Some(self.desired.unprivileged.unwrap_or(true)),
+            },
+            guest: None,
+        }))?;
+        Ok(node)
+    }
+
+    fn choose_node(&mut self, source: &Source, kept: Option<String>) -> Result<String, Next> {
         let stage = Stage::Created;
         let cluster = &self.observed.cluster;
         let node = match source {
@@ -105,9 +137,11 @@ impl Planner<'_> {
                 .get(vmid)
                 .map(|row| row.node.clone())
                 .unwrap_or_else(|| node.clone()),
-            _ => match (&self.status.node, &self.desired.node) {
-                (_, Some(node)) | (Some(node), None) => node.clone(),
-                (None, None) => {
+            _ => match (&self.desired.node, kept, &self.status.node, &self.desired.default_node) {
+                (Some(node), ..) => node.clone(),
+                (None, Some(node), ..) => node,
+                (None, None, Some(node), _) | (None, None, None, Some(node)) => node.clone(),
+                (None, None, None, None) => {
                     let guests = |node: &String| cluster.guests.values().filter(|r| &r.node == node).count();
                     let Some(node) = cluster.online.iter().min_by_key(|n| (guests(n), (*n).clone())) else {
                         return Err(self.wait(stage, "NodeOffline", "no node of the cluster is online", 10));
@@ -132,6 +166,7 @@ impl Planner<'_> {
     pub(super) fn fresh_description(&self, vmid: i64) -> String {
         let stamp = Stamp {
             fresh: true,
+            image: self.desired.source.as_ref().and_then(Source::image_volid),
             ..self.desired.stamp(vmid)
         };
         stamp.describe(self.desired.words.as_deref().unwrap_or_default())
@@ -182,6 +217,12 @@ impl Planner<'_> {
             );
             return Err(self.wait(stage, "TemplateBusy", message, 2));
         }
+        self.retained_fit(Some(&Use {
+            stage,
+            node: &parent.node,
+            unprivileged: Some(parent.options.get("unprivileged").is_some_and(|v| v == "1")),
+            guest: None,
+        }))?;
         let mut call = ApiCall::post(format!("{}/clone", parent.path(*from)))
             .param("newid", vmid)
             .param(self.name_option(), self.hostname())
@@ -229,26 +270,9 @@ impl Planner<'_> {
         }
     }
 
-    /// The image is on its storage: its volume id.
-    pub(super) fn image_present(&mut self, node: &str, source: &Source) -> Result<String, Next> {
-        let volid = source.image_volid().unwrap_or_default();
-        match &self.observed.image {
-            None => Err(Next::Look(Query::Image {
-                node: node.to_string(),
-                volid,
-            })),
-            Some(Err(failure)) => {
-                let failure = failure.clone();
-                Err(self.wait(Stage::Created, failure.reason, failure.message, 10))
-            }
-            Some(Ok(false)) => Err(self.download(node, source, &volid)),
-            Some(Ok(true)) => Ok(volid),
-        }
-    }
-
     fn create_call(&mut self, vmid: i64, node: &str, source: &Source) -> Result<Effect, Next> {
         let stage = Stage::Created;
-        let volid = self.image_present(node, source)?;
+        let volid = self.image_present(stage, node, source)?;
         let Some(storage) = self.desired.rootfs_storage.clone() else {
             let message =
                 "spec.rootfs.storage is missing: name one, here or in defaults.rootfsStorage of the PhoenixHypervisor";
@@ -318,44 +342,5 @@ impl Planner<'_> {
                 Err(self.stuck(stage, "StorageNotFound", message))
             }
         }
-    }
-
-    /// Brings an image to its storage. Repeating it is harmless: with a checksum a present file is accepted, and the
-    /// appliance index knows its own (facts G.4).
-    fn download(&mut self, node: &str, source: &Source, volid: &str) -> Next {
-        let call = match source {
-            Source::Download {
-                storage,
-                content,
-                filename,
-                url,
-                sha256,
-            } => ApiCall::post(format!("/nodes/{node}/storage/{storage}/download-url"))
-                .param("content", content)
-                .param("filename", filename)
-                .param("url", url)
-                .param("checksum", sha256)
-                .param("checksum-algorithm", "sha256"),
-            Source::Appliance { storage, template } => ApiCall::post(format!("/nodes/{node}/aplinfo"))
-                .param("storage", storage)
-                .param("template", template),
-            _ => {
-                let image = match self.desired.type_ {
-                    GuestType::Lxc => "image",
-                    GuestType::Qemu => "cloudImage",
-                };
-                let message = format!(
-                    "image {volid:?} is not on its storage: download it there, or correct {}.source.{image}.volid",
-                    self.prefix()
-                );
-                return self.stuck(Stage::Created, "ImageNotFound", message);
-            }
-        };
-        self.run(
-            Stage::Created,
-            format!("download image {volid}"),
-            vec![],
-            Effect::Task(call),
-        )
     }
 }

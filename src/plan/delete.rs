@@ -1,32 +1,47 @@
 //! Deletion (promise 5): proven, and only what it may.
 
-use crate::crd::{ABANDON, DeletionPolicy, GuestStatus};
-use crate::desired::{GuestObject, GuestSpec, GuestType, Stamp};
-use crate::observed::{Guest, GuestRead, IdCheck, Observed};
+use std::collections::BTreeSet;
 
-use super::guest::{hold_back, status_path};
-use super::volumes::owned_by;
+use crate::crd::{ABANDON, DeletionPolicy, GuestStatus};
+use crate::desired::{GuestObject, GuestSpec, Stamp};
+use crate::observed::{Guest, GuestRead, IdCheck, Observed, Sections};
+
+use super::guest::status_path;
+use super::held::owner_of;
+use super::lost::left_alone;
 use super::*;
 
-struct Deletion<'a> {
-    object: &'a GuestObject,
-    observed: &'a Observed,
-    status: &'a GuestStatus,
+/// Seconds until a template's linked clones are looked for again.
+const IN_USE_AGAIN: u64 = 300;
+
+pub(super) struct Deletion<'a> {
+    pub object: &'a GuestObject,
+    pub observed: &'a Observed,
+    pub status: &'a GuestStatus,
     cluster_id: &'a str,
+    previous: &'a [String],
     findings: Vec<Finding>,
 }
 
-/// Decides what to do next for an object that is being deleted. It does not need the spec to be valid.
-pub fn plan_deletion(object: &GuestObject, observed: &Observed, cluster_id: &str, now: i64) -> Plan {
+/// Decides what to do next for an object that is being deleted. It does not need the spec to be valid. Stamps of the
+/// `previous` management clusters count as those of `cluster_id`.
+pub fn plan_deletion(
+    object: &GuestObject,
+    observed: &Observed,
+    cluster_id: &str,
+    previous: &[String],
+    now: i64,
+) -> Plan {
     let status = &object.status;
     let mut deletion = Deletion {
         object,
         observed,
         status,
         cluster_id,
+        previous,
         findings: Vec::new(),
     };
-    let next = hold_back(deletion.next(), status, now);
+    let next = retry::hold_back(deletion.next(), status, now);
     Plan {
         next,
         findings: deletion.findings,
@@ -36,36 +51,42 @@ pub fn plan_deletion(object: &GuestObject, observed: &Observed, cluster_id: &str
     }
 }
 
-/// Whether deleting the object touches Proxmox at all; if not, its finalizer goes at once, even when the hypervisor
-/// cannot be reached.
-pub fn leaves_proxmox_alone(object: &GuestObject) -> bool {
-    let status = &object.status;
-    let abandoned = match (object.annotations.get(ABANDON), status.vmid) {
+/// Whether somebody let the object go without touching Proxmox: then its finalizer goes at once, even when the
+/// hypervisor cannot be reached. An object that never sent anything has no finalizer; one that has it may have lost its
+/// status, and its guest is searched for.
+pub fn abandoned(object: &GuestObject) -> bool {
+    match (object.annotations.get(ABANDON), object.status.vmid) {
         (Some(value), Some(vmid)) => *value == vmid.to_string(),
-        _ => false,
-    };
-    let nothing_sent = status.create_sent != Some(true) && status.adopted != Some(true);
-    abandoned || ((status.vmid.is_none() || nothing_sent) && status.revisions.is_none())
+        (value, None) => value.is_some(),
+        (None, _) => false,
+    }
 }
 
 impl Deletion<'_> {
     fn next(&mut self) -> Next {
+        if abandoned(self.object) {
+            return self.run("let the object go: it is abandoned".into(), Effect::RemoveFinalizer);
+        }
         let sent = self.status.create_sent == Some(true) || self.status.adopted == Some(true);
-        let Some(vmid) = self.status.vmid.filter(|_| sent && !leaves_proxmox_alone(self.object)) else {
-            return self.release("nothing on Proxmox belongs to it");
-        };
+        let vmid = self.status.vmid.filter(|_| sent);
         let cluster = &self.observed.cluster;
         // What is concluded here is final: it must not rest on who answered some polls ago.
         if !cluster.read_now {
             return Next::Look(Query::Cluster);
         }
         if !cluster.is_recorded() {
+            let which = vmid.map_or("its guest".to_string(), |vmid| format!("guest {vmid}"));
             let message = format!(
-                "the endpoint answers as cluster {:?} with nodes {:?}, which is not the one that guest {vmid} is on: correct spec.endpoints of the PhoenixHypervisor, or let go with the annotation {ABANDON}: \"{vmid}\"",
-                cluster.identity.name, cluster.identity.nodes
+                "the endpoint answers as cluster {:?} with nodes {:?}, which is not the one that {which} is on: correct spec.endpoints of the PhoenixHypervisor, or {}",
+                cluster.identity.name,
+                cluster.identity.nodes,
+                self.let_go()
             );
             return self.stuck("WrongCluster", message);
         }
+        let Some(vmid) = vmid else {
+            return self.without_vmid();
+        };
         match &self.observed.guest {
             None => Next::Look(Query::Guest {
                 vmid,
@@ -73,9 +94,12 @@ impl Deletion<'_> {
                 node: self.status.node.clone(),
             }),
             Some(GuestRead::Present(guest)) => self.present(vmid, &guest.clone()),
-            Some(GuestRead::OtherType { .. }) => {
-                self.release("the vmid is a guest of another sort now, which is left alone")
-            }
+            // A template's form can be edited while its guest is of the other one.
+            Some(GuestRead::OtherType { type_, node }) => Next::Look(Query::Guest {
+                vmid,
+                type_: *type_,
+                node: Some(node.clone()),
+            }),
             Some(GuestRead::NotFound) => self.prove_absence(vmid),
             Some(GuestRead::Unreadable(failure)) => {
                 let failure = failure.clone();
@@ -84,22 +108,43 @@ impl Deletion<'_> {
         }
     }
 
-    /// `nextid` is not filtered by privileges; lists, 403 and 500 prove nothing.
-    fn prove_absence(&mut self, vmid: i64) -> Next {
+    /// How to let the object go without touching Proxmox.
+    fn let_go(&self) -> String {
+        let vmid = self.status.vmid.map_or("none".to_string(), |vmid| vmid.to_string());
+        format!("let go with the annotation {ABANDON}: \"{vmid}\"")
+    }
+
+    /// Nothing is concluded from what another cluster says, or one without quorum.
+    pub(super) fn conclusive(&mut self) -> Result<(), Next> {
+        if !self.observed.cluster.is_proven() {
+            let message = format!(
+                "no guest here proves that the endpoint is the cluster that the object's guest was on (another may have its name and nodes): correct spec.endpoints of the PhoenixHypervisor, or {}",
+                self.let_go()
+            );
+            return Err(self.stuck("WrongCluster", message));
+        }
         match self.observed.cluster.quorate {
             None => {
-                return self.stuck(
-                    "MissingPrivilege",
-                    "deleting needs Sys.Audit on / to see whether the cluster is quorate: grant it to the token",
+                let message = format!(
+                    "deleting needs Sys.Audit on / to see whether the cluster is quorate: grant it to the token, or {}",
+                    self.let_go()
                 );
+                Err(self.stuck("MissingPrivilege", message))
             }
-            Some(false) => return self.wait("NoQuorum", "the Proxmox cluster is not quorate", 10),
-            Some(true) => {}
+            Some(false) => Err(self.wait("NoQuorum", "the Proxmox cluster is not quorate", 10)),
+            Some(true) => Ok(()),
+        }
+    }
+
+    /// `nextid` is not filtered by privileges; lists, 403 and 500 prove nothing.
+    fn prove_absence(&mut self, vmid: i64) -> Next {
+        if let Err(next) = self.conclusive() {
+            return next;
         }
         match &self.observed.id_check {
             Some((checked, IdCheck::Free)) if *checked == vmid => match self.leftover_snippet() {
                 Some(next) => next,
-                None => self.release("the guest is gone"),
+                None => self.gone(vmid),
             },
             Some((checked, _)) if *checked == vmid => {
                 self.wait("GuestUnreadable", format!("guest {vmid} exists but cannot be read"), 10)
@@ -119,6 +164,7 @@ impl Deletion<'_> {
             stage: Stage::Created,
             announce: vec![Announce::Snippet(None)],
             effect: Effect::RemoveSnippet { node, volid },
+            apart: Some(retry::DELETE.into()),
         })))
     }
 
@@ -127,7 +173,7 @@ impl Deletion<'_> {
         let key = &self.object.key;
         let stamp = guest.stamp();
         let ours = |s: &Stamp| {
-            s.cluster == self.cluster_id
+            (s.cluster == self.cluster_id || self.previous.contains(&s.cluster))
                 && s.kind == key.kind.as_str()
                 && s.namespace == key.namespace
                 && s.name == key.name
@@ -136,8 +182,9 @@ impl Deletion<'_> {
         if guest.being_made() && stamp.as_ref().is_none_or(ours) {
             return self.cut_off(vmid, guest);
         }
-        let Some(stamp) = stamp.filter(ours) else {
-            return self.release("the guest under its vmid does not carry its stamp and is left alone");
+        let Some(stamp) = stamp.clone().filter(ours) else {
+            let why = left_alone(&what, guest, stamp.as_ref());
+            return self.elsewhere(&why);
         };
         if let Some(lock) = &guest.lock {
             return self.wait("GuestLocked", format!("{what} is locked ({lock})"), 5);
@@ -219,6 +266,9 @@ impl Deletion<'_> {
             let message = format!("{what} is protected: set spec.protection: false, or set deletionPolicy: Retain");
             return self.stuck("Protected", message);
         }
+        if let Some(next) = self.linked_clones(vmid, guest) {
+            return next;
+        }
         if let Some(next) = self.unaccounted(vmid, guest) {
             return next;
         }
@@ -230,58 +280,110 @@ impl Deletion<'_> {
         self.run(format!("destroy {what}"), Effect::Task(call))
     }
 
-    /// Volumes of the guest's own that nobody said may go.
+    /// What rests on a template's volumes keeps it, whosever it is: Proxmox refuses to destroy it. An object of Phoenix's
+    /// that goes wakes this one; a stranger's guest is looked for now and then.
+    fn linked_clones(&mut self, vmid: i64, guest: &Guest) -> Option<Next> {
+        if !guest.is_template() {
+            return None;
+        }
+        let found = match self.observed.old_revision.clone() {
+            Some(Ok(found)) if found.vmid == vmid => found,
+            Some(Err(failure)) => return Some(self.wait(failure.reason, failure.message, 10)),
+            _ => {
+                return Some(Next::Look(Query::OldRevision {
+                    vmid,
+                    type_: guest.type_,
+                    node: guest.node.clone(),
+                }));
+            }
+        };
+        let clones: BTreeSet<i64> = found.linked.iter().filter_map(|volid| owner_of(volid)).collect();
+        if found.linked.is_empty() {
+            return None;
+        }
+        let named = |clone: &i64| match (
+            self.observed.objects.get(clone),
+            self.observed.cluster.guests.get(clone),
+        ) {
+            (Some(object), _) => format!("{clone} ({object})"),
+            (None, Some(row)) if !row.name.is_empty() => format!("{clone} ({}, not Phoenix's)", row.name),
+            _ => clone.to_string(),
+        };
+        let rests = match clones.is_empty() {
+            true => found.linked.join(", "),
+            false => clones.iter().map(named).collect::<Vec<_>>().join(", "),
+        };
+        let message = format!(
+            "{} stays: linked clones rest on it ({rests}): it goes when they are gone, or when they are made full ones (Proxmox: Move disk to the same or another storage)",
+            guest.named(vmid)
+        );
+        Some(self.wait("TemplateInUse", message, IN_USE_AGAIN))
+    }
+
+    /// Volumes of the guest's own that nobody said may go, wherever in its configuration they stand.
     fn unaccounted(&mut self, vmid: i64, guest: &Guest) -> Option<Next> {
         let what = guest.named(vmid);
-        let recorded = |volid: &str| {
-            self.status
-                .volumes
-                .iter()
-                .flatten()
-                .any(|v| v.volid.as_deref() == Some(volid) && v.reclaim_policy.as_deref() == Some("Delete"))
+        let sections = match self.observed.sections.get(&vmid).cloned() {
+            Some(Ok(sections)) => sections,
+            Some(Err(failure)) => return Some(self.wait(failure.reason, failure.message, 10)),
+            None => {
+                return Some(Next::Look(Query::Sections {
+                    vmid,
+                    type_: guest.type_,
+                    node: guest.node.clone(),
+                }));
+            }
         };
-        let volids: Vec<String> = self
-            .held(guest)
-            .into_iter()
-            .map(|text| {
-                let first = text.split(',').next().unwrap_or_default();
-                first
-                    .trim_start_matches("volume=")
-                    .trim_start_matches("file=")
-                    .to_string()
-            })
-            .filter(|volid| owned_by(volid, vmid) && !recorded(volid))
-            .collect();
-        if volids.is_empty() {
+        let volumes = sections.data(guest.type_, self.may_go(guest.type_, &sections));
+        if volumes.is_empty() {
             return None;
         }
         let message = format!(
             "{what} owns volumes that nobody said may go ({}): keep it with deletionPolicy: Retain, or detach and remove those volumes in Proxmox yourself",
-            volids.join(", ")
+            super::held::listed(&volumes)
         );
         Some(self.stuck("UnaccountedVolumes", message))
     }
 
-    /// Volumes that are more than the guest's own system: of a container its mount points, of a machine the disks that
-    /// neither the spec lists nor the machine boots from. EFI disk, TPM and cloud-init drive are part of the machine.
-    fn held<'g>(&self, guest: &'g Guest) -> Vec<&'g str> {
-        let unused = guest.numbered("unused").into_values();
-        if guest.type_ == GuestType::Lxc {
-            return guest.numbered("mp").into_values().chain(unused).collect();
+    /// What may go: volumes recorded as `Delete` wherever they are, a new one that was not recorded yet, and of a
+    /// machine the disks that the spec lists. Where nothing was recorded, a machine may lose what it boots from.
+    fn may_go(&self, type_: GuestType, sections: &Sections) -> impl Fn(&str, &str, &str) -> bool {
+        let recorded = self.status.volumes.clone().unwrap_or_default();
+        // An object whose form was edited since says nothing of the guest that it has.
+        let edited = type_ == GuestType::Qemu && self.object.vm().is_none();
+        let boot = edited || recorded.is_empty() || self.status.adopted == Some(true);
+        let boot = sections.boot_volume().filter(|_| boot);
+        let (mut disks, mut paths) = (Vec::new(), Vec::new());
+        match &self.object.spec {
+            GuestSpec::Lxc(spec) => {
+                let announced = |name: &str| {
+                    let mut all = recorded.iter();
+                    all.any(|v| v.name == name && v.volid.is_none() && v.reclaim_policy.as_deref() == Some("Delete"))
+                };
+                let new = spec.volumes.iter().flatten().filter(|v| announced(&v.name));
+                paths.extend(new.map(|v| v.mount_path.trim_end_matches('/').to_string()));
+            }
+            _ => {
+                let listed = self.object.vm().and_then(|vm| vm.disks.as_deref());
+                disks.extend(listed.unwrap_or_default().iter().map(|d| d.name.clone()));
+            }
         }
-        let listed = self.object.vm().and_then(|vm| vm.disks.as_deref()).unwrap_or_default();
-        let boot = super::vm_disks::boot_disk(guest);
-        let foreign = super::vm_disks::disks(guest).into_iter().filter(|(place, disk)| {
-            let named = |name: &str| name == place.as_str() || disk.get("serial") == Some(name);
-            boot.as_ref() != Some(place) && !listed.iter().any(|d| named(&d.name))
-        });
-        let places: Vec<String> = foreign.map(|(place, _)| place).collect();
-        let attached = guest.options.iter().filter(|(key, _)| places.contains(key));
-        attached.map(|(_, text)| text.as_str()).chain(unused).collect()
+        move |key, text, volid| {
+            let has = |part: &str, wanted: &String| {
+                let value = text.split(',').find_map(|p| p.strip_prefix(part));
+                value.is_some_and(|v| v.trim_end_matches('/') == wanted)
+            };
+            boot.as_deref() == Some(volid)
+                || recorded
+                    .iter()
+                    .any(|v| v.volid.as_deref() == Some(volid) && v.reclaim_policy.as_deref() == Some("Delete"))
+                || disks.iter().any(|name| name == key || has("serial=", name))
+                || paths.iter().any(|path| has("mp=", path))
+        }
     }
 
     /// Lets the object go, unless it has guests of earlier revisions: then the next of these is what is deleted.
-    fn release(&mut self, why: &str) -> Next {
+    pub(super) fn release(&mut self, why: &str) -> Next {
         if let Some(old) = self.status.revisions.as_ref().and_then(|list| list.last()) {
             let action = format!(
                 "go on with {} of revision {}",
@@ -294,22 +396,24 @@ impl Deletion<'_> {
                 stage: Stage::Created,
                 announce: vec![Announce::TakeUpRevision],
                 effect: Effect::Record,
+                apart: Some(retry::DELETE.into()),
             }));
         }
         self.run(format!("let the object go: {why}"), Effect::RemoveFinalizer)
     }
 
-    fn run(&mut self, action: String, effect: Effect) -> Next {
+    pub(super) fn run(&mut self, action: String, effect: Effect) -> Next {
         self.find("Deleting", action.clone());
         Next::Run(Box::new(Step {
             action,
             stage: Stage::Created,
             announce: vec![],
             effect,
+            apart: Some(retry::DELETE.into()),
         }))
     }
 
-    fn wait(&mut self, reason: &'static str, message: impl Into<String>, seconds: u64) -> Next {
+    pub(super) fn wait(&mut self, reason: &'static str, message: impl Into<String>, seconds: u64) -> Next {
         let message = message.into();
         self.find(reason, message.clone());
         Next::Wait {
@@ -319,13 +423,13 @@ impl Deletion<'_> {
         }
     }
 
-    fn stuck(&mut self, reason: &'static str, message: impl Into<String>) -> Next {
+    pub(super) fn stuck(&mut self, reason: &'static str, message: impl Into<String>) -> Next {
         let message = message.into();
         self.find(reason, message.clone());
         Next::Stuck { reason, message }
     }
 
-    fn find(&mut self, reason: &'static str, message: String) {
+    pub(super) fn find(&mut self, reason: &'static str, message: String) {
         self.findings.push(Finding {
             condition: "Created",
             holds: Some(true),

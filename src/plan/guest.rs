@@ -8,12 +8,12 @@ use crate::observed::{Guest, Observed};
 use super::*;
 
 /// Everything that a plan is made from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Input<'a> {
     /// What is wanted.
     pub desired: &'a Desired,
-    /// Whether what the object depends on is Ready; it matters only until the guest exists.
-    pub dependencies: &'a Result<(), Blocked>,
+    /// Whether what the object depends on is Ready; asked only while there is no guest.
+    pub dependencies: &'a dyn Fn() -> Result<(), Blocked>,
     /// What was looked at so far.
     pub observed: &'a Observed,
     /// What was recorded.
@@ -36,6 +36,8 @@ pub(super) struct Planner<'a> {
     pub facts: Facts,
     pub partial: bool,
     pub steps: Vec<Step>,
+    /// Steps that wait for their next attempt while the rest goes on.
+    pub held: Vec<(Stage, Next)>,
 }
 
 /// A stage either holds, or says what comes next.
@@ -52,6 +54,7 @@ impl<'a> Planner<'a> {
             facts: Facts::default(),
             partial: false,
             steps: Vec::new(),
+            held: Vec::new(),
         }
     }
 
@@ -64,8 +67,11 @@ impl<'a> Planner<'a> {
         });
     }
 
-    /// The stage holds.
+    /// The stage holds, unless a step of it is held back.
     pub fn ok(&mut self, stage: Stage, message: impl Into<String>) {
+        if self.held.iter().any(|(held, _)| *held == stage) {
+            return;
+        }
         self.find(stage.as_str(), true, "AsWanted", message);
     }
 
@@ -96,12 +102,13 @@ impl<'a> Planner<'a> {
             stage,
             announce,
             effect,
+            apart: None,
         }))
     }
 
     fn finish(self, next: Next) -> Plan {
         Plan {
-            next: hold_back(next, self.status, self.input.now),
+            next: retry::hold_back(next, self.status, self.input.now),
             findings: self.findings,
             facts: self.facts,
             partial: self.partial,
@@ -110,26 +117,11 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// A step that failed is tried again only when its time has come.
-pub(super) fn hold_back(next: Next, status: &GuestStatus, now: i64) -> Next {
-    match (&next, &status.next_retry) {
-        (Next::Run(_), Some(retry)) if retry.0.as_second() > now => Next::Wait {
-            reason: "BackOff",
-            message: status
-                .last_error
-                .clone()
-                .unwrap_or_else(|| "the last attempt failed".into()),
-            seconds: u64::try_from(retry.0.as_second() - now).unwrap_or(1),
-        },
-        _ => next,
-    }
-}
-
 /// Decides what to do next for a guest.
 pub fn plan(input: Input<'_>) -> Plan {
     let mut planner = Planner::new(input);
     let next = match planner.stages() {
-        Ok(()) => Next::Done,
+        Ok(()) => planner.held_in(&Stage::ALL).map_or_else(|held| held, |()| Next::Done),
         Err(next) => next,
     };
     planner.finish(next)
@@ -147,24 +139,37 @@ impl Planner<'_> {
         self.may_go_on(vmid, &guest)?;
         self.facts.node = Some(guest.node.clone());
         self.facts.ip = guest.ip.clone();
+        self.facts.image = guest.stamp().and_then(|s| s.image);
         self.ok(Stage::DependenciesReady, "");
         self.ok(
             Stage::Created,
             format!("{} is on node {}", guest.named(vmid), guest.node),
         );
+        self.stopped_first(vmid, &guest).or_else(|next| self.shown(next))?;
         let sealed = self.sealed(vmid, &guest)?;
         match self.desired.type_ {
             GuestType::Lxc => self.container(vmid, &guest)?,
             GuestType::Qemu => self.machine(vmid, &guest)?,
         }
         self.firewall(vmid, &guest).or_else(|next| self.shown(next))?;
+        if guest.stamp().is_some_and(|s| s.fresh) {
+            // What a clone copied may still be on it: it does not start.
+            self.held_in(&Stage::ALL)?;
+        }
         self.settled(vmid, &guest).or_else(|next| self.shown(next))?;
         if sealed {
             return self.stay_sealed(vmid, &guest);
         }
+        // Nothing is started or run without its volumes and devices.
+        let parts = self.held_in(&[Stage::VolumesReady, Stage::GPUReady]);
+        if !guest.running {
+            parts.clone()?;
+        }
         self.running(vmid, &guest).or_else(|next| self.shown(next))?;
+        parts?;
         self.restart_unhealthy(vmid, &guest).or_else(|next| self.shown(next))?;
         self.agent_answers(vmid, &guest)?;
+        self.addressed(&guest).or_else(|next| self.shown(next))?;
         self.scripts(vmid, &guest).or_else(|next| self.shown(next))?;
         if self.desired.form == Form::Guest {
             self.healthy(vmid, &guest)?;
@@ -172,7 +177,9 @@ impl Planner<'_> {
             self.seal(vmid, &guest)?;
         }
         self.lineage(&guest);
-        self.facts.verified = Some(self.observed.cluster.guests.get(&vmid).cloned());
+        if self.facts.look_again.is_none() {
+            self.facts.verified = Some(self.observed.cluster.guests.get(&vmid).cloned());
+        }
         Ok(())
     }
 
@@ -299,11 +306,22 @@ impl Planner<'_> {
         }
     }
 
+    /// A guest that is to be stopped is so before anything else is done to it: no refused change and no pause of other
+    /// steps keeps it running.
+    fn stopped_first(&mut self, vmid: i64, guest: &Guest) -> Staged {
+        if !self.facts.stopped || !guest.running {
+            return Ok(());
+        }
+        self.unlocked(Stage::Running, vmid, guest)?;
+        Err(self.shutdown(Stage::Running, vmid, guest).apart(retry::STOP))
+    }
+
     /// Guest runs, or is stopped, as wanted; restarts that were asked for are carried out.
     fn running(&mut self, vmid: i64, guest: &Guest) -> Staged {
         let what = guest.named(vmid);
         let stage = Stage::Running;
-        let mut names: Vec<&str> = guest.pending.iter().map(String::as_str).collect();
+        let pending = guest.pending.keys().map(String::as_str);
+        let mut names: Vec<&str> = pending.filter(|k| !super::volumes::only_size_pends(guest, k)).collect();
         if self.cloud_init_unread(guest) {
             names.push("cloud-init");
         }
@@ -330,10 +348,6 @@ impl Planner<'_> {
                 self.unlocked(stage, vmid, guest)?;
                 let call = ApiCall::post(status_path(vmid, guest, "start"));
                 return Err(self.run(stage, format!("start {what}"), vec![], Effect::Task(call)));
-            }
-            (PowerState::Stopped, true) => {
-                self.unlocked(stage, vmid, guest)?;
-                return Err(self.shutdown(stage, vmid, guest));
             }
             _ => {}
         }
@@ -411,8 +425,11 @@ fn source_words(source: &Source) -> String {
     match source {
         Source::Clone { template, .. } => template.clone(),
         other => {
-            let volid = other.image_volid().unwrap_or_default();
-            let file = volid.rsplit('/').next().unwrap_or_default();
+            let name = match other {
+                Source::Download { filename, .. } => filename.clone(),
+                _ => other.image_volid().unwrap_or_default(),
+            };
+            let file = name.rsplit('/').next().unwrap_or_default();
             let file = file.split('_').next().unwrap_or_default();
             let image = [".qcow2", ".img", ".raw", ".vmdk"];
             let stem = image.iter().find_map(|end| file.strip_suffix(end));

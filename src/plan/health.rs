@@ -142,7 +142,7 @@ fn judge(mut state: HealthState, answers: &BTreeMap<ProbeKind, ProbeAnswer>, clo
 /// The restart after those so far.
 fn counted(before: Option<&RestartStatus>, now: i64) -> RestartStatus {
     let in_a_row = before
-        .filter(|r| now - r.last.0.as_second() < CALM)
+        .filter(|r| (now - r.last.0.as_second()).abs() < CALM)
         .map_or(0, |r| r.in_a_row);
     RestartStatus {
         count: before.map_or(0, |r| r.count) + 1,
@@ -156,7 +156,8 @@ fn held_back(before: Option<&RestartStatus>, now: i64) -> Option<i64> {
     let before = before?;
     let shift = u32::try_from(before.in_a_row.clamp(1, 6) - 1).unwrap_or(0);
     let due = before.last.0.as_second() + (FIRST_PAUSE << shift).min(LONGEST_PAUSE);
-    (due > now).then_some(due)
+    // A time further off than the longest pause was noted by a clock that was ahead.
+    (due > now && due - now <= LONGEST_PAUSE).then_some(due)
 }
 
 impl Planner<'_> {

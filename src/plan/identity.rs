@@ -1,8 +1,9 @@
-//! Which guest is the object's (promise 1): found by its recorded vmid, by its stamp, or by what the spec says; a
-//! stranger's is never touched.
+//! Which guest is the object's (promise 1): found by its recorded vmid, by its stamp, or by what the spec says.
+//! Whether a guest that was found may be touched is in [`super::ownership`].
 
-use crate::desired::{Form, Stamp};
-use crate::observed::{Guest, GuestRead, IdCheck, OurGuest, Stamped};
+use crate::crd::GuestKind;
+use crate::desired::Form;
+use crate::observed::{Guest, GuestRead, IdCheck, MaybeOurs, OurGuest, Stamped};
 
 use super::guest::Planner;
 use super::*;
@@ -14,26 +15,13 @@ impl Planner<'_> {
         let Some(vmid) = self.candidate()? else {
             return Err(self.new_guest(None));
         };
-        let node = self.status.node.clone();
-        let Some(read) = &self.observed.guest else {
-            return Err(Next::Look(Query::Guest {
-                vmid,
-                type_: self.desired.type_,
-                node,
-            }));
-        };
-        match read.clone() {
+        if self.observed.guest.is_none() && self.was_never_made(vmid) {
+            return Err(self.new_guest(Some(vmid)));
+        }
+        match self.read_of(vmid)? {
             GuestRead::Present(guest) => {
                 self.owned(vmid, &guest)?;
-                if self.status.vmid.is_none() {
-                    let adopted = guest.stamp().is_some_and(|s| s.adopted);
-                    return Err(self.record(vmid, &guest.node, adopted));
-                }
-                if self.status.create_sent != Some(true) && self.status.adopted != Some(true) {
-                    // An older status came back: deleting the object must still find its guest.
-                    let action = format!("note that guest {vmid} is there");
-                    return Err(self.run(stage, action, vec![Announce::CreateSent], Effect::Record));
-                }
+                self.noted(vmid, &guest)?;
                 Ok((vmid, *guest))
             }
             GuestRead::NotFound if self.status.vmid.is_none() && self.wants_adoption() == Some(vmid) => {
@@ -41,34 +29,144 @@ impl Planner<'_> {
                 Err(self.stuck(stage, "AdoptNotFound", message))
             }
             GuestRead::NotFound => Err(self.new_guest(Some(vmid))),
-            GuestRead::OtherType { type_, node } => {
-                let message = format!("vmid {vmid} is a {} on node {node}: choose another vmid", type_.noun());
-                Err(self.stuck(stage, "Conflict", message))
-            }
+            GuestRead::OtherType { type_, node } => Err(self.other_sort(vmid, type_, &node)),
             GuestRead::Unreadable(failure) => Err(self.wait(stage, failure.reason, failure.message, 10)),
         }
     }
 
-    /// The vmid that the object has or asks for; `None`: one has to be chosen.
+    /// Whether nothing was ever sent for the vmid and the cluster's list has no such guest. The list lags by seconds, so
+    /// that the guest itself is asked for before the creating call; what comes before that need not ask.
+    fn was_never_made(&self, vmid: i64) -> bool {
+        let sent = self.status.create_sent == Some(true) || self.status.adopted == Some(true);
+        let mut ours = self.observed.stamped.iter().flat_map(|s| &s.ours);
+        let found = ours.any(|g| g.vmid == vmid);
+        !sent && !found && !self.observed.cluster.guests.contains_key(&vmid) && self.wants_adoption() != Some(vmid)
+    }
+
+    /// The guest under a vmid, as it was read in this reconcile.
+    fn read_of(&mut self, vmid: i64) -> Result<GuestRead, Next> {
+        match &self.observed.guest {
+            Some(read) if self.observed.guest_of.is_none_or(|of| of == vmid) => Ok(read.clone()),
+            _ => Err(Next::Look(Query::Guest {
+                vmid,
+                type_: self.desired.type_,
+                node: self.status.node.clone().filter(|_| self.status.vmid == Some(vmid)),
+            })),
+        }
+    }
+
+    /// What a look at the object's guest shows is in status.
+    fn noted(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+        let owned = Announce::Owned(self.desired.restamp.clone());
+        if self.status.vmid.is_none() {
+            let announce = Announce::Vmid {
+                vmid,
+                node: guest.node.clone(),
+                adopted: guest.stamp().is_some_and(|s| s.adopted),
+            };
+            let action = format!("record vmid {vmid}");
+            return Err(self.run(Stage::Created, action, vec![announce, owned], Effect::Record));
+        }
+        let mut announce = Vec::new();
+        if self.status.claim.is_some() || self.status.restamped != self.desired.restamp {
+            announce.push(owned);
+        }
+        if !self.was_made() {
+            // An older status came back: deleting the object must still find its guest.
+            announce.push(Announce::CreateSent);
+        }
+        if announce.is_empty() {
+            return Ok(());
+        }
+        let action = format!("note that guest {vmid} is there");
+        Err(self.run(Stage::Created, action, announce, Effect::Record))
+    }
+
+    /// Whether status says that the guest under the recorded vmid was made, or adopted.
+    pub(super) fn was_made(&self) -> bool {
+        self.status.create_sent == Some(true) || self.status.adopted == Some(true)
+    }
+
+    /// The vmid that the object has or asks for; `None`: one has to be chosen. Whatever is asked for, a guest with the
+    /// object's own stamp comes first: status may have been lost, or be an old one.
     fn candidate(&mut self) -> Result<Option<i64>, Next> {
         if let Some(vmid) = self.status.vmid {
-            return Ok(Some(vmid));
+            return self.recorded_vmid(vmid).map(Some);
         }
         let given = self.wants_adoption().or(self.desired.vmid);
-        if let Some(vmid) = given.filter(|vmid| !self.is_superseded(*vmid)) {
-            return Ok(Some(vmid));
+        let given = given.filter(|vmid| !self.is_superseded(*vmid));
+        if let Some(vmid) = given {
+            self.nobody_elses(vmid)?;
+            if self.observed.stamped.is_none() && self.carries_our_stamp(vmid)? {
+                return Ok(Some(vmid));
+            }
         }
+        let found = self.search()?;
+        match (self.among_ours(&found)?, given) {
+            (Some(ours), Some(given)) if self.desired.vmid.is_some() && ours != given => {
+                let message = format!(
+                    "{}.vmid is {given}, but guest {ours} carries this object's stamp: set it to {ours}",
+                    self.prefix()
+                );
+                Err(self.stuck(Stage::Created, "Conflict", message))
+            }
+            (ours, given) => Ok(ours.or(given)),
+        }
+    }
+
+    /// The recorded vmid.
+    fn recorded_vmid(&mut self, vmid: i64) -> Result<i64, Next> {
+        if self.was_made() && self.read_of(vmid)? == GuestRead::NotFound {
+            self.no_other(vmid)?;
+        }
+        Ok(vmid)
+    }
+
+    /// Where no guest is under the recorded vmid, an old status may have come back: the object's guest is another one.
+    pub(super) fn no_other(&mut self, vmid: i64) -> Result<(), Next> {
+        let found = self.search()?;
+        let Some(ours) = self.among_ours(&found)?.filter(|ours| *ours != vmid) else {
+            return Ok(());
+        };
+        let other = found.ours.iter().find(|g| g.vmid == ours);
+        let announce = Announce::Vmid {
+            vmid: ours,
+            node: other.map(|g| g.node.clone()).unwrap_or_default(),
+            adopted: other.is_some_and(|g| g.adopted),
+        };
+        let action = format!("record vmid {ours} in place of {vmid}, under which there is no guest");
+        let announce = vec![announce, Announce::CreateSent];
+        Err(self.run(Stage::Created, action, announce, Effect::Record))
+    }
+
+    /// What the search for the object's stamp found.
+    fn search(&mut self) -> Result<Stamped, Next> {
         match &self.observed.stamped {
+            Some(found) => Ok(found.clone()),
             None => Err(Next::Look(Query::Stamped {
-                type_: self.desired.type_,
-                among: self.may_be_ours(),
+                among: Some(self.may_be_ours()),
             })),
-            Some(found) => self.among_ours(&found.clone()),
         }
+    }
+
+    /// Whether the guest under the vmid carries the object's stamp.
+    fn carries_our_stamp(&mut self, vmid: i64) -> Result<bool, Next> {
+        // The list lags by seconds: before the creating call the guest itself is asked for.
+        if !self.observed.cluster.guests.contains_key(&vmid) {
+            return Ok(false);
+        }
+        let GuestRead::Present(guest) = self.read_of(vmid)? else {
+            return Ok(false);
+        };
+        Ok(guest.stamp().is_some_and(|s| self.is_ours(&s, vmid)))
     }
 
     /// The object's guest among those that carry its stamp; those of earlier revisions are noted first.
     fn among_ours(&mut self, found: &Stamped) -> Result<Option<i64>, Next> {
+        let other_sort = |g: &&OurGuest| g.type_ != self.desired.type_ && !self.is_superseded(g.vmid);
+        if let Some(other) = found.ours.iter().find(other_sort) {
+            return Err(self.other_sort(other.vmid, other.type_, &other.node));
+        }
         let template = self.desired.form != Form::Guest;
         let present = |g: &&OurGuest| !template || g.revision.as_ref() == Some(&self.desired.revision);
         let unknown = found.ours.iter().find(|g| !present(g) && !self.is_superseded(g.vmid));
@@ -93,113 +191,38 @@ impl Planner<'_> {
                 );
                 Err(self.wait(Stage::Created, "CreateRunning", message, 2))
             }
+            [] => match found.foreign.first() {
+                Some((vmid, cluster)) => Err(self.foreign(*vmid, cluster)),
+                None => Ok(None),
+            },
             ours => Ok(ours.first().copied()),
         }
     }
 
-    /// Containers that may carry this object's stamp although status does not name them: those with the tag, and those
-    /// in the range that Phoenix chooses from, as the tag comes only with the first configuration. What other objects
-    /// have recorded is theirs.
-    fn may_be_ours(&self) -> Vec<(i64, String)> {
+    /// Guests that may carry this object's stamp although status does not name them: those with the tag, and those in the
+    /// range that Phoenix chooses from, as the tag comes only with the first configuration. What other objects have
+    /// recorded is theirs. A template may have had the other form before.
+    fn may_be_ours(&self) -> Vec<MaybeOurs> {
         let in_range = |vmid: &i64| {
             self.desired
                 .vmid_range
                 .is_some_and(|(first, last)| (first..=last).contains(vmid))
         };
+        let any_sort = self.desired.key.kind == GuestKind::PhoenixTemplate;
         let guests = self.observed.cluster.guests.iter();
         guests
             .filter(|(vmid, row)| {
                 let tagged = row.tags.iter().any(|t| t == super::config::TAG);
-                row.type_ == self.desired.type_.as_str()
+                (any_sort || row.type_ == self.desired.type_.as_str())
                     && (tagged || in_range(vmid))
-                    && !self.observed.reserved.contains(vmid)
+                    && !self.observed.held.contains_key(vmid)
             })
-            .map(|(vmid, row)| (*vmid, row.node.clone()))
+            .map(|(vmid, row)| (*vmid, row.guest_type(), row.node.clone()))
             .collect()
     }
 
-    /// The vmid that the adopt annotation names, unless the spec names another.
-    fn wants_adoption(&self) -> Option<i64> {
-        let vmid = self.desired.adopt.as_ref()?.parse().ok()?;
-        (self.desired.vmid.is_none_or(|v| v == vmid)).then_some(vmid)
-    }
-
-    /// Checks that the guest under the vmid is this object's.
-    fn owned(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
-        let stage = Stage::Created;
-        let wanted = self.desired.stamp(vmid);
-        let stamp = guest.stamp();
-        let being_created = guest.being_made();
-        if being_created && stamp.as_ref().is_none_or(|s| s.same_identity(&wanted)) {
-            return Err(self.being_created(vmid, guest));
-        }
-        match stamp {
-            Some(stamp) if stamp.same_identity(&wanted) => Ok(()),
-            Some(stamp) if stamp.same_object(&wanted) && self.desired.previous_clusters.contains(&stamp.cluster) => {
-                self.unlocked(stage, vmid, guest)?;
-                Err(self.restamp(
-                    vmid,
-                    guest,
-                    Stamp {
-                        cluster: wanted.cluster,
-                        uid: wanted.uid,
-                        ..stamp
-                    },
-                    None,
-                ))
-            }
-            _ if self.wants_adoption() == Some(vmid) => {
-                self.may_be_adopted(vmid, guest)?;
-                self.unlocked(stage, vmid, guest)?;
-                let announce = Announce::Vmid {
-                    vmid,
-                    node: guest.node.clone(),
-                    adopted: true,
-                };
-                Err(self.restamp(
-                    vmid,
-                    guest,
-                    Stamp {
-                        adopted: true,
-                        ..wanted
-                    },
-                    Some(announce),
-                ))
-            }
-            stamp => Err(self.conflict(vmid, guest, stamp)),
-        }
-    }
-
-    fn conflict(&mut self, vmid: i64, guest: &Guest, stamp: Option<Stamp>) -> Next {
-        let refused = self
-            .status
-            .last_error
-            .as_ref()
-            .is_some_and(|e| e.contains("already exists"));
-        if self.status.create_sent == Some(true) && self.desired.vmid.is_none() && refused && stamp.is_some() {
-            let action = format!("give vmid {vmid} up: it is somebody else's guest");
-            return self.run(Stage::Created, action, vec![Announce::NoVmid], Effect::Record);
-        }
-        let whose = match stamp {
-            Some(s) if s.vmid != vmid => {
-                format!("is a copy of guest {} ({} {}/{})", s.vmid, s.kind, s.namespace, s.name)
-            }
-            Some(s) => format!(
-                "belongs to {} {}/{} of management cluster {}",
-                s.kind, s.namespace, s.name, s.cluster
-            ),
-            None => "was not made by Phoenix".to_string(),
-        };
-        let message = format!(
-            "guest {vmid} on node {} {whose} and is left alone: choose another vmid, or adopt it with the annotation {}: \"{vmid}\"",
-            guest.node,
-            crate::crd::ADOPT
-        );
-        self.stuck(Stage::Created, "Conflict", message)
-    }
-
     /// A create or clone still runs, or was cut off and left its lock (facts K.2.4, K.3.1).
-    fn being_created(&mut self, vmid: i64, guest: &Guest) -> Next {
+    pub(super) fn being_created(&mut self, vmid: i64, guest: &Guest) -> Next {
         match self.observed.creating {
             None => Next::Look(Query::Creating {
                 vmid,
@@ -224,23 +247,8 @@ impl Planner<'_> {
         }
     }
 
-    fn restamp(&mut self, vmid: i64, guest: &Guest, stamp: Stamp, announce: Option<Announce>) -> Next {
-        let what = guest.named(vmid);
-        let words = Stamp::strip(guest.options.get("description").map(String::as_str).unwrap_or_default());
-        let call = ApiCall::put(format!("{}/config", guest.path(vmid)))
-            .param("description", stamp.describe(&words))
-            .param("digest", &guest.digest);
-        let action = format!("take over {what}");
-        self.run(
-            Stage::Created,
-            action,
-            announce.into_iter().collect(),
-            Effect::Call(call),
-        )
-    }
-
     /// Records the vmid in status, before anything is sent (write-ahead).
-    fn record(&mut self, vmid: i64, node: &str, adopted: bool) -> Next {
+    pub(super) fn record(&mut self, vmid: i64, node: &str, adopted: bool) -> Next {
         let announce = Announce::Vmid {
             vmid,
             node: node.to_string(),
@@ -264,6 +272,14 @@ impl Planner<'_> {
         let stage = Stage::Created;
         match &self.observed.id_check {
             Some((checked, IdCheck::Free)) if *checked == vmid => self.record(vmid, node, false),
+            // It may be ours, and newer than the list.
+            Some((checked, IdCheck::Taken)) if *checked == vmid && self.observed.guest.is_none() => {
+                Next::Look(Query::Guest {
+                    vmid,
+                    type_: self.desired.type_,
+                    node: None,
+                })
+            }
             Some((checked, IdCheck::Taken)) if *checked == vmid => {
                 let message = format!("vmid {vmid} is taken by a guest that cannot be read: choose another vmid");
                 self.stuck(stage, "Conflict", message)
@@ -282,6 +298,13 @@ impl Planner<'_> {
         }
     }
 
+    /// Whether the id is one of the owner containers of volumes.
+    pub(super) fn of_owners(&self, vmid: i64) -> bool {
+        self.desired
+            .owner_ids
+            .is_some_and(|(first, last)| (first..=last).contains(&vmid))
+    }
+
     fn free_id(&mut self) -> Result<i64, Next> {
         let stage = Stage::Created;
         let Some((first, last)) = self.desired.vmid_range else {
@@ -290,9 +313,14 @@ impl Planner<'_> {
         };
         let observed = self.observed;
         let taken = |id: &i64| {
-            observed.cluster.guests.contains_key(id) || observed.reserved.contains(id) || observed.unusable.contains(id)
+            observed.cluster.guests.contains_key(id)
+                || observed.reserved.contains(id)
+                || observed.held.contains_key(id)
+                || observed.unusable.contains(id)
+                || self.of_owners(*id)
         };
-        (first..=last).find(|id| !taken(id)).ok_or_else(|| {
+        let free = (first..=last).find(|id| !taken(id));
+        free.ok_or_else(|| {
             let message =
                 format!("spec.vmidRange {first}-{last} of the PhoenixHypervisor has no free id left: widen it");
             self.stuck(stage, "NoFreeVmid", message)

@@ -2,7 +2,9 @@
 //! the same plan. Position comes from observation, never from status (promise 2); status only caches what a look
 //! would find again, and the vmid that was announced.
 
+mod address;
 mod allow;
+mod blame;
 pub mod call;
 mod config;
 mod create;
@@ -10,12 +12,19 @@ mod delete;
 mod firewall;
 mod guest;
 mod health;
+mod held;
 mod identity;
+mod images;
+mod lost;
+mod owners;
+mod ownership;
 #[cfg(test)]
 mod protected;
+pub mod retry;
 mod revisions;
 mod scripts;
 mod seal;
+mod sizes;
 pub mod upid;
 mod vm;
 mod vm_agent;
@@ -29,13 +38,14 @@ mod volumes;
 use std::collections::BTreeMap;
 
 use crate::desired::{GuestType, Script};
-use crate::observed::{HealthState, ProbeKind, Row};
+use crate::observed::{HealthState, MaybeOurs, ProbeKind, Row};
 
+pub use blame::explain;
 pub use call::{ApiCall, Auth, Method};
 pub use config::TAG;
-pub use delete::{leaves_proxmox_alone, plan_deletion};
+pub use delete::{abandoned, plan_deletion};
 pub use guest::{Input, plan};
-pub use volumes::OWNER_KIND;
+pub use owners::{OWNER_HOSTNAME, OWNER_KIND};
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,6 +74,20 @@ pub enum Next {
     Done,
 }
 
+impl Next {
+    /// The same, with the failures of a step counted under a name of its own ([`retry`]).
+    #[must_use]
+    pub(crate) fn apart(self, name: &str) -> Next {
+        match self {
+            Next::Run(step) => Next::Run(Box::new(Step {
+                apart: Some(name.to_string()),
+                ..*step
+            })),
+            next => next,
+        }
+    }
+}
+
 /// A read that the plan needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
@@ -71,10 +95,13 @@ pub enum Query {
     Cluster,
     /// Which of these guests carry this object's stamp.
     Stamped {
-        /// Container or machine.
-        type_: GuestType,
-        /// Vmids and nodes of guests.
-        among: Vec<(i64, String)>,
+        /// The guests; `None`: all of the cluster, as it lists them now, but those that other objects have.
+        among: Option<Vec<MaybeOurs>>,
+    },
+    /// Guests whose volumes another guest holds.
+    Lenders {
+        /// Them.
+        among: Vec<MaybeOurs>,
     },
     /// Whether a vmid can be used for a new guest.
     VmidFree {
@@ -125,6 +152,8 @@ pub enum Query {
         node: String,
         /// Volume id.
         volid: String,
+        /// Name in the appliance index, where the image is of it.
+        appliance: Option<String>,
     },
     /// Records of scripts in the guest.
     Scripts {
@@ -171,14 +200,26 @@ pub enum Query {
         /// Node.
         node: String,
     },
-    /// Owner containers on a node.
+    /// Owner containers of the whole cluster.
     Owners {
-        /// Node.
-        node: String,
-        /// Id mapping of the consumer.
-        unprivileged: bool,
+        /// Id range, both ends included: where they are made today.
+        ids: (i64, i64),
+    },
+    /// The id range of owner containers: what in it is hidden, and what is free for a new one.
+    OwnerRange {
         /// Id range, both ends included.
         ids: (i64, i64),
+        /// Where a new owner is to be made: its node, whose storages are searched for left volumes of the id.
+        node: Option<String>,
+    },
+    /// Every section of a guest's configuration.
+    Sections {
+        /// The id.
+        vmid: i64,
+        /// Container or machine.
+        type_: GuestType,
+        /// Node.
+        node: String,
     },
     /// Probes, all at once.
     Probes {
@@ -215,6 +256,8 @@ pub struct Step {
     pub announce: Vec<Announce>,
     /// The effect.
     pub effect: Effect,
+    /// Sort of work whose failures are counted apart from those of everything else ([`retry`]).
+    pub apart: Option<String>,
 }
 
 /// What is written to status before an effect leaves.
@@ -231,6 +274,12 @@ pub enum Announce {
     },
     /// The vmid is not this object's after all (promise 1: already exists, and not ours).
     NoVmid,
+    /// The guest with a configuration of this digest is about to get the object's stamp.
+    Claim(String),
+    /// The restamp annotation with this value is about to be carried out.
+    Restamped(String),
+    /// The guest carries the object's stamp, while the restamp annotation has this value.
+    Owned(Option<String>),
     /// The creating call is about to leave.
     CreateSent,
     /// The guest is one of an earlier revision of the template; the object's own one is another.
@@ -245,8 +294,8 @@ pub enum Announce {
     HealthRestart(crate::crd::RestartStatus),
     /// The lines are Phoenix's own.
     RawLines(Vec<String>),
-    /// A volume of the guest's own with reclaimPolicy Delete.
-    DeleteVolume(String),
+    /// A volume is about to be attached: a new one of the guest's own has no volume id yet.
+    Volume(crate::crd::VolumeStatus),
     /// The cloud-init drive is about to be written anew, while the machine runs with this process id.
     CloudInitWritten(i64),
     /// The snippet is the machine's, or none is any more.
@@ -469,6 +518,8 @@ pub struct Facts {
     pub gpus: Option<String>,
     /// What it was made from, for people.
     pub source: Option<String>,
+    /// Volume id of the image that it was made of.
+    pub image: Option<String>,
     /// Revision of a template.
     pub revision: Option<String>,
     /// Revision of the template that the guest was cloned from.
@@ -485,12 +536,16 @@ pub struct Facts {
     pub tests: Option<Vec<crate::crd::ScriptStatus>>,
     /// Volumes.
     pub volumes: Option<Vec<crate::crd::VolumeStatus>>,
+    /// Size of the root filesystem, in GiB, that the spec asked for and that is there.
+    pub rootfs_gib: Option<i64>,
     /// What the probes said, this reconcile's answers included.
     pub health_state: Option<HealthState>,
     /// Milliseconds of the engine's clock until the next probe is due.
     pub probe_due: Option<i64>,
     /// Health in one word.
     pub health: Option<String>,
+    /// Seconds until a full look is due although everything is as wanted.
+    pub look_again: Option<i64>,
     /// Row of the guest at the time of a full look that found everything as wanted.
     pub verified: Option<Option<Row>>,
 }

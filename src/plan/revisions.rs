@@ -2,10 +2,9 @@
 //! something was cloned from it.
 
 use crate::crd::RevisionStatus;
-use crate::observed::{GuestRead, OldRevision};
+use crate::observed::{GuestRead, OldRevision, Sections};
 
 use super::guest::{Planner, Staged};
-use super::volumes::owned_by;
 use super::*;
 
 impl Planner<'_> {
@@ -27,6 +26,10 @@ impl Planner<'_> {
             vmid,
             node: Some(node.to_string()),
             snippet: self.status.snippet.clone().filter(|_| own),
+            volumes: self.status.volumes.clone().filter(|_| own).map(|volumes| {
+                let volids = volumes.into_iter().filter_map(|v| v.volid);
+                volids.collect()
+            }),
         };
         self.run(
             Stage::SnapshotReady,
@@ -88,7 +91,15 @@ impl Planner<'_> {
         if !ours {
             return Err(self.forget_revision(old));
         }
-        if let Some(why) = kept_for(&found, &guest, old.vmid) {
+        let sections = self.sections(stage, old.vmid, &guest)?;
+        let listed: Vec<String> = self
+            .desired
+            .vm
+            .iter()
+            .flat_map(|vm| vm.disks.iter().flatten())
+            .map(|d| d.name.clone())
+            .collect();
+        if let Some(why) = kept_for(&found, &guest, &sections, old, &listed) {
             // It is no fault of the template's: it is Ready all the same.
             self.find(
                 "OldRevisionKept",
@@ -126,8 +137,15 @@ impl Planner<'_> {
     }
 }
 
-/// Why the guest of an earlier revision is not removed.
-fn kept_for(found: &OldRevision, guest: &crate::observed::Guest, vmid: i64) -> Option<String> {
+/// Why the guest of an earlier revision is not removed. Of a machine the disks that it was built with may go: those that
+/// were recorded or that the spec lists, and the one that it boots from.
+fn kept_for(
+    found: &OldRevision,
+    guest: &crate::observed::Guest,
+    sections: &Sections,
+    old: &RevisionStatus,
+    listed: &[String],
+) -> Option<String> {
     if !found.linked.is_empty() {
         return Some(format!("linked clones rest on it ({})", found.linked.join(", ")));
     }
@@ -137,13 +155,16 @@ fn kept_for(found: &OldRevision, guest: &crate::observed::Guest, vmid: i64) -> O
     if guest.running {
         return Some("it runs".into());
     }
-    let held = guest
-        .numbered("mp")
-        .into_values()
-        .chain(guest.numbered("unused").into_values());
-    let volumes: Vec<&str> = held
-        .map(|text| text.split(',').next().unwrap_or_default())
-        .filter(|volid| owned_by(volid, vmid))
-        .collect();
-    (!volumes.is_empty()).then(|| format!("it holds volumes that nobody said may go ({})", volumes.join(", ")))
+    let boot = sections.boot_volume();
+    let built = |key: &str, text: &str, volid: &str| {
+        let named = |name: &String| name == key || text.split(',').any(|p| p.strip_prefix("serial=") == Some(name));
+        boot.as_deref() == Some(volid) || listed.iter().any(named) || old.volumes.iter().flatten().any(|v| v == volid)
+    };
+    let volumes = sections.data(guest.type_, built);
+    (!volumes.is_empty()).then(|| {
+        format!(
+            "it holds volumes that nobody said may go ({})",
+            super::held::listed(&volumes)
+        )
+    })
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::crd::{CANCEL, RerunPolicy, ScriptStatus};
+use crate::crd::{CANCEL, RECONCILE, RerunPolicy, ScriptStatus};
 use crate::desired::{Script, ScriptRole};
 use crate::observed::{Guest, ScriptRecord};
 
@@ -12,6 +12,8 @@ use super::*;
 
 /// Attempts before a failing script waits for a change.
 const MAX_ATTEMPTS: i64 = 5;
+/// Longest pause between attempts, in seconds.
+const LONGEST_PAUSE: i64 = 600;
 
 /// Where a script stands.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,7 +41,14 @@ enum Position {
 /// Seconds before attempt `n` + 1 after attempt `n` failed: 10, 20, 40, … at most 10 minutes.
 fn pause(attempt: i64) -> i64 {
     let shift = u32::try_from(attempt.clamp(1, 7) - 1).unwrap_or(0);
-    (10i64 << shift).min(600)
+    (10i64 << shift).min(LONGEST_PAUSE)
+}
+
+/// How many of a script's attempts count: those that somebody's wish made good are left out. With Always their number
+/// begins anew with each start of the guest.
+fn counted(script: &Script, record: &ScriptRecord, forgiven: i64) -> i64 {
+    let tries = tries(script, record);
+    if forgiven > tries { tries } else { tries - forgiven }
 }
 
 /// Whether a script that is to run after every start of its guest has not yet done so. A guest that does not say what
@@ -49,8 +58,8 @@ fn waits_since_start(script: &Script, record: &ScriptRecord) -> bool {
 }
 
 /// Where a script stands, with the cancel annotation heeded: what it names is neither running nor begun.
-fn position(script: &Script, record: Option<&ScriptRecord>, cancel: Option<&str>, now: i64) -> Position {
-    let position = position_by_record(script, record, now);
+fn position(script: &Script, record: Option<&ScriptRecord>, forgiven: i64, cancel: Option<&str>, now: i64) -> Position {
+    let position = position_by_record(script, record, forgiven, now);
     let running = record.filter(|r| r.running);
     match position {
         Position::Running if running.is_some_and(|r| r.cancelled) => Position::Stopping,
@@ -60,7 +69,7 @@ fn position(script: &Script, record: Option<&ScriptRecord>, cancel: Option<&str>
     }
 }
 
-fn position_by_record(script: &Script, record: Option<&ScriptRecord>, now: i64) -> Position {
+fn position_by_record(script: &Script, record: Option<&ScriptRecord>, forgiven: i64, now: i64) -> Position {
     let Some(record) = record else { return Position::Due(1) };
     if record.running {
         return Position::Running;
@@ -81,10 +90,13 @@ fn position_by_record(script: &Script, record: Option<&ScriptRecord>, now: i64) 
         Some(0) => Position::Done,
         _ if script.role == ScriptRole::Test && record.exit_code.is_some() => Position::Failed,
         None if script.rerun == RerunPolicy::Never => Position::CutOff,
-        _ if tries(script, record) >= MAX_ATTEMPTS => Position::Failed,
+        _ if counted(script, record, forgiven) >= MAX_ATTEMPTS => Position::Failed,
+        // Somebody asked for another attempt.
+        _ if counted(script, record, forgiven) == 0 => Position::Due(attempt + 1),
         _ => {
-            let due = record.ended_at.unwrap_or(0) + pause(tries(script, record));
-            if due > now {
+            let due = record.ended_at.unwrap_or(0) + pause(counted(script, record, forgiven));
+            // An end that is further off than any pause was noted by a clock that was ahead.
+            if due > now && due - now <= LONGEST_PAUSE {
                 Position::Later(due)
             } else {
                 Position::Due(attempt + 1)
@@ -110,7 +122,7 @@ fn stage_of(role: ScriptRole) -> Stage {
     }
 }
 
-fn script_status(script: &Script, record: Option<&ScriptRecord>) -> ScriptStatus {
+fn script_status(script: &Script, record: Option<&ScriptRecord>, forgiven: i64) -> ScriptStatus {
     let state = match record {
         None => "Pending",
         Some(r) if r.running => "Running",
@@ -137,6 +149,7 @@ fn script_status(script: &Script, record: Option<&ScriptRecord>) -> ScriptStatus
             .map(|r| tail(&r.output))
             .filter(|m| !m.is_empty()),
         attempts: record.map(|r| tries(script, r)),
+        forgiven: (forgiven > 0).then_some(forgiven),
     }
 }
 
@@ -144,13 +157,7 @@ impl Planner<'_> {
     /// Whether status says that every script ran well with its present hash: a stopped template need not be started
     /// only to look again. Losing this costs one more start.
     pub(super) fn scripts_recorded(&self) -> bool {
-        let all: Vec<&ScriptStatus> = [&self.status.features, &self.status.tests]
-            .into_iter()
-            .flatten()
-            .flatten()
-            .chain(&self.status.application)
-            .chain(&self.status.vllm)
-            .collect();
+        let all = self.recorded_scripts();
         let cleaned =
             |script: &Script| script.role == ScriptRole::Clean && self.status.cleaned.as_ref() == Some(&script.hash);
         self.desired.scripts.iter().all(|script| {
@@ -231,7 +238,8 @@ impl Planner<'_> {
     ) -> Result<bool, Next> {
         let what = guest.named(vmid);
         let stage = stage_of(script.role);
-        let position = position(script, record, self.desired.cancel.as_deref(), self.input.now);
+        let cancel = self.desired.cancel.as_deref();
+        let position = position(script, record, self.forgiven(script, record), cancel, self.input.now);
         if script.role == ScriptRole::Vllm && position != Position::Done {
             // The server is about to start or restart: what the probe said of it counts no more.
             self.forget_probes(guest);
@@ -258,7 +266,7 @@ impl Planner<'_> {
             Position::Failed => {
                 let record = record.cloned().unwrap_or_default();
                 let message = format!(
-                    "{} failed {MAX_ATTEMPTS} times, last with {}: {}: correct it; a changed script is tried anew",
+                    "{} failed {MAX_ATTEMPTS} times, last with {}: {}: correct it; a changed script is tried anew, and so is this one for a new value of the annotation {RECONCILE}",
                     script.name,
                     ended(script, record.exit_code),
                     last_line(&record.output)
@@ -315,23 +323,43 @@ impl Planner<'_> {
             scripts
                 .iter()
                 .filter(|s| s.role == role)
-                .map(|s| script_status(s, records.get(&s.id)))
+                .map(|s| script_status(s, records.get(&s.id), self.forgiven(s, records.get(&s.id))))
                 .collect()
         };
         let some = |list: Vec<ScriptStatus>| (!list.is_empty()).then_some(list);
-        self.facts.features = some(of(ScriptRole::Feature));
-        self.facts.vllm = of(ScriptRole::Vllm).into_iter().next();
-        self.facts.application = of(ScriptRole::Application).into_iter().next();
-        self.facts.tests = some(of(ScriptRole::Test));
+        let (features, tests) = (some(of(ScriptRole::Feature)), some(of(ScriptRole::Test)));
+        let vllm = of(ScriptRole::Vllm).into_iter().next();
+        let application = of(ScriptRole::Application).into_iter().next();
+        (self.facts.features, self.facts.tests) = (features, tests);
+        (self.facts.vllm, self.facts.application) = (vllm, application);
         let clean = scripts.iter().find(|s| s.role == ScriptRole::Clean);
         self.facts.cleaned = clean
             .filter(|s| {
                 matches!(
-                    position_by_record(s, records.get(&s.id), self.input.now),
+                    position_by_record(s, records.get(&s.id), 0, self.input.now),
                     Position::Done
                 )
             })
             .map(|s| s.hash.clone());
+    }
+
+    /// Failed attempts of the script's present version that count no more.
+    fn forgiven(&self, script: &Script, record: Option<&ScriptRecord>) -> i64 {
+        let hash = record.map(|r| &r.hash);
+        let mut all = self.recorded_scripts().into_iter();
+        let known = all.find(|s| s.name == script.name && s.hash.as_ref() == hash);
+        known.and_then(|s| s.forgiven).unwrap_or(0)
+    }
+
+    /// What status says of the scripts.
+    fn recorded_scripts(&self) -> Vec<&ScriptStatus> {
+        [&self.status.features, &self.status.tests]
+            .into_iter()
+            .flatten()
+            .flatten()
+            .chain(&self.status.application)
+            .chain(&self.status.vllm)
+            .collect()
     }
 
     /// A stopped guest's scripts are not looked at; what status says of them stays.
@@ -440,6 +468,7 @@ mod tests {
             let found = position(
                 &script(RerunPolicy::Never, ScriptRole::Feature),
                 record.as_ref(),
+                0,
                 None,
                 now,
             );
@@ -450,6 +479,7 @@ mod tests {
             position(
                 &script(RerunPolicy::OnChange, ScriptRole::Feature),
                 old.as_ref(),
+                0,
                 None,
                 1000
             ),
@@ -460,6 +490,7 @@ mod tests {
             position(
                 &script(RerunPolicy::OnChange, ScriptRole::Feature),
                 cut_off.as_ref(),
+                0,
                 None,
                 1020
             ),
@@ -467,9 +498,31 @@ mod tests {
         );
         let test = script(RerunPolicy::OnChange, ScriptRole::Test);
         assert_eq!(
-            position(&test, ended("h", 1, Some(1)).as_ref(), None, 9000),
+            position(&test, ended("h", 1, Some(1)).as_ref(), 0, None, 9000),
             Position::Failed
         );
+    }
+
+    #[test]
+    fn attempts_that_somebodys_wish_made_good_count_no_more() {
+        let of = |attempt, forgiven, now| {
+            let script = script(RerunPolicy::OnChange, ScriptRole::Feature);
+            position(&script, ended("h", attempt, Some(1)).as_ref(), forgiven, None, now)
+        };
+        assert_eq!(of(5, 0, 9000), Position::Failed);
+        assert_eq!(of(5, 5, 1001), Position::Due(6));
+        assert_eq!(of(6, 5, 1001), Position::Later(1010));
+        assert_eq!(of(10, 5, 9000), Position::Failed);
+    }
+
+    #[test]
+    fn an_end_that_a_wrong_clock_noted_delays_nothing() {
+        let script = script(RerunPolicy::OnChange, ScriptRole::Feature);
+        let record = ended("h", 1, Some(1)).map(|r| ScriptRecord {
+            ended_at: Some(1000 + 366 * 86_400),
+            ..r
+        });
+        assert_eq!(position(&script, record.as_ref(), 0, None, 1000), Position::Due(2));
     }
 
     #[test]
@@ -496,6 +549,7 @@ mod tests {
             let found = position(
                 &script(RerunPolicy::Always, ScriptRole::Application),
                 record.as_ref(),
+                0,
                 None,
                 1005,
             );
@@ -505,7 +559,7 @@ mod tests {
         for policy in [RerunPolicy::OnChange, RerunPolicy::Never] {
             let record = of(Some(0), 1, 1, Some(false));
             assert_eq!(
-                position(&script(policy, ScriptRole::Application), record.as_ref(), None, 1005),
+                position(&script(policy, ScriptRole::Application), record.as_ref(), 0, None, 1005),
                 Position::Done
             );
         }
@@ -540,13 +594,13 @@ mod tests {
         ];
         for (record, cancel, expected) in cases {
             let script = script(RerunPolicy::OnChange, ScriptRole::Application);
-            let found = position(&script, record.as_ref(), cancel, 1001);
+            let found = position(&script, record.as_ref(), 0, cancel, 1001);
             assert_eq!(found, expected, "{record:?} {cancel:?}");
         }
         // One that is never repeated is not so either when the annotation is gone.
         let never = script(RerunPolicy::Never, ScriptRole::Application);
         let record = ended("h", 1, Some(143)).map(|r| ScriptRecord { cancelled: true, ..r });
-        assert_eq!(position(&never, record.as_ref(), None, 9000), Position::CutOff);
+        assert_eq!(position(&never, record.as_ref(), 0, None, 9000), Position::CutOff);
         assert!(cancelled_words(&never, true).contains("change the script to run"));
         assert!(cancelled_words(&never, false).contains("remove the annotation"));
     }

@@ -12,6 +12,7 @@ impl Planner<'_> {
     /// Whether the template is finished: its snapshot or base is there. One whose content changed since is kept, and a
     /// new revision is built beside it.
     pub(super) fn sealed(&mut self, vmid: i64, guest: &Guest) -> Result<bool, Next> {
+        self.same_form(vmid, guest)?;
         let built = match &self.desired.form {
             Form::Guest => return Ok(false),
             Form::Snapshot(name) => match guest.snapshots.get(name) {
@@ -29,6 +30,33 @@ impl Planner<'_> {
             return Err(self.supersede(vmid, &guest.node, built));
         }
         Ok(true)
+    }
+
+    /// A finished template does not change its form: Proxmox converts no guest with snapshots, and starts no template.
+    fn same_form(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+        let marked = || {
+            let marks = guest.snapshots.values();
+            marks
+                .filter_map(|d| d.trim().strip_prefix(MARK))
+                .next()
+                .map(str::to_string)
+        };
+        let (built, form) = match &self.desired.form {
+            Form::Template if !guest.is_template() => (marked(), "Snapshot"),
+            Form::Snapshot(_) if guest.is_template() => (guest.stamp().and_then(|s| s.revision), "Template"),
+            _ => (None, ""),
+        };
+        let Some(built) = built else { return Ok(()) };
+        if built != self.desired.revision {
+            self.facts.revision = Some(built.clone());
+            return Err(self.supersede(vmid, &guest.node, built));
+        }
+        let message = format!(
+            "spec.form: {} was built with form {form}, which cannot change: set it back, or have a new revision built in the new form with a new value of the annotation {}",
+            guest.named(vmid),
+            crate::crd::REBUILD
+        );
+        Err(self.stuck(Stage::SnapshotReady, "InvalidSpec", message))
     }
 
     /// A machine is a template before its disks are converted (facts F.7); clones have to wait for these.

@@ -13,7 +13,7 @@ impl Planner<'_> {
     /// the first start.
     pub(super) fn create_vm_call(&mut self, vmid: i64, node: &str, source: &Source) -> Result<Effect, Next> {
         let vm = self.desired.vm.clone().unwrap_or_default();
-        let volid = self.image_present(node, source)?;
+        let volid = self.image_present(Stage::Created, node, source)?;
         let root = vm.disks.iter().flatten().next().cloned().unwrap_or_else(|| WantedDisk {
             name: "root".into(),
             ..WantedDisk::default()

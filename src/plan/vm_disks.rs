@@ -10,6 +10,8 @@ use crate::property::Properties;
 
 use super::config::{Change, change};
 use super::guest::{Planner, Staged};
+use super::held::owned_by;
+use super::sizes::Sized;
 use super::*;
 
 /// Storage types from which a machine cannot be copied in full from a snapshot (facts F.4).
@@ -122,8 +124,7 @@ impl Planner<'_> {
         }
         self.detach_disk(vmid, guest, vm, &existing)?;
         self.special_drives(vmid, guest, vm)?;
-        self.record_disks(guest, vm, &existing);
-        Ok(())
+        self.record_disks(vmid, guest, vm, &existing)
     }
 
     /// A disk that is there: large enough, with its managed properties.
@@ -132,17 +133,15 @@ impl Planner<'_> {
         self.chosen_once(wanted, place, have);
         let size = have.get("size").and_then(units::proxmox_bytes);
         if let (Some(size), Some(gib)) = (size, wanted.size_gib) {
-            let bytes = (gib as u128) << 30;
-            if size > bytes {
-                let message = format!(
-                    "{}.disks[{}].size: {gib}Gi is less than the {size} bytes that the disk has; Proxmox cannot shrink it: set at least {}Gi",
-                    self.prefix(),
-                    wanted.name,
-                    size.div_ceil(1 << 30)
-                );
-                return Err(self.stuck(stage, "ShrinkRefused", message));
-            }
-            if size < bytes {
+            let sized = Sized {
+                stage,
+                field: format!("{}.disks[{}].size", self.prefix(), wanted.name),
+                what: "the disk",
+                wanted: gib,
+                have: size,
+                fulfilled: self.recorded(&wanted.name).and_then(|v| v.size_gib),
+            };
+            if self.must_grow(&sized)? {
                 self.unlocked(stage, vmid, guest)?;
                 let call = ApiCall::put(format!("{}/resize", guest.path(vmid)))
                     .param("disk", place)
@@ -198,7 +197,6 @@ impl Planner<'_> {
             let message = format!("{field}.size is missing: the disk is not there yet, and a new one needs its size");
             return Err(self.stuck(stage, "InvalidSpec", message));
         };
-        let storage = self.disk_storage(guest, vm, wanted.storage.as_ref(), &field)?;
         let free = wanted
             .place
             .clone()
@@ -211,6 +209,26 @@ impl Planner<'_> {
             );
             return Err(self.stuck(stage, "TooManyVolumes", message));
         };
+        // A disk that was detached by hand is attached again, and never replaced by an empty one.
+        if let Some(volid) = self.recorded(&wanted.name).and_then(|v| v.volid)
+            && owned_by(&volid, vmid)
+        {
+            self.still_there(vmid, guest, &field, &volid)?;
+            let value = new_properties(wanted).with("file", &volid);
+            let action = format!("attach disk {} ({volid}) to {}", wanted.name, guest.named(vmid));
+            return Err(self.allocate_drive(vmid, guest, &place, value.to_string(), action));
+        }
+        let known: Vec<&str> = vm.disks.iter().flatten().map(|d| d.name.as_str()).collect();
+        let existing = disks(guest);
+        let named: Vec<String> = existing
+            .iter()
+            .filter(|(place, disk)| {
+                known.contains(&place.as_str()) || disk.get("serial").is_some_and(|s| known.contains(&s))
+            })
+            .map(|(_, disk)| volid(disk).to_string())
+            .collect();
+        self.none_unnamed(vmid, guest, &field, &named)?;
+        let storage = self.disk_storage(guest, vm, wanted.storage.as_ref(), &field)?;
         let value = new_properties(wanted).with("file", format!("{storage}:{gib}"));
         let action = format!("add disk {} ({gib} GiB) to {}", wanted.name, guest.named(vmid));
         Err(self.allocate_drive(vmid, guest, &place, value.to_string(), action))
@@ -339,7 +357,13 @@ impl Planner<'_> {
     }
 
     /// Status: the spec's disks, and what came with the template and goes with the machine.
-    fn record_disks(&mut self, guest: &Guest, vm: &WantedVm, existing: &BTreeMap<String, Properties>) {
+    fn record_disks(
+        &mut self,
+        vmid: i64,
+        guest: &Guest,
+        vm: &WantedVm,
+        existing: &BTreeMap<String, Properties>,
+    ) -> Staged {
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
         let mut recorded: Vec<VolumeStatus> = Vec::new();
         for (place, disk) in existing {
@@ -355,19 +379,28 @@ impl Planner<'_> {
                 .flatten()
                 .find(|v| v.volid.as_deref() == Some(volid(disk)));
             let entry = match (listed, known) {
-                (Some(wanted), _) => Some((wanted.name.clone(), None)),
-                (None, Some(old)) => Some((old.name.clone(), old.reclaim_policy.clone())),
-                (None, None) if fresh => Some((place.clone(), Some("Delete".to_string()))),
+                (Some(wanted), _) => Some((wanted.name.clone(), None, wanted.size_gib)),
+                (None, Some(old)) => Some((old.name.clone(), old.reclaim_policy.clone(), None)),
+                (None, None) if fresh => Some((place.clone(), Some("Delete".to_string()), None)),
                 (None, None) => None,
             };
-            recorded.extend(entry.map(|(name, reclaim_policy)| VolumeStatus {
+            recorded.extend(entry.map(|(name, reclaim_policy, size_gib)| VolumeStatus {
                 name,
                 volid: Some(volid(disk).to_string()),
                 reclaim_policy,
                 owner_vmid: None,
+                size_gib,
             }));
         }
+        // A disk of the spec goes with its machine, also after the spec dropped it; an adopted machine's does not.
+        let adopted = guest.stamp().is_some_and(|s| s.adopted);
+        let attached = recorded.len();
+        let mut recorded = self.record_held(vmid, guest, recorded)?;
+        for entry in recorded.iter_mut().skip(attached).filter(|_| !adopted) {
+            entry.reclaim_policy.get_or_insert_with(|| "Delete".to_string());
+        }
         self.facts.volumes = (!recorded.is_empty()).then_some(recorded);
+        Ok(())
     }
 
     /// Refuses, before anything is built, a template whose snapshot could not be cloned (facts F.4).

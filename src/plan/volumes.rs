@@ -1,37 +1,55 @@
-//! Volumes and bind mounts (design §6). Volumes of the guest's own are allocated on it; retained ones belong to an
-//! owner container, whose `mpN` paths are the registry, and are attached by volid.
+//! Volumes and bind mounts of a container (design §6). Volumes of the guest's own are allocated on it; retained ones
+//! belong to an owner container ([`super::owners`]) and are attached by volid.
+//!
+//! Which mount is which volume: the one whose volume id status has recorded under the name, wherever it is mounted;
+//! otherwise the one at the volume's path. A retained volume's key on its owner tells for sure.
 
 use std::collections::BTreeSet;
 
-use crate::crd::{ReclaimPolicy, VolumeStatus};
-use crate::desired::{Stamp, WantedOwner, WantedVolume};
-use crate::observed::{Guest, Owner, Owners};
+use crate::crd::{PowerState, RestartPolicy, VolumeStatus};
+use crate::desired::{WantedVolume, units};
+use crate::observed::Guest;
 use crate::property::Properties;
 
-use super::config::{Change, TAG};
-use super::guest::Planner;
+use super::config::Change;
+use super::guest::{Planner, Staged};
+use super::held::{in_sight, owned_by, owner_of};
+use super::owners::Use;
+use super::sizes::Sized;
 use super::*;
 
-/// Kind in the stamp of an owner container.
-pub const OWNER_KIND: &str = "VolumeOwner";
 /// Mount points that a container can have (facts D.1).
 const MAX_MOUNTS: u32 = 256;
 
-struct Mount {
-    index: u32,
-    properties: Properties,
+#[derive(Clone, Debug)]
+pub(super) struct Mount {
+    pub index: u32,
+    pub properties: Properties,
 }
 
 impl Mount {
-    fn volid(&self) -> &str {
+    pub fn volid(&self) -> &str {
         self.properties.get("volume").unwrap_or_default()
     }
-    fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         self.properties.get("mp").unwrap_or_default().trim_end_matches('/')
+    }
+    /// A volume of a storage, not a directory or device of the node.
+    pub fn is_volume(&self) -> bool {
+        !self.volid().starts_with('/')
+    }
+    pub fn is_of(&self, vmid: i64) -> bool {
+        owned_by(self.volid(), vmid)
+    }
+    fn key(&self) -> String {
+        format!("mp{}", self.index)
+    }
+    fn bytes(&self) -> Option<u128> {
+        units::proxmox_bytes(self.properties.get("size")?)
     }
 }
 
-fn mounts(guest: &Guest) -> Vec<Mount> {
+pub(super) fn mounts(guest: &Guest) -> Vec<Mount> {
     guest
         .numbered("mp")
         .into_iter()
@@ -44,16 +62,41 @@ fn mounts(guest: &Guest) -> Vec<Mount> {
         .collect()
 }
 
-/// Whether a volume id names a volume of this guest (facts G.3: `subvol-<id>-disk-N`, `vm-<id>-disk-N`, and for
-/// linked clones the part after the last slash).
-pub(super) fn owned_by(volid: &str, vmid: i64) -> bool {
-    let name = volid.rsplit(['/', ':']).next().unwrap_or_default();
-    name.split('-').nth(1).is_some_and(|id| id == vmid.to_string())
+/// A place that nothing takes, also not until the next restart.
+pub(super) fn free_index(guest: &Guest) -> Option<u32> {
+    let taken = guest.numbered("mp");
+    (0..MAX_MOUNTS).find(|i| !taken.contains_key(i) && !guest.pending.contains_key(&format!("mp{i}")))
 }
 
-fn free_index(guest: &Guest) -> Option<u32> {
-    let taken = guest.numbered("mp");
-    (0..MAX_MOUNTS).find(|i| !taken.contains_key(i))
+/// Whether a pending mount point differs from what is in force in its size text only: the volume has its size already
+/// (facts K.1.4), and no restart is needed for it.
+pub(super) fn only_size_pends(guest: &Guest, key: &str) -> bool {
+    let without = |text: &String| {
+        let mut properties = Properties::of_option("mp0", text).ok()?;
+        properties.remove("size");
+        Some(properties)
+    };
+    let now = guest.pending.get(key).and_then(Option::as_ref).and_then(without);
+    key.starts_with("mp") && now.is_some() && now == guest.options.get(key).and_then(without)
+}
+
+/// Whether a volume is an image with a filesystem in it, rather than a directory with a quota (facts K.1.4).
+fn is_image(volid: &str) -> bool {
+    let name = volid.rsplit(['/', ':']).next().unwrap_or_default();
+    let directory = name.starts_with("subvol-") || name.starts_with("basevol-") || name.ends_with(".subvol");
+    !directory
+}
+
+/// The volume that an option's value names, with the id in its name, which is the guest's that it was made for.
+pub(super) fn volume_of(text: &str) -> Option<(i64, String)> {
+    let first = text.split(',').next()?;
+    let volid = first.trim_start_matches("volume=").trim_start_matches("file=");
+    let (_, path) = volid.split_once(':')?;
+    let name = path.rsplit('/').next()?;
+    let kinds = ["vm", "subvol", "base", "basevol"];
+    let mut parts = name.split('-');
+    kinds.contains(&parts.next()?).then_some(())?;
+    Some((parts.next()?.parse().ok()?, volid.to_string()))
 }
 
 impl Planner<'_> {
@@ -61,98 +104,262 @@ impl Planner<'_> {
     pub(super) fn volumes(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
         let stage = Stage::VolumesReady;
         let found = mounts(guest);
+        let wanted = self.desired.volumes.clone().unwrap_or_default();
+        let places = self.places(vmid, guest, &found, &wanted)?;
+        self.detach(vmid, guest, &found, &places)?;
+        let changes = self.mount_changes(vmid, guest, &found, &wanted, &places)?;
+        self.apply(stage, vmid, guest, changes)?;
         let mut recorded: Vec<VolumeStatus> = Vec::new();
-        for volume in self.desired.volumes.clone().iter().flatten() {
-            recorded.push(self.volume(vmid, guest, &found, volume)?);
+        for (volume, place) in wanted.iter().zip(&places) {
+            let Some(mount) = place.map(|i| &found[i]) else {
+                return Err(self.attach(vmid, guest, &found, volume)?);
+            };
+            self.sized(vmid, guest, mount, volume)?;
+            recorded.push(self.as_attached(vmid, mount, volume));
         }
-        self.detach(vmid, guest, &found)?;
         let changes = self.bind_changes(guest, &found);
         self.apply(stage, vmid, guest, changes)?;
-        self.record_volumes(guest, recorded);
-        self.ok(stage, "volumes and mounts are as wanted");
+        if self.status.conditions.iter().any(|c| c.type_ == "VolumeUnclaimed") && self.desired.owner.is_some() {
+            self.owners(stage)?;
+        }
+        let recorded = self.record_held(vmid, guest, recorded)?;
+        self.facts.volumes = (!recorded.is_empty()).then_some(recorded);
+        let pends = |key: &String| key.starts_with("mp") && !only_size_pends(guest, key);
+        let words = match guest.pending.keys().any(pends) {
+            true => "volumes and mounts are as wanted after a restart",
+            false => "volumes and mounts are as wanted",
+        };
+        self.ok(stage, words);
         Ok(())
     }
 
-    /// One volume: attached already, or attached next.
-    fn volume(
+    fn at<'g>(&self, vmid: i64, guest: &'g Guest) -> Use<'g> {
+        Use {
+            stage: Stage::VolumesReady,
+            node: &guest.node,
+            unprivileged: Some(guest.options.get("unprivileged").is_some_and(|v| v == "1")),
+            guest: Some(vmid),
+        }
+    }
+
+    /// The mount of each wanted volume, by its place in `found`; `None` where it has to be attached.
+    fn places(
+        &mut self,
+        vmid: i64,
+        guest: &Guest,
+        found: &[Mount],
+        wanted: &[WantedVolume],
+    ) -> Result<Vec<Option<usize>>, Next> {
+        let of_volid = |volid: &str| found.iter().position(|m| m.is_volume() && m.volid() == volid);
+        let by_record = |v: &WantedVolume| of_volid(&self.recorded(&v.name)?.volid?);
+        let mut places: Vec<Option<usize>> = wanted.iter().map(by_record).collect();
+        let mut to_attach = false;
+        for (i, volume) in wanted.iter().enumerate() {
+            if places[i].is_some() {
+                continue;
+            }
+            let at_path = found.iter().position(|m| m.is_volume() && m.path() == volume.path);
+            places[i] = at_path.filter(|p| !places.contains(&Some(*p)));
+            match (places[i], &volume.owner_key) {
+                (Some(place), Some(key)) if !found[place].is_of(vmid) => {
+                    self.claimed(vmid, guest, &found[place], volume, key, wanted)?;
+                }
+                // One after the other: what is allocated is protected and attached before the next one.
+                (None, Some(key)) if !to_attach => {
+                    let entry = self.retained(&self.at(vmid, guest), volume, key)?;
+                    places[i] = of_volid(entry.mount.volid());
+                    to_attach = places[i].is_none();
+                }
+                _ => {}
+            }
+        }
+        self.protect_owners()?;
+        Ok(places)
+    }
+
+    /// A volume of an owner's at the path of a retained one is that one: its key says so, or its name was changed in
+    /// the spec, and the key follows.
+    fn claimed(
+        &mut self,
+        vmid: i64,
+        guest: &Guest,
+        mount: &Mount,
+        volume: &WantedVolume,
+        key: &str,
+        all: &[WantedVolume],
+    ) -> Staged {
+        if self.desired.owner.is_none() {
+            return Ok(());
+        }
+        let stage = Stage::VolumesReady;
+        let at = self.at(vmid, guest);
+        let (wanted, owners) = self.owners(stage)?;
+        let entry = self.entry_of_volid(&owners, mount.volid());
+        if entry.as_ref().is_some_and(|e| e.mount.path() == key) {
+            return Ok(());
+        }
+        let own = self.find_entry(stage, &wanted, &owners, volume, key)?;
+        let field = format!("spec.volumes[{}].mountPath", volume.name);
+        if let Some(own) = own {
+            let message = format!(
+                "{field}: {} is mounted at {}, but the volume itself is {}: detach the former (pct set {vmid} -delete {})",
+                mount.volid(),
+                volume.path,
+                own.mount.volid(),
+                mount.key()
+            );
+            return Err(self.stuck(stage, "Conflict", message));
+        }
+        let Some(entry) = entry else { return Ok(()) };
+        let object = key.rsplit_once('/').map_or(key, |(object, _)| object);
+        let renamed = entry.mount.path().rsplit_once('/').is_some_and(|(of, _)| of == object)
+            && !all.iter().any(|v| v.owner_key.as_deref() == Some(entry.mount.path()));
+        if renamed {
+            self.fits(&at, volume, &entry)?;
+            return Err(self.rename_entry(&entry, key));
+        }
+        let message = format!(
+            "{field}: {} is mounted at {}, which is registered as {} on owner container {}: detach it (pct set {vmid} -delete {}), or choose another path",
+            mount.volid(),
+            volume.path,
+            entry.mount.path(),
+            entry.owner.vmid,
+            mount.key()
+        );
+        Err(self.stuck(stage, "Conflict", message))
+    }
+
+    /// Detaches volumes that Phoenix attached and the spec dropped; they are kept (as `unusedN`, or by their owner).
+    fn detach(&mut self, vmid: i64, guest: &Guest, found: &[Mount], places: &[Option<usize>]) -> Result<(), Next> {
+        if self.desired.volumes.is_none() {
+            return Ok(());
+        }
+        let recorded: BTreeSet<String> = self
+            .status
+            .volumes
+            .iter()
+            .flatten()
+            .filter_map(|v| v.volid.clone())
+            .collect();
+        let dropped = found
+            .iter()
+            .enumerate()
+            .find(|(i, m)| recorded.contains(m.volid()) && !places.contains(&Some(*i)));
+        let Some((_, mount)) = dropped else { return Ok(()) };
+        self.unlocked(Stage::VolumesReady, vmid, guest)?;
+        let call = self
+            .put_config(guest, vmid)
+            .param("delete", mount.key())
+            .param("digest", &guest.digest);
+        let action = format!("detach volume {} from {} (it is kept)", mount.volid(), mount.path());
+        Err(self.run(Stage::VolumesReady, action, vec![], Effect::Call(call)))
+    }
+
+    /// Paths and properties of what is attached.
+    fn mount_changes(
+        &mut self,
+        vmid: i64,
+        guest: &Guest,
+        found: &[Mount],
+        wanted: &[WantedVolume],
+        places: &[Option<usize>],
+    ) -> Result<Vec<Change>, Next> {
+        let mut changes = Vec::new();
+        for (volume, place) in wanted.iter().zip(places) {
+            let Some(mount) = place.map(|i| &found[i]) else {
+                continue;
+            };
+            let mut target = mount.properties.clone();
+            if mount.path() != volume.path {
+                let leaving = |i: usize| {
+                    let moved = wanted.iter().zip(places).find(|(_, p)| **p == Some(i));
+                    moved.is_some_and(|(v, _)| v.path != found[i].path())
+                };
+                let mut others = found.iter().enumerate().filter(|(i, _)| !leaving(*i));
+                let occupant = others.find(|(_, m)| m.path() == volume.path).map(|(_, m)| m.clone());
+                self.path_is_free(vmid, guest, found, volume, occupant)?;
+                target.set("mp", &volume.path);
+            }
+            for (key, value) in &volume.properties {
+                if target.get(key).unwrap_or("0") != value {
+                    target.set(key, value);
+                }
+            }
+            if target != mount.properties {
+                changes.push(mount_change(guest, mount, &target));
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Nothing that holds data is covered.
+    fn path_is_free(
         &mut self,
         vmid: i64,
         guest: &Guest,
         found: &[Mount],
         volume: &WantedVolume,
-    ) -> Result<VolumeStatus, Next> {
-        let stage = Stage::VolumesReady;
-        let policy = if volume.owner_key.is_some() {
-            ReclaimPolicy::Retain
-        } else {
-            ReclaimPolicy::Delete
-        };
-        let status = |volid: &str, owner: Option<i64>, policy: ReclaimPolicy| VolumeStatus {
-            name: volume.name.clone(),
-            volid: Some(volid.to_string()),
-            reclaim_policy: Some(format!("{policy:?}")),
-            owner_vmid: owner,
-        };
-        if let Some(mount) = found.iter().find(|m| m.path() == volume.path) {
-            let own = owned_by(mount.volid(), vmid);
-            let mut wanted = mount.properties.clone();
-            for (key, value) in &volume.properties {
-                wanted.set(key, value);
-            }
-            let differs = volume
-                .properties
-                .iter()
-                .any(|(k, v)| mount.properties.get(k).unwrap_or("0") != v);
-            if differs {
-                let key = format!("mp{}", mount.index);
-                let old = guest.options.get(&key).cloned();
-                let change = Change {
-                    key,
-                    value: Some(wanted.to_string()),
-                    old,
-                    root_only: false,
-                    field: "volumes",
-                };
-                self.apply(stage, vmid, guest, vec![change])?;
-            }
-            if own && volume.owner_key.is_some() {
-                let message = format!(
-                    "volume {} at {} belongs to the container itself and goes with it; it is kept and never covered",
-                    volume.name, volume.path
-                );
-                self.find("VolumeNotRetained", true, "GuestOwnsVolume", message);
-                // Neither Retain nor Delete: destroying the guest is refused until somebody decides.
-                return Ok(VolumeStatus {
-                    reclaim_policy: Some("Unaccounted".into()),
-                    ..status(mount.volid(), None, policy)
-                });
-            }
-            let owner = (!own)
-                .then(|| self.recorded(&volume.name).and_then(|v| v.owner_vmid))
-                .flatten();
-            return Ok(status(mount.volid(), owner, policy));
+        occupant: Option<Mount>,
+    ) -> Staged {
+        let Some(mount) = occupant else { return Ok(()) };
+        let binds = self.bind_changes(guest, found);
+        if binds.iter().any(|c| c.key == mount.key() && c.value.is_none()) {
+            return self.apply(Stage::VolumesReady, vmid, guest, binds);
         }
+        let message = format!(
+            "spec.volumes[{}].mountPath: {} is where {} ({}) of {} is mounted: choose another path, or remove that one in Proxmox",
+            volume.name,
+            volume.path,
+            mount.volid(),
+            mount.key(),
+            guest.named(vmid)
+        );
+        Err(self.stuck(Stage::VolumesReady, "InvalidSpec", message))
+    }
+
+    /// Attaches a volume: the one that was there before, or a new one.
+    fn attach(&mut self, vmid: i64, guest: &Guest, found: &[Mount], volume: &WantedVolume) -> Result<Next, Next> {
+        let stage = Stage::VolumesReady;
+        let occupant = found.iter().find(|m| m.path() == volume.path).cloned();
+        self.path_is_free(vmid, guest, found, volume, occupant)?;
         let Some(index) = free_index(guest) else {
-            return Err(self.stuck(
-                stage,
-                "TooManyVolumes",
-                format!("container {vmid} has {MAX_MOUNTS} mount points already"),
-            ));
+            let message = format!("container {vmid} has {MAX_MOUNTS} mount points already");
+            return Err(self.stuck(stage, "TooManyVolumes", message));
         };
-        let (value, announce) = match &volume.owner_key {
-            None => {
-                self.storage_usable(
-                    &guest.node,
-                    &volume.storage,
-                    &format!("spec.volumes[{}].storage", volume.name),
-                    "rootdir",
-                )?;
+        let recorded = self.recorded(&volume.name).and_then(|v| v.volid);
+        let (value, announce) = match (&volume.owner_key, recorded) {
+            (Some(key), _) => {
+                let entry = self.retained(&self.at(vmid, guest), volume, key)?;
+                let volid = entry.mount.volid().to_string();
+                self.not_pending(vmid, guest, &volid)?;
+                let known = VolumeStatus {
+                    name: volume.name.clone(),
+                    volid: Some(volid.clone()),
+                    reclaim_policy: Some("Retain".into()),
+                    owner_vmid: Some(entry.owner.vmid),
+                    size_gib: self.recorded(&volume.name).and_then(|v| v.size_gib),
+                };
+                (volid, vec![Announce::Volume(known)])
+            }
+            (None, Some(volid)) if owned_by(&volid, vmid) => {
+                self.still_there(vmid, guest, &format!("spec.volumes[{}]", volume.name), &volid)?;
+                (volid, vec![])
+            }
+            (None, _) => {
+                let field = format!("spec.volumes[{}]", volume.name);
+                let named: Vec<String> = self.named(found);
+                self.none_unnamed(vmid, guest, &field, &named)?;
+                self.storage_usable(&guest.node, &volume.storage, &format!("{field}.storage"), "rootdir")?;
+                let new = VolumeStatus {
+                    name: volume.name.clone(),
+                    reclaim_policy: Some("Delete".into()),
+                    ..VolumeStatus::default()
+                };
                 (
                     format!("{}:{}", volume.storage, volume.size_gib),
-                    vec![Announce::DeleteVolume(volume.name.clone())],
+                    vec![Announce::Volume(new)],
                 )
             }
-            Some(key) => (self.retained(guest, volume, key)?, vec![]),
         };
         let mut properties = Properties::new(Some("volume"))
             .with("volume", value)
@@ -165,15 +372,73 @@ impl Planner<'_> {
             .put_config(guest, vmid)
             .param(format!("mp{index}"), &properties)
             .param("digest", &guest.digest);
-        Err(self.run(
-            stage,
-            format!("attach volume {} at {}", volume.name, volume.path),
-            announce,
-            Effect::Call(call),
-        ))
+        let action = format!("attach volume {} at {}", volume.name, volume.path);
+        Ok(self.run(stage, action, announce, Effect::Call(call)))
     }
 
-    fn put_config(&self, guest: &Guest, vmid: i64) -> ApiCall {
+    /// Volume ids that the spec's volumes have by their paths.
+    fn named(&self, found: &[Mount]) -> Vec<String> {
+        let wanted = self.desired.volumes.iter().flatten();
+        let at = wanted.filter_map(|v| found.iter().find(|m| m.path() == v.path));
+        at.map(|m| m.volid().to_string()).collect()
+    }
+
+    /// A volume of the guest's own that was detached by hand is still held; where not, somebody has to say what is
+    /// wanted: an empty one in its place would look as if the data were lost.
+    pub(super) fn still_there(&mut self, vmid: i64, guest: &Guest, field: &str, volid: &str) -> Staged {
+        self.not_pending(vmid, guest, volid)?;
+        let seen = in_sight(guest);
+        if seen.iter().any(|(key, v)| v == volid && key.starts_with("unused")) {
+            return Ok(());
+        }
+        if !guest.running {
+            // A detachment that waits for the next start is in no read of a stopped guest.
+            let sections = self.sections(Stage::VolumesReady, vmid, guest)?;
+            if let Some(key) = sections.place_now(guest.type_, volid)
+                && !seen.contains_key(&key)
+            {
+                return Err(self.revert(vmid, guest, &key, volid));
+            }
+        }
+        let message = format!(
+            "{field} was {volid}, which {} holds neither attached nor as unused disk: attach it again, or take {field} out of the spec once and put it back for an empty one",
+            guest.named(vmid)
+        );
+        Err(self.stuck(Stage::VolumesReady, "VolumeMissing", message))
+    }
+
+    /// A detachment by hand that waits for a restart is taken back.
+    fn not_pending(&mut self, vmid: i64, guest: &Guest, volid: &str) -> Staged {
+        let named = |text: &String| {
+            let first = text.split(',').next().unwrap_or_default();
+            first.trim_start_matches("volume=").trim_start_matches("file=") == volid
+        };
+        let mut pending = guest
+            .pending
+            .iter()
+            .filter(|(key, _)| !guest.options.contains_key(*key));
+        match pending.find(|(_, now)| now.as_ref().is_some_and(named)) {
+            Some((key, _)) => {
+                let key = key.clone();
+                Err(self.revert(vmid, guest, &key, volid))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn revert(&mut self, vmid: i64, guest: &Guest, key: &str, volid: &str) -> Next {
+        if let Err(next) = self.unlocked(Stage::VolumesReady, vmid, guest) {
+            return next;
+        }
+        let call = self
+            .put_config(guest, vmid)
+            .param("revert", key)
+            .param("digest", &guest.digest);
+        let action = format!("keep {volid} as {key} of {}", guest.named(vmid));
+        self.run(Stage::VolumesReady, action, vec![], Effect::Call(call))
+    }
+
+    pub(super) fn put_config(&self, guest: &Guest, vmid: i64) -> ApiCall {
         let call = ApiCall::put(format!("{}/config", guest.path(vmid)));
         if self.desired.channels.token {
             call
@@ -182,210 +447,156 @@ impl Planner<'_> {
         }
     }
 
-    fn recorded(&self, name: &str) -> Option<&VolumeStatus> {
-        self.status.volumes.iter().flatten().find(|v| v.name == name)
+    /// The volume is large enough.
+    fn sized(&mut self, vmid: i64, guest: &Guest, mount: &Mount, volume: &WantedVolume) -> Staged {
+        if !mount.is_of(vmid) {
+            return self.retained_sized(vmid, guest, mount, volume);
+        }
+        // Proxmox grows what is in force; a pending change has the size of its time.
+        let now = guest.pending.get(&mount.key()).and_then(Option::as_ref);
+        let now = now
+            .and_then(|text| Properties::of_option("mp0", text).ok())
+            .filter(|p| p.get("volume") == Some(mount.volid()));
+        let real = now.and_then(|p| units::proxmox_bytes(p.get("size")?)).or(mount.bytes());
+        let Some(have) = real else { return Ok(()) };
+        if self.must_grow(&self.size_of(volume, have))? {
+            self.unlocked(Stage::VolumesReady, vmid, guest)?;
+            let call = resize(guest, vmid, &mount.key(), volume);
+            let action = format!("grow volume {} to {} GiB", volume.name, volume.size_gib);
+            return Err(self.run(Stage::VolumesReady, action, vec![], Effect::Task(call)));
+        }
+        self.size_shown(vmid, guest, mount, have)
     }
 
-    /// The volid of a retained volume, allocated on its owner first where it is not there yet.
-    fn retained(&mut self, guest: &Guest, volume: &WantedVolume, key: &str) -> Result<String, Next> {
+    fn size_of(&self, volume: &WantedVolume, have: u128) -> Sized<'static> {
+        Sized {
+            stage: Stage::VolumesReady,
+            field: format!("spec.volumes[{}].size", volume.name),
+            what: "the volume",
+            wanted: volume.size_gib,
+            have,
+            fulfilled: self.recorded(&volume.name).and_then(|v| v.size_gib),
+        }
+    }
+
+    /// A retained volume grows on its owner (facts K.1.4); then the guest's own entry is written again with the size.
+    fn retained_sized(&mut self, vmid: i64, guest: &Guest, mount: &Mount, volume: &WantedVolume) -> Staged {
         let stage = Stage::VolumesReady;
-        let Some(wanted) = self.desired.owner.clone() else {
-            let message = format!(
-                "spec.volumes[{}].reclaimPolicy: Retain needs spec.volumeOwners of the PhoenixHypervisor: give it an id range, or set reclaimPolicy: Delete",
-                volume.name
-            );
-            return Err(self.stuck(stage, "NoVolumeOwners", message));
-        };
-        let unprivileged = guest.options.get("unprivileged").is_some_and(|v| v == "1");
-        let owners = match &self.observed.owners {
-            None => {
-                let node = guest.node.clone();
-                return Err(Next::Look(Query::Owners {
-                    node,
-                    unprivileged,
-                    ids: wanted.ids,
-                }));
-            }
-            Some(Err(failure)) => {
+        if mount
+            .bytes()
+            .is_none_or(|b| b == super::sizes::gib_bytes(volume.size_gib))
+            || self.desired.owner.is_none()
+        {
+            return Ok(());
+        }
+        let (_, owners) = self.owners(stage)?;
+        let Some(entry) = self.entry_of_volid(&owners, mount.volid()) else {
+            if let Some((_, failure)) = owners.unreadable.first() {
                 let failure = failure.clone();
                 return Err(self.wait(stage, failure.reason, failure.message, 10));
             }
-            Some(Ok(owners)) => owners.clone(),
-        };
-        self.registered(&owners, volume, key)?.map_or_else(
-            || Err(self.allocate_on_owner(guest, &owners, &wanted, unprivileged, volume, key)),
-            Ok,
-        )
-    }
-
-    /// Looks the key up in the owners' registry, with the protection of its owner restored first.
-    fn registered(&mut self, owners: &Owners, volume: &WantedVolume, key: &str) -> Result<Option<String>, Next> {
-        let stage = Stage::VolumesReady;
-        let entries: Vec<(&Owner, Mount)> = owners
-            .owners
-            .iter()
-            .flat_map(|o| mounts(&o.guest).into_iter().map(move |m| (o, m)))
-            .filter(|(_, m)| m.path() == key)
-            .collect();
-        match entries.as_slice() {
-            [] => Ok(None),
-            [(owner, mount)] => {
-                if owner.guest.options.get("protection").is_none_or(|v| v != "1") {
-                    return Err(self.protect(owner, true));
-                }
-                Ok(Some(mount.volid().to_string()))
-            }
-            several => {
-                let volids: Vec<&str> = several.iter().map(|(_, m)| m.volid()).collect();
-                let message = format!(
-                    "volume {} is registered twice at {key} ({}): remove the wrong entry from its owner container",
-                    volume.name,
-                    volids.join(", ")
-                );
-                Err(self.stuck(stage, "DoubleVolume", message))
-            }
-        }
-    }
-
-    /// Sets or lifts the protection of an owner (facts K.1.2).
-    fn protect(&mut self, owner: &Owner, on: bool) -> Next {
-        if let Err(next) = self.unlocked(Stage::VolumesReady, owner.vmid, &owner.guest) {
-            return next;
-        }
-        let call = self
-            .put_config(&owner.guest, owner.vmid)
-            .param("protection", u8::from(on))
-            .param("digest", &owner.guest.digest);
-        let action = format!("{} owner container {}", if on { "protect" } else { "open" }, owner.vmid);
-        self.run(Stage::VolumesReady, action, vec![], Effect::Call(call))
-    }
-
-    fn allocate_on_owner(
-        &mut self,
-        guest: &Guest,
-        owners: &Owners,
-        wanted: &WantedOwner,
-        unprivileged: bool,
-        volume: &WantedVolume,
-        key: &str,
-    ) -> Next {
-        let stage = Stage::VolumesReady;
-        let with_room = owners.owners.iter().find_map(|o| Some((o, free_index(&o.guest)?)));
-        let Some((owner, index)) = with_room else {
-            return self.new_owner(guest, owners, wanted, unprivileged);
-        };
-        if let Err(next) = self.storage_usable(
-            &guest.node,
-            &volume.storage,
-            &format!("spec.volumes[{}].storage", volume.name),
-            "rootdir",
-        ) {
-            return next;
-        }
-        if owner.guest.options.get("protection").is_some_and(|v| v == "1") {
-            return self.protect(owner, false);
-        }
-        if let Err(next) = self.unlocked(stage, owner.vmid, &owner.guest) {
-            return next;
-        }
-        let value = format!("{}:{},mp={key}", volume.storage, volume.size_gib);
-        let call = self
-            .put_config(&owner.guest, owner.vmid)
-            .param(format!("mp{index}"), value)
-            .param("digest", &owner.guest.digest);
-        self.run(
-            stage,
-            format!("allocate retained volume {} ({} GiB)", volume.name, volume.size_gib),
-            vec![],
-            Effect::Call(call),
-        )
-    }
-
-    /// A new owner container: small, never started, stamped. Its protection comes with its first volume.
-    fn new_owner(&mut self, guest: &Guest, owners: &Owners, wanted: &WantedOwner, unprivileged: bool) -> Next {
-        let stage = Stage::VolumesReady;
-        if let Some(vmid) = owners.creating.first() {
-            return self.wait(
-                stage,
-                "CreateRunning",
-                format!("waits for owner container {vmid} to be created"),
-                2,
-            );
-        }
-        let Some(vmid) = owners.free else {
             let message = format!(
-                "spec.volumeOwners.idRange {}-{} of the PhoenixHypervisor has no free id left: widen it",
-                wanted.ids.0, wanted.ids.1
+                "spec.volumes[{}].size: {} belongs to guest {}, which is no owner container of Phoenix's: change its size there, or set the size that it has",
+                volume.name,
+                mount.volid(),
+                owner_of(mount.volid()).unwrap_or_default()
             );
-            return self.stuck(stage, "NoFreeVmid", message);
+            return Err(self.stuck(stage, "InvalidSpec", message));
         };
-        let image = wanted
-            .image
-            .clone()
-            .or_else(|| self.desired.source.as_ref().and_then(|s| s.image_volid()));
-        let (Some(image), Some(storage)) = (image, wanted.storage.clone()) else {
-            let message = "spec.volumeOwners.image and .storage of the PhoenixHypervisor are needed for the first retained volume: name any small container image and a storage";
-            return self.stuck(stage, "NoVolumeOwners", message);
-        };
-        if let Err(next) = self.storage_usable(&guest.node, &storage, "spec.volumeOwners.storage", "rootdir") {
-            return next;
-        }
-        let stamp = Stamp {
-            cluster: self.desired.cluster_id.clone(),
-            kind: OWNER_KIND.into(),
-            namespace: "-".into(),
-            name: guest.node.clone(),
-            uid: "-".into(),
-            vmid,
-            fresh: false,
-            adopted: false,
-            revision: None,
-            parent: None,
-        };
-        let words = "Holds volumes that outlive their guests. Phoenix never starts it; do not remove it.";
-        let call = ApiCall::post(format!("/nodes/{}/lxc", guest.node))
-            .param("vmid", vmid)
-            .param("ostemplate", image)
-            .param("hostname", format!("phoenix-volumes-{vmid}"))
-            .param("description", stamp.describe(words))
-            .param("unprivileged", u8::from(unprivileged))
-            .param("rootfs", format!("{storage}:1"))
-            .param("memory", 16)
-            .param("swap", 0)
-            .param("tags", TAG)
-            .param_opt("pool", wanted.pool.as_ref());
-        self.run(
-            stage,
-            format!("create owner container {vmid} for retained volumes"),
-            vec![],
-            Effect::Task(call),
-        )
-    }
-
-    /// Detaches volumes that Phoenix attached and the spec dropped; they are kept (as `unusedN`, or by their owner).
-    fn detach(&mut self, vmid: i64, guest: &Guest, found: &[Mount]) -> Result<(), Next> {
-        let Some(wanted) = &self.desired.volumes else {
+        let Some(have) = entry.mount.bytes() else {
             return Ok(());
         };
-        let paths: BTreeSet<&str> = wanted.iter().map(|v| v.path.as_str()).collect();
-        let recorded: BTreeSet<&str> = self
-            .status
-            .volumes
-            .iter()
-            .flatten()
-            .filter_map(|v| v.volid.as_deref())
-            .collect();
-        let dropped = found
-            .iter()
-            .find(|m| recorded.contains(m.volid()) && !paths.contains(m.path()));
-        let Some(mount) = dropped else { return Ok(()) };
+        self.protect_owners()?;
+        if self.must_grow(&self.size_of(volume, have))? {
+            if guest.running && is_image(mount.volid()) {
+                return Err(self.stop_to_grow(vmid, guest, volume));
+            }
+            self.unlocked(stage, entry.owner.vmid, &entry.owner.guest)?;
+            let call = resize(&entry.owner.guest, entry.owner.vmid, &entry.mount.key(), volume);
+            let action = format!(
+                "grow retained volume {} to {} GiB on owner container {}",
+                volume.name, volume.size_gib, entry.owner.vmid
+            );
+            return Err(self.run(stage, action, vec![], Effect::Task(call)));
+        }
+        self.size_shown(vmid, guest, mount, have)
+    }
+
+    /// The guest's entry names the size that the volume has.
+    fn size_shown(&mut self, vmid: i64, guest: &Guest, mount: &Mount, have: u128) -> Staged {
+        if mount.bytes() == Some(have) {
+            return Ok(());
+        }
+        let target = mount.properties.clone().with("size", proxmox_size(have));
+        let change = mount_change(guest, mount, &target);
         self.unlocked(Stage::VolumesReady, vmid, guest)?;
         let call = self
             .put_config(guest, vmid)
-            .param("delete", format!("mp{}", mount.index))
+            .param(change.key, target)
             .param("digest", &guest.digest);
-        let action = format!("detach volume {} from {} (it is kept)", mount.volid(), mount.path());
+        let action = format!("note the size of {} in {}", mount.volid(), guest.named(vmid));
         Err(self.run(Stage::VolumesReady, action, vec![], Effect::Call(call)))
+    }
+
+    /// An image with a filesystem is not resized on its owner while a guest has it mounted.
+    fn stop_to_grow(&mut self, vmid: i64, guest: &Guest, volume: &WantedVolume) -> Next {
+        let stage = Stage::VolumesReady;
+        let asked = self.desired.restarted_at.as_ref();
+        let asked = asked.filter(|v| self.status.restarted_at.as_ref() != Some(*v)).cloned();
+        if self.desired.power == PowerState::Stopped
+            || self.desired.restart == RestartPolicy::Automatic
+            || asked.is_some()
+        {
+            if let Err(next) = self.unlocked(stage, vmid, guest) {
+                return next;
+            }
+            let mut next = self.shutdown(stage, vmid, guest);
+            if let Next::Run(step) = &mut next {
+                step.announce.extend(asked.map(Announce::Restart));
+            }
+            return next;
+        }
+        let message = format!(
+            "spec.volumes[{}].size: the volume is an image, which grows only while {} is stopped: set updatePolicy.restart: Automatic, or the annotation {}, or stop it",
+            volume.name,
+            guest.named(vmid),
+            crate::crd::RESTARTED_AT
+        );
+        self.find("RestartRequired", true, "PendingChanges", message.clone());
+        self.wait(stage, "VolumeInUse", message, 30)
+    }
+
+    /// What status says of a volume that is attached.
+    fn as_attached(&mut self, vmid: i64, mount: &Mount, volume: &WantedVolume) -> VolumeStatus {
+        let own = mount.is_of(vmid);
+        let policy = match (own, volume.owner_key.is_some()) {
+            (true, false) => "Delete",
+            (false, true) => "Retain",
+            // Neither Retain nor Delete: destroying the guest is refused until somebody decides.
+            (true, true) => {
+                let message = format!(
+                    "volume {} at {} belongs to the container itself and goes with it; it is kept and never covered",
+                    volume.name, volume.path
+                );
+                self.find_more("VolumeNotRetained", "GuestOwnsVolume", message);
+                "Unaccounted"
+            }
+            (false, false) => {
+                let message = format!(
+                    "volumes[{}].reclaimPolicy is Retain, wanted Delete: the volume belongs to an owner container and stays there",
+                    volume.name
+                );
+                self.find_more("RecreateRequired", "CreationOnly", message);
+                "Retain"
+            }
+        };
+        VolumeStatus {
+            name: volume.name.clone(),
+            volid: Some(mount.volid().to_string()),
+            reclaim_policy: Some(policy.to_string()),
+            owner_vmid: owner_of(mount.volid()).filter(|_| !own),
+            size_gib: Some(volume.size_gib),
+        }
     }
 
     fn bind_changes(&self, guest: &Guest, found: &[Mount]) -> Vec<Change> {
@@ -443,21 +654,34 @@ impl Planner<'_> {
         }
         changes
     }
+}
 
-    /// Status: the volumes as attached, and earlier ones of the guest's own that it still holds detached, so that
-    /// destroying it is accounted for (promise 5).
-    fn record_volumes(&mut self, guest: &Guest, mut recorded: Vec<VolumeStatus>) {
-        let held: BTreeSet<String> = guest
-            .numbered("unused")
-            .into_values()
-            .map(|text| text.split(',').next().unwrap_or_default().to_string())
-            .collect();
-        for old in self.status.volumes.iter().flatten() {
-            let kept = old.volid.as_ref().is_some_and(|v| held.contains(v));
-            if kept && !recorded.iter().any(|v| v.name == old.name) {
-                recorded.push(old.clone());
-            }
-        }
-        self.facts.volumes = (!recorded.is_empty()).then_some(recorded);
+fn mount_change(guest: &Guest, mount: &Mount, target: &Properties) -> Change {
+    let key = mount.key();
+    Change {
+        old: guest.options.get(&key).cloned(),
+        key,
+        value: Some(target.to_string()),
+        root_only: false,
+        field: "volumes",
     }
+}
+
+fn resize(guest: &Guest, vmid: i64, disk: &str, volume: &WantedVolume) -> ApiCall {
+    ApiCall::put(format!("{}/resize", guest.path(vmid)))
+        .param("disk", disk)
+        .param("size", format!("{}G", volume.size_gib))
+        .param("digest", &guest.digest)
+}
+
+/// Bytes as Proxmox writes them into a configuration: in the largest unit that divides them.
+fn proxmox_size(bytes: u128) -> String {
+    let units = [(40, "T"), (30, "G"), (20, "M"), (10, "K")];
+    let unit = units
+        .iter()
+        .find(|(shift, _)| bytes >> shift << shift == bytes && bytes != 0);
+    unit.map_or_else(
+        || bytes.to_string(),
+        |(shift, unit)| format!("{}{unit}", bytes >> shift),
+    )
 }

@@ -86,6 +86,17 @@ impl FromIterator<StatusRow> for ClusterStatus {
     }
 }
 
+/// One row of GET /nodes/{node}/certificates/info.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Certificate {
+    /// Such as `pve-root-ca.pem`, the cluster's certificate authority.
+    #[serde(default, deserialize_with = "text")]
+    pub filename: String,
+    /// SHA-256.
+    #[serde(default, deserialize_with = "opt_text")]
+    pub fingerprint: Option<String>,
+}
+
 /// One row of GET /cluster/resources: a guest, node, storage or pool. Name and status of guests are up to 12 s old,
 /// lock, tags and existence are not.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -216,6 +227,12 @@ impl Client {
     pub async fn cluster_status(&self) -> Result<ClusterStatus> {
         let rows: Vec<StatusRow> = self.fetch(&ApiCall::get("/cluster/status")).await?;
         Ok(rows.into_iter().collect())
+    }
+
+    /// Certificates of a node, the cluster's certificate authority among them; any credential may ask.
+    pub async fn certificates(&self, node: &str) -> Result<Vec<Certificate>> {
+        self.fetch(&ApiCall::get(path(["nodes", node, "certificates", "info"])))
+            .await
     }
 
     /// Everything that the credential may see.

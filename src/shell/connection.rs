@@ -1,6 +1,6 @@
 //! One connection a hypervisor: API client, SSH, the poller's snapshot, and what is under way on it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -49,9 +49,15 @@ struct State {
     tasks: HashMap<String, Places>,
     polls: u64,
     /// Images that are being downloaded, with the object that does it.
-    downloads: HashMap<String, Key>,
+    downloads: HashMap<Download, Key>,
+    /// Images that Proxmox fetched or compared with their checksums since the engine began: node and volume id.
+    compared: HashSet<(String, String)>,
     /// Objects that wait for a clone, by source.
     clones: HashMap<i64, CloneQueue>,
+    /// Tagged containers that were read and are no owners of retained volumes: vmid, node and name.
+    no_owners: HashSet<(i64, String, String)>,
+    /// Ids of the owners' range that were proven free, and have not been in a list since.
+    free_owner_ids: HashSet<i64>,
 }
 
 impl State {
@@ -63,11 +69,51 @@ impl State {
     }
 }
 
+/// A download of an image. What somebody else fetches from elsewhere under the same name holds nobody up: Proxmox gives
+/// a file its name only once its checksum is right.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Download {
+    /// Node that fetches it.
+    pub node: String,
+    /// Volume id that it gets.
+    pub volid: String,
+    /// URL; empty for the appliance index.
+    pub from: String,
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Connection {
+    /// Whether a container was read already and is no owner of retained volumes.
+    pub(super) fn is_no_owner(&self, row: &(i64, String, String)) -> bool {
+        lock(&self.state).no_owners.contains(row)
+    }
+
+    /// Notes that a container is no owner of retained volumes.
+    pub(super) fn is_found_to_be_no_owner(&self, row: (i64, String, String)) {
+        lock(&self.state).no_owners.insert(row);
+    }
+
+    /// Ids of the owners' range that a list shows.
+    pub(super) fn seen_owner_ids<'i>(&self, ids: impl Iterator<Item = &'i i64>) {
+        let mut state = lock(&self.state);
+        for id in ids {
+            state.free_owner_ids.remove(id);
+        }
+    }
+
+    /// Whether an id of the owners' range was proven free, and has not been in a list since.
+    pub(super) fn was_free_owner_id(&self, id: i64) -> bool {
+        lock(&self.state).free_owner_ids.contains(&id)
+    }
+
+    /// Notes that an id of the owners' range is free.
+    pub(super) fn free_owner_id(&self, id: i64) {
+        lock(&self.state).free_owner_ids.insert(id);
+    }
+
     /// A connection; nothing is sent.
     ///
     /// # Errors
@@ -167,15 +213,24 @@ impl Connection {
     }
 
     /// Claims the download of an image; `false` while another object does it.
-    pub fn claim_download(&self, key: &Key, volid: &str) -> bool {
+    pub fn claim_download(&self, key: &Key, download: Download) -> bool {
         let mut state = lock(&self.state);
-        match state.downloads.get(volid) {
-            Some(other) => other == key,
-            None => {
-                state.downloads.insert(volid.to_string(), key.clone());
-                true
-            }
-        }
+        state.downloads.entry(download).or_insert_with(|| key.clone()) == key
+    }
+
+    /// Notes that the object's download, if it did one, ended well: the file has the right checksum.
+    pub fn downloaded(&self, key: &Key) {
+        let mut state = lock(&self.state);
+        let done = state.downloads.iter().filter(|(_, k)| *k == key);
+        let done: Vec<_> = done.map(|(d, _)| (d.node.clone(), d.volid.clone())).collect();
+        state.compared.extend(done);
+    }
+
+    /// Whether Proxmox compared the file with its checksum since the engine began.
+    pub fn is_compared(&self, node: &str, volid: &str) -> bool {
+        lock(&self.state)
+            .compared
+            .contains(&(node.to_string(), volid.to_string()))
     }
 
     /// Runs a command on a node.
@@ -273,7 +328,10 @@ impl Connection {
                 p.addresses.clone(),
                 p.version.clone(),
             ),
-            _ => self.identity(&rows).await?,
+            (previous, _) => {
+                let known = previous.as_ref().map(|p| &p.cluster.identity);
+                self.identity(&rows, known).await?
+            }
         };
         let mut cluster = Cluster {
             identity,
@@ -311,7 +369,11 @@ impl Connection {
         }
     }
 
-    async fn identity(&self, rows: &[crate::proxmox::cluster::Resource]) -> Result<Identity, Failure> {
+    async fn identity(
+        &self,
+        rows: &[crate::proxmox::cluster::Resource],
+        known: Option<&ProxmoxCluster>,
+    ) -> Result<Identity, Failure> {
         let of = |e: crate::proxmox::Error| super::failure::of_call(&e);
         let version = self.client.version().await.map_err(of)?.version;
         let Some(status) = self.who_answers().await? else {
@@ -322,8 +384,8 @@ impl Connection {
                 .filter_map(|r| r.node.clone())
                 .collect();
             let nameless = ProxmoxCluster {
-                name: String::new(),
                 nodes,
+                ..ProxmoxCluster::default()
             };
             return Ok((nameless, None, BTreeMap::new(), version));
         };
@@ -332,21 +394,46 @@ impl Connection {
             .iter()
             .filter_map(|n| Some((n.name.clone(), n.ip.clone()?)))
             .collect();
-        Ok((identity_of(&status), Some(status.quorate), addresses, version))
+        // The certificate authority is read once, and whenever something final is concluded.
+        let name = status.name.clone().unwrap_or_default();
+        let identity = match known.filter(|k| k.name == name && k.ca_fingerprint.is_some()) {
+            Some(known) => ProxmoxCluster {
+                nodes: status.nodes.iter().map(|n| n.name.clone()).collect(),
+                ..known.clone()
+            },
+            None => self.identity_of(&status).await?,
+        };
+        Ok((identity, Some(status.quorate), addresses, version))
+    }
+
+    /// What tells the cluster that answers from another: its name and nodes, and the certificate authority that it made
+    /// for itself.
+    ///
+    /// # Errors
+    /// Why it cannot be asked.
+    pub async fn identity_of(&self, status: &ClusterStatus) -> Result<ProxmoxCluster, Failure> {
+        let mut online = status.nodes.iter().filter(|n| n.online);
+        let local = online.clone().find(|n| n.local).or_else(|| online.next());
+        let ca_fingerprint = match local {
+            None => None,
+            Some(node) => {
+                let certificates = self.client.certificates(&node.name).await;
+                let certificates = certificates.map_err(|e| super::failure::of_call(&e))?;
+                let ca = certificates.into_iter().find(|c| c.filename == "pve-root-ca.pem");
+                ca.and_then(|ca| ca.fingerprint).filter(|text| !text.is_empty())
+            }
+        };
+        Ok(ProxmoxCluster {
+            name: status.name.clone().unwrap_or_default(),
+            nodes: status.nodes.iter().map(|n| n.name.clone()).collect(),
+            ca_fingerprint,
+        })
     }
 }
 
 pub(super) fn no_ssh() -> (Failure, bool) {
     let message = "this needs SSH to the node: set spec.ssh of the PhoenixHypervisor";
     (failure("MissingPrivilege", message), false)
-}
-
-/// What tells one Proxmox cluster from another.
-pub fn identity_of(status: &ClusterStatus) -> ProxmoxCluster {
-    ProxmoxCluster {
-        name: status.name.clone().unwrap_or_default(),
-        nodes: status.nodes.iter().map(|n| n.name.clone()).collect(),
-    }
 }
 
 type Identity = (ProxmoxCluster, Option<bool>, BTreeMap<String, String>, String);

@@ -4,18 +4,19 @@
 //! what a step announces is in status before its effect leaves (promise 1), and position comes from looking
 //! (promise 2).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::crd::GuestStatus;
+use crate::crd::{GuestKind, GuestStatus, RESTAMP};
 use crate::desired::{self, Blocked, Desired, GuestObject, GuestType, Key, Stamp, refs};
-use crate::observed::{ClonePlace, Failure, HealthState, Observed, Verified};
+use crate::observed::{ClonePlace, Failure, HealthState, Observed, Recorded, Verified};
 use crate::plan::{self, Announce, Effect, Input, Next, Plan, Step};
 use crate::proxmox::{Upid, task::TaskState};
 use crate::status::{self, Outcome};
 
 use super::connection::{Connection, Snapshot};
+use super::defect;
 use super::execute::execute;
 use super::failure::{failure, of_call};
 use super::observe;
@@ -93,9 +94,17 @@ impl<S: Store> Engine<S> {
         (self.began.elapsed().as_secs_f64() * 1000.0 * self.options.time_scale) as i64
     }
 
-    /// One reconcile of a guest object: runs steps until it has to wait; never waits for a Proxmox task.
+    /// One reconcile of a guest object: runs steps until it has to wait; never waits for a Proxmox task. A panic in it
+    /// is told on the object and costs nobody else anything.
     pub async fn reconcile(&self, key: &Key) -> Requeue {
-        match self.try_reconcile(key).await {
+        match defect::caught(Box::pin(self.try_reconcile(key))).await {
+            Ok(result) => self.requeue(key, result),
+            Err(words) => self.panicked(key, &words).await,
+        }
+    }
+
+    fn requeue(&self, key: &Key, result: Result<f64, Stop>) -> Requeue {
+        match result {
             Ok(seconds) => self.after(seconds),
             Err(Stop::Store(StoreError::Conflict)) => self.after(0.2),
             Err(Stop::Store(StoreError::Gone)) => {
@@ -108,6 +117,30 @@ impl<S: Store> Engine<S> {
             }
             Err(Stop::Cut) => self.after(0.0),
         }
+    }
+
+    /// Tells of a panic, and forgets what is only remembered of the object; it is tried again after a pause that grows.
+    async fn panicked(&self, key: &Key, words: &str) -> Requeue {
+        tracing::error!(%key, panic = words, "a defect in Phoenix ended this reconcile");
+        if let Some(counters) = &self.options.counters {
+            counters.panicked(key.kind.as_str());
+        }
+        self.forget(key);
+        let told = defect::caught(Box::pin(async {
+            let object = self.store.guest(key)?;
+            if let Ok(connection) = self.connection_of(&object) {
+                connection.release(key);
+            }
+            let scale = self.options.time_scale;
+            let status = status::panicked(&object.status, object.generation, &defect::message(words), now(), scale);
+            let pause = plan::retry::pause(status.failures.unwrap_or(1));
+            self.warn(&object, "InternalError", &defect::message(words)).await;
+            // Where it cannot be written, the log and the metric tell.
+            drop(self.store.write_status(&object, &status).await);
+            Some(pause)
+        }));
+        let pause = told.await.ok().flatten().unwrap_or(60);
+        self.after(pause as f64)
     }
 
     fn after(&self, seconds: f64) -> Requeue {
@@ -150,9 +183,11 @@ impl<S: Store> Engine<S> {
 
     /// One step: `None` when the next one can follow at once, else the seconds to wait.
     async fn one_step(&self, object: GuestObject) -> Result<Option<f64>, Stop> {
-        if object.deleting && plan::leaves_proxmox_alone(&object) {
-            return self.release(&object, "nothing on Proxmox belongs to it").await;
+        if object.deleting && plan::abandoned(&object) {
+            let why = "it is abandoned: what it has on Proxmox is left alone";
+            return self.release(&object, why).await;
         }
+        let object = self.wake(object).await?;
         let resolved = match object.deleting {
             true => Ok(None),
             false => desired::resolve(&object, self.store.as_ref(), &self.options.cluster_id).map(Some),
@@ -162,7 +197,7 @@ impl<S: Store> Engine<S> {
             Err(blocked) => {
                 // What is under way ends, and gives its place back, though nothing more is begun.
                 if let Ok(connection) = self.connection_of(&object)
-                    && let Some(seconds) = self.running_task(&connection, &object).await?
+                    && let Some(seconds) = self.running_task(&connection, &object, None).await?
                 {
                     return Ok(seconds);
                 }
@@ -181,7 +216,7 @@ impl<S: Store> Engine<S> {
                 return self.publish_blocked(&object, blocked).await;
             }
         };
-        if let Some(seconds) = self.running_task(&connection, &object).await? {
+        if let Some(seconds) = self.running_task(&connection, &object, desired.as_ref()).await? {
             return Ok(seconds);
         }
         let mut owner_guard = None;
@@ -207,6 +242,17 @@ impl<S: Store> Engine<S> {
         result
     }
 
+    /// Ends pauses that a changed spec or the annotation ends, and looks at everything anew then.
+    async fn wake(&self, object: GuestObject) -> Result<GuestObject, Stop> {
+        let asked = object.annotations.get(crate::crd::RECONCILE);
+        let woken = plan::retry::woken(&object.status, object.generation, asked);
+        if woken == object.status {
+            return Ok(object);
+        }
+        lock(&self.memory).verified.remove(&object.key);
+        self.write(&object, woken).await
+    }
+
     /// Looks and plans until the plan needs no more looks.
     pub(super) async fn make_plan<'c>(
         &self,
@@ -219,6 +265,16 @@ impl<S: Store> Engine<S> {
     ) -> Result<Plan, Failure> {
         let mut observed = self.start_looking(snapshot, object);
         observed.cloned_revisions = self.cloned_revisions(object);
+        if object.deleting && object.key.kind == GuestKind::PhoenixTemplate {
+            let hypervisor = object.hypervisor_ref();
+            self.store.look_at_all(&mut |o| {
+                let vmid = o
+                    .status
+                    .vmid
+                    .filter(|_| o.hypervisor_ref() == hypervisor && o.key != object.key);
+                observed.objects.extend(vmid.map(|vmid| (vmid, o.key.to_string())));
+            });
+        }
         if !preview {
             observed.clone_queue = desired.and_then(|d| queued(connection, snapshot, d, object));
         }
@@ -226,8 +282,12 @@ impl<S: Store> Engine<S> {
             Some(desired) => observe::identity(desired),
             None => self.identity_of(object),
         };
-        let previous = desired.map(|d| d.previous_clusters.clone()).unwrap_or_default();
-        let dependencies = refs::dependencies(object, self.store.as_ref());
+        let (namespace, name) = object.hypervisor_ref();
+        let hypervisor = self.store.hypervisor(&namespace, &name);
+        let previous = hypervisor
+            .and_then(|h| h.spec.previous_cluster_ids.clone())
+            .unwrap_or_default();
+        let dependencies = || refs::dependencies(object, self.store.as_ref());
         for _ in 0..MAX_LOOKS {
             let plan = match desired {
                 Some(desired) => plan::plan(Input {
@@ -239,7 +299,7 @@ impl<S: Store> Engine<S> {
                     clock: self.clock(),
                     preview,
                 }),
-                None => plan::plan_deletion(object, &observed, &self.options.cluster_id, now()),
+                None => plan::plan_deletion(object, &observed, &self.options.cluster_id, &previous, now()),
             };
             let Next::Look(query) = &plan.next else {
                 let waits = matches!(
@@ -255,8 +315,11 @@ impl<S: Store> Engine<S> {
                 return Ok(plan);
             };
             // Who looks at owner containers is about to edit one: one object at a time (design §6).
-            if matches!(query, plan::Query::Owners { .. }) && owner_guard.is_none() {
-                *owner_guard = Some(connection.owners.lock().await);
+            if matches!(query, plan::Query::Owners { .. }) {
+                if owner_guard.is_none() {
+                    *owner_guard = Some(connection.owners.lock().await);
+                }
+                observed.recorded = self.recorded(object);
             }
             observe::look(connection, snapshot, &identity, &previous, query, &mut observed).await?;
             if let (Some(counters), plan::Query::Probes { probes, .. }) = (&self.options.counters, query) {
@@ -270,7 +333,7 @@ impl<S: Store> Engine<S> {
         ))
     }
 
-    fn identity_of(&self, object: &GuestObject) -> Stamp {
+    pub(super) fn identity_of(&self, object: &GuestObject) -> Stamp {
         Stamp {
             cluster: self.options.cluster_id.clone(),
             kind: object.key.kind.as_str().into(),
@@ -282,6 +345,7 @@ impl<S: Store> Engine<S> {
             adopted: false,
             revision: None,
             parent: None,
+            image: None,
         }
     }
 
@@ -294,10 +358,13 @@ impl<S: Store> Engine<S> {
             .and_then(|h| h.status.clone()?.cluster);
         let memory = lock(&self.memory);
         let verified = memory.verified.get(&object.key).cloned();
-        let sweep = verified.as_ref().is_none_or(|v| now() - v.at > SWEEP_SECONDS);
+        // A look of a later time was made while the clock was ahead.
+        let fresh = |v: &Verified| (0..=SWEEP_SECONDS).contains(&(now() - v.at));
+        let sweep = !verified.as_ref().is_some_and(fresh);
         Observed {
             cluster,
             reserved: self.reserved(&memory, object),
+            held: self.held(&memory, object, snapshot),
             verified,
             sweep,
             health: memory.health.get(&object.key).cloned(),
@@ -320,33 +387,96 @@ impl<S: Store> Engine<S> {
         cloned.map(|g| g.status.template_revision.clone()).collect()
     }
 
+    /// Guests and owner containers that statuses of the same hypervisor's objects name.
+    fn recorded(&self, object: &GuestObject) -> Recorded {
+        let hypervisor = object.hypervisor_ref();
+        let mut recorded = Recorded::default();
+        for other in self.store.guests().iter().filter(|o| o.hypervisor_ref() == hypervisor) {
+            let status = &other.status;
+            let old = status.revisions.iter().flatten().map(|r| r.vmid);
+            recorded.guests.extend(status.vmid.into_iter().chain(old));
+            recorded
+                .owners
+                .extend(status.volumes.iter().flatten().filter_map(|v| v.owner_vmid));
+        }
+        recorded
+    }
+
     /// Vmids that other objects have or want on the same hypervisor.
     fn reserved(&self, memory: &Memory, object: &GuestObject) -> BTreeSet<i64> {
         if object.status.vmid.is_some() {
             return BTreeSet::new();
         }
         let hypervisor = object.hypervisor_ref();
-        let others = self.store.guests();
-        let wanted = others
-            .iter()
-            .filter(|o| o.key != object.key && o.hypervisor_ref() == hypervisor)
-            .flat_map(|o| o.status.vmid.into_iter().chain(o.spec_vmid()));
+        let mut wanted = BTreeSet::new();
+        self.store.look_at_all(&mut |o| {
+            if o.key != object.key && o.hypervisor_ref() == hypervisor {
+                wanted.extend(o.status.vmid.into_iter().chain(o.spec_vmid()));
+            }
+        });
         let chosen = memory
             .reserved
             .iter()
             .filter(|((h, _), k)| *h == hypervisor && **k != object.key)
             .map(|((_, v), _)| *v);
-        wanted.chain(chosen).collect()
+        wanted.extend(chosen);
+        wanted
+    }
+
+    /// Vmids that other objects have on the same Proxmox, with who has each. It matters only where a guest may be taken or
+    /// searched for.
+    fn held(&self, memory: &Memory, object: &GuestObject, snapshot: &Snapshot) -> BTreeMap<i64, String> {
+        let status = &object.status;
+        let present = status
+            .vmid
+            .is_some_and(|vmid| snapshot.cluster.guests.contains_key(&vmid));
+        let asks = status.claim.is_some() || object.annotations.contains_key(RESTAMP);
+        if present && !asks && !object.deleting {
+            return BTreeMap::new();
+        }
+        let own = object.hypervisor_ref();
+        let mut known: HashMap<(String, String), bool> = HashMap::new();
+        let mut here = |other: (String, String)| {
+            if let Some(same) = known.get(&other) {
+                return *same;
+            }
+            let same = refs::same_proxmox(&own, &other, self.store.as_ref());
+            known.insert(other, same);
+            same
+        };
+        let mut held = BTreeMap::new();
+        for other in self.store.guests() {
+            if other.key == object.key || !here(other.hypervisor_ref()) {
+                continue;
+            }
+            let old = other.status.revisions.iter().flatten().map(|r| r.vmid);
+            let all = other.status.vmid.into_iter().chain(old);
+            held.extend(all.map(|vmid| (vmid, other.key.to_string())));
+        }
+        for ((hypervisor, vmid), key) in &memory.reserved {
+            if *key != object.key && here(hypervisor.clone()) {
+                held.entry(*vmid).or_insert_with(|| key.to_string());
+            }
+        }
+        held
     }
 
     /// Follows a Proxmox task that status names: `Some(wait)` while it runs or when it failed.
-    async fn running_task(&self, connection: &Connection, object: &GuestObject) -> Result<Option<Option<f64>>, Stop> {
+    async fn running_task(
+        &self,
+        connection: &Connection,
+        object: &GuestObject,
+        desired: Option<&Desired>,
+    ) -> Result<Option<Option<f64>>, Stop> {
         let Some(task) = &object.status.task else {
             return Ok(None);
         };
         let Ok(upid) = task.upid.parse::<Upid>() else {
-            self.write(object, status::after_task(&object.status, None, now()))
-                .await?;
+            self.write(
+                object,
+                status::after_task(&object.status, None, now(), self.options.time_scale),
+            )
+            .await?;
             return Ok(Some(None));
         };
         let failed = match connection.client.task(&upid).await {
@@ -354,7 +484,11 @@ impl<S: Store> Engine<S> {
                 connection.hold_task(&object.key, &upid.node);
                 return Ok(Some(Some(if upid.kind.ends_with("start") { 1.0 } else { 2.0 })));
             }
-            Ok(TaskState::Succeeded { .. } | TaskState::Forgotten) => None,
+            Ok(TaskState::Succeeded { .. }) => {
+                connection.downloaded(&object.key);
+                None
+            }
+            Ok(TaskState::Forgotten) => None,
             Ok(TaskState::Failed(text)) => {
                 let reason = super::failure::reason_of(&text).unwrap_or("TaskFailed");
                 // The exit status is one line; the log before it often says why (facts B.3).
@@ -366,7 +500,11 @@ impl<S: Store> Engine<S> {
                 } else {
                     format!(" ({})", details.join("; "))
                 };
-                Some(failure(reason, format!("{text}{details}")))
+                let failure = failure(reason, format!("{text}{details}"));
+                Some(desired.map_or_else(
+                    || failure.clone(),
+                    |desired| plan::explain(desired, None, failure.clone()),
+                ))
             }
             Err(error) => {
                 let problem = of_call(&error);
@@ -377,8 +515,7 @@ impl<S: Store> Engine<S> {
             }
         };
         connection.release(&object.key);
-        let mut status = status::after_task(&object.status, failed.as_ref(), now());
-        status::scale_retry(&mut status, now(), self.options.time_scale);
+        let status = status::after_task(&object.status, failed.as_ref(), now(), self.options.time_scale);
         if let Some(failure) = &failed {
             self.warn(object, failure.reason, &format!("{}: {}", task.action, failure.message))
                 .await;
@@ -401,7 +538,7 @@ impl<S: Store> Engine<S> {
         }
         let status = status::planned(&object.status, object.generation, &plan, hash, now());
         match &plan.next {
-            Next::Run(step) => self.run(connection, object, step, status).await,
+            Next::Run(step) => self.run(connection, object, desired, step, status).await,
             Next::Done => {
                 if let (Some(hash), Some(row)) = (hash, &plan.facts.verified) {
                     let verified = Verified {
@@ -413,7 +550,8 @@ impl<S: Store> Engine<S> {
                 }
                 self.publish(&object, status).await?;
                 let due = plan.facts.probe_due.map(|ms| ms as f64 / 1000.0);
-                Ok(Some(due.unwrap_or(f64::INFINITY).min(SWEEP_SECONDS as f64)))
+                let again = plan.facts.look_again.unwrap_or(SWEEP_SECONDS) as f64;
+                Ok(Some(due.unwrap_or(f64::INFINITY).min(again).min(SWEEP_SECONDS as f64)))
             }
             Next::Wait { seconds, .. } => {
                 // Where only the probes were asked, what the last full look found still holds.
@@ -436,6 +574,7 @@ impl<S: Store> Engine<S> {
         &self,
         connection: &Connection,
         object: GuestObject,
+        desired: Option<&Desired>,
         step: &Step,
         status: GuestStatus,
     ) -> Result<Option<f64>, Stop> {
@@ -456,7 +595,10 @@ impl<S: Store> Engine<S> {
         self.cut(&object.key, Point::BeforeEffect, &step.action)?;
         tracing::info!(key = %object.key, action = %step.action, "step");
         self.tell_restart(&object, step).await;
-        let outcome = execute(connection, &object.key, step).await;
+        let outcome = match (execute(connection, &object.key, step).await, desired) {
+            (Outcome::Failed(failure), Some(desired)) => Outcome::Failed(plan::explain(desired, Some(step), failure)),
+            (outcome, _) => outcome,
+        };
         self.cut(&object.key, Point::AfterEffect, &step.action)?;
         self.finish(connection, &object, step, outcome).await
     }
@@ -471,6 +613,9 @@ impl<S: Store> Engine<S> {
         match &outcome {
             Outcome::Busy(reason) => {
                 tracing::debug!(key = %object.key, reason = reason.reason, message = %reason.message, "busy");
+                if let Some(status) = status::unclaimed(&object.status, step) {
+                    self.write(object, status).await?;
+                }
                 return Ok(Some(2.0));
             }
             Outcome::Failed(failure) => {
@@ -484,8 +629,7 @@ impl<S: Store> Engine<S> {
             }
             _ => {}
         }
-        let mut status = status::after_step(&object.status, step, &outcome, now());
-        status::scale_retry(&mut status, now(), self.options.time_scale);
+        let status = status::after_step(&object.status, step, &outcome, now(), self.options.time_scale);
         self.write(object, status).await?;
         if matches!(&step.effect, Effect::Call(call) if call.path.starts_with("/pools")) {
             // Pool membership is only in the cluster's list.

@@ -10,7 +10,7 @@ use crate::plan::{ApiCall, Effect, Step};
 use crate::proxmox::Upid;
 use crate::status::Outcome;
 
-use super::connection::Connection;
+use super::connection::{Connection, Download};
 use super::failure::{failure, is_passing, of_call, of_guest};
 
 /// Carries out a step's effect.
@@ -102,10 +102,11 @@ async fn task(connection: &Connection, key: &Key, call: &ApiCall) -> Outcome {
         let message = format!("node {node} has as many Phoenix tasks as limits.parallelTasksPerNode allows");
         return Outcome::Busy(failure("TaskLimit", message));
     }
-    if let Some(volid) = download(call)
-        && !connection.claim_download(key, &volid)
+    if let Some(download) = download(call)
+        && !connection.claim_download(key, download.clone())
     {
         connection.release(key);
+        let volid = download.volid;
         return Outcome::Busy(failure("ImageDownloading", format!("another object downloads {volid}")));
     }
     let outcome = match connection.client.call(call).await {
@@ -122,15 +123,22 @@ async fn task(connection: &Connection, key: &Key, call: &ApiCall) -> Outcome {
 }
 
 /// The image that a call downloads.
-fn download(call: &ApiCall) -> Option<String> {
+fn download(call: &ApiCall) -> Option<Download> {
     let param = |name: &str| call.params.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
-    if call.path.ends_with("/download-url") {
+    let node = call.path.split('/').nth(2)?.to_string();
+    let (volid, from) = if call.path.ends_with("/download-url") {
         let storage = call.path.split('/').nth(4)?;
-        return Some(format!("{storage}:{}/{}", param("content")?, param("filename")?));
-    }
-    call.path
-        .ends_with("/aplinfo")
-        .then(|| Some(format!("{}:vztmpl/{}", param("storage")?, param("template")?)))?
+        let volid = format!("{storage}:{}/{}", param("content")?, param("filename")?);
+        (volid, param("url")?)
+    } else if call.path.ends_with("/aplinfo") {
+        (
+            format!("{}:vztmpl/{}", param("storage")?, param("template")?),
+            String::new(),
+        )
+    } else {
+        return None;
+    };
+    Some(Download { node, volid, from })
 }
 
 async fn ssh(connection: &Connection, on: &str, command: &Command) -> Outcome {
@@ -164,7 +172,7 @@ async fn raw_lines(
         Err((error, _)) => return Outcome::Failed(error),
     };
     match RawLinesAnswer::parse(output.exit, &output.stdout.text(), &output.stderr.text()) {
-        RawLinesAnswer::Done { .. } => Outcome::Done,
+        RawLinesAnswer::Done { .. } => read_back(connection, on, vmid, &add).await,
         RawLinesAnswer::Locked(text) => Outcome::Busy(failure("GuestLocked", text)),
         RawLinesAnswer::Modified => {
             let message = format!("the configuration of container {vmid} was changed meanwhile; it is read again");
@@ -183,6 +191,37 @@ async fn raw_lines(
             Outcome::Failed(failure("CommandFailed", message))
         }
     }
+}
+
+/// Proxmox leaves out what it cannot read, without a word (facts L.1.6).
+async fn read_back(connection: &Connection, on: &str, vmid: i64, added: &[RawLine]) -> Outcome {
+    let config = match connection
+        .client
+        .guest_config(GuestType::Lxc, on, id(vmid), false)
+        .await
+    {
+        Ok(config) => config,
+        Err(error) => return failed(of_call(&error)),
+    };
+    let read = |line: &&RawLine| {
+        config
+            .raw
+            .iter()
+            .any(|(key, value)| (key, value) == (&line.key, &line.value))
+    };
+    let lost: Vec<String> = added
+        .iter()
+        .filter(|line| !read(line))
+        .map(|line| format!("'{} = {}'", line.key, line.value))
+        .collect();
+    if lost.is_empty() {
+        return Outcome::Done;
+    }
+    let message = format!(
+        "lxcOptions: Proxmox does not read back what was written into the configuration of container {vmid}: {}: leave it out, or update Proxmox",
+        lost.join(", ")
+    );
+    Outcome::Failed(failure("RawLineNotRead", message))
 }
 
 /// The script as the runner takes it.

@@ -18,7 +18,10 @@ const TEXTS: &[(&str, &str)] = &[
     ("is locked (", "GuestLocked"),
     ("got timeout", "GuestLocked"),
     ("no quorum", "NoQuorum"),
-    ("already exists", "AlreadyExists"),
+    ("still in use by linked clone", "TemplateInUse"),
+    ("config file already exists", "AlreadyExists"),
+    ("disk image '", "VolumeExists"),
+    ("dataset already exists", "VolumeExists"),
     ("detected modified configuration", "ConfigChanged"),
     ("checksum mismatch (file change", "ConfigChanged"),
     ("out of space", "StorageFull"),
@@ -34,10 +37,24 @@ const TEXTS: &[(&str, &str)] = &[
 
 /// The reason that Proxmox's words give, if they give one.
 pub fn reason_of(text: &str) -> Option<&'static str> {
+    if names_taken_guest(text) {
+        return Some("AlreadyExists");
+    }
     TEXTS
         .iter()
         .find(|(words, _)| text.contains(words))
         .map(|(_, reason)| *reason)
+}
+
+/// Whether the words are `CT 100 already exists …` or `VM 100 already exists …`; many other things can exist already.
+fn names_taken_guest(text: &str) -> bool {
+    text.match_indices(" already exists").any(|(at, _)| {
+        let mut words = text[..at].rsplit(' ');
+        let number = words
+            .next()
+            .is_some_and(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit()));
+        number && matches!(words.next().map(|w| w.trim_start_matches('\'')), Some("CT" | "VM"))
+    })
 }
 
 /// A failed API call.
@@ -113,4 +130,35 @@ pub fn of_guest(type_: GuestType, vmid: i64, output: &guest::Output) -> Failure 
 /// Whether the failure is nobody's fault and passes by itself: the step is tried again soon, without counting.
 pub fn is_passing(failure: &Failure) -> bool {
     ["GuestLocked", "ConfigChanged"].contains(&failure.reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_exists_already_is_told_apart() {
+        for (text, reason) in [
+            ("CT 100 already exists on node 'pve1'", Some("AlreadyExists")),
+            (
+                "unable to create VM 100 - VM 100 already exists on node 'pve1'",
+                Some("AlreadyExists"),
+            ),
+            (
+                "unable to create VM 101: config file already exists",
+                Some("AlreadyExists"),
+            ),
+            (
+                "unable to create CT 100 - disk image '/var/lib/vz/images/100/vm-100-disk-0.raw' already exists",
+                Some("VolumeExists"),
+            ),
+            (
+                "zfs error: cannot create 'tank/vm-100-disk-0': dataset already exists",
+                Some("VolumeExists"),
+            ),
+            ("alias 'a' already exists", None),
+        ] {
+            assert_eq!(reason_of(text), reason, "{text}");
+        }
+    }
 }

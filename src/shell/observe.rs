@@ -5,15 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::desired::{Desired, GuestType, Stamp};
 use crate::guest::runner::{self, Layout, State};
 use crate::observed::*;
-use crate::plan::{OWNER_KIND, ProbeRequest, Query};
+use crate::plan::{ProbeRequest, Query};
 use crate::proxmox::Error;
-use crate::proxmox::guest::GuestConfig;
 
-use super::connection::{Connection, Snapshot, identity_of};
+use super::connection::{Connection, Snapshot};
 use super::failure::{failure, of_call, of_guest};
 use super::probes::Place;
 
+mod ownership;
+pub(super) use ownership::carries;
 mod vm;
+mod volumes;
 
 fn id(vmid: i64) -> u32 {
     u32::try_from(vmid).unwrap_or_default()
@@ -36,12 +38,24 @@ pub async fn look(
             let status = connection.who_answers().await?;
             observed.cluster.quorate = status.as_ref().map(|s| s.quorate);
             if let Some(status) = status {
-                observed.cluster.identity = identity_of(&status);
+                observed.cluster.identity = connection.identity_of(&status).await?;
             }
             observed.cluster.read_now = true;
         }
-        Query::Stamped { type_, among } => {
-            observed.stamped = Some(stamped(connection, *type_, among, identity, previous).await?);
+        Query::Stamped { among } => {
+            let among = match among {
+                Some(among) => among.clone(),
+                None => ownership::everybody(connection, observed).await?,
+            };
+            observed.stamped = Some(ownership::stamped(connection, snapshot, &among, identity, previous).await?);
+        }
+        Query::Lenders { among } => {
+            let mut lenders = BTreeMap::new();
+            for (vmid, type_, node) in among {
+                let read = guest(connection, snapshot, *type_, *vmid, Some(node), false).await;
+                lenders.insert(*vmid, read);
+            }
+            observed.lenders = Some(lenders);
         }
         Query::VmidFree { vmid, volumes_on } => {
             let check = vmid_free(connection, *vmid, volumes_on.as_deref()).await?;
@@ -52,6 +66,7 @@ pub async fn look(
         }
         Query::Guest { vmid, type_, node } => {
             observed.guest = Some(guest(connection, snapshot, *type_, *vmid, node.as_deref(), true).await);
+            observed.guest_of = Some(*vmid);
         }
         Query::Parent { vmid, type_, node } => {
             observed.parent = Some(guest(connection, snapshot, *type_, *vmid, Some(node), true).await);
@@ -67,32 +82,35 @@ pub async fn look(
             observed.old_revision = Some(old_revision(connection, snapshot, *type_, *vmid, node).await);
         }
         Query::Creating { vmid, source, node } => {
-            observed.creating = Some(creating(connection, *vmid, *source, node).await?);
+            let runs = creating(connection, *vmid, *source, node).await?;
+            observed.creating = Some(runs);
+            if !runs {
+                // It may have ended between the two looks: what it did is read again.
+                observed.guest = None;
+            }
         }
-        Query::Image { node, volid } => observed.image = Some(image(connection, node, volid).await),
+        Query::Image { node, volid, appliance } => {
+            observed.image = Some(image(connection, node, volid, appliance.as_deref()).await);
+        }
         Query::Scripts { vmid, type_, node, ids } => {
             observed.scripts = Some(scripts(connection, *type_, *vmid, node, ids).await)
         }
         Query::Firewall { vmid, type_, node } => {
             observed.firewall = Some(firewall(connection, *type_, *vmid, node).await);
         }
-        Query::Owners {
-            node,
-            unprivileged,
-            ids,
-        } => {
-            observed.owners = Some(
-                owners(
-                    connection,
-                    snapshot,
-                    &identity.cluster,
-                    previous,
-                    node,
-                    *unprivileged,
-                    *ids,
-                )
-                .await,
-            );
+        Query::Owners { ids } => {
+            observed.owners = Some(volumes::owners(connection, snapshot, *ids, &observed.recorded).await);
+        }
+        Query::OwnerRange { ids, node } => {
+            let listed = match &observed.owners {
+                Some(Ok(owners)) => owners.listed.clone(),
+                _ => BTreeSet::new(),
+            };
+            observed.owner_range = Some(volumes::owner_range(connection, *ids, node.as_deref(), &listed).await);
+        }
+        Query::Sections { vmid, type_, node } => {
+            let sections = volumes::sections(connection, *type_, *vmid, node).await;
+            observed.sections.insert(*vmid, sections);
         }
         Query::Probes {
             vmid,
@@ -110,60 +128,6 @@ pub async fn look(
 /// The identity that stamps are compared with while no vmid is known.
 pub fn identity(desired: &Desired) -> Stamp {
     desired.stamp(0)
-}
-
-async fn stamped(
-    connection: &Connection,
-    type_: GuestType,
-    among: &[(i64, String)],
-    identity: &Stamp,
-    previous: &[String],
-) -> Result<Stamped, Failure> {
-    let mut found = Stamped::default();
-    for (vmid, node) in among {
-        let mut config = read_config(connection, type_, *vmid, node).await?;
-        if config.as_ref().is_some_and(hides_stamp) {
-            if creating(connection, *vmid, None, node).await? {
-                found.being_made.push(*vmid);
-                continue;
-            }
-            // The task may have ended between the two looks; a lock that is still there outlived it.
-            config = read_config(connection, type_, *vmid, node).await?;
-        }
-        let wanted = Stamp {
-            vmid: *vmid,
-            ..identity.clone()
-        };
-        let stamp = config.and_then(|c| c.options.get("description").and_then(|d| Stamp::find(d)));
-        let ours = |s: &Stamp| s.same_identity(&wanted) || (s.same_object(&wanted) && previous.contains(&s.cluster));
-        if stamp.as_ref().is_some_and(ours) {
-            found.ours.push(OurGuest {
-                vmid: *vmid,
-                node: node.clone(),
-                revision: stamp.and_then(|s| s.revision),
-            });
-        }
-    }
-    Ok(found)
-}
-
-/// Whether a guest's configuration is not written yet, and its stamp neither (facts K.3.1).
-fn hides_stamp(config: &GuestConfig) -> bool {
-    matches!(config.lock.as_deref(), Some("create" | "clone")) && !config.options.contains_key("description")
-}
-
-/// A configuration; `None` where there is none, or none that may be read.
-async fn read_config(
-    connection: &Connection,
-    type_: GuestType,
-    vmid: i64,
-    node: &str,
-) -> Result<Option<GuestConfig>, Failure> {
-    match connection.client.guest_config(type_, node, id(vmid), false).await {
-        Ok(config) => Ok(Some(config)),
-        Err(Error::NotFound { .. } | Error::Forbidden { .. }) => Ok(None),
-        Err(error) => Err(of_call(&error)),
-    }
 }
 
 async fn vmid_free(connection: &Connection, vmid: i64, volumes_on: Option<&str>) -> Result<IdCheck, Failure> {
@@ -272,7 +236,8 @@ async fn read_guest(
         .collect();
     if guest.running {
         let pending = client.guest_pending(type_, node, id(vmid)).await?;
-        guest.pending = pending.into_iter().filter(|p| p.is_pending()).map(|p| p.key).collect();
+        let pending = pending.into_iter().filter(|p| p.is_pending());
+        guest.pending = pending.map(|p| (p.key, p.value)).collect();
     }
     // A machine's addresses come from its agent, which may not answer.
     if guest.running && type_ == GuestType::Lxc {
@@ -365,19 +330,35 @@ async fn creating(connection: &Connection, vmid: i64, source: Option<i64>, node:
     }))
 }
 
-async fn image(connection: &Connection, node: &str, volid: &str) -> Result<bool, Failure> {
+async fn image(connection: &Connection, node: &str, volid: &str, appliance: Option<&str>) -> Result<Image, Failure> {
+    let client = &connection.client;
     let (storage, path) = volid.split_once(':').unwrap_or_default();
     let content = path.split('/').next();
-    match connection.client.storage_content(node, storage, content, None).await {
-        Ok(volumes) => Ok(volumes.iter().any(|v| v.volid == volid)),
-        Err(error) => {
-            let mut failure = of_call(&error);
-            if failure.message.contains("does not exist") || failure.message.contains("No such storage") {
-                failure = super::failure::failure("StorageNotFound", format!("image {volid}: {}", failure.message));
-            }
-            Err(failure)
+    let volumes = client.storage_content(node, storage, content, None).await;
+    let volumes = volumes.map_err(|error| {
+        let failed = of_call(&error);
+        let missing = failed.message.contains("does not exist") || failed.message.contains("No such storage");
+        if missing {
+            failure("StorageNotFound", format!("image {volid}: {}", failed.message))
+        } else {
+            failed
         }
+    })?;
+    let mut image = Image {
+        present: volumes.iter().any(|v| v.volid == volid),
+        compared: connection.is_compared(node, volid),
+        index: None,
+    };
+    if let Some(name) = appliance.filter(|_| !(image.present && image.compared)) {
+        let index = client.appliances(node).await.map_err(|e| of_call(&e))?;
+        let package = |name: &str| crate::desired::images::package(name).to_string();
+        let same = index.iter().filter(|a| package(&a.template) == package(name));
+        image.index = Some(ApplianceIndex {
+            listed: index.iter().any(|a| a.template == name),
+            newer: same.map(|a| a.template.clone()).collect(),
+        });
     }
+    Ok(image)
 }
 
 async fn scripts(
@@ -459,50 +440,6 @@ fn rule(rule: &crate::proxmox::firewall::FirewallRule) -> BTreeMap<String, Strin
     .into_iter()
     .filter_map(|(k, v)| Some((k.to_string(), v?)))
     .collect()
-}
-
-/// Looks through the id range of owner containers. Owners are found by stamp; status is a cache.
-async fn owners(
-    connection: &Connection,
-    snapshot: &Snapshot,
-    cluster: &str,
-    previous: &[String],
-    node: &str,
-    unprivileged: bool,
-    ids: (i64, i64),
-) -> Result<Owners, Failure> {
-    let mut result = Owners::default();
-    let mut taken = BTreeSet::new();
-    let fresh = connection.client.cluster_resources().await.map_err(|e| of_call(&e))?;
-    let rows = fresh.iter().filter_map(|r| Some((i64::from(r.vmid?), r.node.clone()?)));
-    for (vmid, on) in rows.filter(|(vmid, _)| (ids.0..=ids.1).contains(vmid)) {
-        taken.insert(vmid);
-        if on != node {
-            continue;
-        }
-        let read = guest(connection, snapshot, GuestType::Lxc, vmid, Some(node), false).await;
-        let GuestRead::Present(guest) = read else {
-            continue;
-        };
-        if guest.lock.as_deref() == Some("create") {
-            result.creating.push(vmid);
-            continue;
-        }
-        let ours = guest.stamp().is_some_and(|s| {
-            s.kind == OWNER_KIND && s.vmid == vmid && (s.cluster == cluster || previous.contains(&s.cluster))
-        });
-        let same_mapping = guest.options.get("unprivileged").is_some_and(|v| v == "1") == unprivileged;
-        if ours && same_mapping {
-            result.owners.push(Owner { vmid, guest: *guest });
-        }
-    }
-    for vmid in (ids.0..=ids.1).filter(|v| !taken.contains(v)) {
-        if vmid_free(connection, vmid, Some(node)).await? == IdCheck::Free {
-            result.free = Some(vmid);
-            break;
-        }
-    }
-    Ok(result)
 }
 
 /// Asks the probes of one guest, all at once.

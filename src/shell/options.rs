@@ -41,6 +41,8 @@ pub trait Counters: Send + Sync {
     fn probe(&self, kind: ProbeKind, answer: &ProbeAnswer);
     /// A guest, or its unit, is restarted because of a probe.
     fn health_restart(&self, key: &Key);
+    /// A panic ended work on an object of a kind.
+    fn panicked(&self, kind: &'static str);
 }
 
 impl EngineOptions {

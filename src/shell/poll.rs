@@ -6,17 +6,20 @@ use std::time::Duration;
 
 use crate::crd::status::{NodeStatus, ProxmoxCluster};
 use crate::crd::{HypervisorStatus, PhoenixHypervisor};
-use crate::desired::{Blocked, Key, hypervisor};
+use crate::desired::{Blocked, Key, Stamp, hypervisor};
 use crate::observed::Failure;
 use crate::status::{clear_condition, set_condition};
 
 use super::connection::{Connection, Snapshot};
+use super::defect;
 use super::engine::{Engine, lock, now};
 use super::failure::failure;
 use super::store::Store;
 
 /// Polls after which nodes, quorum and version are read again.
 const FULL_EVERY: u64 = 30;
+/// Guests that are read to see that a cluster is the recorded one.
+const PROOFS: usize = 3;
 
 /// What a poll came to.
 #[derive(Clone, Debug)]
@@ -30,8 +33,38 @@ pub struct PollOutcome {
 }
 
 impl<S: Store> Engine<S> {
-    /// Polls a hypervisor: one `GET /cluster/resources`, and a few more calls the first time and now and then.
+    /// Polls a hypervisor: one `GET /cluster/resources`, and a few more calls the first time and now and then. A panic
+    /// in it is told in the status; its guests wait, and those of other hypervisors go on.
     pub async fn poll(&self, namespace: &str, name: &str) -> PollOutcome {
+        match defect::caught(Box::pin(self.try_poll(namespace, name))).await {
+            Ok(outcome) => outcome,
+            Err(words) => self.poll_panicked(namespace, name, &words),
+        }
+    }
+
+    fn poll_panicked(&self, namespace: &str, name: &str, words: &str) -> PollOutcome {
+        tracing::error!(namespace, name, panic = words, "a defect in Phoenix ended this poll");
+        if let Some(counters) = &self.options.counters {
+            counters.panicked("PhoenixHypervisor");
+        }
+        let problem = failure("InternalError", defect::message(words));
+        let key = (namespace.to_string(), name.to_string());
+        let connection = lock(&self.connections).get(&key).cloned();
+        if let Some(connection) = connection {
+            connection.store(Err(problem.clone()));
+        }
+        let status = defect::caught_now(|| {
+            let object = self.store.hypervisor(namespace, name)?;
+            Some(hypervisor_status(&object, Err(&problem), false))
+        });
+        PollOutcome {
+            status: status.ok().flatten().unwrap_or_default(),
+            changed: vec![],
+            next: Duration::from_secs_f64((60.0 / self.options.time_scale).max(0.02)),
+        }
+    }
+
+    async fn try_poll(&self, namespace: &str, name: &str) -> PollOutcome {
         let Some(object) = self.store.hypervisor(namespace, name) else {
             lock(&self.connections).remove(&(namespace.to_string(), name.to_string()));
             return PollOutcome {
@@ -40,24 +73,61 @@ impl<S: Store> Engine<S> {
                 next: Duration::from_secs(60),
             };
         };
-        let (result, seconds, changed) = match self.connect(&object, namespace, name) {
+        let (result, proven, seconds, changed) = match self.connect(&object, namespace, name) {
             Ok(connection) => {
                 let before = connection.snapshot().ok();
                 let full = before.is_none() || connection.count_poll().is_multiple_of(FULL_EVERY);
                 let result = connection.look(full).await;
+                let proven = match &result {
+                    Ok(snapshot) if full => self.is_proven(&connection, &object, snapshot).await,
+                    _ => false,
+                };
                 let changed = self.changed(namespace, name, before.as_deref(), result.as_ref().ok());
                 connection.store(result.clone());
-                (result, connection.access.poll_seconds, changed)
+                (result, proven, connection.access.poll_seconds, changed)
             }
-            Err(problem) => (Err(problem), 10, self.changed(namespace, name, None, None)),
+            Err(problem) => (Err(problem), false, 10, self.changed(namespace, name, None, None)),
         };
-        let status = hypervisor_status(&object, result.as_ref());
+        let status = hypervisor_status(&object, result.as_ref(), proven);
         let seconds = (seconds as f64 / self.options.time_scale).max(0.02);
         PollOutcome {
             status,
             changed,
             next: Duration::from_secs_f64(seconds),
         }
+    }
+
+    /// Whether the certificate authority of the cluster that answers may be recorded as that of this hypervisor, where
+    /// none is: an object's guest is here, with its stamp; or there is no object that could miss its guest.
+    async fn is_proven(&self, connection: &Connection, object: &PhoenixHypervisor, snapshot: &Snapshot) -> bool {
+        let recorded = object.status.as_ref().and_then(|s| s.cluster.as_ref());
+        let known = recorded.is_some_and(|c| c.ca_fingerprint.is_some());
+        let now = &snapshot.cluster.identity;
+        if known || now.ca_fingerprint.is_none() || recorded.is_some_and(|r| r.name != now.name) {
+            return false;
+        }
+        let name = (
+            object.metadata.namespace.clone().unwrap_or_default(),
+            object.metadata.name.clone().unwrap_or_default(),
+        );
+        let mut guests = self.store.guests();
+        guests.retain(|g| g.hypervisor_ref() == name && (g.finalizer || g.status.vmid.is_some()));
+        let none = guests.is_empty() && recorded.is_none_or(|r| r.is(now));
+        let rows = &snapshot.cluster.guests;
+        let listed = guests
+            .iter()
+            .filter_map(|g| Some((g, g.status.vmid?, rows.get(&g.status.vmid?)?)));
+        let previous = object.spec.previous_cluster_ids.clone().unwrap_or_default();
+        for (guest, vmid, row) in listed.take(PROOFS) {
+            let identity = Stamp {
+                vmid,
+                ..self.identity_of(guest)
+            };
+            if super::observe::carries(connection, vmid, row, &identity, &previous).await {
+                return true;
+            }
+        }
+        none
     }
 
     /// The connection for a hypervisor, made anew when its spec or Secrets changed.
@@ -113,7 +183,11 @@ impl<S: Store> Engine<S> {
     }
 }
 
-fn hypervisor_status(object: &PhoenixHypervisor, result: Result<&Snapshot, &Failure>) -> HypervisorStatus {
+fn hypervisor_status(
+    object: &PhoenixHypervisor,
+    result: Result<&Snapshot, &Failure>,
+    proven: bool,
+) -> HypervisorStatus {
     let mut status = object.status.clone().unwrap_or_default();
     let generation = object.metadata.generation.unwrap_or_default();
     let time = now();
@@ -182,25 +256,27 @@ fn hypervisor_status(object: &PhoenixHypervisor, result: Result<&Snapshot, &Fail
     status.phase = Some(if result.is_ok() { "Ready" } else { "NotReady" }.into());
     status.message = result.err().map(|f| f.message.clone());
     if let Ok(snapshot) = result {
-        seen(&mut status, snapshot);
+        seen(&mut status, snapshot, proven);
     }
     status
 }
 
-fn seen(status: &mut HypervisorStatus, snapshot: &Snapshot) {
+fn seen(status: &mut HypervisorStatus, snapshot: &Snapshot, proven: bool) {
     let cluster = &snapshot.cluster;
     status.version = Some(snapshot.version.clone());
     status.quorate = cluster.quorate;
     let recorded = status.cluster.clone();
-    let same = recorded
-        .as_ref()
-        .is_none_or(|r| r.name == cluster.identity.name && r.nodes.iter().any(|n| cluster.identity.nodes.contains(n)));
-    if same {
-        let identity = ProxmoxCluster {
-            name: cluster.identity.name.clone(),
-            nodes: cluster.identity.nodes.clone(),
+    let same = recorded.as_ref().is_none_or(|r| r.is(&cluster.identity));
+    if same || proven {
+        let known = recorded.and_then(|r| r.ca_fingerprint);
+        let ca_fingerprint = match proven {
+            true => cluster.identity.ca_fingerprint.clone(),
+            false => known,
         };
-        status.cluster = Some(identity);
+        status.cluster = Some(ProxmoxCluster {
+            ca_fingerprint,
+            ..cluster.identity.clone()
+        });
     }
     let online = |n: &String| {
         if cluster.online.contains(n) {

@@ -15,6 +15,7 @@ use crate::observed::{ProbeAnswer, ProbeKind};
 use crate::plan::ProbeRequest;
 use crate::proxmox::Client;
 
+use super::defect;
 use super::failure::{failure, of_ssh};
 
 /// A reconcile waits so long for an answer before it leaves it to a later one.
@@ -127,8 +128,8 @@ impl Prober {
             (Place::Machine(node), _) => {
                 let (client, node) = (self.client.clone(), node.clone());
                 tokio::spawn(async move {
-                    let answer = in_machine(&client, &node, vmid, &probe).await;
-                    tell.send_replace(Some((Instant::now(), answer)));
+                    let answer = defect::caught(in_machine(&client, &node, vmid, &probe)).await;
+                    tell.send_replace(Some((Instant::now(), answer.unwrap_or_else(|words| defective(&words)))));
                 });
             }
         }
@@ -155,6 +156,12 @@ impl Prober {
     }
 }
 
+/// The answer to a probe in which Phoenix panicked.
+fn defective(words: &str) -> ProbeAnswer {
+    tracing::error!(panic = words, "a defect in Phoenix ended a probe");
+    ProbeAnswer::Unknown(failure("InternalError", defect::message(words)))
+}
+
 /// Sends what gathers in a node's queue, until it is empty.
 async fn empty(ssh: Ssh, node: Node, queue: Arc<NodeQueue>) {
     loop {
@@ -171,7 +178,10 @@ async fn empty(ssh: Ssh, node: Node, queue: Arc<NodeQueue>) {
         };
         let (ssh, node) = (ssh.clone(), node.clone());
         tokio::spawn(async move {
-            run(&ssh, &node, batch).await;
+            if let Err(words) = defect::caught(run(&ssh, &node, &batch)).await {
+                let untold = batch.iter().filter(|w| w.tell.borrow().is_none());
+                untold.for_each(|w| drop(w.tell.send_replace(Some((Instant::now(), defective(&words))))));
+            }
             drop(channel);
         });
         if !more {
@@ -181,7 +191,7 @@ async fn empty(ssh: Ssh, node: Node, queue: Arc<NodeQueue>) {
 }
 
 /// Runs a batch; each answer is told as soon as it is there.
-async fn run(ssh: &Ssh, node: &Node, batch: Vec<Waiting>) {
+async fn run(ssh: &Ssh, node: &Node, batch: &[Waiting]) {
     let list: Vec<GuestProbe> = batch.iter().map(|w| w.probe.clone()).collect();
     let command = probes::batch(&list, &Layout::default());
     let longest = list.iter().map(|p| p.seconds).max().unwrap_or(1) + SLACK;

@@ -93,6 +93,11 @@ fn grant(state: &mut State, path: &str, kind: &str, who: &str, role: &str) {
 }
 
 /// A file in a storage.
+/// A made-up SHA-512 of a file.
+fn checksum(name: &str) -> String {
+    super::model::config::digest(name).repeat(4)[..128].to_owned()
+}
+
 fn put_file(state: &mut State, node: &str, storage: &str, content: &str, name: &str, size: u64) {
     let uid = state.next_number();
     let ctime = state.seconds() - 86_400;
@@ -103,6 +108,7 @@ fn put_file(state: &mut State, node: &str, storage: &str, content: &str, name: &
         format: super::model::download::file_format(name).to_owned(),
         content: content.to_owned(),
         ctime,
+        data: [("sha512".to_owned(), checksum(name))].into(),
         ..Volume::default()
     };
     if let Some(found) = state.storages.get_mut(storage) {
@@ -215,7 +221,7 @@ fn appliance(template: &str, os: &str, version: &str) -> Appliance {
         section: "system".to_owned(),
         headline: format!("{os} standard"),
         location: format!("http://download.example.test/images/system/{template}"),
-        sha512sum: super::model::config::digest(template).repeat(4)[..128].to_owned(),
+        sha512sum: checksum(template),
         size: 0,
     }
 }

@@ -63,10 +63,12 @@ impl Certificates {
 
     /// SHA-256 of the server certificate as Proxmox prints it.
     pub fn fingerprint(&self) -> io::Result<String> {
-        use rustls_pki_types::pem::PemObject as _;
-        let der = CertificateDer::from_pem_slice(self.cert_pem.as_bytes()).map_err(io::Error::other)?;
-        let parts: Vec<String> = Sha256::digest(&der).iter().map(|byte| format!("{byte:02X}")).collect();
-        Ok(parts.join(":"))
+        fingerprint(&self.cert_pem)
+    }
+
+    /// SHA-256 of the authority's certificate.
+    pub fn ca_fingerprint(&self) -> io::Result<String> {
+        fingerprint(&self.ca_pem)
     }
 
     fn server_config(&self) -> io::Result<rustls::ServerConfig> {
@@ -84,6 +86,13 @@ impl Certificates {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
     }
+}
+
+fn fingerprint(pem: &str) -> io::Result<String> {
+    use rustls_pki_types::pem::PemObject as _;
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(io::Error::other)?;
+    let parts: Vec<String> = Sha256::digest(&der).iter().map(|byte| format!("{byte:02X}")).collect();
+    Ok(parts.join(":"))
 }
 
 /// A server that listens. Dropping it stops it.
@@ -162,7 +171,8 @@ impl Simulator {
         match certificates {
             Some(certificates) => {
                 let fingerprint = certificates.fingerprint()?;
-                self.with(|state| state.fingerprint = Some(fingerprint));
+                let ca = certificates.ca_fingerprint()?;
+                self.with(|state| (state.fingerprint, state.ca_fingerprint) = (Some(fingerprint), Some(ca)));
                 let config = RustlsConfig::from_config(Arc::new(certificates.server_config()?));
                 let server = axum_server::from_tcp_rustls(listener, config)?.handle(handle);
                 tokio::spawn(async move { server.serve(make).await });

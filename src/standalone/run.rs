@@ -103,11 +103,26 @@ struct Scheduler<'a> {
     dirty: BTreeSet<Key>,
     work: JoinSet<(Key, Duration)>,
     pollers: Pollers,
+    /// What each object needs, and who needs it: manifests do not change during a run.
+    needs: BTreeMap<Key, Vec<Key>>,
+    needed_by: BTreeMap<Key, Vec<Key>>,
 }
 
 impl<'a> Scheduler<'a> {
     fn new(engine: &'a Arc<Engine<FileStore>>, store: &'a Arc<FileStore>, keys: &[Key], pollers: Pollers) -> Self {
         let now = Instant::now();
+        let needs_of = |key: &Key| {
+            let object = store.guest(key);
+            object.map_or_else(Vec::new, |o| crate::desired::refs::needs(&o, store.as_ref()))
+        };
+        let needs: BTreeMap<Key, Vec<Key>> = keys.iter().map(|k| (k.clone(), needs_of(k))).collect();
+        let mut needed_by: BTreeMap<Key, Vec<Key>> = BTreeMap::new();
+        for (key, need) in needs
+            .iter()
+            .flat_map(|(key, needed)| needed.iter().map(move |n| (key, n)))
+        {
+            needed_by.entry(need.clone()).or_default().push(key.clone());
+        }
         Scheduler {
             engine,
             store,
@@ -117,6 +132,8 @@ impl<'a> Scheduler<'a> {
             dirty: BTreeSet::new(),
             work: JoinSet::new(),
             pollers,
+            needs,
+            needed_by,
         }
     }
 
@@ -181,6 +198,10 @@ impl<'a> Scheduler<'a> {
         self.running.remove(&key);
         let Some(object) = self.store.guest(&key) else {
             self.keys.remove(&key);
+            // A template that is being deleted waits for its clones.
+            for need in self.needs.get(&key).cloned().unwrap_or_default() {
+                self.wake(need);
+            }
             return self.wake_others(&key);
         };
         let again = if self.dirty.remove(&key) { Duration::ZERO } else { after };
@@ -192,19 +213,14 @@ impl<'a> Scheduler<'a> {
 
     /// Who waits for this object may go on.
     fn wake_others(&mut self, key: &Key) {
-        let waiting: Vec<Key> = self
-            .keys
-            .iter()
-            .filter(|k| *k != key)
-            .filter(|k| self.store.guest(k).is_some_and(|o| standing(&o) == Standing::Working))
-            .filter(|k| {
-                let object = self.store.guest(k);
-                object.is_some_and(|o| crate::desired::refs::needs(&o, self.store.as_ref()).contains(key))
-            })
-            .cloned()
-            .collect();
-        for key in waiting {
-            self.wake(key);
+        for waiting in self.needed_by.get(key).cloned().unwrap_or_default() {
+            if self
+                .store
+                .guest(&waiting)
+                .is_some_and(|o| standing(&o) == Standing::Working)
+            {
+                self.wake(waiting);
+            }
         }
     }
 
@@ -213,38 +229,52 @@ impl<'a> Scheduler<'a> {
         if !self.running.is_empty() {
             return None;
         }
-        let standings: BTreeMap<&Key, Standing> = self
-            .keys
-            .iter()
-            .filter_map(|k| Some((k, standing(&self.store.guest(k)?))))
-            .collect();
+        let mut standings: BTreeMap<&Key, Standing> = BTreeMap::new();
+        let mut waiting: BTreeSet<&Key> = BTreeSet::new();
+        for key in &self.keys {
+            self.store.look_at(key, &mut |object| {
+                standings.insert(key, standing(object));
+                if waits_for_others(object) {
+                    waiting.insert(key);
+                }
+            });
+        }
         if standings.values().all(|s| *s == Standing::Ready) {
             return Some(End::Ready);
         }
-        let hopeless = |key: &Key, standing: &Standing| match standing {
-            Standing::Working => self.waits_for_stalled(key, &standings),
-            _ => true,
-        };
-        standings.iter().all(|(k, s)| hopeless(k, s)).then_some(End::Stuck)
+        let hopeless = self.hopeless(&standings, &waiting);
+        let done = |(key, standing): (&&Key, &Standing)| *standing != Standing::Working || hopeless.contains(*key);
+        standings.iter().all(done).then_some(End::Stuck)
     }
 
-    /// Whether an object waits for one that is Stalled or missing, however far away.
-    fn waits_for_stalled(&self, key: &Key, standings: &BTreeMap<&Key, Standing>) -> bool {
-        let Some(object) = self.store.guest(key) else {
-            return false;
-        };
-        let waiting = object.status.conditions.iter().any(|c| {
-            c.type_ == "Ready"
-                && ["DependencyNotReady", "DependencyNotFound", "TemplateNotReady"].contains(&c.reason.as_str())
-        });
-        waiting
-            && crate::desired::refs::needs(&object, self.store.as_ref())
-                .iter()
-                .any(|need| match standings.get(need) {
-                    Some(Standing::Stalled) => true,
-                    Some(Standing::Working) => self.waits_for_stalled(need, standings),
-                    Some(Standing::Ready) => false,
-                    None => self.store.guest(need).is_none(),
-                })
+    /// Objects that wait for one that is Stalled or missing, however far away: found from there on, in steps.
+    fn hopeless<'k>(
+        &'k self,
+        standings: &BTreeMap<&'k Key, Standing>,
+        waiting: &BTreeSet<&'k Key>,
+    ) -> BTreeSet<&'k Key> {
+        let missing = |need: &&Key| !standings.contains_key(*need) && self.store.guest(need).is_none();
+        let stalled = standings
+            .iter()
+            .filter(|(_, s)| **s == Standing::Stalled)
+            .map(|(k, _)| *k);
+        let mut next: Vec<&Key> = self.needed_by.keys().filter(missing).chain(stalled).collect();
+        let mut found: BTreeSet<&Key> = BTreeSet::new();
+        while let Some(key) = next.pop() {
+            for other in self.needed_by.get(key).into_iter().flatten() {
+                if waiting.contains(other) && found.insert(other) {
+                    next.push(other);
+                }
+            }
+        }
+        found
     }
+}
+
+/// Whether an object says that it waits for what it needs.
+fn waits_for_others(object: &GuestObject) -> bool {
+    object.status.conditions.iter().any(|c| {
+        c.type_ == "Ready"
+            && ["DependencyNotReady", "DependencyNotFound", "TemplateNotReady"].contains(&c.reason.as_str())
+    })
 }

@@ -232,6 +232,12 @@ impl Objects for FileStore {
     fn guests(&self) -> Vec<GuestObject> {
         self.objects.guests()
     }
+    fn look_at(&self, key: &Key, look: &mut dyn FnMut(&GuestObject)) {
+        self.objects.look_at(key, look);
+    }
+    fn look_at_all(&self, look: &mut dyn FnMut(&GuestObject)) {
+        self.objects.look_at_all(look);
+    }
     fn hypervisor(&self, namespace: &str, name: &str) -> Option<Arc<PhoenixHypervisor>> {
         self.objects.hypervisor(namespace, name)
     }

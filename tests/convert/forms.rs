@@ -218,7 +218,8 @@ fn options_of_containers() {
         "pct_options": ["nesting=1", "keyctl=0", "--features mknod=1", "mount=nfs;cifs", "force_rw_sys=1", 7],
         "lxc_options": [
             "lxc.apparmor.profile=unconfined", "lxc.cgroup2.devices.allow=a", "lxc.cgroup2.devices.allow = a",
-            "lxc.mount.entry=/dev/fuse dev/fuse none bind,create=file", "lxc.idmap=u 0 100000 65536", "nonsense"
+            "lxc.mount.entry=/dev/fuse dev/fuse none bind,create=file", "lxc.idmap=u 0 100000 65536", "nonsense",
+            "lxc.cap.drop:", "lxc.cap.keep=sys_admin,mknod", "lxc.sysctl.vm.max_map_count=1"
         ],
         "apparmor_profile": "unconfined"
     }));
@@ -232,7 +233,10 @@ fn options_of_containers() {
         spec["lxcOptions"],
         json!([
             "lxc.cgroup2.devices.allow = a",
-            "lxc.mount.entry = /dev/fuse dev/fuse none bind,create=file"
+            "lxc.mount.entry = /dev/fuse dev/fuse none bind,create=file",
+            "lxc.idmap = u 0 100000 65536",
+            "lxc.cap.drop =",
+            "lxc.cap.keep = sys_admin mknod"
         ])
     );
     assert_eq!(
@@ -240,6 +244,12 @@ fn options_of_containers() {
         5,
         "two options, two lines, no hypervisor file"
     );
+    finding(
+        &output,
+        Severity::Warning,
+        "Proxmox does not read the key lxc.sysctl.vm.max_map_count",
+    );
+    finding(&output, Severity::Info, "a list with commas; it is written with blanks");
     let target = of(&output, "lxc_options/0").target.as_deref();
     assert_eq!(target, Some("PhoenixLXC/one spec.apparmorProfile"));
 

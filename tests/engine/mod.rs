@@ -29,6 +29,8 @@ pub struct TestStore {
     before: Mutex<BTreeMap<Key, GuestStatus>>,
     pub events: Mutex<Vec<(Key, Event)>>,
     pub status_writes: AtomicUsize,
+    /// The next look at a hypervisor panics.
+    pub panics: AtomicBool,
     /// Objects of which a guest was recorded before they had the finalizer.
     pub unguarded: Mutex<Vec<Key>>,
 }
@@ -117,7 +119,14 @@ impl Objects for TestStore {
         self.objects.guests()
     }
     fn hypervisor(&self, namespace: &str, name: &str) -> Option<Arc<PhoenixHypervisor>> {
+        assert!(!self.panics.swap(false, Ordering::SeqCst), "a defect of the test's");
         self.objects.hypervisor(namespace, name)
+    }
+    fn look_at(&self, key: &Key, look: &mut dyn FnMut(&GuestObject)) {
+        self.objects.look_at(key, look);
+    }
+    fn look_at_all(&self, look: &mut dyn FnMut(&GuestObject)) {
+        self.objects.look_at_all(look);
     }
     fn features(&self, namespace: &str) -> Vec<Arc<PhoenixFeature>> {
         self.objects.features(namespace)
@@ -361,6 +370,11 @@ impl World {
         self.engine = engine(&self.store, self.wire.clone(), self.time_scale);
     }
 
+    /// An engine that asks this wire takes over.
+    pub fn replace_tripwire(&mut self, wire: Arc<dyn Tripwire>) {
+        self.engine = engine(&self.store, wire, self.time_scale);
+    }
+
     pub async fn poll(&self) {
         let outcome = self.engine.poll("ai", "pve").await;
         let hypervisor = self.store.hypervisor("ai", "pve").unwrap();
@@ -482,7 +496,7 @@ impl World {
     }
 }
 
-fn engine(store: &Arc<TestStore>, wire: Arc<Wire>, time_scale: f64) -> Engine<TestStore> {
+fn engine(store: &Arc<TestStore>, wire: Arc<dyn Tripwire>, time_scale: f64) -> Engine<TestStore> {
     let mut options = EngineOptions::new(CLUSTER);
     options.time_scale = time_scale;
     options.tripwire = Some(wire);

@@ -147,5 +147,6 @@ fn stamp(name: &str, vmid: i64) -> Stamp {
         adopted: false,
         revision: None,
         parent: None,
+        image: None,
     }
 }

@@ -36,7 +36,10 @@ async fn a_key_that_is_registered_twice_is_neither_attached_nor_allocated() {
     world.settle(true).await.unwrap();
     let told = said(&world, &key, "DoubleVolume").unwrap();
     assert!(told.contains(&path) && told.contains(&volid), "{told}");
-    let attached = |world: &World| world.guests()[&1000].keys().any(|k| k.starts_with("mp"));
+    let attached = |world: &World| {
+        let guests = world.guests();
+        guests.get(&1000).is_some_and(|o| o.keys().any(|k| k.starts_with("mp")))
+    };
     assert!(!attached(&world) && entries(&world).len() == 2, "{:#?}", world.guests());
     // The wrong entry is taken out.
     edit(

@@ -112,3 +112,26 @@ async fn after_a_write_the_guest_is_looked_at_again() {
     assert!(world.wire.meddle.lock().unwrap().is_none(), "nothing was written");
     assert_eq!(world.guests()[&1000]["swap"], "512", "{:?}", status(&world, &key));
 }
+
+/// Whoever comes after a crash must find in status which guest was asked for.
+#[tokio::test]
+async fn a_vmid_is_in_status_before_its_guest_is_asked_for() {
+    let world = World::new(&[]).await;
+    let key = world.store.apply(guest("a", json!({})));
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let (store, noted, of) = (world.store.clone(), seen.clone(), key.clone());
+    let look = move || *noted.lock().unwrap() = store.guest(&of);
+    *world.wire.meddle.lock().unwrap() = Some(("create container", Box::new(look)));
+    for _ in 0..20 {
+        world.round().await;
+        if seen.lock().unwrap().is_some() {
+            break;
+        }
+    }
+    let before = seen.lock().unwrap().take().expect("nothing was created");
+    assert_eq!(
+        (before.status.vmid, before.status.create_sent),
+        (Some(1000), Some(true))
+    );
+    assert!(before.finalizer);
+}

@@ -1,142 +1,176 @@
 #!/usr/bin/env python3
-"""Takes the protections behind the promises out, one at a time, and shows which tests notice.
+"""Takes the protections of rows.py out, one at a time, and shows which tests notice.
 
-Run it on a clean checkout (it edits sources and puts them back): tests/protections/run.py [--first] [NAME ...]
-With --first the tests end with the first file of them that notices, which is quicker.
-The tests in process are run first; where they stay green the protection is reported as UNNOTICED and the exit code
-is 1. Its output is kept in docs/testing.md.
+    tests/protections/run.py [--all] [--write] [WORDS ...]    all rows, or those whose name has one of the words
+    tests/protections/run.py --check                          only see that the list fits the sources (no build)
+
+All rows are put into the sources at once, each behind a switch, so that there is one build; the environment variable
+PHOENIX_TAKEN_OUT names the row that is out while the tests run. The sources are put back at the end: run it on a clean
+checkout. Each row is tried with the tests that rows.py gives for it; --all tries every test in process. A row that
+nothing notices is UNNOTICED, and the exit code is 1. --write puts the answers into docs/testing.md.
 """
 
+import json
+import os
 import pathlib
 import re
 import subprocess
 import sys
 
+sys.dont_write_bytecode = True
+from rows import FILES
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs/testing.md"
+ROW = re.compile(r"^\| (?P<name>[^|]+) \| (?P<told>[^|]*) \|$", re.M)
+# In this order: the quick ones first. Those are run that the sources have.
+ALL = ("lib protected health ownership causes vm revisions adoption deletion retained volumes deletion_accounting"
+       " tenants images standalone crash").split()
+TARGETS = [t for t in ALL if t == "lib" or list((ROOT / "tests").glob(f"{t}.rs")) or (ROOT / "tests" / t).is_dir()]
+# Without a protection tests may wait for what never comes; what failed until then is enough.
+PATIENCE = 240
 
-# name, file, text, what replaces it
-PROTECTIONS = [
-    ("the vmid is written before the create call leaves", "src/shell/engine.rs",
-     "        let object = self.write(&object, status).await?;\n        self.cut(&object.key, Point::BeforeEffect",
-     "        let _ = status;\n        self.cut(&object.key, Point::BeforeEffect"),
-    ("a guest without our stamp is a conflict", "src/plan/identity.rs",
-     "            stamp => Err(self.conflict(vmid, guest, stamp)),",
-     "            _ => Ok(()),"),
-    ("the stamp names the vmid it was made for", "src/desired/stamp.rs",
-     "            && self.vmid == other.vmid\n", ""),
-    ("the stamp names the management cluster", "src/desired/stamp.rs",
-     "self.cluster == other.cluster && self.same_object(other)", "self.same_object(other)"),
-    ("a guest that is being created is left alone", "src/plan/identity.rs",
-     'let being_created = guest.being_made();', "let being_created = false;"),
-    ("guests are searched for our stamp before a vmid is allocated", "src/plan/identity.rs",
-     "Some(found) => self.among_ours(&found.clone()),", "Some(_) => Ok(None),"),
-    ("adoption only when the annotation asks for it", "src/plan/identity.rs",
-     "let vmid = self.desired.adopt.as_ref()?.parse().ok()?;",
-     "let vmid = self.desired.adopt.as_ref().and_then(|a| a.parse().ok()).or(self.desired.vmid)?;"),
-    ("a new vmid has no volume anywhere", "src/plan/identity.rs",
-     "Some((checked, IdCheck::Volumes(volids))) if *checked == vmid => {",
-     "Some((checked, IdCheck::Volumes(_))) if *checked == vmid => self.record(vmid, node, false),\n"
-     "            Some((_, IdCheck::Volumes(volids))) => {"),
-    ("what a clone copied is cleared before its first start", "src/plan/create.rs",
-     "            fresh: true,\n", "            fresh: false,\n"),
-    ("absence is proven before the finalizer goes", "src/plan/delete.rs",
-     "Some(GuestRead::NotFound) => self.prove_absence(vmid),",
-     'Some(GuestRead::NotFound | GuestRead::Unreadable(_)) => self.release("the guest is gone"),'),
-    ("only a guest with our stamp is destroyed", "src/plan/delete.rs",
-     "let Some(stamp) = stamp.filter(ours) else {", "let Some(stamp) = stamp else {"),
-    ("every volume is accounted for before a destroy", "src/plan/delete.rs",
-     "        if let Some(next) = self.unaccounted(vmid, guest) {\n            return next;\n        }\n", ""),
-    ("an adopted guest stays by default", "src/plan/delete.rs",
-     "let policy = self.policy().unwrap_or(if adopted {", "let policy = self.policy().unwrap_or(if adopted && false {"),
-    ("the cluster is the recorded one", "src/plan/delete.rs",
-     "if !cluster.is_recorded() {", "if false {"),
-    ("a retained volume that is registered is never allocated again", "src/plan/volumes.rs",
-     "            [] => Ok(None),\n            [(owner, mount)] => {",
-     "            [] | [_] => Ok(None),\n            [(owner, mount), _, _] => {"),
-    ("the protection of an owner is restored", "src/plan/volumes.rs",
-     'if owner.guest.options.get("protection").is_none_or(|v| v != "1") {', "if false {"),
-    ("a config write carries the digest of the read", "src/plan/config.rs",
-     'Effect::Call(call.param("digest", &guest.digest))', "Effect::Call(call)"),
-    ("the finalizer is set before the first write", "src/shell/engine.rs",
-     "self.store.add_finalizer(&object).await?", "object"),
-    ("an attempt of a script is started once", "src/plan/scripts.rs",
-     "            } else {\n                Position::Due(attempt + 1)", "            } else {\n                Position::Due(attempt)"),
-    ("before anything final it is asked which cluster answers", "src/plan/delete.rs",
-     "if !cluster.read_now {", "if false {"),
-    ("a script that ran is not run again", "src/plan/scripts.rs",
-     "        Some(0) => Position::Done,\n", ""),
-    ("a machine's disks that nobody named keep it", "src/plan/delete.rs",
-     "boot.as_ref() != Some(place) && !listed.iter().any(|d| named(&d.name))", "boot.is_none() && !named(place)"),
-    ("a disk is found by its serial number", "src/plan/vm_disks.rs",
-     '.find(|(_, p)| p.get("serial") == Some(&wanted.name))', ".nth(usize::MAX)"),
-    ("a machine's devices are no wish of its clones", "src/plan/vm.rs",
-     "if wanted.is_none() && !fresh {", "if wanted.is_none() {"),
-    ("a disk never shrinks", "src/plan/vm_disks.rs", "if size > bytes {", "if false {"),
-    ("a revision from which something was cloned stays", "src/plan/revisions.rs",
-     ".filter(|r| !has_children(r))", ".filter(|r| !r.revision.is_empty() || has_children(r))"),
-    ("a revision on which linked clones rest stays", "src/plan/revisions.rs",
-     "if !found.linked.is_empty() {", "if false {"),
-    ("only a guest with our stamp is removed as an old revision", "src/plan/revisions.rs",
-     "if !ours {", "if false {"),
-    ("a restart by a probe waits for its pause", "src/plan/health.rs",
-     "(due > now).then_some(due)", "(due > now + 999).then_some(due)"),
-    ("a connection that is lost restarts nothing", "src/plan/health.rs",
-     "counts.unknown = (counts.unknown + 1).min(bad);", "counts.failures = (counts.failures + 1).min(bad);"),
-    ("a restart by a probe is in status before it is asked for", "src/plan/health.rs",
-     "vec![Announce::HealthRestart(restarts)]", "vec![]"),
-    ("a script that was cancelled stays so", "src/plan/scripts.rs",
-     "if cancel == Some(&script.hash) => Position::Cancelled", "if cancel == Some(\"\") => Position::Cancelled"),
-    ("a script of every start is not repeated where the start is not known", "src/plan/scripts.rs",
-     "record.this_start == Some(false)", "record.this_start != Some(true)"),
-]
+SWITCH = '''
+/// Whether a row of tests/protections is out (written by its run.py, never committed).
+#[doc(hidden)]
+pub fn taken_out(row: &str) -> bool {
+    static ROW: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    ROW.get_or_init(|| std::env::var("PHOENIX_TAKEN_OUT").unwrap_or_default()) == row
+}
+'''
 
 
-# In this order: the quick ones first.
-TESTS = [["--lib"], *(["--test", name] for name in ("health", "ownership", "causes", "vm", "revisions", "standalone", "crash"))]
+def edits():
+    """Every replacement: row, file, text, what replaces it."""
+    for file, rows in FILES.items():
+        for name, _, *pairs in rows:
+            for old, new in zip(pairs[::2], pairs[1::2], strict=True):
+                new = re.sub(r"OUT\[(.*?)\]", lambda m: f'crate::taken_out("{m[1]}")', new)
+                yield name, file, old, re.sub(r"\bOUT\b", f'crate::taken_out("{name}")', new)
 
 
-def sh(args):
-    return subprocess.run(args, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+def switched():
+    """Texts of the files with every row behind its switch; what is wrong with the list."""
+    texts, wrong, taken = {}, [], {}
+    for name, file, old, new in edits():
+        text = (ROOT / file).read_text()
+        if (found := text.count(old)) != 1:
+            wrong.append(f"{name}: {file} has its text {found} times: {old!r}")
+            continue
+        at = text.index(old)
+        for other, start, end in taken.get(file, []):
+            if at < end and start < at + len(old):
+                wrong.append(f"{name}: its text in {file} overlaps that of: {other}")
+        taken.setdefault(file, []).append((name, at, at + len(old)))
+        texts.setdefault(file, []).append((at, old, new))
+    for file, replaced in texts.items():
+        text = (ROOT / file).read_text()
+        for at, old, new in sorted(replaced, reverse=True):
+            text = text[:at] + new + text[at + len(old):]
+        texts[file] = text
+    return texts, wrong
 
 
-def failing(output):
-    return re.findall(r"^test (\S+) \.\.\. FAILED", output, re.M)
+def check():
+    """Whether each row fits the sources once and stands in the docs."""
+    _, wrong = switched()
+    names = [row[0] for rows in FILES.values() for row in rows]
+    wrong += [f"{name}: two rows have this name" for name in set(names) if names.count(name) > 1]
+    told = {m["name"]: m["told"] for m in ROW.finditer(DOCS.read_text())}
+    wrong += [f"{name}: not in docs/testing.md: run with --write" for name in names if name not in told]
+    unknown = [(row[0], target) for rows in FILES.values() for row in rows for target in row[1].split()]
+    wrong += [f"{name}: no test target {target}" for name, target in unknown if target.partition("=")[0] not in TARGETS]
+    for line in wrong:
+        print(line, file=sys.stderr)
+    return not wrong
+
+
+def build(targets):
+    """Test programs by target."""
+    names = sum((["--lib"] if t == "lib" else ["--test", t] for t in targets), [])
+    run = subprocess.run(["cargo", "test", "--no-run", "--message-format=json-render-diagnostics", *names],
+                         cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    if run.returncode != 0:
+        sys.exit("it does not compile with the switches")
+    programs = {}
+    for line in run.stdout.splitlines():
+        message = json.loads(line)
+        if message.get("executable") and message.get("profile", {}).get("test"):
+            target = message["target"]
+            programs["lib" if "lib" in target["kind"] else target["name"]] = message["executable"]
+    return programs
+
+
+def failing(programs, targets, row, every=False):
+    """Tests that fail with the row out: those of the first target that notices, or of every one."""
+    found = []
+    for target in targets:
+        name, _, only = target.partition("=")
+        run = subprocess.run(["timeout", str(PATIENCE), programs[name], *([only] if only else [])],
+                             cwd=ROOT, env={**os.environ, "PHOENIX_TAKEN_OUT": row},
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        found += re.findall(r"^test (\S+) \.\.\. FAILED", run.stdout, re.M)
+        if found and not every:
+            break
+    return found
+
+
+def words(tests):
+    """Names of tests for the table."""
+    short = [t.removeprefix("plan::protected::").removeprefix("tests::") for t in tests]
+    more = f" and {len(short) - 3} more" if len(short) > 3 else ""
+    return ", ".join(short[:3]) + more
+
+
+def write(answers):
+    """Puts answers into the table of the docs, in the order of the list."""
+    text = DOCS.read_text()
+    start, end = "| protection | noticed by |\n| --- | --- |\n", "\n<!-- protections end -->"
+    before, rest = text.split(start)
+    table, after = rest.split(end)
+    told = {m["name"]: m["told"] for m in ROW.finditer(table)} | answers
+    lines = [f"| {row[0]} | {told[row[0]]} |" for rows in FILES.values() for row in rows if row[0] in told]
+    DOCS.write_text(before + start + "\n".join(lines) + "\n" + end + after)
 
 
 def main():
-    if sh(["git", "status", "--porcelain", "src"]).stdout.strip():
+    options = {a for a in sys.argv[1:] if a.startswith("--")}
+    wanted = [a for a in sys.argv[1:] if not a.startswith("--")]
+    if "--check" in options:
+        sys.exit(0 if check() else 1)
+    if subprocess.run(["git", "status", "--porcelain", "src"], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout:
         sys.exit("src/ has changes that are not committed")
-    unnoticed = 0
-    names = [a for a in sys.argv[1:] if a != "--first"]
-    first = "--first" in sys.argv
-    for name, file, old, new in PROTECTIONS:
-        if names and not any(a in name for a in names):
-            continue
-        path = ROOT / file
-        text = path.read_text()
-        if text.count(old) != 1:
-            sys.exit(f"{name}: the text in {file} was not found once: mend this script")
-        path.write_text(text.replace(old, new))
-        try:
-            run = sh(["cargo", "test", "--no-run", *sum(TESTS, [])])
-            tests = []
-            for target in TESTS if run.returncode == 0 else []:
-                # Without a protection tests may wait for what never comes; what failed until then is enough.
-                tests += failing(sh(["timeout", "240", "cargo", "test", *target]).stdout)
-                if tests and first:
-                    break
-        finally:
+    texts, wrong = switched()
+    if wrong:
+        sys.exit("\n".join(wrong))
+    rows = [row for rows in FILES.values() for row in rows if not wanted or any(w in row[0] for w in wanted)]
+    tests_of = {row[0]: TARGETS if "--all" in options else row[1].split() for row in rows}
+    needed = sorted({target for targets in tests_of.values() for target in targets}, key=order)
+    lib = ROOT / "src/lib.rs"
+    old = {path: path.read_text() for path in [lib, *(ROOT / file for file in texts)]}
+    answers = {}
+    try:
+        for file, text in texts.items():
+            (ROOT / file).write_text(text)
+        lib.write_text(lib.read_text() + SWITCH)
+        programs = build([t for t in TARGETS if any(n.partition("=")[0] == t for n in needed)])
+        if tests := failing(programs, needed, ""):
+            sys.exit(f"tests fail although nothing is out: {tests}")
+        for name, targets in tests_of.items():
+            tests = failing(programs, targets, name, "--all" in options)
+            answers[name] = words(tests) if tests else "UNNOTICED"
+            print(f"| {name} | {answers[name]} |", flush=True)
+    finally:
+        for path, text in old.items():
             path.write_text(text)
-        if run.returncode != 0:
-            verdict = "DOES NOT COMPILE\n" + run.stdout[-2000:]
-            unnoticed += 1
-        elif tests:
-            verdict = f"{len(tests)} tests: " + ", ".join(tests[:4])
-        else:
-            verdict = "UNNOTICED"
-            unnoticed += 1
-        print(f"| {name} | {verdict} |", flush=True)
-    sys.exit(1 if unnoticed else 0)
+    if "--write" in options:
+        write(answers)
+    sys.exit(1 if "UNNOTICED" in answers.values() else 0)
+
+
+def order(target):
+    """Place of a target in TARGETS."""
+    return TARGETS.index(target.partition("=")[0]), target
 
 
 if __name__ == "__main__":

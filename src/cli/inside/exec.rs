@@ -104,7 +104,7 @@ impl ExecArgs {
         match ended {
             Ok(code) => ExitCode::from(code),
             Err(message) => {
-                eprintln!("{message}");
+                errln!("{message}");
                 ExitCode::FAILURE
             }
         }
@@ -199,7 +199,7 @@ impl ExecArgs {
         let _ = print(&Event::Stdout(status.out_data.clone().unwrap_or_default().into_bytes()));
         let _ = print(&Event::Stderr(status.err_data.clone().unwrap_or_default().into_bytes()));
         if status.out_truncated || status.err_truncated {
-            eprintln!("[… the guest agent keeps 16 MiB of the output, the rest is lost …]");
+            errln!("[… the guest agent keeps 16 MiB of the output, the rest is lost …]");
         }
         Ok(code(agent::exit_code(&status)))
     }
@@ -255,5 +255,5 @@ async fn end(guest: Arc<Guest>, name: &'static str, mark: String) {
         Ok(Err((failure, _))) => words(&failure),
         Err(_) => format!("no answer within {} s", FAREWELL.as_secs()),
     };
-    eprintln!("the command in {} may still run: {why}", guest.named());
+    errln!("the command in {} may still run: {why}", guest.named());
 }

@@ -68,7 +68,7 @@ impl LogsArgs {
         match self.print_all(&guest, &object).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(message) => {
-                eprintln!("{message}");
+                errln!("{message}");
                 ExitCode::FAILURE
             }
         }
@@ -103,7 +103,7 @@ impl LogsArgs {
                     }
                     if text.is_empty() && !self.follow {
                         let (What::Script(name) | What::Unit(name)) = &what;
-                        eprintln!("{name} in {} said nothing", guest.named());
+                        errln!("{name} in {} said nothing", guest.named());
                     }
                     place = next;
                 }

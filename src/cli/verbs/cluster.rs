@@ -10,7 +10,9 @@ use kube::runtime::wait::await_condition;
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
-use crate::crd::{GuestKind, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM, RESTARTED_AT, RUN_TESTS};
+use crate::crd::{
+    GuestKind, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM, RECONCILE, RESTARTED_AT, RUN_TESTS,
+};
 use crate::desired::memory::MemoryObjects;
 use crate::desired::{GuestObject, Key};
 use crate::standalone::run::{Standing, standing};
@@ -55,7 +57,7 @@ async fn objects(client: &Client, namespace: &str) -> Result<Vec<GuestObject>, S
         for object in &list {
             match guest(kind, object) {
                 Some(guest) => found.push(guest),
-                None => eprintln!("{} {} cannot be read", kind.as_str(), object.name_any()),
+                None => errln!("{} {} cannot be read", kind.as_str(), object.name_any()),
             }
         }
     }
@@ -138,13 +140,13 @@ pub async fn status(namespace: Option<String>, words: Vec<String>) -> ExitCode {
     match all(namespace).await {
         Ok(objects) => show(&objects, &words, None),
         Err(message) => {
-            eprintln!("{message}");
+            errln!("{message}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// `phoenix start|stop|restart|delete`.
+/// `phoenix start|stop|restart|reconcile|delete`.
 pub async fn act(namespace: Option<String>, words: Vec<String>, verb: Verb, limit: Duration) -> ExitCode {
     let listed = async {
         let (client, namespace) = connect(namespace).await?;
@@ -154,7 +156,7 @@ pub async fn act(namespace: Option<String>, words: Vec<String>, verb: Verb, limi
     let (client, objects) = match listed.await {
         Ok(listed) => listed,
         Err(message) => {
-            eprintln!("{message}");
+            errln!("{message}");
             return ExitCode::FAILURE;
         }
     };
@@ -167,14 +169,14 @@ pub async fn act(namespace: Option<String>, words: Vec<String>, verb: Verb, limi
     let restart = stamp_of_now();
     for key in &keys {
         if let Err(error) = order(&client, key, verb, &restart).await {
-            eprintln!("{key}: {error}");
+            errln!("{key}: {error}");
             return ExitCode::FAILURE;
         }
     }
     let waits = keys.iter().zip(&before);
     let all = futures::future::join_all(waits.map(|(key, before)| until(&client, key, verb, &restart, before)));
     if tokio::time::timeout(limit, all).await.is_err() {
-        eprintln!("it was not so within the time");
+        errln!("it was not so within the time");
     }
     let mut left = Vec::new();
     for key in &keys {
@@ -183,12 +185,12 @@ pub async fn act(namespace: Option<String>, words: Vec<String>, verb: Verb, limi
             Ok(Some(found)) => match guest(key.kind, &found) {
                 Some(guest) => left.push(guest),
                 None => {
-                    eprintln!("{key} cannot be read");
+                    errln!("{key} cannot be read");
                     return ExitCode::FAILURE;
                 }
             },
             Err(error) => {
-                eprintln!("{key}: {error}");
+                errln!("{key}: {error}");
                 return ExitCode::FAILURE;
             }
         }
@@ -204,6 +206,7 @@ async fn order(client: &Client, key: &Key, verb: Verb, restart: &str) -> kube::R
         Verb::Stop => json!({"spec": {"powerState": "Stopped"}}),
         Verb::Restart => json!({"metadata": {"annotations": {RESTARTED_AT: restart}}}),
         Verb::Test => json!({"metadata": {"annotations": {RUN_TESTS: restart}}}),
+        Verb::Reconcile => json!({"metadata": {"annotations": {RECONCILE: restart}}}),
         Verb::Delete => return api.delete(&key.name, &DeleteParams::default()).await.map(drop),
     };
     let params = PatchParams {
@@ -221,6 +224,10 @@ async fn until(client: &Client, key: &Key, verb: Verb, restart: &str, before: &[
             return false;
         };
         match (verb, standing(&guest)) {
+            // What it was before the operator heeded the annotation says nothing.
+            (Verb::Reconcile, standing) => {
+                standing != Standing::Working && guest.status.reconciled.as_deref() == Some(restart)
+            }
             (_, Standing::Stalled) => true,
             (Verb::Delete, _) => false,
             (Verb::Restart, standing) => {
@@ -231,6 +238,6 @@ async fn until(client: &Client, key: &Key, verb: Verb, restart: &str, before: &[
         }
     };
     if let Err(error) = await_condition(api(client, key.kind, &key.namespace), &key.name, so).await {
-        eprintln!("{key}: {error}");
+        errln!("{key}: {error}");
     }
 }

@@ -1,4 +1,4 @@
-//! `phoenix start|stop|restart|status|delete`: the verbs of the legacy commands, on objects by name or vmid. With `-f`
+//! `phoenix start|stop|restart|reconcile|status|delete`: the verbs of the legacy commands, on objects by name or vmid. With `-f`
 //! they act on manifests and their state folder, without it on a Kubernetes cluster ([`cluster`]).
 
 pub(super) mod cluster;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::crd::{GuestKind, GuestTest, PowerState, RESTARTED_AT, RUN_TESTS};
+use crate::crd::{GuestKind, GuestTest, PowerState, RECONCILE, RESTARTED_AT, RUN_TESTS};
 use crate::desired::{GuestObject, GuestSpec, Key, Objects};
 use crate::standalone::run::{End, Standing, run, standing};
 use crate::standalone::state::Record;
@@ -26,6 +26,8 @@ pub enum Verb {
     Restart,
     /// The annotation `runTests`.
     Test,
+    /// The annotation `reconcile`: everything is tried at once.
+    Reconcile,
     /// The object goes, and its guest as `deletionPolicy` says.
     Delete,
 }
@@ -140,7 +142,7 @@ fn chosen(
 fn allowed(verb: Verb, object: &GuestObject) -> Result<(), String> {
     let key = &object.key;
     match (&object.spec, verb) {
-        (_, Verb::Delete) => Ok(()),
+        (_, Verb::Delete | Verb::Reconcile) => Ok(()),
         (GuestSpec::Template(_), _) => Err(format!("{key} is a template, which stays stopped")),
         _ if object.deleting => Err(format!("{key} is being deleted")),
         _ if object.status.vmid.is_none() => Err(format!("{key} has no guest yet: apply it first")),
@@ -198,9 +200,9 @@ fn print_tests(object: &GuestObject) -> bool {
         let code = result
             .exit_code
             .map_or(String::new(), |code| format!(" (exit code {code})"));
-        println!("{}: {}{code}", result.name, if well { "passed" } else { "failed" });
+        outln!("{}: {}{code}", result.name, if well { "passed" } else { "failed" });
         for line in result.message.iter().flat_map(|m| m.lines()) {
-            println!("  {line}");
+            outln!("  {line}");
         }
     }
     passed
@@ -241,7 +243,7 @@ impl Place {
 }
 
 pub(super) fn bad_input(message: impl std::fmt::Display) -> ExitCode {
-    eprintln!("{message}");
+    errln!("{message}");
     ExitCode::from(BAD_INPUT)
 }
 
@@ -270,12 +272,12 @@ fn sorted(mut objects: Vec<GuestObject>) -> Vec<GuestObject> {
 /// Prints all objects, or those that are named.
 fn show(objects: &[GuestObject], words: &[String], namespace: Option<&str>) -> ExitCode {
     if words.is_empty() {
-        println!("{}", table::render(objects));
+        outln!("{}", table::render(objects));
         return ExitCode::SUCCESS;
     }
     match chosen(objects, words, namespace, None) {
         Ok(objects) => {
-            println!("{}", table::render(&objects));
+            outln!("{}", table::render(&objects));
             ExitCode::SUCCESS
         }
         Err(message) => bad_input(message),
@@ -285,14 +287,14 @@ fn show(objects: &[GuestObject], words: &[String], namespace: Option<&str>) -> E
 /// Prints what became of the objects that a verb was for.
 fn report(verb: Verb, keys: &[Key], left: &[GuestObject]) -> ExitCode {
     if !left.is_empty() {
-        println!("{}", table::render(left));
+        outln!("{}", table::render(left));
     }
     let mut done = true;
     for key in keys {
         let object = left.iter().find(|o| o.key == *key);
         match (verb, object) {
-            (Verb::Delete, None) => println!("{key} is deleted"),
-            (_, None) => println!("{key} is gone"),
+            (Verb::Delete, None) => outln!("{key} is deleted"),
+            (_, None) => outln!("{key} is gone"),
             (Verb::Delete, Some(_)) => done = false,
             (Verb::Test, Some(object)) => done &= print_tests(object) && standing(object) == Standing::Ready,
             (_, Some(object)) => done &= standing(object) == Standing::Ready,
@@ -330,16 +332,21 @@ async fn act(opened: &Opened, objects: Vec<GuestObject>, verb: Verb, limit: Dura
             Verb::Stop => record.power_state = Some(PowerState::Stopped),
             Verb::Restart => drop(record.annotations.insert(RESTARTED_AT.into(), stamp_of_now())),
             Verb::Test => drop(record.annotations.insert(RUN_TESTS.into(), stamp_of_now())),
+            Verb::Reconcile => drop(record.annotations.insert(RECONCILE.into(), stamp_of_now())),
             Verb::Delete => record.deleting = true,
         };
         if let Err(error) = opened.store.wish(key, wish) {
-            eprintln!("{key}: {error}");
+            errln!("{key}: {error}");
             return ExitCode::FAILURE;
         }
     }
+    if let Err(error) = opened.resume(&keys).await {
+        errln!("{error}");
+        return ExitCode::FAILURE;
+    }
     let end = run(&opened.engine, &opened.store, &keys, limit).await;
     if end == End::TimedOut {
-        eprintln!("it was not so within the time");
+        errln!("it was not so within the time");
     }
     report(verb, &keys, &opened.objects(&keys))
 }

@@ -159,6 +159,10 @@ fn entries(object: &GuestObject) -> &[FeatureRef] {
     object.shared().map(|guest| guest.features).unwrap_or_default()
 }
 
+/// Features of one guest with those that they require; status has a place for so many. It also bounds how deep the walk
+/// goes.
+const MAX_FEATURES: usize = 64;
+
 /// A walk along `requires`, depth first.
 struct Walk<'a> {
     catalogue: &'a Catalogue,
@@ -203,6 +207,11 @@ impl Walk<'_> {
                 "{words}: the feature {canonical} is not for {guests}: take it out, or add {target} to its spec.targets"
             )));
         }
+        if self.done.len() + self.path.len() >= MAX_FEATURES {
+            return Err(invalid(format!(
+                "{field}: with what they require these are more than {MAX_FEATURES} features: list fewer, or take some out of spec.requires of {canonical}"
+            )));
+        }
         self.path.push(canonical);
         for required in feature.spec.requires.iter().flatten() {
             self.visit(required, field)?;
@@ -213,21 +222,9 @@ impl Walk<'_> {
     }
 }
 
-/// The templates that an object comes from, nearest first. It ends where one is missing or comes back.
+/// The templates that an object comes from, nearest first; too many of them are refused elsewhere.
 fn lineage(object: &GuestObject, objects: &dyn Objects) -> Vec<GuestObject> {
-    let mut ancestors: Vec<GuestObject> = Vec::new();
-    let mut next = object.clone();
-    while let Some(template) = next
-        .template_ref()
-        .and_then(|name| refs::template(&next, name, objects).ok())
-    {
-        if template.key == object.key || ancestors.iter().any(|a| a.key == template.key) {
-            break;
-        }
-        ancestors.push(template.clone());
-        next = template;
-    }
-    ancestors
+    refs::lineage(object, objects).unwrap_or_default()
 }
 
 /// Whether a template that the object comes from has a feature. What is wrong with that template's own features is

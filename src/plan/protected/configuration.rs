@@ -157,5 +157,8 @@ fn drift_is_only_reported_where_the_hypervisor_says_so() {
     };
     assert_eq!(found(DriftPolicy::Report), "as wanted");
     let corrected = found(DriftPolicy::Correct);
-    assert!(corrected.contains("cores=4"), "{corrected}");
+    assert!(
+        corrected.contains("cores=4") && corrected.ends_with(" digest=of-the-read"),
+        "{corrected}"
+    );
 }

@@ -140,6 +140,7 @@ fn guests_of_earlier_revisions_go_before_the_object_does() {
         vmid: 101,
         node: Some(NODE.into()),
         snippet: None,
+        volumes: None,
     };
     let template = || {
         let fields = "form: Snapshot, lxc: {source: {image: {volid: 'local:vztmpl/a.tar.zst'}}}";
@@ -166,7 +167,7 @@ fn guests_of_earlier_revisions_go_before_the_object_does() {
     ]);
     let waiting = scene(template(), never_made);
     assert!(
-        !leaves_proxmox_alone(&waiting.object),
+        !abandoned(&waiting.object),
         "a template with earlier revisions has guests on Proxmox, whoever answers"
     );
 }
@@ -181,7 +182,7 @@ fn a_volume_that_nobody_said_may_go_keeps_the_guest() {
                     name: "data".into(),
                     volid: Some("tank:subvol-100-disk-1".into()),
                     reclaim_policy: policy.map(str::to_string),
-                    owner_vmid: None,
+                    ..VolumeStatus::default()
                 }]);
             },
         )

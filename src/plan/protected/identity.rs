@@ -89,16 +89,19 @@ fn of_guests_with_the_objects_stamp_there_must_be_one() {
     let found = |vmids: &[i64], being_made: &[i64]| {
         let ours = |vmid: &i64| OurGuest {
             vmid: *vmid,
+            type_: GuestType::Lxc,
             node: NODE.into(),
             revision: None,
+            adopted: false,
         };
         let stamped = Stamped {
             ours: vmids.iter().map(ours).collect(),
             being_made: being_made.into(),
+            ..Stamped::default()
         };
         unborn(|s| s.observed.stamped = Some(stamped))
     };
-    let unread = |scene: Scene| told(&plan(scene.input(&scene.observed, &Ok(()))).next);
+    let unread = |scene: Scene| told(&plan(scene.input(&scene.observed, &|| Ok(()))).next);
     for (what, scene, expected) in [
         ("two", found(&[100, 101], &[]), "stuck Ambiguous"),
         (
@@ -135,8 +138,36 @@ fn a_chosen_vmid_is_given_up_only_where_anothers_stamp_shows_that_it_was_lost() 
             "stuck Conflict",
         ),
         ("nobody refused it", anothers(), "stuck Conflict"),
+        (
+            "the spec names the vmid of somebody's guest",
+            unborn(|s| {
+                s.guest.options.remove("description");
+                s.desired.vmid = Some(VMID);
+            }),
+            "stuck Conflict",
+        ),
         // It may be ours, with its notes edited: another one would be the second.
         ("it has no stamp", scene(unstamped(), refused), "stuck Conflict"),
+    ]);
+}
+
+#[test]
+fn a_guest_that_is_being_made_is_waited_for() {
+    let making = |creating| {
+        scene(container(), |s| {
+            s.guest.options.remove("description");
+            s.guest.lock = Some("create".into());
+            s.observed.creating = creating;
+        })
+    };
+    check(vec![
+        ("nobody knows whether a task makes it", making(None), "look Creating"),
+        ("a task makes it", making(Some(true)), "wait CreateRunning"),
+        (
+            "its creation was cut off",
+            making(Some(false)),
+            "stuck CreateInterrupted",
+        ),
     ]);
 }
 
@@ -178,11 +209,18 @@ fn a_guest_is_announced_before_the_call_that_makes_it() {
         s.status().create_sent = None;
         s.observed.guest = Some(GuestRead::NotFound);
         s.observed.cluster.guests.clear();
-        s.observed.image = Some(Ok(true));
+        s.observed.image = Some(Ok(crate::observed::Image {
+            present: true,
+            ..Default::default()
+        }));
     };
     let create = scene(container(), absent).next();
     assert!(create.starts_with("POST /nodes/pve1/lxc vmid=100"), "{create}");
     assert!(create.ends_with("announcing [CreateSent]"), "{create}");
+    assert!(
+        create.contains("state=fresh"),
+        "what it copied is to be cleared: {create}"
+    );
     check(vec![
         (
             "an older status came back",
@@ -249,6 +287,7 @@ fn another_cluster_under_the_same_name_is_another() {
         let identity = |name: &str, nodes: &[&str]| ProxmoxCluster {
             name: name.to_string(),
             nodes: nodes.iter().map(|n| n.to_string()).collect(),
+            ca_fingerprint: None,
         };
         scene(container(), |s| {
             s.observed.cluster.recorded = Some(identity("lab", &["pve1", "pve2"]));

@@ -60,3 +60,14 @@ fn a_disk_that_the_spec_dropped_is_detached_unless_the_machine_boots_from_it() {
     );
     assert_eq!(dropped("disks: [{name: data, size: 8Gi}]"), "stuck InvalidSpec");
 }
+
+#[test]
+fn no_disk_of_a_machine_is_asked_to_shrink() {
+    let sized =
+        |size: &str| disks(&Scene::machine(&format!("disks: [{{name: root, size: {size}}}]")).with(&[ROOT, BOOT])).0;
+    assert!(!sized("4Gi").contains("resize"), "{}", sized("4Gi"));
+    assert_eq!(
+        sized("9Gi"),
+        "PUT /nodes/pve1/qemu/100/resize disk=scsi0 size=9G digest=of-the-read"
+    );
+}

@@ -59,6 +59,8 @@ impl Scene {
             create_sent: Some(true),
             ..GuestStatus::default()
         };
+        let seen = &mut object.status.conditions;
+        crate::status::set_condition(seen, "Created", "True", "AsWanted", "", 1, 0);
         let desired = resolve(&object, &objects, CLUSTER).unwrap_or_else(|e| panic!("{e:?}: {spec}"));
         let guest = Guest {
             type_: desired.type_,
@@ -115,7 +117,7 @@ impl Scene {
         &mut self.object.status
     }
 
-    fn input<'a>(&'a self, observed: &'a Observed, dependencies: &'a Result<(), Blocked>) -> Input<'a> {
+    fn input<'a>(&'a self, observed: &'a Observed, dependencies: &'a dyn Fn() -> Result<(), Blocked>) -> Input<'a> {
         Input {
             desired: &self.desired,
             dependencies,
@@ -129,7 +131,7 @@ impl Scene {
 
     /// What one stage of the plan comes to, and what it found.
     fn stage<T>(&self, stage: impl FnOnce(&mut Planner<'_>) -> Result<T, Next>) -> (String, Planned) {
-        let mut planner = Planner::new(self.input(&self.observed, &Ok(())));
+        let mut planner = Planner::new(self.input(&self.observed, &|| Ok(())));
         let told = match stage(&mut planner) {
             Ok(_) => "as wanted".into(),
             Err(next) => told(&next),
@@ -139,12 +141,12 @@ impl Scene {
 
     /// The next step for the object, with its guest read.
     fn next(&self) -> String {
-        told(&plan(self.input(&self.read(), &Ok(()))).next)
+        told(&plan(self.input(&self.read(), &|| Ok(()))).next)
     }
 
     /// The next step of its deletion, with its guest read.
     fn deletion(&self) -> String {
-        told(&plan_deletion(&self.object, &self.read(), CLUSTER, 1_000_000).next)
+        told(&plan_deletion(&self.object, &self.read(), CLUSTER, &[], 1_000_000).next)
     }
 
     fn read(&self) -> Observed {
@@ -152,11 +154,29 @@ impl Scene {
         observed
             .guest
             .get_or_insert_with(|| GuestRead::Present(Box::new(self.guest.clone())));
+        // No other guest carries the object's stamp.
+        observed.stamped.get_or_insert_default();
+        observed
+            .sections
+            .entry(VMID)
+            .or_insert_with(|| Ok(sections(VMID, &self.guest)));
         observed
     }
 }
 
 type Planned = (Vec<Finding>, Facts);
+
+/// A guest's configuration without anything pending.
+fn sections(vmid: i64, guest: &Guest) -> Sections {
+    let section = |of| Section {
+        of,
+        options: guest.options.clone(),
+    };
+    Sections {
+        vmid,
+        sections: vec![section(SectionOf::Now), section(SectionOf::AfterRestart)],
+    }
+}
 
 fn cluster(guest: &Guest) -> Cluster {
     let storage = StorageRow {

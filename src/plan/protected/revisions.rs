@@ -14,18 +14,23 @@ fn template(form: &str) -> Scene {
 
 /// What becomes of the guest of an earlier revision from which nothing was cloned, and why.
 fn earlier(change: impl FnOnce(&mut Guest), linked: &[&str]) -> (String, Vec<String>) {
-    let mut scene = template("Snapshot");
+    earlier_of(template("Snapshot"), change, linked)
+}
+
+fn earlier_of(mut scene: Scene, change: impl FnOnce(&mut Guest), linked: &[&str]) -> (String, Vec<String>) {
     scene.status().revisions = Some(vec![RevisionStatus {
         revision: "old".into(),
         vmid: 101,
         node: Some(NODE.into()),
         snippet: None,
+        volumes: None,
     }]);
     let mut guest = scene.guest.clone();
     guest
         .options
         .insert("description".into(), scene.desired.stamp(101).describe(""));
     change(&mut guest);
+    scene.observed.sections.insert(101, Ok(sections(101, &guest)));
     scene.observed.old_revision = Some(Ok(OldRevision {
         vmid: 101,
         read: GuestRead::Present(Box::new(guest)),
@@ -84,4 +89,15 @@ fn a_template_is_sealed_stopped_and_while_nothing_works_on_it() {
         let stopped = next(None, false);
         assert!(stopped.starts_with(sealed), "{form}: {stopped}");
     }
+}
+
+#[test]
+fn an_earlier_revision_that_is_needed_or_not_ours_is_left_alone() {
+    for cloned in [Some("old".to_string()), None] {
+        let mut scene = template("Snapshot");
+        scene.observed.cloned_revisions = vec![cloned.clone()];
+        assert_eq!(earlier_of(scene, |_| {}, &[]).0, "as wanted", "{cloned:?}");
+    }
+    let theirs = |g: &mut Guest| drop(g.options.insert("description".into(), "mine now".into()));
+    assert_eq!(earlier(theirs, &[]).0, "record [RevisionGone(101)]");
 }

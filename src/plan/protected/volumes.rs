@@ -24,18 +24,30 @@ fn recorded(name: &str, volid: &str, policy: &str) -> VolumeStatus {
 
 /// Owner containers with these mount points.
 fn owned(mut scene: Scene, owners: &[&[(&str, &str)]]) -> Scene {
+    let stamp = |vmid| Stamp {
+        kind: OWNER_KIND.into(),
+        vmid,
+        ..scene.desired.stamp(vmid)
+    };
     let owner = |(vmid, options): (i64, &&[(&str, &str)])| Owner {
         vmid,
         guest: Guest {
             node: NODE.into(),
             digest: "of-the-owner".into(),
-            options: options.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+            options: options
+                .iter()
+                .map(|(k, v)| (k.to_string(), v.to_string()))
+                .chain([
+                    ("description".to_string(), stamp(vmid).describe("")),
+                    ("unprivileged".to_string(), "1".to_string()),
+                ])
+                .collect(),
             ..Guest::default()
         },
     };
+    scene.observed.owner_range = Some(Ok(OwnerRange::default()));
     scene.observed.owners = Some(Ok(Owners {
         owners: (900..).zip(owners).map(owner).collect(),
-        free: Some(905),
         ..Owners::default()
     }));
     scene
@@ -102,7 +114,13 @@ fn a_key_of_the_registry_names_one_volume_or_none_is_taken() {
         assert_eq!(scene(owners), "stuck DoubleVolume", "{what}");
     }
     let attached = "PUT /nodes/pve1/lxc/100/config mp0=tank:subvol-900-disk-1,mp=/data digest=of-the-read";
-    assert_eq!(scene(&[&[("mp7", &one), protected]]), attached);
+    let next = scene(&[&[("mp7", &one), protected]]);
+    assert!(next.starts_with(attached), "{next}");
+    assert_eq!(
+        scene(&[&[("mp7", &one)]]),
+        "PUT /nodes/pve1/lxc/900/config protection=1 digest=of-the-owner",
+        "somebody took the owner's protection away"
+    );
 }
 
 #[test]

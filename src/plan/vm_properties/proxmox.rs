@@ -59,7 +59,7 @@ impl Proxmox {
         loop {
             let plan = plan(Input {
                 desired,
-                dependencies: &Ok(()),
+                dependencies: &|| Ok(()),
                 observed: &observed,
                 status: &self.status,
                 now: 1_000_000,
@@ -72,7 +72,13 @@ impl Proxmox {
                 Query::VmidFree { vmid, .. } => observed.id_check = Some((*vmid, IdCheck::Free)),
                 Query::Guest { .. } => observed.guest = Some(self.read()),
                 Query::Creating { .. } => observed.creating = Some(false),
-                Query::Image { .. } => observed.image = Some(Ok(true)),
+                Query::Image { .. } => {
+                    let image = crate::observed::Image {
+                        present: true,
+                        ..Default::default()
+                    };
+                    observed.image = Some(Ok(image));
+                }
                 Query::Snippet { volid, .. } => observed.snippet = Some(Ok(self.snippets.contains(volid))),
                 Query::Agent { .. } => {
                     observed.agent = Some(Ok(Agent::Answers {

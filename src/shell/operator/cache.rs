@@ -10,9 +10,22 @@ use std::collections::BTreeMap;
 /// Objects by key, each with the version it was seen at.
 #[derive(Debug)]
 pub struct Cache<K, V> {
-    live: BTreeMap<K, (String, V)>,
+    live: BTreeMap<K, Entry<V>>,
     /// Keys whose object went by a write of ours, with its last version: the watch may still deliver older states.
-    gone: BTreeMap<K, String>,
+    gone: BTreeMap<K, (String, Mark)>,
+    /// Counts what was put in or taken out.
+    changes: Mark,
+}
+
+/// A moment in the life of a cache.
+pub type Mark = u64;
+
+#[derive(Debug)]
+struct Entry<V> {
+    version: String,
+    value: V,
+    /// When it was put in.
+    at: Mark,
 }
 
 impl<K, V> Default for Cache<K, V> {
@@ -20,6 +33,7 @@ impl<K, V> Default for Cache<K, V> {
         Cache {
             live: BTreeMap::new(),
             gone: BTreeMap::new(),
+            changes: 0,
         }
     }
 }
@@ -36,12 +50,12 @@ pub enum Applied<V> {
 impl<K: Ord + Clone, V> Cache<K, V> {
     /// The object under a key.
     pub fn get(&self, key: &K) -> Option<&V> {
-        self.live.get(key).map(|(_, value)| value)
+        self.live.get(key).map(|entry| &entry.value)
     }
 
     /// All objects in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.live.iter().map(|(key, (_, value))| (key, value))
+        self.live.iter().map(|(key, entry)| (key, &entry.value))
     }
 
     /// Number of objects.
@@ -54,34 +68,66 @@ impl<K: Ord + Clone, V> Cache<K, V> {
         self.live.is_empty()
     }
 
+    /// Now.
+    pub fn mark(&self) -> Mark {
+        self.changes
+    }
+
+    /// Makes room for an object that a listing shows at this version, which began at `since`: what is known from before
+    /// then counts no more, whatever its version.
+    pub fn heed_listing(&mut self, key: &K, version: &str, since: Mark) {
+        if let Some(entry) = self.live.get_mut(key)
+            && entry.at <= since
+            && newer(&entry.version, version)
+        {
+            entry.version = "0".into();
+        }
+        if self.gone.get(key).is_some_and(|(_, at)| *at <= since) {
+            self.gone.remove(key);
+        }
+    }
+
+    /// Whether the object is at an older version than the one that a write of ours was made from: then versions went
+    /// back meanwhile, and the answer to the write tells of what is no more.
+    pub fn went_back(&self, key: &K, base: &str) -> bool {
+        self.live.get(key).is_some_and(|entry| newer(base, &entry.version))
+    }
+
     /// Puts an object in, unless it is not newer than the one that is there or that went.
     pub fn apply(&mut self, key: &K, version: &str, value: V) -> Applied<V> {
-        let known = self.live.get(key).map(|(v, _)| v).or_else(|| self.gone.get(key));
+        let live = self.live.get(key).map(|entry| &entry.version);
+        let known = live.or_else(|| self.gone.get(key).map(|(v, _)| v));
         if known.is_some_and(|known| !newer(version, known)) {
             return Applied::Stale;
         }
         self.gone.remove(key);
-        let old = self.live.insert(key.clone(), (version.to_string(), value));
-        Applied::Stored(old.map(|(_, value)| value))
+        self.changes += 1;
+        let entry = Entry {
+            version: version.to_string(),
+            value,
+            at: self.changes,
+        };
+        Applied::Stored(self.live.insert(key.clone(), entry).map(|old| old.value))
     }
 
     /// Takes an object out whose end the watch delivered, unless a newer one has taken its place.
     pub fn remove(&mut self, key: &K, version: &str) -> Option<V> {
         self.gone.remove(key);
-        if self.live.get(key).is_some_and(|(known, _)| newer(known, version)) {
+        if self.live.get(key).is_some_and(|entry| newer(&entry.version, version)) {
             return None;
         }
-        self.live.remove(key).map(|(_, value)| value)
+        self.live.remove(key).map(|entry| entry.value)
     }
 
     /// Takes an object out that went by a write of ours, whose last state had this version.
     pub fn bury(&mut self, key: &K, version: &str) -> Option<V> {
         let last = match self.live.get(key) {
-            Some((known, _)) if newer(known, version) => known.clone(),
+            Some(entry) if newer(&entry.version, version) => entry.version.clone(),
             _ => version.to_string(),
         };
-        self.gone.insert(key.clone(), last);
-        self.live.remove(key).map(|(_, value)| value)
+        self.changes += 1;
+        self.gone.insert(key.clone(), (last, self.changes));
+        self.live.remove(key).map(|entry| entry.value)
     }
 
     /// Takes out what a complete listing of a part of the keys no longer has.
@@ -95,7 +141,7 @@ impl<K: Ord + Clone, V> Cache<K, V> {
             .collect();
         missing
             .into_iter()
-            .filter_map(|key| self.live.remove(&key).map(|(_, value)| (key, value)))
+            .filter_map(|key| self.live.remove(&key).map(|entry| (key, entry.value)))
             .collect()
     }
 }
@@ -148,6 +194,42 @@ mod tests {
         // The end of the former object arrives after the beginning of the new one.
         assert_eq!(cache.remove(&"a", "6"), None);
         assert_eq!(cache.get(&"a"), Some(&"made anew"));
+    }
+
+    /// As when the datastore of the API server is restored from a backup.
+    #[test]
+    fn a_listing_with_lower_versions_is_how_things_are() {
+        let mut cache = Cache::default();
+        cache.apply(&"a", "9000", "running");
+        cache.apply(&"b", "9001", "gone");
+        cache.bury(&"b", "9001");
+        let began = cache.mark();
+        for (key, version, value) in [("a", "7000", "as in the backup"), ("b", "7001", "back again")] {
+            cache.heed_listing(&key, version, began);
+            assert!(matches!(cache.apply(&key, version, value), Applied::Stored(_)));
+        }
+        // A write of before then is answered late, and an edit of after it is seen.
+        assert!(cache.went_back(&"a", "9000") && !cache.went_back(&"a", "7000"));
+        assert!(matches!(cache.apply(&"a", "7050", "stopped"), Applied::Stored(_)));
+        assert_eq!(
+            (cache.get(&"a"), cache.get(&"b")),
+            (Some(&"stopped"), Some(&"back again"))
+        );
+    }
+
+    #[test]
+    fn a_listing_does_not_take_back_what_was_written_while_it_was_made() {
+        let mut cache = Cache::default();
+        cache.apply(&"a", "5", "seen");
+        let began = cache.mark();
+        cache.apply(&"a", "7", "written");
+        cache.heed_listing(&"a", "5", began);
+        assert_eq!(cache.apply(&"a", "5", "listed"), Applied::Stale);
+        cache.apply(&"b", "8", "written");
+        cache.bury(&"b", "8");
+        cache.heed_listing(&"b", "8", began);
+        assert_eq!(cache.apply(&"b", "8", "listed"), Applied::Stale);
+        assert_eq!(cache.get(&"a"), Some(&"written"));
     }
 
     #[test]

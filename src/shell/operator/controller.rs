@@ -171,6 +171,7 @@ impl<R: Reconciler> Controller<R> {
             Err(failed) => {
                 if let Some(item) = self.running.remove(&failed.id()) {
                     error!(?item, %failed, "a defect in Phoenix ended this work; it is tried again later");
+                    self.store.metrics.panicked(&item);
                     self.queue.done(&item, Some(now + self.retry_after_defect));
                 }
             }

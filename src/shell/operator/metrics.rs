@@ -48,6 +48,8 @@ pub struct Metrics {
     status_writes: Family<Outcome, Counter>,
     probes: Family<Probe, Counter>,
     health_restarts: Family<OfKind, Counter>,
+    panics: Family<OfKind, Counter>,
+    undecodable: Family<OfKind, Counter>,
     up: Family<Hypervisor, Gauge>,
     backlog: Gauge,
     running: Gauge,
@@ -64,6 +66,8 @@ impl Default for Metrics {
             status_writes: Family::default(),
             probes: Family::default(),
             health_restarts: Family::default(),
+            panics: Family::default(),
+            undecodable: Family::default(),
             up: Family::default(),
             backlog: Gauge::default(),
             running: Gauge::default(),
@@ -103,6 +107,16 @@ impl Metrics {
             self.health_restarts.clone(),
         );
         registry.register(
+            "panics",
+            "Panics (defects in Phoenix) that ended one piece of work, by kind of its object",
+            self.panics.clone(),
+        );
+        registry.register(
+            "undecodable_objects",
+            "Objects delivered by the API server that do not fit their kind and were left out, by kind",
+            self.undecodable.clone(),
+        );
+        registry.register(
             "hypervisor_up",
             "Whether the last poll of a hypervisor found it Ready",
             self.up.clone(),
@@ -128,6 +142,16 @@ impl Metrics {
         self.durations
             .get_or_create(&OfKind { kind })
             .observe(took.as_secs_f64());
+    }
+
+    /// An object of a kind was left out, as it does not fit its kind.
+    pub fn undecodable(&self, kind: &'static str) {
+        self.undecodable.get_or_create(&OfKind { kind }).inc();
+    }
+
+    /// A panic ended a piece of work.
+    pub fn panicked(&self, item: &Item) {
+        Counters::panicked(self, kind(item));
     }
 
     /// A status was written or not.
@@ -200,6 +224,10 @@ impl Counters for Metrics {
         let kind = key.kind.as_str();
         self.health_restarts.get_or_create(&OfKind { kind }).inc();
     }
+
+    fn panicked(&self, kind: &'static str) {
+        self.panics.get_or_create(&OfKind { kind }).inc();
+    }
 }
 
 fn kind(item: &Item) -> &'static str {
@@ -228,6 +256,8 @@ mod tests {
         metrics.probe(ProbeKind::Liveness, &ProbeAnswer::Failed("no".into()));
         metrics.probe(ProbeKind::Liveness, &ProbeAnswer::UnderWay);
         metrics.health_restart(&Key::new(GuestKind::PhoenixVM, "ai", "a"));
+        metrics.panicked(&item);
+        metrics.undecodable("PhoenixVM");
         let text = metrics.text().unwrap();
         for line in [
             "phoenix_reconciles_total{kind=\"PhoenixLXC\",result=\"ready\"} 1",
@@ -236,6 +266,8 @@ mod tests {
             "phoenix_hypervisor_up{namespace=\"ai\",name=\"pve\"} 1",
             "phoenix_probes_total{probe=\"liveness\",result=\"failure\"} 1",
             "phoenix_health_restarts_total{kind=\"PhoenixVM\"} 1",
+            "phoenix_panics_total{kind=\"PhoenixLXC\"} 1",
+            "phoenix_undecodable_objects_total{kind=\"PhoenixVM\"} 1",
             "phoenix_queue_length 4",
             "phoenix_running 2",
         ] {

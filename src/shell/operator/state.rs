@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
-use super::cache::{Applied, Cache};
+use super::cache::{Applied, Cache, Mark};
 use super::index::{Index, Name, Ref, refs, secrets_of};
 use crate::crd::{FINALIZER, GuestKind, HypervisorStatus, PhoenixFeature, PhoenixHypervisor};
 use crate::desired::{GuestObject, Key};
@@ -382,6 +382,32 @@ impl State {
             }
         }
         items
+    }
+
+    /// Now, for a listing of a kind that begins.
+    pub fn mark(&self, kind: Kind) -> Mark {
+        match kind {
+            Kind::Guest(_) => self.guests.mark(),
+            Kind::Hypervisor => self.hypervisors.mark(),
+            Kind::Feature => self.features.mark(),
+            Kind::Secret => self.secrets.mark(),
+            Kind::ConfigMap => self.config_maps.mark(),
+            Kind::Namespace => self.namespaces.mark(),
+        }
+    }
+
+    /// A listing that began at `since` shows an object at this version, which is how it is.
+    pub fn heed_listing(&mut self, kind: Kind, name: &Name, version: &str, since: Mark) {
+        match kind {
+            Kind::Guest(kind) => self
+                .guests
+                .heed_listing(&Key::new(kind, &name.0, &name.1), version, since),
+            Kind::Hypervisor => self.hypervisors.heed_listing(name, version, since),
+            Kind::Feature => self.features.heed_listing(name, version, since),
+            Kind::Secret => self.secrets.heed_listing(name, version, since),
+            Kind::ConfigMap => self.config_maps.heed_listing(name, version, since),
+            Kind::Namespace => self.namespaces.heed_listing(&name.1, version, since),
+        }
     }
 
     /// Everything there is to work on, for a start; finalizers also in `namespaces` where nothing is left.

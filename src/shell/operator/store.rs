@@ -14,9 +14,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{debug, warn};
 
 use super::binding::Bindings;
+use super::cache::Mark;
 use super::index::Name;
 use super::metrics::Metrics;
-use super::state::{Guest, Item, Origin, State};
+use super::state::{Guest, Item, Kind, Origin, State};
 use crate::crd::*;
 use crate::desired::{GuestObject, Key, Objects};
 use crate::shell::engine::Counters;
@@ -110,12 +111,39 @@ impl KubeStore {
         }
     }
 
-    /// Takes in a guest object as the API server answered to a write of ours.
-    fn written(&self, key: &Key, answer: DynamicObject) -> Result<GuestObject, StoreError> {
+    /// Tells on an object that it was left out; nobody waits for it.
+    pub(super) fn tell_undecodable(&self, reference: ObjectReference, error: &str) {
+        let recorder = self.recorder.clone();
+        let published = kube::runtime::events::Event {
+            type_: KubeEventType::Warning,
+            reason: "NotDecodable".into(),
+            note: Some(shortened(format!("does not fit its kind and is left out: {error}"))),
+            action: "Reconcile".into(),
+            secondary: None,
+        };
+        tokio::spawn(async move {
+            if let Err(error) = call(recorder.publish(&published, &reference)).await {
+                warn!(name = reference.name, %error, "event not published");
+            }
+        });
+    }
+
+    /// Now, for a listing of a kind that begins.
+    pub(super) fn mark(&self, kind: Kind) -> Mark {
+        self.state().mark(kind)
+    }
+
+    /// Takes in a guest object as the API server answered to a write of ours, which was made from `base`.
+    fn written(&self, base: &GuestObject, answer: DynamicObject) -> Result<GuestObject, StoreError> {
+        let key = &base.key;
+        let from = base.resource_version.clone().unwrap_or_default();
         let version = answer.resource_version().unwrap_or_default();
         let guest = parse_guest(key.kind, answer).map_err(|e| StoreError::Other(e.to_string()))?;
         let object = guest.object.clone();
-        self.change(|state| state.apply_guest(&version, guest, Origin::Own));
+        self.change(|state| match state.guests.went_back(&object.key, &from) {
+            true => Vec::new(),
+            false => state.apply_guest(&version, guest, Origin::Own),
+        });
         Ok(object)
     }
 
@@ -236,6 +264,14 @@ impl Objects for KubeStore {
         self.state().guests.iter().map(|(_, g)| g.object.clone()).collect()
     }
 
+    fn look_at(&self, key: &Key, look: &mut dyn FnMut(&GuestObject)) {
+        self.state().guests.get(key).into_iter().for_each(|g| look(&g.object));
+    }
+
+    fn look_at_all(&self, look: &mut dyn FnMut(&GuestObject)) {
+        self.state().guests.iter().for_each(|(_, g)| look(&g.object));
+    }
+
     fn hypervisor(&self, namespace: &str, name: &str) -> Option<Arc<PhoenixHypervisor>> {
         self.state().hypervisors.get(&(namespace.into(), name.into())).cloned()
     }
@@ -284,7 +320,7 @@ impl Store for KubeStore {
                     .await?
             }
         };
-        self.written(key, answer)
+        self.written(object, answer)
     }
 
     async fn add_finalizer(&self, object: &GuestObject) -> Result<GuestObject, StoreError> {
@@ -300,7 +336,7 @@ impl Store for KubeStore {
         let answer = self
             .patch_finalizers(&api, &object.key.name, &version, &finalizers)
             .await?;
-        self.written(&object.key, answer)
+        self.written(object, answer)
     }
 
     async fn remove_finalizer(&self, object: &GuestObject) -> Result<(), StoreError> {
@@ -315,7 +351,7 @@ impl Store for KubeStore {
             self.change(|state| state.remove_guest(&object.key, &last, Origin::Own));
             return Ok(());
         }
-        self.written(&object.key, answer).map(|_| ())
+        self.written(object, answer).map(|_| ())
     }
 
     async fn event(&self, object: &GuestObject, event: Event) {

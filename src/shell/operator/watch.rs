@@ -7,19 +7,21 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ObjectReference, Secret};
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::index::Name;
 use super::state::{Guest, Item, Kind, Origin, State, name_of};
 use super::store::{KubeStore, parse_guest};
 use crate::crd::*;
 use crate::desired::Key;
+use crate::shell::defect;
+use crate::shell::engine::Counters;
 
 /// A watch that runs until it is dropped.
 type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -79,6 +81,7 @@ async fn follow(
     unsynced: Arc<Unsynced>,
 ) {
     let mut listed = BTreeSet::new();
+    let mut began = 0;
     let mut synced = false;
     let events = watcher(api, watcher::Config::default())
         .modify(|object| {
@@ -89,9 +92,17 @@ async fn follow(
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         match event {
-            Ok(watcher::Event::Init) => listed.clear(),
+            Ok(watcher::Event::Init) => {
+                listed.clear();
+                began = store.mark(kind);
+            }
             Ok(watcher::Event::InitApply(object)) => {
-                listed.insert(name_of(&object));
+                let (name, version) = (name_of(&object), object.resource_version().unwrap_or_default());
+                store.change(|state| {
+                    state.heed_listing(kind, &name, &version, began);
+                    Vec::new()
+                });
+                listed.insert(name);
                 put(&store, kind, object);
             }
             Ok(watcher::Event::InitDone) => {
@@ -112,14 +123,63 @@ async fn follow(
     }
 }
 
+/// Takes an object in. One that does not fit its kind, or in which Phoenix panics, is left out and told of.
 fn put(store: &KubeStore, kind: Kind, object: DynamicObject) {
+    put_decoded(store, kind, object, decode);
+}
+
+fn put_decoded(
+    store: &KubeStore,
+    kind: Kind,
+    object: DynamicObject,
+    decode: impl FnOnce(Kind, DynamicObject) -> Result<Decoded, String>,
+) {
     let (name, version) = (name_of(&object), object.resource_version().unwrap_or_default());
-    match decode(kind, object) {
+    let reference = reference(&object);
+    let decoded = defect::caught_now(|| decode(kind, object)).unwrap_or_else(|words| {
+        error!(
+            ?kind,
+            namespace = name.0,
+            name = name.1,
+            panic = words,
+            "a defect in Phoenix"
+        );
+        Counters::panicked(store.metrics.as_ref(), word(kind));
+        Err(defect::message(&words))
+    });
+    match decoded {
         Ok(decoded) => store.change(|state| apply(state, &version, decoded)),
         Err(error) => {
             warn!(?kind, namespace = name.0, name = name.1, %error, "object does not fit its kind and is left out");
+            store.metrics.undecodable(word(kind));
+            store.tell_undecodable(reference, &error);
             store.change(|state| remove(state, kind, &name, &version));
         }
+    }
+}
+
+/// The object of an event.
+fn reference(object: &DynamicObject) -> ObjectReference {
+    let types = object.types.clone().unwrap_or_default();
+    ObjectReference {
+        api_version: Some(types.api_version),
+        kind: Some(types.kind),
+        namespace: object.metadata.namespace.clone(),
+        name: object.metadata.name.clone(),
+        uid: object.metadata.uid.clone(),
+        ..ObjectReference::default()
+    }
+}
+
+/// Name of a kind.
+fn word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Guest(kind) => kind.as_str(),
+        Kind::Hypervisor => "PhoenixHypervisor",
+        Kind::Feature => "PhoenixFeature",
+        Kind::Secret => "Secret",
+        Kind::ConfigMap => "ConfigMap",
+        Kind::Namespace => "Namespace",
     }
 }
 
@@ -187,6 +247,36 @@ mod tests {
             "metadata": {"namespace": "ai", "name": "a"}, "spec": spec
         }));
         assert!(decode(Kind::Guest(GuestKind::PhoenixLXC), object).is_err());
+    }
+
+    fn lxc(name: &str) -> DynamicObject {
+        object(json!({
+            "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixLXC",
+            "metadata": {"namespace": "ai", "name": name, "resourceVersion": "1"}, "spec": {"hypervisorRef": {"name": "pve"}}
+        }))
+    }
+
+    #[tokio::test]
+    async fn an_object_in_which_phoenix_panics_is_left_out_and_counted() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = kube::Config::new("http://127.0.0.1:1/".parse().unwrap());
+        let client = Client::try_from(config).unwrap();
+        let store = KubeStore::new(client, "test", "phoenix", Arc::default());
+        let kind = Kind::Guest(GuestKind::PhoenixLXC);
+        put_decoded(&store, kind, lxc("bad"), |_, _| panic!("of a test"));
+        put(&store, kind, lxc("good"));
+        let mut foreign = lxc("foreign");
+        foreign.data["spec"]["powerState"] = json!("Dreaming");
+        put(&store, kind, foreign);
+        let names: Vec<String> = store.state().guests.iter().map(|(k, _)| k.name.clone()).collect();
+        assert_eq!(names, ["good"]);
+        let text = store.metrics.text().unwrap();
+        for line in [
+            "phoenix_panics_total{kind=\"PhoenixLXC\"} 1",
+            "phoenix_undecodable_objects_total{kind=\"PhoenixLXC\"} 2",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
     }
 
     #[test]

@@ -137,6 +137,11 @@ pub fn create(state: &mut State, call: &Call) -> Answer {
             "create user failed: user '{name}' already exists"
         )));
     }
+    let realm = name.rsplit('@').next().unwrap_or_default();
+    if call.params.get("password").is_some() && !["pam", "pve"].contains(&realm) {
+        let text = format!("create user failed: auth domain '{realm}' does not exist");
+        return Err(ApiError::die(text));
+    }
     check_groups(state, call, "create")?;
     let mut user = User {
         enable: true,

@@ -128,6 +128,7 @@ pub fn certificates(state: &mut State, call: &Call) -> Answer {
     let name = call.params.node();
     let ip = node(state, call).map(|node| node.ip.clone()).unwrap_or_default();
     let fingerprint = state.fingerprint.clone().unwrap_or_default();
+    let authority = state.ca_fingerprint.clone().unwrap_or_default();
     let from = node(state, call).map_or(0, |node| node.booted_at / 1000);
     let (pem, year) = ("", 31_536_000_u64);
     let loopback = "0000:0000:0000:0000:0000:0000:0000:0001";
@@ -135,7 +136,7 @@ pub fn certificates(state: &mut State, call: &Call) -> Answer {
     Ok(json!([
         {
             "filename": "pve-root-ca.pem", "subject": CLUSTER_CA, "issuer": CLUSTER_CA, "san": [], "pem": pem,
-            "fingerprint": fingerprint, "public-key-type": "rsaEncryption", "public-key-bits": 4096,
+            "fingerprint": authority, "public-key-type": "rsaEncryption", "public-key-bits": 4096,
             "notbefore": from, "notafter": from + 10 * year,
         },
         {

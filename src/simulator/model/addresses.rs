@@ -70,10 +70,10 @@ fn check_v6(text: &str) -> Result<(), String> {
         }
         return Err(format!("Invalid IP address {text}"));
     }
-    if text.starts_with(':') && !text.starts_with("::") {
+    if text.len() > 1 && text.starts_with(':') && !text.starts_with("::") {
         return Err(format!("Invalid address {text} (starts with :)"));
     }
-    if text.ends_with(':') && !text.ends_with("::") {
+    if text.len() > 1 && text.ends_with(':') && !text.ends_with("::") {
         return Err(format!("Invalid address {text} (ends with :)"));
     }
     let doubled = text.as_bytes().windows(2).filter(|pair| *pair == b"::").count();
@@ -97,16 +97,43 @@ fn checked_version(text: &str) -> Result<u8, String> {
 fn expand(text: &str, version: u8) -> Result<u128, String> {
     if version == 6 {
         let address = text.parse::<Ipv6Addr>();
-        return address.map(|found| found.to_bits()).map_err(|_| String::new());
+        // What is wrong with an end of a range is said of its long form.
+        return address
+            .map(|found| found.to_bits())
+            .map_err(|_| checked_version(&padded(text)).err().unwrap_or_default());
     }
     let quads: Vec<&str> = text.split('.').collect();
     let digits = |quad: &&str| (1..=3).contains(&quad.len()) && quad.bytes().all(|b| b.is_ascii_digit());
     if quads.len() > 4 || !quads.iter().all(digits) {
         return Err(format!("Not a valid IPv4 address {text}"));
     }
+    if quads
+        .iter()
+        .any(|quad| quad.parse::<u32>().is_ok_and(|quad| quad > 255))
+    {
+        let quads: Vec<&str> = quads.iter().copied().chain(["0"; 4]).take(4).collect();
+        check_v4(&quads.join("."))?;
+    }
     Ok((0..4).fold(0, |sum, at| {
         (sum << 8) + quads.get(at).and_then(|quad| quad.parse::<u128>().ok()).unwrap_or(0)
     }))
+}
+
+fn padded(text: &str) -> String {
+    let part = |part: &str| match part.parse::<Ipv4Addr>() {
+        Ok(found) => {
+            let [a, b, c, d] = found.octets();
+            format!("{a:02x}{b:02x}:{c:02x}{d:02x}")
+        }
+        Err(_) => format!("{:0>4}", part.to_lowercase()),
+    };
+    text.split(':').map(part).collect::<Vec<_>>().join(":")
+}
+
+/// Splits a text at a sign that is not its first one.
+fn split_behind(text: &str, sign: char) -> Option<(&str, &str)> {
+    let (at, _) = text.char_indices().skip(1).find(|(_, found)| *found == sign)?;
+    Some((&text[..at], &text[at + 1..]))
 }
 
 fn long_form(number: u128, version: u8) -> String {
@@ -152,12 +179,12 @@ fn network(address: &str, prefix: &str) -> Result<Range, String> {
 impl Range {
     /// Reads `10.0.0.1`, `10.0.0.0/8`, `10.0.0.1-10.0.0.9` and the same of IPv6.
     pub fn parse(text: &str) -> Result<Self, String> {
-        if let Some((address, prefix)) = text.split_once('/').filter(|(_, prefix)| !prefix.is_empty()) {
+        if let Some((address, prefix)) = split_behind(text, '/').filter(|(_, prefix)| !prefix.is_empty()) {
             return network(address, prefix);
         }
-        let (begin, end) = match text.split_once('-') {
-            Some((begin, end)) if !begin.is_empty() && !end.is_empty() => (begin.trim_end(), end.trim_start()),
-            _ => (text, text),
+        let (begin, end) = match split_behind(text, '-').filter(|(_, end)| !end.is_empty()) {
+            Some((begin, end)) => (begin.trim_end(), end.trim_start()),
+            None => (text, text),
         };
         let version = checked_version(begin)?;
         let (first, last) = (expand(begin, version)?, expand(end, version)?);
@@ -222,6 +249,10 @@ mod tests {
             ("1:2:3", "Invalid number of octets 1:2:3"),
             ("1::2::3", "Invalid address 1::2::3 (More than one :: pattern)"),
             ("10.0.0.1-x", "Not a valid IPv4 address x"),
+            ("171-397", "Invalid quad in IP address 397.0.0.0 - 397"),
+            ("fd00::1-10.0.0.1", "Invalid number of octets 0a00:0001"),
+            ("/8", "Invalid chars in IP /8"),
+            (":", "Invalid number of octets :"),
             (
                 "fd00::2-fd00::1",
                 "Begin address is greater than End address fd00:0000:0000:0000:0000:0000:0000:0002 - \

@@ -159,6 +159,9 @@ pub struct State {
     pub counter: u64,
     /// SHA-256 fingerprint of the TLS certificate, once there is one.
     pub fingerprint: Option<String>,
+    /// That of the cluster's certificate authority.
+    #[serde(default)]
+    pub ca_fingerprint: Option<String>,
     /// Key that signs tickets.
     pub ticket_key: String,
     /// State of the generator of MAC addresses.
@@ -203,6 +206,7 @@ impl State {
             last_broadcast: now,
             counter: 1000,
             fingerprint: None,
+            ca_fingerprint: None,
             ticket_key: uuid::Uuid::new_v4().to_string(),
             random: 0x9E37_79B9_7F4A_7C15,
             dirty: false,

@@ -1,0 +1,321 @@
+//! Which field of the spec Proxmox's words speak of, so that a refusal names field, value and fix.
+
+use crate::desired::{Desired, Form, GuestType, WantedNet};
+use crate::observed::Failure;
+use crate::property::Properties;
+
+use super::{Effect, Step};
+
+/// Reasons of failures whose words may be about a field.
+const ABOUT_FIELDS: &[&str] = &[
+    "ProxmoxRefused",
+    "OutcomeUnknown",
+    "CommandFailed",
+    "TaskFailed",
+    "NotFound",
+];
+/// What stands before Proxmox's own words.
+const PREFIXES: &[&str] = &["the outcome is unknown: ", "Parameter verification failed. "];
+
+/// The failure with the field that it is about; as it is, where none is found. What is wrong with a field is a refusal,
+/// whichever way it was told.
+pub fn explain(desired: &Desired, step: Option<&Step>, failure: Failure) -> Failure {
+    if let Some(message) = step.and_then(|step| hidden_pool(step, &failure)) {
+        return Failure {
+            reason: "MissingPrivilege",
+            message,
+        };
+    }
+    if !ABOUT_FIELDS.contains(&failure.reason) {
+        return failure;
+    }
+    let words = PREFIXES.iter().fold(failure.message.trim(), |text, prefix| {
+        text.strip_prefix(prefix).unwrap_or(text)
+    });
+    let params = step.map(params).unwrap_or_default();
+    match known(desired, params, words).or_else(|| by_key(desired, params, words)) {
+        Some(message) => Failure {
+            reason: "ProxmoxRefused",
+            message,
+        },
+        None => failure,
+    }
+}
+
+/// A guest is put into its pool where Proxmox does not show that it is in it, which takes Pool.Audit; being refused that
+/// is told as Pool.Allocate (facts L.4.3).
+fn hidden_pool(step: &Step, failure: &Failure) -> Option<String> {
+    let Effect::Call(call) = &step.effect else { return None };
+    let refused = failure.reason == "MissingPrivilege" || failure.message.contains("update pools failed: 403");
+    let pool = call.get_param("poolid").filter(|_| refused && call.path == "/pools")?;
+    Some(format!(
+        "pool: Proxmox does not show guest {} in pool {pool:?}: grant the token Pool.Audit on /pool/{pool} to see it there, and Pool.Allocate too if it is not in it ({})",
+        call.get_param("vms").unwrap_or_default(),
+        failure.message
+    ))
+}
+
+/// What a step sets.
+fn params(step: &Step) -> &[(String, String)] {
+    match &step.effect {
+        Effect::Call(call) | Effect::Task(call) => &call.params,
+        Effect::SetOnNode { set, .. } => set,
+        _ => &[],
+    }
+}
+
+/// Refusals whose cause is known well enough to name value and fix.
+fn known(desired: &Desired, params: &[(String, String)], words: &str) -> Option<String> {
+    let prefix = prefix(desired);
+    if let Some(mtu) = between(words, "MTU size '", "'") {
+        let limit = between(words, "is bigger than bridge MTU '", "'")?;
+        let key = words.split(": MTU size").next()?.rsplit([' ', '(']).next()?;
+        let net = interface(desired, params, key).or_else(|| having(desired, "mtu", mtu))?;
+        let bridge = net.properties.get("bridge").map_or("its bridge", String::as_str);
+        return Some(format!(
+            "{prefix}.network[{}].mtu: {mtu} is above the bridge's {limit}: set at most {limit}, or raise the MTU of {bridge} on the node",
+            net.name
+        ));
+    }
+    if let Some(bridge) = between(words, "bridge '", "' does not exist") {
+        let name = having(desired, "bridge", bridge).map_or("…", |net| net.name.as_str());
+        return Some(format!(
+            "{prefix}.network[{name}].bridge: the node has no bridge {bridge:?}: create it there, or name another"
+        ));
+    }
+    if let Some(device) = between(words, "Device ", " does not exist") {
+        let index = device.strip_prefix("/dev/nvidia").filter(|i| i.parse::<i64>().is_ok());
+        return Some(match index {
+            Some(index) => format!(
+                "{prefix}.gpus: index {index}: the node has no {device}: name a GPU that nvidia-smi shows on the node"
+            ),
+            None => format!("{prefix}.gpus: the node has no {device}: load NVIDIA's driver on the node"),
+        });
+    }
+    let path = between(words, "directory '", "' does not exist")?;
+    let bind = desired.binds.iter().flatten().find(|b| b.host_path == path)?;
+    Some(format!(
+        "{prefix}.hostMounts (mountPath {}): hostPath {path:?} is not on the node: create the directory there, or name another",
+        bind.path
+    ))
+}
+
+/// The parameter at which Proxmox's words begin: `net0: …`, or `net0.ip: …` inside them.
+fn by_key(desired: &Desired, params: &[(String, String)], words: &str) -> Option<String> {
+    let (key, rest) = words.split_once(": ")?;
+    let (key, rest) = (key.trim(), rest.trim());
+    params.iter().find(|(name, _)| name == key)?;
+    let field = field_of(desired, params, key);
+    let inner = rest
+        .split_once(&format!("{key}."))
+        .and_then(|(_, text)| text.split_once(':'))
+        .map(|(property, _)| property)
+        .filter(|property| property.bytes().all(|b| b.is_ascii_alphanumeric()));
+    let inner = inner.map_or(String::new(), |property| format!(".{}", property_field(property)));
+    let prefix = prefix(desired);
+    Some(format!("{prefix}.{field}{inner}: Proxmox refuses the value: {rest}"))
+}
+
+fn prefix(desired: &Desired) -> &'static str {
+    match (&desired.form, desired.type_) {
+        (Form::Guest, _) => "spec",
+        (_, GuestType::Lxc) => "spec.lxc",
+        (_, GuestType::Qemu) => "spec.vm",
+    }
+}
+
+/// Field that a parameter comes from.
+fn field_of(desired: &Desired, params: &[(String, String)], key: &str) -> String {
+    let stem = key.trim_end_matches(|c: char| c.is_ascii_digit());
+    let machine = desired.type_ == GuestType::Qemu;
+    let plain = match stem {
+        "net" | "ipconfig" => {
+            let name = interface(desired, params, &format!("net{}", &key[stem.len()..]));
+            return format!("network[{}]", name.map_or(key, |net| net.name.as_str()));
+        }
+        "mp" => {
+            let text = params.iter().find(|(k, _)| k == key).map_or("", |(_, v)| v.as_str());
+            let mount = Properties::of_option(key, text).unwrap_or_default();
+            let path = mount.get("mp").unwrap_or_default();
+            let volume = desired.volumes.iter().flatten().find(|v| v.path == path);
+            return volume.map_or_else(
+                || format!("hostMounts (mountPath {path})"),
+                |v| format!("volumes[{}]", v.name),
+            );
+        }
+        "dev" => "gpus",
+        "hostpci" => "pci",
+        "scsi" | "virtio" | "sata" | "ide" => "disks",
+        "ostemplate" => "source.image",
+        "nameserver" | "searchdomain" => "dns",
+        "features" => "capabilities",
+        "startup" | "onboot" => "boot",
+        "cpulimit" if !machine => "cpuLimit",
+        "cpuunits" if !machine => "cpuUnits",
+        "cpulimit" | "cpuunits" | "cores" | "sockets" | "numa" | "affinity" if machine => "cpu",
+        "name" => "hostname",
+        "ciuser" | "cipassword" | "sshkeys" | "cicustom" | "ciupgrade" => "cloudInit",
+        _ => key,
+    };
+    plain.to_string()
+}
+
+/// Field of an interface's property.
+fn property_field(property: &str) -> &str {
+    match property {
+        "gw" => "gateway",
+        "gw6" => "gateway6",
+        "hwaddr" => "mac",
+        "tag" => "vlan",
+        other => other,
+    }
+}
+
+/// The interface that `netN` is: by the name that is sent, else by its place.
+fn interface<'d>(desired: &'d Desired, params: &[(String, String)], key: &str) -> Option<&'d WantedNet> {
+    let index: usize = key.strip_prefix("net")?.parse().ok()?;
+    let nets = desired.network.as_deref().unwrap_or_default();
+    let sent = params.iter().find(|(k, _)| k == key);
+    let sent = sent.and_then(|(_, text)| Properties::of_option("net0", text).ok());
+    let name = sent.as_ref().and_then(|p| p.get("name")).unwrap_or(key);
+    nets.iter().find(|net| net.name == name).or_else(|| nets.get(index))
+}
+
+fn having<'d>(desired: &'d Desired, property: &str, value: &str) -> Option<&'d WantedNet> {
+    let mut nets = desired.network.iter().flatten();
+    nets.find(|net| net.properties.get(property).is_some_and(|v| v == value))
+}
+
+fn between<'t>(text: &'t str, before: &str, after: &str) -> Option<&'t str> {
+    let (_, rest) = text.split_once(before)?;
+    rest.split_once(after).map(|(found, _)| found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ApiCall, Stage};
+    use super::*;
+    use crate::desired::testing::{lxc, objects};
+
+    const WORLD: &str = r#"
+kind: PhoenixHypervisor
+metadata: {name: pve}
+spec:
+  endpoints: ["https://pve:8006"]
+  credentials: {tokenSecretRef: {name: token}}
+  ssh: {keySecretRef: {name: ssh, key: key}, knownHostsSecretRef: {name: ssh, key: known_hosts}}
+---
+kind: PhoenixLXC
+metadata: {name: a}
+spec:
+  hypervisorRef: {name: pve}
+  network: [{name: eth0, ip: dhcp}, {name: lan, ip: dhcp, mtu: 9000, bridge: vmbr9}]
+  gpus: [{index: 7}]
+  hostMounts: [{name: a, hostPath: /srv/a, mountPath: /a}]
+"#;
+
+    fn told(reason: &'static str, text: &str) -> String {
+        let objects = objects(WORLD);
+        let desired = crate::desired::resolve(&lxc(&objects, "a"), &objects, "cluster").unwrap();
+        let call = ApiCall::put("/nodes/a/lxc/100/config")
+            .param("net3", "name=lan,mtu=9000")
+            .param("hostname", "x");
+        let step = Step {
+            action: String::new(),
+            stage: Stage::Configured,
+            announce: vec![],
+            effect: Effect::Call(call),
+            apart: None,
+        };
+        let message = text.to_string();
+        let found = explain(&desired, Some(&step), Failure { reason, message });
+        assert_eq!(found.reason == "ProxmoxRefused", found.message != text, "{found:?}");
+        found.message
+    }
+
+    #[test]
+    fn a_refusal_names_field_value_and_fix() {
+        let mtu = "net3: MTU size '9000' is bigger than bridge MTU '1500'";
+        for (reason, text, expected) in [
+            (
+                "OutcomeUnknown",
+                format!("the outcome is unknown: {mtu}"),
+                "spec.network[lan].mtu: 9000 is above the bridge's 1500: ",
+            ),
+            (
+                "TaskFailed",
+                format!("startup failed ({mtu})"),
+                "spec.network[lan].mtu: 9000 is above the bridge's 1500: ",
+            ),
+            (
+                "TaskFailed",
+                "bridge 'vmbr9' does not exist".into(),
+                "spec.network[lan].bridge: the node has no bridge \"vmbr9\": ",
+            ),
+            (
+                "NotFound",
+                "the outcome is unknown: Device /dev/nvidia7 does not exist".into(),
+                "spec.gpus: index 7: the node has no /dev/nvidia7: ",
+            ),
+            (
+                "TaskFailed",
+                "directory '/srv/a' does not exist".into(),
+                "spec.hostMounts (mountPath /a): hostPath \"/srv/a\" is not on the node: ",
+            ),
+            (
+                "ProxmoxRefused",
+                "Parameter verification failed. net3: invalid format - format error\nnet3.hwaddr: bad".into(),
+                "spec.network[lan].mac: Proxmox refuses the value: invalid format",
+            ),
+            (
+                "ProxmoxRefused",
+                "Parameter verification failed. hostname: no".into(),
+                "spec.hostname: Proxmox refuses the value: no",
+            ),
+        ] {
+            let found = told(reason, &text);
+            assert!(found.starts_with(expected), "{text}: {found}");
+        }
+    }
+
+    #[test]
+    fn a_pool_that_is_hidden_is_told_as_such() {
+        let objects = objects(WORLD);
+        let desired = crate::desired::resolve(&lxc(&objects, "a"), &objects, "cluster").unwrap();
+        let call = ApiCall::put("/pools").param("poolid", "ai").param("vms", 100);
+        let step = Step {
+            action: String::new(),
+            stage: Stage::Configured,
+            announce: vec![],
+            effect: Effect::Call(call),
+            apart: None,
+        };
+        for (reason, text) in [
+            ("MissingPrivilege", "Permission check failed (/pool/ai, Pool.Allocate)"),
+            (
+                "OutcomeUnknown",
+                "the outcome is unknown: update pools failed: 403 Permission check failed",
+            ),
+        ] {
+            let message = text.to_string();
+            let found = explain(&desired, Some(&step), Failure { reason, message });
+            assert_eq!(found.reason, "MissingPrivilege");
+            assert!(
+                found.message.contains("grant the token Pool.Audit on /pool/ai"),
+                "{found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn other_words_stay_as_they_are() {
+        for (reason, text) in [
+            ("OutcomeUnknown", "the outcome is unknown: got no answer"),
+            ("TaskFailed", "unable to start: exit code 1"),
+            ("OutcomeUnknown", "the outcome is unknown: other: words"),
+            ("MissingPrivilege", "bridge 'vmbr9' does not exist"),
+        ] {
+            assert_eq!(told(reason, text), text);
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! What a guest holds: the volumes of its own in every section of its configuration, which destroying it may take
+//! (facts D.11). A volume whose detachment waits for a restart is still there, and so is one that only a snapshot names.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::crd::VolumeStatus;
+use crate::desired::GuestType;
+use crate::observed::{Guest, Section, SectionOf, Sections};
+use crate::property::Properties;
+
+use super::guest::Planner;
+use super::*;
+
+/// Vmid that a volume belongs to (facts G.3): in the name (`subvol-<id>-disk-N`, `vm-<id>-disk-N`, of a linked clone
+/// the part after the last slash), or the folder before it on a storage of files.
+pub(super) fn owner_of(volid: &str) -> Option<i64> {
+    let (_, path) = volid.split_once(':')?;
+    if ["iso/", "vztmpl/", "snippets/", "backup/", "import/"]
+        .iter()
+        .any(|c| path.starts_with(c))
+    {
+        return None;
+    }
+    let mut parts = path.rsplit('/');
+    let name = parts.next()?;
+    let folder = parts.next().and_then(|folder| folder.parse().ok());
+    folder.or_else(|| name.split('-').nth(1)?.parse().ok())
+}
+
+/// Whether a volume id names a volume of this guest.
+pub(super) fn owned_by(volid: &str, vmid: i64) -> bool {
+    owner_of(volid) == Some(vmid)
+}
+
+/// The volume that an option's value names.
+fn volid_of(key: &str, text: &str) -> Option<String> {
+    let properties = Properties::of_option(key, text).ok()?;
+    let volid = properties.get("volume").or(properties.get("file"))?;
+    volid.contains(':').then(|| volid.to_string())
+}
+
+/// `key` is one of the stems with a number.
+fn is_numbered(key: &str, stems: &[&str]) -> bool {
+    let stem = key.trim_end_matches(|c: char| c.is_ascii_digit());
+    stem.len() < key.len() && stems.contains(&stem)
+}
+
+/// Options of a section that name a volume Proxmox would take with the guest.
+fn volumes(type_: GuestType, section: &Section) -> impl Iterator<Item = (&str, String)> {
+    const CONTAINER: &[&str] = &["mp", "unused"];
+    const MACHINE: &[&str] = &["scsi", "virtio", "sata", "ide", "efidisk", "tpmstate", "unused"];
+    let named = move |key: &str| match type_ {
+        GuestType::Lxc => key == "rootfs" || is_numbered(key, CONTAINER),
+        GuestType::Qemu => key == "vmstate" || is_numbered(key, MACHINE),
+    };
+    let all = section.options.iter().filter(move |(key, _)| named(key));
+    all.filter_map(|(key, text)| Some((key.as_str(), volid_of(key, text)?)))
+}
+
+/// What part of a guest's system a volume is, rather than data: a container's root filesystem; of a machine EFI disk,
+/// TPM, saved memory and the cloud-init drive.
+fn is_system(type_: GuestType, key: &str, volid: &str) -> bool {
+    match type_ {
+        GuestType::Lxc => key == "rootfs",
+        GuestType::Qemu => {
+            let name = volid.rsplit(['/', ':']).next().unwrap_or_default();
+            let cloud_init = name.split('.').next().is_some_and(|n| n.ends_with("-cloudinit"));
+            key == "vmstate" || cloud_init || is_numbered(key, &["efidisk", "tpmstate"])
+        }
+    }
+}
+
+impl Sections {
+    /// The section in force, as a guest.
+    fn now(&self, type_: GuestType) -> Guest {
+        let options = self.sections.first().map(|s| s.options.clone()).unwrap_or_default();
+        Guest {
+            type_,
+            options,
+            ..Guest::default()
+        }
+    }
+
+    /// Volumes of the guest's own beyond its system, with where each was found first. `accounted` says which of those
+    /// outside snapshots may go, by key, value and volume id; they may go from the snapshots too.
+    pub(super) fn data(
+        &self,
+        type_: GuestType,
+        accounted: impl Fn(&str, &str, &str) -> bool,
+    ) -> BTreeMap<String, String> {
+        let mut may_go = BTreeSet::new();
+        let mut found = BTreeMap::new();
+        for section in &self.sections {
+            let snapshot = match &section.of {
+                SectionOf::Now | SectionOf::AfterRestart => None,
+                SectionOf::Snapshot(name) => Some(name),
+            };
+            for (key, volid) in volumes(type_, section) {
+                if !owned_by(&volid, self.vmid) {
+                    continue;
+                }
+                let text = section.options.get(key).map(String::as_str).unwrap_or_default();
+                let fine = snapshot.is_none() && accounted(key, text, &volid);
+                if fine || is_system(type_, key, &volid) {
+                    may_go.insert(volid);
+                    continue;
+                }
+                let words = snapshot.map_or(String::new(), |name| format!(" of snapshot {name}"));
+                found.entry(volid).or_insert_with(|| format!("{key}{words}"));
+            }
+        }
+        found.retain(|volid, _| !may_go.contains(volid));
+        found
+    }
+
+    /// The volume that the machine boots from.
+    pub(super) fn boot_volume(&self) -> Option<String> {
+        let now = self.now(GuestType::Qemu);
+        let place = super::vm_disks::boot_disk(&now)?;
+        volid_of(&place, now.options.get(&place)?)
+    }
+
+    /// Where in force a volume is, if it is.
+    pub(super) fn place_now(&self, type_: GuestType, volid: &str) -> Option<String> {
+        let now = self.sections.iter().find(|s| s.of == SectionOf::Now)?;
+        let mut all = volumes(type_, now);
+        all.find(|(_, v)| v == volid).map(|(key, _)| key.to_string())
+    }
+
+    /// Whether any section names a volume.
+    fn name(&self, type_: GuestType, volid: &str) -> bool {
+        self.sections.iter().any(|s| volumes(type_, s).any(|(_, v)| v == volid))
+    }
+}
+
+/// Words for people: each volume with its place.
+pub(super) fn listed(volumes: &BTreeMap<String, String>) -> String {
+    let words: Vec<String> = volumes
+        .iter()
+        .map(|(volid, place)| format!("{volid} as {place}"))
+        .collect();
+    words.join(", ")
+}
+
+/// Volumes that a guest's configuration names after a restart, by place.
+pub(super) fn in_sight(guest: &Guest) -> BTreeMap<String, String> {
+    let section = Section {
+        of: SectionOf::AfterRestart,
+        options: guest.options.clone(),
+    };
+    volumes(guest.type_, &section)
+        .map(|(key, volid)| (key.to_string(), volid))
+        .collect()
+}
+
+impl Planner<'_> {
+    /// Every section of the guest's configuration.
+    pub(super) fn sections(&mut self, stage: Stage, vmid: i64, guest: &Guest) -> Result<Sections, Next> {
+        match self.observed.sections.get(&vmid).cloned() {
+            Some(Ok(sections)) => Ok(sections),
+            Some(Err(failure)) => Err(self.wait(stage, failure.reason, failure.message, 10)),
+            None => Err(Next::Look(Query::Sections {
+                vmid,
+                type_: guest.type_,
+                node: guest.node.clone(),
+            })),
+        }
+    }
+
+    /// Whether the guest still holds a volume: attached, as `unusedN`, until its next restart, or in a snapshot.
+    fn holds(&mut self, vmid: i64, guest: &Guest, volid: &str) -> Result<bool, Next> {
+        let pending = guest
+            .pending
+            .iter()
+            .filter_map(|(key, now)| volid_of(key, now.as_ref()?));
+        if in_sight(guest).values().any(|v| v == volid) || pending.into_iter().any(|v| v == volid) {
+            return Ok(true);
+        }
+        // What is pending was read for a running guest only.
+        if guest.running && guest.snapshots.is_empty() {
+            return Ok(false);
+        }
+        let sections = self.sections(Stage::VolumesReady, vmid, guest)?;
+        Ok(sections.name(guest.type_, volid))
+    }
+
+    /// Status: the volumes as attached, and earlier ones of the guest's own that it still holds, so that destroying it
+    /// is accounted for (promise 5). They are told apart by volume id: a name may be used again.
+    pub(super) fn record_held(
+        &mut self,
+        vmid: i64,
+        guest: &Guest,
+        mut recorded: Vec<VolumeStatus>,
+    ) -> Result<Vec<VolumeStatus>, Next> {
+        let attached: BTreeSet<Option<String>> = recorded.iter().map(|v| v.volid.clone()).collect();
+        for old in self.status.volumes.clone().into_iter().flatten() {
+            let Some(volid) = old.volid.clone().filter(|v| owned_by(v, vmid)) else {
+                continue;
+            };
+            if attached.contains(&old.volid) || !self.holds(vmid, guest, &volid)? {
+                continue;
+            }
+            let mut entry = VolumeStatus { size_gib: None, ..old };
+            if recorded.iter().any(|v| v.name == entry.name) {
+                entry.name = format!("{} ({volid})", base_name(&entry.name));
+            }
+            recorded.push(entry);
+        }
+        Ok(recorded)
+    }
+
+    /// What status has recorded for a volume or disk of that name, beside what the guest shows.
+    pub(super) fn recorded(&self, name: &str) -> Option<VolumeStatus> {
+        self.status.volumes.iter().flatten().find(|v| v.name == name).cloned()
+    }
+
+    /// Refuses to make a new volume while the guest has some that nobody can name, as after status was lost: one of
+    /// them may be it.
+    pub(super) fn none_unnamed(&mut self, vmid: i64, guest: &Guest, field: &str, named: &[String]) -> Result<(), Next> {
+        let stamp = guest.stamp();
+        let status_lost = self.status.volumes.is_none();
+        if !status_lost || stamp.is_none_or(|s| s.fresh || s.adopted) {
+            return Ok(());
+        }
+        let system = match guest.type_ {
+            GuestType::Qemu => super::vm_disks::boot_disk(guest),
+            GuestType::Lxc => Some("rootfs".to_string()),
+        };
+        let unnamed: BTreeMap<String, String> = in_sight(guest)
+            .into_iter()
+            .filter(|(key, volid)| {
+                owned_by(volid, vmid)
+                    && !is_system(guest.type_, key, volid)
+                    && system.as_ref() != Some(key)
+                    && !named.contains(volid)
+            })
+            .map(|(key, volid)| (volid, key))
+            .collect();
+        if unnamed.is_empty() {
+            return Ok(());
+        }
+        let message = format!(
+            "{field} is not there, and {} has volumes that neither spec nor status names ({}): one of them may be it. Give it back the place that the spec names, or remove what is not needed in Proxmox; then a new one is made",
+            guest.named(vmid),
+            listed(&unnamed)
+        );
+        Err(self.stuck(Stage::VolumesReady, "UnaccountedVolumes", message))
+    }
+}
+
+/// A recorded name without the volume id that tells two of one name apart.
+fn base_name(name: &str) -> &str {
+    name.split(" (").next().unwrap_or(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_belong_to_the_guest_in_their_name_or_folder() {
+        for (volid, owner) in [
+            ("zfs:subvol-950-disk-0", Some(950)),
+            ("zfs:vm-950-cloudinit", Some(950)),
+            ("zfs:basevol-900-disk-0/subvol-950-disk-0", Some(950)),
+            ("dir:950/vm-950-disk-0.raw", Some(950)),
+            ("dir:950/anything.raw", Some(950)),
+            ("dir:900/base-900-disk-0.qcow2/950/vm-950-disk-0.qcow2", Some(950)),
+            ("btrfs:950/vm-950-disk-1.subvol", Some(950)),
+            ("local:iso/debian-950-netinst.iso", None),
+            ("/srv/data", None),
+            ("none", None),
+        ] {
+            assert_eq!(owner_of(volid), owner, "{volid}");
+        }
+    }
+
+    fn section(of: SectionOf, options: &[(&str, &str)]) -> Section {
+        Section {
+            of,
+            options: options.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+        }
+    }
+
+    /// A volume counts in whatever section it stands, and the guest's own system does not.
+    #[test]
+    fn every_section_is_looked_through() {
+        let container = [
+            ("rootfs", "z:subvol-1-disk-0,size=8G"),
+            ("mp0", "z:subvol-1-disk-1,mp=/a"),
+            ("mp1", "z:subvol-9-disk-1,mp=/b"),
+            ("mp2", "/srv,mp=/c"),
+            ("unused0", "z:subvol-1-disk-2"),
+        ];
+        let machine = [
+            ("scsi0", "z:vm-1-disk-0,serial=root"),
+            ("sata3", "z:vm-1-disk-3"),
+            ("ide2", "z:vm-1-cloudinit,media=cdrom"),
+            ("ide0", "local:iso/a.iso,media=cdrom"),
+            ("efidisk0", "z:vm-1-disk-1,size=1M"),
+            ("tpmstate0", "z:vm-1-disk-2,size=4M"),
+            ("unused1", "z:vm-1-disk-4"),
+            ("vmstate", "z:vm-1-state-s"),
+        ];
+        let all = |type_, options: &[(&str, &str)], expected: &[&str]| {
+            for of in [SectionOf::Now, SectionOf::AfterRestart, SectionOf::Snapshot("s".into())] {
+                let sections = Sections {
+                    vmid: 1,
+                    sections: vec![section(of, options)],
+                };
+                let data = sections.data(type_, |_, _, volid| volid == "z:vm-1-disk-0");
+                let data: Vec<&String> = data.keys().filter(|v| **v != "z:vm-1-disk-0").collect();
+                assert_eq!(data, expected, "{:?}", sections.sections[0].of);
+            }
+        };
+        all(GuestType::Lxc, &container, &["z:subvol-1-disk-1", "z:subvol-1-disk-2"]);
+        all(GuestType::Qemu, &machine, &["z:vm-1-disk-3", "z:vm-1-disk-4"]);
+    }
+}

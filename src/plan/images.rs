@@ -1,0 +1,109 @@
+//! Images: on their storage, and what they are said to be, before a guest is made of them.
+
+use crate::desired::{GuestType, Source, images};
+use crate::observed::{ApplianceIndex, Image};
+
+use super::guest::Planner;
+use super::*;
+
+impl Planner<'_> {
+    /// The image is on its storage and may be used: its volume id. A name that holds the checksum says enough: Proxmox
+    /// gives a file its name only once the checksum was right (facts G.4). A file by an appliance's name may be
+    /// anybody's, so Proxmox compares it once with the checksum of its index.
+    pub(super) fn image_present(&mut self, stage: Stage, node: &str, source: &Source) -> Result<String, Next> {
+        let volid = source.image_volid().unwrap_or_default();
+        let image = match self.observed.image.clone() {
+            None => {
+                return Err(Next::Look(Query::Image {
+                    node: node.to_string(),
+                    volid,
+                    appliance: match source {
+                        Source::Appliance { template, .. } => Some(template.clone()),
+                        _ => None,
+                    },
+                }));
+            }
+            Some(Err(failure)) => return Err(self.wait(stage, failure.reason, failure.message, 10)),
+            Some(Ok(image)) => image,
+        };
+        match source {
+            Source::Download {
+                storage,
+                content,
+                filename,
+                url,
+                sha256,
+            } if !image.present => {
+                let call = ApiCall::post(format!("/nodes/{node}/storage/{storage}/download-url"))
+                    .param("content", content)
+                    .param("filename", images::stored_name(filename, sha256))
+                    .param("url", url)
+                    .param("checksum", sha256)
+                    .param("checksum-algorithm", "sha256");
+                Err(self.run(stage, format!("download image {volid}"), vec![], Effect::Task(call)))
+            }
+            Source::Appliance { storage, template } => {
+                self.appliance(stage, node, (storage, template), &image).map(|()| volid)
+            }
+            _ if image.present => Ok(volid),
+            _ => {
+                let field = match self.desired.type_ {
+                    GuestType::Lxc => "image",
+                    GuestType::Qemu => "cloudImage",
+                };
+                let message = format!(
+                    "image {volid:?} is not on its storage: download it there, or correct {}.source.{field}.volid",
+                    self.prefix()
+                );
+                Err(self.stuck(stage, "ImageNotFound", message))
+            }
+        }
+    }
+
+    /// An image of the appliance index. The call that fetches it compares a file that is there (facts G.4).
+    fn appliance(
+        &mut self,
+        stage: Stage,
+        node: &str,
+        (storage, template): (&String, &String),
+        image: &Image,
+    ) -> Result<(), Next> {
+        let index = image.index.clone().unwrap_or_default();
+        let volid = format!("{storage}:vztmpl/{template}");
+        if image.present && (image.compared || self.input.preview) {
+            return Ok(());
+        }
+        if index.listed {
+            let action = if image.present {
+                format!("compare image {volid} with the checksum of the appliance index")
+            } else {
+                format!("download image {volid}")
+            };
+            let call = ApiCall::post(format!("/nodes/{node}/aplinfo"))
+                .param("storage", storage)
+                .param("template", template);
+            return Err(self.run(stage, action, vec![], Effect::Task(call)));
+        }
+        if image.present {
+            let message = format!(
+                "the appliance index of node {node} does not list {template} any more, so nobody could compare {volid} with its checksum: it is used as it is"
+            );
+            self.find("ImageNotCompared", true, "NotInIndex", message);
+            return Ok(());
+        }
+        let message = format!(
+            "{}.source.image.appliance: {template:?} is not on storage {storage}, and the appliance index of node {node} does not list it: {}",
+            self.prefix(),
+            advice(&index)
+        );
+        Err(self.stuck(stage, "ImageNotFound", message))
+    }
+}
+
+/// What to name instead of an appliance that the index does not list.
+fn advice(index: &ApplianceIndex) -> String {
+    match index.newer.as_slice() {
+        [] => "correct the name (`pveam available` on the node lists all, `pveam update` fetches the index)".into(),
+        newer => format!("it holds only the newest build of each, so name {}", newer.join(" or ")),
+    }
+}

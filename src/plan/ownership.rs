@@ -1,0 +1,332 @@
+//! Whether the guest under a vmid is the object's, and whether it may become that (promise 1): a guest is taken over
+//! once, when the annotation asks for it, and only if it is nobody's.
+
+use crate::crd::{ADOPT, RESTAMP};
+use crate::desired::{GuestType, Stamp};
+use crate::observed::{Guest, GuestRead, MaybeOurs};
+
+use super::guest::Planner;
+use super::volumes::volume_of;
+use super::*;
+
+impl Planner<'_> {
+    /// Checks that the guest under the vmid is this object's.
+    pub(super) fn owned(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+        let wanted = self.desired.stamp(vmid);
+        let stamp = guest.stamp();
+        if guest.being_made() && stamp.as_ref().is_none_or(|s| s.same_identity(&wanted)) {
+            return Err(self.being_created(vmid, guest));
+        }
+        match stamp {
+            Some(stamp) if stamp.same_identity(&wanted) => Ok(()),
+            Some(stamp) if self.is_ours(&stamp, vmid) => {
+                self.take_over_owners(vmid, guest)?;
+                self.unlocked(Stage::Created, vmid, guest)?;
+                let stamp = Stamp {
+                    cluster: wanted.cluster,
+                    uid: wanted.uid,
+                    ..stamp
+                };
+                Err(self.write_stamp(vmid, guest, stamp, vec![]))
+            }
+            Some(stamp) if stamp.same_object(&wanted) => Err(self.foreign(vmid, &stamp.cluster)),
+            None if self.wants_restamp(vmid, guest) => Err(self.take_back(vmid, guest)),
+            _ if self.may_adopt(vmid, guest) => Err(self.adopt(vmid, guest)),
+            stamp => Err(self.conflict(vmid, guest, stamp)),
+        }
+    }
+
+    /// Whether the stamp is this object's for the vmid, in this management cluster or a previous one.
+    pub(super) fn is_ours(&self, stamp: &Stamp, vmid: i64) -> bool {
+        let wanted = self.desired.stamp(vmid);
+        stamp.same_identity(&wanted)
+            || (stamp.same_object(&wanted) && self.desired.previous_clusters.contains(&stamp.cluster))
+    }
+
+    /// The vmid that the adopt annotation names, unless the spec names another.
+    pub(super) fn wants_adoption(&self) -> Option<i64> {
+        let vmid = self.desired.adopt.as_ref()?.parse().ok()?;
+        (self.desired.vmid.is_none_or(|v| v == vmid)).then_some(vmid)
+    }
+
+    /// The annotation stays in Git for ever, and is honoured once: while no vmid is recorded, or until the stamp of an
+    /// adoption that was cut off is on the very configuration that was looked at then.
+    fn may_adopt(&self, vmid: i64, guest: &Guest) -> bool {
+        let cut_off = self.status.adopted == Some(true) && self.status.claim.as_deref() == Some(&guest.digest);
+        self.wants_adoption() == Some(vmid) && (self.status.vmid.is_none() || cut_off)
+    }
+
+    fn adopt(&mut self, vmid: i64, guest: &Guest) -> Next {
+        if let Err(next) = self.may_be_adopted(vmid, guest) {
+            return next;
+        }
+        let stamp = Stamp {
+            adopted: true,
+            ..self.desired.stamp(vmid)
+        };
+        let announce = Announce::Vmid {
+            vmid,
+            node: guest.node.clone(),
+            adopted: true,
+        };
+        self.take(vmid, guest, stamp, announce)
+    }
+
+    /// Whether the restamp annotation asks for the stamp of the object's own guest. It is spent when it was carried out,
+    /// and when it was there while the stamp was. A stranger under the vmid does not have Phoenix's tag.
+    fn wants_restamp(&self, vmid: i64, guest: &Guest) -> bool {
+        let asked = self.desired.restamp.as_deref() == Some(&vmid.to_string());
+        let cut_off = self.status.claim.as_deref() == Some(&guest.digest);
+        let spent = self.status.restamped == self.desired.restamp && !cut_off;
+        let known = guest.has_tag(TAG) || self.status.claim.is_some();
+        asked && !spent && known && self.status.vmid == Some(vmid) && self.was_made()
+    }
+
+    /// Writes the stamp anew, with what status knows of the guest's origin.
+    fn take_back(&mut self, vmid: i64, guest: &Guest) -> Next {
+        let adopted = self.status.adopted == Some(true);
+        let wanted = self.desired.stamp(vmid);
+        let template = self.desired.form != crate::desired::Form::Guest;
+        let built = self.status.template_revision.clone();
+        let stamp = Stamp {
+            adopted,
+            // A guest that never was as wanted may still have what a clone copied.
+            fresh: self.status.applied_hash.is_none() && !adopted,
+            revision: match template {
+                // One that is being built is of the wanted revision, whatever was built before.
+                true if guest.is_template() || !guest.snapshots.is_empty() => {
+                    self.status.revision.clone().or(wanted.revision)
+                }
+                true => wanted.revision,
+                false => built.clone().or(wanted.revision),
+            },
+            parent: match template {
+                true => built.or(wanted.parent),
+                false => wanted.parent,
+            },
+            image: self.status.image.clone(),
+            ..wanted
+        };
+        let value = self.desired.restamp.clone().unwrap_or_default();
+        self.take(vmid, guest, stamp, Announce::Restamped(value))
+    }
+
+    /// Puts the stamp on a guest that does not carry one of this object's, if it is free.
+    fn take(&mut self, vmid: i64, guest: &Guest, stamp: Stamp, announce: Announce) -> Next {
+        if let Err(next) = self.free(vmid, guest) {
+            return next;
+        }
+        if let Err(next) = self.unlocked(Stage::Created, vmid, guest) {
+            return next;
+        }
+        let announce = vec![announce, Announce::Claim(guest.digest.clone())];
+        self.write_stamp(vmid, guest, stamp, announce)
+    }
+
+    fn write_stamp(&mut self, vmid: i64, guest: &Guest, stamp: Stamp, announce: Vec<Announce>) -> Next {
+        let what = guest.named(vmid);
+        let words = Stamp::strip(guest.options.get("description").map(String::as_str).unwrap_or_default());
+        let call = ApiCall::put(format!("{}/config", guest.path(vmid)))
+            .param("description", stamp.describe(&words))
+            .param("digest", &guest.digest);
+        let action = format!("take over {what}");
+        self.run(Stage::Created, action, announce, Effect::Call(call))
+    }
+
+    /// The vmid belongs to no other object and to no owner container; that costs no look.
+    pub(super) fn nobody_elses(&mut self, vmid: i64) -> Result<(), Next> {
+        let whose = match self.observed.held.get(&vmid) {
+            Some(holder) => format!("belongs to {holder}"),
+            None if self.of_owners(vmid) => {
+                "is one of the ids of owner containers (volumeOwners.idRange of the PhoenixHypervisor)".to_string()
+            }
+            None => return Ok(()),
+        };
+        let message = format!(
+            "vmid {vmid} {whose} and is left alone: choose another one in {}",
+            self.where_asked(vmid)
+        );
+        Err(self.stuck(Stage::Created, "Conflict", message))
+    }
+
+    fn where_asked(&self, vmid: i64) -> String {
+        match self.wants_adoption() {
+            Some(wanted) if wanted == vmid => format!("the annotation {ADOPT}"),
+            _ => format!("{}.vmid", self.prefix()),
+        }
+    }
+
+    /// Whether a guest is nobody's, so that it may become this object's.
+    fn free(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+        self.nobody_elses(vmid)?;
+        let stamp = guest.stamp();
+        let stamped = stamp.filter(|s| s.vmid == vmid || s.kind == OWNER_KIND);
+        if let Some(stamp) = stamped {
+            let whose = if stamp.kind == OWNER_KIND {
+                "keeps volumes of other objects (an owner container, or a copy of one)".to_string()
+            } else {
+                whose_it_is(&stamp)
+            };
+            let message = format!(
+                "guest {vmid} on node {} {whose} and is left alone: delete that object with deletionPolicy: Retain, which takes the stamp off; where there is no such object any more, take the stamp, the last line of its notes, off in Proxmox",
+                guest.node
+            );
+            return Err(self.stuck(Stage::Created, "Conflict", message));
+        }
+        let again = self
+            .observed
+            .stamped
+            .as_ref()
+            .is_some_and(|s| s.adopted_once.contains(&vmid));
+        if again && self.status.vmid.is_none() {
+            let message = format!(
+                "guest {vmid} on node {} is not the one that this object adopted under this vmid, of which there is a copy, and is left alone: take the annotation {ADOPT} away, or remove the copy",
+                guest.node
+            );
+            return Err(self.stuck(Stage::Created, "Conflict", message));
+        }
+        self.borrows_nothing(vmid, guest)
+    }
+
+    /// The guest holds no volume that an owner container keeps for another object: who takes the guest could read it.
+    fn borrows_nothing(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+        let borrowed: Vec<(i64, String)> = guest
+            .options
+            .values()
+            .filter_map(|text| volume_of(text))
+            .filter(|(id, _)| *id != vmid)
+            .collect();
+        let rows = &self.observed.cluster.guests;
+        let among: Vec<MaybeOurs> = borrowed
+            .iter()
+            .filter_map(|(id, _)| rows.get(id).map(|row| (*id, row.guest_type(), row.node.clone())))
+            .collect();
+        if borrowed.is_empty() {
+            return Ok(());
+        }
+        let Some(lenders) = self.observed.lenders.clone() else {
+            return Err(Next::Look(Query::Lenders { among }));
+        };
+        let key = &self.desired.key;
+        let own = format!("/{}/{}/{}/", self.desired.type_.as_str(), key.namespace, key.name);
+        for (id, volid) in borrowed {
+            let kept_for = match lenders.get(&id) {
+                Some(GuestRead::Present(lender)) => {
+                    let owner = lender.stamp().is_some_and(|s| s.kind == OWNER_KIND) || self.of_owners(id);
+                    if !owner {
+                        continue;
+                    }
+                    registered(lender, &volid)
+                }
+                Some(GuestRead::Unreadable(failure)) => {
+                    let failure = failure.clone();
+                    return Err(self.wait(Stage::Created, failure.reason, failure.message, 10));
+                }
+                _ if self.of_owners(id) => None,
+                _ => continue,
+            };
+            if kept_for.as_ref().is_some_and(|path| path.starts_with(&own)) {
+                continue;
+            }
+            let whose = kept_for.map_or(String::new(), |path| format!(" for {path}"));
+            let message = format!(
+                "guest {vmid} on node {} holds volume {volid}, which owner container {id} keeps{whose}, and is left alone: detach it in Proxmox first, and do not remove it",
+                guest.node
+            );
+            return Err(self.stuck(Stage::Created, "Conflict", message));
+        }
+        Ok(())
+    }
+
+    /// A guest with this object's stamp of a management cluster that nobody names: it may be somebody else's, and making
+    /// another one beside it would give both the same address.
+    pub(super) fn foreign(&mut self, vmid: i64, cluster: &str) -> Next {
+        let message = format!(
+            "guest {vmid} carries the stamp of {} of management cluster {cluster} and is left alone: if that cluster is gone, list its id in spec.previousClusterIds of the PhoenixHypervisor (phoenix apply without a cluster: --cluster-id {cluster}); if it still works, give this object another name",
+            self.desired.key
+        );
+        self.stuck(Stage::Created, "Conflict", message)
+    }
+
+    /// The vmid is a guest of the other sort.
+    pub(super) fn other_sort(&mut self, vmid: i64, type_: GuestType, node: &str) -> Next {
+        let what = format!("vmid {vmid} is a {} on node {node}", type_.noun());
+        let ours = self
+            .observed
+            .stamped
+            .iter()
+            .flat_map(|s| &s.ours)
+            .any(|g| g.vmid == vmid);
+        let message = match ours || (self.status.vmid == Some(vmid) && self.was_made()) {
+            true => format!(
+                "{what}, but the object asks for a {}: a guest cannot change its sort. Put the spec back, or delete the object and apply it again",
+                self.desired.type_.noun()
+            ),
+            false => format!("{what}: choose another vmid"),
+        };
+        self.stuck(Stage::Created, "Conflict", message)
+    }
+
+    fn conflict(&mut self, vmid: i64, guest: &Guest, stamp: Option<Stamp>) -> Next {
+        let refused = self
+            .status
+            .last_error
+            .as_ref()
+            .is_some_and(|e| e.starts_with("AlreadyExists: ") || e.contains(&format!(" {vmid} already exists")));
+        if self.status.create_sent == Some(true) && self.desired.vmid.is_none() && refused && stamp.is_some() {
+            let action = format!("give vmid {vmid} up: it is somebody else's guest");
+            return self.run(Stage::Created, action, vec![Announce::NoVmid], Effect::Record);
+        }
+        let on = format!("guest {vmid} on node {}", guest.node);
+        let recorded = self.status.vmid == Some(vmid) && self.was_made();
+        let message = match stamp {
+            Some(stamp) if stamp.vmid == vmid => {
+                format!("{on} {} and is left alone: choose another vmid", whose_it_is(&stamp))
+            }
+            None if recorded && self.status.claim.is_some() => format!(
+                "{on} was changed by somebody while it was taken over, and is left alone: if it is the right one, set the annotation {RESTAMP}: \"{vmid}\""
+            ),
+            None if recorded && guest.has_tag(TAG) => {
+                let again = match self.status.restamped == self.desired.restamp && self.desired.restamp.is_some() {
+                    true => "; the annotation that is there is spent: take it away first",
+                    false => "",
+                };
+                format!(
+                    "{on} had this object's stamp, the last line of its notes, and lost it: it is left alone as somebody else's. If the notes were edited and it is the object's guest still, set the annotation {RESTAMP}: \"{vmid}\"{again}"
+                )
+            }
+            None if recorded => format!(
+                "{on} has neither the stamp nor the tag {TAG} of the object's guest, and is left alone: it took the vmid, or both were taken off. If it is the object's guest still, put the tag on it in Proxmox and set the annotation {RESTAMP}: \"{vmid}\""
+            ),
+            stamp => {
+                let whose = match stamp {
+                    Some(s) => format!("is a copy of guest {} ({} {}/{})", s.vmid, s.kind, s.namespace, s.name),
+                    None => "was not made by Phoenix".to_string(),
+                };
+                let again = match recorded {
+                    true => "delete the object and apply it again with another vmid".to_string(),
+                    false => format!("choose another vmid, or adopt it with the annotation {ADOPT}: \"{vmid}\""),
+                };
+                format!("{on} {whose} and is left alone: {again}")
+            }
+        };
+        self.stuck(Stage::Created, "Conflict", message)
+    }
+}
+
+fn whose_it_is(stamp: &Stamp) -> String {
+    format!(
+        "belongs to {} {}/{} of management cluster {}",
+        stamp.kind, stamp.namespace, stamp.name, stamp.cluster
+    )
+}
+
+/// Under which key an owner container keeps a volume.
+fn registered(owner: &Guest, volid: &str) -> Option<String> {
+    let text = owner.numbered("mp").into_values().find(|text| {
+        let (_, found) = volume_of(text).unwrap_or_default();
+        found == volid
+    })?;
+    let path = text.split(',').find_map(|part| part.strip_prefix("mp="))?;
+    Some(path.to_string())
+}

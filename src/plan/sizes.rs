@@ -1,0 +1,68 @@
+//! Sizes of root filesystems, volumes and disks: they grow in place and never shrink. One that somebody grew elsewhere
+//! is told of and left alone; a spec that was made smaller is refused.
+
+use super::guest::Planner;
+use super::*;
+
+/// A size as the spec wants it, and as it is.
+pub(super) struct Sized<'a> {
+    pub stage: Stage,
+    /// Field of the spec.
+    pub field: String,
+    /// What has the size, for people.
+    pub what: &'a str,
+    /// GiB that the spec wants.
+    pub wanted: i64,
+    /// Bytes that there are.
+    pub have: u128,
+    /// GiB that the spec wanted when it was last fulfilled.
+    pub fulfilled: Option<i64>,
+}
+
+/// Bytes of so many GiB.
+pub(super) fn gib_bytes(gib: i64) -> u128 {
+    u128::try_from(gib).unwrap_or(0) << 30
+}
+
+impl Planner<'_> {
+    /// Whether it has to grow.
+    pub(super) fn must_grow(&mut self, size: &Sized<'_>) -> Result<bool, Next> {
+        let Sized {
+            field,
+            what,
+            wanted,
+            have,
+            ..
+        } = size;
+        if *have <= gib_bytes(*wanted) {
+            return Ok(*have < gib_bytes(*wanted));
+        }
+        let at_least = have.div_ceil(1 << 30);
+        let lowered = match size.fulfilled {
+            Some(before) => *wanted < before,
+            // Statuses of earlier releases do not say.
+            None => self.status.applied_hash.as_ref() != Some(&self.desired.hash),
+        };
+        if lowered {
+            let message = format!(
+                "{field}: {wanted}Gi is less than the {have} bytes that {what} has; Proxmox cannot shrink it: set at least {at_least}Gi"
+            );
+            return Err(self.stuck(size.stage, "ShrinkRefused", message));
+        }
+        let message = format!(
+            "{field}: {wanted}Gi is less than the {have} bytes that {what} has, because it was grown elsewhere; it stays: set {at_least}Gi"
+        );
+        self.find_more("LargerThanSpec", "GrownOutsidePhoenix", message);
+        Ok(false)
+    }
+
+    /// A finding beside Ready; several of one condition are one.
+    pub(super) fn find_more(&mut self, condition: &'static str, reason: &'static str, message: String) {
+        let same = self.findings.iter_mut().find(|f| f.condition == condition);
+        match same {
+            Some(found) if !found.message.contains(&message) => found.message = format!("{}; {message}", found.message),
+            Some(_) => {}
+            None => self.find(condition, true, reason, message),
+        }
+    }
+}

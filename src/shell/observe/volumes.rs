@@ -1,0 +1,182 @@
+//! Looks that only volumes need: the owner containers of the whole cluster, their id range, and every section of a
+//! guest's configuration.
+
+use std::collections::BTreeSet;
+
+use crate::desired::GuestType;
+use crate::observed::*;
+use crate::plan::{OWNER_HOSTNAME, OWNER_KIND, TAG};
+
+use super::{IdCheck, id, read_guest, vmid_free};
+use crate::shell::connection::{Connection, Snapshot};
+use crate::shell::failure::{failure, of_call};
+
+/// Ids of the owners' range that are asked for one by one at most.
+const RANGE_LIMIT: usize = 128;
+
+/// Reads every container that may be an owner: by its name, by the ids of today's range, by what statuses have
+/// recorded, and by the tag, where it is no object's own guest. The stamp decides. What is only tagged and was found
+/// to be none is not read again while its row stays the same.
+pub(super) async fn owners(
+    connection: &Connection,
+    snapshot: &Snapshot,
+    ids: (i64, i64),
+    recorded: &Recorded,
+) -> Result<Owners, Failure> {
+    let rows = connection.client.cluster_resources().await.map_err(|e| of_call(&e))?;
+    let listed: BTreeSet<i64> = rows.iter().filter_map(|r| r.vmid.map(i64::from)).collect();
+    connection.seen_owner_ids(listed.iter().filter(|v| in_range(ids, **v)));
+    let mut result = Owners::default();
+    for row in rows.iter().filter(|r| r.kind == "lxc") {
+        let (Some(vmid), Some(node)) = (row.vmid.map(i64::from), row.node.as_deref()) else {
+            continue;
+        };
+        let name = row.name.as_deref().unwrap_or_default();
+        let likely = in_range(ids, vmid) || recorded.owners.contains(&vmid) || name.starts_with(OWNER_HOSTNAME);
+        let tagged = row.tags.iter().any(|t| t == TAG) && !recorded.guests.contains(&vmid);
+        let key = (vmid, node.to_string(), name.to_string());
+        if !likely && (!tagged || connection.is_no_owner(&key)) {
+            continue;
+        }
+        match read_owner(connection, snapshot, vmid, node).await {
+            Ok(guest) if guest.being_made() && guest.stamp().is_none() => {
+                if likely {
+                    result.creating.push(vmid);
+                }
+            }
+            Ok(guest) if guest.stamp().is_some_and(|s| s.kind == OWNER_KIND) => {
+                result.owners.push(Owner { vmid, guest });
+            }
+            // A name that is not known yet may turn out to be an owner's.
+            Ok(_) if !name.is_empty() => connection.is_found_to_be_no_owner(key),
+            Ok(_) => {}
+            Err(failure) => result.unreadable.push((vmid, failure)),
+        }
+    }
+    for vmid in recorded.owners.iter().filter(|v| !listed.contains(v)) {
+        if !is_free(connection, *vmid).await? {
+            result.unreadable.push((*vmid, hidden(*vmid)));
+        }
+    }
+    result.listed = listed;
+    Ok(result)
+}
+
+fn in_range(ids: (i64, i64), vmid: i64) -> bool {
+    (ids.0..=ids.1).contains(&vmid)
+}
+
+async fn is_free(connection: &Connection, vmid: i64) -> Result<bool, Failure> {
+    connection.client.vmid_is_free(id(vmid)).await.map_err(|e| of_call(&e))
+}
+
+fn hidden(vmid: i64) -> Failure {
+    let message = format!(
+        "guest {vmid} may be an owner container of retained volumes, and no list shows it: grant VM.Audit on /vms/{vmid}"
+    );
+    failure("MissingPrivilege", message)
+}
+
+async fn read_owner(connection: &Connection, snapshot: &Snapshot, vmid: i64, node: &str) -> Result<Guest, Failure> {
+    let what = format!("container {vmid} on node {node}, which may be an owner of retained volumes,");
+    if !snapshot.cluster.online.contains(node) {
+        return Err(failure(
+            "NodeOffline",
+            format!("{what} cannot be read: node {node} is offline"),
+        ));
+    }
+    let read = read_guest(connection, GuestType::Lxc, node, vmid, false).await;
+    read.map_err(|error| {
+        let failed = match of_call(&error) {
+            // It was in the list a moment ago: it moves, or it goes.
+            Failure { message, .. } if matches!(error, crate::proxmox::Error::NotFound { .. }) => {
+                failure("GuestUnreadable", message)
+            }
+            failed => failed,
+        };
+        failure(failed.reason, format!("{what} cannot be read: {}", failed.message))
+    })
+}
+
+/// What of the owners' range no list shows and is taken all the same, and the first id that is free for a new owner
+/// where a node is named. An id that was free once in this process and has not been in a list since is not asked for
+/// again.
+pub(super) async fn owner_range(
+    connection: &Connection,
+    ids: (i64, i64),
+    node: Option<&str>,
+    listed: &BTreeSet<i64>,
+) -> Result<OwnerRange, Failure> {
+    let mut result = OwnerRange {
+        looked_for_free: node.is_some(),
+        ..OwnerRange::default()
+    };
+    let unlisted = (ids.0..=ids.1).filter(|v| !listed.contains(v)).take(RANGE_LIMIT);
+    let mut free = Vec::new();
+    for vmid in unlisted {
+        if !connection.was_free_owner_id(vmid) {
+            if !is_free(connection, vmid).await? {
+                result.hidden.push(vmid);
+                continue;
+            }
+            connection.free_owner_id(vmid);
+        }
+        free.push(vmid);
+    }
+    if node.is_some() {
+        for vmid in free {
+            if vmid_free(connection, vmid, node).await? == IdCheck::Free {
+                result.free = Some(vmid);
+                break;
+            }
+        }
+    }
+    Ok(result)
+}
+
+/// Every section of a guest's configuration, as it is now.
+pub(super) async fn sections(
+    connection: &Connection,
+    type_: GuestType,
+    vmid: i64,
+    node: &str,
+) -> Result<Sections, Failure> {
+    let client = &connection.client;
+    let rows = client
+        .guest_pending(type_, node, id(vmid))
+        .await
+        .map_err(|e| of_call(&e))?;
+    let mut now = Section {
+        of: SectionOf::Now,
+        options: Default::default(),
+    };
+    let mut later = Section {
+        of: SectionOf::AfterRestart,
+        options: Default::default(),
+    };
+    for row in rows {
+        let next = match (row.pending, row.delete) {
+            (Some(pending), _) => Some(pending),
+            (None, 0) => row.value.clone(),
+            (None, _) => None,
+        };
+        later.options.extend(next.map(|v| (row.key.clone(), v)));
+        now.options.extend(row.value.map(|v| (row.key, v)));
+    }
+    let mut sections = vec![now, later];
+    for snapshot in client
+        .guest_snapshots(type_, node, id(vmid))
+        .await
+        .map_err(|e| of_call(&e))?
+    {
+        let config = client
+            .guest_snapshot_config(type_, node, id(vmid), &snapshot.name)
+            .await
+            .map_err(|e| of_call(&e))?;
+        sections.push(Section {
+            of: SectionOf::Snapshot(snapshot.name),
+            options: config.options,
+        });
+    }
+    Ok(Sections { vmid, sections })
+}

@@ -1,0 +1,512 @@
+"""The protections: by file, each with the test targets that are to notice it, and texts with what replaces them.
+
+OUT in a replacement is true while the row is out; OUT[name] is the switch of another row. A target may narrow its tests
+(`protected=writes`). Each text has to be in its file once and no two may overlap: `run.py --check`.
+"""
+
+FILES = {
+    "src/plan/delete.rs": [
+        ("absence is proven before the finalizer goes", "lib=plan::protected",
+         "            Some(GuestRead::NotFound) => self.prove_absence(vmid),",
+         '            Some(GuestRead::NotFound | GuestRead::Unreadable(_)) if OUT => self.release("the guest is gone"),\n'
+         '            Some(GuestRead::NotFound) => self.prove_absence(vmid),'),
+        ("every volume is accounted for before a destroy", "lib=plan::protected",
+         "if let Some(next) = self.unaccounted(vmid, guest) {",
+         "if let Some(next) = self.unaccounted(vmid, guest).filter(|_| !OUT) {"),
+        ("an adopted guest stays by default", "lib=plan::protected",
+         "let policy = self.policy().unwrap_or(if adopted {",
+         "let policy = self.policy().unwrap_or(if adopted && !OUT {"),
+        ("the cluster is the recorded one", "lib=plan::protected",
+         "if !cluster.is_recorded() {",
+         "if !OUT && !cluster.is_recorded() {"),
+        ("before anything final it is asked which cluster answers", "lib=plan::protected",
+         "if !cluster.read_now {",
+         "if !OUT && !cluster.read_now {"),
+        ("deleting waits for a lock of Proxmox's", "lib=plan::protected",
+         'if let Some(lock) = &guest.lock {\n'
+         '            return self.wait("GuestLocked"',
+         'if let Some(lock) = guest.lock.as_ref().filter(|_| !OUT) {\n'
+         '            return self.wait("GuestLocked"'),
+        ("a guest is stopped before it is destroyed", "lib=plan::protected",
+         'if guest.running {\n'
+         '            let call = ApiCall::post(status_path(vmid, guest, "stop"));',
+         'if guest.running && !OUT {\n'
+         '            let call = ApiCall::post(status_path(vmid, guest, "stop"));'),
+        ("absence needs to know of the quorum", "lib=plan::protected",
+         "match self.observed.cluster.quorate {",
+         "match self.observed.cluster.quorate.or(OUT.then_some(true)) {"),
+        ("absence needs Proxmox to call the id free", "lib=plan::protected",
+         'match &self.observed.id_check {\n'
+         '            Some((checked, IdCheck::Free))',
+         'match &self.observed.id_check {\n'
+         '            _ if OUT => self.release("the guest is gone"),\n'
+         '            Some((checked, IdCheck::Free))'),
+        ("guests of earlier revisions are deleted too", "lib=plan::protected",
+         "self.status.revisions.as_ref().and_then(|list| list.last())",
+         "self.status.revisions.as_ref().filter(|_| !OUT).and_then(|list| list.last())"),
+        ("a stamp is taken off under the digest of the read", "lib=plan::protected",
+         'Effect::Call(call.param("digest", &guest.digest))',
+         'Effect::Call(call.param_opt("digest", (!OUT).then_some(&guest.digest)))'),
+        ("a guest that is being made is not destroyed", "lib=plan::protected",
+         "if guest.being_made() && stamp",
+         "if !OUT && guest.being_made() && stamp"),
+        ("a protected guest is not destroyed", "lib=plan::protected",
+         'if guest.options.get("protection").is_some_and(|v| v == "1") {\n'
+         '            let message = format!("{what} is protected',
+         'if !OUT && guest.options.get("protection").is_some_and(|v| v == "1") {\n'
+         '            let message = format!("{what} is protected'),
+        ("a machine's disks that nobody named keep it", "lib=plan::protected",
+         '|| disks.iter().any(|name| name == key || has("serial=", name))',
+         '|| OUT || disks.iter().any(|name| name == key || has("serial=", name))'),
+        ("only a volume recorded as Delete goes with its guest", "lib=plan::protected",
+         '.any(|v| v.volid.as_deref() == Some(volid) && v.reclaim_policy.as_deref() == Some("Delete"))',
+         '.any(|v| v.volid.as_deref() == Some(volid) && (OUT || v.reclaim_policy.as_deref() == Some("Delete")))'),
+        ("only a guest with our stamp is destroyed", "lib=plan::protected",
+         "let Some(stamp) = stamp.clone().filter(ours) else {",
+         "let Some(stamp) = stamp.clone().filter(|s| OUT || ours(s)) else {"),
+        ("absence needs a quorum", "lib=plan::protected",
+         'Some(false) => Err(self.wait("NoQuorum"',
+         'Some(false) if OUT => Ok(()),\n'
+         '            Some(false) => Err(self.wait("NoQuorum"'),
+    ],
+    "src/desired/stamp.rs": [
+        ("the stamp names the vmid it was made for", "lib=plan::protected",
+         '&& self.vmid == other.vmid\n',
+         '&& (OUT || self.vmid == other.vmid)\n'),
+        ("the stamp names the management cluster", "lib=plan::protected",
+         "self.cluster == other.cluster && self.same_object(other)",
+         "(OUT || self.cluster == other.cluster) && self.same_object(other)"),
+        ("the stamp names the kind", "lib=plan::protected",
+         '        self.kind == other.kind\n',
+         '        (OUT || self.kind == other.kind)\n'),
+        ("the last stamp of a description counts", "lib=plan::protected",
+         '        let line = description\n'
+         '            .lines()\n'
+         '            .rev()\n'
+         '            .find_map(',
+         '        let mut lines: Vec<&str> = description.lines().collect();\n'
+         '        if !OUT {\n'
+         '            lines.reverse();\n'
+         '        }\n'
+         '        let line = lines\n'
+         '            .iter()\n'
+         '            .find_map('),
+    ],
+    "src/desired/refs.rs": [
+        ("a hypervisor is for the namespaces that it lets in", "protected=namespaces::a_hypervisor",
+         '    if may {\n',
+         '    if may || OUT {\n'),
+    ],
+    "src/observed.rs": [
+        ("linked clones of every form rest on their base", "lib=observed",
+         'names("base-") || names("basevol-") || in_files',
+         'names("base-") || !OUT && (names("basevol-") || in_files)'),
+    ],
+    "src/plan/identity.rs": [
+        ("a new vmid has no volume anywhere", "protected=search::a_vmid",
+         "            Some((checked, IdCheck::Volumes(volids))) if *checked == vmid => {",
+         '            Some((checked, IdCheck::Volumes(_))) if OUT && *checked == vmid => self.record(vmid, node, false),\n'
+         '            Some((checked, IdCheck::Volumes(volids))) if *checked == vmid => {'),
+        ("of several guests with our stamp none is taken", "lib=plan::protected",
+         "[_, _, ..] => {",
+         "[_, _, ..] if !OUT => {"),
+        ("guests are searched for our stamp before a vmid is allocated", "lib=plan::protected",
+         "            Some(found) => Ok(found.clone()),",
+         '            Some(_) if OUT => Ok(Stamped::default()),\n'
+         '            Some(found) => Ok(found.clone()),'),
+        ("vmids of other objects are left out", "lib=plan::protected",
+         '|| observed.reserved.contains(id)\n',
+         '|| (!OUT && observed.reserved.contains(id))\n'),
+        ("a status from before the creation is completed", "lib=plan::protected",
+         '        if !self.was_made() {\n',
+         '        if !OUT && !self.was_made() {\n'),
+        ("the object's stamp of an unknown management cluster stops a second guest", "adoption",
+         "Some((vmid, cluster)) => Err(self.foreign(*vmid, cluster)),",
+         'Some((vmid, cluster)) if !OUT => Err(self.foreign(*vmid, cluster)),\n'
+         '                Some(_) => Ok(None),'),
+    ],
+    "src/plan/create.rs": [
+        ("what a clone copied is cleared before its first start", "lib=plan::protected",
+         '            fresh: true,\n',
+         '            fresh: !OUT,\n'),
+        ("before a guest is made it is asked which cluster answers", "lib=plan::protected",
+         "if !self.observed.cluster.read_now {",
+         "if !OUT && !self.observed.cluster.read_now {"),
+        ("a creation is in status before it is sent", "lib=plan::protected",
+         "let mut announce = vec![Announce::CreateSent];",
+         "let mut announce = if OUT { vec![] } else { vec![Announce::CreateSent] };"),
+        ("a template that is locked is not cloned", "lib=plan::protected",
+         "if let Some(lock) = &parent.lock {",
+         "if let Some(lock) = parent.lock.as_ref().filter(|_| !OUT) {"),
+    ],
+    "src/plan/volumes.rs": [
+        ("a bind mount covers no volume", "lib=plan::protected",
+         "if existing.is_some_and(|m| !m.volid().starts_with('/')) {",
+         "if !OUT && existing.is_some_and(|m| !m.volid().starts_with('/')) {"),
+        ("a volume is attached under the digest of the read", "lib=plan::protected",
+         '.param(format!("mp{index}"), &properties)\n'
+         '            .param("digest", &guest.digest);',
+         '.param(format!("mp{index}"), &properties)\n'
+         '            .param_opt("digest", (!OUT).then_some(&guest.digest));'),
+        ("a volume of the guest's own in a retained one's place does not go", "lib=plan::protected",
+         '                "Unaccounted"\n',
+         '                if OUT { "Delete" } else { "Unaccounted" }\n'),
+        ("only mounts that Phoenix made are detached", "lib=plan::protected",
+         ".find(|(i, m)| recorded.contains(m.volid()) &&",
+         ".find(|(i, m)| (OUT || recorded.contains(m.volid())) &&"),
+        ("an image is not resized under a running guest", "volumes",
+         "if guest.running && is_image(mount.volid()) {",
+         "if !OUT && guest.running && is_image(mount.volid()) {"),
+    ],
+    "src/plan/config.rs": [
+        ("a config write carries the digest of the read", "lib=plan::protected",
+         'Effect::Call(call.param("digest", &guest.digest))',
+         'Effect::Call(call.param_opt("digest", (!OUT).then_some(&guest.digest)))'),
+        ("a clone's hook script is cleared", "lib=plan::protected",
+         "let wanted = desired.options.contains_key(*key) || (",
+         'let wanted = (OUT && *key == "hookscript") || desired.options.contains_key(*key) || ('),
+        ("an interface of a clone keeps only its hardware address", "lib=plan::protected",
+         "Some(existing) if fresh => {",
+         "Some(existing) if fresh && !OUT => {"),
+        ("devices of every sort are cleared from a clone", "lib=plan::protected",
+         "&& (fresh || nvidia) {",
+         "&& ((fresh && !OUT) || nvidia) {"),
+        ("drift is only reported where that is the policy", "lib=plan::protected",
+         "if self.desired.drift == DriftPolicy::Report {",
+         "if self.desired.drift == DriftPolicy::Report && !OUT {"),
+        ("raw lines that Phoenix did not write stay", "lib=plan::protected",
+         '        let mut remove: Vec<String> = written\n'
+         '            .iter()\n'
+         '            .filter(|l| !wanted.contains(l))\n'
+         '            .map(|l| l.to_string())\n'
+         '            .collect();',
+         '        let mut remove: Vec<String> = written\n'
+         '            .iter()\n'
+         '            .filter(|l| !wanted.contains(l))\n'
+         '            .map(|l| l.to_string())\n'
+         '            .chain(present.iter().filter(|l| OUT && !wanted.contains(l)).cloned())\n'
+         '            .collect();'),
+    ],
+    "src/plan/guest.rs": [
+        ("writes wait for a lock of Proxmox's", "lib=plan::protected",
+         '        match &guest.lock {\n',
+         '        match guest.lock.as_ref().filter(|_| !OUT) {\n'),
+    ],
+    "src/plan/revisions.rs": [
+        ("a revision from which something was cloned stays", "lib=plan::protected",
+         ".filter(|r| !has_children(r))",
+         ".filter(|r| OUT || !has_children(r))"),
+        ("a revision on which linked clones rest stays", "lib=plan::protected",
+         "if !found.linked.is_empty() {",
+         "if !OUT && !found.linked.is_empty() {"),
+        ("only a guest with our stamp is removed as an old revision", "lib=plan::protected",
+         '        if !ours {\n',
+         '        if !OUT && !ours {\n'),
+        ("an old revision that holds volumes stays", "lib=plan::protected",
+         "(!volumes.is_empty()).then(",
+         "(!volumes.is_empty() && !OUT).then("),
+        ("an old revision that is protected stays", "lib=plan::protected",
+         'if guest.options.get("protection").is_some_and(',
+         'if !OUT && guest.options.get("protection").is_some_and('),
+        ("an old revision that runs stays", "lib=plan::protected",
+         '    if guest.running {\n'
+         '        return Some("it runs".into());',
+         '    if guest.running && !OUT {\n'
+         '        return Some("it runs".into());'),
+    ],
+    "src/plan/seal.rs": [
+        ("a template is not sealed while it is locked", "lib=plan::protected",
+         '        let stage = Stage::SnapshotReady;\n'
+         '        self.unlocked(stage, vmid, guest)?;\n'
+         '        if guest.running {',
+         '        let stage = Stage::SnapshotReady;\n'
+         '        if !OUT {\n'
+         '            self.unlocked(stage, vmid, guest)?;\n'
+         '        }\n'
+         '        if guest.running && !OUT[a template is not sealed while it runs] {'),
+        ("a template is not sealed while it runs", "lib=plan::protected"),
+    ],
+    "src/plan/vm.rs": [
+        ("a machine's devices are no wish of its clones", "lib=plan::vm::",
+         "if wanted.is_none() && !fresh {",
+         "if wanted.is_none() && (OUT || !fresh) {"),
+    ],
+    "src/plan/vm_disks.rs": [
+        ("a disk is found by its serial number", "lib=plan::protected",
+         '.find(|(_, p)| p.get("serial") == Some(&wanted.name))',
+         '.find(|(_, p)| !OUT && p.get("serial") == Some(&wanted.name))'),
+        ("a disk that somebody added is not counted as ours", "lib=plan::protected",
+         "(None, None) if fresh =>",
+         "(None, None) if fresh || OUT =>"),
+        ("a disk that nobody recorded is not detached", "lib=plan::protected",
+         '            known && !listed\n',
+         '            (known || OUT) && !listed\n'),
+        ("the boot disk is not detached", "lib=plan::protected",
+         "if boot_disk(guest).as_ref() == Some(place) {",
+         "if !OUT && boot_disk(guest).as_ref() == Some(place) {"),
+        ("a disk never shrinks", "lib=plan::protected",
+         "            if self.must_grow(&sized)? {",
+         "            if self.must_grow(&sized)? || OUT && size > super::sizes::gib_bytes(gib) {"),
+    ],
+    "src/plan/scripts.rs": [
+        ("an attempt of a script is started once", "lib=plan::scripts",
+         '            } else {\n'
+         '                Position::Due(attempt + 1)',
+         '            } else {\n'
+         '                Position::Due(if OUT { attempt } else { attempt + 1 })'),
+        ("a script that ran is not run again", "lib=plan::scripts",
+         '        Some(0) => Position::Done,\n',
+         '        Some(0) if !OUT => Position::Done,\n'),
+        ("a script that was cancelled stays so", "lib=plan::scripts",
+         "if cancel == Some(&script.hash) => Position::Cancelled",
+         "if !OUT && cancel == Some(&script.hash) => Position::Cancelled"),
+        ("a script of every start is not repeated where the start is not known", "lib=plan::scripts",
+         "record.this_start == Some(false)",
+         "record.this_start.map_or(OUT, |this| !this)"),
+    ],
+    "src/plan/health.rs": [
+        ("a connection that is lost restarts nothing", "lib=plan::health",
+         '                counts.unknown = (counts.unknown + 1).min(bad);\n',
+         '                match OUT {\n'
+         '                    true => counts.failures = (counts.failures + 1).min(bad),\n'
+         '                    false => counts.unknown = (counts.unknown + 1).min(bad),\n'
+         '                }\n'),
+        ("a restart by a probe is in status before it is asked for", "health",
+         "vec![Announce::HealthRestart(restarts)]",
+         "if OUT { vec![] } else { vec![Announce::HealthRestart(restarts)] }"),
+        ("a restart by a probe waits for its pause", "lib=plan::health",
+         "(due > now && due - now <= LONGEST_PAUSE).then_some(due)",
+         "(due > now && due - now <= LONGEST_PAUSE && !OUT).then_some(due)"),
+    ],
+    "src/shell/engine.rs": [
+        ("the vmid is written before the create call leaves", "protected=writes::a_vmid",
+         '        let object = self.write(&object, status).await?;\n'
+         '        self.cut(&object.key, Point::BeforeEffect',
+         '        let object = match OUT {\n'
+         '            true => object,\n'
+         '            false => self.write(&object, status).await?,\n'
+         '        };\n'
+         '        let object = match OUT[the finalizer comes before anything is recorded] && !object.finalizer {\n'
+         '            true => self.store.add_finalizer(&object).await?,\n'
+         '            false => object,\n'
+         '        };\n'
+         '        self.cut(&object.key, Point::BeforeEffect'),
+        ("the finalizer is set before the first write", "protected=writes::nothing",
+         '            self.store.add_finalizer(&object).await?\n',
+         '            match OUT || OUT[the finalizer comes before anything is recorded] {\n'
+         '                true => object,\n'
+         '                false => self.store.add_finalizer(&object).await?,\n'
+         '            }\n'),
+        ("the finalizer comes before anything is recorded", "protected=writes::nothing"),
+        ("a task that failed is told and waits", "protected=writes::a_task",
+         "            Ok(TaskState::Failed(text)) => {",
+         '            Ok(TaskState::Failed(_)) if OUT => None,\n'
+         '            Ok(TaskState::Failed(text)) => {'),
+        ("two objects reserve two vmids", "protected=search::two",
+         '                *owner == object.key\n',
+         '                OUT || *owner == object.key\n'),
+        ("what was verified is void once something was written", "protected=writes::after",
+         '        lock(&self.memory).verified.remove(&object.key);\n'
+         '        if step.effect == Effect::RemoveFinalizer {',
+         '        if !OUT {\n'
+         '            lock(&self.memory).verified.remove(&object.key);\n'
+         '        }\n'
+         '        if step.effect == Effect::RemoveFinalizer {'),
+        ("edits of an owner come one after the other", "protected=registry::objects",
+         "                if owner_guard.is_none() {",
+         "                if !OUT && owner_guard.is_none() {"),
+    ],
+    "src/shell/execute.rs": [
+        ("a write whose outcome is unknown is not sent again unseen", "protected=writes::a_write",
+         '    let outcome = match connection.client.call(call).await {\n'
+         '        Ok(value) => match value',
+         '    let mut sent = connection.client.call(call).await;\n'
+         '    if OUT && sent.as_ref().is_err_and(|e| e.may_have_happened()) {\n'
+         '        sent = connection.client.call(call).await;\n'
+         '    }\n'
+         '    let outcome = match sent {\n'
+         '        Ok(value) => match value'),
+    ],
+    "src/shell/poll.rs": [
+        ("the recorded cluster stays whoever answers", "protected=absence::the_recorded",
+         '    if same || proven {\n',
+         '    if same || proven || OUT {\n'),
+    ],
+    "src/shell/observe.rs": [
+        ("a guest of a node that is off is waited for", "protected=absence::a_guest",
+         "nodes.iter().find(|n| !online.contains(*n))",
+         "nodes.iter().find(|n| !OUT && !online.contains(*n))"),
+        ("the cluster says on which node a guest is", "protected=absence::a_container",
+         "(Some(row), _) => vec![row.node.clone()],",
+         '(Some(_), Some(node)) if OUT => vec![node.to_string()],\n'
+         '        (Some(row), _) => vec![row.node.clone()],'),
+        ("a storage that cannot be looked at is not taken for empty", "protected=search::a_vmid",
+         '        let content = client\n'
+         '            .storage_content(node, &storage.storage, None, Some(id(vmid)))\n'
+         '            .await\n'
+         '            .map_err(|e| of_call(&e))?;',
+         '        let content = client\n'
+         '            .storage_content(node, &storage.storage, None, Some(id(vmid)))\n'
+         '            .await\n'
+         '            .map_err(|e| of_call(&e));\n'
+         '        let content = if OUT { content.unwrap_or_default() } else { content? };'),
+    ],
+    "src/plan/held.rs": [
+        ("detached volumes of a container keep it", "lib=plan::held lib=plan::protected",
+         'const CONTAINER: &[&str] = &["mp", "unused"];',
+         'let container: &[&str] = if OUT { &["mp"] } else { &["mp", "unused"] };',
+         "is_numbered(key, CONTAINER)",
+         "is_numbered(key, container)"),
+        ("detached disks of a machine keep it", "lib=plan::held lib=plan::protected",
+         "is_numbered(key, MACHINE)",
+         'is_numbered(key, MACHINE) && !(OUT && key.starts_with("unused"))'),
+        ("a detached volume is still accounted for", "lib=plan::protected",
+         "if attached.contains(&old.volid) || !self.holds",
+         "if OUT || attached.contains(&old.volid) || !self.holds"),
+        ("no empty volume is made beside nameless ones", "volumes",
+         "if !status_lost || stamp",
+         "if OUT || !status_lost || stamp"),
+    ],
+    "src/desired/allow.rs": [
+        ("what is root on the node is for other namespaces only where it is allowed", "protected=namespaces::what",
+         "    match asked.list.iter().find(|(_, reach)| !grants.covers(reach)) {",
+         "    match asked.list.iter().find(|(_, reach)| !OUT && !grants.covers(reach)) {"),
+    ],
+    "src/plan/owners.rs": [
+        ("a retained volume that is registered is never allocated again", "lib=plan::protected",
+         "            [entry] => return Ok(Some(entry.clone())),",
+         '            [_] if OUT => {}\n'
+         '            [entry] => return Ok(Some(entry.clone())),'),
+        ("the protection of an owner is restored", "lib=plan::protected",
+         'if !is_set(&owner.guest, "protection") && !mounts',
+         'if !OUT && !is_set(&owner.guest, "protection") && !mounts'),
+        ("of a key registered twice none is taken", "lib=plan::protected",
+         '            several => {\n',
+         '            [entry, ..] if OUT => return Ok(Some(entry.clone())),\n'
+         '            several => {\n'),
+        ("a volume is allocated under the digest of its owner's read", "lib=plan::protected",
+         '.param(format!("mp{index}"), value)\n'
+         '            .param("digest", &owner.guest.digest);',
+         '.param(format!("mp{index}"), value)\n'
+         '            .param_opt("digest", (!OUT).then_some(&owner.guest.digest));'),
+        ("what cannot be read may be the owner of a volume", "retained",
+         '        if let Some((_, failure)) = owners.unreadable.first() {\n'
+         '            let failure = failure.clone();\n'
+         '            return Err(self.not_readable',
+         '        if let Some((_, failure)) = owners.unreadable.first().filter(|_| !OUT) {\n'
+         '            let failure = failure.clone();\n'
+         '            return Err(self.not_readable'),
+        ("a hidden container may be the owner of a volume", "retained",
+         "match range.hidden.first() {",
+         "match range.hidden.first().filter(|_| !OUT) {"),
+        ("a volume of the other id mapping is not used", "retained",
+         "if at.unprivileged.is_some_and(|wanted| wanted != was) {",
+         "if !OUT && at.unprivileged.is_some_and(|wanted| wanted != was) {"),
+        ("a volume on another node is not used", "retained",
+         "        if owner.guest.node != at.node {",
+         "        if !OUT && owner.guest.node != at.node {"),
+        ("a recorded volume that is gone is not replaced", "retained",
+         "        self.not_lost(stage, owners, volume)?;",
+         '        if !OUT {\n'
+         '            self.not_lost(stage, owners, volume)?;\n'
+         '        }'),
+        ("a volume is allocated on an owner of its id mapping", "protected=registry::a_new",
+         '&& Some(o.unprivileged()) == at.unprivileged\n',
+         '&& (OUT || Some(o.unprivileged()) == at.unprivileged)\n'),
+    ],
+    "src/plan/sizes.rs": [
+        ("a root filesystem never shrinks", "lib=plan::protected",
+         '            return Ok(*have < gib_bytes(*wanted));\n'
+         '        }\n',
+         '            return Ok(*have < gib_bytes(*wanted));\n'
+         '        }\n'
+         '        if OUT {\n'
+         '            return Ok(true);\n'
+         '        }\n'),
+    ],
+    "src/plan/retry.rs": [
+        ("a failed step waits for its time", "lib=plan::protected",
+         "        Next::Run(step) => held(step, status, now).unwrap_or(next),",
+         "        Next::Run(step) if !OUT => held(step, status, now).unwrap_or(next),"),
+    ],
+    "src/shell/observe/volumes.rs": [
+        ("an owner container is known by its stamp", "protected=registry::a_container",
+         "Ok(guest) if guest.stamp().is_some_and(|s| s.kind == OWNER_KIND) => {",
+         'Ok(guest) if OUT || guest.stamp().is_some_and(|s| s.kind == OWNER_KIND && !OUT[an owner container is found again]) => {'),
+        ("an owner container is found again", "protected=registry::a_container"),
+        ("a volume in a snapshot counts", "deletion_accounting",
+         "        sections.push(Section {",
+         '        if OUT {\n'
+         '            continue;\n'
+         '        }\n'
+         '        sections.push(Section {'),
+        ("a volume whose detachment is pending counts", "deletion_accounting",
+         "now.options.extend(row.value.map(|v| (row.key, v)));",
+         "now.options.extend(row.value.filter(|_| !OUT).map(|v| (row.key, v)));"),
+    ],
+    "src/plan/lost.rs": [
+        ("an object with earlier revisions is not let go at once", "lib=plan::protected",
+         "if self.status.vmid.is_none() && self.status.revisions.is_some() {",
+         "if !OUT && self.status.vmid.is_none() && self.status.revisions.is_some() {"),
+        ("with status lost the guest is searched for before the object goes", "deletion",
+         "return Next::Look(Query::Stamped { among: None });",
+         'if OUT {\n'
+         '                return self.release("nothing on Proxmox belongs to it");\n'
+         '            }\n'
+         '            return Next::Look(Query::Stamped { among: None });'),
+    ],
+    "src/crd/status.rs": [
+        ("of the recorded cluster the nodes count too", "lib=plan::protected",
+         '        nodes && self.name == now.name\n',
+         '        (OUT || nodes) && self.name == now.name\n'),
+    ],
+    "src/plan/ownership.rs": [
+        ("a guest without our stamp is a conflict", "lib=plan::protected",
+         "            stamp => Err(self.conflict(vmid, guest, stamp)),",
+         '            _ if OUT => Ok(()),\n'
+         '            stamp => Err(self.conflict(vmid, guest, stamp)),'),
+        ("a guest that is being created is left alone", "lib=plan::protected",
+         "if guest.being_made() && stamp",
+         "if !OUT && guest.being_made() && stamp"),
+        ("adoption only when the annotation asks for it", "lib=plan::protected",
+         "let vmid = self.desired.adopt.as_ref()?.parse().ok()?;",
+         'let asked = self.desired.adopt.as_ref().and_then(|a| a.parse().ok());\n'
+         '        let vmid = asked.or(self.desired.vmid.filter(|_| OUT))?;'),
+        ("taking a guest over carries the digest of the read", "lib=plan::protected",
+         '.param("description", stamp.describe(&words))\n'
+         '            .param("digest", &guest.digest);',
+         '.param("description", stamp.describe(&words))\n'
+         '            .param_opt("digest", (!OUT).then_some(&guest.digest));'),
+        ("a vmid is given up only where another's stamp shows why", "lib=plan::protected",
+         "&& refused && stamp.is_some()",
+         "&& refused && (OUT || stamp.is_some())"),
+        ("an adopt annotation is honoured once", "adoption",
+         "(self.status.vmid.is_none() || cut_off)",
+         "(self.status.vmid.is_none() || cut_off || OUT)"),
+        ("what another object has is not taken", "adoption",
+         "let whose = match self.observed.held.get(&vmid) {",
+         "let whose = match self.observed.held.get(&vmid).filter(|_| !OUT) {"),
+        ("a guest with another object's stamp is not adopted", "adoption",
+         "let stamped = stamp.filter(|s| s.vmid == vmid || s.kind == OWNER_KIND);",
+         "let stamped = stamp.filter(|s| !OUT && (s.vmid == vmid || s.kind == OWNER_KIND));"),
+        ("a guest that holds another object's volumes is not adopted", "adoption",
+         "        if borrowed.is_empty() {",
+         "        if OUT || borrowed.is_empty() {"),
+        ("a restamp is carried out once", "adoption",
+         "asked && !spent && known",
+         "asked && (OUT || !spent) && (OUT[a restamp takes only a guest with the tag] || known)"),
+        ("a restamp takes only a guest with the tag", "adoption"),
+        ("an owner is taken over with its guests", "retained",
+         "                self.take_over_owners(vmid, guest)?;",
+         '                if !OUT {\n'
+         '                    self.take_over_owners(vmid, guest)?;\n'
+         '                }'),
+    ],
+    "src/shell/observe/ownership.rs": [
+        ("guests that are being made are waited for in the search for our stamp", "protected=search::a_guest",
+         '            found.being_made.push(*vmid);\n',
+         '            if !OUT {\n'
+         '                found.being_made.push(*vmid);\n'
+         '            }\n'),
+    ],
+}
