@@ -6,7 +6,7 @@ use crate::guests::option;
 use crate::harness::{repository, wait_for};
 use crate::site::Site;
 
-fn example(site: &Site, path: &std::path::Path) {
+pub fn example(site: &Site, path: &std::path::Path) {
     let text = std::fs::read_to_string(path).unwrap();
     assert!(text.contains("phoenix"), "{}", path.display());
     let place = |t: &str| t.replace("namespace: phoenix\n", &format!("namespace: {}\n", site.namespace.name));
@@ -61,7 +61,7 @@ fn a_new_users_first_objects_get_ready() {
 }
 
 /// The cloud image that the examples download is where they say, with the checksum that they give.
-fn publish_cloud_image(site: &Site) {
+pub fn publish_cloud_image(site: &Site) {
     let text = std::fs::read_to_string(repository("examples/vm.yaml")).unwrap();
     let value = |key: &str| {
         let line = text.lines().find_map(|l| l.trim().strip_prefix(key));

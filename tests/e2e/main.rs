@@ -17,6 +17,7 @@ mod foundation;
 mod guests;
 mod harness;
 mod inside;
+mod killed;
 mod manifests;
 mod site;
 mod stale;

@@ -114,7 +114,9 @@ fn the_api_server_refuses(alice: &Kubectl, owner: &str) {
             Some(namespace) => alice.within(namespace),
             None => alice.clone(),
         };
-        let answer = user.run(&["auth", "can-i", verb, resource]);
+        let (resource, part) = resource.split_once('/').unwrap_or((resource, ""));
+        let part = format!("--subresource={part}");
+        let answer = user.run(&["auth", "can-i", verb, resource, &part]);
         assert_eq!(
             answer.stdout.trim(),
             "no",
