@@ -4,6 +4,8 @@
 //! * [`cuts`]: the engine dies before each effect, after it, and before each status write.
 //! * [`faults`]: each write is lost, its answer is lost, or it fails; each task fails.
 //! * [`schedules`]: several of these together, and more, at random.
+//! * [`circumstances`]: what happens around the engine: migration, lost privileges, failing reads, deletion,
+//!   a second engine.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,6 +17,7 @@
 #[path = "../engine/mod.rs"]
 mod engine;
 
+mod circumstances;
 mod cuts;
 mod faults;
 mod lifecycles;
