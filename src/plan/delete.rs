@@ -2,43 +2,55 @@
 
 use std::collections::BTreeSet;
 
-use crate::crd::{ABANDON, DeletionPolicy, GuestStatus};
+use crate::crd::{ABANDON, DeletionPolicy, GuestStatus, ReclaimPolicy};
 use crate::desired::{GuestObject, GuestSpec, Stamp};
-use crate::observed::{Guest, GuestRead, IdCheck, Observed, Sections};
+use crate::observed::{Guest, GuestRead, IdCheck, Observed, Owner, Sections};
 
 use super::guest::status_path;
 use super::held::owner_of;
 use super::lost::left_alone;
 use super::*;
 
+/// Owners are found by their stamps where the hypervisor names no range.
+const NO_IDS: (i64, i64) = (0, -1);
 /// Seconds until a template's linked clones are looked for again.
 const IN_USE_AGAIN: u64 = 300;
+
+/// What deleting an object takes of its surroundings.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// Id of the management cluster.
+    pub cluster_id: &'a str,
+    /// Ids of earlier management clusters: their stamps count as those of `cluster_id`.
+    pub previous: &'a [String],
+    /// First and last id of `spec.volumeOwners.idRange` of the hypervisor.
+    pub owner_ids: Option<(i64, i64)>,
+}
+
+impl Surroundings<'_> {
+    /// Whether stamps of the management cluster count.
+    fn knows(&self, cluster: &str) -> bool {
+        self.cluster_id == cluster || self.previous.iter().any(|id| id == cluster)
+    }
+}
 
 pub(super) struct Deletion<'a> {
     pub object: &'a GuestObject,
     pub observed: &'a Observed,
     pub status: &'a GuestStatus,
-    cluster_id: &'a str,
-    previous: &'a [String],
+    around: Surroundings<'a>,
     findings: Vec<Finding>,
 }
 
-/// Decides what to do next for an object that is being deleted. It does not need the spec to be valid. Stamps of the
-/// `previous` management clusters count as those of `cluster_id`.
-pub fn plan_deletion(
-    object: &GuestObject,
-    observed: &Observed,
-    cluster_id: &str,
-    previous: &[String],
-    now: i64,
-) -> Plan {
+/// Decides what to do next for an object that is being deleted. It does not need the spec to be valid. `now` is Unix
+/// time in seconds.
+pub fn plan_deletion(object: &GuestObject, observed: &Observed, around: Surroundings<'_>, now: i64) -> Plan {
     let status = &object.status;
     let mut deletion = Deletion {
         object,
         observed,
         status,
-        cluster_id,
-        previous,
+        around,
         findings: Vec::new(),
     };
     let next = retry::hold_back(deletion.next(), status, now);
@@ -173,7 +185,7 @@ impl Deletion<'_> {
         let key = &self.object.key;
         let stamp = guest.stamp();
         let ours = |s: &Stamp| {
-            (s.cluster == self.cluster_id || self.previous.contains(&s.cluster))
+            self.around.knows(&s.cluster)
                 && s.kind == key.kind.as_str()
                 && s.namespace == key.namespace
                 && s.name == key.name
@@ -399,7 +411,39 @@ impl Deletion<'_> {
                 apart: Some(retry::DELETE.into()),
             }));
         }
+        if let Some(next) = self.open_owner() {
+            return next;
+        }
         self.run(format!("let the object go: {why}"), Effect::RemoveFinalizer)
+    }
+
+    /// An owner container that was opened for a volume of this object is protected again before the last who knows of
+    /// it goes. What cannot be read now keeps nothing: its volumes are as safe as they were.
+    fn open_owner(&mut self) -> Option<Next> {
+        let ids = self.around.owner_ids.unwrap_or(NO_IDS);
+        let spec = match &self.object.spec {
+            GuestSpec::Lxc(spec) => spec.volumes.as_deref().unwrap_or_default(),
+            _ => return None,
+        };
+        let mut recorded = self.status.volumes.iter().flatten();
+        let retained = spec
+            .iter()
+            .any(|v| v.reclaim_policy.unwrap_or_default() == ReclaimPolicy::Retain)
+            || recorded.any(|v| v.reclaim_policy.as_deref() == Some("Retain"));
+        if !retained {
+            return None;
+        }
+        let owners = match &self.observed.owners {
+            None => return Some(Next::Look(Query::Owners { ids })),
+            Some(read) => read.as_ref().ok()?,
+        };
+        let ours = |o: &&Owner| {
+            let stamp = o.guest.stamp();
+            stamp.is_some_and(|s| s.vmid == o.vmid && self.around.knows(&s.cluster)) && o.guest.lock.is_none()
+        };
+        let open = owners.owners.iter().filter(ours).find(|o| o.is_open())?;
+        let (action, effect) = open.protection(true);
+        Some(self.run(action, effect))
     }
 
     pub(super) fn run(&mut self, action: String, effect: Effect) -> Next {

@@ -43,7 +43,7 @@ use crate::observed::{HealthState, MaybeOurs, ProbeKind, Row};
 pub use blame::explain;
 pub use call::{ApiCall, Auth, Method};
 pub use config::TAG;
-pub use delete::{abandoned, plan_deletion};
+pub use delete::{Surroundings, abandoned, plan_deletion};
 pub use guest::{Input, plan};
 pub use owners::{OWNER_HOSTNAME, OWNER_KIND};
 

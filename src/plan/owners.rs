@@ -48,6 +48,20 @@ impl Owner {
     fn unprivileged(&self) -> bool {
         is_set(&self.guest, "unprivileged")
     }
+
+    /// Whether it holds volumes and is not protected.
+    pub(super) fn is_open(&self) -> bool {
+        !is_set(&self.guest, "protection") && !mounts(&self.guest).is_empty()
+    }
+
+    /// What sets or lifts its protection.
+    pub(super) fn protection(&self, on: bool) -> (String, Effect) {
+        let call = ApiCall::put(format!("{}/config", self.guest.path(self.vmid)))
+            .param("protection", u8::from(on))
+            .param("digest", &self.guest.digest);
+        let action = format!("{} owner container {}", if on { "protect" } else { "open" }, self.vmid);
+        (action, Effect::Call(call))
+    }
 }
 
 fn is_set(guest: &Guest, option: &str) -> bool {
@@ -374,7 +388,7 @@ impl Planner<'_> {
             return Ok(());
         };
         for owner in owners.owners.iter().filter(|o| self.of_this_cluster(o)) {
-            if !is_set(&owner.guest, "protection") && !mounts(&owner.guest).is_empty() {
+            if owner.is_open() {
                 return Err(self.protect(owner, true));
             }
         }
@@ -386,12 +400,8 @@ impl Planner<'_> {
         if let Err(next) = self.unlocked(Stage::VolumesReady, owner.vmid, &owner.guest) {
             return next;
         }
-        let call = self
-            .put_config(&owner.guest, owner.vmid)
-            .param("protection", u8::from(on))
-            .param("digest", &owner.guest.digest);
-        let action = format!("{} owner container {}", if on { "protect" } else { "open" }, owner.vmid);
-        self.run(Stage::VolumesReady, action, vec![], Effect::Call(call))
+        let (action, effect) = owner.protection(on);
+        self.run(Stage::VolumesReady, action, vec![], effect)
     }
 
     /// Registers a volume under another key: its name in the spec was changed.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::crd::{GuestKind, GuestStatus, RESTAMP};
 use crate::desired::{self, Blocked, Desired, GuestObject, GuestType, Key, Stamp, refs};
 use crate::observed::{ClonePlace, Failure, HealthState, Observed, Recorded, Verified};
-use crate::plan::{self, Announce, Effect, Input, Next, Plan, Step};
+use crate::plan::{self, Announce, Effect, Input, Next, Plan, Step, Surroundings};
 use crate::proxmox::{Upid, task::TaskState};
 use crate::status::{self, Outcome};
 
@@ -284,9 +284,17 @@ impl<S: Store> Engine<S> {
         };
         let (namespace, name) = object.hypervisor_ref();
         let hypervisor = self.store.hypervisor(&namespace, &name);
-        let previous = hypervisor
-            .and_then(|h| h.spec.previous_cluster_ids.clone())
+        let spec = hypervisor.map(|h| h.spec.clone());
+        let previous = spec
+            .as_ref()
+            .and_then(|s| s.previous_cluster_ids.clone())
             .unwrap_or_default();
+        let owners = spec.as_ref().and_then(|s| s.volume_owners.as_ref());
+        let around = Surroundings {
+            cluster_id: &self.options.cluster_id,
+            previous: &previous,
+            owner_ids: owners.map(|o| (o.id_range.start, o.id_range.end)),
+        };
         let dependencies = || refs::dependencies(object, self.store.as_ref());
         for _ in 0..MAX_LOOKS {
             let plan = match desired {
@@ -299,7 +307,7 @@ impl<S: Store> Engine<S> {
                     clock: self.clock(),
                     preview,
                 }),
-                None => plan::plan_deletion(object, &observed, &self.options.cluster_id, &previous, now()),
+                None => plan::plan_deletion(object, &observed, around, now()),
             };
             let Next::Look(query) = &plan.next else {
                 let waits = matches!(

@@ -76,6 +76,41 @@ fn a_guest_that_is_locked_or_protected_or_being_made_stays() {
     ]);
 }
 
+/// Its protection was lifted for one call, and the object was deleted before the next.
+#[test]
+fn an_owner_that_was_opened_for_a_volume_is_protected_before_the_object_goes() {
+    let gone = |owner: &[(&str, &str)]| {
+        scene(volumes::owned(Scene::container(volumes::KEPT), &[owner]), |s| {
+            s.observed.guest = Some(GuestRead::NotFound);
+            s.observed.id_check = Some((VMID, IdCheck::Free));
+            s.observed.creating = Some(false);
+        })
+    };
+    let entry = format!("tank:subvol-900-disk-1,mp={},size=5G", volumes::KEY);
+    let (full, protected) = (("mp0", entry.as_str()), ("protection", "1"));
+    let protect = "PUT /nodes/pve1/lxc/900/config protection=1 digest=of-the-owner";
+    let stranger = |s: &mut Scene| {
+        for owner in &mut s.observed.owners.as_mut().unwrap().as_mut().unwrap().owners {
+            owner.guest.options.remove("description");
+        }
+    };
+    check(vec![
+        ("open", gone(&[full]), protect),
+        ("protected", gone(&[full, protected]), "RemoveFinalizer"),
+        ("empty", gone(&[]), "RemoveFinalizer"),
+        (
+            "not an owner of ours",
+            scene(gone(&[full]), stranger),
+            "RemoveFinalizer",
+        ),
+        (
+            "nobody looked",
+            scene(gone(&[full]), |s| s.observed.owners = None),
+            "look Owners",
+        ),
+    ]);
+}
+
 /// Nobody may be told that a guest is gone because a list is empty, a read fails or half of the cluster is away.
 #[test]
 fn absence_counts_only_when_a_quorate_cluster_says_that_the_id_is_free() {

@@ -146,7 +146,12 @@ impl Scene {
 
     /// The next step of its deletion, with its guest read.
     fn deletion(&self) -> String {
-        told(&plan_deletion(&self.object, &self.read(), CLUSTER, &[], 1_000_000).next)
+        let around = Surroundings {
+            cluster_id: CLUSTER,
+            previous: &[],
+            owner_ids: Some((900, 909)),
+        };
+        told(&plan_deletion(&self.object, &self.read(), around, 1_000_000).next)
     }
 
     fn read(&self) -> Observed {

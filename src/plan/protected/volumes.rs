@@ -5,9 +5,9 @@ use crate::crd::VolumeStatus;
 
 use super::*;
 
-const KEPT: &str = "volumes: [{name: data, size: 5Gi, mountPath: /data}]";
+pub(super) const KEPT: &str = "volumes: [{name: data, size: 5Gi, mountPath: /data}]";
 const OWN: &str = "volumes: [{name: data, size: 5Gi, mountPath: /data, reclaimPolicy: Delete}]";
-const KEY: &str = "/lxc/ai/a/data";
+pub(super) const KEY: &str = "/lxc/ai/a/data";
 
 fn volumes(scene: &Scene) -> (String, Planned) {
     scene.stage(|p| p.volumes(VMID, &scene.guest))
@@ -23,7 +23,7 @@ fn recorded(name: &str, volid: &str, policy: &str) -> VolumeStatus {
 }
 
 /// Owner containers with these mount points.
-fn owned(mut scene: Scene, owners: &[&[(&str, &str)]]) -> Scene {
+pub(super) fn owned(mut scene: Scene, owners: &[&[(&str, &str)]]) -> Scene {
     let stamp = |vmid| Stamp {
         kind: OWNER_KIND.into(),
         vmid,
