@@ -639,10 +639,12 @@ impl<S: Store> Engine<S> {
         }
         let status = status::after_step(&object.status, step, &outcome, now(), self.options.time_scale);
         self.write(object, status).await?;
-        if matches!(&step.effect, Effect::Call(call) if call.path.starts_with("/pools")) {
-            // Pool membership is only in the cluster's list.
-            let looked = connection.look(false).await;
-            connection.store(looked);
+        // Without quorum nothing can be written: every object is to wait for it, instead of trying for itself.
+        let lost = matches!(&outcome, Outcome::Failed(failure) if failure.reason == "NoQuorum");
+        // Pool membership is only in the cluster's list.
+        let pools = matches!(&step.effect, Effect::Call(call) if call.path.starts_with("/pools"));
+        if lost || pools {
+            connection.store(connection.look(lost).await);
         }
         Ok(matches!(outcome, Outcome::Started(_)).then_some(1.0))
     }

@@ -76,7 +76,9 @@ impl<S: Store> Engine<S> {
         let (result, proven, seconds, changed) = match self.connect(&object, namespace, name) {
             Ok(connection) => {
                 let before = connection.snapshot().ok();
-                let full = before.is_none() || connection.count_poll().is_multiple_of(FULL_EVERY);
+                // Everything waits for a lost quorum: that it is back is seen at once.
+                let lost = before.as_ref().is_none_or(|s| s.cluster.quorate == Some(false));
+                let full = connection.count_poll().is_multiple_of(FULL_EVERY) || lost;
                 let result = connection.look(full).await;
                 let proven = match &result {
                     Ok(snapshot) if full => self.is_proven(&connection, &object, snapshot).await,

@@ -307,6 +307,25 @@ static READS: Circumstance = Circumstance {
     end: |around| around.sim.clear_faults(),
 };
 
+/// `/etc/pve` cannot be written until the other nodes are back.
+static QUORUM: Circumstance = Circumstance {
+    stalls: false,
+    name: "the cluster loses its quorum",
+    prepare: two_nodes,
+    begin: |around| {
+        around.sim.with(|state| {
+            state.quorate = false;
+            state.broadcast();
+        });
+    },
+    end: |around| {
+        around.sim.with(|state| {
+            state.quorate = true;
+            state.broadcast();
+        });
+    },
+};
+
 static DELETION: Circumstance = Circumstance {
     stalls: true,
     name: "the objects are deleted",
@@ -335,6 +354,11 @@ async fn guests_migrate() {
 #[tokio::test]
 async fn privileges_are_missing() {
     sweep(&PRIVILEGES, &[0, 4, 5]).await;
+}
+
+#[tokio::test]
+async fn quorum_is_lost() {
+    sweep(&QUORUM, &[0, 4, 5]).await;
 }
 
 #[tokio::test]

@@ -32,6 +32,33 @@ async fn without_quorum_no_guest_is_made() {
     world.settle(false).await.unwrap();
 }
 
+/// It is noticed by the first write that Proxmox refuses: nobody tries for himself, and everybody goes on afterwards.
+#[tokio::test]
+async fn without_quorum_one_refused_write_makes_every_object_wait() {
+    let mut world = World::new(&[]).await;
+    second_node(&world);
+    let keys = ["a", "b", "c"].map(|name| world.store.apply(guest(name, json!({}))));
+    world.settle(false).await.unwrap();
+    let before = writes(&world).len();
+    edit(&world, Edit::Quorum { quorate: false });
+    for name in ["a", "b", "c"] {
+        world.store.apply(guest(name, json!({"cores": 4})));
+    }
+    for _ in 0..3 {
+        for key in &keys {
+            world.look_at(key).await;
+        }
+    }
+    assert_eq!(writes(&world).len() - before, 1, "{:?}", &writes(&world)[before..]);
+    for key in &keys[1..] {
+        assert!(said(&world, key, "NoQuorum").is_some(), "{:?}", status(&world, key));
+    }
+    edit(&world, Edit::Quorum { quorate: true });
+    world.settle(false).await.unwrap();
+    let cores = |o: &std::collections::BTreeMap<String, String>| o["cores"].clone();
+    assert_eq!(world.guests().values().map(cores).collect::<Vec<_>>(), ["4", "4", "4"]);
+}
+
 #[tokio::test]
 async fn a_guest_of_a_node_that_is_off_is_waited_for_and_not_asked_for() {
     let mut world = World::new(&[]).await;
