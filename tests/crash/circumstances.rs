@@ -358,7 +358,7 @@ async fn privileges_are_missing() {
 
 #[tokio::test]
 async fn quorum_is_lost() {
-    sweep(&QUORUM, &[0, 4, 5]).await;
+    sweep(&QUORUM, &[0, 4, 5, 16]).await;
 }
 
 #[tokio::test]
@@ -409,7 +409,7 @@ async fn objects_are_deleted_while_their_guests_are_made() {
 /// A lease protects from this; where it fails, the writes' own checks do.
 #[tokio::test]
 async fn two_engines_work_at_once() {
-    for n in [0, 1, 3, 4, 5] {
+    for n in [0, 1, 3, 4, 5, 16] {
         let lifecycle = &LIFECYCLES[n];
         let all = lifecycle.phases.len();
         let (usual, _) = run(lifecycle, &BESIDE, None, all, None).await.unwrap();

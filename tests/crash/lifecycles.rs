@@ -206,6 +206,63 @@ fn cancelled(world: &World) {
     world.sim().with(start);
 }
 
+/// The hypervisor's own namespace and one that it lets in, each with a container that keeps a volume of the same name;
+/// the first has a directory of the node mounted. Explicit ids, and one after the other: names of volumes count.
+fn own_namespace(world: &World) {
+    let mut hypervisor = (*world.store.hypervisor("ai", "pve").unwrap()).clone();
+    let spec = json!({"allowedNamespaces": {"from": "All"}, "allow": {"vmids": [{"start": 1001, "end": 1001}]}});
+    let spec: phoenix::crd::PhoenixHypervisorSpec = {
+        let mut all = serde_json::to_value(&hypervisor.spec).unwrap();
+        for (key, value) in spec.as_object().unwrap() {
+            all[key] = value.clone();
+        }
+        serde_json::from_value(all).unwrap()
+    };
+    hypervisor.spec = spec;
+    world.store.objects.insert_hypervisor(hypervisor);
+    let mount = json!([{"name": "logs", "hostPath": HOST_PATH, "mountPath": "/logs", "readOnly": true}]);
+    let fields = json!({"source": image(), "vmid": 1000, "network": [], "hostMounts": mount, "volumes": kept()});
+    world.store.apply(lxc("a", fields));
+}
+
+const HOST_PATH: &str = "/mnt/pve/quickOS/shared-prod-data/logs/nginx";
+
+fn kept() -> serde_json::Value {
+    json!([{"name": "data", "size": "2Gi", "mountPath": "/data"}])
+}
+
+fn other_namespace(world: &World) {
+    let own = world.guests().remove(&1000).unwrap_or_default();
+    let mounted = own.values().any(|v| v.starts_with(HOST_PATH) && v.contains("ro=1"));
+    assert!(mounted, "the directory of the node is not mounted: {own:?}");
+    let fields = json!({"source": image(), "vmid": 1001, "network": [], "volumes": kept()});
+    let mut object = lxc("a", fields);
+    object["metadata"]["namespace"] = json!("team");
+    object["spec"]["hypervisorRef"]["namespace"] = json!("ai");
+    world.store.apply(object);
+}
+
+fn each_keeps_its_own(world: &World) -> Result<(), String> {
+    let guests = world.guests();
+    let volume = |vmid: u32, path: &str| {
+        let mounts = guests.get(&vmid).into_iter().flat_map(|o| o.values());
+        let found = mounts.filter(|v| v.contains(&format!(",mp={path}")));
+        found
+            .map(|v| v.split(',').next().unwrap_or_default().to_string())
+            .next()
+    };
+    let kept = |key: &str| guests.keys().find_map(|owner| volume(*owner, key));
+    let (own, other) = (kept("/lxc/ai/a/data"), kept("/lxc/team/a/data"));
+    let attached = volume(1001, "/data");
+    if own.is_none() || other.is_none() || own == other || attached != other {
+        return Err(format!("kept are {own:?} and {other:?}, attached is {attached:?}"));
+    }
+    match guests.contains_key(&1000) {
+        true => Err("the deleted container is left".into()),
+        false => Ok(()),
+    }
+}
+
 /// What ran in a machine, each once.
 fn ran(world: &World, vmid: u32, expected: &str) -> Result<(), String> {
     let scripts = world.guests()[&vmid]["scripts"].clone();
@@ -486,5 +543,15 @@ pub const LIFECYCLES: &[Lifecycle] = &[
                 .then_some(())
                 .ok_or_else(|| format!("the script: {found:?}; {:?}", object.status.message))
         },
+    },
+    Lifecycle {
+        name: "two namespaces, one with a directory of the node",
+        ssh: true,
+        stalls: false,
+        phases: &[own_namespace, other_namespace, |world| {
+            let key = phoenix::desired::Key::new(phoenix::crd::GuestKind::PhoenixLXC, "ai", "a");
+            world.store.delete(&key);
+        }],
+        check: each_keeps_its_own,
     },
 ];
