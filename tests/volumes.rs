@@ -524,3 +524,55 @@ async fn a_disk_that_was_grown_elsewhere_is_a_finding() {
         "{message}"
     );
 }
+
+/// Phoenix moves no data: what cannot be had without another volume is told, and everything else goes on.
+#[tokio::test]
+async fn another_storage_later_is_told_of() {
+    let with = |name: &str, storage: Option<&str>| {
+        let mut volume = volume(
+            name,
+            &format!("/{name}"),
+            if name == "kept" { "Retain" } else { "Delete" },
+        );
+        if let Some(storage) = storage {
+            volume["storage"] = json!(storage);
+        }
+        volume
+    };
+    let object = |storage: Option<&str>| container(json!([with("kept", storage), with("own", storage)]), json!({}));
+    let (mut world, key) = world(object(None)).await;
+    let before = mounts(&world);
+    for storage in ["quickOS-lxc-disks", "fastData-shared-bulk-data"] {
+        world.store.apply(object(Some(storage)));
+        world.settle(false).await.unwrap();
+        let message = condition(&world, &key, "RecreateRequired").unwrap_or_default();
+        for name in ["kept", "own"] {
+            let differs = storage != "fastData-shared-bulk-data";
+            let told = format!("volumes[{name}].storage is \"fastData-shared-bulk-data\", wanted {storage:?}");
+            assert_eq!(message.contains(&told), differs, "{message}");
+        }
+        assert_eq!(mounts(&world), before);
+    }
+}
+
+#[tokio::test]
+async fn another_storage_or_version_of_a_machines_drives_is_told_of() {
+    let object = |storage: &str, version: &str| {
+        let fields = json!({"bios": "ovmf", "efiDisk": {"storage": storage}, "tpm": {"storage": storage, "version": version},
+            "cloudInit": {"user": "ops", "storage": storage}});
+        vm("a", fields)
+    };
+    let (mut world, key) = world(object("quickOS-vm-disks", "v2.0")).await;
+    assert_eq!(condition(&world, &key, "RecreateRequired"), None);
+    world.store.apply(object("quickOS-shared-prod-data", "v1.2"));
+    world.settle(false).await.unwrap();
+    let message = condition(&world, &key, "RecreateRequired").unwrap();
+    for field in ["efiDisk", "tpm", "cloudInit"] {
+        let told = format!("{field}.storage is \"quickOS-vm-disks\", wanted \"quickOS-shared-prod-data\"");
+        assert!(message.contains(&told), "{message}");
+    }
+    assert!(
+        message.contains("tpm.version is \"v2.0\", wanted \"v1.2\""),
+        "{message}"
+    );
+}

@@ -158,6 +158,8 @@ pub struct WantedVolume {
     pub name: String,
     /// Storage.
     pub storage: String,
+    /// Whether the spec names the storage, rather than the hypervisor's defaults.
+    pub storage_given: bool,
     /// Size in GiB.
     pub size_gib: i64,
     /// Mount path in the guest.

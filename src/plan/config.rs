@@ -142,7 +142,7 @@ impl Planner<'_> {
                 "{}: the container keeps what it has; only a new container can change it",
                 differs.join("; ")
             );
-            self.find("RecreateRequired", true, "CreationOnly", message);
+            self.find_more("RecreateRequired", "CreationOnly", message);
         }
     }
 

@@ -186,7 +186,7 @@ impl Planner<'_> {
         }
         if !differs.is_empty() {
             let message = format!("{}: the disk keeps what it has", differs.join("; "));
-            self.find("RecreateRequired", true, "CreationOnly", message);
+            self.find_more("RecreateRequired", "CreationOnly", message);
         }
     }
 
@@ -276,6 +276,7 @@ impl Planner<'_> {
             .options
             .values()
             .any(|v| v.contains("cloudinit") && v.contains("media=cdrom"));
+        self.drives_chosen_once(guest, vm);
         let prefix = self.prefix();
         let mut missing: Option<(&str, Option<String>, String, &str, String)> = None;
         if let Some((storage, keys)) = vm
@@ -317,6 +318,37 @@ impl Planner<'_> {
         let storage = self.disk_storage(guest, vm, storage.as_ref(), &field)?;
         let action = format!("add {name} to {}", guest.named(vmid));
         Err(self.allocate_drive(vmid, guest, place, format!("{storage}:{rest}"), action))
+    }
+
+    /// These drives, too, keep what they were made with.
+    fn drives_chosen_once(&mut self, guest: &Guest, vm: &WantedVm) {
+        let firmware = &vm.firmware;
+        let efi = firmware.efi.as_ref().map(|(storage, _)| (storage, None));
+        let tpm = firmware
+            .tpm
+            .as_ref()
+            .map(|(storage, version)| (storage, Some(*version)));
+        let init = vm.cloud_init.as_ref().map(|init| (&init.storage, None));
+        let drives = guest.options.iter().filter_map(|(place, text)| {
+            let (field, (storage, version)) = match place.as_str() {
+                "efidisk0" => ("efiDisk", efi?),
+                "tpmstate0" => ("tpm", tpm?),
+                _ if text.contains("cloudinit") && text.contains("media=cdrom") => ("cloudInit", init?),
+                _ => return None,
+            };
+            let have = Properties::of_option(place, text).ok()?;
+            let on = volid(&have).split(':').next().unwrap_or_default().to_string();
+            let made = have.get("version").unwrap_or("v1.2").to_string();
+            let storage = storage.as_ref().filter(|wanted| **wanted != on);
+            let storage = storage.map(|wanted| format!("{field}.storage is {on:?}, wanted {wanted:?}"));
+            let version = version.filter(|wanted| *wanted != made);
+            let version = version.map(|wanted| format!("{field}.version is {made:?}, wanted {wanted:?}"));
+            Some(storage.into_iter().chain(version))
+        });
+        for differs in drives.flatten().collect::<Vec<_>>() {
+            let message = format!("{differs}: the drive keeps what it has");
+            self.find_more("RecreateRequired", "CreationOnly", message);
+        }
     }
 
     /// Detaches a disk that Phoenix knows and the spec dropped; Proxmox keeps it as `unusedN`.

@@ -590,6 +590,14 @@ impl Planner<'_> {
                 "Retain"
             }
         };
+        let storage = mount.volid().split(':').next().unwrap_or_default();
+        if volume.storage_given && volume.storage != storage {
+            let message = format!(
+                "volumes[{0}].storage is {storage:?}, wanted {1:?}: the volume stays where it is; give a volume on {1} another name and copy the data",
+                volume.name, volume.storage
+            );
+            self.find_more("RecreateRequired", "CreationOnly", message);
+        }
         VolumeStatus {
             name: volume.name.clone(),
             volid: Some(mount.volid().to_string()),
