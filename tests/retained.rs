@@ -205,6 +205,26 @@ async fn an_owner_that_cannot_be_read_is_named() {
     }
 }
 
+/// A guest that is there already gets no new volume either.
+#[tokio::test]
+async fn a_volume_that_is_added_waits_for_an_owner_that_cannot_be_read() {
+    let mut world = kept().await;
+    let key = world.store.apply(with(json!([]), json!({})));
+    world.settle(false).await.unwrap();
+    let before = (registered(&world), world.guests().len());
+    fails(&world, "^/nodes/phoenix/lxc/9900/config$", 0, 10_000, 403);
+    world.store.apply(guest());
+    rounds(&world, 12).await;
+    let (reason, message) = told(&world, &key);
+    assert_eq!(reason, "MissingPrivilege", "{message}");
+    assert!(message.contains("container 9900 on node phoenix"), "{message}");
+    assert_eq!((registered(&world), world.guests().len()), before);
+    world.sim().clear_faults();
+    world.settle(false).await.unwrap();
+    assert_eq!(registered(&world), before.0);
+    assert!(before.0[0].1.starts_with(&attached(&world).unwrap()));
+}
+
 #[tokio::test]
 async fn an_owner_on_a_node_that_is_offline_is_waited_for() {
     let mut world = kept().await;

@@ -12,9 +12,6 @@ use super::*;
 impl Deletion<'_> {
     /// Status names no guest that was made: it may have been lost. All guests that nobody has are looked at.
     pub(super) fn without_vmid(&mut self) -> Next {
-        if self.status.vmid.is_none() && self.status.revisions.is_some() {
-            return self.release("nothing on Proxmox belongs to it");
-        }
         if let Err(next) = self.conclusive() {
             return next;
         }

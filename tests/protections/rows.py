@@ -55,6 +55,9 @@ FILES = {
          '            let message = format!("{what} is protected',
          'if !OUT && guest.options.get("protection").is_some_and(|v| v == "1") {\n'
          '            let message = format!("{what} is protected'),
+        ("an owner that was opened is protected before its object goes", "lib=plan::protected",
+         "if let Some(next) = self.open_owner() {",
+         "if let Some(next) = self.open_owner().filter(|_| !OUT) {"),
         ("a machine's disks that nobody named keep it", "lib=plan::protected",
          '|| disks.iter().any(|name| name == key || has("serial=", name))',
          '|| OUT || disks.iter().any(|name| name == key || has("serial=", name))'),
@@ -191,6 +194,9 @@ FILES = {
         ("writes wait for a lock of Proxmox's", "lib=plan::protected",
          '        match &guest.lock {\n',
          '        match guest.lock.as_ref().filter(|_| !OUT) {\n'),
+        ("a guest is stopped before anything else is done to it", "waiting=stopping",
+         "        if !self.facts.stopped || !guest.running {",
+         "        if OUT || !self.facts.stopped || !guest.running {"),
     ],
     "src/plan/revisions.rs": [
         ("a revision from which something was cloned stays", "lib=plan::protected",
@@ -244,7 +250,7 @@ FILES = {
         ("the boot disk is not detached", "lib=plan::protected",
          "if boot_disk(guest).as_ref() == Some(place) {",
          "if !OUT && boot_disk(guest).as_ref() == Some(place) {"),
-        ("a disk never shrinks", "lib=plan::protected",
+        ("a disk never shrinks", "volumes=a_disk_that_was_grown",
          "            if self.must_grow(&sized)? {",
          "            if self.must_grow(&sized)? || OUT && size > super::sizes::gib_bytes(gib) {"),
     ],
@@ -278,7 +284,15 @@ FILES = {
          "(due > now && due - now <= LONGEST_PAUSE).then_some(due)",
          "(due > now && due - now <= LONGEST_PAUSE && !OUT).then_some(due)"),
     ],
+    "src/desired/scripts/features.rs": [
+        ("features that require each other are followed so far only", "robustness=features_that",
+         "        if self.done.len() + self.path.len() >= MAX_FEATURES {",
+         "        if !OUT && self.done.len() + self.path.len() >= MAX_FEATURES {"),
+    ],
     "src/shell/engine.rs": [
+        ("one write that finds no quorum makes everybody wait", "protected=absence::without_quorum_one",
+         'let lost = matches!(&outcome, Outcome::Failed(failure) if failure.reason == "NoQuorum");',
+         'let lost = !OUT && matches!(&outcome, Outcome::Failed(failure) if failure.reason == "NoQuorum");'),
         ("the vmid is written before the create call leaves", "protected=writes::a_vmid",
          '        let object = self.write(&object, status).await?;\n'
          '        self.cut(&object.key, Point::BeforeEffect',
@@ -371,6 +385,74 @@ FILES = {
         ("what is root on the node is for other namespaces only where it is allowed", "protected=namespaces::what",
          "    match asked.list.iter().find(|(_, reach)| !grants.covers(reach)) {",
          "    match asked.list.iter().find(|(_, reach)| !OUT && !grants.covers(reach)) {"),
+        ("ids of owner containers are nobody's", "tenants=ids_of",
+         "    owners_are_nobodys(object, hypervisor)?;",
+         "    if !OUT {\n"
+         "        owners_are_nobodys(object, hypervisor)?;\n"
+         "    }"),
+        ("a path that climbs is not below what was given", "lib=desired::allow",
+         "    below && !climbs",
+         "    below && (OUT || !climbs)"),
+        ("a URL that climbs is not below what was given", "lib=desired::allow",
+         "rest.is_some_and(|rest| !climbs(rest))",
+         "rest.is_some_and(|rest| OUT || !climbs(rest))"),
+        ("only templates of the hypervisor's namespace are given by name", "tenants",
+         "template: template.is_some_and(|t| t.key.namespace == namespace),",
+         "template: template.is_some_and(|t| OUT || t.key.namespace == namespace),"),
+    ],
+    "src/plan/allow.rs": [
+        ("a guest is adopted only with what was given", "tenants=adopting",
+         "        list.extend(carried(guest));\n",
+         "        list.extend(carried(guest).into_iter().filter(|_| !OUT));\n"),
+        ("volumes of others are not adopted", "tenants=adopting",
+         "        list.extend(volumes_of_others(vmid, guest));",
+         "        list.extend(volumes_of_others(vmid, guest).into_iter().filter(|_| !OUT));"),
+        ("what a guest carries is compared before each step", "tenants",
+         "list.extend(carried(guest).into_iter().filter(|c| !self.takes_away(c, guest)));",
+         "list.extend(carried(guest).into_iter().filter(|c| !OUT && !self.takes_away(c, guest)));"),
+        ("a clone carries only what was given", "tenants=a_clone",
+         "        self.may_be_cloned(*vmid, template, &parent)?;",
+         "        if !OUT {\n"
+         "            self.may_be_cloned(*vmid, template, &parent)?;\n"
+         "        }"),
+        ("only the template's own guest is cloned", "tenants=a_guest_that_is_not",
+         "        if !is_its {",
+         "        if !is_its && !OUT {"),
+    ],
+    "src/desired/images.rs": [
+        ("the name of an image holds its checksum", "lib=desired::images",
+         'format!("{stem}-{sha256}{end}")',
+         'if OUT { format!("{stem}{end}") } else { format!("{stem}-{sha256}{end}") }'),
+    ],
+    "src/plan/images.rs": [
+        ("Proxmox compares what it downloads", "images",
+         '                    .param("checksum", sha256)\n'
+         '                    .param("checksum-algorithm", "sha256");',
+         '                    .param_opt("checksum", (!OUT).then_some(sha256))\n'
+         '                    .param_opt("checksum-algorithm", (!OUT).then_some("sha256"));'),
+        ("a file under an appliance's name is compared once", "images",
+         "if image.present && (image.compared || self.input.preview) {",
+         "if image.present && (OUT || image.compared || self.input.preview) {"),
+    ],
+    "src/shell/turns.rs": [
+        ("places for tasks go to namespaces in turn", "lib=shell::turns",
+         "        if first.count() >= free {",
+         "        if free == 0 || first.count() >= free && !OUT {"),
+        ("clones of a source go to namespaces in turn", "lib=shell::turns",
+         "let rank = (!is_head, *nth, self.served.last(&key.namespace), came);",
+         "let turn = (*nth, self.served.last(&key.namespace));\n"
+         "            let rank = (!is_head, if OUT { (0, 0) } else { turn }, came);"),
+        ("who was told to be the first to clone stays so", "lib=shell::turns",
+         "            let is_head = self.head.as_ref() == Some(key);",
+         "            let is_head = !OUT && self.head.as_ref() == Some(key);"),
+    ],
+    "src/shell/defect.rs": [
+        ("a panic costs only the work in which it happens", "robustness=a_panic",
+         "    AssertUnwindSafe(work).catch_unwind().await.map_err(words)",
+         "    if OUT {\n"
+         "        return Ok(work.await);\n"
+         "    }\n"
+         "    AssertUnwindSafe(work).catch_unwind().await.map_err(words)"),
     ],
     "src/plan/owners.rs": [
         ("a retained volume that is registered is never allocated again", "lib=plan::protected",
@@ -378,8 +460,8 @@ FILES = {
          '            [_] if OUT => {}\n'
          '            [entry] => return Ok(Some(entry.clone())),'),
         ("the protection of an owner is restored", "lib=plan::protected",
-         'if !is_set(&owner.guest, "protection") && !mounts',
-         'if !OUT && !is_set(&owner.guest, "protection") && !mounts'),
+         "            if owner.is_open() {",
+         "            if !OUT && owner.is_open() {"),
         ("of a key registered twice none is taken", "lib=plan::protected",
          '            several => {\n',
          '            [entry, ..] if OUT => return Ok(Some(entry.clone())),\n'
@@ -405,7 +487,7 @@ FILES = {
         ("a volume on another node is not used", "retained",
          "        if owner.guest.node != at.node {",
          "        if !OUT && owner.guest.node != at.node {"),
-        ("a recorded volume that is gone is not replaced", "retained",
+        ("a recorded volume that is gone is not replaced", "volumes=a_retained_volume_that_lost",
          "        self.not_lost(stage, owners, volume)?;",
          '        if !OUT {\n'
          '            self.not_lost(stage, owners, volume)?;\n'
@@ -428,6 +510,15 @@ FILES = {
         ("a failed step waits for its time", "lib=plan::protected",
          "        Next::Run(step) => held(step, status, now).unwrap_or(next),",
          "        Next::Run(step) if !OUT => held(step, status, now).unwrap_or(next),"),
+        ("stopping and deleting obey no pause of other work", "lib=plan::retry waiting",
+         "            None if [STOP, DELETE].contains(&name.as_str()) => return None,",
+         "            None if !OUT && [STOP, DELETE].contains(&name.as_str()) => return None,"),
+        ("a time that a wrong clock wrote holds nothing back", "lib=plan::retry",
+         "    (1..=MAX_PAUSE).contains(&left).then_some(left)",
+         "    (1..=if OUT { u64::MAX } else { MAX_PAUSE }).contains(&left).then_some(left)"),
+        ("a changed spec ends the pauses", "lib=plan::retry",
+         "    if status.observed_generation != Some(generation) {",
+         "    if !OUT && status.observed_generation != Some(generation) {"),
     ],
     "src/shell/observe/volumes.rs": [
         ("an owner container is known by its stamp", "protected=registry::a_container",
@@ -445,9 +536,6 @@ FILES = {
          "now.options.extend(row.value.filter(|_| !OUT).map(|v| (row.key, v)));"),
     ],
     "src/plan/lost.rs": [
-        ("an object with earlier revisions is not let go at once", "lib=plan::protected",
-         "if self.status.vmid.is_none() && self.status.revisions.is_some() {",
-         "if !OUT && self.status.vmid.is_none() && self.status.revisions.is_some() {"),
         ("with status lost the guest is searched for before the object goes", "deletion",
          "return Next::Look(Query::Stamped { among: None });",
          'if OUT {\n'
@@ -496,7 +584,7 @@ FILES = {
          "asked && !spent && known",
          "asked && (OUT || !spent) && (OUT[a restamp takes only a guest with the tag] || known)"),
         ("a restamp takes only a guest with the tag", "adoption"),
-        ("an owner is taken over with its guests", "retained",
+        ("an owner is taken over before its guests", "lib=plan::protected",
          "                self.take_over_owners(vmid, guest)?;",
          '                if !OUT {\n'
          '                    self.take_over_owners(vmid, guest)?;\n'

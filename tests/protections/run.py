@@ -25,7 +25,7 @@ DOCS = ROOT / "docs/testing.md"
 ROW = re.compile(r"^\| (?P<name>[^|]+) \| (?P<told>[^|]*) \|$", re.M)
 # In this order: the quick ones first. Those are run that the sources have.
 ALL = ("lib protected health ownership causes vm revisions adoption deletion retained volumes deletion_accounting"
-       " tenants images standalone crash").split()
+       " tenants images waiting robustness standalone crash").split()
 TARGETS = [t for t in ALL if t == "lib" or list((ROOT / "tests").glob(f"{t}.rs")) or (ROOT / "tests" / t).is_dir()]
 # Without a protection tests may wait for what never comes; what failed until then is enough.
 PATIENCE = 240
