@@ -117,6 +117,54 @@ async fn stopping_waits_for_no_refused_change() {
     );
 }
 
+/// A person who stops a guest is heard, though its spec is not valid or what it names is missing.
+#[tokio::test]
+async fn a_guest_whose_spec_cannot_be_resolved_is_stopped() {
+    let missing = json!([{"name": "TOKEN", "secretKeyRef": {"name": "none", "key": "k"}}]);
+    for (fields, reason) in [
+        (json!({"memory": "a lot"}), "InvalidSpec"),
+        (
+            json!({"application": {"script": "#!/bin/sh\ntrue\n", "environment": missing}}),
+            "SecretNotFound",
+        ),
+    ] {
+        let mut world = World::with_ssh(&[]).await;
+        let key = world.store.apply(guest(json!({})));
+        world.settle(false).await.unwrap();
+        world.store.apply(guest(fields.clone()));
+        rounds(&world, 5).await;
+        assert!(running(&world), "nobody asked for a stop");
+        let mut fields = fields;
+        fields["powerState"] = json!("Stopped");
+        world.store.apply(guest(fields));
+        until(&world, "it is stopped", |w| !running(w)).await;
+        rounds(&world, 5).await;
+        let status = object(&world, &key).status;
+        let condition = |name: &str| status.conditions.iter().find(|c| c.type_ == name).unwrap();
+        assert_eq!(condition("Ready").reason, reason);
+        assert_eq!(condition("Running").message, "container 1000 is stopped");
+        // And then it costs nothing.
+        world.sim().clear_requests();
+        for _ in 0..5 {
+            world.look_at(&key).await;
+        }
+        assert_eq!(world.sim().requests().len(), 0, "{:?}", world.sim().requests());
+    }
+}
+
+/// Nor is a stranger's guest under its vmid.
+#[tokio::test]
+async fn a_strangers_guest_is_not_stopped_for_a_spec_that_cannot_be_resolved() {
+    let (world, _) = world(json!({})).await;
+    let options = std::collections::BTreeMap::from([("description".to_owned(), None)]);
+    world.sim().edit(Edit::SetOptions { vmid: VMID, options }).unwrap();
+    world
+        .store
+        .apply(guest(json!({"memory": "a lot", "powerState": "Stopped"})));
+    rounds(&world, 10).await;
+    assert!(running(&world));
+}
+
 #[tokio::test]
 async fn stopping_that_fails_waits_before_it_is_tried_again() {
     let (mut world, key) = world(json!({})).await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::crd::{ABANDON, DeletionPolicy, GuestStatus, ReclaimPolicy};
-use crate::desired::{GuestObject, GuestSpec, Stamp};
+use crate::desired::{GuestObject, GuestSpec, Key, Stamp};
 use crate::observed::{Guest, GuestRead, IdCheck, Observed, Owner, Sections};
 
 use super::guest::status_path;
@@ -16,7 +16,7 @@ const NO_IDS: (i64, i64) = (0, -1);
 /// Seconds until a template's linked clones are looked for again.
 const IN_USE_AGAIN: u64 = 300;
 
-/// What deleting an object takes of its surroundings.
+/// What is known around an object whose spec is not resolved, because it is being deleted or is not valid.
 #[derive(Clone, Copy)]
 pub struct Surroundings<'a> {
     /// Id of the management cluster.
@@ -31,6 +31,15 @@ impl Surroundings<'_> {
     /// Whether stamps of the management cluster count.
     fn knows(&self, cluster: &str) -> bool {
         self.cluster_id == cluster || self.previous.iter().any(|id| id == cluster)
+    }
+
+    /// Whether a stamp says that the guest under the vmid is the object's.
+    pub(super) fn owns(&self, stamp: &Stamp, key: &Key, vmid: i64) -> bool {
+        self.knows(&stamp.cluster)
+            && stamp.kind == key.kind.as_str()
+            && stamp.namespace == key.namespace
+            && stamp.name == key.name
+            && stamp.vmid == vmid
     }
 }
 
@@ -184,13 +193,7 @@ impl Deletion<'_> {
         let what = guest.named(vmid);
         let key = &self.object.key;
         let stamp = guest.stamp();
-        let ours = |s: &Stamp| {
-            self.around.knows(&s.cluster)
-                && s.kind == key.kind.as_str()
-                && s.namespace == key.namespace
-                && s.name == key.name
-                && s.vmid == vmid
-        };
+        let ours = |s: &Stamp| self.around.owns(s, key, vmid);
         if guest.being_made() && stamp.as_ref().is_none_or(ours) {
             return self.cut_off(vmid, guest);
         }

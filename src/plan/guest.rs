@@ -369,11 +369,8 @@ impl Planner<'_> {
 
     /// A clean stop with a hard one after the deadline (facts D.8).
     pub fn shutdown(&mut self, stage: Stage, vmid: i64, guest: &Guest) -> Next {
-        let what = guest.named(vmid);
-        let call = ApiCall::post(status_path(vmid, guest, "shutdown"))
-            .param("timeout", shutdown_seconds(guest))
-            .param("forceStop", 1);
-        self.run(stage, format!("shut {what} down"), vec![], Effect::Task(call))
+        let action = format!("shut {} down", guest.named(vmid));
+        self.run(stage, action, vec![], Effect::Task(shutdown_call(vmid, guest)))
     }
 
     /// Commands run in a container through SSH, in a machine through its guest agent.
@@ -400,12 +397,15 @@ impl Planner<'_> {
 pub(super) fn restart(vmid: i64, guest: &Guest) -> Effect {
     match guest.type_ {
         GuestType::Lxc => Effect::Task(ApiCall::post(status_path(vmid, guest, "reboot")).param("timeout", 60)),
-        GuestType::Qemu => Effect::Task(
-            ApiCall::post(status_path(vmid, guest, "shutdown"))
-                .param("timeout", shutdown_seconds(guest))
-                .param("forceStop", 1),
-        ),
+        GuestType::Qemu => Effect::Task(shutdown_call(vmid, guest)),
     }
+}
+
+/// A clean stop, and a hard one after the deadline.
+pub(super) fn shutdown_call(vmid: i64, guest: &Guest) -> ApiCall {
+    ApiCall::post(status_path(vmid, guest, "shutdown"))
+        .param("timeout", shutdown_seconds(guest))
+        .param("forceStop", 1)
 }
 
 /// Seconds for a clean shutdown. A machine has to stop a whole system with its disks.

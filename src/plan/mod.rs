@@ -25,6 +25,7 @@ mod revisions;
 mod scripts;
 mod seal;
 mod sizes;
+mod stop;
 pub mod upid;
 mod vm;
 mod vm_agent;
@@ -46,6 +47,7 @@ pub use config::TAG;
 pub use delete::{Surroundings, abandoned, plan_deletion};
 pub use guest::{Input, plan};
 pub use owners::{OWNER_HOSTNAME, OWNER_KIND};
+pub use stop::{plan_stop, wants_stop};
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]

@@ -195,25 +195,19 @@ impl<S: Store> Engine<S> {
         let desired = match resolved {
             Ok(desired) => desired,
             Err(blocked) => {
-                // What is under way ends, and gives its place back, though nothing more is begun.
-                if let Ok(connection) = self.connection_of(&object)
-                    && let Some(seconds) = self.running_task(&connection, &object, None).await?
-                {
-                    return Ok(seconds);
-                }
-                return self.publish_blocked(&object, blocked).await;
+                return self.blocked(object, blocked).await;
             }
         };
         let connection = match self.connection_of(&object) {
             Ok(connection) => connection,
-            Err(blocked) => return self.publish_blocked(&object, blocked).await,
+            Err(blocked) => return self.publish_blocked(&object, blocked, vec![]).await,
         };
         let snapshot = match connection.snapshot() {
             Ok(snapshot) => snapshot,
             Err(problem) => {
                 lock(&self.memory).verified.remove(&object.key);
                 let blocked = Blocked::waiting(problem.reason, problem.message);
-                return self.publish_blocked(&object, blocked).await;
+                return self.publish_blocked(&object, blocked, vec![]).await;
             }
         };
         if let Some(seconds) = self.running_task(&connection, &object, desired.as_ref()).await? {
@@ -234,12 +228,34 @@ impl<S: Store> Engine<S> {
             Ok(plan) => plan,
             Err(problem) => {
                 let blocked = Blocked::waiting(problem.reason, problem.message);
-                return self.publish_blocked(&object, blocked).await;
+                return self.publish_blocked(&object, blocked, vec![]).await;
             }
         };
         let result = self.carry_out(&connection, object, desired.as_ref(), plan).await;
         drop(owner_guard);
         result
+    }
+
+    /// The spec cannot be resolved. What is under way ends, and gives its place back; nothing more is begun, but a guest
+    /// that is to be stopped is stopped.
+    async fn blocked(&self, object: GuestObject, blocked: Blocked) -> Result<Option<f64>, Stop> {
+        let Ok(connection) = self.connection_of(&object) else {
+            return self.publish_blocked(&object, blocked, vec![]).await;
+        };
+        if let Some(seconds) = self.running_task(&connection, &object, None).await? {
+            return Ok(seconds);
+        }
+        let (true, Ok(snapshot)) = (plan::wants_stop(&object), connection.snapshot()) else {
+            return self.publish_blocked(&object, blocked, vec![]).await;
+        };
+        let plan = self
+            .make_plan(&connection, &snapshot, &object, None, &mut None, false)
+            .await;
+        match plan {
+            Ok(plan) if matches!(plan.next, Next::Run(_)) => self.carry_out(&connection, object, None, plan).await,
+            Ok(plan) => self.publish_blocked(&object, blocked, plan.findings).await,
+            Err(_) => self.publish_blocked(&object, blocked, vec![]).await,
+        }
     }
 
     /// Ends pauses that a changed spec or the annotation ends, and looks at everything anew then.
@@ -307,7 +323,8 @@ impl<S: Store> Engine<S> {
                     clock: self.clock(),
                     preview,
                 }),
-                None => plan::plan_deletion(object, &observed, around, now()),
+                None if object.deleting => plan::plan_deletion(object, &observed, around, now()),
+                None => plan::plan_stop(object, &observed, around, now()),
             };
             let Next::Look(query) = &plan.next else {
                 let waits = matches!(
@@ -517,7 +534,7 @@ impl<S: Store> Engine<S> {
             Err(error) => {
                 let problem = of_call(&error);
                 let wait = self
-                    .publish_blocked(object, Blocked::waiting(problem.reason, problem.message))
+                    .publish_blocked(object, Blocked::waiting(problem.reason, problem.message), vec![])
                     .await?;
                 return Ok(Some(wait.or(Some(5.0))));
             }

@@ -2,14 +2,19 @@
 
 use crate::crd::GuestStatus;
 use crate::desired::{Blocked, GuestObject};
-use crate::plan::{self, Announce, Next, Plan, Step};
+use crate::plan::{self, Announce, Finding, Next, Plan, Step};
 use crate::status;
 
 use super::engine::{Engine, Point, Stop, now};
 use super::store::{Event, EventType, Store};
 
 impl<S: Store> Engine<S> {
-    pub(super) async fn publish_blocked(&self, object: &GuestObject, blocked: Blocked) -> Result<Option<f64>, Stop> {
+    pub(super) async fn publish_blocked(
+        &self,
+        object: &GuestObject,
+        blocked: Blocked,
+        findings: Vec<Finding>,
+    ) -> Result<Option<f64>, Stop> {
         let (next, seconds) = match blocked {
             Blocked::Stalled { reason, message } => (Next::Stuck { reason, message }, 60.0),
             Blocked::Waiting { reason, message } => (
@@ -23,7 +28,7 @@ impl<S: Store> Engine<S> {
         };
         let plan = Plan {
             next,
-            findings: vec![],
+            findings,
             facts: plan::Facts::default(),
             partial: true,
             steps: vec![],
