@@ -576,3 +576,46 @@ async fn another_storage_or_version_of_a_machines_drives_is_told_of() {
         "{message}"
     );
 }
+
+/// One that Proxmox refuses keeps no other back, and nothing is started without it.
+#[tokio::test]
+async fn a_volume_that_is_refused_keeps_no_other_back() {
+    for policy in ["Retain", "Delete"] {
+        let mut full = volume("full", "/full", policy);
+        full["storage"] = json!("small");
+        let list = json!([full, volume("kept", "/kept", "Retain"), volume("own", "/own", "Delete")]);
+        let (mut world, key) = world(container(json!([]), json!({"gpus": []}))).await;
+        world.sim().with(|state| {
+            let mut small = state.storages["quickOS-lxc-disks"].clone();
+            small.volumes.clear();
+            (small.total, small.path) = (1 << 19, "small".into());
+            state.storages.insert("small".into(), small);
+            state.broadcast();
+        });
+        let scale = std::mem::replace(&mut world.time_scale, 1.0);
+        world.restart();
+        let gpus = json!({"gpus": [{"index": 0}]});
+        world.store.apply(container(list.clone(), gpus));
+        rounds(&world, 40).await;
+        let paths: Vec<String> = mounts(&world).into_keys().collect();
+        assert_eq!(paths, ["/kept", "/own"], "{policy}: {:?}", told(&world, &key));
+        assert!(world.guests()[&VMID].contains_key("dev0"), "{policy}");
+        let (reason, message) = told(&world, &key);
+        assert!(message.contains("out of space"), "{policy}: {reason} {message}");
+        world
+            .sim()
+            .with(|state| state.storages.get_mut("small").unwrap().total = 1 << 40);
+        world.time_scale = scale;
+        world.restart();
+        // A changed spec ends the pause.
+        world
+            .store
+            .apply(container(list, json!({"gpus": [{"index": 0}], "cores": 3})));
+        world.settle(false).await.unwrap();
+        assert_eq!(mounts(&world).len(), 3, "{policy}");
+        assert_eq!(
+            world.guests().get(&OWNER).map(|o| o["protection"].clone()),
+            Some("1".into())
+        );
+    }
+}

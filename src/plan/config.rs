@@ -177,7 +177,8 @@ impl Planner<'_> {
             .param("size", format!("{wanted}G"))
             .param("digest", &guest.digest);
         let action = format!("grow the root filesystem of {what} to {wanted} GiB");
-        Err(self.run(Stage::Configured, action, vec![], Effect::Task(call)))
+        let next = self.run(Stage::Configured, action, vec![], Effect::Task(call));
+        self.hold(Stage::Configured, next.apart("rootfs"))
     }
 
     /// Applies changes: as drift where they come from elsewhere, by token first, then by a channel for root's options.
@@ -241,7 +242,7 @@ impl Planner<'_> {
     }
 
     /// A step that waits for its next attempt is noted, and the rest goes on.
-    fn hold(&mut self, stage: Stage, next: Next) -> Result<(), Next> {
+    pub(super) fn hold(&mut self, stage: Stage, next: Next) -> Result<(), Next> {
         let Next::Run(step) = &next else { return Err(next) };
         let Some(waits) = retry::held(step, self.status, self.input.now) else {
             return Err(next);

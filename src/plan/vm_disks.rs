@@ -112,6 +112,11 @@ pub(super) fn boot_order(vm: &WantedVm, guest: &Guest) -> Option<Change> {
     change("bootOrder", "boot", guest, Some(wanted))
 }
 
+/// Name under which failures of making and growing a disk are counted.
+fn lane(disk: &WantedDisk) -> String {
+    format!("disk-{}", disk.name)
+}
+
 impl Planner<'_> {
     /// Disks, EFI disk, TPM and cloud-init drive are there and large enough.
     pub(super) fn vm_disks(&mut self, vmid: i64, guest: &Guest, vm: &WantedVm) -> Staged {
@@ -119,7 +124,10 @@ impl Planner<'_> {
         for wanted in vm.disks.iter().flatten() {
             match place_of(wanted, &existing) {
                 Some(place) => self.vm_disk(vmid, guest, wanted, &place, &existing[&place])?,
-                None => self.new_disk(vmid, guest, vm, wanted)?,
+                // One that Proxmox refuses keeps no other back.
+                None => self
+                    .new_disk(vmid, guest, vm, wanted)
+                    .or_else(|next| self.hold(Stage::VolumesReady, next.apart(&lane(wanted))))?,
             }
         }
         self.detach_disk(vmid, guest, vm, &existing)?;
@@ -148,7 +156,8 @@ impl Planner<'_> {
                     .param("size", format!("{gib}G"))
                     .param("digest", &guest.digest);
                 let action = format!("grow disk {} of {} to {gib} GiB", wanted.name, guest.named(vmid));
-                return Err(self.run(stage, action, vec![], Effect::Task(call)));
+                let next = self.run(stage, action, vec![], Effect::Task(call));
+                self.hold(stage, next.apart(&lane(wanted)))?;
             }
         }
         let differs = wanted

@@ -99,6 +99,12 @@ pub(super) fn volume_of(text: &str) -> Option<(i64, String)> {
     Some((parts.next()?.parse().ok()?, volid.to_string()))
 }
 
+/// Name under which failures of making, attaching and growing a volume are counted: one that Proxmox refuses keeps no
+/// other back.
+fn lane(volume: &WantedVolume) -> String {
+    format!("volume-{}", volume.name)
+}
+
 impl Planner<'_> {
     /// Volumes and bind mounts are attached as wanted.
     pub(super) fn volumes(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
@@ -112,9 +118,13 @@ impl Planner<'_> {
         let mut recorded: Vec<VolumeStatus> = Vec::new();
         for (volume, place) in wanted.iter().zip(&places) {
             let Some(mount) = place.map(|i| &found[i]) else {
-                return Err(self.attach(vmid, guest, &found, volume)?);
+                let next = self.attach(vmid, guest, &found, volume).unwrap_or_else(|next| next);
+                self.hold(stage, next.apart(&lane(volume)))?;
+                recorded.extend(self.recorded(&volume.name));
+                continue;
             };
-            self.sized(vmid, guest, mount, volume)?;
+            self.sized(vmid, guest, mount, volume)
+                .or_else(|next| self.hold(stage, next.apart(&lane(volume))))?;
             recorded.push(self.as_attached(vmid, mount, volume));
         }
         let changes = self.bind_changes(guest, &found);
@@ -165,11 +175,13 @@ impl Planner<'_> {
                     self.claimed(vmid, guest, &found[place], volume, key, wanted)?;
                 }
                 // One after the other: what is allocated is protected and attached before the next one.
-                (None, Some(key)) if !to_attach => {
-                    let entry = self.retained(&self.at(vmid, guest), volume, key)?;
-                    places[i] = of_volid(entry.mount.volid());
-                    to_attach = places[i].is_none();
-                }
+                (None, Some(key)) if !to_attach => match self.retained(&self.at(vmid, guest), volume, key) {
+                    Ok(entry) => {
+                        places[i] = of_volid(entry.mount.volid());
+                        to_attach = places[i].is_none();
+                    }
+                    Err(next) => self.hold(Stage::VolumesReady, next.apart(&lane(volume)))?,
+                },
                 _ => {}
             }
         }
