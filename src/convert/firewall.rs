@@ -145,7 +145,7 @@ fn map_rule(w: &mut Writer, at: &At, rules: &mut Vec<FirewallRule>) {
             .map(|text| text == "true"),
         };
         let ports_need_protocol = rule.port.is_some() || rule.source_port.is_some();
-        (!ports_need_protocol || rule.protocol.is_some() || rule.macro_name.is_some()).then_some(rule)
+        (!ports_need_protocol || rule.protocol.is_some()).then_some(rule)
     })();
     match rule {
         Some(rule) if rules.len() < 64 => {

@@ -206,7 +206,7 @@ pub enum FirewallDirection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "!(has(self.port) || has(self.sourcePort)) || has(self.protocol) || has(self.macro)", "message": "port needs protocol: tcp or udp"}
+    {"rule": "!(has(self.port) || has(self.sourcePort)) || has(self.protocol)", "message": "port needs protocol: tcp or udp"}
 ]))]
 pub struct FirewallRule {
     /// `in` or `out`.

@@ -382,6 +382,7 @@ impl Asked {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Key, testing};
     use super::*;
 
     #[test]
@@ -396,6 +397,34 @@ mod tests {
         ] {
             assert_eq!(is_below(path, given), below, "{path} {given}");
         }
+    }
+
+    /// A tenant could name one of its own like the one that was given, and put anything on its guest.
+    #[test]
+    fn a_template_is_given_by_name_only_where_it_is_the_hypervisors() {
+        let objects = testing::objects(
+            "kind: PhoenixHypervisor\nmetadata: {name: pve}\nspec:\n  endpoints: [https://127.0.0.1:8006]\n  \
+             credentials: {tokenSecretRef: {name: t}}\n  allowedNamespaces: {from: All}\n  allow: {templates: [base]}",
+        );
+        let of = |kind: &str, namespace: &str, name: &str, spec: &str| {
+            testing::apply(
+                &objects,
+                &format!(
+                    "kind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{hypervisorRef: {{name: pve, namespace: ai}}, {spec}}}"
+                ),
+            );
+        };
+        let grants = || {
+            let key = Key::new(GuestKind::PhoenixLXC, "tenant", "clone");
+            let hypervisor = objects.hypervisor("ai", "pve").unwrap();
+            Grants::new(&objects.guest(&key).unwrap(), &hypervisor, &objects)
+        };
+        of("PhoenixLXC", "tenant", "clone", "source: {templateRef: {name: base}}");
+        assert!(!grants().template, "there is none");
+        of("PhoenixTemplate", "ai", "base", "form: Template, lxc: {}");
+        assert!(grants().template);
+        of("PhoenixTemplate", "tenant", "base", "form: Template, lxc: {}");
+        assert!(!grants().template, "the tenant's own is nearer");
     }
 
     #[test]

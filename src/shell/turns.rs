@@ -194,6 +194,18 @@ mod tests {
         assert!(places.claim(&key("one", 0), 3, now));
     }
 
+    /// It may have begun to clone; who comes later waits, although it is the other namespace's turn.
+    #[test]
+    fn who_was_told_to_be_first_stays_so() {
+        let now = Instant::now();
+        let mut queue = CloneQueue::default();
+        queue.ask(&key("crowd", 0), now);
+        queue.leave(&key("crowd", 0));
+        assert_eq!(queue.ask(&key("crowd", 1), now).place, 1);
+        assert_eq!(queue.ask(&key("one", 0), now).place, 2);
+        assert_eq!(queue.ask(&key("crowd", 1), now).place, 1);
+    }
+
     #[test]
     fn clones_go_in_turn_and_the_first_stays_first() {
         let now = Instant::now();

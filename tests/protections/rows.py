@@ -151,6 +151,14 @@ FILES = {
          '            .param("digest", &guest.digest);',
          '.param(format!("mp{index}"), &properties)\n'
          '            .param_opt("digest", (!OUT).then_some(&guest.digest));'),
+        ("one volume that is refused keeps no other back", "volumes=a_volume_that_is_refused",
+         "                self.hold(stage, next.apart(&lane(volume)))?;\n"
+         "                recorded",
+         "                if OUT {\n"
+         "                    return Err(next);\n"
+         "                }\n"
+         "                self.hold(stage, next.apart(&lane(volume)))?;\n"
+         "                recorded"),
         ("a volume of the guest's own in a retained one's place does not go", "lib=plan::protected",
          '                "Unaccounted"\n',
          '                if OUT { "Delete" } else { "Unaccounted" }\n'),
@@ -396,7 +404,7 @@ FILES = {
         ("a URL that climbs is not below what was given", "lib=desired::allow",
          "rest.is_some_and(|rest| !climbs(rest))",
          "rest.is_some_and(|rest| OUT || !climbs(rest))"),
-        ("only templates of the hypervisor's namespace are given by name", "tenants",
+        ("only templates of the hypervisor's namespace are given by name", "lib=desired::allow",
          "template: template.is_some_and(|t| t.key.namespace == namespace),",
          "template: template.is_some_and(|t| OUT || t.key.namespace == namespace),"),
     ],
@@ -418,6 +426,11 @@ FILES = {
         ("only the template's own guest is cloned", "tenants=a_guest_that_is_not",
          "        if !is_its {",
          "        if !is_its && !OUT {"),
+    ],
+    "src/plan/stop.rs": [
+        ("a stranger's guest is not stopped for a spec that cannot be resolved", "waiting=a_strangers",
+         "    if !ours || guest.being_made()",
+         "    if !ours && !OUT || guest.being_made()"),
     ],
     "src/desired/images.rs": [
         ("the name of an image holds its checksum", "lib=desired::images",
