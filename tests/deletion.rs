@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use engine::{IMAGE, World, lxc, template, vm_template};
 use phoenix::crd::ABANDON;
 use phoenix::desired::{Key, Objects, Stamp};
+use phoenix::shell::store::EventType;
 use phoenix::simulator::Edit;
 use serde_json::{Value, json};
 
@@ -226,17 +227,32 @@ async fn a_guest_that_lost_its_stamp_stays_when_its_object_goes() {
     world.settle(false).await.unwrap();
     assert_eq!(world.guests(), before);
     let events = world.store.events.lock().unwrap();
-    let told = events
-        .iter()
-        .find(|(_, e)| e.reason == "Released")
-        .unwrap()
-        .1
-        .message
-        .clone();
+    let event = &events.iter().find(|(_, e)| e.reason == "Released").unwrap().1;
+    assert_eq!(event.type_, EventType::Warning);
+    let told = &event.message;
     assert!(
         told.contains("1000") && told.contains("lost the stamp") && told.contains("remove it"),
         "{told}"
     );
+}
+
+/// Without a hypervisor that answers an object cannot be deleted, and says how it can be let go.
+#[tokio::test]
+async fn a_deletion_that_cannot_go_on_names_the_way_out() {
+    let mut world = World::new(&[]).await;
+    let key = world.store.apply(guest("a", json!({})));
+    world.settle(false).await.unwrap();
+    world.restart();
+    world.store.delete(&key);
+    world.look_at(&key).await;
+    let told = message(&world, &key);
+    assert!(told.contains("PhoenixHypervisor ai/pve was not reached yet"), "{told}");
+    assert!(told.contains("phoenix-hypervisor.io/abandon: \"1000\""), "{told}");
+    world.settle(false).await.unwrap();
+    assert!(world.guests().is_empty());
+    let events = world.store.events.lock().unwrap();
+    let event = &events.iter().find(|(_, e)| e.reason == "Released").unwrap().1;
+    assert_eq!(event.type_, EventType::Normal, "{event:?}");
 }
 
 /// The object is deleted at each moment of its creation.

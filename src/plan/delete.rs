@@ -49,6 +49,8 @@ pub(super) struct Deletion<'a> {
     pub status: &'a GuestStatus,
     around: Surroundings<'a>,
     findings: Vec<Finding>,
+    /// Whether the guest under the object's vmid is left alone.
+    leaves: bool,
 }
 
 /// Decides what to do next for an object that is being deleted. It does not need the spec to be valid. `now` is Unix
@@ -61,6 +63,7 @@ pub fn plan_deletion(object: &GuestObject, observed: &Observed, around: Surround
         status,
         around,
         findings: Vec::new(),
+        leaves: false,
     };
     let next = retry::hold_back(deletion.next(), status, now);
     Plan {
@@ -83,10 +86,20 @@ pub fn abandoned(object: &GuestObject) -> bool {
     }
 }
 
+/// How to let a deleted object go without touching Proxmox.
+pub fn let_go(object: &GuestObject) -> String {
+    let vmid = object.status.vmid.map_or("none".to_string(), |vmid| vmid.to_string());
+    format!("let go with the annotation {ABANDON}: \"{vmid}\"")
+}
+
 impl Deletion<'_> {
     fn next(&mut self) -> Next {
         if abandoned(self.object) {
-            return self.run("let the object go: it is abandoned".into(), Effect::RemoveFinalizer);
+            let leaves = self.status.vmid.is_some();
+            return self.run(
+                "let the object go: it is abandoned".into(),
+                Effect::RemoveFinalizer { leaves },
+            );
         }
         let sent = self.status.create_sent == Some(true) || self.status.adopted == Some(true);
         let vmid = self.status.vmid.filter(|_| sent);
@@ -129,10 +142,8 @@ impl Deletion<'_> {
         }
     }
 
-    /// How to let the object go without touching Proxmox.
     fn let_go(&self) -> String {
-        let vmid = self.status.vmid.map_or("none".to_string(), |vmid| vmid.to_string());
-        format!("let go with the annotation {ABANDON}: \"{vmid}\"")
+        let_go(self.object)
     }
 
     /// Nothing is concluded from what another cluster says, or one without quorum.
@@ -199,6 +210,7 @@ impl Deletion<'_> {
         }
         let Some(stamp) = stamp.clone().filter(ours) else {
             let why = left_alone(&what, guest, stamp.as_ref());
+            self.leaves = true;
             return self.elsewhere(&why);
         };
         if let Some(lock) = &guest.lock {
@@ -417,7 +429,8 @@ impl Deletion<'_> {
         if let Some(next) = self.open_owner() {
             return next;
         }
-        self.run(format!("let the object go: {why}"), Effect::RemoveFinalizer)
+        let leaves = self.leaves;
+        self.run(format!("let the object go: {why}"), Effect::RemoveFinalizer { leaves })
     }
 
     /// An owner container that was opened for a volume of this object is protected again before the last who knows of

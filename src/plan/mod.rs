@@ -44,7 +44,7 @@ use crate::observed::{HealthState, MaybeOurs, ProbeKind, Row};
 pub use blame::explain;
 pub use call::{ApiCall, Auth, Method};
 pub use config::TAG;
-pub use delete::{Surroundings, abandoned, plan_deletion};
+pub use delete::{Surroundings, abandoned, let_go, plan_deletion};
 pub use guest::{Input, plan};
 pub use owners::{OWNER_HOSTNAME, OWNER_KIND};
 pub use stop::{plan_stop, wants_stop};
@@ -430,7 +430,10 @@ pub enum Effect {
         hash: String,
     },
     /// Let the object go.
-    RemoveFinalizer,
+    RemoveFinalizer {
+        /// Whether a guest that may have been the object's is left on Proxmox.
+        leaves: bool,
+    },
 }
 
 /// Parts of the work, in order; each is a condition.

@@ -185,7 +185,7 @@ impl<S: Store> Engine<S> {
     async fn one_step(&self, object: GuestObject) -> Result<Option<f64>, Stop> {
         if object.deleting && plan::abandoned(&object) {
             let why = "it is abandoned: what it has on Proxmox is left alone";
-            return self.release(&object, why).await;
+            return self.release(&object, why, object.status.vmid.is_some()).await;
         }
         let object = self.wake(object).await?;
         let resolved = match object.deleting {
@@ -200,13 +200,13 @@ impl<S: Store> Engine<S> {
         };
         let connection = match self.connection_of(&object) {
             Ok(connection) => connection,
-            Err(blocked) => return self.publish_blocked(&object, blocked, vec![]).await,
+            Err(blocked) => return self.publish_blocked(&object, or_let_go(&object, blocked), vec![]).await,
         };
         let snapshot = match connection.snapshot() {
             Ok(snapshot) => snapshot,
             Err(problem) => {
                 lock(&self.memory).verified.remove(&object.key);
-                let blocked = Blocked::waiting(problem.reason, problem.message);
+                let blocked = or_let_go(&object, Blocked::waiting(problem.reason, problem.message));
                 return self.publish_blocked(&object, blocked, vec![]).await;
             }
         };
@@ -604,8 +604,8 @@ impl<S: Store> Engine<S> {
         status: GuestStatus,
     ) -> Result<Option<f64>, Stop> {
         lock(&self.memory).verified.remove(&object.key);
-        if step.effect == Effect::RemoveFinalizer {
-            return self.release(&object, &step.action).await;
+        if let Effect::RemoveFinalizer { leaves } = step.effect {
+            return self.release(&object, &step.action, leaves).await;
         }
         let object = if object.finalizer {
             object
@@ -686,10 +686,11 @@ impl<S: Store> Engine<S> {
         })
     }
 
-    async fn release(&self, object: &GuestObject, why: &str) -> Result<Option<f64>, Stop> {
+    /// Lets a deleted object go; a guest that it `leaves` on Proxmox is a warning, which outlives the object.
+    async fn release(&self, object: &GuestObject, why: &str, leaves: bool) -> Result<Option<f64>, Stop> {
         self.cut(&object.key, Point::BeforeStatus, why)?;
         let event = Event {
-            type_: EventType::Normal,
+            type_: if leaves { EventType::Warning } else { EventType::Normal },
             reason: "Released".into(),
             message: why.to_string(),
         };
@@ -718,6 +719,18 @@ impl<S: Store> Engine<S> {
                 let message = format!("PhoenixHypervisor {namespace}/{name} was not reached yet");
                 Blocked::waiting("HypervisorNotReady", message)
             })
+    }
+}
+
+/// What holds a deletion up, with the way out of it.
+fn or_let_go(object: &GuestObject, blocked: Blocked) -> Blocked {
+    let hint = |message: String| match object.deleting {
+        true => format!("{message}; or {}", plan::let_go(object)),
+        false => message,
+    };
+    match blocked {
+        Blocked::Stalled { reason, message } => Blocked::stalled(reason, hint(message)),
+        Blocked::Waiting { reason, message } => Blocked::waiting(reason, hint(message)),
     }
 }
 

@@ -16,7 +16,7 @@ use super::failure::{failure, is_passing, of_call, of_guest};
 /// Carries out a step's effect.
 pub async fn execute(connection: &Connection, key: &Key, step: &Step) -> Outcome {
     match &step.effect {
-        Effect::Record | Effect::RemoveFinalizer => Outcome::Done,
+        Effect::Record | Effect::RemoveFinalizer { .. } => Outcome::Done,
         Effect::Call(call) => self::call(connection, call).await,
         Effect::Task(call) => task(connection, key, call).await,
         Effect::SetOnNode {
