@@ -213,8 +213,11 @@ impl Planner<'_> {
         guests
             .filter(|(vmid, row)| {
                 let tagged = row.tags.iter().any(|t| t == super::config::TAG);
+                // An owner container is nobody's guest: one whose node is off holds no new guest up.
+                let owner = self.of_owners(**vmid) && row.name.starts_with(OWNER_HOSTNAME);
                 (any_sort || row.type_ == self.desired.type_.as_str())
                     && (tagged || in_range(vmid))
+                    && !owner
                     && !self.observed.held.contains_key(vmid)
             })
             .map(|(vmid, row)| (*vmid, row.guest_type(), row.node.clone()))

@@ -59,6 +59,45 @@ async fn without_quorum_one_refused_write_makes_every_object_wait() {
     assert_eq!(world.guests().values().map(cores).collect::<Vec<_>>(), ["4", "4", "4"]);
 }
 
+/// Owner containers are nobody's guests; any other guest with the tag may be the object's.
+#[tokio::test]
+async fn an_owner_on_a_node_that_is_off_holds_no_new_guest_up() {
+    let mut world = World::new(&[]).await;
+    second_node(&world);
+    let volumes = json!([{"name": "data", "size": "1Gi", "mountPath": "/data"}]);
+    let key = world
+        .store
+        .apply(guest("a", json!({"node": "two", "volumes": volumes})));
+    world.settle(false).await.unwrap();
+    world.store.delete(&key);
+    world.settle(false).await.unwrap();
+    let online = |online| Edit::NodeOnline {
+        node: "two".into(),
+        online,
+    };
+    edit(&world, online(false));
+    world.poll().await;
+    world.store.apply(guest("b", json!({"node": "phoenix"})));
+    world.settle(false).await.unwrap();
+    edit(&world, online(true));
+    let orphan = std::collections::BTreeMap::from([("tags".to_owned(), "phoenix".to_owned())]);
+    edit(
+        &world,
+        Edit::CreateGuest {
+            vmid: 700,
+            node: Some("two".into()),
+            vm: false,
+            options: orphan,
+            storage: Some("quickOS-lxc-disks".into()),
+        },
+    );
+    edit(&world, online(false));
+    let key = world.store.apply(guest("c", json!({"node": "phoenix"})));
+    rounds(&world).await;
+    let told = said(&world, &key, "NodeOffline").unwrap_or_default();
+    assert!(told.contains("container 700 on node two"), "{told}");
+}
+
 #[tokio::test]
 async fn a_guest_of_a_node_that_is_off_is_waited_for_and_not_asked_for() {
     let mut world = World::new(&[]).await;

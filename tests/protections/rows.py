@@ -329,11 +329,11 @@ FILES = {
          '                OUT || *owner == object.key\n'),
         ("what was verified is void once something was written", "protected=writes::after",
          '        lock(&self.memory).verified.remove(&object.key);\n'
-         '        if step.effect == Effect::RemoveFinalizer {',
+         '        if let Effect::RemoveFinalizer { leaves } = step.effect {',
          '        if !OUT {\n'
          '            lock(&self.memory).verified.remove(&object.key);\n'
          '        }\n'
-         '        if step.effect == Effect::RemoveFinalizer {'),
+         '        if let Effect::RemoveFinalizer { leaves } = step.effect {'),
         ("edits of an owner come one after the other", "protected=registry::objects",
          "                if owner_guard.is_none() {",
          "                if !OUT && owner_guard.is_none() {"),
