@@ -272,6 +272,22 @@ pub fn planned(previous: &GuestStatus, generation: i64, plan: &Plan, hash: Optio
     status
 }
 
+/// The status with what an earlier release applied in today's words. A hash of another version says nothing; but an
+/// object that is Ready at its generation has its spec applied, and what differs on Proxmox is drift.
+pub fn upgraded(status: &GuestStatus, generation: i64, hash: &str) -> GuestStatus {
+    let version = |hash: &str| hash.split_once('-').map(|(version, _)| version.to_string());
+    let ready = |c: &&Condition| c.type_ == "Ready" && c.status == "True";
+    let ready = status.conditions.iter().find(ready);
+    let mut status = status.clone();
+    if let Some(old) = &status.applied_hash
+        && version(old) != version(hash)
+        && ready.is_some_and(|c| c.observed_generation == Some(generation))
+    {
+        status.applied_hash = Some(hash.to_string());
+    }
+    status
+}
+
 fn condition(status: &mut GuestStatus, finding: &Finding, generation: i64, now: i64) {
     let value = match finding.holds {
         Some(true) => "True",

@@ -9,11 +9,11 @@ use super::{Blocked, GuestObject, GuestSpec, Objects, Reach, refs};
 /// What an object of another namespace was given.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Grants {
-    hypervisor: String,
-    namespace: String,
-    allow: Allow,
-    bridge: Option<String>,
-    capabilities: Capabilities,
+    pub(super) hypervisor: String,
+    pub(super) namespace: String,
+    pub(super) allow: Allow,
+    pub(super) bridge: Option<String>,
+    pub(super) capabilities: Capabilities,
     /// The guest is a clone of a template of `allow.templates`: what such a clone carries is given.
     pub template: bool,
 }

@@ -3,6 +3,7 @@
 
 pub mod allow;
 pub mod cloud_init;
+mod fingerprint;
 pub mod hypervisor;
 pub mod images;
 mod lxc;

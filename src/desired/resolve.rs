@@ -3,8 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use sha2::{Digest, Sha256};
-
 use crate::crd::*;
 
 use super::*;
@@ -24,8 +22,8 @@ pub fn resolve(object: &GuestObject, objects: &dyn Objects, cluster_id: &str) ->
     } else if let Some(lxc) = object.lxc() {
         super::lxc::fill(&mut desired, object, lxc, &hypervisor, objects)?;
     }
-    desired.revision = revision(&desired);
-    desired.hash = hash(&desired);
+    desired.revision = fingerprint::revision(&desired);
+    desired.hash = fingerprint::applied(&desired);
     Ok(desired)
 }
 
@@ -320,58 +318,4 @@ fn kept_comment(text: &str) -> String {
         line.push('.');
     }
     line
-}
-
-pub(super) fn short_hash(parts: &[String]) -> String {
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update((part.len() as u64).to_be_bytes());
-        hasher.update(part.as_bytes());
-    }
-    hasher.finalize().iter().take(6).map(|b| format!("{b:02x}")).collect()
-}
-
-/// Content hash of what a template is built from: its source, its root filesystem or first disk, its scripts, and the
-/// wish to be built anew. Options such as cores do not change what children copy.
-fn revision(desired: &Desired) -> String {
-    if desired.form == Form::Guest {
-        return String::new();
-    }
-    let source = match &desired.source {
-        // A new revision of the parent is no change of this template: nobody is rebuilt unasked.
-        Some(Source::Clone { template, .. }) => format!("clone {template}"),
-        other => format!("{other:?}"),
-    };
-    let mut parts = vec![source, format!("{:?} {:?}", desired.rootfs_gib, desired.unprivileged)];
-    parts.extend(desired.rebuild.iter().map(|value| format!("rebuild {value}")));
-    if let Some(vm) = &desired.vm {
-        let first = vm.disks.iter().flatten().next().and_then(|d| d.size_gib);
-        parts.push(format!("vm {first:?} {:?} {:?}", vm.cloud_init, vm.firmware));
-    }
-    parts.extend(
-        desired
-            .scripts
-            .iter()
-            .filter(|s| s.role < ScriptRole::Test)
-            .map(|s| s.hash.clone()),
-    );
-    short_hash(&parts)
-}
-
-/// Hash of everything that is applied to the guest; uid and clone details do not count.
-fn hash(desired: &Desired) -> String {
-    let mut copy = desired.clone();
-    copy.uid.clear();
-    (copy.adopt, copy.owner_ids) = (None, None);
-    if let Some(Source::Clone {
-        vmid, node, revision, ..
-    }) = &mut copy.source
-    {
-        (*vmid, *node, *revision) = (0, String::new(), String::new());
-    }
-    let scripts: Vec<String> = copy.scripts.iter().map(|s| s.hash.clone()).collect();
-    copy.scripts.clear();
-    let mut parts = vec![format!("{copy:?}")];
-    parts.extend(scripts);
-    short_hash(&parts)
 }

@@ -76,8 +76,6 @@ pub struct WantedCloudInit {
     pub storage: Option<String>,
     /// Password hash.
     pub password: Option<Secret>,
-    /// Digest of the password hash, for the hash of what is wanted: the value itself is never printed.
-    pub password_digest: Option<String>,
     /// What goes into a snippet.
     pub vendor: Option<WantedVendor>,
 }

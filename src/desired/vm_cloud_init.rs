@@ -60,14 +60,9 @@ pub(super) fn wanted(
     let Some(init) = &guest.cloud_init else {
         return no_cloud_init(desired, object, guest);
     };
-    let password = password(object, init, objects)?;
-    let password_digest = password
-        .as_ref()
-        .map(|p| super::resolve::short_hash(&[p.expose().to_string()]));
     Ok(Some(WantedCloudInit {
         storage: init.storage.clone(),
-        password,
-        password_digest,
+        password: password(object, init, objects)?,
         vendor: vendor(desired, object, guest, init, defaults)?,
     }))
 }
@@ -161,9 +156,6 @@ fn vendor(
     };
     let nothing =
         vendor.packages.is_empty() && vendor.user_data.is_none() && !vendor.agent && vendor.scripts.is_empty();
-    let mut parts = vec![format!("{:?}", vendor.packages), vendor.agent.to_string()];
-    parts.push(vendor.user_data.clone().unwrap_or_default());
-    parts.extend(vendor.scripts.iter().flat_map(|s| [s.id.clone(), s.hash.clone()]));
-    let digest = super::resolve::short_hash(&parts);
+    let digest = fingerprint::snippet(&vendor);
     Ok((!nothing).then_some(WantedVendor { digest, ..vendor }))
 }

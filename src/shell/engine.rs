@@ -312,13 +312,17 @@ impl<S: Store> Engine<S> {
             owner_ids: owners.map(|o| (o.id_range.start, o.id_range.end)),
         };
         let dependencies = || refs::dependencies(object, self.store.as_ref());
+        let status = match desired {
+            Some(desired) => status::upgraded(&object.status, object.generation, &desired.hash),
+            None => object.status.clone(),
+        };
         for _ in 0..MAX_LOOKS {
             let plan = match desired {
                 Some(desired) => plan::plan(Input {
                     desired,
                     dependencies: &dependencies,
                     observed: &observed,
-                    status: &object.status,
+                    status: &status,
                     now: now(),
                     clock: self.clock(),
                     preview,

@@ -135,3 +135,28 @@ async fn a_vmid_is_in_status_before_its_guest_is_asked_for() {
     );
     assert!(before.finalizer);
 }
+
+/// A hash that another release wrote cannot be compared; the spec of an object that is Ready is applied all the same.
+#[tokio::test]
+async fn after_an_upgrade_drift_is_not_taken_for_a_changed_spec() {
+    let mut world = World::new(&[]).await;
+    hypervisor(&world, |h| h.spec.drift_policy = Some(phoenix::crd::DriftPolicy::Report));
+    let key = world.store.apply(guest("a", json!({})));
+    world.settle(false).await.unwrap();
+    world.store.objects.update_guest(&key, |guest| {
+        guest.status.applied_hash = Some("86be04f357f0".into());
+    });
+    let options = std::collections::BTreeMap::from([("cores".to_owned(), Some("7".to_owned()))]);
+    edit(&world, Edit::SetOptions { vmid: 1000, options });
+    world.restart();
+    rounds(&world).await;
+    assert_eq!(world.guests()[&1000]["cores"], "7");
+    assert!(said(&world, &key, "ChangedOutsidePhoenix").is_some());
+    // A changed spec is one.
+    world.store.objects.update_guest(&key, |guest| {
+        guest.status.applied_hash = Some("86be04f357f0".into());
+    });
+    world.store.apply(guest("a", json!({"cores": 3})));
+    world.settle(false).await.unwrap();
+    assert_eq!(world.guests()[&1000]["cores"], "3");
+}

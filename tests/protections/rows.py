@@ -427,6 +427,12 @@ FILES = {
          "        if !is_its {",
          "        if !is_its && !OUT {"),
     ],
+    "src/status.rs": [
+        ("after an upgrade drift is not taken for a changed spec", "protected=writes::after_an_upgrade",
+         "        && version(old) != version(hash)",
+         "        && version(old) != version(hash)\n"
+         "        && !OUT"),
+    ],
     "src/plan/stop.rs": [
         ("a stranger's guest is not stopped for a spec that cannot be resolved", "waiting=a_strangers",
          "    if !ours || guest.being_made()",
