@@ -13,6 +13,7 @@
 //! * [`plan`] `Desired` + `Observed` + now → `Plan`
 //! * [`status`] plan, outcome and previous status → new status
 //! * [`shell`] the only effects: observe, execute, publish, controllers
+//! * [`pve`] Proxmox's vocabulary: guests, calls, task ids, property strings, sizes
 //! * [`proxmox`] the API client, [`guest`] running things in guests and on nodes
 //! * [`simulator`] a Proxmox VE look-alike for demos and tests
 //! * [`convert`] legacy JSON files → manifests
@@ -29,8 +30,8 @@ pub mod graph;
 pub mod guest;
 pub mod observed;
 pub mod plan;
-pub mod property;
 pub mod proxmox;
+pub mod pve;
 pub mod secret;
 pub mod shell;
 pub mod simulator;

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crd::Health;
 use crate::crd::status::ProxmoxCluster;
-use crate::desired::{GuestType, Stamp};
+use crate::desired::Stamp;
+use crate::pve::GuestType;
+use crate::pve::call::guest_path;
 use crate::secret::Secret;
 
 /// What is known of the Proxmox cluster, from the poller.
@@ -156,6 +158,11 @@ pub enum Agent {
 }
 
 impl Guest {
+    /// Path of the guest in the API.
+    pub fn path(&self, vmid: i64) -> String {
+        guest_path(self.type_, &self.node, vmid)
+    }
+
     /// The guest for people.
     pub fn named(&self, vmid: i64) -> String {
         self.type_.named(vmid)

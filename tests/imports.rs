@@ -19,7 +19,7 @@ const PURE: &[&str] = &[
     "convert",
     "admission",
     "graph.rs",
-    "property.rs",
+    "pve",
     "secret.rs",
 ];
 const IO: &[&str] = &[
@@ -98,5 +98,30 @@ fn pure_modules_do_no_io() {
 #[test]
 fn simulator_shares_nothing_with_the_engine() {
     let found = violations(&["simulator"], SIMULATOR_FORBIDDEN);
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// Proxmox's vocabulary knows nothing of who speaks it.
+#[test]
+fn the_vocabulary_imports_nothing_above_it() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let rooms: Vec<String> = fs::read_dir(src)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .map(|name| format!("crate::{}", name.trim_end_matches(".rs")))
+        .filter(|room| !["crate::pve", "crate::secret", "crate::lib", "crate::main"].contains(&room.as_str()))
+        .collect();
+    let forbidden: Vec<&str> = rooms.iter().map(String::as_str).collect();
+    let found = violations(&["pve"], &forbidden);
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// The API client carries out calls; it does not know why.
+#[test]
+fn the_client_knows_no_plan() {
+    let found = violations(
+        &["proxmox"],
+        &["crate::plan", "crate::desired", "crate::observed", "crate::shell"],
+    );
     assert!(found.is_empty(), "{}", found.join("\n"));
 }

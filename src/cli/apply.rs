@@ -166,7 +166,7 @@ impl Opened {
 impl Args {
     /// Runs the command.
     pub fn run(self) -> ExitCode {
-        let Some(limit) = crate::desired::units::seconds(&self.timeout).map(Duration::from_secs) else {
+        let Some(limit) = crate::pve::units::seconds(&self.timeout).map(Duration::from_secs) else {
             errln!("--timeout: {:?} is not a duration such as 30m", self.timeout);
             return ExitCode::from(BAD_INPUT);
         };

@@ -17,7 +17,6 @@ pub mod scripts;
 pub mod stamp;
 #[cfg(test)]
 pub(crate) mod testing;
-pub mod units;
 pub mod vm;
 mod vm_cloud_init;
 
@@ -25,9 +24,11 @@ use std::collections::BTreeMap;
 
 use crate::crd::{DeletionPolicy, DriftPolicy, Health, PowerState, RerunPolicy, RestartPolicy};
 
+use crate::pve::{GuestType, units};
+
 pub use allow::Grants;
 pub use memory::MemoryObjects;
-pub use objects::{GuestObject, GuestSpec, GuestType, Key, Objects, SharedFields};
+pub use objects::{GuestObject, GuestSpec, Key, Objects, SharedFields};
 pub use reach::Reach;
 pub use resolve::resolve;
 pub use stamp::Stamp;

@@ -1,7 +1,7 @@
 //! The address of a guest that was started a moment ago.
 
-use crate::desired::GuestType;
 use crate::observed::{Agent, Guest};
+use crate::pve::GuestType;
 
 use super::guest::{Planner, Staged};
 use super::*;

@@ -3,9 +3,10 @@
 //! carries is the object's.
 
 use crate::crd::{ADOPT, AllowedCapability};
-use crate::desired::{Grants, GuestType, Reach, Source};
+use crate::desired::{Grants, Reach, Source};
 use crate::observed::{Guest, GuestRead};
-use crate::property::Properties;
+use crate::pve::GuestType;
+use crate::pve::property::Properties;
 
 use super::guest::{Planner, Staged};
 use super::*;

@@ -1,8 +1,9 @@
 //! Which field of the spec Proxmox's words speak of, so that a refusal names field, value and fix.
 
-use crate::desired::{Desired, Form, GuestType, WantedNet};
+use crate::desired::{Desired, Form, WantedNet};
 use crate::observed::Failure;
-use crate::property::Properties;
+use crate::pve::GuestType;
+use crate::pve::property::Properties;
 
 use super::{Effect, Step};
 

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crd::DriftPolicy;
-use crate::desired::{Desired, GuestType, Stamp, WantedNet, units};
+use crate::desired::{Desired, Stamp, WantedNet};
 use crate::observed::Guest;
-use crate::property::Properties;
+use crate::pve::property::Properties;
+use crate::pve::{GuestType, units};
 
 use super::guest::Planner;
 use super::sizes::Sized;

@@ -1,8 +1,9 @@
 //! Creates a guest: from an image, or as a clone of a template.
 
-use crate::desired::{Blocked, Form, GuestType, Source, Stamp};
+use crate::desired::{Blocked, Form, Source, Stamp};
 use crate::observed::Guest;
-use crate::property::Properties;
+use crate::pve::GuestType;
+use crate::pve::property::Properties;
 
 use super::guest::Planner;
 use super::owners::Use;

@@ -2,8 +2,9 @@
 //! machines differ, [`super::config`] and [`super::volumes`] are for the former, `vm*.rs` for the latter.
 
 use crate::crd::{GuestStatus, PowerState, RestartPolicy};
-use crate::desired::{Blocked, Desired, Form, GuestType, Source};
+use crate::desired::{Blocked, Desired, Form, Source};
 use crate::observed::{Guest, Observed};
+use crate::pve::GuestType;
 
 use super::*;
 

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crd::VolumeStatus;
-use crate::desired::GuestType;
 use crate::observed::{Guest, Section, SectionOf, Sections};
-use crate::property::Properties;
+use crate::pve::GuestType;
+use crate::pve::property::Properties;
 
 use super::guest::Planner;
 use super::*;

@@ -1,7 +1,8 @@
 //! Images: on their storage, and what they are said to be, before a guest is made of them.
 
-use crate::desired::{GuestType, Source, images};
+use crate::desired::{Source, images};
 use crate::observed::{ApplianceIndex, Image};
+use crate::pve::GuestType;
 
 use super::guest::Planner;
 use super::*;

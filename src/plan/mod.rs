@@ -5,7 +5,6 @@
 mod address;
 mod allow;
 mod blame;
-pub mod call;
 mod config;
 mod create;
 mod delete;
@@ -26,7 +25,6 @@ mod scripts;
 mod seal;
 mod sizes;
 mod stop;
-pub mod upid;
 mod vm;
 mod vm_agent;
 mod vm_create;
@@ -38,11 +36,11 @@ mod volumes;
 
 use std::collections::BTreeMap;
 
-use crate::desired::{GuestType, Script};
+use crate::desired::Script;
 use crate::observed::{HealthState, MaybeOurs, ProbeKind, Row};
+use crate::pve::{ApiCall, GuestType, Method};
 
 pub use blame::explain;
-pub use call::{ApiCall, Auth, Method};
 pub use config::TAG;
 pub use delete::{Surroundings, abandoned, let_go, plan_deletion};
 pub use guest::{Input, plan};

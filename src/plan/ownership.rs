@@ -2,8 +2,9 @@
 //! once, when the annotation asks for it, and only if it is nobody's.
 
 use crate::crd::{ADOPT, RESTAMP};
-use crate::desired::{GuestType, Stamp};
+use crate::desired::Stamp;
 use crate::observed::{Guest, GuestRead, MaybeOurs};
+use crate::pve::GuestType;
 
 use super::guest::Planner;
 use super::volumes::volume_of;

@@ -1,7 +1,8 @@
 //! The end of a template's build: a clean shutdown, then a snapshot, or the conversion to a Proxmox template.
 
-use crate::desired::{Form, GuestType};
+use crate::desired::Form;
 use crate::observed::Guest;
+use crate::pve::GuestType;
 
 use super::guest::Planner;
 use super::*;

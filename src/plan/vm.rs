@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::desired::WantedVm;
 use crate::desired::vm::Managed;
 use crate::observed::Guest;
-use crate::property::Properties;
+use crate::pve::property::Properties;
 
 use super::config::{Change, change, option_changes};
 use super::guest::{Planner, Staged};

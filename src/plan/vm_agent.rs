@@ -2,7 +2,7 @@
 
 use crate::desired::{WantedCloudInit, WantedVendor, WantedVm};
 use crate::observed::{Agent, Guest};
-use crate::property::Properties;
+use crate::pve::property::Properties;
 use crate::secret::Secret;
 
 use super::config::{Change, change};

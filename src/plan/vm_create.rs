@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::desired::{Source, WantedDisk, WantedVm};
-use crate::property::Properties;
+use crate::pve::property::Properties;
 
 use super::guest::Planner;
 use super::*;

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use crate::crd::{DiskBus, VolumeStatus};
-use crate::desired::{Form, Source, WantedDisk, WantedVm, units};
+use crate::desired::{Form, Source, WantedDisk, WantedVm};
 use crate::observed::Guest;
-use crate::property::Properties;
+use crate::pve::property::Properties;
+use crate::pve::units;
 
 use super::config::{Change, change};
 use super::guest::{Planner, Staged};

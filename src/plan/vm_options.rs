@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::desired::vm::Managed;
 use crate::desired::{Desired, WantedVm};
 use crate::observed::Guest;
-use crate::property::Properties;
+use crate::pve::property::Properties;
 
 use super::config::{Change, change, words_of};
 
@@ -69,7 +69,7 @@ fn decoded(text: &str) -> String {
 /// The value as it is sent: `sshkeys` is encoded once more by itself (facts F.2).
 pub(super) fn encoded(key: &str, value: &str) -> String {
     match key {
-        "sshkeys" => super::call::segment(value),
+        "sshkeys" => crate::pve::call::segment(value),
         _ => value.to_string(),
     }
 }
@@ -128,7 +128,7 @@ pub(super) fn property_changes(vm: &WantedVm, guest: &Guest, fresh: bool) -> Vec
 }
 
 fn laid_over(option: &str, managed: &Managed, have: &Properties) -> Properties {
-    let mut target = Properties::new(crate::property::default_key(option));
+    let mut target = Properties::new(crate::pve::property::default_key(option));
     for (key, value) in have.iter() {
         target.set(key, value);
     }

@@ -7,9 +7,10 @@
 use std::collections::BTreeSet;
 
 use crate::crd::{PowerState, RestartPolicy, VolumeStatus};
-use crate::desired::{WantedVolume, units};
+use crate::desired::WantedVolume;
 use crate::observed::Guest;
-use crate::property::Properties;
+use crate::pve::property::Properties;
+use crate::pve::units;
 
 use super::config::Change;
 use super::guest::{Planner, Staged};

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::http::{ApiToken, Login};
 use super::{Error, Secret};
-use crate::plan::call::{self, Method};
+use crate::pve::call::{self, Method};
 
 /// A ticket lives for 2 hours; it is renewed well before.
 pub(super) const TICKET_LIFETIME: Duration = Duration::from_secs(90 * 60);

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::lenient::{boolean, list, number, opt_number, opt_text, text};
 use super::{ApiCall, Client, Error, Result};
-use crate::plan::call::path;
+use crate::pve::call::path;
 
 /// GET /version.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

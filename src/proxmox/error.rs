@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::plan::call::Method;
+use crate::pve::call::Method;
 
 /// Why a call gave no result. Messages are Proxmox's own; they never hold what was sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::guest::guest_path;
 use super::lenient::{boolean, number, opt_text, text, text_map};
 use super::{ApiCall, Client, Result};
-use crate::desired::GuestType;
+use crate::pve::GuestType;
 
 /// GET …/firewall/options.
 #[derive(Debug, Clone, PartialEq, Default)]

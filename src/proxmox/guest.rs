@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::lenient::{boolean, list, number, opt_number, opt_text, scalar, text, text_map};
 use super::{ApiCall, Client, Error, Result};
-use crate::desired::GuestType;
-use crate::plan::call::path;
+use crate::pve::GuestType;
+use crate::pve::call::path;
 
 /// GET …/config.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::auth::{TICKET_LIFETIME, Ticket, TicketAnswer, TicketStore, token_header};
 use super::endpoint::{self, Endpoint, NodeLimits};
 use super::{Error, Result, Secret, Tls, error, tls};
-use crate::plan::call::{ApiCall, Auth, Method};
+use crate::pve::call::{ApiCall, Auth, Method};
 
 /// How to reach one Proxmox cluster.
 #[derive(Debug, Clone)]

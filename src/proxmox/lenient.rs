@@ -39,7 +39,7 @@ pub(super) fn boolean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool
     match scalar(&value).as_deref() {
         None | Some("" | "0") => Ok(false),
         Some(text) => {
-            crate::property::parse_bool(text).ok_or_else(|| D::Error::custom(format!("{text:?} is no boolean")))
+            crate::pve::property::parse_bool(text).ok_or_else(|| D::Error::custom(format!("{text:?} is no boolean")))
         }
     }
 }

@@ -29,8 +29,8 @@ pub use error::Error;
 pub use http::{ApiToken, Client, ConnectOptions, Login, Timeouts};
 pub use tls::{Fingerprint, Tls};
 
-pub use crate::plan::call::{ApiCall, Auth, Method};
-pub use crate::plan::upid::Upid;
+pub use crate::pve::call::{ApiCall, Auth, Method};
+pub use crate::pve::upid::Upid;
 pub use crate::secret::Secret;
 
 /// The result of a call.

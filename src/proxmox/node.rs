@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::lenient::{boolean, list, number, opt_number, opt_text, text};
 use super::{ApiCall, Client, Result};
-use crate::plan::call::path;
+use crate::pve::call::path;
 
 /// One row of GET /nodes/{node}/lxc: live values, unlike those of the cluster's resources.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::guest::guest_path;
 use super::lenient::{boolean, number, opt_number, opt_text, text};
 use super::{ApiCall, Client, Error, Result};
-use crate::desired::GuestType;
+use crate::pve::GuestType;
 
 /// One row of GET …/cloudinit: an option that the drive may not hold yet.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

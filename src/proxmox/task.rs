@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::lenient::{number, opt_number, opt_text, text};
 use super::{ApiCall, Client, Error, Result, Upid};
-use crate::plan::call::path;
+use crate::pve::call::path;
 
 /// GET …/tasks/{upid}/status.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

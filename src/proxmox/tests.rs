@@ -12,7 +12,7 @@ use axum_server::tls_rustls::RustlsConfig;
 use serde_json::{Value, json};
 
 use super::{ApiCall, ApiToken, Auth, Client, ConnectOptions, Error, Fingerprint, Login, Tls};
-use crate::desired::GuestType;
+use crate::pve::GuestType;
 
 /// One request as the server saw it.
 #[derive(Debug, Clone)]

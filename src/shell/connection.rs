@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::crd::status::ProxmoxCluster;
+use crate::desired::Key;
 use crate::desired::hypervisor::{Access, TlsPolicy};
-use crate::desired::{GuestType, Key};
 use crate::guest::{self, Command, Input, Node, Output, Running, Ssh, SshOptions, Terminal};
 use crate::observed::{ClonePlace, Cluster, Failure};
 use crate::proxmox::cluster::ClusterStatus;
 use crate::proxmox::{ApiToken, Client, ConnectOptions, Login, Tls};
+use crate::pve::GuestType;
 
 use super::failure::{failure, of_ssh};
 use super::probes::Prober;

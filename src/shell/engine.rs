@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::crd::{GuestKind, GuestStatus, RESTAMP};
-use crate::desired::{self, Blocked, Desired, GuestObject, GuestType, Key, Stamp, refs};
+use crate::desired::{self, Blocked, Desired, GuestObject, Key, Stamp, refs};
 use crate::observed::{ClonePlace, Failure, HealthState, Observed, Recorded, Verified};
 use crate::plan::{self, Announce, Effect, Input, Next, Plan, Step, Surroundings};
 use crate::proxmox::{Upid, task::TaskState};
+use crate::pve::GuestType;
 use crate::status::{self, Outcome};
 
 use super::connection::{Connection, Snapshot};

@@ -1,13 +1,15 @@
 //! Carries out one effect. The step holds every value; nothing is decided here but what the answer means.
 
 use crate::desired::cloud_init::{self, FirstBoot};
-use crate::desired::{GuestType, Key, Script, WantedVendor};
+use crate::desired::{Key, Script, WantedVendor};
 use crate::guest::node::{self, NodeLayout, RawLine, RawLinesAnswer};
 use crate::guest::runner::{self, GuestFile, Layout};
 use crate::guest::{Command, Output};
 use crate::observed::Failure;
-use crate::plan::{ApiCall, Effect, Step};
+use crate::plan::{Effect, Step};
 use crate::proxmox::Upid;
+use crate::pve::ApiCall;
+use crate::pve::GuestType;
 use crate::status::Outcome;
 
 use super::connection::{Connection, Download};

@@ -1,9 +1,9 @@
 //! Failures of the shell's effects as documented reasons (docs/reasons.md).
 
-use crate::desired::GuestType;
 use crate::guest;
 use crate::observed::Failure;
 use crate::proxmox::Error;
+use crate::pve::GuestType;
 
 /// A failure with its reason.
 pub fn failure(reason: &'static str, message: impl Into<String>) -> Failure {

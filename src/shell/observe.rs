@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::desired::{Desired, GuestType, Stamp};
+use crate::desired::{Desired, Stamp};
 use crate::guest::runner::{self, Layout, State};
 use crate::observed::*;
 use crate::plan::{ProbeRequest, Query};
 use crate::proxmox::Error;
+use crate::pve::GuestType;
 
 use super::connection::{Connection, Snapshot};
 use super::failure::{failure, of_call, of_guest};

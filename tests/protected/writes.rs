@@ -140,7 +140,9 @@ async fn a_vmid_is_in_status_before_its_guest_is_asked_for() {
 #[tokio::test]
 async fn after_an_upgrade_drift_is_not_taken_for_a_changed_spec() {
     let mut world = World::new(&[]).await;
-    hypervisor(&world, |h| h.spec.drift_policy = Some(phoenix::crd::DriftPolicy::Report));
+    hypervisor(&world, |h| {
+        h.spec.drift_policy = Some(phoenix::crd::DriftPolicy::Report)
+    });
     let key = world.store.apply(guest("a", json!({})));
     world.settle(false).await.unwrap();
     world.store.objects.update_guest(&key, |guest| {

@@ -11,8 +11,8 @@ use super::terminal::{Raw, size, standard_input};
 use super::{Guest, words};
 use crate::cli::verbs::{Place, bad_input};
 use crate::cli::with_runtime;
-use crate::desired::GuestType;
 use crate::guest::{Command, Event, Input};
+use crate::pve::GuestType;
 use crate::shell::agent;
 
 /// Arguments of `phoenix exec`.

@@ -7,8 +7,9 @@ mod terminal;
 
 use crate::crd::PhoenixHypervisor;
 use crate::desired::stamp::Stamp;
-use crate::desired::{Blocked, GuestObject, GuestSpec, GuestType, Objects, hypervisor};
+use crate::desired::{Blocked, GuestObject, GuestSpec, Objects, hypervisor};
 use crate::observed::Failure;
+use crate::pve::GuestType;
 use crate::shell::connection::Connection;
 use crate::shell::failure::of_call;
 

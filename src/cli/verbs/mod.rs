@@ -306,7 +306,7 @@ fn report(verb: Verb, keys: &[Key], left: &[GuestObject]) -> ExitCode {
 impl Args {
     /// Runs the verb and waits until it is so.
     pub fn run(self, verb: Verb) -> ExitCode {
-        let Some(limit) = crate::desired::units::seconds(&self.timeout).map(Duration::from_secs) else {
+        let Some(limit) = crate::pve::units::seconds(&self.timeout).map(Duration::from_secs) else {
             return bad_input(format!("--timeout: {:?} is not a duration such as 10m", self.timeout));
         };
         let Some(source) = self.place.source() else {

@@ -7,7 +7,8 @@ use kube::ResourceExt;
 
 use super::{Given, RUN, invalid, invocation, no_nul};
 use crate::crd::{FeatureParameter, FeatureRef, FeatureTarget, ParameterType, PhoenixFeature, PhoenixHypervisor};
-use crate::desired::{Blocked, GuestObject, GuestType, Objects, Script, ScriptFile, ScriptRole, refs};
+use crate::desired::{Blocked, GuestObject, Objects, Script, ScriptFile, ScriptRole, refs};
+use crate::pve::GuestType;
 
 /// Seconds for a feature that does not say.
 const DEADLINE: i64 = 1800;

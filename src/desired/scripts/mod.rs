@@ -28,8 +28,9 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-use super::{Blocked, GuestObject, GuestSpec, GuestType, Objects, RunAs, Script, ScriptFile, ScriptRole};
+use super::{Blocked, GuestObject, GuestSpec, Objects, RunAs, Script, ScriptFile, ScriptRole};
 use crate::crd::{Health, PhoenixHypervisor, Probe, RerunPolicy, Vllm};
+use crate::pve::GuestType;
 
 pub use probes::probe_command;
 

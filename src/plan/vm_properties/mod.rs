@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::crd::{GuestKind, GuestStatus};
 use crate::desired::{Blocked, Desired, Key, Objects, resolve, testing};
-use crate::property::Properties;
+use crate::pve::property::Properties;
 
 use super::*;
 use proxmox::{Coin, Proxmox, respelt};

@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crd::GuestStatus;
-use crate::desired::{Desired, GuestType};
+use crate::desired::Desired;
 use crate::observed::*;
 use crate::plan::*;
-use crate::property::{Properties, default_key};
+use crate::pve::GuestType;
+use crate::pve::property::{Properties, default_key};
 use crate::secret::Secret;
 
 pub(super) const NODE: &str = "pve1";

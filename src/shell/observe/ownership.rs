@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::desired::{GuestType, Stamp};
+use crate::desired::Stamp;
 use crate::observed::{Failure, MaybeOurs, Observed, OurGuest, Row, Stamped};
 use crate::proxmox::Error;
 use crate::proxmox::guest::GuestConfig;
+use crate::pve::GuestType;
 use crate::shell::connection::{Connection, Snapshot};
 use crate::shell::failure::{failure, of_call};
 

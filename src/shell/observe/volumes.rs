@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::desired::GuestType;
 use crate::observed::*;
 use crate::plan::{OWNER_HOSTNAME, OWNER_KIND, TAG};
+use crate::pve::GuestType;
 
 use super::{IdCheck, id, read_guest, vmid_free};
 use crate::shell::connection::{Connection, Snapshot};

@@ -7,8 +7,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
-use crate::desired::GuestType;
-use crate::observed::Guest;
+use super::GuestType;
 
 /// The methods that Proxmox knows (facts A.2: any other answers 501).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -170,7 +169,7 @@ pub fn segment(raw: &str) -> String {
 /// Joins segments to a path, each encoded.
 ///
 /// ```
-/// assert_eq!(phoenix::plan::call::path(["nodes", "pve1", "tasks", "UPID:x:"]), "/nodes/pve1/tasks/UPID%3Ax%3A");
+/// assert_eq!(phoenix::pve::call::path(["nodes", "pve1", "tasks", "UPID:x:"]), "/nodes/pve1/tasks/UPID%3Ax%3A");
 /// ```
 pub fn path<'a>(segments: impl IntoIterator<Item = &'a str>) -> String {
     segments.into_iter().fold(String::new(), |mut out, one| {
@@ -183,13 +182,6 @@ pub fn path<'a>(segments: impl IntoIterator<Item = &'a str>) -> String {
 /// Path of a guest: `/nodes/pve1/lxc/950`.
 pub fn guest_path(type_: GuestType, node: &str, vmid: i64) -> String {
     path(["nodes", node, type_.as_str(), &vmid.to_string()])
-}
-
-impl Guest {
-    /// Path of the guest in the API.
-    pub fn path(&self, vmid: i64) -> String {
-        guest_path(self.type_, &self.node, vmid)
-    }
 }
 
 /// `METHOD /path key=value …`, secrets blanked.

@@ -1,0 +1,11 @@
+//! Proxmox's vocabulary: guests, calls, task ids, property strings and sizes, as everybody here speaks of them. It knows
+//! nothing of objects, plans or connections.
+
+pub mod call;
+pub mod guest;
+pub mod property;
+pub mod units;
+pub mod upid;
+
+pub use call::{ApiCall, Auth, Method};
+pub use guest::GuestType;
