@@ -559,6 +559,8 @@ pub struct Observed {
     pub recorded: Recorded,
     /// Owner containers.
     pub owners: Option<Result<Owners, Failure>>,
+    /// By volume id: the container of no object's that has it, and as what.
+    pub holders: BTreeMap<String, Result<Option<(i64, String)>, Failure>>,
     /// The id range of owner containers.
     pub owner_range: Option<Result<OwnerRange, Failure>>,
     /// Every section of guests' configurations, by vmid.

@@ -112,10 +112,21 @@ pub fn announced(previous: &GuestStatus, announce: &[Announce]) -> GuestStatus {
             Announce::Volume(new) => {
                 let volumes = status.volumes.get_or_insert_default();
                 match volumes.iter_mut().find(|v| v.name == new.name) {
-                    Some(old) if old.volid.is_none() || new.volid.is_some() => old.clone_from(new),
+                    Some(old) if old.volid.is_none() || old.volid == new.volid => old.clone_from(new),
+                    // The name is that of another volume now; the old one may still be the guest's.
+                    Some(old) if new.volid.is_some() => {
+                        let volid = old.volid.clone().unwrap_or_default();
+                        old.name = format!("{} ({volid})", old.name);
+                        volumes.push(new.clone());
+                    }
                     Some(_) => {}
                     None => volumes.push(new.clone()),
                 }
+            }
+            Announce::VolumeNamed { volid, name } => {
+                let volumes = status.volumes.iter_mut().flatten();
+                let named = volumes.filter(|v| v.volid.as_ref() == Some(volid));
+                named.for_each(|v| v.name.clone_from(name));
             }
         }
     }

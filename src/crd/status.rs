@@ -213,6 +213,10 @@ pub struct VolumeStatus {
     /// Size in GiB that the spec asked for and that was read back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_gib: Option<i64>,
+    /// Path in the container at which it was attached last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub mount_path: Option<String>,
 }
 
 /// The guest of an earlier revision of a template.

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::crd::{ABANDON, DeletionPolicy, GuestStatus, ReclaimPolicy};
+use crate::crd::status::VolumeStatus;
+use crate::crd::{ABANDON, DeletionPolicy, GuestStatus, ReclaimPolicy, Volume as VolumeSpec};
 use crate::desired::{GuestObject, GuestSpec, Key, Stamp};
 use crate::observed::{Guest, GuestRead, IdCheck, Observed, Owner, Sections};
 
@@ -361,7 +362,7 @@ impl Deletion<'_> {
                 }));
             }
         };
-        let volumes = sections.data(guest.type_, self.may_go(guest.type_, &sections));
+        let volumes = sections.data(guest.type_, self.may_go(guest, &sections));
         if volumes.is_empty() {
             return None;
         }
@@ -372,23 +373,34 @@ impl Deletion<'_> {
         Some(self.stuck("UnaccountedVolumes", message))
     }
 
-    /// What may go: volumes recorded as `Delete` wherever they are, a new one that was not recorded yet, and of a
-    /// machine the disks that the spec lists. Where nothing was recorded, a machine may lose what it boots from.
-    fn may_go(&self, type_: GuestType, sections: &Sections) -> impl Fn(&str, &str, &str) -> bool {
+    /// What may go: volumes recorded as `Delete` wherever they are, a new one that was announced and not recorded yet,
+    /// and of a machine the disks that the spec lists, and those that Phoenix made for earlier specs. Where nothing was
+    /// recorded, a machine may lose what it boots from. What a container's spec says to retain stays, though status may
+    /// not know of that edit.
+    fn may_go(&self, guest: &Guest, sections: &Sections) -> impl Fn(&str, &str, &str) -> bool {
+        let type_ = guest.type_;
         let recorded = self.status.volumes.clone().unwrap_or_default();
+        let adopted = self.status.adopted == Some(true) || guest.stamp().is_some_and(|s| s.adopted);
         // An object whose form was edited since says nothing of the guest that it has.
         let edited = type_ == GuestType::Qemu && self.object.vm().is_none();
         let boot = edited || recorded.is_empty() || self.status.adopted == Some(true);
         let boot = sections.boot_volume().filter(|_| boot);
         let (mut disks, mut paths) = (Vec::new(), Vec::new());
+        let (mut kept_names, mut kept_paths) = (Vec::new(), Vec::new());
         match &self.object.spec {
             GuestSpec::Lxc(spec) => {
-                let announced = |name: &str| {
-                    let mut all = recorded.iter();
-                    all.any(|v| v.name == name && v.volid.is_none() && v.reclaim_policy.as_deref() == Some("Delete"))
-                };
-                let new = spec.volumes.iter().flatten().filter(|v| announced(&v.name));
-                paths.extend(new.map(|v| v.mount_path.trim_end_matches('/').to_string()));
+                let trimmed = |path: &str| path.trim_end_matches('/').to_string();
+                let announced = |v: &&VolumeStatus| v.volid.is_none() && v.reclaim_policy.as_deref() == Some("Delete");
+                for new in recorded.iter().filter(announced) {
+                    let wanted = spec.volumes.iter().flatten().filter(|v| v.name == new.name);
+                    paths.extend(wanted.map(|v| trimmed(&v.mount_path)));
+                    paths.extend(new.mount_path.iter().map(|path| trimmed(path)));
+                }
+                let retain = |v: &&VolumeSpec| v.reclaim_policy.unwrap_or_default() == ReclaimPolicy::Retain;
+                for kept in spec.volumes.iter().flatten().filter(retain) {
+                    kept_names.push(kept.name.clone());
+                    kept_paths.push(trimmed(&kept.mount_path));
+                }
             }
             _ => {
                 let listed = self.object.vm().and_then(|vm| vm.disks.as_deref());
@@ -400,10 +412,13 @@ impl Deletion<'_> {
                 let value = text.split(',').find_map(|p| p.strip_prefix(part));
                 value.is_some_and(|v| v.trim_end_matches('/') == wanted)
             };
+            let known = recorded.iter().find(|v| v.volid.as_deref() == Some(volid));
+            if known.is_some_and(|v| kept_names.contains(&v.name)) || kept_paths.iter().any(|path| has("mp=", path)) {
+                return false;
+            }
+            let made = type_ == GuestType::Qemu && !adopted;
             boot.as_deref() == Some(volid)
-                || recorded
-                    .iter()
-                    .any(|v| v.volid.as_deref() == Some(volid) && v.reclaim_policy.as_deref() == Some("Delete"))
+                || known.is_some_and(|v| v.reclaim_policy.as_deref().map_or(made, |policy| policy == "Delete"))
                 || disks.iter().any(|name| name == key || has("serial=", name))
                 || paths.iter().any(|path| has("mp=", path))
         }

@@ -139,6 +139,7 @@ impl Planner<'_> {
         let (vmid, guest) = self.existing_guest()?;
         self.may_go_on(vmid, &guest)?;
         self.facts.node = Some(guest.node.clone());
+        self.placed(vmid, &guest);
         self.facts.ip = guest.ip.clone();
         self.facts.image = guest.stamp().and_then(|s| s.image);
         self.ok(Stage::DependenciesReady, "");
@@ -182,6 +183,20 @@ impl Planner<'_> {
             self.facts.verified = Some(self.observed.cluster.guests.get(&vmid).cloned());
         }
         Ok(())
+    }
+
+    /// Phoenix migrates nobody; who asks for another node is told.
+    fn placed(&mut self, vmid: i64, guest: &Guest) {
+        let Some(wanted) = self.desired.node.as_ref().filter(|node| **node != guest.node) else {
+            return;
+        };
+        let message = format!(
+            "{}.node is {:?}, wanted {wanted:?}: migrate it in Proxmox ({} migrate {vmid} {wanted}), or set the node that it is on",
+            self.prefix(),
+            guest.node,
+            guest.type_.tool()
+        );
+        self.find_more("RecreateRequired", "CreationOnly", message);
     }
 
     /// What only containers have.

@@ -81,8 +81,8 @@ impl Sections {
         }
     }
 
-    /// Volumes of the guest's own beyond its system, with where each was found first. `accounted` says which of those
-    /// outside snapshots may go, by key, value and volume id; they may go from the snapshots too.
+    /// Volumes of the guest's own beyond its system, with where each was found first. `accounted` says which may go, by
+    /// key, value and volume id; of a volume in a snapshot only the id counts. What may go may so from everywhere.
     pub(super) fn data(
         &self,
         type_: GuestType,
@@ -100,7 +100,11 @@ impl Sections {
                     continue;
                 }
                 let text = section.options.get(key).map(String::as_str).unwrap_or_default();
-                let fine = snapshot.is_none() && accounted(key, text, &volid);
+                // A key or value of a snapshot says nothing of today's; the volume's id does.
+                let fine = match snapshot {
+                    None => accounted(key, text, &volid),
+                    Some(_) => accounted("", "", &volid),
+                };
                 if fine || is_system(type_, key, &volid) {
                     may_go.insert(volid);
                     continue;
@@ -201,12 +205,32 @@ impl Planner<'_> {
                 continue;
             }
             let mut entry = VolumeStatus { size_gib: None, ..old };
+            self.tell_held(guest, vmid, &entry, &volid);
             if recorded.iter().any(|v| v.name == entry.name) {
                 entry.name = format!("{} ({volid})", base_name(&entry.name));
             }
             recorded.push(entry);
         }
         Ok(recorded)
+    }
+
+    /// An earlier volume or disk that no field names any more, and what becomes of it.
+    fn tell_held(&mut self, guest: &Guest, vmid: i64, entry: &VolumeStatus, volid: &str) {
+        let what = guest.named(vmid);
+        let place = in_sight(guest)
+            .into_iter()
+            .find(|(_, v)| v == volid)
+            .map(|(key, _)| key);
+        let place = place.map_or_else(String::new, |key| format!(" as {key}"));
+        let field = match guest.type_ {
+            GuestType::Lxc => "spec.volumes",
+            GuestType::Qemu => "spec.disks",
+        };
+        let message = format!(
+            "{} ({volid}) is kept by {what}{place}, and {field} does not name it: under that name it is attached again; it goes with {what}",
+            entry.name
+        );
+        self.find_more("VolumeUnclaimed", "KeptByGuest", message);
     }
 
     /// What status has recorded for a volume or disk of that name, beside what the guest shows.

@@ -19,6 +19,7 @@ mod owners;
 mod ownership;
 #[cfg(test)]
 mod protected;
+mod reclaim;
 pub mod retry;
 mod revisions;
 mod scripts;
@@ -102,6 +103,15 @@ pub enum Query {
     Lenders {
         /// Them.
         among: Vec<MaybeOurs>,
+    },
+    /// Which container of no object's, on the node, has a volume among its mount points.
+    Holder {
+        /// The volume.
+        volid: String,
+        /// Node.
+        node: String,
+        /// The object's own container.
+        but: Option<i64>,
     },
     /// Whether a vmid can be used for a new guest.
     VmidFree {
@@ -296,6 +306,13 @@ pub enum Announce {
     RawLines(Vec<String>),
     /// A volume is about to be attached: a new one of the guest's own has no volume id yet.
     Volume(crate::crd::VolumeStatus),
+    /// A recorded volume gets another name.
+    VolumeNamed {
+        /// Its volume id.
+        volid: String,
+        /// The name.
+        name: String,
+    },
     /// The cloud-init drive is about to be written anew, while the machine runs with this process id.
     CloudInitWritten(i64),
     /// The snippet is the machine's, or none is any more.

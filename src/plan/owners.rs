@@ -1,6 +1,7 @@
 //! Owner containers of retained volumes: their `mpN` paths are the registry of all volumes that outlive their guests.
 //! A key that is registered anywhere is used where it is, and what cannot be read means that nothing is allocated.
 
+use crate::crd::VolumeStatus;
 use crate::desired::{Stamp, WantedOwner, WantedVolume};
 use crate::observed::{Failure, Guest, Owner, Owners};
 
@@ -34,7 +35,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    fn words(&self) -> String {
+    pub(super) fn words(&self) -> String {
         format!(
             "{} on owner container {} of node {}",
             self.mount.volid(),
@@ -195,19 +196,8 @@ impl Planner<'_> {
         volume: &WantedVolume,
         key: &str,
     ) -> Result<Option<Entry>, Next> {
-        let found = self.entries(owners, key);
-        match found.as_slice() {
-            [] => {}
-            [entry] => return Ok(Some(entry.clone())),
-            several => {
-                let places: Vec<String> = several.iter().map(Entry::words).collect();
-                let message = format!(
-                    "volume {} is registered twice at {key} ({}): remove the wrong entry from its owner container",
-                    volume.name,
-                    places.join(", ")
-                );
-                return Err(self.stuck(stage, "DoubleVolume", message));
-            }
+        if let Some(entry) = self.only_entry(stage, owners, volume, key)? {
+            return Ok(Some(entry));
         }
         self.none_of_others(stage, owners, volume, key)?;
         if let Some(vmid) = owners.creating.first() {
@@ -218,7 +208,6 @@ impl Planner<'_> {
             let failure = failure.clone();
             return Err(self.not_readable(stage, volume, &failure));
         }
-        self.not_lost(stage, owners, volume)?;
         match self.observed.owner_range.clone() {
             None => Err(Next::Look(Query::OwnerRange {
                 ids: wanted.ids,
@@ -240,7 +229,31 @@ impl Planner<'_> {
         }
     }
 
-    fn not_readable(&mut self, stage: Stage, volume: &WantedVolume, failure: &Failure) -> Next {
+    /// The one entry of a key; `None` where no owner that could be read has one.
+    pub(super) fn only_entry(
+        &mut self,
+        stage: Stage,
+        owners: &Owners,
+        volume: &WantedVolume,
+        key: &str,
+    ) -> Result<Option<Entry>, Next> {
+        let found = self.entries(owners, key);
+        match found.as_slice() {
+            [] => Ok(None),
+            [entry] => Ok(Some(entry.clone())),
+            several => {
+                let places: Vec<String> = several.iter().map(Entry::words).collect();
+                let message = format!(
+                    "volume {} is registered twice at {key} ({}): remove the wrong entry from its owner container",
+                    volume.name,
+                    places.join(", ")
+                );
+                Err(self.stuck(stage, "DoubleVolume", message))
+            }
+        }
+    }
+
+    pub(super) fn not_readable(&mut self, stage: Stage, volume: &WantedVolume, failure: &Failure) -> Next {
         let message = format!(
             "volume {} is looked for on all owner containers before a new one is made: {}",
             volume.name, failure.message
@@ -348,10 +361,12 @@ impl Planner<'_> {
             let Some(key) = &volume.owner_key else { continue };
             let (wanted, owners) = self.owners(stage)?;
             let Some(entry) = self.find_entry(stage, &wanted, &owners, volume, key)? else {
+                self.not_lost(stage, &owners, volume)?;
                 continue;
             };
             if let Some(at) = at {
                 self.fits(at, volume, &entry)?;
+                self.in_no_other_guest(at, volume, &entry)?;
                 continue;
             }
             let there = entry.owner.guest.node.clone();
@@ -376,9 +391,13 @@ impl Planner<'_> {
         match self.find_entry(at.stage, &wanted, &owners, volume, key)? {
             Some(entry) => {
                 self.fits(at, volume, &entry)?;
+                self.in_no_other_guest(at, volume, &entry)?;
                 Ok(entry)
             }
-            None => Err(self.allocate_on_owner(at, &owners, &wanted, volume, key)),
+            None => {
+                self.not_lost(at.stage, &owners, volume)?;
+                Err(self.allocate_on_owner(at, &owners, &wanted, volume, key))
+            }
         }
     }
 
@@ -423,7 +442,12 @@ impl Planner<'_> {
             entry.mount.volid(),
             entry.mount.path()
         );
-        self.run(Stage::VolumesReady, action, vec![], Effect::Call(call))
+        // Write-ahead: a rename that is taken back is undone on the owner too.
+        let named = Announce::VolumeNamed {
+            volid: entry.mount.volid().to_string(),
+            name: key.rsplit('/').next().unwrap_or_default().to_string(),
+        };
+        self.run(Stage::VolumesReady, action, vec![named], Effect::Call(call))
     }
 
     fn allocate_on_owner(
@@ -460,10 +484,16 @@ impl Planner<'_> {
             .put_config(&owner.guest, owner.vmid)
             .param(format!("mp{index}"), value)
             .param("digest", &owner.guest.digest);
+        let new = VolumeStatus {
+            name: volume.name.clone(),
+            reclaim_policy: Some("Retain".into()),
+            mount_path: Some(volume.path.clone()),
+            ..VolumeStatus::default()
+        };
         self.run(
             at.stage,
             format!("allocate retained volume {} ({} GiB)", volume.name, volume.size_gib),
-            vec![],
+            vec![Announce::Volume(new)],
             Effect::Call(call),
         )
     }

@@ -432,6 +432,7 @@ impl Planner<'_> {
                 reclaim_policy,
                 owner_vmid: None,
                 size_gib,
+                mount_path: None,
             }));
         }
         // A disk of the spec goes with its machine, also after the spec dropped it; an adopted machine's does not.

@@ -112,6 +112,7 @@ impl Planner<'_> {
         let stage = Stage::VolumesReady;
         let found = mounts(guest);
         let wanted = self.desired.volumes.clone().unwrap_or_default();
+        self.announced_elsewhere(vmid, &found, &wanted)?;
         let places = self.places(vmid, guest, &found, &wanted)?;
         self.detach(vmid, guest, &found, &places)?;
         let changes = self.mount_changes(vmid, guest, &found, &wanted, &places)?;
@@ -165,24 +166,30 @@ impl Planner<'_> {
         let by_record = |v: &WantedVolume| of_volid(&self.recorded(&v.name)?.volid?);
         let mut places: Vec<Option<usize>> = wanted.iter().map(by_record).collect();
         let mut to_attach = false;
+        // The owner's key follows the name, also where an edit of the policy came between.
+        let changed = self.status.applied_hash.as_ref() != Some(&self.desired.hash);
         for (i, volume) in wanted.iter().enumerate() {
-            if places[i].is_some() {
+            if places[i].is_some() && !changed {
                 continue;
             }
-            let at_path = found.iter().position(|m| m.is_volume() && m.path() == volume.path);
-            places[i] = at_path.filter(|p| !places.contains(&Some(*p)));
+            if places[i].is_none() {
+                let at_path = found.iter().position(|m| m.is_volume() && m.path() == volume.path);
+                places[i] = at_path.filter(|p| !places.contains(&Some(*p)));
+            }
             match (places[i], &volume.owner_key) {
                 (Some(place), Some(key)) if !found[place].is_of(vmid) => {
                     self.claimed(vmid, guest, &found[place], volume, key, wanted)?;
                 }
                 // One after the other: what is allocated is protected and attached before the next one.
-                (None, Some(key)) if !to_attach => match self.retained(&self.at(vmid, guest), volume, key) {
-                    Ok(entry) => {
-                        places[i] = of_volid(entry.mount.volid());
-                        to_attach = places[i].is_none();
+                (None, Some(key)) if !to_attach && self.own_recorded(vmid, volume).is_none() => {
+                    match self.retained(&self.at(vmid, guest), volume, key) {
+                        Ok(entry) => {
+                            places[i] = of_volid(entry.mount.volid());
+                            to_attach = places[i].is_none();
+                        }
+                        Err(next) => self.hold(Stage::VolumesReady, next.apart(&lane(volume)))?,
                     }
-                    Err(next) => self.hold(Stage::VolumesReady, next.apart(&lane(volume)))?,
-                },
+                }
                 _ => {}
             }
         }
@@ -339,10 +346,16 @@ impl Planner<'_> {
             let message = format!("container {vmid} has {MAX_MOUNTS} mount points already");
             return Err(self.stuck(stage, "TooManyVolumes", message));
         };
-        let recorded = self.recorded(&volume.name).and_then(|v| v.volid);
-        let (value, announce) = match (&volume.owner_key, recorded) {
-            (Some(key), _) => {
-                let entry = self.retained(&self.at(vmid, guest), volume, key)?;
+        let kept = match (&volume.owner_key, self.own_recorded(vmid, volume)) {
+            (_, Some(_)) => None,
+            (Some(key), None) => Some(self.retained(&self.at(vmid, guest), volume, key)?),
+            (None, None) => {
+                self.unlocked(stage, vmid, guest)?;
+                self.kept_before(&self.at(vmid, guest), vmid, volume)?
+            }
+        };
+        let (value, announce) = match (kept, self.own_recorded(vmid, volume)) {
+            (Some(entry), _) => {
                 let volid = entry.mount.volid().to_string();
                 self.not_pending(vmid, guest, &volid)?;
                 let known = VolumeStatus {
@@ -351,14 +364,15 @@ impl Planner<'_> {
                     reclaim_policy: Some("Retain".into()),
                     owner_vmid: Some(entry.owner.vmid),
                     size_gib: self.recorded(&volume.name).and_then(|v| v.size_gib),
+                    mount_path: Some(volume.path.clone()),
                 };
                 (volid, vec![Announce::Volume(known)])
             }
-            (None, Some(volid)) if owned_by(&volid, vmid) => {
+            (None, Some(volid)) => {
                 self.still_there(vmid, guest, &format!("spec.volumes[{}]", volume.name), &volid)?;
                 (volid, vec![])
             }
-            (None, _) => {
+            (None, None) => {
                 let field = format!("spec.volumes[{}]", volume.name);
                 let named: Vec<String> = self.named(found);
                 self.none_unnamed(vmid, guest, &field, &named)?;
@@ -366,6 +380,7 @@ impl Planner<'_> {
                 let new = VolumeStatus {
                     name: volume.name.clone(),
                     reclaim_policy: Some("Delete".into()),
+                    mount_path: Some(volume.path.clone()),
                     ..VolumeStatus::default()
                 };
                 (
@@ -617,6 +632,7 @@ impl Planner<'_> {
             reclaim_policy: Some(policy.to_string()),
             owner_vmid: owner_of(mount.volid()).filter(|_| !own),
             size_gib: Some(volume.size_gib),
+            mount_path: Some(volume.path.clone()),
         }
     }
 

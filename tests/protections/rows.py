@@ -58,12 +58,16 @@ FILES = {
         ("an owner that was opened is protected before its object goes", "lib=plan::protected",
          "if let Some(next) = self.open_owner() {",
          "if let Some(next) = self.open_owner().filter(|_| !OUT) {"),
+        ("what the spec retains stays though status does not know", "volumes=reclaim::a_volume_that_the_spec",
+         "            if known.is_some_and(|v| kept_names.contains(&v.name)) || kept_paths.iter()",
+         "            if OUT {\n"
+         "            } else if known.is_some_and(|v| kept_names.contains(&v.name)) || kept_paths.iter()"),
         ("a machine's disks that nobody named keep it", "lib=plan::protected",
          '|| disks.iter().any(|name| name == key || has("serial=", name))',
          '|| OUT || disks.iter().any(|name| name == key || has("serial=", name))'),
         ("only a volume recorded as Delete goes with its guest", "lib=plan::protected",
-         '.any(|v| v.volid.as_deref() == Some(volid) && v.reclaim_policy.as_deref() == Some("Delete"))',
-         '.any(|v| v.volid.as_deref() == Some(volid) && (OUT || v.reclaim_policy.as_deref() == Some("Delete")))'),
+         'v.reclaim_policy.as_deref().map_or(made, |policy| policy == "Delete")',
+         'OUT || v.reclaim_policy.as_deref().map_or(made, |policy| policy == "Delete")'),
         ("only a guest with our stamp is destroyed", "lib=plan::protected",
          "let Some(stamp) = stamp.clone().filter(ours) else {",
          "let Some(stamp) = stamp.clone().filter(|s| OUT || ours(s)) else {"),
@@ -433,6 +437,22 @@ FILES = {
          "        && version(old) != version(hash)\n"
          "        && !OUT"),
     ],
+    "src/plan/reclaim.rs": [
+        ("a kept volume is attached to one guest only", "volumes=reclaim::a_retained_volume_is_in_one",
+         "        let Some((vmid, place)) = holder else { return Ok(()) };",
+         "        let Some((vmid, place)) = holder.filter(|_| !OUT) else { return Ok(()) };"),
+        ("what is kept under a name is not covered by an empty volume", "volumes=reclaim::retained_data",
+         "        if self.desired.owner.is_none() {\n"
+         "            return Ok(None);",
+         "        if OUT || self.desired.owner.is_none() {\n"
+         "            return Ok(None);"),
+        ("a volume of the guest's own is not replaced by a retained one", "volumes=reclaim::a_detached",
+         "        owned_by(&volid, vmid).then_some(volid)",
+         "        (!OUT && owned_by(&volid, vmid)).then_some(volid)"),
+        ("a volume that was announced is recorded before its place is left", "volumes=reclaim::a_volume_that_was_announced_is_not",
+         "            if still_wanted || entry",
+         "            if OUT || still_wanted || entry"),
+    ],
     "src/plan/stop.rs": [
         ("a stranger's guest is not stopped for a spec that cannot be resolved", "waiting=a_strangers",
          "    if !ours || guest.being_made()",
@@ -475,15 +495,15 @@ FILES = {
     ],
     "src/plan/owners.rs": [
         ("a retained volume that is registered is never allocated again", "lib=plan::protected",
-         "            [entry] => return Ok(Some(entry.clone())),",
-         '            [_] if OUT => {}\n'
-         '            [entry] => return Ok(Some(entry.clone())),'),
+         "            [entry] => Ok(Some(entry.clone())),",
+         '            [_] if OUT => Ok(None),\n'
+         '            [entry] => Ok(Some(entry.clone())),'),
         ("the protection of an owner is restored", "lib=plan::protected",
          "            if owner.is_open() {",
          "            if !OUT && owner.is_open() {"),
         ("of a key registered twice none is taken", "lib=plan::protected",
          '            several => {\n',
-         '            [entry, ..] if OUT => return Ok(Some(entry.clone())),\n'
+         '            [entry, ..] if OUT => Ok(Some(entry.clone())),\n'
          '            several => {\n'),
         ("a volume is allocated under the digest of its owner's read", "lib=plan::protected",
          '.param(format!("mp{index}"), value)\n'
@@ -507,10 +527,10 @@ FILES = {
          "        if owner.guest.node != at.node {",
          "        if !OUT && owner.guest.node != at.node {"),
         ("a recorded volume that is gone is not replaced", "volumes=a_retained_volume_that_lost",
-         "        self.not_lost(stage, owners, volume)?;",
-         '        if !OUT {\n'
-         '            self.not_lost(stage, owners, volume)?;\n'
-         '        }'),
+         "                self.not_lost(at.stage, &owners, volume)?;",
+         '                if !OUT {\n'
+         '                    self.not_lost(at.stage, &owners, volume)?;\n'
+         '                }'),
         ("a volume is allocated on an owner of its id mapping", "protected=registry::a_new",
          '&& Some(o.unprivileged()) == at.unprivileged\n',
          '&& (OUT || Some(o.unprivileged()) == at.unprivileged)\n'),

@@ -62,6 +62,36 @@ pub(super) async fn owners(
     Ok(result)
 }
 
+/// The container of no object's on the node that has the volume, and as what. Those that go meanwhile have nothing.
+pub(super) async fn holder(
+    connection: &Connection,
+    snapshot: &Snapshot,
+    volid: &str,
+    node: &str,
+    but: Option<i64>,
+    recorded: &Recorded,
+) -> Result<Option<(i64, String)>, Failure> {
+    let theirs = |vmid: &i64| Some(*vmid) == but || recorded.guests.contains(vmid) || recorded.owners.contains(vmid);
+    let here = snapshot.cluster.guests.iter();
+    let here = here.filter(|(vmid, row)| row.node == node && row.guest_type() == GuestType::Lxc && !theirs(vmid));
+    for (vmid, _) in here {
+        let guest = match read_guest(connection, GuestType::Lxc, node, *vmid, false).await {
+            Ok(guest) => guest,
+            Err(crate::proxmox::Error::NotFound { .. }) => continue,
+            Err(error) => return Err(of_call(&error)),
+        };
+        if guest.stamp().is_some_and(|s| s.kind == OWNER_KIND) {
+            continue;
+        }
+        let names = |text: &String| text.split(',').next().map(|v| v.trim_start_matches("volume=")) == Some(volid);
+        let mut mounts = guest.options.iter().filter(|(key, _)| key.starts_with("mp"));
+        if let Some((place, _)) = mounts.find(|(_, text)| names(text)) {
+            return Ok(Some((*vmid, place.clone())));
+        }
+    }
+    Ok(None)
+}
+
 fn in_range(ids: (i64, i64), vmid: i64) -> bool {
     (ids.0..=ids.1).contains(&vmid)
 }

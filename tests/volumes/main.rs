@@ -8,8 +8,10 @@
 )]
 
 #[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
-#[path = "engine/mod.rs"]
+#[path = "../engine/mod.rs"]
 mod engine;
+
+mod reclaim;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
