@@ -167,7 +167,11 @@ impl Planner<'_> {
         let mut places: Vec<Option<usize>> = wanted.iter().map(by_record).collect();
         let mut to_attach = false;
         // The owner's key follows the name, also where an edit of the policy came between.
-        let changed = self.status.applied_hash.as_ref() != Some(&self.desired.hash);
+        let changed = self
+            .status
+            .applied_hash
+            .as_ref()
+            .is_some_and(|hash| *hash != self.desired.hash);
         for (i, volume) in wanted.iter().enumerate() {
             if places[i].is_some() && !changed {
                 continue;
