@@ -63,8 +63,8 @@ pub struct WantedDisk {
 /// EFI disk and TPM; both are made once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WantedFirmware {
-    /// EFI disk: its storage, and whether keys are enrolled.
-    pub efi: Option<(Option<String>, bool)>,
+    /// EFI disk: its storage, and whether keys are enrolled, which absent means no.
+    pub efi: Option<(Option<String>, Option<bool>)>,
     /// TPM: its storage and version.
     pub tpm: Option<(Option<String>, &'static str)>,
 }
@@ -459,7 +459,7 @@ fn is_place(name: &str) -> bool {
 fn firmware(guest: &VmGuest) -> WantedFirmware {
     let efi = guest.efi_disk.clone().unwrap_or_default();
     WantedFirmware {
-        efi: (guest.bios == Some(VmBios::Ovmf)).then(|| (efi.storage, efi.pre_enrolled_keys.unwrap_or(false))),
+        efi: (guest.bios == Some(VmBios::Ovmf)).then(|| (efi.storage, efi.pre_enrolled_keys)),
         tpm: guest.tpm.as_ref().map(|tpm| {
             let version = match tpm.version.unwrap_or_default() {
                 TpmVersion::V1 => "v1.2",

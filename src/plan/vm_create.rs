@@ -55,7 +55,10 @@ impl Planner<'_> {
             let on = efi.as_ref().unwrap_or(&storage);
             call = call.param(
                 "efidisk0",
-                format!("{on}:1,efitype=4m,pre-enrolled-keys={}", u8::from(*keys)),
+                format!(
+                    "{on}:1,efitype=4m,pre-enrolled-keys={}",
+                    u8::from(keys.unwrap_or(false))
+                ),
             );
         }
         if let Some((tpm, version)) = &vm.firmware.tpm {

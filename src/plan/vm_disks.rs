@@ -295,7 +295,7 @@ impl Planner<'_> {
             .clone()
             .filter(|_| !guest.options.contains_key("efidisk0"))
         {
-            let rest = format!("1,efitype=4m,pre-enrolled-keys={}", u8::from(keys));
+            let rest = format!("1,efitype=4m,pre-enrolled-keys={}", u8::from(keys.unwrap_or(false)));
             missing = Some(("efidisk0", storage, rest, "EFI disk", format!("{prefix}.efiDisk")));
         } else if let Some((storage, version)) = vm
             .firmware
@@ -333,27 +333,30 @@ impl Planner<'_> {
     /// These drives, too, keep what they were made with.
     fn drives_chosen_once(&mut self, guest: &Guest, vm: &WantedVm) {
         let firmware = &vm.firmware;
-        let efi = firmware.efi.as_ref().map(|(storage, _)| (storage, None));
+        let bit = |keys: &bool| if *keys { "1" } else { "0" };
+        let efi = firmware.efi.as_ref();
+        let efi = efi.map(|(storage, keys)| (storage, keys.as_ref().map(bit)));
         let tpm = firmware
             .tpm
             .as_ref()
             .map(|(storage, version)| (storage, Some(*version)));
         let init = vm.cloud_init.as_ref().map(|init| (&init.storage, None));
         let drives = guest.options.iter().filter_map(|(place, text)| {
-            let (field, (storage, version)) = match place.as_str() {
-                "efidisk0" => ("efiDisk", efi?),
-                "tpmstate0" => ("tpm", tpm?),
-                _ if text.contains("cloudinit") && text.contains("media=cdrom") => ("cloudInit", init?),
+            // Field of the spec, and property of Proxmox's with its default.
+            let (field, (storage, kind), (name, key, default)) = match place.as_str() {
+                "efidisk0" => ("efiDisk", efi?, ("preEnrolledKeys", "pre-enrolled-keys", "0")),
+                "tpmstate0" => ("tpm", tpm?, ("version", "version", "v1.2")),
+                _ if text.contains("cloudinit") && text.contains("media=cdrom") => ("cloudInit", init?, ("", "", "")),
                 _ => return None,
             };
             let have = Properties::of_option(place, text).ok()?;
             let on = volid(&have).split(':').next().unwrap_or_default().to_string();
-            let made = have.get("version").unwrap_or("v1.2").to_string();
+            let made = have.get(key).unwrap_or(default).to_string();
             let storage = storage.as_ref().filter(|wanted| **wanted != on);
             let storage = storage.map(|wanted| format!("{field}.storage is {on:?}, wanted {wanted:?}"));
-            let version = version.filter(|wanted| *wanted != made);
-            let version = version.map(|wanted| format!("{field}.version is {made:?}, wanted {wanted:?}"));
-            Some(storage.into_iter().chain(version))
+            let kind = kind.filter(|wanted| *wanted != made);
+            let kind = kind.map(|wanted| format!("{field}.{name} is {made:?}, wanted {wanted:?}"));
+            Some(storage.into_iter().chain(kind))
         });
         for differs in drives.flatten().collect::<Vec<_>>() {
             let message = format!("{differs}: the drive keeps what it has");

@@ -560,7 +560,7 @@ async fn another_storage_later_is_told_of() {
 #[tokio::test]
 async fn another_storage_or_version_of_a_machines_drives_is_told_of() {
     let object = |storage: &str, version: &str| {
-        let fields = json!({"bios": "ovmf", "efiDisk": {"storage": storage}, "tpm": {"storage": storage, "version": version},
+        let fields = json!({"bios": "ovmf", "efiDisk": {"storage": storage, "preEnrolledKeys": version == "v1.2"}, "tpm": {"storage": storage, "version": version},
             "cloudInit": {"user": "ops", "storage": storage}});
         vm("a", fields)
     };
@@ -573,6 +573,10 @@ async fn another_storage_or_version_of_a_machines_drives_is_told_of() {
         let told = format!("{field}.storage is \"quickOS-vm-disks\", wanted \"quickOS-shared-prod-data\"");
         assert!(message.contains(&told), "{message}");
     }
+    assert!(
+        message.contains("efiDisk.preEnrolledKeys is \"0\", wanted \"1\""),
+        "{message}"
+    );
     assert!(
         message.contains("tpm.version is \"v2.0\", wanted \"v1.2\""),
         "{message}"

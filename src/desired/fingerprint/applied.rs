@@ -303,7 +303,10 @@ fn drives(firmware: &WantedFirmware) -> String {
     let WantedFirmware { efi, tpm } = firmware;
     let mut print = Fingerprint::new("firmware");
     if let Some((storage, keys)) = efi {
-        print = print.field("efi", keys).opt("efiStorage", storage.as_ref());
+        print = print
+            .field("efi", keys.unwrap_or(false))
+            .opt("efiKeys", *keys)
+            .opt("efiStorage", storage.as_ref());
     }
     if let Some((storage, version)) = tpm {
         print = print.field("tpm", version).opt("tpmStorage", storage.as_ref());

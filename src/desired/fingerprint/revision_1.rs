@@ -90,7 +90,7 @@ fn vendor(vendor: &WantedVendor) -> String {
 
 pub fn firmware(firmware: &WantedFirmware) -> String {
     let efi = firmware.efi.as_ref();
-    let efi = efi.map(|(storage, keys)| format!("({}, {keys})", text(storage.as_ref())));
+    let efi = efi.map(|(storage, keys)| format!("({}, {})", text(storage.as_ref()), keys.unwrap_or(false)));
     let tpm = firmware.tpm.as_ref();
     let tpm = tpm.map(|(storage, version)| format!("({}, {})", text(storage.as_ref()), quoted(version)));
     format!("WantedFirmware {{ efi: {}, tpm: {} }}", some(efi), some(tpm))
