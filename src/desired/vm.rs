@@ -459,7 +459,7 @@ fn is_place(name: &str) -> bool {
 fn firmware(guest: &VmGuest) -> WantedFirmware {
     let efi = guest.efi_disk.clone().unwrap_or_default();
     WantedFirmware {
-        efi: (guest.bios == Some(VmBios::Ovmf)).then(|| (efi.storage, efi.pre_enrolled_keys)),
+        efi: (guest.bios == Some(VmBios::Ovmf)).then_some((efi.storage, efi.pre_enrolled_keys)),
         tpm: guest.tpm.as_ref().map(|tpm| {
             let version = match tpm.version.unwrap_or_default() {
                 TpmVersion::V1 => "v1.2",

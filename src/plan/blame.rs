@@ -46,7 +46,9 @@ pub fn explain(desired: &Desired, step: Option<&Step>, failure: Failure) -> Fail
 /// A guest is put into its pool where Proxmox does not show that it is in it, which takes Pool.Audit; being refused that
 /// is told as Pool.Allocate (facts L.4.3).
 fn hidden_pool(step: &Step, failure: &Failure) -> Option<String> {
-    let Effect::Call(call) = &step.effect else { return None };
+    let Effect::Call { call, .. } = &step.effect else {
+        return None;
+    };
     let refused = failure.reason == "MissingPrivilege" || failure.message.contains("update pools failed: 403");
     let pool = call.get_param("poolid").filter(|_| refused && call.path == "/pools")?;
     Some(format!(
@@ -59,7 +61,7 @@ fn hidden_pool(step: &Step, failure: &Failure) -> Option<String> {
 /// What a step sets.
 fn params(step: &Step) -> &[(String, String)] {
     match &step.effect {
-        Effect::Call(call) | Effect::Task(call) => &call.params,
+        Effect::Call { call, .. } | Effect::Task { call, .. } => &call.params,
         Effect::SetOnNode { set, .. } => set,
         _ => &[],
     }
@@ -225,7 +227,7 @@ spec:
             action: String::new(),
             stage: Stage::Configured,
             announce: vec![],
-            effect: Effect::Call(call),
+            effect: Effect::call(call),
             apart: None,
         };
         let message = text.to_string();
@@ -288,7 +290,7 @@ spec:
             action: String::new(),
             stage: Stage::Configured,
             announce: vec![],
-            effect: Effect::Call(call),
+            effect: Effect::call(call),
             apart: None,
         };
         for (reason, text) in [

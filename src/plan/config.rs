@@ -178,7 +178,7 @@ impl Planner<'_> {
             .param("size", format!("{wanted}G"))
             .param("digest", &guest.digest);
         let action = format!("grow the root filesystem of {what} to {wanted} GiB");
-        let next = self.run(Stage::Configured, action, vec![], Effect::Task(call));
+        let next = self.run(Stage::Configured, action, vec![], Effect::task(&guest.node, call));
         self.hold(Stage::Configured, next.apart("rootfs"))
     }
 
@@ -316,7 +316,7 @@ impl Planner<'_> {
         if !delete.is_empty() {
             call = call.param("delete", delete.join(","));
         }
-        Err(self.run(stage, action, vec![], Effect::Call(call.param("digest", &guest.digest))))
+        Err(self.run(stage, action, vec![], Effect::call(call.param("digest", &guest.digest))))
     }
 
     /// Raw lines: missing ones are added; those that Phoenix wrote and the spec dropped are removed.
@@ -386,7 +386,7 @@ impl Planner<'_> {
         if row.pool.is_some() {
             call = call.param("allow-move", 1);
         }
-        Err(self.run(Stage::Configured, action, vec![], Effect::Call(call)))
+        Err(self.run(Stage::Configured, action, vec![], Effect::call(call).refreshing()))
     }
 
     /// GPU device nodes (design §5).

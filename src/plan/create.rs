@@ -260,7 +260,7 @@ impl Planner<'_> {
                 }
             }
         }
-        Ok(Effect::Task(call))
+        Ok(Effect::task(&parent.node, call).with(Impact::Create))
     }
 
     /// Storage that the spec wants a clone's system on.
@@ -304,7 +304,7 @@ impl Planner<'_> {
             call = call.param("features", "nesting=1");
         }
         // An API token may not create privileged containers' features, but anybody may create the container itself.
-        Ok(Effect::Task(call))
+        Ok(Effect::task(node, call).with(Impact::Create))
     }
 
     /// The storage exists on the node, is available and takes what it is for (`rootdir` or `images`).

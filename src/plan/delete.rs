@@ -284,7 +284,7 @@ impl Deletion<'_> {
             call = call.param("delete", delete.join(","));
         }
         let action = format!("take Phoenix's stamp off {what}, which stays");
-        self.run(action, Effect::Call(call.param("digest", &guest.digest)))
+        self.run(action, Effect::call(call.param("digest", &guest.digest)))
     }
 
     /// Stop, fresh read, destroy; never forced, and only with every volume accounted for.
@@ -302,10 +302,16 @@ impl Deletion<'_> {
         }
         if guest.running {
             let call = ApiCall::post(status_path(vmid, guest, "stop"));
-            return self.run(format!("stop {what}"), Effect::Task(call));
+            return self.run(
+                format!("stop {what}"),
+                Effect::task(&guest.node, call).with(Impact::Restart),
+            );
         }
         let call = ApiCall::delete(guest.path(vmid)).param("purge", 1);
-        self.run(format!("destroy {what}"), Effect::Task(call))
+        self.run(
+            format!("destroy {what}"),
+            Effect::task(&guest.node, call).with(Impact::Destroy),
+        )
     }
 
     /// What rests on a template's volumes keeps it, whosever it is: Proxmox refuses to destroy it. An object of Phoenix's

@@ -43,7 +43,7 @@ impl Planner<'_> {
                 stage,
                 format!("set firewall options of {what}"),
                 vec![],
-                Effect::Call(call),
+                Effect::call(call),
             ));
         }
         if let Some(rules) = &wanted.rules
@@ -53,7 +53,7 @@ impl Planner<'_> {
                 stage,
                 format!("rewrite firewall rules of {what}"),
                 vec![],
-                Effect::Call(call),
+                Effect::call(call),
             ));
         }
         Ok(())

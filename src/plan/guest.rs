@@ -363,7 +363,7 @@ impl Planner<'_> {
             (PowerState::Running, false) if self.desired.form == Form::Guest || !self.scripts_recorded() => {
                 self.unlocked(stage, vmid, guest)?;
                 let call = ApiCall::post(status_path(vmid, guest, "start"));
-                return Err(self.run(stage, format!("start {what}"), vec![], Effect::Task(call)));
+                return Err(self.run(stage, format!("start {what}"), vec![], Effect::task(&guest.node, call)));
             }
             _ => {}
         }
@@ -386,7 +386,7 @@ impl Planner<'_> {
     /// A clean stop with a hard one after the deadline (facts D.8).
     pub fn shutdown(&mut self, stage: Stage, vmid: i64, guest: &Guest) -> Next {
         let action = format!("shut {} down", guest.named(vmid));
-        self.run(stage, action, vec![], Effect::Task(shutdown_call(vmid, guest)))
+        self.run(stage, action, vec![], shutdown(vmid, guest))
     }
 
     /// Commands run in a container through SSH, in a machine through its guest agent.
@@ -412,16 +412,20 @@ impl Planner<'_> {
 /// shut down, hard after the deadline, and the next look starts it.
 pub(super) fn restart(vmid: i64, guest: &Guest) -> Effect {
     match guest.type_ {
-        GuestType::Lxc => Effect::Task(ApiCall::post(status_path(vmid, guest, "reboot")).param("timeout", 60)),
-        GuestType::Qemu => Effect::Task(shutdown_call(vmid, guest)),
+        GuestType::Lxc => {
+            let call = ApiCall::post(status_path(vmid, guest, "reboot")).param("timeout", 60);
+            Effect::task(&guest.node, call).with(Impact::Restart)
+        }
+        GuestType::Qemu => shutdown(vmid, guest),
     }
 }
 
 /// A clean stop, and a hard one after the deadline.
-pub(super) fn shutdown_call(vmid: i64, guest: &Guest) -> ApiCall {
-    ApiCall::post(status_path(vmid, guest, "shutdown"))
+pub(super) fn shutdown(vmid: i64, guest: &Guest) -> Effect {
+    let call = ApiCall::post(status_path(vmid, guest, "shutdown"))
         .param("timeout", shutdown_seconds(guest))
-        .param("forceStop", 1)
+        .param("forceStop", 1);
+    Effect::task(&guest.node, call).with(Impact::Restart)
 }
 
 /// Seconds for a clean shutdown. A machine has to stop a whole system with its disks.

@@ -41,7 +41,8 @@ impl Planner<'_> {
                     .param("url", url)
                     .param("checksum", sha256)
                     .param("checksum-algorithm", "sha256");
-                Err(self.run(stage, format!("download image {volid}"), vec![], Effect::Task(call)))
+                let effect = Effect::task(node, call).downloading(volid.clone(), url);
+                Err(self.run(stage, format!("download image {volid}"), vec![], effect))
             }
             Source::Appliance { storage, template } => {
                 self.appliance(stage, node, (storage, template), &image).map(|()| volid)
@@ -83,7 +84,8 @@ impl Planner<'_> {
             let call = ApiCall::post(format!("/nodes/{node}/aplinfo"))
                 .param("storage", storage)
                 .param("template", template);
-            return Err(self.run(stage, action, vec![], Effect::Task(call)));
+            let effect = Effect::task(node, call).downloading(volid, "");
+            return Err(self.run(stage, action, vec![], effect));
         }
         if image.present {
             let message = format!(

@@ -61,7 +61,7 @@ impl Owner {
             .param("protection", u8::from(on))
             .param("digest", &self.guest.digest);
         let action = format!("{} owner container {}", if on { "protect" } else { "open" }, self.vmid);
-        (action, Effect::Call(call))
+        (action, Effect::call(call))
     }
 }
 
@@ -115,7 +115,7 @@ impl Planner<'_> {
                 .param("description", stamp.describe(&words))
                 .param("digest", &owner.guest.digest);
             let action = format!("take over owner container {}", owner.vmid);
-            return Err(self.run(stage, action, vec![], Effect::Call(call)));
+            return Err(self.run(stage, action, vec![], Effect::call(call)));
         }
         Ok(())
     }
@@ -447,7 +447,7 @@ impl Planner<'_> {
             volid: entry.mount.volid().to_string(),
             name: key.rsplit('/').next().unwrap_or_default().to_string(),
         };
-        self.run(Stage::VolumesReady, action, vec![named], Effect::Call(call))
+        self.run(Stage::VolumesReady, action, vec![named], Effect::call(call))
     }
 
     fn allocate_on_owner(
@@ -494,7 +494,7 @@ impl Planner<'_> {
             at.stage,
             format!("allocate retained volume {} ({} GiB)", volume.name, volume.size_gib),
             vec![Announce::Volume(new)],
-            Effect::Call(call),
+            Effect::call(call),
         )
     }
 
@@ -566,7 +566,7 @@ impl Planner<'_> {
             stage,
             format!("create owner container {vmid} for retained volumes"),
             vec![],
-            Effect::Task(call),
+            Effect::task(at.node, call).with(Impact::Create),
         )
     }
 }

@@ -131,7 +131,7 @@ impl Planner<'_> {
             .param("description", stamp.describe(&words))
             .param("digest", &guest.digest);
         let action = format!("take over {what}");
-        self.run(Stage::Created, action, announce, Effect::Call(call))
+        self.run(Stage::Created, action, announce, Effect::call(call))
     }
 
     /// The vmid belongs to no other object and to no owner container; that costs no look.

@@ -115,7 +115,12 @@ impl Planner<'_> {
             old.revision
         );
         let call = ApiCall::delete(guest.path(old.vmid)).param("purge", 1);
-        Err(self.run(stage, action, vec![], Effect::Task(call)))
+        Err(self.run(
+            stage,
+            action,
+            vec![],
+            Effect::task(&guest.node, call).with(Impact::Destroy),
+        ))
     }
 
     fn forget_revision(&mut self, old: &RevisionStatus) -> Next {

@@ -81,7 +81,12 @@ impl Planner<'_> {
                 self.unlocked(stage, vmid, guest)?;
                 let call = ApiCall::post(format!("{}/template", guest.path(vmid))).param("disk", place);
                 let action = format!("convert disk {place} of template {vmid}");
-                Err(self.run(stage, action, vec![], Effect::Task(call)))
+                Err(self.run(
+                    stage,
+                    action,
+                    vec![],
+                    Effect::task(&guest.node, call).with(Impact::Restart),
+                ))
             }
         }
     }
@@ -136,7 +141,7 @@ impl Planner<'_> {
                     .param("snapname", name)
                     .param("description", format!("{MARK}{}", self.desired.revision));
                 let action = format!("take snapshot {name} of template {vmid}");
-                Err(self.run(stage, action, vec![], Effect::Task(call)))
+                Err(self.run(stage, action, vec![], Effect::task(&guest.node, call)))
             }
             Form::Template if guest.type_ == GuestType::Qemu => {
                 let call = ApiCall::post(format!("{base}/template"));
@@ -144,7 +149,7 @@ impl Planner<'_> {
                     stage,
                     format!("convert {what} to a template"),
                     vec![],
-                    Effect::Task(call),
+                    Effect::task(&guest.node, call).with(Impact::Restart),
                 ))
             }
             // The call answers at once while an unnamed task works without a lock (facts D.10, K.2.1).
@@ -161,7 +166,7 @@ impl Planner<'_> {
                         stage,
                         format!("convert {what} to a template"),
                         vec![],
-                        Effect::Call(call),
+                        Effect::call(call).with(Impact::Restart),
                     ))
                 }
             },

@@ -6,7 +6,7 @@ use crate::crd::PowerState;
 use crate::desired::{GuestObject, GuestSpec};
 use crate::observed::{Guest, GuestRead, Observed};
 
-use super::guest::shutdown_call;
+use super::guest::shutdown;
 use super::*;
 
 /// Whether the object asks for its guest to be stopped, and has one.
@@ -86,7 +86,7 @@ fn shut_down(vmid: i64, guest: &Guest, findings: &mut Vec<Finding>) -> Next {
         action,
         stage: Stage::Running,
         announce: vec![],
-        effect: Effect::Task(shutdown_call(vmid, guest)),
+        effect: shutdown(vmid, guest),
         apart: Some(retry::STOP.into()),
     }))
 }

@@ -49,7 +49,7 @@ impl Planner<'_> {
                 pending.join(", ")
             );
             let announce = guest.pid.map(Announce::CloudInitWritten).into_iter().collect();
-            return Err(self.run(Stage::Configured, action, announce, Effect::Call(call)));
+            return Err(self.run(Stage::Configured, action, announce, Effect::call(call)));
         }
         Ok(())
     }

@@ -73,7 +73,7 @@ impl Planner<'_> {
                 format!("{}:cloudinit", init.storage.as_ref().unwrap_or(&storage)),
             );
         }
-        Ok(Effect::Task(call))
+        Ok(Effect::task(node, call).with(Impact::Create))
     }
 }
 

@@ -157,7 +157,7 @@ impl Planner<'_> {
                     .param("size", format!("{gib}G"))
                     .param("digest", &guest.digest);
                 let action = format!("grow disk {} of {} to {gib} GiB", wanted.name, guest.named(vmid));
-                let next = self.run(stage, action, vec![], Effect::Task(call));
+                let next = self.run(stage, action, vec![], Effect::task(&guest.node, call));
                 self.hold(stage, next.apart(&lane(wanted)))?;
             }
         }
@@ -277,7 +277,7 @@ impl Planner<'_> {
         } else {
             call.as_root()
         };
-        self.run(Stage::VolumesReady, action, vec![], Effect::Task(call))
+        self.run(Stage::VolumesReady, action, vec![], Effect::task(&guest.node, call))
     }
 
     /// EFI disk, TPM and the cloud-init drive, where the machine lacks them.
@@ -398,7 +398,7 @@ impl Planner<'_> {
             .param("delete", place)
             .param("digest", &guest.digest);
         let action = format!("detach disk {} from {place} (it is kept)", volid(disk));
-        Err(self.run(Stage::VolumesReady, action, vec![], Effect::Call(call)))
+        Err(self.run(Stage::VolumesReady, action, vec![], Effect::call(call)))
     }
 
     /// Status: the spec's disks, and what came with the template and goes with the machine.

@@ -276,7 +276,7 @@ impl Planner<'_> {
             .param("delete", mount.key())
             .param("digest", &guest.digest);
         let action = format!("detach volume {} from {} (it is kept)", mount.volid(), mount.path());
-        Err(self.run(Stage::VolumesReady, action, vec![], Effect::Call(call)))
+        Err(self.run(Stage::VolumesReady, action, vec![], Effect::call(call)))
     }
 
     /// Paths and properties of what is attached.
@@ -405,7 +405,7 @@ impl Planner<'_> {
             .param(format!("mp{index}"), &properties)
             .param("digest", &guest.digest);
         let action = format!("attach volume {} at {}", volume.name, volume.path);
-        Ok(self.run(stage, action, announce, Effect::Call(call)))
+        Ok(self.run(stage, action, announce, Effect::call(call)))
     }
 
     /// Volume ids that the spec's volumes have by their paths.
@@ -467,7 +467,7 @@ impl Planner<'_> {
             .param("revert", key)
             .param("digest", &guest.digest);
         let action = format!("keep {volid} as {key} of {}", guest.named(vmid));
-        self.run(Stage::VolumesReady, action, vec![], Effect::Call(call))
+        self.run(Stage::VolumesReady, action, vec![], Effect::call(call))
     }
 
     pub(super) fn put_config(&self, guest: &Guest, vmid: i64) -> ApiCall {
@@ -495,7 +495,7 @@ impl Planner<'_> {
             self.unlocked(Stage::VolumesReady, vmid, guest)?;
             let call = resize(guest, vmid, &mount.key(), volume);
             let action = format!("grow volume {} to {} GiB", volume.name, volume.size_gib);
-            return Err(self.run(Stage::VolumesReady, action, vec![], Effect::Task(call)));
+            return Err(self.run(Stage::VolumesReady, action, vec![], Effect::task(&guest.node, call)));
         }
         self.size_shown(vmid, guest, mount, have)
     }
@@ -549,7 +549,7 @@ impl Planner<'_> {
                 "grow retained volume {} to {} GiB on owner container {}",
                 volume.name, volume.size_gib, entry.owner.vmid
             );
-            return Err(self.run(stage, action, vec![], Effect::Task(call)));
+            return Err(self.run(stage, action, vec![], Effect::task(&entry.owner.guest.node, call)));
         }
         self.size_shown(vmid, guest, mount, have)
     }
@@ -567,7 +567,7 @@ impl Planner<'_> {
             .param(change.key, target)
             .param("digest", &guest.digest);
         let action = format!("note the size of {} in {}", mount.volid(), guest.named(vmid));
-        Err(self.run(Stage::VolumesReady, action, vec![], Effect::Call(call)))
+        Err(self.run(Stage::VolumesReady, action, vec![], Effect::call(call)))
     }
 
     /// An image with a filesystem is not resized on its owner while a guest has it mounted.

@@ -9,6 +9,7 @@ use crate::desired::Key;
 use crate::desired::hypervisor::{Access, TlsPolicy};
 use crate::guest::{self, Command, Input, Node, Output, Running, Ssh, SshOptions, Terminal};
 use crate::observed::{ClonePlace, Cluster, Failure};
+use crate::plan::Download;
 use crate::proxmox::cluster::ClusterStatus;
 use crate::proxmox::{ApiToken, Client, ConnectOptions, Login, Tls};
 use crate::pve::GuestType;
@@ -68,18 +69,6 @@ impl State {
         others.for_each(|(_, places)| places.release(key));
         self.tasks.entry(node.to_string()).or_default()
     }
-}
-
-/// A download of an image. What somebody else fetches from elsewhere under the same name holds nobody up: Proxmox gives
-/// a file its name only once its checksum is right.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Download {
-    /// Node that fetches it.
-    pub node: String,
-    /// Volume id that it gets.
-    pub volid: String,
-    /// URL; empty for the appliance index.
-    pub from: String,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -663,9 +663,8 @@ impl<S: Store> Engine<S> {
         self.write(object, status).await?;
         // Without quorum nothing can be written: every object is to wait for it, instead of trying for itself.
         let lost = matches!(&outcome, Outcome::Failed(failure) if failure.reason == "NoQuorum");
-        // Pool membership is only in the cluster's list.
-        let pools = matches!(&step.effect, Effect::Call(call) if call.path.starts_with("/pools"));
-        if lost || pools {
+        let refresh = matches!(&step.effect, Effect::Call { refresh: true, .. });
+        if lost || refresh {
             connection.store(connection.look(lost).await);
         }
         Ok(matches!(outcome, Outcome::Started(_)).then_some(1.0))

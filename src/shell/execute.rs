@@ -6,21 +6,23 @@ use crate::guest::node::{self, NodeLayout, RawLine, RawLinesAnswer};
 use crate::guest::runner::{self, GuestFile, Layout};
 use crate::guest::{Command, Output};
 use crate::observed::Failure;
-use crate::plan::{Effect, Step};
+use crate::plan::{Download, Effect, Step};
 use crate::proxmox::Upid;
 use crate::pve::ApiCall;
 use crate::pve::GuestType;
 use crate::status::Outcome;
 
-use super::connection::{Connection, Download};
+use super::connection::Connection;
 use super::failure::{failure, is_passing, of_call, of_guest};
 
 /// Carries out a step's effect.
 pub async fn execute(connection: &Connection, key: &Key, step: &Step) -> Outcome {
     match &step.effect {
         Effect::Record | Effect::RemoveFinalizer { .. } => Outcome::Done,
-        Effect::Call(call) => self::call(connection, call).await,
-        Effect::Task(call) => task(connection, key, call).await,
+        Effect::Call { call, .. } => self::call(connection, call).await,
+        Effect::Task {
+            call, node, downloads, ..
+        } => task(connection, key, call, node, downloads.as_ref()).await,
         Effect::SetOnNode {
             type_,
             node: on,
@@ -98,17 +100,16 @@ fn only_hotplug(error: &crate::proxmox::Error) -> bool {
     }
 }
 
-async fn task(connection: &Connection, key: &Key, call: &ApiCall) -> Outcome {
-    let node = call.path.split('/').nth(2).unwrap_or_default();
+async fn task(connection: &Connection, key: &Key, call: &ApiCall, node: &str, downloads: Option<&Download>) -> Outcome {
     if !connection.claim_task(key, node) {
         let message = format!("node {node} has as many Phoenix tasks as limits.parallelTasksPerNode allows");
         return Outcome::Busy(failure("TaskLimit", message));
     }
-    if let Some(download) = download(call)
+    if let Some(download) = downloads
         && !connection.claim_download(key, download.clone())
     {
         connection.release(key);
-        let volid = download.volid;
+        let volid = &download.volid;
         return Outcome::Busy(failure("ImageDownloading", format!("another object downloads {volid}")));
     }
     let outcome = match connection.client.call(call).await {
@@ -122,25 +123,6 @@ async fn task(connection: &Connection, key: &Key, call: &ApiCall) -> Outcome {
         connection.release(key);
     }
     outcome
-}
-
-/// The image that a call downloads.
-fn download(call: &ApiCall) -> Option<Download> {
-    let param = |name: &str| call.params.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
-    let node = call.path.split('/').nth(2)?.to_string();
-    let (volid, from) = if call.path.ends_with("/download-url") {
-        let storage = call.path.split('/').nth(4)?;
-        let volid = format!("{storage}:{}/{}", param("content")?, param("filename")?);
-        (volid, param("url")?)
-    } else if call.path.ends_with("/aplinfo") {
-        (
-            format!("{}:vztmpl/{}", param("storage")?, param("template")?),
-            String::new(),
-        )
-    } else {
-        return None;
-    };
-    Some(Download { node, volid, from })
 }
 
 async fn ssh(connection: &Connection, on: &str, command: &Command) -> Outcome {

@@ -216,7 +216,7 @@ fn told(next: &Next) -> String {
         Next::Wait { reason, .. } => format!("wait {reason}"),
         Next::Stuck { reason, .. } => format!("stuck {reason}"),
         Next::Run(step) => match &step.effect {
-            Effect::Call(call) | Effect::Task(call) => {
+            Effect::Call { call, .. } | Effect::Task { call, .. } => {
                 let params = call.params.iter().map(|(k, v)| format!(" {k}={}", v.trim()));
                 let call = format!("{} {}{}", call.method.as_str(), call.path, params.collect::<String>());
                 match step.announce.as_slice() {

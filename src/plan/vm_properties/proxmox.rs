@@ -168,7 +168,7 @@ impl Proxmox {
                 set.into_iter().for_each(|(key, value)| self.set(&key, &value));
                 delete.iter().for_each(|key| drop(self.options.remove(key)));
             }
-            Effect::Call(call) | Effect::Task(call) => self.call(&call),
+            Effect::Call { call, .. } | Effect::Task { call, .. } => self.call(&call),
             other => panic!("{other:?}"),
         }
     }
