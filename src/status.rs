@@ -1,5 +1,5 @@
 //! Plan, outcome and previous status to new status. Pure; a status that says the same as before is equal to it, so
-//! that nothing is written (design §2).
+//! that nothing is written.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 

@@ -190,3 +190,81 @@ fn every_reason_is_documented() {
     let missing: Vec<_> = given.iter().filter(|r| !page.contains(&format!("`{r}`"))).collect();
     assert!(missing.is_empty(), "docs/reasons.md lacks {missing:?}");
 }
+
+/// Sources whose comments cite facts about Proxmox.
+fn cited() -> BTreeSet<(String, String)> {
+    let mut files = Vec::new();
+    for folder in ["src", "tests", "docs", "benches"] {
+        let mut folders = vec![root().join(folder)];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
+                let text = entry.extension().is_some_and(|e| e == "rs" || e == "md");
+                match entry.is_dir() {
+                    true => folders.push(entry),
+                    false if text => files.push(entry),
+                    false => {}
+                }
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for (at, _) in text.match_indices("facts ") {
+            // "facts K.3.1, K.2.4": each of them.
+            for item in text[at + 6..].split(", ") {
+                let number: String = item
+                    .chars()
+                    .take_while(|c| c.is_ascii_alphanumeric() || *c == '.')
+                    .collect();
+                let number = number.trim_end_matches('.');
+                let mut parts = number.split('.');
+                let part = parts.next().unwrap_or_default();
+                let is_part = part.len() == 1 && part.chars().all(|c| c.is_ascii_uppercase());
+                if !is_part || parts.any(|n| n.parse::<u32>().is_err()) {
+                    break;
+                }
+                found.insert((number.to_string(), file.display().to_string()));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_fact_that_is_cited_is_in_the_page_of_facts() {
+    let page = read("docs/proxmox.md");
+    let cited = cited();
+    assert!(cited.len() > 100, "{cited:?}");
+    for (number, file) in cited {
+        let mut parts = number.splitn(3, '.');
+        let (part, section, item) = (parts.next().unwrap(), parts.next(), parts.next());
+        let text = page.split("\n## ").find(|t| t.starts_with(&format!("{part}. ")));
+        let text = text.unwrap_or_else(|| panic!("{file}: there is no part {part}"));
+        let Some(section) = section else { continue };
+        let text = text
+            .split("\n### ")
+            .find(|t| t.starts_with(&format!("{part}.{section} ")))
+            .unwrap_or_else(|| panic!("{file}: there is no section {number}"));
+        if let Some(item) = item {
+            assert!(
+                text.contains(&format!("\n{item}. ")),
+                "{file}: there is no fact {number}"
+            );
+        }
+    }
+}
+
+/// Texts that are not in the repository help nobody.
+#[test]
+fn nothing_refers_to_a_text_that_is_not_here() {
+    for (folder, word) in [("src", "design §"), ("docs", "design §"), ("docs", "shared/")] {
+        let found = std::process::Command::new("grep")
+            .args(["-rln", word])
+            .arg(root().join(folder))
+            .output()
+            .unwrap();
+        let found = String::from_utf8(found.stdout).unwrap();
+        assert_eq!(found, "", "{word}");
+    }
+}

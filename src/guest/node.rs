@@ -144,7 +144,7 @@ impl Default for NodeLayout {
     }
 }
 
-/// Adds and removes raw lines of a container's config (design §4): under Proxmox's lock, only if the file's SHA-1 is
+/// Adds and removes raw lines of a container's config: under Proxmox's lock, only if the file's SHA-1 is
 /// `digest` and no `lock:` is set, only above the first section. Answers a [`RawLinesAnswer`].
 pub fn raw_lines(vmid: u32, add: &[RawLine], remove: &[RawLine], digest: &str, layout: &NodeLayout) -> Command {
     let list = |lines: &[RawLine]| -> String {

@@ -389,7 +389,7 @@ impl Planner<'_> {
         Err(self.run(Stage::Configured, action, vec![], Effect::call(call).refreshing()))
     }
 
-    /// GPU device nodes (design §5).
+    /// GPU device nodes.
     pub(super) fn gpus(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
         let changes = gpu_changes(self.desired, guest, fresh);

@@ -1,5 +1,5 @@
 //! Scripts in the guest: features, the vLLM unit, the application, tests. Their records in the guest tell what ran
-//! (design §7); an attempt is never repeated, only followed by a next one.
+//! (promise 4); an attempt is never repeated, only followed by a next one.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Volumes and bind mounts of a container (design §6). Volumes of the guest's own are allocated on it; retained ones
+//! Volumes and bind mounts of a container. Volumes of the guest's own are allocated on it; retained ones
 //! belong to an owner container ([`super::owners`]) and are attached by volid.
 //!
 //! Which mount is which volume: the one whose volume id status has recorded under the name, wherever it is mounted;

@@ -39,7 +39,7 @@ pub struct Connection {
     /// Asks the probes of its guests.
     pub(super) prober: Arc<Prober>,
     state: Mutex<State>,
-    /// Edits of owner containers pass one at a time (design §6).
+    /// Edits of owner containers pass one at a time.
     pub owners: tokio::sync::Mutex<()>,
 }
 

@@ -344,7 +344,7 @@ impl<S: Store> Engine<S> {
                 }
                 return Ok(plan);
             };
-            // Who looks at owner containers is about to edit one: one object at a time (design §6).
+            // Who looks at owner containers is about to edit one: one object at a time.
             if matches!(query, plan::Query::Owners { .. }) {
                 if owner_guard.is_none() {
                     *owner_guard = Some(connection.owners.lock().await);

@@ -25,7 +25,7 @@ pub trait Tripwire: Send + Sync {
 /// How an engine works.
 #[derive(Clone)]
 pub struct EngineOptions {
-    /// Management cluster id (design §3, Identity).
+    /// Management cluster id, a part of every stamp.
     pub cluster_id: String,
     /// Divides all waits, for tests against a simulator that runs faster than time; 1.0 otherwise.
     pub time_scale: f64,

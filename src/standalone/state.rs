@@ -1,7 +1,7 @@
 //! The state folder: management cluster id, and for each object what an API server would keep beside its spec.
 //!
 //! A write goes to a temporary file, which is synced and renamed, and the folder is synced, before the call that it
-//! announces leaves (design §3, Identity).
+//! announces leaves (promise 1).
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
