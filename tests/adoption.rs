@@ -555,3 +555,52 @@ async fn a_claim_that_is_cut_off_anywhere_is_carried_out_once() {
     assert!(world.wire.meddle.lock().unwrap().is_none());
     assert_eq!(world.store.guest(&key).unwrap().status.adopted, Some(true));
 }
+
+/// Otherwise a new guest would be made beside the one that is to be adopted.
+#[tokio::test]
+async fn an_annotation_that_cannot_be_followed_makes_no_second_guest() {
+    for (value, vmid, words) in [
+        ("500", Some(1005), "spec.vmid: 1005"),
+        ("abc", None, "\"abc\" is no id"),
+        ("", None, "\"\" is no id"),
+        ("-1", None, "-1 is no id"),
+        ("99", None, "99 is no id"),
+    ] {
+        let world = World::new(&[]).await;
+        theirs(&world, 500, &[]);
+        let mut object = made("a", json!({}));
+        if let Some(vmid) = vmid {
+            object["spec"]["vmid"] = json!(vmid);
+        }
+        object["metadata"]["annotations"] = json!({ADOPT: value});
+        let key = world.store.apply(object);
+        rounds(&world, 20).await;
+        assert_eq!(world.guests().len(), 1, "{value:?}");
+        let told = message(&world, &key);
+        assert!(told.contains(ADOPT) && told.contains(words), "{value:?}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn blanks_around_the_id_do_not_matter() {
+    let mut world = World::new(&[]).await;
+    theirs(&world, 500, &[]);
+    let mut object = made("a", json!({}));
+    object["metadata"]["annotations"] = json!({ADOPT: " 500\n"});
+    world.store.apply(object);
+    world.settle(false).await.unwrap();
+    assert_eq!(world.guests().len(), 1);
+}
+
+/// It could not be started; nothing is put on it.
+#[tokio::test]
+async fn a_proxmox_template_is_not_adopted_as_a_guest() {
+    let world = World::new(&[]).await;
+    theirs(&world, 500, &[("template", "1")]);
+    let key = world.store.apply(adopter("a", 500, json!({})));
+    let before = text(&world, 500);
+    rounds(&world, 20).await;
+    assert!(conflict(&world, &key), "{}", message(&world, &key));
+    assert!(message(&world, &key).contains("is a Proxmox template"));
+    assert_eq!(text(&world, 500), before);
+}

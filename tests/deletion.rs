@@ -255,6 +255,24 @@ async fn a_deletion_that_cannot_go_on_names_the_way_out() {
     assert_eq!(event.type_, EventType::Normal, "{event:?}");
 }
 
+/// What the message of a protected guest advises has an effect, also once the object is being deleted.
+#[tokio::test]
+async fn protection_false_lets_a_deletion_go_on() {
+    let mut world = World::new(&[]).await;
+    let key = world.store.apply(guest("a", json!({"protection": true})));
+    world.settle(false).await.unwrap();
+    world.store.delete(&key);
+    rounds(&world, 10).await;
+    assert!(says(&world, &key, "Protected"), "{}", message(&world, &key));
+    for (protection, gone) in [(None, false), (Some(false), true)] {
+        let fields = protection.map_or(json!({}), |given| json!({"protection": given}));
+        world.store.apply(guest("a", fields));
+        world.store.objects.update_guest(&key, |guest| guest.deleting = true);
+        rounds(&world, 30).await;
+        assert_eq!(world.guests().is_empty(), gone, "{protection:?}");
+    }
+}
+
 /// The object is deleted at each moment of its creation.
 #[tokio::test]
 async fn an_object_that_is_deleted_while_its_guest_is_made_leaves_none() {

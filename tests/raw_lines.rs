@@ -103,6 +103,21 @@ async fn what_proxmox_does_not_read_or_lxc_cannot_load_is_refused() {
     );
 }
 
+#[tokio::test]
+async fn a_key_with_one_value_is_given_once() {
+    for fields in [
+        json!({"apparmorProfile": "unconfined", "lxcOptions": ["lxc.apparmor.profile = generated"]}),
+        json!({"lxcOptions": ["lxc.apparmor.profile = generated", "lxc.apparmor.profile: unconfined"]}),
+    ] {
+        let world = World::with_ssh(&[]).await;
+        let key = world.store.apply(guest(fields));
+        rounds(&world, 5).await;
+        let told = message(&world, &key);
+        assert!(told.contains("holds one value") && told.contains("generated"), "{told}");
+        assert!(world.guests().is_empty());
+    }
+}
+
 /// A line of an earlier version of Phoenix that Proxmox never read back, and that status names.
 #[tokio::test]
 async fn a_line_that_was_never_read_back_goes_with_the_spec() {

@@ -392,3 +392,29 @@ async fn an_edited_form_is_refused_or_built_as_a_new_revision() {
         assert_eq!(converted, second == "Template", "{built:?}");
     }
 }
+
+/// A full clone is a guest of its own.
+#[tokio::test]
+async fn a_full_clone_outlives_its_template() {
+    let mut world = World::with_ssh(&[]).await;
+    let mut object = template("base", "Snapshot");
+    object["spec"]["lxc"]["protection"] = json!(false);
+    let base = world.store.apply(object);
+    settled(&mut world).await;
+    let key = world.store.apply(child("c", "base"));
+    settled(&mut world).await;
+    world.store.delete(&base);
+    settled(&mut world).await;
+    assert!(world.store.guest(&base).is_none());
+    assert!(world.store.guest(&key).unwrap().is_ready());
+    let mut changed = child("c", "base");
+    changed["spec"]["cores"] = json!(4);
+    world.store.apply(changed);
+    settled(&mut world).await;
+    let vmid = u32::try_from(status(&world, &key).vmid.unwrap()).unwrap();
+    assert_eq!(world.guests()[&vmid]["cores"], "4");
+    // A new one cannot be made of what is gone.
+    let key = world.store.apply(child("d", "base"));
+    world.settle(true).await.unwrap();
+    assert!(message(&world, &key, "Stalled").unwrap().contains("base"));
+}

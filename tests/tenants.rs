@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use allow_table::{Row, rows, tenants};
-use engine::{IMAGE, World, lxc, template};
+use engine::{IMAGE, World, lxc, template, vm};
 use phoenix::crd::{ADOPT, PhoenixHypervisor};
 use phoenix::desired::{Key, Objects};
 use phoenix::simulator::model::access::AclEntry;
@@ -302,9 +302,23 @@ async fn adopting_a_guest_gives_nothing_that_it_carries() {
         ("net0", "name=eth0,bridge=vmbr1", "spec.allow.bridges"),
         ("net0", "name=eth0,bridge=vmbr0,tag=30", "spec.allow.vlans"),
         ("mp0", of_another, "subvol-9900-disk-0"),
+        // As Proxmox reads them, whatever the order and the spelling.
+        ("mp0", "mp=/host,volume=/etc", "spec.allow.hostPaths"),
+        ("mp0", "backup=0,volume=/etc,mp=/host", "spec.allow.hostPaths"),
+        (
+            "mp0",
+            "mp=/models,volume=quickOS-lxc-disks:subvol-200-disk-0",
+            "subvol-200-disk-0",
+        ),
+        ("features", "mknod=on", "spec.allow.capabilities"),
+        ("features", "force_rw_sys=yes", "features"),
+        ("features", "nesting=1,mount=nfs;cifs", "spec.allow.capabilities"),
+        ("net0", "name=eth0,bridge=vmbr0,trunks=10-40", "11"),
+        ("dev0", "/dev/nvidia/../sda", "spec.allow.hostPaths"),
+        ("dev0", "mode=0666,path=/dev/sda", "spec.allow.hostPaths"),
     ] {
         let world = shared().await;
-        allow(&world, &json!({"adopt": [100]}));
+        allow(&world, &json!({"adopt": [100], "vlans": [10, 40]}));
         stranger(&world, &[(option, value)]);
         let (before, guests) = (writes(&world), world.guests());
         let key = world.store.apply(thief());
@@ -316,6 +330,131 @@ async fn adopting_a_guest_gives_nothing_that_it_carries() {
         rounds(&world, 12).await;
         assert_eq!(world.guests(), guests, "{option}: {value}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adopting_a_machine_gives_nothing_that_it_carries() {
+    for (option, value) in [
+        ("scsi3", "cache=none,file=/dev/sdb"),
+        ("scsi3", "/dev/sdb"),
+        ("efidisk0", "/dev/sdb"),
+        ("tpmstate0", "file=/dev/sdb"),
+        ("serial0", "/dev/ttyS0"),
+        ("cicustom", "user=local:snippets/phoenix-900-abc.yaml"),
+        ("rng0", "source=/dev/hwrng"),
+        ("net0", "virtio=BC:24:11:00:00:01,bridge=vmbr0,trunks=10-40"),
+        ("hostpci0", "0000:41:00"),
+        ("usb0", "host=046d:c52b"),
+    ] {
+        let world = shared().await;
+        allow(&world, &json!({"adopt": [100], "vlans": [10, 40]}));
+        let guest = Edit::CreateGuest {
+            vmid: 100,
+            node: None,
+            vm: true,
+            options: BTreeMap::from([("name".into(), "old".into()), (option.into(), value.into())]),
+            storage: Some("quickOS-vm-disks".into()),
+        };
+        world.sim().edit(guest).unwrap();
+        let mut thief = tenants(vm("thief", json!({})));
+        for field in ["source", "network", "memory", "cpu", "disks", "cloudInit"] {
+            thief["spec"].as_object_mut().unwrap().remove(field);
+        }
+        thief["metadata"]["annotations"] = json!({ADOPT: "100"});
+        let before = writes(&world);
+        let key = world.store.apply(thief);
+        rounds(&world, 12).await;
+        not_allowed(&world, &key, &["VM 100", option]);
+        assert_eq!(writes(&world), before, "{option}: {value}");
+    }
+}
+
+/// What counts is which template the guest was cloned from, not which one the spec names today.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_of_allow_gives_nothing_that_the_guest_did_not_get_from_it() {
+    for (given, fields) in [
+        (json!({"gpus": [0]}), json!({"gpus": [{"index": 0}]})),
+        (json!({"privileged": true}), json!({"unprivileged": false})),
+    ] {
+        let mut world = shared().await;
+        world.store.apply(template("base", "Snapshot"));
+        allow(&world, &given);
+        let key = world.store.apply(tenant("a", fields));
+        settled(&mut world).await;
+        let vmid = u32::try_from(world.store.guest(&key).unwrap().status.vmid.unwrap()).unwrap();
+        allow(&world, &json!({"templates": ["base"]}));
+        let script = json!({"script": "#!/bin/sh\ntrue\n"});
+        let source = json!({"templateRef": {"name": "base"}});
+        world
+            .store
+            .apply(tenant("a", json!({"source": source, "application": script})));
+        rounds(&world, 20).await;
+        not_allowed(&world, &key, &[&format!("container {vmid}")]);
+        assert_eq!(world.guests()[&vmid]["runs"], "[]");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_system_that_the_defaults_give_gives_no_other() {
+    let mut world = shared().await;
+    hypervisor(&world, |h| {
+        let mount = serde_json::from_value(json!({"mount": ["nfs"]})).unwrap();
+        h.spec.defaults.as_mut().unwrap().capabilities = Some(mount);
+    });
+    let of = |name: &str, types: Value| tenant(name, json!({"capabilities": {"mount": types}}));
+    let key = world.store.apply(of("a", json!(["nfs", "cifs"])));
+    rounds(&world, 40).await;
+    not_allowed(&world, &key, &["capabilities.mount", "cifs", "spec.allow.capabilities"]);
+    world.store.apply(of("a", json!(["nfs"])));
+    settled(&mut world).await;
+}
+
+/// Whoever takes an entry away wants the guest to end what it does with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_carries_what_is_not_allowed_any_more_can_be_stopped() {
+    let mut world = shared().await;
+    allow(&world, &json!({"gpus": [0]}));
+    let key = world.store.apply(tenant("a", json!({"gpus": [{"index": 0}]})));
+    settled(&mut world).await;
+    let vmid = u32::try_from(world.store.guest(&key).unwrap().status.vmid.unwrap()).unwrap();
+    allow(&world, &json!({}));
+    world.store.apply(tenant("a", json!({"powerState": "Stopped"})));
+    rounds(&world, 20).await;
+    assert_eq!(world.guests()[&vmid]["running"], "false");
+    not_allowed(&world, &key, &["dev0"]);
+}
+
+/// A name tells where to look for owner containers; a tenant's guest with such a name would be waited for by everybody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenants_hostname_holds_nobodys_volumes_up() {
+    let mut world = shared().await;
+    let named = |name: &str| tenant("evil", json!({"hostname": name}));
+    let key = world.store.apply(named("phoenix-volumes-9900"));
+    rounds(&world, 10).await;
+    let (reason, message) = stalled(&world, &key).unwrap();
+    assert_eq!(reason, "InvalidSpec", "{message}");
+    assert!(message.contains("spec.hostname"), "{message}");
+    // One that has it all the same, and cannot be read.
+    world.store.apply(named("harmless"));
+    settled(&mut world).await;
+    let vmid = u32::try_from(world.store.guest(&key).unwrap().status.vmid.unwrap()).unwrap();
+    let options = BTreeMap::from([("hostname".to_owned(), Some("phoenix-volumes-9900".to_owned()))]);
+    world.sim().edit(Edit::SetOptions { vmid, options }).unwrap();
+    world.sim().add_fault(phoenix::simulator::Fault {
+        method: Some("GET".into()),
+        path: Some(format!("/lxc/{vmid}/config")),
+        skip: 0,
+        count: 100_000,
+        kind: phoenix::simulator::FaultKind::Status {
+            status: 403,
+            message: "no".into(),
+        },
+    });
+    let volumes = json!([{"name": "models", "size": "5Gi", "mountPath": "/models"}]);
+    let own = world.store.apply(lxc("db", with_source(json!({"volumes": volumes}))));
+    rounds(&world, 60).await;
+    let guest = world.store.guest(&own).unwrap();
+    assert!(guest.is_ready(), "{:?}", guest.status.message);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -308,6 +308,16 @@ pub enum MountType {
     Cifs,
 }
 
+impl MountType {
+    /// Proxmox's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MountType::Nfs => "nfs",
+            MountType::Cifs => "cifs",
+        }
+    }
+}
+
 /// One GPU or several: by index, by PCI address, or by count.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

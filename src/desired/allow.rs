@@ -14,8 +14,10 @@ pub struct Grants {
     pub(super) allow: Allow,
     pub(super) bridge: Option<String>,
     pub(super) capabilities: Capabilities,
-    /// The guest is a clone of a template of `allow.templates`: what such a clone carries is given.
+    /// The object names a template of `allow.templates`: what a clone of it carries is given.
     pub template: bool,
+    /// Revisions of that template. A guest was cloned from it where its stamp names one of them.
+    pub revisions: Vec<String>,
 }
 
 impl Grants {
@@ -26,8 +28,14 @@ impl Grants {
         // The name in the list means the template of the hypervisor's namespace, not one of the tenant's own.
         let template = object.template_ref().filter(|name| holds(&allow.templates, name));
         let template = template.and_then(|name| refs::template(object, name, objects).ok());
+        let template = template.filter(|t| t.key.namespace == namespace);
+        let revisions = template.iter().flat_map(|t| {
+            let old = t.status.revisions.iter().flatten().map(|r| r.revision.clone());
+            t.status.revision.clone().into_iter().chain(old)
+        });
         Grants {
-            template: template.is_some_and(|t| t.key.namespace == namespace),
+            revisions: revisions.collect(),
+            template: template.is_some(),
             hypervisor: format!("{namespace}/{name}"),
             namespace: object.key.namespace.clone(),
             allow,
@@ -55,6 +63,10 @@ impl Grants {
             Reach::LxcOption(key, _) => holds(&allow.lxc_options, key),
             Reach::HostPath(path) => allow.host_paths.iter().flatten().any(|given| is_below(path, given)),
             Reach::Capability(capability) => self.gives(*capability) || holds(&allow.capabilities, capability),
+            Reach::Mount(type_) => {
+                let mut given = self.capabilities.mount.iter().flatten();
+                given.any(|m| m.as_str() == type_) || holds(&allow.capabilities, &AllowedCapability::Mount)
+            }
             Reach::ImageUrl(url) => allow.image_urls.iter().flatten().any(|given| is_from(url, given)),
             Reach::BootOrder(_) => allow.boot_order == Some(true),
             Reach::Nobody(..) => false,
@@ -65,7 +77,8 @@ impl Grants {
     fn gives(&self, capability: AllowedCapability) -> bool {
         match capability {
             AllowedCapability::Mknod => self.capabilities.mknod == Some(true),
-            AllowedCapability::Mount => self.capabilities.mount.as_ref().is_some_and(|m| !m.is_empty()),
+            // Each file system counts for itself.
+            AllowedCapability::Mount => false,
         }
     }
 
@@ -124,6 +137,7 @@ pub(super) fn check(
     hypervisor: &PhoenixHypervisor,
     objects: &dyn Objects,
 ) -> Result<Option<Grants>, Blocked> {
+    adopt_can_be_followed(object)?;
     owners_are_nobodys(object, hypervisor)?;
     if hypervisor.metadata.namespace.as_deref() == Some(&object.key.namespace) {
         return Ok(None);
@@ -136,7 +150,7 @@ pub(super) fn check(
         defaults,
         list: Vec::new(),
     };
-    asked.object(object, &grants);
+    asked.object(object);
     match asked.list.iter().find(|(_, reach)| !grants.covers(reach)) {
         Some((field, reach)) => Err(Blocked::stalled("NotAllowed", grants.refusal(field, reach))),
         None => Ok(Some(grants)),
@@ -150,10 +164,36 @@ fn images(hypervisor: &PhoenixHypervisor, defaults: &Defaults) -> Vec<String> {
     defaults.image_storage.iter().cloned().chain(of_owners).collect()
 }
 
+/// An annotation that cannot be followed would make a new guest beside the one that is to be adopted.
+fn adopt_can_be_followed(object: &GuestObject) -> Result<(), Blocked> {
+    let Some(text) = object.annotations.get(ADOPT).filter(|_| object.status.vmid.is_none()) else {
+        return Ok(());
+    };
+    let refused = |what: String| {
+        Err(Blocked::stalled(
+            "InvalidSpec",
+            format!("metadata.annotations[{ADOPT}]: {what}"),
+        ))
+    };
+    match (adopts(object), object.spec_vmid()) {
+        (Some(id), _) if !(100..=999_999_999).contains(&id) => {
+            refused(format!("{id} is no id of a guest: give one from 100 on"))
+        }
+        (Some(id), Some(given)) if id != given => refused(format!(
+            "{id} and {}.vmid: {given} name two guests: give the same id, or leave vmid out",
+            object.field_prefix()
+        )),
+        (Some(_), _) => Ok(()),
+        (None, _) => refused(format!(
+            "{text:?} is no id of a guest: give the id of the guest to adopt, such as \"500\""
+        )),
+    }
+}
+
 /// The id that the adopt annotation names, while it can still have an effect.
 fn adopts(object: &GuestObject) -> Option<i64> {
     match (object.status.vmid, object.status.adopted) {
-        (None, _) => object.annotations.get(ADOPT)?.parse().ok(),
+        (None, _) => object.annotations.get(ADOPT)?.trim().parse().ok(),
         (vmid, Some(true)) => vmid,
         _ => None,
     }
@@ -210,7 +250,7 @@ impl Asked {
         self.ask(field, Reach::Storage(named.clone()));
     }
 
-    fn object(&mut self, object: &GuestObject, grants: &Grants) {
+    fn object(&mut self, object: &GuestObject) {
         let adopt = adopts(object);
         if let Some(id) = adopt {
             let field = format!("metadata.annotations[{ADOPT}]");
@@ -226,7 +266,7 @@ impl Asked {
             self.mounts(spec);
         }
         if let Some(guest) = object.lxc() {
-            self.container(guest, grants);
+            self.container(guest);
         }
         if let Some(guest) = object.vm() {
             self.machine(guest);
@@ -258,7 +298,7 @@ impl Asked {
         }
     }
 
-    fn container(&mut self, guest: &LxcGuest, grants: &Grants) {
+    fn container(&mut self, guest: &LxcGuest) {
         if guest.unprivileged == Some(false) {
             self.ask("unprivileged", Reach::Privileged);
         }
@@ -280,9 +320,8 @@ impl Asked {
         if capabilities.mknod == Some(true) {
             self.ask("capabilities.mknod", Reach::Capability(AllowedCapability::Mknod));
         }
-        let given = grants.capabilities.mount.clone().unwrap_or_default();
-        if capabilities.mount.iter().flatten().any(|type_| !given.contains(type_)) {
-            self.ask("capabilities.mount", Reach::Capability(AllowedCapability::Mount));
+        for type_ in capabilities.mount.iter().flatten() {
+            self.ask("capabilities.mount", Reach::Mount(type_.as_str().into()));
         }
         let rootfs = guest.rootfs.as_ref().and_then(|r| r.storage.clone());
         let given = self.defaults.rootfs_storage.clone();

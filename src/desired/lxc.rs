@@ -39,6 +39,7 @@ pub(super) fn fill(
     let network = guest.network.as_ref();
     desired.network = network.map(|list| list.iter().map(|n| net(n, &defaults, guest)).collect());
     desired.raw_lines = raw_lines(guest);
+    single_valued(object, &desired.raw_lines)?;
     let gpus = guest.gpus.as_ref();
     desired.gpus = gpus.map(|list| list.iter().filter_map(|g| g.index).collect());
     desired.owner = hypervisor.spec.volume_owners.as_ref().map(|o| WantedOwner {
@@ -186,10 +187,7 @@ fn flags(wanted: Option<&Capabilities>) -> BTreeMap<String, String> {
     .filter_map(|(key, value)| Some((key.to_string(), bit(value?))))
     .collect();
     if let Some(mount) = &wanted.mount {
-        let mut types: Vec<&str> = mount
-            .iter()
-            .map(|m| if *m == MountType::Nfs { "nfs" } else { "cifs" })
-            .collect();
+        let mut types: Vec<&str> = mount.iter().map(|m| m.as_str()).collect();
         types.sort_unstable();
         types.dedup();
         flags.insert("mount".into(), types.join(";"));
@@ -239,6 +237,26 @@ pub(super) fn raw_lines(guest: &LxcGuest) -> Vec<(String, String)> {
         }
     }
     lines
+}
+
+/// A key that holds one value is given once: which of two counts nobody could say.
+fn single_valued(object: &GuestObject, lines: &[(String, String)]) -> Result<(), Blocked> {
+    let key = "lxc.apparmor.profile";
+    let values: Vec<&str> = lines
+        .iter()
+        .filter(|(k, _)| k == key)
+        .map(|(_, v)| v.as_str())
+        .collect();
+    if values.len() < 2 {
+        return Ok(());
+    }
+    Err(Blocked::stalled(
+        "InvalidSpec",
+        format!(
+            "{0}.apparmorProfile, {0}.lxcOptions: {key} is {values:?}, but holds one value: give it once",
+            object.field_prefix()
+        ),
+    ))
 }
 
 type Mounts = (Option<Vec<WantedVolume>>, Option<Vec<WantedBind>>);

@@ -70,6 +70,9 @@ impl Blocked {
     }
 }
 
+/// What an owner container's host name begins with; its vmid follows.
+pub const OWNER_HOSTNAME: &str = "phoenix-volumes-";
+
 /// Ways besides the API token by which root-only options can be set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Channels {

@@ -35,6 +35,8 @@ pub enum Reach {
     HostPath(String),
     /// A capability that reaches the node's kernel.
     Capability(AllowedCapability),
+    /// A file system that the container may mount.
+    Mount(String),
     /// An image that a node downloads.
     ImageUrl(String),
     /// A place in the order in which the node starts and stops guests.
@@ -60,7 +62,7 @@ impl Reach {
             Reach::Privileged => "privileged",
             Reach::LxcOption(..) => "lxcOptions",
             Reach::HostPath(_) => "hostPaths",
-            Reach::Capability(_) => "capabilities",
+            Reach::Capability(_) | Reach::Mount(_) => "capabilities",
             Reach::ImageUrl(_) => "imageUrls",
             Reach::BootOrder(_) => "bootOrder",
             Reach::Nobody(..) => return None,
@@ -75,6 +77,7 @@ impl Reach {
             Reach::LxcOption(key, value) => format!("{key} = {value}"),
             Reach::Capability(AllowedCapability::Mknod) => "mknod".into(),
             Reach::Capability(AllowedCapability::Mount) => "mount".into(),
+            Reach::Mount(type_) => format!("mount {type_}"),
             Reach::Bridge(value)
             | Reach::Pool(value)
             | Reach::Storage(value)
@@ -102,6 +105,7 @@ impl Reach {
             Reach::Vmid(id) => format!("{{start: {id}, end: {id}}}"),
             Reach::LxcOption(key, _) => key.clone(),
             Reach::SharedGpu(_) => "the index of a GPU".into(),
+            Reach::Mount(_) => "mount".into(),
             other => other.value(),
         };
         let entry = self.entry().unwrap_or_default();

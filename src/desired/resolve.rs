@@ -22,9 +22,33 @@ pub fn resolve(object: &GuestObject, objects: &dyn Objects, cluster_id: &str) ->
     } else if let Some(lxc) = object.lxc() {
         super::lxc::fill(&mut desired, object, lxc, &hypervisor, objects)?;
     }
+    not_named_as_owners(object, &desired)?;
     desired.revision = fingerprint::revision(&desired);
     desired.hash = fingerprint::applied(&desired);
     Ok(desired)
+}
+
+/// Names of owner containers tell where to look for retained volumes; nobody else's guest is to be taken for one.
+fn not_named_as_owners(object: &GuestObject, desired: &Desired) -> Result<(), Blocked> {
+    let option = match object.guest_type() {
+        GuestType::Lxc => "hostname",
+        GuestType::Qemu => "name",
+    };
+    let given = desired.options.get(option);
+    let name = given.unwrap_or(&desired.default_hostname);
+    if !name.starts_with(OWNER_HOSTNAME) {
+        return Ok(());
+    }
+    let field = match given {
+        Some(_) => format!("{}.hostname", object.field_prefix()),
+        None => "metadata.name".to_string(),
+    };
+    Err(Blocked::stalled(
+        "InvalidSpec",
+        format!(
+            "{field}: {name:?} begins with {OWNER_HOSTNAME}, as the names of owner containers of retained volumes do: choose another"
+        ),
+    ))
 }
 
 fn no(what: String) -> Blocked {
@@ -174,7 +198,22 @@ fn shared_options(spec: &SharedFields<'_>, defaults: &Defaults) -> BTreeMap<Stri
 
 /// A clone's source. Until the template is Ready only an existing guest can be worked on: vmid 0 says so.
 pub(super) fn clone_source(object: &GuestObject, name: &str, objects: &dyn Objects) -> Result<Source, Blocked> {
-    let template = refs::template(object, name, objects)?;
+    // What was cloned is a guest of its own: it outlives its template, and a change of that one's form.
+    let made = object.status.create_sent == Some(true) || object.status.adopted == Some(true);
+    let template = match refs::template(object, name, objects) {
+        Ok(template) if !made || template.guest_type() == object.guest_type() => template,
+        Err(blocked) if !made => return Err(blocked),
+        _ => {
+            return Ok(Source::Clone {
+                vmid: 0,
+                node: String::new(),
+                snapshot: None,
+                revision: String::new(),
+                template: name.to_string(),
+                namespace: object.key.namespace.clone(),
+            });
+        }
+    };
     refs::lineage(object, objects)?;
     if template.guest_type() != object.guest_type() {
         let (is, needs) = match object.guest_type() {

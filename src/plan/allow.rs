@@ -6,13 +6,13 @@ use crate::crd::{ADOPT, AllowedCapability};
 use crate::desired::{Grants, Reach, Source};
 use crate::observed::{Guest, GuestRead};
 use crate::pve::GuestType;
-use crate::pve::property::Properties;
+use crate::pve::property::{Properties, default_key, parse_bool};
 
 use super::guest::{Planner, Staged};
 use super::*;
 
 /// Options that hand a machine something of the node's and that no field sets.
-const RAW: &[&str] = &["args", "ivshmem", "virtiofs"];
+const RAW: &[&str] = &["args", "ivshmem", "rng", "virtiofs"];
 
 /// Something beyond the guest, with the option that carries it.
 type Carried = (String, Reach);
@@ -27,10 +27,10 @@ impl Planner<'_> {
         let mut list = Vec::new();
         if adopted {
             list.push(("its id".to_string(), Reach::Adopt(vmid)));
-        } else if grants.template {
+        } else if cloned_from_allowed(guest, &grants) {
             return Ok(());
         }
-        list.extend(carried(guest).into_iter().filter(|c| !self.takes_away(c, guest)));
+        list.extend(carried(vmid, guest).into_iter().filter(|c| !self.takes_away(c, guest)));
         self.refuse(&grants, guest.named(vmid), list)
     }
 
@@ -40,7 +40,7 @@ impl Planner<'_> {
             return Ok(());
         };
         let mut list = vec![("its id".to_string(), Reach::Adopt(vmid))];
-        list.extend(carried(guest));
+        list.extend(carried(vmid, guest));
         list.extend(volumes_of_others(vmid, guest));
         let what = format!("metadata.annotations[{ADOPT}]: {}", guest.named(vmid));
         self.refuse(&grants, what, list)
@@ -68,7 +68,7 @@ impl Planner<'_> {
             ("mp", _) => desired.binds.is_some(),
             ("hostpci", _) => fresh || machine.is_some_and(|vm| vm.pci.is_some()),
             ("usb", _) => fresh || machine.is_some_and(|vm| vm.usb.is_some()),
-            ("features.mknod" | "features.mount", _) => {
+            ("features.mknod" | "features.mount", Reach::Capability(_) | Reach::Mount(_)) => {
                 let flag = option.trim_start_matches("features.");
                 desired.flags.contains_key(flag)
             }
@@ -138,7 +138,7 @@ impl Planner<'_> {
         };
         let network = self.desired.network.is_some();
         let stays = |(option, _): &Carried| !(network && option.starts_with("net"));
-        let refused = carried(parent)
+        let refused = carried(vmid, parent)
             .into_iter()
             .filter(stays)
             .find(|(_, reach)| !grants.covers(reach));
@@ -152,122 +152,154 @@ impl Planner<'_> {
     }
 }
 
-/// All that a guest carries beyond itself, by what its configuration says.
-fn carried(guest: &Guest) -> Vec<Carried> {
-    let mut list = networks(guest);
-    if let Some(volid) = guest.options.get("hookscript") {
-        list.push(("hookscript".into(), Reach::Hookscript(volid.clone())));
-    }
-    list.extend(match guest.type_ {
-        GuestType::Lxc => of_container(guest),
-        GuestType::Qemu => of_machine(guest),
+/// Whether the guest was cloned from a template that was given by name: its stamp names one of that one's revisions. What
+/// the spec names today proves nothing.
+fn cloned_from_allowed(guest: &Guest, grants: &Grants) -> bool {
+    // The revision of a template's own guest is its own; it was cloned from its parent.
+    let from = guest.stamp().and_then(|s| match s.kind.as_str() {
+        "PhoenixTemplate" => s.parent,
+        _ => s.revision,
     });
+    grants.template && from.is_some_and(|revision| grants.revisions.contains(&revision))
+}
+
+/// All that a guest carries beyond itself, by what its configuration says. What cannot be read as Proxmox would read it
+/// is nobody's.
+fn carried(vmid: i64, guest: &Guest) -> Vec<Carried> {
+    let mut list = Vec::new();
+    for (option, text) in &guest.options {
+        let stem = option.trim_end_matches(|c: char| c.is_ascii_digit());
+        let reaches = match (stem, guest.type_) {
+            ("net", _) => network(option, text),
+            ("hookscript", _) => vec![Reach::Hookscript(text.clone())],
+            (_, GuestType::Lxc) => of_container(stem, option, text),
+            (_, GuestType::Qemu) => of_machine(vmid, stem, option, text),
+        };
+        let named = |reach: Reach| match (&reach, stem) {
+            (Reach::Capability(AllowedCapability::Mknod), _) => ("features.mknod".to_string(), reach),
+            (Reach::Mount(_), _) => ("features.mount".to_string(), reach),
+            (_, "features") => ("features".to_string(), reach),
+            _ => (option.clone(), reach),
+        };
+        list.extend(reaches.into_iter().map(named));
+    }
+    if guest.type_ == GuestType::Lxc {
+        if guest.options.get("unprivileged").is_none_or(|v| v != "1") {
+            list.push(("unprivileged".to_string(), Reach::Privileged));
+        }
+        let lines = guest.raw_lines.iter();
+        list.extend(lines.map(|(key, value)| ("raw line".to_string(), Reach::LxcOption(key.clone(), value.clone()))));
+    }
     list
 }
 
-fn networks(guest: &Guest) -> Vec<Carried> {
-    let mut list = Vec::new();
-    for (i, text) in guest.numbered("net") {
-        let Ok(net) = Properties::of_option("net0", text) else {
-            continue;
-        };
-        let option = format!("net{i}");
-        if let Some(bridge) = net.get("bridge") {
-            list.push((option.clone(), Reach::Bridge(bridge.into())));
-        }
-        let trunks = net.get("trunks").unwrap_or_default().split(';');
-        let ends = trunks.flat_map(|range| range.split('-'));
-        let tags = net.get("tag").into_iter().chain(ends).filter_map(|t| t.parse().ok());
-        list.extend(tags.map(|tag| (option.clone(), Reach::Vlan(tag))));
-    }
-    list
+fn network(option: &str, text: &str) -> Vec<Reach> {
+    let Ok(net) = Properties::of_option(option, text) else {
+        return vec![Reach::Nobody(text.into(), "")];
+    };
+    let bridge = net.get("bridge").map(|bridge| Reach::Bridge(bridge.into()));
+    let trunks = net.get("trunks").into_iter().flat_map(|t| t.split([';', ' ']));
+    let ranges = net.get("tag").into_iter().chain(trunks).filter(|t| !t.is_empty());
+    bridge.into_iter().chain(ranges.flat_map(vlans)).collect()
 }
 
-fn of_container(guest: &Guest) -> Vec<Carried> {
-    let mut list = Vec::new();
-    if guest.options.get("unprivileged").is_none_or(|v| v != "1") {
-        list.push(("unprivileged".to_string(), Reach::Privileged));
-    }
-    let lines = guest.raw_lines.iter();
-    list.extend(lines.map(|(key, value)| ("raw line".to_string(), Reach::LxcOption(key.clone(), value.clone()))));
-    for (i, text) in guest.numbered("dev") {
-        let path = Properties::of_option("dev0", text).ok();
-        let path = path.as_ref().and_then(|p| p.get("path")).unwrap_or(text).to_string();
-        list.push((format!("dev{i}"), device(path)));
-    }
-    let rootfs = guest
-        .options
-        .get("rootfs")
-        .map(|text| ("rootfs".to_string(), text.as_str()));
-    let mounts = guest
-        .numbered("mp")
-        .into_iter()
-        .map(|(i, text)| (format!("mp{i}"), text));
-    for (option, text) in mounts.chain(rootfs) {
-        let path = text.split(',').next().unwrap_or_default().trim_start_matches("volume=");
-        if path.starts_with('/') {
-            list.push((option, Reach::HostPath(path.into())));
+/// The tags of one tag or range.
+fn vlans(range: &str) -> Vec<Reach> {
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    match (first.trim().parse::<i64>(), last.trim().parse::<i64>()) {
+        (Ok(first), Ok(last)) if (0..=4095).contains(&first) && last <= 4095 => {
+            (first..=last).map(Reach::Vlan).collect()
         }
+        _ => vec![Reach::Nobody(format!("VLAN {range}"), "")],
     }
-    let features = guest.options.get("features").map(String::as_str).unwrap_or_default();
-    for (key, value) in features.split(',').filter_map(|part| part.split_once('=')) {
-        let reach = match key {
-            "mknod" if value == "1" => Reach::Capability(AllowedCapability::Mknod),
-            "mount" if !value.is_empty() => Reach::Capability(AllowedCapability::Mount),
-            "force_rw_sys" if value == "1" => Reach::Nobody("force_rw_sys=1".into(), ""),
-            _ => continue,
-        };
-        list.push((format!("features.{key}"), reach));
+}
+
+/// A property of an option's value; what is no property string is told apart from one that lacks it.
+fn property(option: &str, text: &str, key: &str) -> Result<String, Reach> {
+    let properties = Properties::of_option(option, text).map_err(|_| Reach::Nobody(text.into(), ""))?;
+    Ok(properties.get(key).unwrap_or_default().to_string())
+}
+
+/// A directory, device or file of the node's, where a value names one.
+fn of_node(option: &str, text: &str, key: &str) -> Option<Reach> {
+    match property(option, text, key) {
+        Ok(path) if path.starts_with('/') => Some(Reach::HostPath(path)),
+        Ok(_) => None,
+        Err(reach) => Some(reach),
     }
-    list
+}
+
+fn of_container(stem: &str, option: &str, text: &str) -> Vec<Reach> {
+    let reach = match stem {
+        "dev" => Some(property(option, text, "path").map_or_else(|reach| reach, device)),
+        "mp" | "rootfs" => of_node(option, text, "volume"),
+        "features" => return features(text),
+        _ => None,
+    };
+    reach.into_iter().collect()
+}
+
+fn features(text: &str) -> Vec<Reach> {
+    let Ok(features) = Properties::of_option("features", text) else {
+        return vec![Reach::Nobody(text.into(), "")];
+    };
+    // What is no boolean is not taken for a no.
+    let on = |key: &str| features.get(key).is_some_and(|v| parse_bool(v) != Some(false));
+    let mknod = on("mknod").then_some(Reach::Capability(AllowedCapability::Mknod));
+    let writable = on("force_rw_sys").then(|| Reach::Nobody("force_rw_sys=1".into(), ""));
+    let mounts = features.get("mount").into_iter().flat_map(|m| m.split([';', ' ']));
+    let mounts = mounts.filter(|m| !m.is_empty()).map(|m| Reach::Mount(m.into()));
+    mknod.into_iter().chain(writable).chain(mounts).collect()
 }
 
 /// A device node: a GPU, or something else of the node's.
 fn device(path: String) -> Reach {
-    match path.strip_prefix("/dev/nvidia").map(str::parse) {
-        Some(Ok(index)) => Reach::Gpu(index),
-        Some(Err(_)) => Reach::SharedGpu(path),
-        None => Reach::HostPath(path),
+    let plain = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_/".contains(c));
+    match path.strip_prefix("/dev/nvidia") {
+        Some(name) if name.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() => {
+            name.parse().map_or_else(|_| Reach::HostPath(path.clone()), Reach::Gpu)
+        }
+        Some(name) if plain(name) => Reach::SharedGpu(path),
+        _ => Reach::HostPath(path),
     }
 }
 
-fn of_machine(guest: &Guest) -> Vec<Carried> {
-    let mut list = Vec::new();
-    for (option, text) in &guest.options {
-        let stem = option.trim_end_matches(|c: char| c.is_ascii_digit());
-        let first = text.split(',').next().unwrap_or_default();
-        let named = |key: &str| {
-            let part = text.split(',').find_map(|p| p.strip_prefix(key)?.strip_prefix('='));
-            part.map(str::to_string)
-        };
-        let path = first.trim_start_matches("file=");
-        let reach = match stem {
-            "hostpci" => match named("mapping") {
-                Some(mapping) => Reach::PciMapping(mapping),
-                None => Reach::Nobody(first.into(), ""),
-            },
-            "usb" if first == "spice" || first == "host=spice" => continue,
-            "usb" => match named("mapping") {
-                Some(mapping) => Reach::UsbMapping(mapping),
-                None => Reach::Nobody(first.into(), ""),
-            },
-            stem if RAW.contains(&stem) => Reach::Nobody(text.clone(), ""),
-            // Disks, consoles and ports can be devices of the node's.
-            "scsi" | "virtio" | "sata" | "ide" | "serial" | "parallel" if path.starts_with('/') => {
-                Reach::HostPath(path.into())
-            }
-            _ => continue,
-        };
-        list.push((option.clone(), reach));
-    }
-    list
+fn of_machine(vmid: i64, stem: &str, option: &str, text: &str) -> Vec<Reach> {
+    let nobody = || Reach::Nobody(text.into(), "");
+    let named = |key: &str| property(option, text, key).ok().filter(|value| !value.is_empty());
+    let first = text.split(',').next().unwrap_or_default();
+    let reach = match stem {
+        "hostpci" => Some(named("mapping").map_or_else(nobody, Reach::PciMapping)),
+        "usb" if first == "spice" || first == "host=spice" => None,
+        "usb" => {
+            let mapping = text.split(',').find_map(|p| p.trim().strip_prefix("mapping="));
+            Some(mapping.map_or_else(nobody, |mapping| Reach::UsbMapping(mapping.into())))
+        }
+        // Disks, consoles and ports can be devices of the node's.
+        "scsi" | "virtio" | "sata" | "ide" | "efidisk" | "tpmstate" => of_node(option, text, "file"),
+        "serial" | "parallel" => first.starts_with('/').then(|| Reach::HostPath(first.into())),
+        "cicustom" => (!own_snippets(vmid, text)).then(nobody),
+        stem if RAW.contains(&stem) => Some(nobody()),
+        _ => None,
+    };
+    reach.into_iter().collect()
+}
+
+/// Whether all files that a machine gives to cloud-init are the snippets that Phoenix wrote for it.
+fn own_snippets(vmid: i64, text: &str) -> bool {
+    let own = format!(":snippets/phoenix-{vmid}-");
+    text.split(',')
+        .all(|part| part.split_once('=').is_some_and(|(_, volid)| volid.contains(&own)))
 }
 
 /// Volumes that belong to other guests, such as retained ones of another object.
 fn volumes_of_others(vmid: i64, guest: &Guest) -> Vec<Carried> {
-    let of_another = |text: &str| {
-        let volid = text.split(',').next().unwrap_or_default();
-        let volid = volid.trim_start_matches("volume=").trim_start_matches("file=");
+    let of_another = |option: &str, text: &str| {
+        if !matches!(default_key(option), Some("volume" | "file")) {
+            return None;
+        }
+        let properties = Properties::of_option(option, text).ok()?;
+        let volid = properties.get("volume").or(properties.get("file"))?;
         let name = volid.rsplit(['/', ':']).next().unwrap_or_default();
         let mut parts = name.split('-');
         let kind = parts
@@ -278,7 +310,7 @@ fn volumes_of_others(vmid: i64, guest: &Guest) -> Vec<Carried> {
     };
     let found = guest.options.iter().filter_map(|(option, text)| {
         let other = "detach it, or ";
-        Some((option.clone(), Reach::Nobody(of_another(text)?, other)))
+        Some((option.clone(), Reach::Nobody(of_another(option, text)?, other)))
     });
     found.collect()
 }

@@ -291,6 +291,12 @@ impl Deletion<'_> {
     fn destroy(&mut self, vmid: i64, guest: &Guest) -> Next {
         let what = guest.named(vmid);
         if guest.options.get("protection").is_some_and(|v| v == "1") {
+            if self.unprotected() {
+                let call = ApiCall::put(format!("{}/config", guest.path(vmid)))
+                    .param("protection", 0)
+                    .param("digest", &guest.digest);
+                return self.run(format!("take the protection off {what}"), Effect::call(call));
+            }
             let message = format!("{what} is protected: set spec.protection: false, or set deletionPolicy: Retain");
             return self.stuck("Protected", message);
         }
@@ -312,6 +318,11 @@ impl Deletion<'_> {
             format!("destroy {what}"),
             Effect::task(&guest.node, call).with(Impact::Destroy),
         )
+    }
+
+    /// Whether the spec says that the guest is not protected; absent says nothing.
+    fn unprotected(&self) -> bool {
+        self.object.shared().is_some_and(|spec| spec.protection == Some(false))
     }
 
     /// What rests on a template's volumes keeps it, whosever it is: Proxmox refuses to destroy it. An object of Phoenix's

@@ -137,6 +137,7 @@ impl Planner<'_> {
         }
         self.cluster()?;
         let (vmid, guest) = self.existing_guest()?;
+        self.stopped_first(vmid, &guest).or_else(|next| self.shown(next))?;
         self.may_go_on(vmid, &guest)?;
         self.facts.node = Some(guest.node.clone());
         self.placed(vmid, &guest);
@@ -147,7 +148,6 @@ impl Planner<'_> {
             Stage::Created,
             format!("{} is on node {}", guest.named(vmid), guest.node),
         );
-        self.stopped_first(vmid, &guest).or_else(|next| self.shown(next))?;
         let sealed = self.sealed(vmid, &guest)?;
         match self.desired.type_ {
             GuestType::Lxc => self.container(vmid, &guest)?,

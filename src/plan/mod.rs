@@ -42,11 +42,12 @@ use std::collections::BTreeMap;
 use crate::observed::{HealthState, Row};
 use crate::pve::{ApiCall, GuestType};
 
+pub use crate::desired::OWNER_HOSTNAME;
 pub use blame::explain;
 pub use config::TAG;
 pub use delete::{Surroundings, abandoned, let_go, plan_deletion};
 pub use guest::{Input, plan};
-pub use owners::{OWNER_HOSTNAME, OWNER_KIND};
+pub use owners::OWNER_KIND;
 pub use query::{ProbeRequest, Query};
 pub use step::{Announce, Download, Effect, Impact, Step};
 pub use stop::{plan_stop, wants_stop};

@@ -12,8 +12,6 @@ use super::*;
 
 /// Kind in the stamp of an owner container.
 pub const OWNER_KIND: &str = "VolumeOwner";
-/// What an owner's host name begins with; its vmid follows.
-pub const OWNER_HOSTNAME: &str = "phoenix-volumes-";
 
 /// Where a volume is to be used.
 pub(super) struct Use<'a> {

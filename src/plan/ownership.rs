@@ -46,7 +46,7 @@ impl Planner<'_> {
 
     /// The vmid that the adopt annotation names, unless the spec names another.
     pub(super) fn wants_adoption(&self) -> Option<i64> {
-        let vmid = self.desired.adopt.as_ref()?.parse().ok()?;
+        let vmid = self.desired.adopt.as_ref()?.trim().parse().ok()?;
         (self.desired.vmid.is_none_or(|v| v == vmid)).then_some(vmid)
     }
 
@@ -58,6 +58,13 @@ impl Planner<'_> {
     }
 
     fn adopt(&mut self, vmid: i64, guest: &Guest) -> Next {
+        if guest.is_template() && self.desired.form == crate::desired::Form::Guest {
+            let message = format!(
+                "metadata.annotations[{ADOPT}]: {} is a Proxmox template, which cannot be started: adopt a guest, or clone the template in Proxmox first",
+                guest.named(vmid)
+            );
+            return self.stuck(Stage::Created, "Conflict", message);
+        }
         if let Err(next) = self.may_be_adopted(vmid, guest) {
             return next;
         }

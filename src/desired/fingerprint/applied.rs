@@ -226,6 +226,8 @@ fn given(grants: &Grants) -> String {
         bridge,
         capabilities,
         template,
+        // What a template has been built as changes without the spec.
+        revisions: _,
     } = grants;
     Fingerprint::new("grants")
         .field("hypervisor", hypervisor)

@@ -32,7 +32,9 @@ pub(super) async fn owners(
             continue;
         };
         let name = row.name.as_deref().unwrap_or_default();
-        let likely = in_range(ids, vmid) || recorded.owners.contains(&vmid) || name.starts_with(OWNER_HOSTNAME);
+        // A name is a hint only, and guests of objects may have any.
+        let named = name.starts_with(OWNER_HOSTNAME) && !recorded.guests.contains(&vmid);
+        let likely = in_range(ids, vmid) || recorded.owners.contains(&vmid) || named;
         let tagged = row.tags.iter().any(|t| t == TAG) && !recorded.guests.contains(&vmid);
         let key = (vmid, node.to_string(), name.to_string());
         if !likely && (!tagged || connection.is_no_owner(&key)) {
