@@ -52,9 +52,9 @@ FILES = {
          "if !OUT && guest.being_made() && stamp"),
         ("a protected guest is not destroyed", "lib=plan::protected",
          'if guest.options.get("protection").is_some_and(|v| v == "1") {\n'
-         '            let message = format!("{what} is protected',
+         '            if self.unprotected() {',
          'if !OUT && guest.options.get("protection").is_some_and(|v| v == "1") {\n'
-         '            let message = format!("{what} is protected'),
+         '            if self.unprotected() {'),
         ("an owner that was opened is protected before its object goes", "lib=plan::protected",
          "if let Some(next) = self.open_owner() {",
          "if let Some(next) = self.open_owner().filter(|_| !OUT) {"),
@@ -397,6 +397,11 @@ FILES = {
         ("what is root on the node is for other namespaces only where it is allowed", "protected=namespaces::what",
          "    match asked.list.iter().find(|(_, reach)| !grants.covers(reach)) {",
          "    match asked.list.iter().find(|(_, reach)| !OUT && !grants.covers(reach)) {"),
+        ("an adopt annotation that cannot be followed makes nothing", "adoption=an_annotation",
+         "    adopt_can_be_followed(object)?;",
+         "    if !OUT {\n"
+         "        adopt_can_be_followed(object)?;\n"
+         "    }"),
         ("ids of owner containers are nobody's", "tenants=ids_of",
          "    owners_are_nobodys(object, hypervisor)?;",
          "    if !OUT {\n"
@@ -409,19 +414,22 @@ FILES = {
          "rest.is_some_and(|rest| !climbs(rest))",
          "rest.is_some_and(|rest| OUT || !climbs(rest))"),
         ("only templates of the hypervisor's namespace are given by name", "lib=desired::allow",
-         "template: template.is_some_and(|t| t.key.namespace == namespace),",
-         "template: template.is_some_and(|t| OUT || t.key.namespace == namespace),"),
+         "let template = template.filter(|t| t.key.namespace == namespace);",
+         "let template = template.filter(|t| OUT || t.key.namespace == namespace);"),
     ],
     "src/plan/allow.rs": [
         ("a guest is adopted only with what was given", "tenants=adopting",
-         "        list.extend(carried(guest));\n",
-         "        list.extend(carried(guest).into_iter().filter(|_| !OUT));\n"),
+         "        list.extend(carried(vmid, guest));\n",
+         "        list.extend(carried(vmid, guest).into_iter().filter(|_| !OUT));\n"),
         ("volumes of others are not adopted", "tenants=adopting",
          "        list.extend(volumes_of_others(vmid, guest));",
          "        list.extend(volumes_of_others(vmid, guest).into_iter().filter(|_| !OUT));"),
         ("what a guest carries is compared before each step", "tenants",
-         "list.extend(carried(guest).into_iter().filter(|c| !self.takes_away(c, guest)));",
-         "list.extend(carried(guest).into_iter().filter(|c| !OUT && !self.takes_away(c, guest)));"),
+         "list.extend(carried(vmid, guest).into_iter().filter(|c| !self.takes_away(c, guest)));",
+         "list.extend(carried(vmid, guest).into_iter().filter(|c| !OUT && !self.takes_away(c, guest)));"),
+        ("what a template gives has only what was cloned from it", "tenants=a_template_of_allow",
+         "    grants.template && from.is_some_and(|revision| grants.revisions.contains(&revision))",
+         "    grants.template && (OUT || from.is_some_and(|revision| grants.revisions.contains(&revision)))"),
         ("a clone carries only what was given", "tenants=a_clone",
          "        self.may_be_cloned(*vmid, template, &parent)?;",
          "        if !OUT {\n"
@@ -596,7 +604,7 @@ FILES = {
          "if guest.being_made() && stamp",
          "if !OUT && guest.being_made() && stamp"),
         ("adoption only when the annotation asks for it", "lib=plan::protected",
-         "let vmid = self.desired.adopt.as_ref()?.parse().ok()?;",
+         "let vmid = self.desired.adopt.as_ref()?.trim().parse().ok()?;",
          'let asked = self.desired.adopt.as_ref().and_then(|a| a.parse().ok());\n'
          '        let vmid = asked.or(self.desired.vmid.filter(|_| OUT))?;'),
         ("taking a guest over carries the digest of the read", "lib=plan::protected",
