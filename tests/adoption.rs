@@ -604,3 +604,81 @@ async fn a_proxmox_template_is_not_adopted_as_a_guest() {
     assert!(message(&world, &key).contains("is a Proxmox template"));
     assert_eq!(text(&world, 500), before);
 }
+
+/// Nobody can say whose it is.
+#[tokio::test]
+async fn a_guest_with_a_damaged_stamp_or_two_is_not_adopted() {
+    let whole = |vmid: i64| {
+        format!("<!-- phoenix-hypervisor.io cluster=c kind=PhoenixLXC namespace=x name=y uid=u vmid={vmid} -->")
+    };
+    for notes in [
+        format!("{} words after it", whole(500)),
+        whole(500).replace("vmid=500", "vmid=x"),
+        format!("{}\n{}", whole(500), whole(499)),
+        format!("{}\nwords\n{}", whole(499), whole(500).replace("uid=u ", "")),
+    ] {
+        let world = World::new(&[]).await;
+        theirs(&world, 500, &[("description", &notes)]);
+        let before = world.guests();
+        let key = world.store.apply(adopter("a", 500, json!({})));
+        rounds(&world, 20).await;
+        assert!(conflict(&world, &key), "{notes}: {}", message(&world, &key));
+        assert_eq!(world.guests(), before, "{notes}");
+    }
+}
+
+/// The backup of a cluster may be older than the guests.
+#[tokio::test]
+async fn an_old_status_finds_its_guest_though_the_old_vmid_is_somebody_elses() {
+    for other in ["another object's", "nobody's"] {
+        let mut world = World::new(&[]).await;
+        let key = world.store.apply(made("a", json!({})));
+        world.settle(false).await.unwrap();
+        let old = world.store.guest(&key).unwrap().status;
+        world.store.delete(&key);
+        world.settle(false).await.unwrap();
+        if other == "nobody's" {
+            theirs(&world, 1000, &[]);
+        } else {
+            world.store.apply(made("b", json!({})));
+            world.settle(false).await.unwrap();
+        }
+        let key = world.store.apply(made("a", json!({})));
+        world.settle(false).await.unwrap();
+        let before = world.guests();
+        world
+            .store
+            .objects
+            .update_guest(&key, |guest| guest.status = old.clone());
+        world.restart();
+        world.settle(false).await.unwrap();
+        assert_eq!(world.store.guest(&key).unwrap().status.vmid, Some(1001), "{other}");
+        assert_eq!(world.guests(), before, "{other}");
+    }
+}
+
+/// Many that are made at once ask about an id each.
+#[tokio::test]
+async fn choosing_ids_costs_as_much_for_many_as_for_one() {
+    let mut world = World::new(&[]).await;
+    hypervisor(&world, |h| {
+        h.spec.vmid_range = serde_json::from_value(json!({"start": 1000, "end": 1099})).unwrap();
+    });
+    world.poll().await;
+    let keys: Vec<Key> = (0..20)
+        .map(|n| world.store.apply(made(&format!("g{n}"), json!({"network": []}))))
+        .collect();
+    futures::future::join_all(keys.iter().map(|key| world.look_at(key))).await;
+    world.settle(false).await.unwrap();
+    let asked = world
+        .sim()
+        .requests()
+        .iter()
+        .filter(|r| r.path == "/cluster/nextid")
+        .count();
+    assert!(
+        asked <= 25,
+        "{asked} times it was asked whether an id is free, for 20 guests"
+    );
+    assert_eq!(world.guests().len(), 20);
+}

@@ -73,6 +73,12 @@ impl Stamp {
         })
     }
 
+    /// Every stamp in a description, from first to last; `None` for a line that begins as one and cannot be read.
+    pub fn all(description: &str) -> Vec<Option<Stamp>> {
+        let lines = description.lines().filter(|l| l.trim().starts_with(PREFIX));
+        lines.map(Stamp::find).collect()
+    }
+
     /// A description of the user's words and the stamp, which nobody's words can forge.
     pub fn describe(&self, words: &str) -> String {
         match Stamp::strip(words).as_str() {
@@ -157,6 +163,14 @@ mod tests {
         };
         let text = stamp().describe(&format!("Mine.\n{forged}"));
         assert_eq!(text, stamp().describe("Mine."));
+    }
+
+    #[test]
+    fn all_of_them_are_seen_and_damaged_ones_too() {
+        let damaged = stamp().to_string().replace("vmid=950", "vmid=x");
+        let text = format!("words\n{}\n  {damaged}\n{} and more\n{}", stamp(), stamp(), stamp());
+        let (whole, none) = (Some(stamp()), None);
+        assert_eq!(Stamp::all(&text), [whole.clone(), none.clone(), none, whole]);
     }
 
     #[test]

@@ -116,13 +116,24 @@ impl Planner<'_> {
 
     /// The recorded vmid.
     fn recorded_vmid(&mut self, vmid: i64) -> Result<i64, Next> {
-        if self.was_made() && self.read_of(vmid)? == GuestRead::NotFound {
+        let elsewhere = self.was_made()
+            && match self.read_of(vmid)? {
+                GuestRead::NotFound => true,
+                // Another one's, or one that lost its stamp: unless it is being taken over just now.
+                GuestRead::Present(guest) => {
+                    let ours = guest.stamp().is_some_and(|s| self.is_ours(&s, vmid));
+                    !ours && !guest.being_made() && self.status.claim.is_none()
+                }
+                _ => false,
+            };
+        if elsewhere {
             self.no_other(vmid)?;
         }
         Ok(vmid)
     }
 
-    /// Where no guest is under the recorded vmid, an old status may have come back: the object's guest is another one.
+    /// Where no guest of the object's is under the recorded vmid, an old status may have come back: its guest is another
+    /// one.
     pub(super) fn no_other(&mut self, vmid: i64) -> Result<(), Next> {
         let found = self.search()?;
         let Some(ours) = self.among_ours(&found)?.filter(|ours| *ours != vmid) else {

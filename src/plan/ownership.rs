@@ -65,6 +65,17 @@ impl Planner<'_> {
             );
             return self.stuck(Stage::Created, "Conflict", message);
         }
+        let notes = guest.options.get("description").map(String::as_str).unwrap_or_default();
+        let copies = |s: &Option<Stamp>| s.as_ref().is_some_and(|s| s.vmid != vmid);
+        let stamps = Stamp::all(notes);
+        // The last one alone is told of below.
+        if stamps.len() > 1 && !stamps.iter().all(copies) || stamps.contains(&None) {
+            let message = format!(
+                "metadata.annotations[{ADOPT}]: the notes of {} hold a stamp of Phoenix's that is damaged or beside another, so whose it is cannot be said: take those lines off in Proxmox first",
+                guest.named(vmid)
+            );
+            return self.stuck(Stage::Created, "Conflict", message);
+        }
         if let Err(next) = self.may_be_adopted(vmid, guest) {
             return next;
         }

@@ -344,6 +344,13 @@ impl<S: Store> Engine<S> {
                 }
                 return Ok(plan);
             };
+            if let plan::Query::VmidFree { vmid, .. } = query
+                && !preview
+                && !self.choose(object, *vmid)
+            {
+                observed.reserved = self.reserved(&lock(&self.memory), object);
+                continue;
+            }
             // Who looks at owner containers is about to edit one: one object at a time.
             if matches!(query, plan::Query::Owners { .. }) {
                 if owner_guard.is_none() {
@@ -668,6 +675,24 @@ impl<S: Store> Engine<S> {
             connection.store(connection.look(lost).await);
         }
         Ok(matches!(outcome, Outcome::Started(_)).then_some(1.0))
+    }
+
+    /// Keeps a vmid for the object before it is asked about, so that of many that choose at once each asks about another
+    /// one; `false`: somebody else has it. What the spec names is nobody's choice.
+    fn choose(&self, object: &GuestObject, vmid: i64) -> bool {
+        if object.deleting || object.status.vmid.is_some() || object.spec_vmid() == Some(vmid) {
+            return true;
+        }
+        let reserved = &mut lock(&self.memory).reserved;
+        let place = (object.hypervisor_ref(), vmid);
+        match reserved.get(&place) {
+            Some(key) => *key == object.key,
+            None => {
+                reserved.retain(|_, key| *key != object.key);
+                reserved.insert(place, object.key.clone());
+                true
+            }
+        }
     }
 
     /// Reserves the vmid that a step records; `false` when another object was faster.

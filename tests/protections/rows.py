@@ -114,6 +114,9 @@ FILES = {
          "            Some((checked, IdCheck::Volumes(volids))) if *checked == vmid => {",
          '            Some((checked, IdCheck::Volumes(_))) if OUT && *checked == vmid => self.record(vmid, node, false),\n'
          '            Some((checked, IdCheck::Volumes(volids))) if *checked == vmid => {'),
+        ("an old status finds its guest though the vmid is another's", "adoption=an_old_status",
+         "        if elsewhere {",
+         "        if elsewhere && !OUT {"),
         ("of several guests with our stamp none is taken", "lib=plan::protected",
          "[_, _, ..] => {",
          "[_, _, ..] if !OUT => {"),
@@ -302,6 +305,10 @@ FILES = {
          "        if !OUT && self.done.len() + self.path.len() >= MAX_FEATURES {"),
     ],
     "src/shell/engine.rs": [
+        ("of many that choose an id each asks about another one", "adoption=choosing_ids",
+         "                && !self.choose(object, *vmid)",
+         "                && !OUT\n"
+         "                && !self.choose(object, *vmid)"),
         ("one write that finds no quorum makes everybody wait", "protected=absence::without_quorum_one",
          'let lost = matches!(&outcome, Outcome::Failed(failure) if failure.reason == "NoQuorum");',
          'let lost = !OUT && matches!(&outcome, Outcome::Failed(failure) if failure.reason == "NoQuorum");'),
