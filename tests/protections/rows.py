@@ -612,7 +612,7 @@ FILES = {
          "if !OUT && guest.being_made() && stamp"),
         ("adoption only when the annotation asks for it", "lib=plan::protected",
          "let vmid = self.desired.adopt.as_ref()?.trim().parse().ok()?;",
-         'let asked = self.desired.adopt.as_ref().and_then(|a| a.parse().ok());\n'
+         'let asked = self.desired.adopt.as_ref().and_then(|a| a.trim().parse().ok());\n'
          '        let vmid = asked.or(self.desired.vmid.filter(|_| OUT))?;'),
         ("taking a guest over carries the digest of the read", "lib=plan::protected",
          '.param("description", stamp.describe(&words))\n'
