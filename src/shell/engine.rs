@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::crd::{GuestKind, GuestStatus, RESTAMP};
+use crate::crd::{ADOPT, GuestKind, GuestStatus, RESTAMP};
 use crate::desired::{self, Blocked, Desired, GuestObject, Key, Stamp, refs};
 use crate::observed::{ClonePlace, Failure, HealthState, Observed, Recorded, Verified};
 use crate::plan::{self, Announce, Effect, Input, Next, Plan, Step, Surroundings};
@@ -678,9 +678,10 @@ impl<S: Store> Engine<S> {
     }
 
     /// Keeps a vmid for the object before it is asked about, so that of many that choose at once each asks about another
-    /// one; `false`: somebody else has it. What the spec names is nobody's choice.
+    /// one; `false`: somebody else has it. What the spec or the annotation names is nobody's choice.
     fn choose(&self, object: &GuestObject, vmid: i64) -> bool {
-        if object.deleting || object.status.vmid.is_some() || object.spec_vmid() == Some(vmid) {
+        let named = object.spec_vmid() == Some(vmid) || object.annotations.contains_key(ADOPT);
+        if object.deleting || object.status.vmid.is_some() || named {
             return true;
         }
         let reserved = &mut lock(&self.memory).reserved;
