@@ -169,24 +169,26 @@ fn adopt_can_be_followed(object: &GuestObject) -> Result<(), Blocked> {
     let Some(text) = object.annotations.get(ADOPT).filter(|_| object.status.vmid.is_none()) else {
         return Ok(());
     };
-    let refused = |what: String| {
-        Err(Blocked::stalled(
-            "InvalidSpec",
-            format!("metadata.annotations[{ADOPT}]: {what}"),
-        ))
+    let refused = |reason, what: String| {
+        let message = format!("metadata.annotations[{ADOPT}]: {what}");
+        Err(Blocked::stalled(reason, message))
     };
     match (adopts(object), object.spec_vmid()) {
         (Some(id), _) if !(100..=999_999_999).contains(&id) => {
-            refused(format!("{id} is no id of a guest: give one from 100 on"))
+            refused("InvalidSpec", format!("{id} is no id of a guest: give one from 100 on"))
         }
-        (Some(id), Some(given)) if id != given => refused(format!(
-            "{id} and {}.vmid: {given} name two guests: give the same id, or leave vmid out",
-            object.field_prefix()
-        )),
+        (Some(id), Some(given)) if id != given => refused(
+            "Conflict",
+            format!(
+                "{id} and {}.vmid: {given} name two guests: give the same id, or leave vmid out",
+                object.field_prefix()
+            ),
+        ),
         (Some(_), _) => Ok(()),
-        (None, _) => refused(format!(
-            "{text:?} is no id of a guest: give the id of the guest to adopt, such as \"500\""
-        )),
+        (None, _) => refused(
+            "InvalidSpec",
+            format!("{text:?} is no id of a guest: give the id of the guest to adopt, such as \"500\""),
+        ),
     }
 }
 
