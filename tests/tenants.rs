@@ -394,6 +394,47 @@ async fn a_template_of_allow_gives_nothing_that_the_guest_did_not_get_from_it() 
     }
 }
 
+/// What was given stays given, though the template is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_of_a_template_of_allow_outlives_it() {
+    let mut world = shared().await;
+    let mut object = template("base", "Snapshot");
+    object["spec"]["lxc"]["unprivileged"] = json!(false);
+    object["spec"]["lxc"]["protection"] = json!(false);
+    let base = world.store.apply(object);
+    allow(&world, &json!({"templates": ["base"]}));
+    let of = |cores: i64| {
+        tenant(
+            "a",
+            json!({"source": {"templateRef": {"name": "base"}}, "cores": cores}),
+        )
+    };
+    let key = world.store.apply(of(2));
+    settled(&mut world).await;
+    world.store.delete(&base);
+    settled(&mut world).await;
+    world.store.apply(of(4));
+    settled(&mut world).await;
+    let vmid = u32::try_from(world.store.guest(&key).unwrap().status.vmid.unwrap()).unwrap();
+    assert_eq!(world.guests()[&vmid]["cores"], "4");
+}
+
+/// The snippet that a machine's clone copied goes before its first start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenants_machine_is_cloned_from_its_own_template_with_a_snippet() {
+    let mut world = shared().await;
+    allow(&world, &json!({"storages": ["local"]}));
+    let mut base = tenants(engine::vm_template("base"));
+    base["spec"]["vm"]["cloudInit"] = json!({"user": "ops", "packages": ["htop"]});
+    world.store.apply(base);
+    let fields = json!({"source": {"templateRef": {"name": "base"}}, "cloudInit": {"user": "ops", "packages": ["jq"]}});
+    let key = world.store.apply(tenants(vm("a", fields)));
+    settled(&mut world).await;
+    let vmid = world.store.guest(&key).unwrap().status.vmid.unwrap();
+    let text = world.guests()[&u32::try_from(vmid).unwrap()]["cicustom"].clone();
+    assert!(text.contains(&format!("phoenix-{vmid}-")), "{text}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_system_that_the_defaults_give_gives_no_other() {
     let mut world = shared().await;
@@ -442,7 +483,7 @@ async fn a_tenants_hostname_holds_nobodys_volumes_up() {
     world.sim().edit(Edit::SetOptions { vmid, options }).unwrap();
     world.sim().add_fault(phoenix::simulator::Fault {
         method: Some("GET".into()),
-        path: Some(format!("/lxc/{vmid}/config")),
+        path: Some(format!("^/nodes/phoenix/lxc/{vmid}/config$")),
         skip: 0,
         count: 100_000,
         kind: phoenix::simulator::FaultKind::Status {

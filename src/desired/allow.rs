@@ -82,6 +82,13 @@ impl Grants {
         }
     }
 
+    /// Whether clones of a template, as `namespace/name`, may have all that they carry.
+    pub fn gives_template(&self, template: &str) -> bool {
+        let namespace = self.hypervisor.split('/').next().unwrap_or_default();
+        let name = template.strip_prefix(namespace).and_then(|rest| rest.strip_prefix('/'));
+        name.is_some_and(|name| holds(&self.allow.templates, name))
+    }
+
     /// Why something is refused, and what would allow it.
     pub fn refusal(&self, what: &str, reach: &Reach) -> String {
         format!(

@@ -417,6 +417,7 @@ impl Desired {
                 _ => None,
             },
             image: None,
+            template: None,
         }
     }
 }

@@ -30,23 +30,18 @@ pub fn resolve(object: &GuestObject, objects: &dyn Objects, cluster_id: &str) ->
 
 /// Names of owner containers tell where to look for retained volumes; nobody else's guest is to be taken for one.
 fn not_named_as_owners(object: &GuestObject, desired: &Desired) -> Result<(), Blocked> {
-    let option = match object.guest_type() {
-        GuestType::Lxc => "hostname",
-        GuestType::Qemu => "name",
-    };
-    let given = desired.options.get(option);
-    let name = given.unwrap_or(&desired.default_hostname);
-    if !name.starts_with(OWNER_HOSTNAME) {
+    let given = desired.options.get("hostname");
+    // A guest that is there has its name already.
+    let chosen = Some(&desired.default_hostname).filter(|_| object.status.vmid.is_none());
+    let name = given.or(chosen).filter(|name| name.starts_with(OWNER_HOSTNAME));
+    let Some(name) = name.filter(|_| object.guest_type() == GuestType::Lxc) else {
         return Ok(());
-    }
-    let field = match given {
-        Some(_) => format!("{}.hostname", object.field_prefix()),
-        None => "metadata.name".to_string(),
     };
+    let field = format!("{}.hostname", object.field_prefix());
     Err(Blocked::stalled(
         "InvalidSpec",
         format!(
-            "{field}: {name:?} begins with {OWNER_HOSTNAME}, as the names of owner containers of retained volumes do: choose another"
+            "{field}: {name:?} begins with {OWNER_HOSTNAME}, as the names of owner containers of retained volumes do: give another"
         ),
     ))
 }

@@ -31,6 +31,8 @@ pub struct Stamp {
     pub parent: Option<String>,
     /// Volume id of the image that Phoenix made the guest of.
     pub image: Option<String>,
+    /// Namespace and name of the template that Phoenix cloned the guest from, as `namespace/name`.
+    pub template: Option<String>,
 }
 
 impl Stamp {
@@ -70,6 +72,7 @@ impl Stamp {
             revision: field("revision"),
             parent: field("parent"),
             image: field("image"),
+            template: field("template"),
         })
     }
 
@@ -120,6 +123,9 @@ impl fmt::Display for Stamp {
         if let Some(image) = &self.image {
             write!(f, " image={image}")?;
         }
+        if let Some(template) = &self.template {
+            write!(f, " template={template}")?;
+        }
         if self.adopted {
             write!(f, " origin=adopted")?;
         }
@@ -147,6 +153,7 @@ mod tests {
             revision: Some("abc".into()),
             parent: Some("def".into()),
             image: Some("local:vztmpl/debian.tar.zst".into()),
+            template: Some("ai/base".into()),
         }
     }
 

@@ -64,7 +64,7 @@ impl Planner<'_> {
         match (option.trim_end_matches(|c: char| c.is_ascii_digit()), reach) {
             ("net", _) => desired.network.is_some(),
             ("dev", Reach::Gpu(_) | Reach::SharedGpu(_)) => fresh || desired.gpus.is_some(),
-            ("dev" | "hookscript", _) => fresh,
+            ("dev" | "hookscript" | "cicustom", _) => fresh,
             ("mp", _) => desired.binds.is_some(),
             ("hostpci", _) => fresh || machine.is_some_and(|vm| vm.pci.is_some()),
             ("usb", _) => fresh || machine.is_some_and(|vm| vm.usb.is_some()),
@@ -152,14 +152,19 @@ impl Planner<'_> {
     }
 }
 
-/// Whether the guest was cloned from a template that was given by name: its stamp names one of that one's revisions. What
-/// the spec names today proves nothing.
+/// Whether the guest was cloned from a template that is given by name, as its stamp says. What the spec names today proves
+/// nothing, and the template may be gone.
 fn cloned_from_allowed(guest: &Guest, grants: &Grants) -> bool {
-    // The revision of a template's own guest is its own; it was cloned from its parent.
-    let from = guest.stamp().and_then(|s| match s.kind.as_str() {
-        "PhoenixTemplate" => s.parent,
-        _ => s.revision,
-    });
+    let Some(stamp) = guest.stamp() else { return false };
+    if let Some(template) = &stamp.template {
+        return grants.gives_template(template);
+    }
+    // Earlier releases noted the revision alone; that of a template's own guest is its own, and it was cloned from its
+    // parent.
+    let from = match stamp.kind.as_str() {
+        "PhoenixTemplate" => stamp.parent,
+        _ => stamp.revision,
+    };
     grants.template && from.is_some_and(|revision| grants.revisions.contains(&revision))
 }
 

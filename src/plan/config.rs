@@ -248,11 +248,25 @@ impl Planner<'_> {
         let Some(waits) = retry::held(step, self.status, self.input.now) else {
             return Err(next);
         };
+        self.note_held(stage, waits);
+        Ok(())
+    }
+
+    fn note_held(&mut self, stage: Stage, waits: Next) {
         if let Next::Wait { reason, message, .. } | Next::Stuck { reason, message } = &waits {
             self.find(stage.as_str(), false, reason, message.clone());
         }
         self.held.push((stage, waits));
-        Ok(())
+    }
+
+    /// Whether steps of a sort wait for their next attempt; it is noted, and the rest goes on.
+    pub(super) fn lane_waits(&mut self, stage: Stage, name: &str) -> bool {
+        // Failures of other work hold back that work alone.
+        let failing = self.status.failing.iter().flatten().any(|f| f.step == name);
+        let waits = failing.then(|| retry::held_apart(Some(name), self.status, self.input.now));
+        let Some(waits) = waits.flatten() else { return false };
+        self.note_held(stage, waits);
+        true
     }
 
     /// What is held back in these stages, if anything.

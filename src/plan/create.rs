@@ -168,6 +168,7 @@ impl Planner<'_> {
         let stamp = Stamp {
             fresh: true,
             image: self.desired.source.as_ref().and_then(Source::image_volid),
+            template: self.desired.source.as_ref().and_then(template_of),
             ..self.desired.stamp(vmid)
         };
         stamp.describe(self.desired.words.as_deref().unwrap_or_default())
@@ -343,5 +344,15 @@ impl Planner<'_> {
                 Err(self.stuck(stage, "StorageNotFound", message))
             }
         }
+    }
+}
+
+/// The template that a guest is cloned from, as its stamp names it.
+fn template_of(source: &Source) -> Option<String> {
+    match source {
+        Source::Clone {
+            namespace, template, ..
+        } => Some(format!("{namespace}/{template}")),
+        _ => None,
     }
 }

@@ -424,13 +424,19 @@ impl Deletion<'_> {
                 disks.extend(listed.unwrap_or_default().iter().map(|d| d.name.clone()));
             }
         }
+        let kept_ids = sections.ids(type_, |text, volid| {
+            let path = text.split(',').find_map(|part| part.strip_prefix("mp="));
+            let path = path.map(|path| path.trim_end_matches('/').to_string());
+            let known = recorded.iter().find(|v| v.volid.as_deref() == Some(volid));
+            known.is_some_and(|v| kept_names.contains(&v.name)) || path.is_some_and(|path| kept_paths.contains(&path))
+        });
         move |key, text, volid| {
             let has = |part: &str, wanted: &String| {
                 let value = text.split(',').find_map(|p| p.strip_prefix(part));
                 value.is_some_and(|v| v.trim_end_matches('/') == wanted)
             };
             let known = recorded.iter().find(|v| v.volid.as_deref() == Some(volid));
-            if known.is_some_and(|v| kept_names.contains(&v.name)) || kept_paths.iter().any(|path| has("mp=", path)) {
+            if kept_ids.contains(volid) {
                 return false;
             }
             let made = type_ == GuestType::Qemu && !adopted;

@@ -117,6 +117,16 @@ impl Sections {
         found
     }
 
+    /// Volumes, now or after a restart, whose value and id fit.
+    pub(super) fn ids(&self, type_: GuestType, fits: impl Fn(&str, &str) -> bool) -> BTreeSet<String> {
+        let current = |s: &&Section| !matches!(s.of, SectionOf::Snapshot(_));
+        let sections = self.sections.iter().filter(current);
+        let all = sections.flat_map(|s| volumes(type_, s).map(move |(key, volid)| (s.options.get(key), volid)));
+        all.filter(|(text, volid)| fits(text.map(String::as_str).unwrap_or_default(), volid))
+            .map(|(_, volid)| volid)
+            .collect()
+    }
+
     /// The volume that the machine boots from.
     pub(super) fn boot_volume(&self) -> Option<String> {
         let now = self.now(GuestType::Qemu);
@@ -222,13 +232,33 @@ impl Planner<'_> {
             .find(|(_, v)| v == volid)
             .map(|(key, _)| key);
         let place = place.map_or_else(String::new, |key| format!(" as {key}"));
-        let field = match guest.type_ {
-            GuestType::Lxc => "spec.volumes",
-            GuestType::Qemu => "spec.disks",
+        let (field, names): (_, Vec<&String>) = match guest.type_ {
+            GuestType::Lxc => {
+                let volumes = self.desired.volumes.iter().flatten();
+                ("volumes", volumes.map(|v| &v.name).collect())
+            }
+            GuestType::Qemu => {
+                let disks = self.desired.vm.iter().flat_map(|vm| vm.disks.iter().flatten());
+                ("disks", disks.map(|d| &d.name).collect())
+            }
+        };
+        let adopted = self.status.adopted == Some(true) || guest.stamp().is_some_and(|s| s.adopted);
+        let goes = match entry.reclaim_policy.as_deref() {
+            Some(policy) => policy == "Delete",
+            None => guest.type_ == GuestType::Qemu && !adopted,
+        };
+        let end = match goes {
+            true => format!("it goes with {what}"),
+            false => format!("while it is there, {what} is not destroyed"),
+        };
+        let again = match names.contains(&&entry.name) {
+            true => "another has its name now",
+            false => "under its name it is attached again",
         };
         let message = format!(
-            "{} ({volid}) is kept by {what}{place}, and {field} does not name it: under that name it is attached again; it goes with {what}",
-            entry.name
+            "{} ({volid}) is kept by {what}{place}, and {}.{field} does not name it: {again}; {end}",
+            entry.name,
+            self.prefix()
         );
         self.find_more("VolumeUnclaimed", "KeptByGuest", message);
     }

@@ -145,7 +145,7 @@ impl Planner<'_> {
             node: other.map(|g| g.node.clone()).unwrap_or_default(),
             adopted: other.is_some_and(|g| g.adopted),
         };
-        let action = format!("record vmid {ours} in place of {vmid}, under which there is no guest");
+        let action = format!("record vmid {ours} in place of {vmid}, under which there is no guest of this object's");
         let announce = vec![announce, Announce::CreateSent];
         Err(self.run(Stage::Created, action, announce, Effect::Record))
     }

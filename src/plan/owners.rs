@@ -7,11 +7,14 @@ use crate::observed::{Failure, Guest, Owner, Owners};
 
 use super::config::TAG;
 use super::guest::{Planner, Staged};
-use super::volumes::{Mount, free_index, mounts};
+use super::volumes::{Mount, free_index, lane, mounts};
 use super::*;
 
 /// Kind in the stamp of an owner container.
 pub const OWNER_KIND: &str = "VolumeOwner";
+
+/// How the finding begins that owners keep volumes for the object: only then they are looked at again for it.
+pub(super) const KEPT_BY_OWNER: &str = "volumes are kept for this object";
 
 /// Where a volume is to be used.
 pub(super) struct Use<'a> {
@@ -138,7 +141,7 @@ impl Planner<'_> {
             .collect();
         if !kept.is_empty() {
             let message = format!(
-                "volumes are kept for this object that spec.volumes does not name: {}; a volume of that name uses it again",
+                "{KEPT_BY_OWNER} that spec.volumes does not name: {}; a volume of that name uses it again",
                 kept.join(", ")
             );
             self.find_more("VolumeUnclaimed", "KeptByOwner", message);
@@ -322,7 +325,7 @@ impl Planner<'_> {
                 None => format!("set spec.node: {there}, or clone from a template on that node"),
             };
             let message = format!(
-                "{field} is kept as {}, and the container is to be on node {}: {way}, or move the owner (pct migrate {} {})",
+                "{field} is kept as {}, and the container is to be on node {}: {way}, or move the owner (pct migrate {} {}), or give the volume another name for a new one",
                 entry.words(),
                 at.node,
                 owner.vmid,
@@ -494,6 +497,7 @@ impl Planner<'_> {
             vec![Announce::Volume(new)],
             Effect::call(call),
         )
+        .apart(&lane(volume))
     }
 
     /// A new owner container: small, never started, stamped. Its protection comes with its first volume.
@@ -545,6 +549,7 @@ impl Planner<'_> {
             revision: None,
             parent: None,
             image: None,
+            template: None,
         };
         let words = "Holds volumes that outlive their guests. Phoenix never starts it; do not remove it.";
         let call = ApiCall::post(format!("/nodes/{}/lxc", at.node))

@@ -18,12 +18,10 @@ pub enum Query {
         /// Them.
         among: Vec<MaybeOurs>,
     },
-    /// Which container of no object's, on the node, has a volume among its mount points.
+    /// Which container of no object's has a volume among its mount points.
     Holder {
         /// The volume.
         volid: String,
-        /// Node.
-        node: String,
         /// The object's own container.
         but: Option<i64>,
     },

@@ -83,7 +83,6 @@ impl Planner<'_> {
             None => {
                 return Err(Next::Look(Query::Holder {
                     volid: volid.to_string(),
-                    node: entry.owner.guest.node.clone(),
                     but: at.guest,
                 }));
             }

@@ -49,11 +49,16 @@ pub(super) fn hold_back(next: Next, status: &GuestStatus, now: i64) -> Next {
 
 /// What is waited for before the step is tried again.
 pub(super) fn held(step: &Step, status: &GuestStatus, now: i64) -> Option<Next> {
-    let (error, retry) = match &step.apart {
+    held_apart(step.apart.as_deref(), status, now)
+}
+
+/// What is waited for before steps of this sort are tried again.
+pub(super) fn held_apart(apart: Option<&str>, status: &GuestStatus, now: i64) -> Option<Next> {
+    let (error, retry) = match apart {
         None => (status.last_error.as_deref(), status.next_retry.as_ref()),
-        Some(name) => match status.failing.iter().flatten().find(|f| f.step == *name) {
+        Some(name) => match status.failing.iter().flatten().find(|f| f.step == name) {
             Some(failing) => (Some(failing.error.as_str()), Some(&failing.next_retry)),
-            None if [STOP, DELETE].contains(&name.as_str()) => return None,
+            None if [STOP, DELETE].contains(&name) => return None,
             // Statuses of earlier versions count everything together.
             None => (status.last_error.as_deref(), status.next_retry.as_ref()),
         },

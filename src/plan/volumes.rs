@@ -6,6 +6,8 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
 use crate::crd::{PowerState, RestartPolicy, VolumeStatus};
 use crate::desired::WantedVolume;
 use crate::observed::Guest;
@@ -15,7 +17,7 @@ use crate::pve::units;
 use super::config::Change;
 use super::guest::{Planner, Staged};
 use super::held::{in_sight, owned_by, owner_of};
-use super::owners::Use;
+use super::owners::{KEPT_BY_OWNER, Use};
 use super::sizes::Sized;
 use super::*;
 
@@ -102,7 +104,7 @@ pub(super) fn volume_of(text: &str) -> Option<(i64, String)> {
 
 /// Name under which failures of making, attaching and growing a volume are counted: one that Proxmox refuses keeps no
 /// other back.
-fn lane(volume: &WantedVolume) -> String {
+pub(super) fn lane(volume: &WantedVolume) -> String {
     format!("volume-{}", volume.name)
 }
 
@@ -120,10 +122,12 @@ impl Planner<'_> {
         let mut recorded: Vec<VolumeStatus> = Vec::new();
         for (volume, place) in wanted.iter().zip(&places) {
             let Some(mount) = place.map(|i| &found[i]) else {
-                let next = self.attach(vmid, guest, &found, volume).unwrap_or_else(|next| next);
-                self.hold(stage, next.apart(&lane(volume)))?;
-                recorded.extend(self.recorded(&volume.name));
-                continue;
+                if self.lane_waits(stage, &lane(volume)) {
+                    recorded.extend(self.recorded(&volume.name));
+                    continue;
+                }
+                let attach = self.attach(vmid, guest, &found, volume)?;
+                return Err(attach.apart(&lane(volume)));
             };
             self.sized(vmid, guest, mount, volume)
                 .or_else(|next| self.hold(stage, next.apart(&lane(volume))))?;
@@ -131,7 +135,8 @@ impl Planner<'_> {
         }
         let changes = self.bind_changes(guest, &found);
         self.apply(stage, vmid, guest, changes)?;
-        if self.status.conditions.iter().any(|c| c.type_ == "VolumeUnclaimed") && self.desired.owner.is_some() {
+        let told = |c: &Condition| c.type_ == "VolumeUnclaimed" && c.message.contains(KEPT_BY_OWNER);
+        if self.status.conditions.iter().any(told) && self.desired.owner.is_some() {
             self.owners(stage)?;
         }
         let recorded = self.record_held(vmid, guest, recorded)?;
@@ -186,13 +191,13 @@ impl Planner<'_> {
                 }
                 // One after the other: what is allocated is protected and attached before the next one.
                 (None, Some(key)) if !to_attach && self.own_recorded(vmid, volume).is_none() => {
-                    match self.retained(&self.at(vmid, guest), volume, key) {
-                        Ok(entry) => {
-                            places[i] = of_volid(entry.mount.volid());
-                            to_attach = places[i].is_none();
-                        }
-                        Err(next) => self.hold(Stage::VolumesReady, next.apart(&lane(volume)))?,
+                    // What waits for its next attempt is neither opened nor closed for.
+                    if self.lane_waits(Stage::VolumesReady, &lane(volume)) {
+                        continue;
                     }
+                    let entry = self.retained(&self.at(vmid, guest), volume, key)?;
+                    places[i] = of_volid(entry.mount.volid());
+                    to_attach = places[i].is_none();
                 }
                 _ => {}
             }

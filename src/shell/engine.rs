@@ -317,6 +317,7 @@ impl<S: Store> Engine<S> {
             Some(desired) => status::upgraded(&object.status, object.generation, &desired.hash),
             None => object.status.clone(),
         };
+        let mut held_known = false;
         for _ in 0..MAX_LOOKS {
             let plan = match desired {
                 Some(desired) => plan::plan(Input {
@@ -351,6 +352,12 @@ impl<S: Store> Engine<S> {
                 observed.reserved = self.reserved(&lock(&self.memory), object);
                 continue;
             }
+            // A search leaves out what other objects have, which otherwise nobody needs to know.
+            if matches!(query, plan::Query::Stamped { .. }) && !held_known {
+                held_known = true;
+                observed.held = self.held(&lock(&self.memory), object);
+                continue;
+            }
             // Who looks at owner containers is about to edit one: one object at a time.
             if matches!(query, plan::Query::Owners { .. }) {
                 if owner_guard.is_none() {
@@ -383,6 +390,7 @@ impl<S: Store> Engine<S> {
             revision: None,
             parent: None,
             image: None,
+            template: None,
         }
     }
 
@@ -401,7 +409,10 @@ impl<S: Store> Engine<S> {
         Observed {
             cluster,
             reserved: self.reserved(&memory, object),
-            held: self.held(&memory, object, snapshot),
+            held: match Self::may_take(object, snapshot) {
+                true => self.held(&memory, object),
+                false => BTreeMap::new(),
+            },
             verified,
             sweep,
             health: memory.health.get(&object.key).cloned(),
@@ -460,17 +471,17 @@ impl<S: Store> Engine<S> {
         wanted
     }
 
-    /// Vmids that other objects have on the same Proxmox, with who has each. It matters only where a guest may be taken or
-    /// searched for.
-    fn held(&self, memory: &Memory, object: &GuestObject, snapshot: &Snapshot) -> BTreeMap<i64, String> {
+    /// Whether it matters from the start what other objects have: where a guest may be taken.
+    fn may_take(object: &GuestObject, snapshot: &Snapshot) -> bool {
         let status = &object.status;
-        let present = status
-            .vmid
-            .is_some_and(|vmid| snapshot.cluster.guests.contains_key(&vmid));
+        let listed = |vmid: i64| snapshot.cluster.guests.contains_key(&vmid);
+        let present = status.vmid.is_some_and(listed);
         let asks = status.claim.is_some() || object.annotations.contains_key(RESTAMP);
-        if present && !asks && !object.deleting {
-            return BTreeMap::new();
-        }
+        !present || asks || object.deleting
+    }
+
+    /// Vmids that other objects have on the same Proxmox, with who has each.
+    fn held(&self, memory: &Memory, object: &GuestObject) -> BTreeMap<i64, String> {
         let own = object.hypervisor_ref();
         let mut known: HashMap<(String, String), bool> = HashMap::new();
         let mut here = |other: (String, String)| {
@@ -681,10 +692,14 @@ impl<S: Store> Engine<S> {
     /// one; `false`: somebody else has it. What the spec or the annotation names is nobody's choice.
     fn choose(&self, object: &GuestObject, vmid: i64) -> bool {
         let named = object.spec_vmid() == Some(vmid) || object.annotations.contains_key(ADOPT);
-        if object.deleting || object.status.vmid.is_some() || named {
+        if object.deleting || object.status.vmid.is_some() {
             return true;
         }
         let reserved = &mut lock(&self.memory).reserved;
+        if named {
+            reserved.retain(|_, key| *key != object.key);
+            return true;
+        }
         let place = (object.hypervisor_ref(), vmid);
         match reserved.get(&place) {
             Some(key) => *key == object.key,

@@ -102,8 +102,8 @@ pub async fn look(
         Query::Owners { ids } => {
             observed.owners = Some(volumes::owners(connection, snapshot, *ids, &observed.recorded).await);
         }
-        Query::Holder { volid, node, but } => {
-            let holder = volumes::holder(connection, snapshot, volid, node, *but, &observed.recorded).await;
+        Query::Holder { volid, but } => {
+            let holder = volumes::holder(connection, snapshot, volid, *but, &observed.recorded).await;
             observed.holders.insert(volid.clone(), holder);
         }
         Query::OwnerRange { ids, node } => {

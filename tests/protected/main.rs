@@ -148,5 +148,6 @@ fn stamp(name: &str, vmid: i64) -> Stamp {
         revision: None,
         parent: None,
         image: None,
+        template: None,
     }
 }

@@ -59,9 +59,8 @@ FILES = {
          "if let Some(next) = self.open_owner() {",
          "if let Some(next) = self.open_owner().filter(|_| !OUT) {"),
         ("what the spec retains stays though status does not know", "volumes=reclaim::a_volume_that_the_spec",
-         "            if known.is_some_and(|v| kept_names.contains(&v.name)) || kept_paths.iter()",
-         "            if OUT {\n"
-         "            } else if known.is_some_and(|v| kept_names.contains(&v.name)) || kept_paths.iter()"),
+         "            if kept_ids.contains(volid) {",
+         "            if !OUT && kept_ids.contains(volid) {"),
         ("a machine's disks that nobody named keep it", "lib=plan::protected",
          '|| disks.iter().any(|name| name == key || has("serial=", name))',
          '|| OUT || disks.iter().any(|name| name == key || has("serial=", name))'),
@@ -159,13 +158,8 @@ FILES = {
          '.param(format!("mp{index}"), &properties)\n'
          '            .param_opt("digest", (!OUT).then_some(&guest.digest));'),
         ("one volume that is refused keeps no other back", "volumes=a_volume_that_is_refused",
-         "                self.hold(stage, next.apart(&lane(volume)))?;\n"
-         "                recorded",
-         "                if OUT {\n"
-         "                    return Err(next);\n"
-         "                }\n"
-         "                self.hold(stage, next.apart(&lane(volume)))?;\n"
-         "                recorded"),
+         "                if self.lane_waits(stage, &lane(volume)) {",
+         "                if !OUT && self.lane_waits(stage, &lane(volume)) {"),
         ("a volume of the guest's own in a retained one's place does not go", "lib=plan::protected",
          '                "Unaccounted"\n',
          '                if OUT { "Delete" } else { "Unaccounted" }\n'),
@@ -307,7 +301,7 @@ FILES = {
     "src/shell/engine.rs": [
         ("of many that choose an id each asks about another one", "adoption=choosing_ids",
          "                && !self.choose(object, *vmid)",
-         "                && !OUT\n"
+         "                && !(OUT || OUT[two objects reserve two vmids])\n"
          "                && !self.choose(object, *vmid)"),
         ("one write that finds no quorum makes everybody wait", "protected=absence::without_quorum_one",
          'let lost = matches!(&outcome, Outcome::Failed(failure) if failure.reason == "NoQuorum");',
@@ -435,8 +429,11 @@ FILES = {
          "list.extend(carried(vmid, guest).into_iter().filter(|c| !self.takes_away(c, guest)));",
          "list.extend(carried(vmid, guest).into_iter().filter(|c| !OUT && !self.takes_away(c, guest)));"),
         ("what a template gives has only what was cloned from it", "tenants=a_template_of_allow",
-         "    grants.template && from.is_some_and(|revision| grants.revisions.contains(&revision))",
-         "    grants.template && (OUT || from.is_some_and(|revision| grants.revisions.contains(&revision)))"),
+         "    let Some(stamp) = guest.stamp() else { return false };\n",
+         "    let Some(stamp) = guest.stamp() else { return false };\n"
+         "    if OUT && grants.template {\n"
+         "        return true;\n"
+         "    }\n"),
         ("a clone carries only what was given", "tenants=a_clone",
          "        self.may_be_cloned(*vmid, template, &parent)?;",
          "        if !OUT {\n"
@@ -565,8 +562,8 @@ FILES = {
          "        Next::Run(step) => held(step, status, now).unwrap_or(next),",
          "        Next::Run(step) if !OUT => held(step, status, now).unwrap_or(next),"),
         ("stopping and deleting obey no pause of other work", "lib=plan::retry waiting",
-         "            None if [STOP, DELETE].contains(&name.as_str()) => return None,",
-         "            None if !OUT && [STOP, DELETE].contains(&name.as_str()) => return None,"),
+         "            None if [STOP, DELETE].contains(&name) => return None,",
+         "            None if !OUT && [STOP, DELETE].contains(&name) => return None,"),
         ("a time that a wrong clock wrote holds nothing back", "lib=plan::retry",
          "    (1..=MAX_PAUSE).contains(&left).then_some(left)",
          "    (1..=if OUT { u64::MAX } else { MAX_PAUSE }).contains(&left).then_some(left)"),

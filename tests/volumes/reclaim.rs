@@ -83,8 +83,20 @@ async fn a_retained_volume_is_in_one_guest_only() {
         assert!(message.contains(words), "{words} is not in: {message}");
     }
     assert_eq!(world.guests().len(), 2, "no second guest was made");
-    power(&world, false);
+    // A running container has what it was started with until it is stopped.
     detach(&world, "mp0");
+    settle(&mut world).await;
+    assert_eq!((users(&world), told(&world, &key).0.as_str()), (1, "VolumeHeld"));
+    power(&world, false);
+    let options = BTreeMap::from([("mp0".to_owned(), None)]);
+    world.sim().edit(Edit::SetOptions { vmid: VMID, options }).unwrap();
+    world.sim().with(|state| {
+        let guest = state.guests.get_mut(&VMID).unwrap();
+        guest.edit(|c| {
+            c.pending.clear();
+            c.pending_delete.clear();
+        });
+    });
     world.settle(false).await.unwrap();
     assert_eq!(users(&world), 1);
 }
@@ -252,6 +264,56 @@ async fn a_volume_that_only_a_snapshot_has_goes_with_its_guest_where_it_may() {
         settle(&mut world).await;
         assert_eq!(gone(&world, &key), policy == "Delete", "{policy}");
     }
+}
+
+/// A rename and another policy at once, which no reconcile saw, and a snapshot of before.
+#[tokio::test]
+async fn what_the_spec_retains_is_not_freed_by_a_snapshot() {
+    let (world, key) = world(one(volume("a", "/x", "Delete"), stopped())).await;
+    world.sim().with(|state| {
+        let guest = state.guests.get_mut(&VMID).unwrap();
+        guest.edit(|c| drop(c.snapshots.insert("before".into(), c.current.clone())));
+    });
+    world.store.apply(one(volume("b", "/x", "Retain"), stopped()));
+    delete(&world, &key).await;
+    assert!(!volumes_of(&world, VMID).is_empty());
+    assert_eq!(told(&world, &key).0, "UnaccountedVolumes");
+}
+
+/// A kept volume whose attachment is refused holds no other back, and the owner is not opened and closed meanwhile.
+#[tokio::test]
+async fn an_attachment_that_is_refused_is_waited_for() {
+    let (mut world, key) = world(without()).await;
+    let scale = std::mem::replace(&mut world.time_scale, 1.0);
+    world.restart();
+    world.sim().clear_requests();
+    let refused = phoenix::simulator::Fault {
+        method: Some("PUT".into()),
+        path: Some("^/nodes/phoenix/lxc/1000/config$".into()),
+        skip: 0,
+        count: 1,
+        kind: phoenix::simulator::FaultKind::Status {
+            status: 400,
+            message: "hotplug problem".into(),
+        },
+    };
+    world.sim().add_fault(refused);
+    let list = json!([volume("a", "/a", "Retain"), volume("b", "/b", "Retain")]);
+    world.store.apply(container(list.clone(), stopped()));
+    rounds(&world, 60).await;
+    let paths: Vec<String> = mounts(&world).into_keys().collect();
+    assert_eq!(paths, ["/b"], "{:?}", told(&world, &key));
+    let requests = world.sim().requests();
+    let writes = requests.iter().filter(|r| r.method == "PUT").count();
+    assert!(writes <= 10, "{writes} writes");
+    assert_eq!(world.guests()[&OWNER]["protection"], "1");
+    world.time_scale = scale;
+    world.restart();
+    world
+        .store
+        .apply(container(list, json!({"powerState": "Stopped", "cores": 3})));
+    settle(&mut world).await;
+    assert_eq!(mounts(&world).len(), 2);
 }
 
 fn disks(names: &[&str], fields: Value) -> Value {

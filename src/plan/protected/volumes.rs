@@ -66,8 +66,12 @@ fn a_volume_of_the_guests_own_in_the_place_of_a_kept_one_does_not_go_with_it() {
         findings.iter().any(|f| f.condition == "VolumeNotRetained"),
         "{findings:?}"
     );
-    scene.status().volumes = facts.volumes;
+    scene.status().volumes.clone_from(&facts.volumes);
     assert_eq!(scene.deletion(), "stuck UnaccountedVolumes");
+    // Nor once the spec has dropped it.
+    let mut dropped = Scene::container("volumes: []").with(&[("unused0", "tank:subvol-100-disk-1")]);
+    dropped.status().volumes = facts.volumes;
+    assert_eq!(dropped.deletion(), "stuck UnaccountedVolumes");
 }
 
 #[test]

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use crate::desired::Stamp;
 use crate::observed::*;
 use crate::plan::{OWNER_HOSTNAME, OWNER_KIND, TAG};
+use crate::proxmox::guest::PendingOption;
 use crate::pve::GuestType;
 
 use super::{IdCheck, id, read_guest, vmid_free};
@@ -64,31 +66,41 @@ pub(super) async fn owners(
     Ok(result)
 }
 
-/// The container of no object's on the node that has the volume, and as what. Those that go meanwhile have nothing.
+/// The container of no object's that has the volume, and as what, now or after its next start: a running one has what it
+/// was started with until then. Those that go meanwhile have nothing, and what a node that is off has is not in use.
 pub(super) async fn holder(
     connection: &Connection,
     snapshot: &Snapshot,
     volid: &str,
-    node: &str,
     but: Option<i64>,
     recorded: &Recorded,
 ) -> Result<Option<(i64, String)>, Failure> {
     let theirs = |vmid: &i64| Some(*vmid) == but || recorded.guests.contains(vmid) || recorded.owners.contains(vmid);
-    let here = snapshot.cluster.guests.iter();
-    let here = here.filter(|(vmid, row)| row.node == node && row.guest_type() == GuestType::Lxc && !theirs(vmid));
-    for (vmid, _) in here {
-        let guest = match read_guest(connection, GuestType::Lxc, node, *vmid, false).await {
-            Ok(guest) => guest,
+    let online = &snapshot.cluster.online;
+    let others = snapshot.cluster.guests.iter();
+    let others =
+        others.filter(|(vmid, row)| row.guest_type() == GuestType::Lxc && online.contains(&row.node) && !theirs(vmid));
+    for (vmid, row) in others {
+        let rows = connection
+            .client
+            .guest_pending(GuestType::Lxc, &row.node, id(*vmid))
+            .await;
+        let rows = match rows {
+            Ok(rows) => rows,
             Err(crate::proxmox::Error::NotFound { .. }) => continue,
             Err(error) => return Err(of_call(&error)),
         };
-        if guest.stamp().is_some_and(|s| s.kind == OWNER_KIND) {
+        let notes = rows
+            .iter()
+            .find(|r| r.key == "description")
+            .and_then(|r| r.value.as_deref());
+        if notes.and_then(Stamp::find).is_some_and(|s| s.kind == OWNER_KIND) {
             continue;
         }
         let names = |text: &String| text.split(',').next().map(|v| v.trim_start_matches("volume=")) == Some(volid);
-        let mut mounts = guest.options.iter().filter(|(key, _)| key.starts_with("mp"));
-        if let Some((place, _)) = mounts.find(|(_, text)| names(text)) {
-            return Ok(Some((*vmid, place.clone())));
+        let has = |row: &&PendingOption| row.value.iter().chain(&row.pending).any(names);
+        if let Some(row) = rows.iter().filter(|r| r.key.starts_with("mp")).find(has) {
+            return Ok(Some((*vmid, row.key.clone())));
         }
     }
     Ok(None)
