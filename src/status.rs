@@ -1,6 +1,8 @@
 //! Plan, outcome and previous status to new status. Pure; a status that says the same as before is equal to it, so
 //! that nothing is written.
 
+use std::borrow::Cow;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::crd::{GuestStatus, RevisionStatus, TaskStatus, VolumeStatus};
@@ -285,18 +287,21 @@ pub fn planned(previous: &GuestStatus, generation: i64, plan: &Plan, hash: Optio
 
 /// The status with what an earlier release applied in today's words. A hash of another version says nothing; but an
 /// object that is Ready at its generation has its spec applied, and what differs on Proxmox is drift.
-pub fn upgraded(status: &GuestStatus, generation: i64, hash: &str) -> GuestStatus {
+pub fn upgraded<'a>(status: &'a GuestStatus, generation: i64, hash: &str) -> Cow<'a, GuestStatus> {
     let version = |hash: &str| hash.split_once('-').map(|(version, _)| version.to_string());
     let ready = |c: &&Condition| c.type_ == "Ready" && c.status == "True";
     let ready = status.conditions.iter().find(ready);
-    let mut status = status.clone();
-    if let Some(old) = &status.applied_hash
-        && version(old) != version(hash)
-        && ready.is_some_and(|c| c.observed_generation == Some(generation))
-    {
-        status.applied_hash = Some(hash.to_string());
+    match &status.applied_hash {
+        Some(old)
+            if version(old) != version(hash) && ready.is_some_and(|c| c.observed_generation == Some(generation)) =>
+        {
+            Cow::Owned(GuestStatus {
+                applied_hash: Some(hash.to_string()),
+                ..status.clone()
+            })
+        }
+        _ => Cow::Borrowed(status),
     }
-    status
 }
 
 fn condition(status: &mut GuestStatus, finding: &Finding, generation: i64, now: i64) {

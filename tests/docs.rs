@@ -143,20 +143,8 @@ fn links_between_pages_lead_somewhere() {
 fn every_reason_is_documented() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = fs::read_to_string(root.join("docs/reasons.md")).unwrap();
-    let mut sources = String::new();
-    for folder in ["src/desired", "src/plan", "src/shell"] {
-        let mut folders = vec![root.join(folder)];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else {
-                    sources.push_str(&fs::read_to_string(path).unwrap());
-                }
-            }
-        }
-    }
+    let files = files_below(&["src/desired", "src/plan", "src/shell"]);
+    let sources: String = files.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
     let named = |text: &str, before: &str, after: &str| -> BTreeSet<String> {
         text.split(before)
             .skip(1)
@@ -191,22 +179,25 @@ fn every_reason_is_documented() {
     assert!(missing.is_empty(), "docs/reasons.md lacks {missing:?}");
 }
 
-/// Sources whose comments cite facts about Proxmox.
-fn cited() -> BTreeSet<(String, String)> {
+/// Every file of these folders and of those below.
+fn files_below(folders: &[&str]) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = folders.iter().map(|folder| root().join(folder)).collect();
     let mut files = Vec::new();
-    for folder in ["src", "tests", "docs", "benches"] {
-        let mut folders = vec![root().join(folder)];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
-                let text = entry.extension().is_some_and(|e| e == "rs" || e == "md");
-                match entry.is_dir() {
-                    true => folders.push(entry),
-                    false if text => files.push(entry),
-                    false => {}
-                }
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
+            match path.is_dir() {
+                true => folders.push(path),
+                false => files.push(path),
             }
         }
     }
+    files
+}
+
+/// Facts about Proxmox that comments and pages cite, and the files that do.
+fn cited() -> BTreeSet<(String, String)> {
+    let mut files = files_below(&["src", "tests", "docs", "benches"]);
+    files.retain(|path| path.extension().is_some_and(|e| e == "rs" || e == "md"));
     let mut found = BTreeSet::new();
     for file in files {
         let text = fs::read_to_string(&file).unwrap();
@@ -259,12 +250,8 @@ fn every_fact_that_is_cited_is_in_the_page_of_facts() {
 #[test]
 fn nothing_refers_to_a_text_that_is_not_here() {
     for (folder, word) in [("src", "design §"), ("docs", "design §"), ("docs", "shared/")] {
-        let found = std::process::Command::new("grep")
-            .args(["-rln", word])
-            .arg(root().join(folder))
-            .output()
-            .unwrap();
-        let found = String::from_utf8(found.stdout).unwrap();
-        assert_eq!(found, "", "{word}");
+        let mut files = files_below(&[folder]);
+        files.retain(|path| String::from_utf8_lossy(&fs::read(path).unwrap()).contains(word));
+        assert!(files.is_empty(), "{word}: {files:?}");
     }
 }

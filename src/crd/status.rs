@@ -195,6 +195,13 @@ pub struct ScriptStatus {
     pub forgiven: Option<i64>,
 }
 
+impl GuestStatus {
+    /// Whether the creating call was sent, or the guest adopted: there may be a guest under the vmid.
+    pub fn was_made(&self) -> bool {
+        self.create_sent == Some(true) || self.adopted == Some(true)
+    }
+}
+
 /// A volume of a guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

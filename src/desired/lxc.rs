@@ -311,7 +311,7 @@ fn mounts(object: &GuestObject, defaults: &Defaults) -> Result<Mounts, Blocked> 
             storage_given: volume.storage.is_some(),
             size_gib: gib(&format!("{field}.size"), &volume.size)?,
             path: volume.mount_path.trim_end_matches('/').to_string(),
-            owner_key: retain.then(|| format!("/lxc/{}/{}/{}", object.key.namespace, object.key.name, volume.name)),
+            owner_key: retain.then(|| volume_key(&object.key, &volume.name)),
             properties,
         });
     }

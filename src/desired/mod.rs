@@ -175,6 +175,11 @@ pub struct WantedVolume {
     pub properties: BTreeMap<String, String>,
 }
 
+/// Key under which owner containers register a container's volume: `/lxc/<namespace>/<name>/<volume>`.
+pub fn volume_key(object: &Key, volume: &str) -> String {
+    format!("/lxc/{}/{}/{volume}", object.namespace, object.name)
+}
+
 /// A bind mount as wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedBind {
@@ -405,8 +410,6 @@ impl Desired {
             name: self.key.name.clone(),
             uid: self.uid.clone(),
             vmid,
-            fresh: false,
-            adopted: false,
             revision: match &self.source {
                 _ if self.form != Form::Guest => Some(self.revision.clone()),
                 Some(Source::Clone { revision, .. }) => Some(revision.clone()),
@@ -416,8 +419,7 @@ impl Desired {
                 Some(Source::Clone { revision, .. }) if self.form != Form::Guest => Some(revision.clone()),
                 _ => None,
             },
-            image: None,
-            template: None,
+            ..Stamp::default()
         }
     }
 }

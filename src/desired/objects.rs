@@ -121,6 +121,15 @@ impl GuestObject {
         }
     }
 
+    /// Whether the guest is to run; absent says nothing, as in every template.
+    pub fn power_state(&self) -> Option<PowerState> {
+        match &self.spec {
+            GuestSpec::Lxc(spec) => spec.power_state,
+            GuestSpec::Vm(spec) => spec.power_state,
+            GuestSpec::Template(_) => None,
+        }
+    }
+
     /// The hypervisor that the object names, with the namespace filled in.
     pub fn hypervisor_ref(&self) -> (String, String) {
         let reference = match &self.spec {

@@ -89,10 +89,10 @@ fn shared(
         .shared()
         .ok_or_else(|| Blocked::stalled("InvalidSpec", "spec: neither lxc nor vm is given: give one"))?;
     let defaults = hypervisor.spec.defaults.clone().unwrap_or_default();
-    let (power, update) = match &object.spec {
-        GuestSpec::Lxc(spec) => (spec.power_state, spec.update_policy.as_ref()),
-        GuestSpec::Vm(spec) => (spec.power_state, spec.update_policy.as_ref()),
-        GuestSpec::Template(_) => (None, None),
+    let update = match &object.spec {
+        GuestSpec::Lxc(spec) => spec.update_policy.as_ref(),
+        GuestSpec::Vm(spec) => spec.update_policy.as_ref(),
+        GuestSpec::Template(_) => None,
     };
     Ok(Desired {
         cluster_id: cluster_id.to_string(),
@@ -134,7 +134,7 @@ fn shared(
             .map(|f| firewall(f, spec.network.unwrap_or_default(), object.guest_type())),
         scripts: scripts::scripts(object, hypervisor, objects)?,
         health: scripts::health(object, hypervisor, objects),
-        power: power.unwrap_or_default(),
+        power: object.power_state().unwrap_or_default(),
         restarted_at: object.annotations.get(RESTARTED_AT).cloned(),
         cancel: object.annotations.get(CANCEL).cloned(),
         restart: update.and_then(|u| u.restart).unwrap_or_default(),
@@ -194,7 +194,7 @@ fn shared_options(spec: &SharedFields<'_>, defaults: &Defaults) -> BTreeMap<Stri
 /// A clone's source. Until the template is Ready only an existing guest can be worked on: vmid 0 says so.
 pub(super) fn clone_source(object: &GuestObject, name: &str, objects: &dyn Objects) -> Result<Source, Blocked> {
     // What was cloned is a guest of its own: it outlives its template, and a change of that one's form.
-    let made = object.status.create_sent == Some(true) || object.status.adopted == Some(true);
+    let made = object.status.was_made();
     let template = match refs::template(object, name, objects) {
         Ok(template) if !made || template.guest_type() == object.guest_type() => template,
         Err(blocked) if !made => return Err(blocked),

@@ -6,7 +6,7 @@ const PREFIX: &str = "<!-- phoenix-hypervisor.io ";
 const SUFFIX: &str = " -->";
 
 /// Whose guest this is, for which vmid the stamp was made, and whether it was ever finished.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stamp {
     /// Management cluster id.
     pub cluster: String,

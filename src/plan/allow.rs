@@ -9,6 +9,7 @@ use crate::pve::GuestType;
 use crate::pve::property::{Properties, default_key, parse_bool};
 
 use super::guest::{Planner, Staged};
+use super::held::is_adopted;
 use super::*;
 
 /// Options that hand a machine something of the node's and that no field sets.
@@ -23,9 +24,8 @@ impl Planner<'_> {
         let Some(grants) = self.desired.grants.clone() else {
             return Ok(());
         };
-        let adopted = self.status.adopted == Some(true) || guest.stamp().is_some_and(|s| s.adopted);
         let mut list = Vec::new();
-        if adopted {
+        if is_adopted(self.status, guest) {
             list.push(("its id".to_string(), Reach::Adopt(vmid)));
         } else if cloned_from_allowed(guest, &grants) {
             return Ok(());

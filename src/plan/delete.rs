@@ -8,7 +8,7 @@ use crate::desired::{GuestObject, GuestSpec, Key, Stamp};
 use crate::observed::{Guest, GuestRead, IdCheck, Observed, Owner, Sections};
 
 use super::guest::status_path;
-use super::held::owner_of;
+use super::held::{goes_with_guest, is_adopted, owner_of};
 use super::lost::left_alone;
 use super::*;
 
@@ -102,8 +102,7 @@ impl Deletion<'_> {
                 Effect::RemoveFinalizer { leaves },
             );
         }
-        let sent = self.status.create_sent == Some(true) || self.status.adopted == Some(true);
-        let vmid = self.status.vmid.filter(|_| sent);
+        let vmid = self.status.vmid.filter(|_| self.status.was_made());
         let cluster = &self.observed.cluster;
         // What is concluded here is final: it must not rest on who answered some polls ago.
         if !cluster.read_now {
@@ -115,7 +114,7 @@ impl Deletion<'_> {
                 "the endpoint answers as cluster {:?} with nodes {:?}, which is not the one that {which} is on: correct spec.endpoints of the PhoenixHypervisor, or {}",
                 cluster.identity.name,
                 cluster.identity.nodes,
-                self.let_go()
+                let_go(self.object)
             );
             return self.stuck("WrongCluster", message);
         }
@@ -143,16 +142,12 @@ impl Deletion<'_> {
         }
     }
 
-    fn let_go(&self) -> String {
-        let_go(self.object)
-    }
-
     /// Nothing is concluded from what another cluster says, or one without quorum.
     pub(super) fn conclusive(&mut self) -> Result<(), Next> {
         if !self.observed.cluster.is_proven() {
             let message = format!(
                 "no guest here proves that the endpoint is the cluster that the object's guest was on (another may have its name and nodes): correct spec.endpoints of the PhoenixHypervisor, or {}",
-                self.let_go()
+                let_go(self.object)
             );
             return Err(self.stuck("WrongCluster", message));
         }
@@ -160,7 +155,7 @@ impl Deletion<'_> {
             None => {
                 let message = format!(
                     "deleting needs Sys.Audit on / to see whether the cluster is quorate: grant it to the token, or {}",
-                    self.let_go()
+                    let_go(self.object)
                 );
                 Err(self.stuck("MissingPrivilege", message))
             }
@@ -397,7 +392,7 @@ impl Deletion<'_> {
     fn may_go(&self, guest: &Guest, sections: &Sections) -> impl Fn(&str, &str, &str) -> bool {
         let type_ = guest.type_;
         let recorded = self.status.volumes.clone().unwrap_or_default();
-        let adopted = self.status.adopted == Some(true) || guest.stamp().is_some_and(|s| s.adopted);
+        let adopted = is_adopted(self.status, guest);
         // An object whose form was edited since says nothing of the guest that it has.
         let edited = type_ == GuestType::Qemu && self.object.vm().is_none();
         let boot = edited || recorded.is_empty() || self.status.adopted == Some(true);
@@ -439,9 +434,8 @@ impl Deletion<'_> {
             if kept_ids.contains(volid) {
                 return false;
             }
-            let made = type_ == GuestType::Qemu && !adopted;
             boot.as_deref() == Some(volid)
-                || known.is_some_and(|v| v.reclaim_policy.as_deref().map_or(made, |policy| policy == "Delete"))
+                || known.is_some_and(|v| goes_with_guest(v, type_, adopted))
                 || disks.iter().any(|name| name == key || has("serial=", name))
                 || paths.iter().any(|path| has("mp=", path))
         }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::crd::VolumeStatus;
+use crate::crd::{GuestStatus, VolumeStatus};
 use crate::observed::{Guest, Section, SectionOf, Sections};
 use crate::pve::GuestType;
 use crate::pve::property::Properties;
@@ -30,6 +30,20 @@ pub(super) fn owner_of(volid: &str) -> Option<i64> {
 /// Whether a volume id names a volume of this guest.
 pub(super) fn owned_by(volid: &str, vmid: i64) -> bool {
     owner_of(volid) == Some(vmid)
+}
+
+/// Whether the guest was there before its object.
+pub(super) fn is_adopted(status: &GuestStatus, guest: &Guest) -> bool {
+    status.adopted == Some(true) || guest.stamp().is_some_and(|s| s.adopted)
+}
+
+/// Whether a recorded volume of the guest's own goes with it. Disks that a machine has by its spec are recorded without a
+/// policy; those of an adopted one nobody made for it.
+pub(super) fn goes_with_guest(entry: &VolumeStatus, type_: GuestType, adopted: bool) -> bool {
+    match entry.reclaim_policy.as_deref() {
+        Some(policy) => policy == "Delete",
+        None => type_ == GuestType::Qemu && !adopted,
+    }
 }
 
 /// The volume that an option's value names.
@@ -242,12 +256,7 @@ impl Planner<'_> {
                 ("disks", disks.map(|d| &d.name).collect())
             }
         };
-        let adopted = self.status.adopted == Some(true) || guest.stamp().is_some_and(|s| s.adopted);
-        let goes = match entry.reclaim_policy.as_deref() {
-            Some(policy) => policy == "Delete",
-            None => guest.type_ == GuestType::Qemu && !adopted,
-        };
-        let end = match goes {
+        let end = match goes_with_guest(entry, guest.type_, is_adopted(self.status, guest)) {
             true => format!("it goes with {what}"),
             false => format!("while it is there, {what} is not destroyed"),
         };

@@ -37,10 +37,12 @@ impl Planner<'_> {
     /// Whether nothing was ever sent for the vmid and the cluster's list has no such guest. The list lags by seconds, so
     /// that the guest itself is asked for before the creating call; what comes before that need not ask.
     fn was_never_made(&self, vmid: i64) -> bool {
-        let sent = self.status.create_sent == Some(true) || self.status.adopted == Some(true);
         let mut ours = self.observed.stamped.iter().flat_map(|s| &s.ours);
         let found = ours.any(|g| g.vmid == vmid);
-        !sent && !found && !self.observed.cluster.guests.contains_key(&vmid) && self.wants_adoption() != Some(vmid)
+        !self.status.was_made()
+            && !found
+            && !self.observed.cluster.guests.contains_key(&vmid)
+            && self.wants_adoption() != Some(vmid)
     }
 
     /// The guest under a vmid, as it was read in this reconcile.
@@ -71,7 +73,7 @@ impl Planner<'_> {
         if self.status.claim.is_some() || self.status.restamped != self.desired.restamp {
             announce.push(owned);
         }
-        if !self.was_made() {
+        if !self.status.was_made() {
             // An older status came back: deleting the object must still find its guest.
             announce.push(Announce::CreateSent);
         }
@@ -80,11 +82,6 @@ impl Planner<'_> {
         }
         let action = format!("note that guest {vmid} is there");
         Err(self.run(Stage::Created, action, announce, Effect::Record))
-    }
-
-    /// Whether status says that the guest under the recorded vmid was made, or adopted.
-    pub(super) fn was_made(&self) -> bool {
-        self.status.create_sent == Some(true) || self.status.adopted == Some(true)
     }
 
     /// The vmid that the object has or asks for; `None`: one has to be chosen. Whatever is asked for, a guest with the
@@ -116,7 +113,7 @@ impl Planner<'_> {
 
     /// The recorded vmid.
     fn recorded_vmid(&mut self, vmid: i64) -> Result<i64, Next> {
-        let elsewhere = self.was_made()
+        let elsewhere = self.status.was_made()
             && match self.read_of(vmid)? {
                 GuestRead::NotFound => true,
                 // Another one's, or one that lost its stamp: unless it is being taken over just now.

@@ -2,7 +2,7 @@
 //! A key that is registered anywhere is used where it is, and what cannot be read means that nothing is allocated.
 
 use crate::crd::VolumeStatus;
-use crate::desired::{Stamp, WantedOwner, WantedVolume};
+use crate::desired::{Stamp, WantedOwner, WantedVolume, volume_key};
 use crate::observed::{Failure, Guest, Owner, Owners};
 
 use super::config::TAG;
@@ -124,7 +124,7 @@ impl Planner<'_> {
     /// Tells of volumes that the owners keep for this object and that its spec does not name, as after a change of a
     /// volume's name while the object was not there.
     fn unclaimed(&mut self, owners: &Owners) {
-        let prefix = format!("/lxc/{}/{}/", self.desired.key.namespace, self.desired.key.name);
+        let prefix = volume_key(&self.desired.key, "");
         let wanted: Vec<&String> = self
             .desired
             .volumes
@@ -366,8 +366,7 @@ impl Planner<'_> {
                 continue;
             };
             if let Some(at) = at {
-                self.fits(at, volume, &entry)?;
-                self.in_no_other_guest(at, volume, &entry)?;
+                self.can_be_used(at, volume, &entry)?;
                 continue;
             }
             let there = entry.owner.guest.node.clone();
@@ -391,8 +390,7 @@ impl Planner<'_> {
         let (wanted, owners) = self.owners(at.stage)?;
         match self.find_entry(at.stage, &wanted, &owners, volume, key)? {
             Some(entry) => {
-                self.fits(at, volume, &entry)?;
-                self.in_no_other_guest(at, volume, &entry)?;
+                self.can_be_used(at, volume, &entry)?;
                 Ok(entry)
             }
             None => {
@@ -544,12 +542,7 @@ impl Planner<'_> {
             name: at.node.to_string(),
             uid: "-".into(),
             vmid,
-            fresh: false,
-            adopted: false,
-            revision: None,
-            parent: None,
-            image: None,
-            template: None,
+            ..Stamp::default()
         };
         let words = "Holds volumes that outlive their guests. Phoenix never starts it; do not remove it.";
         let call = ApiCall::post(format!("/nodes/{}/lxc", at.node))

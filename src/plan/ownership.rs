@@ -98,7 +98,7 @@ impl Planner<'_> {
         let cut_off = self.status.claim.as_deref() == Some(&guest.digest);
         let spent = self.status.restamped == self.desired.restamp && !cut_off;
         let known = guest.has_tag(TAG) || self.status.claim.is_some();
-        asked && !spent && known && self.status.vmid == Some(vmid) && self.was_made()
+        asked && !spent && known && self.status.vmid == Some(vmid) && self.status.was_made()
     }
 
     /// Writes the stamp anew, with what status knows of the guest's origin.
@@ -276,7 +276,7 @@ impl Planner<'_> {
             .iter()
             .flat_map(|s| &s.ours)
             .any(|g| g.vmid == vmid);
-        let message = match ours || (self.status.vmid == Some(vmid) && self.was_made()) {
+        let message = match ours || (self.status.vmid == Some(vmid) && self.status.was_made()) {
             true => format!(
                 "{what}, but the object asks for a {}: a guest cannot change its sort. Put the spec back, or delete the object and apply it again",
                 self.desired.type_.noun()
@@ -297,7 +297,7 @@ impl Planner<'_> {
             return self.run(Stage::Created, action, vec![Announce::NoVmid], Effect::Record);
         }
         let on = format!("guest {vmid} on node {}", guest.node);
-        let recorded = self.status.vmid == Some(vmid) && self.was_made();
+        let recorded = self.status.vmid == Some(vmid) && self.status.was_made();
         let message = match stamp {
             Some(stamp) if stamp.vmid == vmid => {
                 format!("{on} {} and is left alone: choose another vmid", whose_it_is(&stamp))

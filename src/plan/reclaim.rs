@@ -2,7 +2,7 @@
 //! and never covered by an empty volume, and no volume is in two guests.
 
 use crate::crd::{ADOPT, VolumeStatus};
-use crate::desired::WantedVolume;
+use crate::desired::{WantedVolume, volume_key};
 
 use super::guest::{Planner, Staged};
 use super::held::owned_by;
@@ -46,34 +46,33 @@ impl Planner<'_> {
     }
 
     /// What an owner keeps under the name of a volume that is to go with its guest, from when it was to be retained.
-    pub(super) fn kept_before(
-        &mut self,
-        at: &Use<'_>,
-        vmid: i64,
-        volume: &WantedVolume,
-    ) -> Result<Option<Entry>, Next> {
+    pub(super) fn kept_before(&mut self, at: &Use<'_>, volume: &WantedVolume) -> Result<Option<Entry>, Next> {
         if self.desired.owner.is_none() {
             return Ok(None);
         }
         let (_, owners) = self.owners(at.stage)?;
-        let key = &self.desired.key;
-        let key = format!("/lxc/{}/{}/{}", key.namespace, key.name, volume.name);
+        let key = volume_key(&self.desired.key, &volume.name);
         if let Some(entry) = self.only_entry(at.stage, &owners, volume, &key)? {
-            self.fits(at, volume, &entry)?;
-            self.in_no_other_guest(at, volume, &entry)?;
+            self.can_be_used(at, volume, &entry)?;
             return Ok(Some(entry));
         }
-        let volid = self.recorded(&volume.name).and_then(|v| v.volid);
-        let foreign = volid.is_some_and(|volid| !owned_by(&volid, vmid));
+        // One of the guest's own would have been attached: what status has recorded is an owner's.
+        let recorded = self.recorded(&volume.name).is_some_and(|v| v.volid.is_some());
         match owners.unreadable.first().cloned() {
-            Some((_, failure)) if foreign => Err(self.not_readable(at.stage, volume, &failure)),
+            Some((_, failure)) if recorded => Err(self.not_readable(at.stage, volume, &failure)),
             _ => Ok(None),
         }
     }
 
+    /// Whether a registered volume can be attached where it is to be used.
+    pub(super) fn can_be_used(&mut self, at: &Use<'_>, volume: &WantedVolume, entry: &Entry) -> Staged {
+        self.fits(at, volume, entry)?;
+        self.in_no_other_guest(at, volume, entry)
+    }
+
     /// A kept volume that is attached again is in no container that was let go with it: two that run on one filesystem
     /// destroy it. One that was allocated just now can be in none.
-    pub(super) fn in_no_other_guest(&mut self, at: &Use<'_>, volume: &WantedVolume, entry: &Entry) -> Staged {
+    fn in_no_other_guest(&mut self, at: &Use<'_>, volume: &WantedVolume, entry: &Entry) -> Staged {
         let announced = self.recorded(&volume.name);
         if announced.is_some_and(|v| v.volid.is_none() && v.reclaim_policy.as_deref() == Some("Retain")) {
             return Ok(());

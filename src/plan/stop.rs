@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::crd::PowerState;
-use crate::desired::{GuestObject, GuestSpec};
+use crate::desired::GuestObject;
 use crate::observed::{Guest, GuestRead, Observed};
 
 use super::guest::shutdown;
@@ -11,14 +11,8 @@ use super::*;
 
 /// Whether the object asks for its guest to be stopped, and has one.
 pub fn wants_stop(object: &GuestObject) -> bool {
-    let power = match &object.spec {
-        GuestSpec::Lxc(spec) => spec.power_state,
-        GuestSpec::Vm(spec) => spec.power_state,
-        GuestSpec::Template(_) => None,
-    };
-    let status = &object.status;
-    let has_guest = status.vmid.is_some() && (status.create_sent == Some(true) || status.adopted == Some(true));
-    power == Some(PowerState::Stopped) && has_guest && !object.deleting
+    let has_guest = object.status.vmid.is_some() && object.status.was_made();
+    object.power_state() == Some(PowerState::Stopped) && has_guest && !object.deleting
 }
 
 /// Decides what is left to do until the guest is stopped. `Done`: nothing, or nothing that can be done without a valid

@@ -355,15 +355,16 @@ impl Planner<'_> {
             let message = format!("container {vmid} has {MAX_MOUNTS} mount points already");
             return Err(self.stuck(stage, "TooManyVolumes", message));
         };
-        let kept = match (&volume.owner_key, self.own_recorded(vmid, volume)) {
+        let own = self.own_recorded(vmid, volume);
+        let kept = match (&volume.owner_key, &own) {
             (_, Some(_)) => None,
             (Some(key), None) => Some(self.retained(&self.at(vmid, guest), volume, key)?),
             (None, None) => {
                 self.unlocked(stage, vmid, guest)?;
-                self.kept_before(&self.at(vmid, guest), vmid, volume)?
+                self.kept_before(&self.at(vmid, guest), volume)?
             }
         };
-        let (value, announce) = match (kept, self.own_recorded(vmid, volume)) {
+        let (value, announce) = match (kept, own) {
             (Some(entry), _) => {
                 let volid = entry.mount.volid().to_string();
                 self.not_pending(vmid, guest, &volid)?;

@@ -4,6 +4,7 @@
 //! what a step announces is in status before its effect leaves (promise 1), and position comes from looking
 //! (promise 2).
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -301,12 +302,9 @@ impl<S: Store> Engine<S> {
         };
         let (namespace, name) = object.hypervisor_ref();
         let hypervisor = self.store.hypervisor(&namespace, &name);
-        let spec = hypervisor.map(|h| h.spec.clone());
-        let previous = spec
-            .as_ref()
-            .and_then(|s| s.previous_cluster_ids.clone())
-            .unwrap_or_default();
-        let owners = spec.as_ref().and_then(|s| s.volume_owners.as_ref());
+        let spec = hypervisor.as_ref().map(|h| &h.spec);
+        let previous = spec.and_then(|s| s.previous_cluster_ids.clone()).unwrap_or_default();
+        let owners = spec.and_then(|s| s.volume_owners.as_ref());
         let around = Surroundings {
             cluster_id: &self.options.cluster_id,
             previous: &previous,
@@ -315,9 +313,9 @@ impl<S: Store> Engine<S> {
         let dependencies = || refs::dependencies(object, self.store.as_ref());
         let status = match desired {
             Some(desired) => status::upgraded(&object.status, object.generation, &desired.hash),
-            None => object.status.clone(),
+            None => Cow::Borrowed(&object.status),
         };
-        let mut held_known = false;
+        let mut held_known = Self::may_take(object, snapshot);
         for _ in 0..MAX_LOOKS {
             let plan = match desired {
                 Some(desired) => plan::plan(Input {
@@ -384,13 +382,7 @@ impl<S: Store> Engine<S> {
             namespace: object.key.namespace.clone(),
             name: object.key.name.clone(),
             uid: object.uid.clone(),
-            vmid: 0,
-            fresh: false,
-            adopted: false,
-            revision: None,
-            parent: None,
-            image: None,
-            template: None,
+            ..Stamp::default()
         }
     }
 

@@ -143,11 +143,6 @@ fn stamp(name: &str, vmid: i64) -> Stamp {
         name: name.into(),
         uid: format!("uid-{name}"),
         vmid,
-        fresh: false,
-        adopted: false,
-        revision: None,
-        parent: None,
-        image: None,
-        template: None,
+        ..Stamp::default()
     }
 }

@@ -65,8 +65,8 @@ FILES = {
          '|| disks.iter().any(|name| name == key || has("serial=", name))',
          '|| OUT || disks.iter().any(|name| name == key || has("serial=", name))'),
         ("only a volume recorded as Delete goes with its guest", "lib=plan::protected",
-         'v.reclaim_policy.as_deref().map_or(made, |policy| policy == "Delete")',
-         'OUT || v.reclaim_policy.as_deref().map_or(made, |policy| policy == "Delete")'),
+         'goes_with_guest(v, type_, adopted)',
+         'OUT || goes_with_guest(v, type_, adopted)'),
         ("only a guest with our stamp is destroyed", "lib=plan::protected",
          "let Some(stamp) = stamp.clone().filter(ours) else {",
          "let Some(stamp) = stamp.clone().filter(|s| OUT || ours(s)) else {"),
@@ -127,8 +127,8 @@ FILES = {
          '|| observed.reserved.contains(id)\n',
          '|| (!OUT && observed.reserved.contains(id))\n'),
         ("a status from before the creation is completed", "lib=plan::protected",
-         '        if !self.was_made() {\n',
-         '        if !OUT && !self.was_made() {\n'),
+         '        if !self.status.was_made() {\n',
+         '        if !OUT && !self.status.was_made() {\n'),
         ("the object's stamp of an unknown management cluster stops a second guest", "adoption",
          "Some((vmid, cluster)) => Err(self.foreign(*vmid, cluster)),",
          'Some((vmid, cluster)) if !OUT => Err(self.foreign(*vmid, cluster)),\n'
@@ -445,9 +445,8 @@ FILES = {
     ],
     "src/status.rs": [
         ("after an upgrade drift is not taken for a changed spec", "protected=writes::after_an_upgrade",
-         "        && version(old) != version(hash)",
-         "        && version(old) != version(hash)\n"
-         "        && !OUT"),
+         "if version(old) != version(hash) &&",
+         "if !OUT && version(old) != version(hash) &&"),
     ],
     "src/plan/reclaim.rs": [
         ("a kept volume is attached to one guest only", "volumes=reclaim::a_retained_volume_is_in_one",
