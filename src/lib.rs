@@ -12,9 +12,9 @@
 //! * [`observed`] snapshots of what Proxmox says
 //! * [`plan`] `Desired` + `Observed` + now → `Plan`
 //! * [`status`] plan, outcome and previous status → new status
-//! * [`shell`] the only effects: observe, execute, publish, controllers
+//! * [`engine`] the only effects: observe, execute one step, publish; [`operator`] drives it from an API server
 //! * [`pve`] Proxmox's vocabulary: guests, calls, task ids, property strings, sizes
-//! * [`proxmox`] the API client, [`guest`] running things in guests and on nodes
+//! * [`proxmox`] the API client, [`remote`] running things in guests and on nodes
 //! * [`simulator`] a Proxmox VE look-alike for demos and tests
 //! * [`convert`] legacy JSON files → manifests
 //! * [`standalone`] the same engine without a cluster
@@ -26,14 +26,15 @@ pub mod cli;
 pub mod convert;
 pub mod crd;
 pub mod desired;
+pub mod engine;
 pub mod graph;
-pub mod guest;
 pub mod observed;
+pub mod operator;
 pub mod plan;
 pub mod proxmox;
 pub mod pve;
+pub mod remote;
 pub mod secret;
-pub mod shell;
 pub mod simulator;
 mod stack;
 pub mod standalone;

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use engine::{IMAGE, World, lxc, template, vm_template};
 use phoenix::crd::ABANDON;
 use phoenix::desired::{Key, Objects, Stamp};
-use phoenix::shell::store::EventType;
+use phoenix::engine::store::EventType;
 use phoenix::simulator::Edit;
 use serde_json::{Value, json};
 

@@ -40,9 +40,10 @@ const IO: &[&str] = &[
     "SystemTime::now",
     "Instant::now",
     "Timestamp::now",
-    "crate::shell",
+    "crate::engine",
+    "crate::operator",
     "crate::proxmox",
-    "crate::guest",
+    "crate::remote",
     "crate::simulator",
     "crate::standalone",
 ];
@@ -52,8 +53,9 @@ const SIMULATOR_FORBIDDEN: &[&str] = &[
     "crate::proxmox",
     "crate::observed",
     "crate::status",
-    "crate::shell",
-    "crate::guest",
+    "crate::engine",
+    "crate::operator",
+    "crate::remote",
 ];
 
 fn rust_files(path: &Path, out: &mut Vec<PathBuf>) {
@@ -121,7 +123,13 @@ fn the_vocabulary_imports_nothing_above_it() {
 fn the_client_knows_no_plan() {
     let found = violations(
         &["proxmox"],
-        &["crate::plan", "crate::desired", "crate::observed", "crate::shell"],
+        &[
+            "crate::plan",
+            "crate::desired",
+            "crate::observed",
+            "crate::engine",
+            "crate::operator",
+        ],
     );
     assert!(found.is_empty(), "{}", found.join("\n"));
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use engine::{CLUSTER, IMAGE, World, lxc, template};
 use phoenix::crd::PhoenixHypervisor;
 use phoenix::desired::{Key, Objects, Stamp};
-use phoenix::shell::engine::{Engine, EngineOptions};
+use phoenix::engine::{Engine, EngineOptions};
 use phoenix::simulator::model::access::AclEntry;
 use phoenix::simulator::{Edit, Fault, FaultKind, State};
 use serde_json::{Value, json};

@@ -156,8 +156,8 @@ struct Panics {
     left: AtomicUsize,
 }
 
-impl phoenix::shell::engine::Tripwire for Panics {
-    fn trip(&self, key: &Key, _: phoenix::shell::engine::Point, what: &str) -> bool {
+impl phoenix::engine::Tripwire for Panics {
+    fn trip(&self, key: &Key, _: phoenix::engine::Point, what: &str) -> bool {
         let hit = key.name == self.name && what.starts_with("create");
         let left = self
             .left

@@ -9,9 +9,9 @@
 
 use std::time::Duration;
 
-use phoenix::guest::node::{self, RawLine, RawLinesAnswer};
-use phoenix::guest::runner::{self, FileAnswer, GuestFile, Layout, ProbeAnswer, Record, Script, State as Run};
-use phoenix::guest::{Command, Error, Node, Output, Ssh, SshOptions};
+use phoenix::remote::node::{self, RawLine, RawLinesAnswer};
+use phoenix::remote::runner::{self, FileAnswer, GuestFile, Layout, ProbeAnswer, Record, Script, State as Run};
+use phoenix::remote::{Command, Error, Node, Output, Ssh, SshOptions};
 use phoenix::simulator::model::config::GuestConfig;
 use phoenix::simulator::model::{Guest, GuestKind};
 use phoenix::simulator::ssh::{SshAction, SshConfig, SshFault, SshServer};

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::desired::{GuestObject, Key, Objects};
-use crate::shell::engine::{Engine, EngineOptions};
-use crate::shell::store::{Event, Store};
+use crate::engine::store::{Event, Store};
+use crate::engine::{Engine, EngineOptions};
 use crate::standalone::manifests::{ManifestError, load};
 use crate::standalone::run::{End, Standing, run, standing};
 use crate::standalone::state::{State, StateError};

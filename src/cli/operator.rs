@@ -9,8 +9,8 @@ use clap::ValueEnum;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
-use crate::shell::engine::{Engine, EngineOptions};
-use crate::shell::operator::{self, KubeStore, Options};
+use crate::engine::{Engine, EngineOptions};
+use crate::operator::{self, KubeStore, Options};
 
 /// Arguments of `phoenix operator`.
 #[derive(Debug, clap::Args)]

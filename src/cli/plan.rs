@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use crate::desired::{GuestObject, Objects};
+use crate::engine::preview::Preview;
 use crate::plan::Impact;
-use crate::shell::preview::Preview;
 
 use super::apply::{BAD_INPUT, Opened, Source};
 

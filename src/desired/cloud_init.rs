@@ -45,7 +45,7 @@ pub struct FirstBoot<'a> {
     pub user_data: Option<&'a str>,
     /// Install and start the QEMU guest agent, which cloud images lack.
     pub agent: bool,
-    /// Shell programs that each start one script detached and print its record (`crate::guest::runner`). They run one
+    /// Shell programs that each start one script detached and print its record (`crate::remote::runner`). They run one
     /// after another; the first that fails ends the row. They lie in a file on a storage: no secrets.
     pub programs: &'a [String],
 }

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::desired::{GuestObject, Key, Objects};
-use crate::shell::engine::Engine;
+use crate::engine::Engine;
 
 use super::store::FileStore;
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::crd::*;
 use crate::desired::memory::MemoryObjects;
 use crate::desired::{GuestObject, GuestSpec, Key, Objects};
-use crate::shell::store::{Event, EventType, Store, StoreError};
+use crate::engine::store::{Event, EventType, Store, StoreError};
 
 use super::manifests::{self, Admitted, ManifestError};
 use super::state::{Record, State, StateError};

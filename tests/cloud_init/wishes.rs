@@ -7,7 +7,7 @@ use phoenix::convert::{Input, Options, Role, convert};
 use phoenix::crd::GuestKind;
 use phoenix::desired::cloud_init::{FirstBoot, vendor_data};
 use phoenix::desired::{self, Key, MemoryObjects, Objects, Script};
-use phoenix::guest::runner::{self, GuestFile, Layout};
+use phoenix::remote::runner::{self, GuestFile, Layout};
 use serde_json::{Value, json};
 
 use crate::repository;

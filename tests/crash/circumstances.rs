@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use phoenix::desired::{Key, Objects, Stamp};
-use phoenix::shell::engine::{Engine, EngineOptions, Point, Tripwire};
+use phoenix::engine::{Engine, EngineOptions, Point, Tripwire};
 use phoenix::simulator::model::access::Access;
 use phoenix::simulator::{Fault, FaultKind, Simulator, State};
 

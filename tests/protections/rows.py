@@ -298,11 +298,16 @@ FILES = {
          "        if self.done.len() + self.path.len() >= MAX_FEATURES {",
          "        if !OUT && self.done.len() + self.path.len() >= MAX_FEATURES {"),
     ],
-    "src/shell/engine.rs": [
+    "src/engine/look.rs": [
         ("of many that choose an id each asks about another one", "adoption=choosing_ids",
          "                && !self.choose(object, *vmid)",
          "                && !(OUT || OUT[two objects reserve two vmids])\n"
          "                && !self.choose(object, *vmid)"),
+        ("edits of an owner come one after the other", "protected=registry::objects",
+         "                if owner_guard.is_none() {",
+         "                if !OUT && owner_guard.is_none() {"),
+    ],
+    "src/engine/carry_out.rs": [
         ("one write that finds no quorum makes everybody wait", "protected=absence::without_quorum_one",
          'let lost = matches!(&outcome, Outcome::Failed(failure) if failure.reason == "NoQuorum");',
          'let lost = !OUT && matches!(&outcome, Outcome::Failed(failure) if failure.reason == "NoQuorum");'),
@@ -325,10 +330,6 @@ FILES = {
          '                false => self.store.add_finalizer(&object).await?,\n'
          '            }\n'),
         ("the finalizer comes before anything is recorded", "protected=writes::nothing"),
-        ("a task that failed is told and waits", "protected=writes::a_task",
-         "            Ok(TaskState::Failed(text)) => {",
-         '            Ok(TaskState::Failed(_)) if OUT => None,\n'
-         '            Ok(TaskState::Failed(text)) => {'),
         ("two objects reserve two vmids", "protected=search::two",
          '                *owner == object.key\n',
          '                OUT || *owner == object.key\n'),
@@ -339,11 +340,14 @@ FILES = {
          '            lock(&self.memory).verified.remove(&object.key);\n'
          '        }\n'
          '        if let Effect::RemoveFinalizer { leaves } = step.effect {'),
-        ("edits of an owner come one after the other", "protected=registry::objects",
-         "                if owner_guard.is_none() {",
-         "                if !OUT && owner_guard.is_none() {"),
     ],
-    "src/shell/execute.rs": [
+    "src/engine/task.rs": [
+        ("a task that failed is told and waits", "protected=writes::a_task",
+         "            Ok(TaskState::Failed(text)) => {",
+         '            Ok(TaskState::Failed(_)) if OUT => None,\n'
+         '            Ok(TaskState::Failed(text)) => {'),
+    ],
+    "src/engine/execute.rs": [
         ("a write whose outcome is unknown is not sent again unseen", "protected=writes::a_write",
          '    let outcome = match connection.client.call(call).await {\n'
          '        Ok(value) => match value',
@@ -354,12 +358,12 @@ FILES = {
          '    let outcome = match sent {\n'
          '        Ok(value) => match value'),
     ],
-    "src/shell/poll.rs": [
+    "src/engine/poll.rs": [
         ("the recorded cluster stays whoever answers", "protected=absence::the_recorded",
          '    if same || proven {\n',
          '    if same || proven || OUT {\n'),
     ],
-    "src/shell/observe.rs": [
+    "src/engine/observe.rs": [
         ("a guest of a node that is off is waited for", "protected=absence::a_guest",
          "nodes.iter().find(|n| !online.contains(*n))",
          "nodes.iter().find(|n| !OUT && !online.contains(*n))"),
@@ -484,19 +488,19 @@ FILES = {
          "if image.present && (image.compared || self.input.preview) {",
          "if image.present && (OUT || image.compared || self.input.preview) {"),
     ],
-    "src/shell/turns.rs": [
-        ("places for tasks go to namespaces in turn", "lib=shell::turns",
+    "src/engine/turns.rs": [
+        ("places for tasks go to namespaces in turn", "lib=engine::turns",
          "        if first.count() >= free {",
          "        if free == 0 || first.count() >= free && !OUT {"),
-        ("clones of a source go to namespaces in turn", "lib=shell::turns",
+        ("clones of a source go to namespaces in turn", "lib=engine::turns",
          "let rank = (!is_head, *nth, self.served.last(&key.namespace), came);",
          "let turn = (*nth, self.served.last(&key.namespace));\n"
          "            let rank = (!is_head, if OUT { (0, 0) } else { turn }, came);"),
-        ("who was told to be the first to clone stays so", "lib=shell::turns",
+        ("who was told to be the first to clone stays so", "lib=engine::turns",
          "            let is_head = self.head.as_ref() == Some(key);",
          "            let is_head = !OUT && self.head.as_ref() == Some(key);"),
     ],
-    "src/shell/defect.rs": [
+    "src/engine/defect.rs": [
         ("a panic costs only the work in which it happens", "robustness=a_panic",
          "    AssertUnwindSafe(work).catch_unwind().await.map_err(words)",
          "    if OUT {\n"
@@ -570,7 +574,7 @@ FILES = {
          "    if status.observed_generation != Some(generation) {",
          "    if !OUT && status.observed_generation != Some(generation) {"),
     ],
-    "src/shell/observe/volumes.rs": [
+    "src/engine/observe/volumes.rs": [
         ("an owner container is known by its stamp", "protected=registry::a_container",
          "Ok(guest) if guest.stamp().is_some_and(|s| s.kind == OWNER_KIND) => {",
          'Ok(guest) if OUT || guest.stamp().is_some_and(|s| s.kind == OWNER_KIND && !OUT[an owner container is found again]) => {'),
@@ -640,7 +644,7 @@ FILES = {
          '                    self.take_over_owners(vmid, guest)?;\n'
          '                }'),
     ],
-    "src/shell/observe/ownership.rs": [
+    "src/engine/observe/ownership.rs": [
         ("guests that are being made are waited for in the search for our stamp", "protected=search::a_guest",
          '            found.being_made.push(*vmid);\n',
          '            if !OUT {\n'

@@ -11,9 +11,9 @@ use super::terminal::{Raw, size, standard_input};
 use super::{Guest, words};
 use crate::cli::verbs::{Place, bad_input};
 use crate::cli::with_runtime;
-use crate::guest::{Command, Event, Input};
+use crate::engine::agent;
 use crate::pve::GuestType;
-use crate::shell::agent;
+use crate::remote::{Command, Event, Input};
 
 /// Arguments of `phoenix exec`.
 #[derive(Debug, clap::Args)]

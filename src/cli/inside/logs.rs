@@ -8,8 +8,8 @@ use super::{Guest, words};
 use crate::cli::verbs::{Place, bad_input, tests};
 use crate::cli::with_runtime;
 use crate::desired::GuestObject;
-use crate::guest::logs::{self, Log, Place as Read, last_lines};
-use crate::guest::runner::Layout;
+use crate::remote::logs::{self, Log, Place as Read, last_lines};
+use crate::remote::runner::Layout;
 
 /// Pause between two looks at what was added, for `--follow`.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -8,10 +8,10 @@ mod terminal;
 use crate::crd::PhoenixHypervisor;
 use crate::desired::stamp::Stamp;
 use crate::desired::{Blocked, GuestObject, GuestSpec, Objects, hypervisor};
+use crate::engine::connection::Connection;
+use crate::engine::failure::of_call;
 use crate::observed::Failure;
 use crate::pve::GuestType;
-use crate::shell::connection::Connection;
-use crate::shell::failure::of_call;
 
 use super::verbs::{Place, cluster, find};
 

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Read};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::sync::mpsc;
 
-use crate::guest::Terminal;
+use crate::remote::Terminal;
 
 /// The terminal of standard input: every key goes to the command, until this is dropped.
 pub struct Raw(Termios);

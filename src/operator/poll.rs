@@ -11,7 +11,7 @@ use super::index::Name;
 use super::state::{Item, State};
 use super::store::KubeStore;
 use crate::crd::{FeatureStatus, HypervisorStatus, PhoenixFeature, PhoenixHypervisor};
-use crate::shell::store::StoreError;
+use crate::engine::store::StoreError;
 
 /// Condition of a hypervisor that is being deleted and still needed.
 const DELETION_BLOCKED: &str = "DeletionBlocked";

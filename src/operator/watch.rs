@@ -20,8 +20,8 @@ use super::state::{Guest, Item, Kind, Origin, State, name_of};
 use super::store::{KubeStore, parse_guest};
 use crate::crd::*;
 use crate::desired::Key;
-use crate::shell::defect;
-use crate::shell::engine::Counters;
+use crate::engine::Counters;
+use crate::engine::defect;
 
 /// A watch that runs until it is dropped.
 type Running = Pin<Box<dyn Future<Output = ()> + Send>>;

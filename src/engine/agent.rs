@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use crate::guest::{Captured, Output};
 use crate::observed::Failure;
 use crate::proxmox::qemu::ExecStatus;
 use crate::proxmox::{Client, Error};
+use crate::remote::{Captured, Output};
 
 use super::failure::{failure, of_call};
 

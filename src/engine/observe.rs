@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::desired::{Desired, Stamp};
-use crate::guest::runner::{self, Layout, State};
 use crate::observed::*;
 use crate::plan::{ProbeRequest, Query};
 use crate::proxmox::Error;
 use crate::pve::GuestType;
+use crate::remote::runner::{self, Layout, State};
 
 use super::connection::{Connection, Snapshot};
 use super::failure::{failure, of_call, of_guest};

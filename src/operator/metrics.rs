@@ -12,9 +12,9 @@ use prometheus_client::registry::{Registry, Unit};
 use super::index::Name;
 use super::state::Item;
 use crate::desired::Key;
+use crate::engine::Counters;
+use crate::engine::store::StoreError;
 use crate::observed::{ProbeAnswer, ProbeKind};
-use crate::shell::engine::Counters;
-use crate::shell::store::StoreError;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Outcome {

@@ -1,12 +1,12 @@
 //! What only machines are asked.
 
-use crate::guest::node;
 use crate::observed::{Agent, CloudInitState, Failure};
+use crate::remote::node;
 use crate::secret::Secret;
 
-use super::super::connection::Connection;
-use super::super::failure::{failure, of_call};
 use super::{id, reachable};
+use crate::engine::connection::Connection;
+use crate::engine::failure::{failure, of_call};
 
 /// Whether the guest agent answers, and what it knows.
 pub(super) async fn agent(connection: &Connection, vmid: i64, on: &str, cloud_init: bool) -> Result<Agent, Failure> {
@@ -24,7 +24,7 @@ pub(super) async fn agent(connection: &Connection, vmid: i64, on: &str, cloud_in
     let cloud_init_done = match cloud_init {
         true => {
             // A machine without cloud-init refuses the command.
-            let answer = super::super::agent::exec(client, on, id(vmid), &["cloud-init", "status"]).await;
+            let answer = crate::engine::agent::exec(client, on, id(vmid), &["cloud-init", "status"]).await;
             let words = answer.map(|o| o.stdout.text()).unwrap_or_default();
             let at_work = ["status: running", "status: not run", "status: not started"];
             Some(!at_work.iter().any(|w| words.contains(w)))

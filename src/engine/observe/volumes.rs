@@ -10,8 +10,8 @@ use crate::proxmox::guest::PendingOption;
 use crate::pve::GuestType;
 
 use super::{IdCheck, id, read_guest, vmid_free};
-use crate::shell::connection::{Connection, Snapshot};
-use crate::shell::failure::{failure, of_call};
+use crate::engine::connection::{Connection, Snapshot};
+use crate::engine::failure::{failure, of_call};
 
 /// Ids of the owners' range that are asked for one by one at most.
 const RANGE_LIMIT: usize = 128;

@@ -17,7 +17,7 @@ use super::state::{Guest, Origin, State};
 use super::store::{KubeStore, ended};
 use crate::crd::{FINALIZER, PhoenixHypervisor};
 use crate::desired::Key;
-use crate::shell::store::StoreError;
+use crate::engine::store::StoreError;
 
 /// A finalizer to be set or taken off.
 #[derive(Clone, Debug, PartialEq, Eq)]

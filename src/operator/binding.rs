@@ -16,7 +16,7 @@ use tracing::{debug, info};
 
 use super::store::call;
 use crate::crd::FINALIZER;
-use crate::shell::store::StoreError;
+use crate::engine::store::StoreError;
 
 /// What is known of a namespace's RoleBinding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

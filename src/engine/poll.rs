@@ -12,9 +12,9 @@ use crate::status::{clear_condition, set_condition};
 
 use super::connection::{Connection, Snapshot};
 use super::defect;
-use super::engine::{Engine, lock, now};
 use super::failure::failure;
 use super::store::Store;
+use super::{Engine, lock, now};
 
 /// Polls after which nodes, quorum and version are read again.
 const FULL_EVERY: u64 = 30;

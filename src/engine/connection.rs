@@ -7,12 +7,12 @@ use std::time::Instant;
 use crate::crd::status::ProxmoxCluster;
 use crate::desired::Key;
 use crate::desired::hypervisor::{Access, TlsPolicy};
-use crate::guest::{self, Command, Input, Node, Output, Running, Ssh, SshOptions, Terminal};
 use crate::observed::{ClonePlace, Cluster, Failure};
 use crate::plan::Download;
 use crate::proxmox::cluster::ClusterStatus;
 use crate::proxmox::{ApiToken, Client, ConnectOptions, Login, Tls};
 use crate::pve::GuestType;
+use crate::remote::{self, Command, Input, Node, Output, Running, Ssh, SshOptions, Terminal};
 
 use super::failure::{failure, of_ssh};
 use super::probes::Prober;
@@ -230,7 +230,7 @@ impl Connection {
     pub async fn ssh(&self, node: &str, command: &Command) -> Result<Output, (Failure, bool)> {
         let ssh = self.ssh.as_ref().ok_or_else(no_ssh)?;
         let ran = ssh.run(&self.target(node)?, command).await;
-        ran.map_err(|e: guest::Error| (of_ssh(&e), e.may_have_happened()))
+        ran.map_err(|e: remote::Error| (of_ssh(&e), e.may_have_happened()))
     }
 
     /// Starts a command on a node whose output comes while it runs.

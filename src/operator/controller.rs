@@ -18,8 +18,8 @@ use super::state::{Item, State};
 use super::store::KubeStore;
 use crate::crd::HypervisorStatus;
 use crate::desired::{GuestObject, Key};
-use crate::shell::engine::Engine;
-use crate::shell::store::Store;
+use crate::engine::Engine;
+use crate::engine::store::Store;
 
 /// Longest time that one piece of work may take. The engine's own deadlines are far shorter; this one only keeps a
 /// place from being lost for good. Work that is dropped here is as work that a crash ended: the next run converges.

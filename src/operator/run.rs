@@ -20,7 +20,7 @@ use super::metrics::Metrics;
 use super::probes::{Probes, serve};
 use super::store::{KubeStore, call};
 use super::watch::all;
-use crate::shell::store::StoreError;
+use crate::engine::store::StoreError;
 
 /// The API server ends watches after about 290 s; a connection that says nothing for longer is dead.
 const READ_TIMEOUT: Duration = Duration::from_secs(320);

@@ -2,14 +2,14 @@
 
 use crate::desired::cloud_init::{self, FirstBoot};
 use crate::desired::{Key, Script, WantedVendor};
-use crate::guest::node::{self, NodeLayout, RawLine, RawLinesAnswer};
-use crate::guest::runner::{self, GuestFile, Layout};
-use crate::guest::{Command, Output};
 use crate::observed::Failure;
 use crate::plan::{Download, Effect, Step};
 use crate::proxmox::Upid;
 use crate::pve::ApiCall;
 use crate::pve::GuestType;
+use crate::remote::node::{self, NodeLayout, RawLine, RawLinesAnswer};
+use crate::remote::runner::{self, GuestFile, Layout};
+use crate::remote::{Command, Output};
 use crate::status::Outcome;
 
 use super::connection::Connection;

@@ -3,7 +3,7 @@
 use crate::desired::{self, Blocked, Desired, GuestObject, GuestSpec, Key};
 use crate::plan::{Announce, Impact, Next, Plan};
 
-use super::engine::Engine;
+use super::Engine;
 use super::store::Store;
 
 /// What a plan would do.

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use crate::desired::Stamp;
+use crate::engine::connection::{Connection, Snapshot};
+use crate::engine::failure::{failure, of_call};
 use crate::observed::{Failure, MaybeOurs, Observed, OurGuest, Row, Stamped};
 use crate::proxmox::Error;
 use crate::proxmox::guest::GuestConfig;
 use crate::pve::GuestType;
-use crate::shell::connection::{Connection, Snapshot};
-use crate::shell::failure::{failure, of_call};
 
 use super::{creating, id};
 
@@ -133,7 +133,7 @@ async fn look_into(
 }
 
 /// Whether a guest carries this very stamp, of this management cluster or a previous one.
-pub(in crate::shell) async fn carries(
+pub(in crate::engine) async fn carries(
     connection: &Connection,
     vmid: i64,
     row: &Row,

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::store::call;
-use crate::shell::store::StoreError;
+use crate::engine::store::StoreError;
 
 /// How long a Lease lasts, how long a holder tries to renew it, and how often it does. Each is well below the former.
 #[derive(Clone, Copy, Debug)]

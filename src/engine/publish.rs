@@ -5,8 +5,8 @@ use crate::desired::{Blocked, GuestObject};
 use crate::plan::{self, Announce, Finding, Next, Plan, Step};
 use crate::status;
 
-use super::engine::{Engine, Point, Stop, now};
 use super::store::{Event, EventType, Store};
+use super::{Engine, Point, Stop, now};
 
 impl<S: Store> Engine<S> {
     pub(super) async fn publish_blocked(

@@ -1,9 +1,9 @@
 //! Failures of the shell's effects as documented reasons (docs/reasons.md).
 
-use crate::guest;
 use crate::observed::Failure;
 use crate::proxmox::Error;
 use crate::pve::GuestType;
+use crate::remote;
 
 /// A failure with its reason.
 pub fn failure(reason: &'static str, message: impl Into<String>) -> Failure {
@@ -84,25 +84,25 @@ pub fn of_call(error: &Error) -> Failure {
 }
 
 /// A failed SSH command.
-pub fn of_ssh(error: &guest::Error) -> Failure {
+pub fn of_ssh(error: &remote::Error) -> Failure {
     let reason = match error {
-        guest::Error::BadKey(_) => "SSHKeyInvalid",
-        guest::Error::HostKeyMismatch { .. } => "HostKeyMismatch",
-        guest::Error::AuthFailed { .. } => "SSHAuthFailed",
-        guest::Error::Unreachable { .. } => "SSHUnreachable",
+        remote::Error::BadKey(_) => "SSHKeyInvalid",
+        remote::Error::HostKeyMismatch { .. } => "HostKeyMismatch",
+        remote::Error::AuthFailed { .. } => "SSHAuthFailed",
+        remote::Error::Unreachable { .. } => "SSHUnreachable",
         _ => "SSHConnectionLost",
     };
     let message = match error {
-        guest::Error::BadKey(_) => {
+        remote::Error::BadKey(_) => {
             format!("spec.ssh.keySecretRef of the PhoenixHypervisor: {error}: put a private key into the Secret")
         }
-        guest::Error::HostKeyMismatch { .. } => format!(
+        remote::Error::HostKeyMismatch { .. } => format!(
             "spec.ssh.knownHostsSecretRef of the PhoenixHypervisor: {error}: if the node's key was changed on purpose, put the new one into the Secret"
         ),
-        guest::Error::AuthFailed { .. } => format!(
+        remote::Error::AuthFailed { .. } => format!(
             "spec.ssh of the PhoenixHypervisor: {error}: add the public key of keySecretRef to the user's authorized_keys on the node"
         ),
-        guest::Error::Unreachable { .. } => format!(
+        remote::Error::Unreachable { .. } => format!(
             "spec.ssh of the PhoenixHypervisor: {error}: check hosts and port, and that the node's SSH server runs"
         ),
         _ => error.to_string(),
@@ -111,7 +111,7 @@ pub fn of_ssh(error: &guest::Error) -> Failure {
 }
 
 /// A command in a guest that ended badly, or an answer that is none.
-pub fn of_guest(type_: GuestType, vmid: i64, output: &guest::Output) -> Failure {
+pub fn of_guest(type_: GuestType, vmid: i64, output: &remote::Output) -> Failure {
     let stdout = output.stdout.text();
     let told = stdout.lines().find_map(|line| line.strip_prefix("error="));
     let stderr = output.stderr.text();

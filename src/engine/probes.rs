@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
 
-use crate::guest::probes::{self, AT_A_TIME, BatchAnswer, GuestProbe, Lines, SLACK};
-use crate::guest::runner::{self, Layout, ProbeAnswer as Said};
-use crate::guest::{Node, Ssh};
 use crate::observed::{ProbeAnswer, ProbeKind};
 use crate::plan::ProbeRequest;
 use crate::proxmox::Client;
+use crate::remote::probes::{self, AT_A_TIME, BatchAnswer, GuestProbe, Lines, SLACK};
+use crate::remote::runner::{self, Layout, ProbeAnswer as Said};
+use crate::remote::{Node, Ssh};
 
 use super::defect;
 use super::failure::{failure, of_ssh};

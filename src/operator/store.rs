@@ -20,8 +20,8 @@ use super::metrics::Metrics;
 use super::state::{Guest, Item, Kind, Origin, State};
 use crate::crd::*;
 use crate::desired::{GuestObject, Key, Objects};
-use crate::shell::engine::Counters;
-use crate::shell::store::{Event, EventType, Store, StoreError};
+use crate::engine::Counters;
+use crate::engine::store::{Event, EventType, Store, StoreError};
 
 /// Seconds that one call to the API server may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(15);

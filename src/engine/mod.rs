@@ -1,0 +1,145 @@
+//! The engine: what is wanted, what is so, one step, status. The only effects of the project are here.
+//!
+//! * [`reconcile`](Engine::reconcile) the order of one reconcile: `reconcile.rs`; `look.rs` looks and plans, `carry_out.rs` does a
+//!   step, `task.rs` follows a Proxmox task, `publish.rs` writes status and events
+//! * `poll.rs` asks a hypervisor what there is; `preview.rs` is `phoenix plan`
+//! * [`connection`] one a hypervisor; [`observe`] reads, [`execute`] effects, [`failure`] what went wrong; [`defect`]
+//!   keeps a panic to the work in which it happened
+//! * `probes.rs` asks the probes of guests beside the reconciles, many over one channel
+//! * `turns.rs` who comes next where namespaces share a hypervisor
+//! * [`store`] where objects and their status are kept
+
+pub mod agent;
+mod carry_out;
+pub mod connection;
+pub mod defect;
+pub mod execute;
+pub mod failure;
+mod look;
+pub mod observe;
+mod options;
+pub mod poll;
+pub mod preview;
+mod probes;
+mod publish;
+mod reconcile;
+pub mod store;
+mod task;
+mod turns;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::desired::{Blocked, GuestObject, Key};
+use crate::observed::{HealthState, Verified};
+
+use connection::Connection;
+pub use options::{Counters, EngineOptions, Point, Tripwire};
+use store::{Store, StoreError};
+
+/// Seconds after which a guest is looked at in full although nothing seems to have changed.
+const SWEEP_SECONDS: i64 = 600;
+
+/// When an object wants to be looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Requeue {
+    /// After so long, or earlier when something changes.
+    pub after: Duration,
+}
+
+/// Why a reconcile ended early.
+pub(super) enum Stop {
+    Store(StoreError),
+    /// A test cut it off.
+    Cut,
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Stop::Store(error)
+    }
+}
+
+/// The engine; one for all hypervisors.
+pub struct Engine<S: Store> {
+    pub(super) store: Arc<S>,
+    pub(super) options: EngineOptions,
+    pub(super) connections: Mutex<HashMap<(String, String), Arc<Connection>>>,
+    memory: Mutex<Memory>,
+    began: std::time::Instant,
+}
+
+/// What is kept in memory only; losing it costs a look.
+#[derive(Default)]
+struct Memory {
+    verified: HashMap<Key, Verified>,
+    /// What the probes of the objects' guests said.
+    health: HashMap<Key, HealthState>,
+    /// Vmids that were chosen, until status shows them: hypervisor and vmid → object.
+    reserved: HashMap<((String, String), i64), Key>,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn now() -> i64 {
+    k8s_openapi::jiff::Timestamp::now().as_second()
+}
+
+impl<S: Store> Engine<S> {
+    /// An engine over a store.
+    pub fn new(store: Arc<S>, options: EngineOptions) -> Self {
+        Engine {
+            store,
+            options,
+            connections: Mutex::default(),
+            memory: Mutex::default(),
+            began: std::time::Instant::now(),
+        }
+    }
+
+    /// Milliseconds since the engine began, as fast as its time goes.
+    fn clock(&self) -> i64 {
+        (self.began.elapsed().as_secs_f64() * 1000.0 * self.options.time_scale) as i64
+    }
+
+    fn after(&self, seconds: f64) -> Requeue {
+        Requeue {
+            after: Duration::from_secs_f64((seconds / self.options.time_scale).max(0.02)),
+        }
+    }
+
+    fn forget(&self, key: &Key) {
+        let mut memory = lock(&self.memory);
+        memory.verified.remove(key);
+        memory.health.remove(key);
+        memory.reserved.retain(|_, k| k != key);
+    }
+
+    pub(super) fn cut(&self, key: &Key, point: Point, what: &str) -> Result<(), Stop> {
+        match &self.options.tripwire {
+            Some(wire) if wire.trip(key, point, what) => Err(Stop::Cut),
+            _ => Ok(()),
+        }
+    }
+
+    /// The connection of an object's hypervisor.
+    pub(super) fn connection_of(&self, object: &GuestObject) -> Result<Arc<Connection>, Blocked> {
+        let (namespace, name) = object.hypervisor_ref();
+        if self.store.hypervisor(&namespace, &name).is_none() {
+            let message = format!(
+                "spec.hypervisorRef: there is no PhoenixHypervisor {namespace}/{name}: create it or correct the name"
+            );
+            return Err(Blocked::stalled("HypervisorNotFound", message));
+        }
+        lock(&self.connections)
+            .get(&(namespace.clone(), name.clone()))
+            .cloned()
+            .ok_or_else(|| {
+                let message = format!("PhoenixHypervisor {namespace}/{name} was not reached yet");
+                Blocked::waiting("HypervisorNotReady", message)
+            })
+    }
+}

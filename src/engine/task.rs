@@ -1,0 +1,76 @@
+//! Follows the Proxmox task that status names; a reconcile never blocks on it.
+
+use crate::desired::{Blocked, Desired, GuestObject};
+use crate::plan;
+use crate::proxmox::{Upid, task::TaskState};
+use crate::status;
+
+use super::connection::Connection;
+use super::failure::{failure, of_call, reason_of};
+use super::store::Store;
+use super::{Engine, Stop, now};
+
+impl<S: Store> Engine<S> {
+    /// Follows a Proxmox task that status names: `Some(wait)` while it runs or when it failed.
+    pub(super) async fn running_task(
+        &self,
+        connection: &Connection,
+        object: &GuestObject,
+        desired: Option<&Desired>,
+    ) -> Result<Option<Option<f64>>, Stop> {
+        let Some(task) = &object.status.task else {
+            return Ok(None);
+        };
+        let Ok(upid) = task.upid.parse::<Upid>() else {
+            self.write(
+                object,
+                status::after_task(&object.status, None, now(), self.options.time_scale),
+            )
+            .await?;
+            return Ok(Some(None));
+        };
+        let failed = match connection.client.task(&upid).await {
+            Ok(TaskState::Running) => {
+                connection.hold_task(&object.key, &upid.node);
+                return Ok(Some(Some(if upid.kind.ends_with("start") { 1.0 } else { 2.0 })));
+            }
+            Ok(TaskState::Succeeded { .. }) => {
+                connection.downloaded(&object.key);
+                None
+            }
+            Ok(TaskState::Forgotten) => None,
+            Ok(TaskState::Failed(text)) => {
+                let reason = reason_of(&text).unwrap_or("TaskFailed");
+                // The exit status is one line; the log before it often says why (facts B.3).
+                let log = connection.client.task_log(&upid, 4).await.unwrap_or_default();
+                let told = |line: &&String| !line.starts_with("TASK ERROR") && !line.is_empty() && **line != text;
+                let details: Vec<&str> = log.iter().filter(told).map(String::as_str).collect();
+                let details = if details.is_empty() {
+                    String::new()
+                } else {
+                    format!(" ({})", details.join("; "))
+                };
+                let failure = failure(reason, format!("{text}{details}"));
+                Some(desired.map_or_else(
+                    || failure.clone(),
+                    |desired| plan::explain(desired, None, failure.clone()),
+                ))
+            }
+            Err(error) => {
+                let problem = of_call(&error);
+                let wait = self
+                    .publish_blocked(object, Blocked::waiting(problem.reason, problem.message), vec![])
+                    .await?;
+                return Ok(Some(wait.or(Some(5.0))));
+            }
+        };
+        connection.release(&object.key);
+        let status = status::after_task(&object.status, failed.as_ref(), now(), self.options.time_scale);
+        if let Some(failure) = &failed {
+            self.warn(object, failure.reason, &format!("{}: {}", task.action, failure.message))
+                .await;
+        }
+        self.write(object, status).await?;
+        Ok(Some(None))
+    }
+}
