@@ -3,8 +3,8 @@
 use crate::observed::{Agent, Guest};
 use crate::pve::GuestType;
 
+use super::Stage;
 use super::guest::{Planner, Staged};
-use super::*;
 
 /// Seconds since its start for which a guest without an address is not Ready.
 const ADDRESS_WAIT: i64 = 12;
@@ -15,7 +15,7 @@ const ADDRESS_AGAIN: i64 = 30;
 impl Planner<'_> {
     /// A DHCP server gives an address a moment after the start. It is waited for a little; after that the guest is Ready
     /// without one, and looked at again for some minutes.
-    pub(super) fn addressed(&mut self, guest: &Guest) -> Staged {
+    pub(crate) fn addressed(&mut self, guest: &Guest) -> Staged {
         let asks = |net: &&str| {
             ["ip=dhcp", "ip6=dhcp", "ip6=auto"]
                 .iter()
@@ -52,6 +52,7 @@ mod tests {
     use crate::desired::{resolve, testing};
     use crate::observed::{GuestRead, Observed};
     use crate::plan::guest::{Input, plan};
+    use crate::plan::{Next, Plan, TAG};
 
     const MANIFESTS: &str = "
 kind: PhoenixHypervisor

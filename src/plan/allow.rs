@@ -10,7 +10,7 @@ use crate::pve::property::{Properties, default_key, parse_bool};
 
 use super::guest::{Planner, Staged};
 use super::held::is_adopted;
-use super::*;
+use super::{Next, Query, Stage};
 
 /// Options that hand a machine something of the node's and that no field sets.
 const RAW: &[&str] = &["args", "ivshmem", "rng", "virtiofs"];
@@ -20,7 +20,7 @@ type Carried = (String, Reach);
 
 impl Planner<'_> {
     /// Before anything is done to a guest of the object's: it carries nothing that the object was not given.
-    pub(super) fn may_go_on(&mut self, vmid: i64, guest: &Guest) -> Staged {
+    pub(crate) fn may_go_on(&mut self, vmid: i64, guest: &Guest) -> Staged {
         let Some(grants) = self.desired.grants.clone() else {
             return Ok(());
         };
@@ -35,7 +35,7 @@ impl Planner<'_> {
     }
 
     /// Before a guest is adopted: as it is, since it is not ours to change.
-    pub(super) fn may_be_adopted(&mut self, vmid: i64, guest: &Guest) -> Staged {
+    pub(crate) fn may_be_adopted(&mut self, vmid: i64, guest: &Guest) -> Staged {
         let Some(grants) = self.desired.grants.clone() else {
             return Ok(());
         };
@@ -84,7 +84,7 @@ impl Planner<'_> {
 
     /// The guest of the template that is cloned: read, the template's own, and with nothing on it that the object was
     /// not given.
-    pub(super) fn template_guest(&mut self, source: &Source) -> Result<Guest, Next> {
+    pub(crate) fn template_guest(&mut self, source: &Source) -> Result<Guest, Next> {
         let Source::Clone {
             vmid,
             template,

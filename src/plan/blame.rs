@@ -196,9 +196,10 @@ fn between<'t>(text: &'t str, before: &str, after: &str) -> Option<&'t str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ApiCall, Stage};
     use super::*;
     use crate::desired::testing::{lxc, objects};
+    use crate::plan::Stage;
+    use crate::pve::ApiCall;
 
     const WORLD: &str = r#"
 kind: PhoenixHypervisor

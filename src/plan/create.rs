@@ -3,11 +3,11 @@
 use crate::desired::{Blocked, Form, Source, Stamp};
 use crate::observed::Guest;
 use crate::pve::GuestType;
-use crate::pve::property::Properties;
 
 use super::guest::Planner;
-use super::owners::Use;
-use super::*;
+use super::lxc::owners::Use;
+use super::{Announce, Effect, Impact, Next, Query, Stage};
+use crate::pve::ApiCall;
 
 /// Storage types whose base volumes can be cloned without copying (facts G.3).
 const LINKED_CLONES: &[&str] = &["zfspool", "lvmthin", "btrfs", "rbd"];
@@ -16,7 +16,7 @@ const LINKED_CLONES: &[&str] = &["zfspool", "lvmthin", "btrfs", "rbd"];
 fn system_volume(guest: &Guest) -> String {
     let key = match guest.type_ {
         GuestType::Lxc => "rootfs".to_string(),
-        GuestType::Qemu => super::vm_disks::boot_disk(guest).unwrap_or_default(),
+        GuestType::Qemu => super::vm::disks::boot_disk(guest).unwrap_or_default(),
     };
     let value = guest.options.get(&key).map(String::as_str).unwrap_or_default();
     value.split(',').next().unwrap_or_default().to_string()
@@ -24,7 +24,7 @@ fn system_volume(guest: &Guest) -> String {
 
 impl Planner<'_> {
     /// Vmid of the template that the guest is cloned from.
-    pub(super) fn clone_vmid(&self) -> Option<i64> {
+    pub(crate) fn clone_vmid(&self) -> Option<i64> {
         match &self.desired.source {
             Some(Source::Clone { vmid, .. }) => Some(*vmid).filter(|v| *v != 0),
             _ => None,
@@ -32,7 +32,7 @@ impl Planner<'_> {
     }
 
     /// What leads to a new guest: dependencies, node, source, vmid, and then the creating call.
-    pub(super) fn new_guest(&mut self, vmid: Option<i64>) -> Next {
+    pub(crate) fn new_guest(&mut self, vmid: Option<i64>) -> Next {
         match self.try_new_guest(vmid) {
             Ok(next) | Err(next) => next,
         }
@@ -164,7 +164,7 @@ impl Planner<'_> {
         Ok(node)
     }
 
-    pub(super) fn fresh_description(&self, vmid: i64) -> String {
+    pub(crate) fn fresh_description(&self, vmid: i64) -> String {
         let stamp = Stamp {
             fresh: true,
             image: self.desired.source.as_ref().and_then(Source::image_volid),
@@ -182,7 +182,7 @@ impl Planner<'_> {
         }
     }
 
-    pub(super) fn hostname(&self) -> String {
+    pub(crate) fn hostname(&self) -> String {
         self.desired
             .options
             .get(self.name_option())
@@ -272,44 +272,8 @@ impl Planner<'_> {
         }
     }
 
-    fn create_call(&mut self, vmid: i64, node: &str, source: &Source) -> Result<Effect, Next> {
-        let stage = Stage::Created;
-        let volid = self.image_present(stage, node, source)?;
-        let Some(storage) = self.desired.rootfs_storage.clone() else {
-            let message =
-                "spec.rootfs.storage is missing: name one, here or in defaults.rootfsStorage of the PhoenixHypervisor";
-            return Err(self.stuck(stage, "InvalidSpec", message));
-        };
-        self.storage_usable(node, &storage, "spec.rootfs.storage", "rootdir")?;
-        let unprivileged = self.desired.unprivileged.unwrap_or(true);
-        let mut call = ApiCall::post(format!("/nodes/{node}/lxc"))
-            .param("vmid", vmid)
-            .param("ostemplate", &volid)
-            .param("hostname", self.hostname())
-            .param("description", self.fresh_description(vmid))
-            .param("unprivileged", u8::from(unprivileged))
-            .param("rootfs", format!("{storage}:{}", self.desired.rootfs_gib.unwrap_or(8)))
-            .param_opt("pool", self.desired.pool.as_ref());
-        for key in ["cores", "memory", "swap"] {
-            call = call.param_opt(key, self.desired.options.get(key));
-        }
-        for (i, net) in self.desired.network.iter().flatten().enumerate() {
-            let mut properties = Properties::new(None).with("name", &net.name);
-            for (key, value) in &net.properties {
-                properties.set(key, value);
-            }
-            call = call.param(format!("net{i}"), properties);
-        }
-        let nesting = self.desired.flags.get("nesting").is_some_and(|v| v == "1");
-        if unprivileged && nesting {
-            call = call.param("features", "nesting=1");
-        }
-        // An API token may not create privileged containers' features, but anybody may create the container itself.
-        Ok(Effect::task(node, call).with(Impact::Create))
-    }
-
     /// The storage exists on the node, is available and takes what it is for (`rootdir` or `images`).
-    pub(super) fn storage_usable(&mut self, node: &str, storage: &str, field: &str, content: &str) -> Result<(), Next> {
+    pub(crate) fn storage_usable(&mut self, node: &str, storage: &str, field: &str, content: &str) -> Result<(), Next> {
         let stage = Stage::Created;
         let storages = &self.observed.cluster.storages;
         match storages.get(&(node.to_string(), storage.to_string())) {

@@ -10,7 +10,8 @@ use crate::observed::{Guest, GuestRead, IdCheck, Observed, Owner, Sections};
 use super::guest::status_path;
 use super::held::{goes_with_guest, is_adopted, owner_of};
 use super::lost::left_alone;
-use super::*;
+use super::{Announce, Effect, Facts, Finding, Impact, Next, Plan, Query, Stage, Step, TAG, retry};
+use crate::pve::{ApiCall, GuestType};
 
 /// Owners are found by their stamps where the hypervisor names no range.
 const NO_IDS: (i64, i64) = (0, -1);
@@ -35,7 +36,7 @@ impl Surroundings<'_> {
     }
 
     /// Whether a stamp says that the guest under the vmid is the object's.
-    pub(super) fn owns(&self, stamp: &Stamp, key: &Key, vmid: i64) -> bool {
+    pub(crate) fn owns(&self, stamp: &Stamp, key: &Key, vmid: i64) -> bool {
         self.knows(&stamp.cluster)
             && stamp.kind == key.kind.as_str()
             && stamp.namespace == key.namespace
@@ -44,7 +45,7 @@ impl Surroundings<'_> {
     }
 }
 
-pub(super) struct Deletion<'a> {
+pub(crate) struct Deletion<'a> {
     pub object: &'a GuestObject,
     pub observed: &'a Observed,
     pub status: &'a GuestStatus,
@@ -143,7 +144,7 @@ impl Deletion<'_> {
     }
 
     /// Nothing is concluded from what another cluster says, or one without quorum.
-    pub(super) fn conclusive(&mut self) -> Result<(), Next> {
+    pub(crate) fn conclusive(&mut self) -> Result<(), Next> {
         if !self.observed.cluster.is_proven() {
             let message = format!(
                 "no guest here proves that the endpoint is the cluster that the object's guest was on (another may have its name and nodes): correct spec.endpoints of the PhoenixHypervisor, or {}",
@@ -262,7 +263,7 @@ impl Deletion<'_> {
             .get("tags")
             .map(|t| {
                 t.split([';', ',', ' '])
-                    .filter(|t| !t.is_empty() && *t != super::config::TAG)
+                    .filter(|t| !t.is_empty() && *t != TAG)
                     .collect()
             })
             .unwrap_or_default();
@@ -442,7 +443,7 @@ impl Deletion<'_> {
     }
 
     /// Lets the object go, unless it has guests of earlier revisions: then the next of these is what is deleted.
-    pub(super) fn release(&mut self, why: &str) -> Next {
+    pub(crate) fn release(&mut self, why: &str) -> Next {
         if let Some(old) = self.status.revisions.as_ref().and_then(|list| list.last()) {
             let action = format!(
                 "go on with {} of revision {}",
@@ -494,7 +495,7 @@ impl Deletion<'_> {
         Some(self.run(action, effect))
     }
 
-    pub(super) fn run(&mut self, action: String, effect: Effect) -> Next {
+    pub(crate) fn run(&mut self, action: String, effect: Effect) -> Next {
         self.find("Deleting", action.clone());
         Next::Run(Box::new(Step {
             action,
@@ -505,7 +506,7 @@ impl Deletion<'_> {
         }))
     }
 
-    pub(super) fn wait(&mut self, reason: &'static str, message: impl Into<String>, seconds: u64) -> Next {
+    pub(crate) fn wait(&mut self, reason: &'static str, message: impl Into<String>, seconds: u64) -> Next {
         let message = message.into();
         self.find(reason, message.clone());
         Next::Wait {
@@ -515,13 +516,13 @@ impl Deletion<'_> {
         }
     }
 
-    pub(super) fn stuck(&mut self, reason: &'static str, message: impl Into<String>) -> Next {
+    pub(crate) fn stuck(&mut self, reason: &'static str, message: impl Into<String>) -> Next {
         let message = message.into();
         self.find(reason, message.clone());
         Next::Stuck { reason, message }
     }
 
-    pub(super) fn find(&mut self, reason: &'static str, message: String) {
+    pub(crate) fn find(&mut self, reason: &'static str, message: String) {
         self.findings.push(Finding {
             condition: "Created",
             holds: Some(true),

@@ -7,11 +7,12 @@ use crate::desired::{WantedFirewall, WantedRule};
 use crate::observed::{FirewallState, Guest};
 
 use super::guest::Planner;
-use super::*;
+use super::{Effect, Next, Query, Stage};
+use crate::pve::ApiCall;
 
 impl Planner<'_> {
     /// The guest firewall is as wanted; a fresh clone's copy of its template's is cleared.
-    pub(super) fn firewall(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+    pub(crate) fn firewall(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
         let what = guest.named(vmid);
         let stage = Stage::Configured;
         let cloned = guest.stamp().is_some_and(|s| s.fresh) && self.clone_vmid().is_some();

@@ -6,7 +6,8 @@ use crate::desired::{Blocked, Desired, Form, Source};
 use crate::observed::{Guest, Observed};
 use crate::pve::GuestType;
 
-use super::*;
+use super::{Announce, Effect, Facts, Finding, Impact, Next, Plan, Stage, Step, retry};
+use crate::pve::ApiCall;
 
 /// Everything that a plan is made from.
 #[derive(Clone, Copy)]
@@ -28,7 +29,7 @@ pub struct Input<'a> {
 }
 
 /// Collects findings and facts while the stages are walked.
-pub(super) struct Planner<'a> {
+pub(crate) struct Planner<'a> {
     pub input: Input<'a>,
     pub desired: &'a Desired,
     pub observed: &'a Observed,
@@ -42,7 +43,7 @@ pub(super) struct Planner<'a> {
 }
 
 /// A stage either holds, or says what comes next.
-pub(super) type Staged = Result<(), Next>;
+pub(crate) type Staged = Result<(), Next>;
 
 impl<'a> Planner<'a> {
     pub fn new(input: Input<'a>) -> Self {
@@ -105,6 +106,15 @@ impl<'a> Planner<'a> {
             effect,
             apart: None,
         }))
+    }
+
+    /// Path of the guest's fields in messages.
+    pub(crate) fn prefix(&self) -> &'static str {
+        match (&self.desired.form, self.desired.type_) {
+            (crate::desired::Form::Guest, _) => "spec",
+            (_, GuestType::Lxc) => "spec.lxc",
+            (_, GuestType::Qemu) => "spec.vm",
+        }
     }
 
     fn finish(self, next: Next) -> Plan {
@@ -207,7 +217,7 @@ impl Planner<'_> {
     }
 
     /// In a preview a step is noted, and the next stage is looked at.
-    pub(super) fn shown(&mut self, next: Next) -> Staged {
+    pub(crate) fn shown(&mut self, next: Next) -> Staged {
         match next {
             Next::Run(step) if self.input.preview => {
                 self.steps.push(*step);
@@ -218,7 +228,7 @@ impl Planner<'_> {
     }
 
     /// Says when the template has moved on since the guest was cloned; nobody is rebuilt unasked.
-    pub(super) fn lineage(&mut self, guest: &Guest) {
+    pub(crate) fn lineage(&mut self, guest: &Guest) {
         let Some(Source::Clone { revision, template, .. }) = &self.desired.source else {
             return;
         };
@@ -337,7 +347,9 @@ impl Planner<'_> {
         let what = guest.named(vmid);
         let stage = Stage::Running;
         let pending = guest.pending.keys().map(String::as_str);
-        let mut names: Vec<&str> = pending.filter(|k| !super::volumes::only_size_pends(guest, k)).collect();
+        let mut names: Vec<&str> = pending
+            .filter(|k| !super::lxc::volumes::only_size_pends(guest, k))
+            .collect();
         if self.cloud_init_unread(guest) {
             names.push("cloud-init");
         }
@@ -410,7 +422,7 @@ impl Planner<'_> {
 
 /// A restart that applies what is pending. A machine whose system does not answer would not reboot (facts F.7), so it is
 /// shut down, hard after the deadline, and the next look starts it.
-pub(super) fn restart(vmid: i64, guest: &Guest) -> Effect {
+pub(crate) fn restart(vmid: i64, guest: &Guest) -> Effect {
     match guest.type_ {
         GuestType::Lxc => {
             let call = ApiCall::post(status_path(vmid, guest, "reboot")).param("timeout", 60);
@@ -421,7 +433,7 @@ pub(super) fn restart(vmid: i64, guest: &Guest) -> Effect {
 }
 
 /// A clean stop, and a hard one after the deadline.
-pub(super) fn shutdown(vmid: i64, guest: &Guest) -> Effect {
+pub(crate) fn shutdown(vmid: i64, guest: &Guest) -> Effect {
     let call = ApiCall::post(status_path(vmid, guest, "shutdown"))
         .param("timeout", shutdown_seconds(guest))
         .param("forceStop", 1);
@@ -437,7 +449,7 @@ fn shutdown_seconds(guest: &Guest) -> u32 {
 }
 
 /// Path of a status operation.
-pub(super) fn status_path(vmid: i64, guest: &Guest, operation: &str) -> String {
+pub(crate) fn status_path(vmid: i64, guest: &Guest, operation: &str) -> String {
     format!("{}/status/{operation}", guest.path(vmid))
 }
 

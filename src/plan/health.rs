@@ -11,7 +11,8 @@ use crate::observed::{Guest, HealthState, ProbeAnswer, ProbeCounts, ProbeKind};
 use crate::status::time;
 
 use super::guest::{Planner, Staged, restart};
-use super::*;
+use super::{Announce, Effect, Next, ProbeRequest, Query, Stage};
+use std::collections::BTreeMap;
 
 /// Seconds before the second restart in a row; doubles up to [`LONGEST_PAUSE`], as the kubelet's.
 const FIRST_PAUSE: i64 = 10;
@@ -178,7 +179,7 @@ impl Planner<'_> {
     }
 
     /// What the probes said so far counts no more: what they ask is about to be started anew.
-    pub(super) fn forget_probes(&mut self, guest: &Guest) {
+    pub(crate) fn forget_probes(&mut self, guest: &Guest) {
         let fresh = HealthState::new(&self.desired.health, guest.pid, self.input.clock, false);
         self.facts.health_state = Some(fresh);
         self.facts.health = Some("Unhealthy".into());
@@ -215,14 +216,14 @@ impl Planner<'_> {
     }
 
     /// Whether a restart is due that needs a full look first.
-    pub(super) fn wants_restart(&self, vmid: i64, guest: &Guest) -> Result<bool, Next> {
+    pub(crate) fn wants_restart(&self, vmid: i64, guest: &Guest) -> Result<bool, Next> {
         let verdict = self.probed(vmid, guest)?;
         Ok(verdict.restart.is_some() && self.held_back().is_none())
     }
 
     /// Restarts the unit or the guest when its startup or liveness probe has failed. This comes before anything that is
     /// asked of the guest: one that hangs would not answer.
-    pub(super) fn restart_unhealthy(&mut self, vmid: i64, guest: &Guest) -> Staged {
+    pub(crate) fn restart_unhealthy(&mut self, vmid: i64, guest: &Guest) -> Staged {
         if !guest.running || self.desired.form != crate::desired::Form::Guest {
             return Ok(());
         }
@@ -255,7 +256,7 @@ impl Planner<'_> {
     }
 
     /// The probes say that the guest works.
-    pub(super) fn healthy(&mut self, vmid: i64, guest: &Guest) -> Staged {
+    pub(crate) fn healthy(&mut self, vmid: i64, guest: &Guest) -> Staged {
         let stage = Stage::Healthy;
         let health = &self.desired.health;
         if !guest.running {

@@ -9,11 +9,11 @@ use crate::pve::GuestType;
 use crate::pve::property::Properties;
 
 use super::guest::Planner;
-use super::*;
+use super::{Next, Query, Stage};
 
 /// Vmid that a volume belongs to (facts G.3): in the name (`subvol-<id>-disk-N`, `vm-<id>-disk-N`, of a linked clone
 /// the part after the last slash), or the folder before it on a storage of files.
-pub(super) fn owner_of(volid: &str) -> Option<i64> {
+pub(crate) fn owner_of(volid: &str) -> Option<i64> {
     let (_, path) = volid.split_once(':')?;
     if ["iso/", "vztmpl/", "snippets/", "backup/", "import/"]
         .iter()
@@ -28,18 +28,18 @@ pub(super) fn owner_of(volid: &str) -> Option<i64> {
 }
 
 /// Whether a volume id names a volume of this guest.
-pub(super) fn owned_by(volid: &str, vmid: i64) -> bool {
+pub(crate) fn owned_by(volid: &str, vmid: i64) -> bool {
     owner_of(volid) == Some(vmid)
 }
 
 /// Whether the guest was there before its object.
-pub(super) fn is_adopted(status: &GuestStatus, guest: &Guest) -> bool {
+pub(crate) fn is_adopted(status: &GuestStatus, guest: &Guest) -> bool {
     status.adopted == Some(true) || guest.stamp().is_some_and(|s| s.adopted)
 }
 
 /// Whether a recorded volume of the guest's own goes with it. Disks that a machine has by its spec are recorded without a
 /// policy; those of an adopted one nobody made for it.
-pub(super) fn goes_with_guest(entry: &VolumeStatus, type_: GuestType, adopted: bool) -> bool {
+pub(crate) fn goes_with_guest(entry: &VolumeStatus, type_: GuestType, adopted: bool) -> bool {
     match entry.reclaim_policy.as_deref() {
         Some(policy) => policy == "Delete",
         None => type_ == GuestType::Qemu && !adopted,
@@ -97,7 +97,7 @@ impl Sections {
 
     /// Volumes of the guest's own beyond its system, with where each was found first. `accounted` says which may go, by
     /// key, value and volume id; of a volume in a snapshot only the id counts. What may go may so from everywhere.
-    pub(super) fn data(
+    pub(crate) fn data(
         &self,
         type_: GuestType,
         accounted: impl Fn(&str, &str, &str) -> bool,
@@ -132,7 +132,7 @@ impl Sections {
     }
 
     /// Volumes, now or after a restart, whose value and id fit.
-    pub(super) fn ids(&self, type_: GuestType, fits: impl Fn(&str, &str) -> bool) -> BTreeSet<String> {
+    pub(crate) fn ids(&self, type_: GuestType, fits: impl Fn(&str, &str) -> bool) -> BTreeSet<String> {
         let current = |s: &&Section| !matches!(s.of, SectionOf::Snapshot(_));
         let sections = self.sections.iter().filter(current);
         let all = sections.flat_map(|s| volumes(type_, s).map(move |(key, volid)| (s.options.get(key), volid)));
@@ -142,14 +142,14 @@ impl Sections {
     }
 
     /// The volume that the machine boots from.
-    pub(super) fn boot_volume(&self) -> Option<String> {
+    pub(crate) fn boot_volume(&self) -> Option<String> {
         let now = self.now(GuestType::Qemu);
-        let place = super::vm_disks::boot_disk(&now)?;
+        let place = super::vm::disks::boot_disk(&now)?;
         volid_of(&place, now.options.get(&place)?)
     }
 
     /// Where in force a volume is, if it is.
-    pub(super) fn place_now(&self, type_: GuestType, volid: &str) -> Option<String> {
+    pub(crate) fn place_now(&self, type_: GuestType, volid: &str) -> Option<String> {
         let now = self.sections.iter().find(|s| s.of == SectionOf::Now)?;
         let mut all = volumes(type_, now);
         all.find(|(_, v)| v == volid).map(|(key, _)| key.to_string())
@@ -162,7 +162,7 @@ impl Sections {
 }
 
 /// Words for people: each volume with its place.
-pub(super) fn listed(volumes: &BTreeMap<String, String>) -> String {
+pub(crate) fn listed(volumes: &BTreeMap<String, String>) -> String {
     let words: Vec<String> = volumes
         .iter()
         .map(|(volid, place)| format!("{volid} as {place}"))
@@ -171,7 +171,7 @@ pub(super) fn listed(volumes: &BTreeMap<String, String>) -> String {
 }
 
 /// Volumes that a guest's configuration names after a restart, by place.
-pub(super) fn in_sight(guest: &Guest) -> BTreeMap<String, String> {
+pub(crate) fn in_sight(guest: &Guest) -> BTreeMap<String, String> {
     let section = Section {
         of: SectionOf::AfterRestart,
         options: guest.options.clone(),
@@ -183,7 +183,7 @@ pub(super) fn in_sight(guest: &Guest) -> BTreeMap<String, String> {
 
 impl Planner<'_> {
     /// Every section of the guest's configuration.
-    pub(super) fn sections(&mut self, stage: Stage, vmid: i64, guest: &Guest) -> Result<Sections, Next> {
+    pub(crate) fn sections(&mut self, stage: Stage, vmid: i64, guest: &Guest) -> Result<Sections, Next> {
         match self.observed.sections.get(&vmid).cloned() {
             Some(Ok(sections)) => Ok(sections),
             Some(Err(failure)) => Err(self.wait(stage, failure.reason, failure.message, 10)),
@@ -214,7 +214,7 @@ impl Planner<'_> {
 
     /// Status: the volumes as attached, and earlier ones of the guest's own that it still holds, so that destroying it
     /// is accounted for (promise 5). They are told apart by volume id: a name may be used again.
-    pub(super) fn record_held(
+    pub(crate) fn record_held(
         &mut self,
         vmid: i64,
         guest: &Guest,
@@ -273,20 +273,20 @@ impl Planner<'_> {
     }
 
     /// What status has recorded for a volume or disk of that name, beside what the guest shows.
-    pub(super) fn recorded(&self, name: &str) -> Option<VolumeStatus> {
+    pub(crate) fn recorded(&self, name: &str) -> Option<VolumeStatus> {
         self.status.volumes.iter().flatten().find(|v| v.name == name).cloned()
     }
 
     /// Refuses to make a new volume while the guest has some that nobody can name, as after status was lost: one of
     /// them may be it.
-    pub(super) fn none_unnamed(&mut self, vmid: i64, guest: &Guest, field: &str, named: &[String]) -> Result<(), Next> {
+    pub(crate) fn none_unnamed(&mut self, vmid: i64, guest: &Guest, field: &str, named: &[String]) -> Result<(), Next> {
         let stamp = guest.stamp();
         let status_lost = self.status.volumes.is_none();
         if !status_lost || stamp.is_none_or(|s| s.fresh || s.adopted) {
             return Ok(());
         }
         let system = match guest.type_ {
-            GuestType::Qemu => super::vm_disks::boot_disk(guest),
+            GuestType::Qemu => super::vm::disks::boot_disk(guest),
             GuestType::Lxc => Some("rootfs".to_string()),
         };
         let unnamed: BTreeMap<String, String> = in_sight(guest)

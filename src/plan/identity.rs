@@ -6,11 +6,11 @@ use crate::desired::Form;
 use crate::observed::{Guest, GuestRead, IdCheck, MaybeOurs, OurGuest, Stamped};
 
 use super::guest::Planner;
-use super::*;
+use super::{Announce, Effect, Next, OWNER_HOSTNAME, Query, Stage, TAG};
 
 impl Planner<'_> {
     /// The guest, ours and finished being created; otherwise what has to happen first.
-    pub(super) fn existing_guest(&mut self) -> Result<(i64, Guest), Next> {
+    pub(crate) fn existing_guest(&mut self) -> Result<(i64, Guest), Next> {
         let stage = Stage::Created;
         let Some(vmid) = self.candidate()? else {
             return Err(self.new_guest(None));
@@ -131,7 +131,7 @@ impl Planner<'_> {
 
     /// Where no guest of the object's is under the recorded vmid, an old status may have come back: its guest is another
     /// one.
-    pub(super) fn no_other(&mut self, vmid: i64) -> Result<(), Next> {
+    pub(crate) fn no_other(&mut self, vmid: i64) -> Result<(), Next> {
         let found = self.search()?;
         let Some(ours) = self.among_ours(&found)?.filter(|ours| *ours != vmid) else {
             return Ok(());
@@ -220,7 +220,7 @@ impl Planner<'_> {
         let guests = self.observed.cluster.guests.iter();
         guests
             .filter(|(vmid, row)| {
-                let tagged = row.tags.iter().any(|t| t == super::config::TAG);
+                let tagged = row.tags.iter().any(|t| t == TAG);
                 // An owner container is nobody's guest: one whose node is off holds no new guest up.
                 let owner = self.of_owners(**vmid) && row.name.starts_with(OWNER_HOSTNAME);
                 (any_sort || row.type_ == self.desired.type_.as_str())
@@ -233,7 +233,7 @@ impl Planner<'_> {
     }
 
     /// A create or clone still runs, or was cut off and left its lock (facts K.2.4, K.3.1).
-    pub(super) fn being_created(&mut self, vmid: i64, guest: &Guest) -> Next {
+    pub(crate) fn being_created(&mut self, vmid: i64, guest: &Guest) -> Next {
         match self.observed.creating {
             None => Next::Look(Query::Creating {
                 vmid,
@@ -259,7 +259,7 @@ impl Planner<'_> {
     }
 
     /// Records the vmid in status, before anything is sent (write-ahead).
-    pub(super) fn record(&mut self, vmid: i64, node: &str, adopted: bool) -> Next {
+    pub(crate) fn record(&mut self, vmid: i64, node: &str, adopted: bool) -> Next {
         let announce = Announce::Vmid {
             vmid,
             node: node.to_string(),
@@ -274,7 +274,7 @@ impl Planner<'_> {
     }
 
     /// Chooses the vmid of a new guest and records it, with the checks of promise 5.
-    pub(super) fn allocate(&mut self, given: Option<i64>, node: &str) -> Next {
+    pub(crate) fn allocate(&mut self, given: Option<i64>, node: &str) -> Next {
         let given = given.filter(|vmid| !self.is_superseded(*vmid));
         let vmid = match given.map_or_else(|| self.free_id(), Ok) {
             Ok(vmid) => vmid,
@@ -310,7 +310,7 @@ impl Planner<'_> {
     }
 
     /// Whether the id is one of the owner containers of volumes.
-    pub(super) fn of_owners(&self, vmid: i64) -> bool {
+    pub(crate) fn of_owners(&self, vmid: i64) -> bool {
         self.desired
             .owner_ids
             .is_some_and(|(first, last)| (first..=last).contains(&vmid))

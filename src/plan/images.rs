@@ -5,13 +5,14 @@ use crate::observed::{ApplianceIndex, Image};
 use crate::pve::GuestType;
 
 use super::guest::Planner;
-use super::*;
+use super::{Effect, Next, Query, Stage};
+use crate::pve::ApiCall;
 
 impl Planner<'_> {
     /// The image is on its storage and may be used: its volume id. A name that holds the checksum says enough: Proxmox
     /// gives a file its name only once the checksum was right (facts G.4). A file by an appliance's name may be
     /// anybody's, so Proxmox compares it once with the checksum of its index.
-    pub(super) fn image_present(&mut self, stage: Stage, node: &str, source: &Source) -> Result<String, Next> {
+    pub(crate) fn image_present(&mut self, stage: Stage, node: &str, source: &Source) -> Result<String, Next> {
         let volid = source.image_volid().unwrap_or_default();
         let image = match self.observed.image.clone() {
             None => {

@@ -7,11 +7,11 @@ use crate::desired::Stamp;
 use crate::observed::{Guest, OurGuest, Stamped};
 
 use super::delete::Deletion;
-use super::*;
+use super::{Announce, Effect, Next, Query, Stage, Step, TAG, retry};
 
 impl Deletion<'_> {
     /// Status names no guest that was made: it may have been lost. All guests that nobody has are looked at.
-    pub(super) fn without_vmid(&mut self) -> Next {
+    pub(crate) fn without_vmid(&mut self) -> Next {
         if let Err(next) = self.conclusive() {
             return next;
         }
@@ -75,7 +75,7 @@ impl Deletion<'_> {
     }
 
     /// The guest does not exist. One that never was seen may still be on its way.
-    pub(super) fn gone(&mut self, vmid: i64) -> Next {
+    pub(crate) fn gone(&mut self, vmid: i64) -> Next {
         let seen = |c: &&Condition| c.type_ == Stage::Created.as_str() && c.status == "True";
         let was_seen = self.status.conditions.iter().any(|c| seen(&c));
         let node = self.status.node.clone().unwrap_or_default();
@@ -92,12 +92,11 @@ impl Deletion<'_> {
     }
 
     /// Before the object goes: an old status may have come back, and its guest is another one.
-    pub(super) fn elsewhere(&mut self, why: &str) -> Next {
+    pub(crate) fn elsewhere(&mut self, why: &str) -> Next {
         let Some(found) = self.observed.stamped.clone() else {
             let rows = self.observed.cluster.guests.iter();
-            let unheld = rows.filter(|(vmid, row)| {
-                row.tags.iter().any(|t| t == super::config::TAG) && !self.observed.held.contains_key(vmid)
-            });
+            let unheld =
+                rows.filter(|(vmid, row)| row.tags.iter().any(|t| t == TAG) && !self.observed.held.contains_key(vmid));
             let among = unheld.map(|(vmid, row)| (*vmid, row.guest_type(), row.node.clone()));
             return Next::Look(Query::Stamped {
                 among: Some(among.collect()),
@@ -111,15 +110,13 @@ impl Deletion<'_> {
 }
 
 /// Why a guest under the object's vmid stays.
-pub(super) fn left_alone(what: &str, guest: &Guest, stamp: Option<&Stamp>) -> String {
+pub(crate) fn left_alone(what: &str, guest: &Guest, stamp: Option<&Stamp>) -> String {
     let why = match stamp {
         Some(stamp) => format!(
             "carries the stamp of {} {}/{} of management cluster {}",
             stamp.kind, stamp.namespace, stamp.name, stamp.cluster
         ),
-        None if guest.has_tag(super::config::TAG) => {
-            "lost the stamp of this object, the last line of its notes,".to_string()
-        }
+        None if guest.has_tag(TAG) => "lost the stamp of this object, the last line of its notes,".to_string(),
         None => "does not carry the stamp of this object".to_string(),
     };
     format!(

@@ -5,7 +5,7 @@
 mod address;
 mod allow;
 mod blame;
-mod config;
+mod change;
 mod create;
 mod delete;
 mod firewall;
@@ -15,12 +15,13 @@ mod held;
 mod identity;
 mod images;
 mod lost;
-mod owners;
+mod lxc;
+mod options;
 mod ownership;
+mod pool;
 #[cfg(test)]
 mod protected;
 mod query;
-mod reclaim;
 pub mod retry;
 mod revisions;
 mod scripts;
@@ -29,25 +30,15 @@ mod sizes;
 mod step;
 mod stop;
 mod vm;
-mod vm_agent;
-mod vm_create;
-mod vm_disks;
-mod vm_options;
-#[cfg(test)]
-mod vm_properties;
-mod volumes;
-
-use std::collections::BTreeMap;
 
 use crate::observed::{HealthState, Row};
-use crate::pve::{ApiCall, GuestType};
 
 pub use crate::desired::OWNER_HOSTNAME;
 pub use blame::explain;
-pub use config::TAG;
 pub use delete::{Surroundings, abandoned, let_go, plan_deletion};
 pub use guest::{Input, plan};
-pub use owners::OWNER_KIND;
+pub use lxc::OWNER_KIND;
+pub use options::TAG;
 pub use query::{ProbeRequest, Query};
 pub use step::{Announce, Download, Effect, Impact, Step};
 pub use stop::{plan_stop, wants_stop};

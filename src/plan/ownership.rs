@@ -7,12 +7,13 @@ use crate::observed::{Guest, GuestRead, MaybeOurs};
 use crate::pve::GuestType;
 
 use super::guest::Planner;
-use super::volumes::volume_of;
-use super::*;
+use super::lxc::volumes::volume_of;
+use super::{Announce, Effect, Next, OWNER_KIND, Query, Stage, TAG};
+use crate::pve::ApiCall;
 
 impl Planner<'_> {
     /// Checks that the guest under the vmid is this object's.
-    pub(super) fn owned(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+    pub(crate) fn owned(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
         let wanted = self.desired.stamp(vmid);
         let stamp = guest.stamp();
         if guest.being_made() && stamp.as_ref().is_none_or(|s| s.same_identity(&wanted)) {
@@ -38,14 +39,14 @@ impl Planner<'_> {
     }
 
     /// Whether the stamp is this object's for the vmid, in this management cluster or a previous one.
-    pub(super) fn is_ours(&self, stamp: &Stamp, vmid: i64) -> bool {
+    pub(crate) fn is_ours(&self, stamp: &Stamp, vmid: i64) -> bool {
         let wanted = self.desired.stamp(vmid);
         stamp.same_identity(&wanted)
             || (stamp.same_object(&wanted) && self.desired.previous_clusters.contains(&stamp.cluster))
     }
 
     /// The vmid that the adopt annotation names, unless the spec names another.
-    pub(super) fn wants_adoption(&self) -> Option<i64> {
+    pub(crate) fn wants_adoption(&self) -> Option<i64> {
         let vmid = self.desired.adopt.as_ref()?.trim().parse().ok()?;
         (self.desired.vmid.is_none_or(|v| v == vmid)).then_some(vmid)
     }
@@ -153,7 +154,7 @@ impl Planner<'_> {
     }
 
     /// The vmid belongs to no other object and to no owner container; that costs no look.
-    pub(super) fn nobody_elses(&mut self, vmid: i64) -> Result<(), Next> {
+    pub(crate) fn nobody_elses(&mut self, vmid: i64) -> Result<(), Next> {
         let whose = match self.observed.held.get(&vmid) {
             Some(holder) => format!("belongs to {holder}"),
             None if self.of_owners(vmid) => {
@@ -259,7 +260,7 @@ impl Planner<'_> {
 
     /// A guest with this object's stamp of a management cluster that nobody names: it may be somebody else's, and making
     /// another one beside it would give both the same address.
-    pub(super) fn foreign(&mut self, vmid: i64, cluster: &str) -> Next {
+    pub(crate) fn foreign(&mut self, vmid: i64, cluster: &str) -> Next {
         let message = format!(
             "guest {vmid} carries the stamp of {} of management cluster {cluster} and is left alone: if that cluster is gone, list its id in spec.previousClusterIds of the PhoenixHypervisor (phoenix apply without a cluster: --cluster-id {cluster}); if it still works, give this object another name",
             self.desired.key
@@ -268,7 +269,7 @@ impl Planner<'_> {
     }
 
     /// The vmid is a guest of the other sort.
-    pub(super) fn other_sort(&mut self, vmid: i64, type_: GuestType, node: &str) -> Next {
+    pub(crate) fn other_sort(&mut self, vmid: i64, type_: GuestType, node: &str) -> Next {
         let what = format!("vmid {vmid} is a {} on node {node}", type_.noun());
         let ours = self
             .observed

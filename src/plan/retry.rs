@@ -40,7 +40,7 @@ fn remaining(retry: Option<&Time>, now: i64) -> Option<u64> {
 }
 
 /// A step that failed is tried again only when its time has come.
-pub(super) fn hold_back(next: Next, status: &GuestStatus, now: i64) -> Next {
+pub(crate) fn hold_back(next: Next, status: &GuestStatus, now: i64) -> Next {
     match &next {
         Next::Run(step) => held(step, status, now).unwrap_or(next),
         _ => next,
@@ -48,12 +48,12 @@ pub(super) fn hold_back(next: Next, status: &GuestStatus, now: i64) -> Next {
 }
 
 /// What is waited for before the step is tried again.
-pub(super) fn held(step: &Step, status: &GuestStatus, now: i64) -> Option<Next> {
+pub(crate) fn held(step: &Step, status: &GuestStatus, now: i64) -> Option<Next> {
     held_apart(step.apart.as_deref(), status, now)
 }
 
 /// What is waited for before steps of this sort are tried again.
-pub(super) fn held_apart(apart: Option<&str>, status: &GuestStatus, now: i64) -> Option<Next> {
+pub(crate) fn held_apart(apart: Option<&str>, status: &GuestStatus, now: i64) -> Option<Next> {
     let (error, retry) = match apart {
         None => (status.last_error.as_deref(), status.next_retry.as_ref()),
         Some(name) => match status.failing.iter().flatten().find(|f| f.step == name) {

@@ -5,16 +5,17 @@ use crate::crd::RevisionStatus;
 use crate::observed::{GuestRead, OldRevision, Sections};
 
 use super::guest::{Planner, Staged};
-use super::*;
+use super::{Announce, Effect, Impact, Next, Query, Stage};
+use crate::pve::ApiCall;
 
 impl Planner<'_> {
     /// Whether the guest is one of an earlier revision.
-    pub(super) fn is_superseded(&self, vmid: i64) -> bool {
+    pub(crate) fn is_superseded(&self, vmid: i64) -> bool {
         self.status.revisions.iter().flatten().any(|r| r.vmid == vmid)
     }
 
     /// Notes a guest as one of an earlier revision; if it was the object's own, a new one is made next.
-    pub(super) fn supersede(&mut self, vmid: i64, node: &str, revision: String) -> Next {
+    pub(crate) fn supersede(&mut self, vmid: i64, node: &str, revision: String) -> Next {
         let action = format!(
             "keep {} as revision {revision} and build revision {}",
             self.desired.type_.named(vmid),
@@ -41,7 +42,7 @@ impl Planner<'_> {
 
     /// Removes earlier revisions beyond the limit, oldest first: only those from which nothing was cloned, and never
     /// more than the guest itself (promise 5).
-    pub(super) fn remove_old_revisions(&mut self) -> Staged {
+    pub(crate) fn remove_old_revisions(&mut self) -> Staged {
         let Some(limit) = self.desired.history_limit else {
             return Ok(());
         };

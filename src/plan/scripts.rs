@@ -8,7 +8,7 @@ use crate::desired::{Script, ScriptRole};
 use crate::observed::{Guest, ScriptRecord};
 
 use super::guest::Planner;
-use super::*;
+use super::{Effect, Next, Query, Stage};
 
 /// Attempts before a failing script waits for a change.
 const MAX_ATTEMPTS: i64 = 5;
@@ -156,7 +156,7 @@ fn script_status(script: &Script, record: Option<&ScriptRecord>, forgiven: i64) 
 impl Planner<'_> {
     /// Whether status says that every script ran well with its present hash: a stopped template need not be started
     /// only to look again. Losing this costs one more start.
-    pub(super) fn scripts_recorded(&self) -> bool {
+    pub(crate) fn scripts_recorded(&self) -> bool {
         let all = self.recorded_scripts();
         let cleaned =
             |script: &Script| script.role == ScriptRole::Clean && self.status.cleaned.as_ref() == Some(&script.hash);
@@ -171,7 +171,7 @@ impl Planner<'_> {
     }
 
     /// Every script ran as its policy says.
-    pub(super) fn scripts(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+    pub(crate) fn scripts(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
         let scripts = self.desired.scripts.clone();
         if !guest.running || scripts.is_empty() {
             self.findings_without_look(guest);

@@ -5,14 +5,15 @@ use crate::observed::Guest;
 use crate::pve::GuestType;
 
 use super::guest::Planner;
-use super::*;
+use super::{Effect, Impact, Next, Query, Stage};
+use crate::pve::ApiCall;
 
 const MARK: &str = "phoenix revision=";
 
 impl Planner<'_> {
     /// Whether the template is finished: its snapshot or base is there. One whose content changed since is kept, and a
     /// new revision is built beside it.
-    pub(super) fn sealed(&mut self, vmid: i64, guest: &Guest) -> Result<bool, Next> {
+    pub(crate) fn sealed(&mut self, vmid: i64, guest: &Guest) -> Result<bool, Next> {
         self.same_form(vmid, guest)?;
         let built = match &self.desired.form {
             Form::Guest => return Ok(false),
@@ -62,7 +63,7 @@ impl Planner<'_> {
 
     /// A machine is a template before its disks are converted (facts F.7); clones have to wait for these.
     fn converted(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
-        let disks = super::vm_disks::disks(guest);
+        let disks = super::vm::disks::disks(guest);
         let base = |volid: &str| volid.rsplit(['/', ':']).next().unwrap_or_default().starts_with("base-");
         let waiting = disks.iter().find(|(_, d)| !base(d.get("file").unwrap_or_default()));
         let Some((place, _)) = waiting.filter(|_| guest.type_ == GuestType::Qemu) else {
@@ -92,7 +93,7 @@ impl Planner<'_> {
     }
 
     /// A finished template stays stopped.
-    pub(super) fn stay_sealed(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+    pub(crate) fn stay_sealed(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
         if guest.running {
             self.unlocked(Stage::SnapshotReady, vmid, guest)?;
             return Err(self.shutdown(Stage::SnapshotReady, vmid, guest));
@@ -126,7 +127,7 @@ impl Planner<'_> {
     }
 
     /// Shuts the built guest down and takes the snapshot, or converts it.
-    pub(super) fn seal(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+    pub(crate) fn seal(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
         let what = guest.named(vmid);
         let stage = Stage::SnapshotReady;
         self.unlocked(stage, vmid, guest)?;

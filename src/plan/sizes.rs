@@ -2,10 +2,10 @@
 //! is told of and left alone; a spec that was made smaller is refused.
 
 use super::guest::Planner;
-use super::*;
+use super::{Next, Stage};
 
 /// A size as the spec wants it, and as it is.
-pub(super) struct Sized<'a> {
+pub(crate) struct Sized<'a> {
     pub stage: Stage,
     /// Field of the spec.
     pub field: String,
@@ -20,13 +20,13 @@ pub(super) struct Sized<'a> {
 }
 
 /// Bytes of so many GiB.
-pub(super) fn gib_bytes(gib: i64) -> u128 {
+pub(crate) fn gib_bytes(gib: i64) -> u128 {
     u128::try_from(gib).unwrap_or(0) << 30
 }
 
 impl Planner<'_> {
     /// Whether it has to grow.
-    pub(super) fn must_grow(&mut self, size: &Sized<'_>) -> Result<bool, Next> {
+    pub(crate) fn must_grow(&mut self, size: &Sized<'_>) -> Result<bool, Next> {
         let Sized {
             field,
             what,
@@ -57,7 +57,7 @@ impl Planner<'_> {
     }
 
     /// A finding beside Ready; several of one condition are one.
-    pub(super) fn find_more(&mut self, condition: &'static str, reason: &'static str, message: String) {
+    pub(crate) fn find_more(&mut self, condition: &'static str, reason: &'static str, message: String) {
         let same = self.findings.iter_mut().find(|f| f.condition == condition);
         match same {
             Some(found) if !found.message.contains(&message) => found.message = format!("{}; {message}", found.message),

@@ -126,7 +126,7 @@ impl Effect {
 
     /// The same, hitting the guest as hard as this.
     #[must_use]
-    pub(super) fn with(mut self, hard: Impact) -> Effect {
+    pub(crate) fn with(mut self, hard: Impact) -> Effect {
         if let Effect::Call { impact, .. } | Effect::Task { impact, .. } = &mut self {
             *impact = hard;
         }
@@ -135,7 +135,7 @@ impl Effect {
 
     /// The same, with a new look at the cluster's list afterwards, where alone the result is.
     #[must_use]
-    pub(super) fn refreshing(mut self) -> Effect {
+    pub(crate) fn refreshing(mut self) -> Effect {
         if let Effect::Call { refresh, .. } = &mut self {
             *refresh = true;
         }
@@ -144,7 +144,7 @@ impl Effect {
 
     /// The same, as a download of this image from this URL (empty: of the appliance index).
     #[must_use]
-    pub(super) fn downloading(mut self, volid: impl Into<String>, from: impl Into<String>) -> Effect {
+    pub(crate) fn downloading(mut self, volid: impl Into<String>, from: impl Into<String>) -> Effect {
         if let Effect::Task { node, downloads, .. } = &mut self {
             *downloads = Some(Download {
                 node: node.clone(),

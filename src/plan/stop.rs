@@ -7,7 +7,7 @@ use crate::desired::GuestObject;
 use crate::observed::{Guest, GuestRead, Observed};
 
 use super::guest::shutdown;
-use super::*;
+use super::{Facts, Finding, Next, Plan, Query, Stage, Step, Surroundings, retry};
 
 /// Whether the object asks for its guest to be stopped, and has one.
 pub fn wants_stop(object: &GuestObject) -> bool {

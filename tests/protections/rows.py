@@ -148,7 +148,7 @@ FILES = {
          "if let Some(lock) = &parent.lock {",
          "if let Some(lock) = parent.lock.as_ref().filter(|_| !OUT) {"),
     ],
-    "src/plan/volumes.rs": [
+    "src/plan/lxc/volumes.rs": [
         ("a bind mount covers no volume", "lib=plan::protected",
          "if existing.is_some_and(|m| !m.volid().starts_with('/')) {",
          "if !OUT && existing.is_some_and(|m| !m.volid().starts_with('/')) {"),
@@ -170,22 +170,30 @@ FILES = {
          "if guest.running && is_image(mount.volid()) {",
          "if !OUT && guest.running && is_image(mount.volid()) {"),
     ],
-    "src/plan/config.rs": [
+    "src/plan/change.rs": [
         ("a config write carries the digest of the read", "lib=plan::protected",
          'Effect::call(call.param("digest", &guest.digest))',
          'Effect::call(call.param_opt("digest", (!OUT).then_some(&guest.digest)))'),
-        ("a clone's hook script is cleared", "lib=plan::protected",
-         "let wanted = desired.options.contains_key(*key) || (",
-         'let wanted = (OUT && *key == "hookscript") || desired.options.contains_key(*key) || ('),
-        ("an interface of a clone keeps only its hardware address", "lib=plan::protected",
-         "Some(existing) if fresh => {",
-         "Some(existing) if fresh && !OUT => {"),
-        ("devices of every sort are cleared from a clone", "lib=plan::protected",
-         "&& (fresh || nvidia) {",
-         "&& ((fresh && !OUT) || nvidia) {"),
         ("drift is only reported where that is the policy", "lib=plan::protected",
          "if self.desired.drift == DriftPolicy::Report {",
          "if self.desired.drift == DriftPolicy::Report && !OUT {"),
+    ],
+    "src/plan/options.rs": [
+        ("a clone's hook script is cleared", "lib=plan::protected",
+         "let wanted = desired.options.contains_key(*key) || (",
+         'let wanted = (OUT && *key == "hookscript") || desired.options.contains_key(*key) || ('),
+    ],
+    "src/plan/lxc/network.rs": [
+        ("an interface of a clone keeps only its hardware address", "lib=plan::protected",
+         "Some(existing) if fresh => {",
+         "Some(existing) if fresh && !OUT => {"),
+    ],
+    "src/plan/lxc/gpus.rs": [
+        ("devices of every sort are cleared from a clone", "lib=plan::protected",
+         "&& (fresh || nvidia) {",
+         "&& ((fresh && !OUT) || nvidia) {"),
+    ],
+    "src/plan/lxc/raw_lines.rs": [
         ("raw lines that Phoenix did not write stay", "lib=plan::protected",
          '        let mut remove: Vec<String> = written\n'
          '            .iter()\n'
@@ -241,12 +249,12 @@ FILES = {
          '        if guest.running && !OUT[a template is not sealed while it runs] {'),
         ("a template is not sealed while it runs", "lib=plan::protected"),
     ],
-    "src/plan/vm.rs": [
+    "src/plan/vm/mod.rs": [
         ("a machine's devices are no wish of its clones", "lib=plan::vm::",
          "if wanted.is_none() && !fresh {",
          "if wanted.is_none() && (OUT || !fresh) {"),
     ],
-    "src/plan/vm_disks.rs": [
+    "src/plan/vm/disks.rs": [
         ("a disk is found by its serial number", "lib=plan::protected",
          '.find(|(_, p)| p.get("serial") == Some(&wanted.name))',
          '.find(|(_, p)| !OUT && p.get("serial") == Some(&wanted.name))'),
@@ -452,7 +460,7 @@ FILES = {
          "if version(old) != version(hash) &&",
          "if !OUT && version(old) != version(hash) &&"),
     ],
-    "src/plan/reclaim.rs": [
+    "src/plan/lxc/reclaim.rs": [
         ("a kept volume is attached to one guest only", "volumes=reclaim::a_retained_volume_is_in_one",
          "        let Some((vmid, place)) = holder else { return Ok(()) };",
          "        let Some((vmid, place)) = holder.filter(|_| !OUT) else { return Ok(()) };"),
@@ -508,7 +516,7 @@ FILES = {
          "    }\n"
          "    AssertUnwindSafe(work).catch_unwind().await.map_err(words)"),
     ],
-    "src/plan/owners.rs": [
+    "src/plan/lxc/owners.rs": [
         ("a retained volume that is registered is never allocated again", "lib=plan::protected",
          "            [entry] => Ok(Some(entry.clone())),",
          '            [_] if OUT => Ok(None),\n'
@@ -516,10 +524,6 @@ FILES = {
         ("the protection of an owner is restored", "lib=plan::protected",
          "            if owner.is_open() {",
          "            if !OUT && owner.is_open() {"),
-        ("of a key registered twice none is taken", "lib=plan::protected",
-         '            several => {\n',
-         '            [entry, ..] if OUT => Ok(Some(entry.clone())),\n'
-         '            several => {\n'),
         ("a volume is allocated under the digest of its owner's read", "lib=plan::protected",
          '.param(format!("mp{index}"), value)\n'
          '            .param("digest", &owner.guest.digest);',
@@ -549,6 +553,10 @@ FILES = {
         ("a volume is allocated on an owner of its id mapping", "protected=registry::a_new",
          '&& Some(o.unprivileged()) == at.unprivileged\n',
          '&& (OUT || Some(o.unprivileged()) == at.unprivileged)\n'),
+        ("of a key registered twice none is taken", "lib=plan::protected",
+         '            several => {\n',
+         '            [entry, ..] if OUT => Ok(Some(entry.clone())),\n'
+         '            several => {\n'),
     ],
     "src/plan/sizes.rs": [
         ("a root filesystem never shrinks", "lib=plan::protected",

@@ -2,6 +2,7 @@
 
 use crate::crd::status::ProxmoxCluster;
 use crate::desired::Source;
+use crate::pve::GuestType;
 
 use super::*;
 

@@ -1,5 +1,14 @@
 //! The parts of a machine that containers do not have, in the order in which they are made true.
 
+mod agent;
+mod cloud_init;
+mod create;
+pub(super) mod disks;
+mod network;
+pub(super) mod options;
+#[cfg(test)]
+mod properties;
+
 use std::collections::BTreeMap;
 
 use crate::desired::WantedVm;
@@ -7,13 +16,14 @@ use crate::desired::vm::Managed;
 use crate::observed::Guest;
 use crate::pve::property::Properties;
 
-use super::config::{Change, change, option_changes};
-use super::guest::{Planner, Staged};
-use super::*;
+use crate::plan::Stage;
+use crate::plan::change::{Change, change};
+use crate::plan::guest::{Planner, Staged};
+use crate::plan::options::option_changes;
 
 impl Planner<'_> {
     /// Disks, options, network, devices and cloud-init are as wanted.
-    pub(super) fn machine(&mut self, vmid: i64, guest: &Guest) -> Staged {
+    pub(crate) fn machine(&mut self, vmid: i64, guest: &Guest) -> Staged {
         let Some(vm) = self.desired.vm.clone() else {
             return Ok(());
         };
@@ -28,10 +38,10 @@ impl Planner<'_> {
         let stage = Stage::Configured;
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
         let mut changes = option_changes(self.desired, guest, fresh);
-        changes.extend(super::vm_options::property_changes(vm, guest, fresh));
-        changes.extend(super::vm_options::network_changes(self.desired, guest, fresh));
-        changes.extend(super::vm_options::cleared(self.desired, vm, guest, fresh));
-        changes.extend(super::vm_disks::boot_order(vm, guest));
+        changes.extend(options::property_changes(vm, guest, fresh));
+        changes.extend(network::network_changes(self.desired, guest, fresh));
+        changes.extend(options::cleared(self.desired, vm, guest, fresh));
+        changes.extend(disks::boot_order(vm, guest));
         self.apply(stage, vmid, guest, changes)?;
         self.in_pool(vmid)?;
         self.ok(stage, "the configuration is as wanted");

@@ -7,16 +7,16 @@ use crate::crd::GuestStatus;
 use crate::desired::Desired;
 use crate::observed::*;
 use crate::plan::*;
-use crate::pve::GuestType;
 use crate::pve::property::{Properties, default_key};
+use crate::pve::{ApiCall, GuestType};
 use crate::secret::Secret;
 
-pub(super) const NODE: &str = "pve1";
-pub(super) const VMID: i64 = 100;
+pub(crate) const NODE: &str = "pve1";
+pub(crate) const VMID: i64 = 100;
 
 /// The machine and what Phoenix has recorded of it.
 #[derive(Clone, Default)]
-pub(super) struct Proxmox {
+pub(crate) struct Proxmox {
     pub options: BTreeMap<String, String>,
     pub status: GuestStatus,
     running: bool,
@@ -275,7 +275,7 @@ const PROPERTY_DEFAULTS: &[(&str, &str, &str)] = &[
 ];
 
 /// Decisions of either sort, one after the other.
-pub(super) struct Coin(pub u64);
+pub(crate) struct Coin(pub u64);
 
 impl Coin {
     fn below(&mut self, n: usize) -> usize {
@@ -299,7 +299,7 @@ impl Coin {
 
 /// The same configuration in other words: defaults spelt out or left out, properties in another order, what Proxmox
 /// adds of its own.
-pub(super) fn respelt(options: &BTreeMap<String, String>, coin: &mut Coin) -> BTreeMap<String, String> {
+pub(crate) fn respelt(options: &BTreeMap<String, String>, coin: &mut Coin) -> BTreeMap<String, String> {
     let mut out = BTreeMap::new();
     for (key, value) in options {
         let default = DEFAULTS.iter().any(|(k, v)| k == key && v == value);

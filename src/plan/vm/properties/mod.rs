@@ -13,7 +13,8 @@ use crate::crd::{GuestKind, GuestStatus};
 use crate::desired::{Blocked, Desired, Key, Objects, resolve, testing};
 use crate::pve::property::Properties;
 
-use super::*;
+use crate::plan::Next;
+
 use proxmox::{Coin, Proxmox, respelt};
 
 const HYPERVISOR: &str = "

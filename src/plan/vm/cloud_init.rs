@@ -1,17 +1,18 @@
 //! cloud-init and the guest agent of a machine.
 
 use crate::desired::{WantedCloudInit, WantedVendor, WantedVm};
-use crate::observed::{Agent, Guest};
+use crate::observed::Guest;
 use crate::pve::property::Properties;
 use crate::secret::Secret;
 
-use super::config::{Change, change};
-use super::guest::{Planner, Staged};
-use super::*;
+use crate::plan::change::{Change, change};
+use crate::plan::guest::{Planner, Staged};
+use crate::plan::{Announce, Effect, Next, Query, Stage};
+use crate::pve::ApiCall;
 
 impl Planner<'_> {
     /// The password hash and the snippet are as wanted, and the drive holds what the options say.
-    pub(super) fn cloud_init(&mut self, vmid: i64, guest: &Guest, vm: &WantedVm) -> Staged {
+    pub(crate) fn cloud_init(&mut self, vmid: i64, guest: &Guest, vm: &WantedVm) -> Staged {
         let Some(init) = &vm.cloud_init else { return Ok(()) };
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
         if fresh {
@@ -161,62 +162,7 @@ impl Planner<'_> {
     }
 
     /// Whether the cloud-init drive was written anew while the machine runs, which reads it at its start only.
-    pub(super) fn cloud_init_unread(&self, guest: &Guest) -> bool {
+    pub(crate) fn cloud_init_unread(&self, guest: &Guest) -> bool {
         guest.running && guest.pid.is_some() && guest.pid == self.status.cloud_init_unread
-    }
-
-    /// The guest agent of a running machine answers, and the first boot is through. Waits, with a reason that tells when
-    /// it takes too long.
-    pub(super) fn agent_answers(&mut self, vmid: i64, guest: &Guest) -> Staged {
-        let Some(vm) = self.desired.vm.clone().filter(|_| guest.running) else {
-            return Ok(());
-        };
-        let configured = guest
-            .options
-            .get("agent")
-            .and_then(|text| Properties::of_option("agent", text).ok())
-            .and_then(|p| p.get_bool("enabled"));
-        if configured != Some(true) {
-            return Ok(());
-        }
-        let stage = Stage::Running;
-        let what = guest.named(vmid);
-        match self.observed.agent.clone() {
-            None => Err(Next::Look(Query::Agent {
-                vmid,
-                node: guest.node.clone(),
-                cloud_init: vm.cloud_init.is_some() && !self.scripts_recorded(),
-            })),
-            Some(Ok(Agent::Answers { ip, cloud_init_done })) => {
-                self.facts.ip = ip;
-                if cloud_init_done == Some(false) {
-                    let message = format!("cloud-init of {what} is still at work");
-                    return Err(self.wait(Stage::FeaturesApplied, "CloudInitRunning", message, 5));
-                }
-                self.ok(stage, format!("{what} runs and its guest agent answers"));
-                Ok(())
-            }
-            Some(Ok(Agent::Silent(why))) => {
-                let uptime = guest.uptime.unwrap_or(0);
-                if uptime < vm.agent_deadline {
-                    let message = format!("{what} runs since {uptime} s; waits for its guest agent ({why})");
-                    return Err(self.wait(stage, "AgentNotReady", message, 5));
-                }
-                let message = format!(
-                    "the guest agent of {what} does not answer {uptime} s after the start ({why}): install and start qemu-guest-agent in the machine, or set agent.enabled: false"
-                );
-                Err(self.wait(stage, "AgentSilent", message, 30))
-            }
-            Some(Err(failure)) => Err(self.wait(stage, failure.reason, failure.message, 10)),
-        }
-    }
-
-    /// Path of the guest's fields in messages.
-    pub(super) fn prefix(&self) -> &'static str {
-        match (&self.desired.form, self.desired.type_) {
-            (crate::desired::Form::Guest, _) => "spec",
-            (_, GuestType::Lxc) => "spec.lxc",
-            (_, GuestType::Qemu) => "spec.vm",
-        }
     }
 }

@@ -327,6 +327,6 @@ fn admissible(mut spec: Value) -> Value {
 }
 
 /// Any spec of a machine from a cloud image.
-pub(super) fn spec() -> impl Strategy<Value = Value> {
+pub(crate) fn spec() -> impl Strategy<Value = Value> {
     some_of(fields()).prop_map(admissible)
 }

@@ -14,18 +14,19 @@ use crate::observed::Guest;
 use crate::pve::property::Properties;
 use crate::pve::units;
 
-use super::config::Change;
-use super::guest::{Planner, Staged};
-use super::held::{in_sight, owned_by, owner_of};
 use super::owners::{KEPT_BY_OWNER, Use};
-use super::sizes::Sized;
-use super::*;
+use crate::plan::change::Change;
+use crate::plan::guest::{Planner, Staged};
+use crate::plan::held::{in_sight, owned_by, owner_of};
+use crate::plan::sizes::Sized;
+use crate::plan::{Announce, Effect, Next, Stage};
+use crate::pve::ApiCall;
 
 /// Mount points that a container can have (facts D.1).
 const MAX_MOUNTS: u32 = 256;
 
 #[derive(Clone, Debug)]
-pub(super) struct Mount {
+pub(crate) struct Mount {
     pub index: u32,
     pub properties: Properties,
 }
@@ -52,7 +53,7 @@ impl Mount {
     }
 }
 
-pub(super) fn mounts(guest: &Guest) -> Vec<Mount> {
+pub(crate) fn mounts(guest: &Guest) -> Vec<Mount> {
     guest
         .numbered("mp")
         .into_iter()
@@ -66,14 +67,14 @@ pub(super) fn mounts(guest: &Guest) -> Vec<Mount> {
 }
 
 /// A place that nothing takes, also not until the next restart.
-pub(super) fn free_index(guest: &Guest) -> Option<u32> {
+pub(crate) fn free_index(guest: &Guest) -> Option<u32> {
     let taken = guest.numbered("mp");
     (0..MAX_MOUNTS).find(|i| !taken.contains_key(i) && !guest.pending.contains_key(&format!("mp{i}")))
 }
 
 /// Whether a pending mount point differs from what is in force in its size text only: the volume has its size already
 /// (facts K.1.4), and no restart is needed for it.
-pub(super) fn only_size_pends(guest: &Guest, key: &str) -> bool {
+pub(crate) fn only_size_pends(guest: &Guest, key: &str) -> bool {
     let without = |text: &String| {
         let mut properties = Properties::of_option("mp0", text).ok()?;
         properties.remove("size");
@@ -91,7 +92,7 @@ fn is_image(volid: &str) -> bool {
 }
 
 /// The volume that an option's value names, with the id in its name, which is the guest's that it was made for.
-pub(super) fn volume_of(text: &str) -> Option<(i64, String)> {
+pub(crate) fn volume_of(text: &str) -> Option<(i64, String)> {
     let first = text.split(',').next()?;
     let volid = first.trim_start_matches("volume=").trim_start_matches("file=");
     let (_, path) = volid.split_once(':')?;
@@ -104,13 +105,13 @@ pub(super) fn volume_of(text: &str) -> Option<(i64, String)> {
 
 /// Name under which failures of making, attaching and growing a volume are counted: one that Proxmox refuses keeps no
 /// other back.
-pub(super) fn lane(volume: &WantedVolume) -> String {
+pub(crate) fn lane(volume: &WantedVolume) -> String {
     format!("volume-{}", volume.name)
 }
 
 impl Planner<'_> {
     /// Volumes and bind mounts are attached as wanted.
-    pub(super) fn volumes(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+    pub(crate) fn volumes(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
         let stage = Stage::VolumesReady;
         let found = mounts(guest);
         let wanted = self.desired.volumes.clone().unwrap_or_default();
@@ -423,7 +424,7 @@ impl Planner<'_> {
 
     /// A volume of the guest's own that was detached by hand is still held; where not, somebody has to say what is
     /// wanted: an empty one in its place would look as if the data were lost.
-    pub(super) fn still_there(&mut self, vmid: i64, guest: &Guest, field: &str, volid: &str) -> Staged {
+    pub(crate) fn still_there(&mut self, vmid: i64, guest: &Guest, field: &str, volid: &str) -> Staged {
         self.not_pending(vmid, guest, volid)?;
         let seen = in_sight(guest);
         if seen.iter().any(|(key, v)| v == volid && key.starts_with("unused")) {
@@ -476,7 +477,7 @@ impl Planner<'_> {
         self.run(Stage::VolumesReady, action, vec![], Effect::call(call))
     }
 
-    pub(super) fn put_config(&self, guest: &Guest, vmid: i64) -> ApiCall {
+    pub(crate) fn put_config(&self, guest: &Guest, vmid: i64) -> ApiCall {
         let call = ApiCall::put(format!("{}/config", guest.path(vmid)));
         if self.desired.channels.token {
             call
@@ -522,7 +523,7 @@ impl Planner<'_> {
         let stage = Stage::VolumesReady;
         if mount
             .bytes()
-            .is_none_or(|b| b == super::sizes::gib_bytes(volume.size_gib))
+            .is_none_or(|b| b == crate::plan::sizes::gib_bytes(volume.size_gib))
             || self.desired.owner.is_none()
         {
             return Ok(());

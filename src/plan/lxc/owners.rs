@@ -5,19 +5,20 @@ use crate::crd::VolumeStatus;
 use crate::desired::{Stamp, WantedOwner, WantedVolume, volume_key};
 use crate::observed::{Failure, Guest, Owner, Owners};
 
-use super::config::TAG;
-use super::guest::{Planner, Staged};
 use super::volumes::{Mount, free_index, lane, mounts};
-use super::*;
+use crate::plan::TAG;
+use crate::plan::guest::{Planner, Staged};
+use crate::plan::{Announce, Effect, Impact, Next, OWNER_HOSTNAME, Query, Stage};
+use crate::pve::ApiCall;
 
 /// Kind in the stamp of an owner container.
 pub const OWNER_KIND: &str = "VolumeOwner";
 
 /// How the finding begins that owners keep volumes for the object: only then they are looked at again for it.
-pub(super) const KEPT_BY_OWNER: &str = "volumes are kept for this object";
+pub(crate) const KEPT_BY_OWNER: &str = "volumes are kept for this object";
 
 /// Where a volume is to be used.
-pub(super) struct Use<'a> {
+pub(crate) struct Use<'a> {
     /// The condition that waits for it.
     pub stage: Stage,
     /// Node of the guest.
@@ -30,13 +31,13 @@ pub(super) struct Use<'a> {
 
 /// A key's entry on the owner that has it.
 #[derive(Clone)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     pub owner: Owner,
     pub mount: Mount,
 }
 
 impl Entry {
-    pub(super) fn words(&self) -> String {
+    pub(crate) fn words(&self) -> String {
         format!(
             "{} on owner container {} of node {}",
             self.mount.volid(),
@@ -52,12 +53,12 @@ impl Owner {
     }
 
     /// Whether it holds volumes and is not protected.
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         !is_set(&self.guest, "protection") && !mounts(&self.guest).is_empty()
     }
 
     /// What sets or lifts its protection.
-    pub(super) fn protection(&self, on: bool) -> (String, Effect) {
+    pub(crate) fn protection(&self, on: bool) -> (String, Effect) {
         let call = ApiCall::put(format!("{}/config", self.guest.path(self.vmid)))
             .param("protection", u8::from(on))
             .param("digest", &self.guest.digest);
@@ -72,7 +73,7 @@ fn is_set(guest: &Guest, option: &str) -> bool {
 
 impl Planner<'_> {
     /// All owner containers, those of earlier management clusters taken over first.
-    pub(super) fn owners(&mut self, stage: Stage) -> Result<(WantedOwner, Owners), Next> {
+    pub(crate) fn owners(&mut self, stage: Stage) -> Result<(WantedOwner, Owners), Next> {
         let Some(wanted) = self.desired.owner.clone() else {
             let named = self.desired.volumes.iter().flatten().find(|v| v.owner_key.is_some());
             let message = format!(
@@ -149,7 +150,7 @@ impl Planner<'_> {
     }
 
     /// Whether the guest's take-over has to begin with that of the owners of its volumes.
-    pub(super) fn take_over_owners(&mut self, vmid: i64, guest: &Guest) -> Staged {
+    pub(crate) fn take_over_owners(&mut self, vmid: i64, guest: &Guest) -> Staged {
         let retained = self.desired.volumes.iter().flatten().any(|v| v.owner_key.is_some());
         let foreign = mounts(guest).iter().any(|m| m.is_volume() && !m.is_of(vmid));
         if self.desired.owner.is_some() && (retained || foreign) {
@@ -177,7 +178,7 @@ impl Planner<'_> {
     }
 
     /// The entry of a volume id on our own owners.
-    pub(super) fn entry_of_volid(&self, owners: &Owners, volid: &str) -> Option<Entry> {
+    pub(crate) fn entry_of_volid(&self, owners: &Owners, volid: &str) -> Option<Entry> {
         let ours = owners.owners.iter().filter(|o| self.of_this_cluster(o));
         let all = ours.flat_map(|o| mounts(&o.guest).into_iter().map(move |m| (o, m)));
         all.into_iter()
@@ -189,7 +190,7 @@ impl Planner<'_> {
     }
 
     /// The key's entry; `None` where it is proven that there is none and that nothing is hidden.
-    pub(super) fn find_entry(
+    pub(crate) fn find_entry(
         &mut self,
         stage: Stage,
         wanted: &WantedOwner,
@@ -231,7 +232,7 @@ impl Planner<'_> {
     }
 
     /// The one entry of a key; `None` where no owner that could be read has one.
-    pub(super) fn only_entry(
+    pub(crate) fn only_entry(
         &mut self,
         stage: Stage,
         owners: &Owners,
@@ -254,7 +255,7 @@ impl Planner<'_> {
         }
     }
 
-    pub(super) fn not_readable(&mut self, stage: Stage, volume: &WantedVolume, failure: &Failure) -> Next {
+    pub(crate) fn not_readable(&mut self, stage: Stage, volume: &WantedVolume, failure: &Failure) -> Next {
         let message = format!(
             "volume {} is looked for on all owner containers before a new one is made: {}",
             volume.name, failure.message
@@ -315,7 +316,7 @@ impl Planner<'_> {
     }
 
     /// Whether a registered volume can be used by the guest; where not, both ways out.
-    pub(super) fn fits(&mut self, at: &Use<'_>, volume: &WantedVolume, entry: &Entry) -> Staged {
+    pub(crate) fn fits(&mut self, at: &Use<'_>, volume: &WantedVolume, entry: &Entry) -> Staged {
         let (owner, guest) = (&entry.owner, at.guest);
         let field = format!("spec.volumes[{}]", volume.name);
         if owner.guest.node != at.node {
@@ -354,7 +355,7 @@ impl Planner<'_> {
 
     /// Checks, before a container is made, that its retained volumes can be used on the node; `None` looks only for
     /// the node that they are on.
-    pub(super) fn retained_fit(&mut self, at: Option<&Use<'_>>) -> Result<Option<String>, Next> {
+    pub(crate) fn retained_fit(&mut self, at: Option<&Use<'_>>) -> Result<Option<String>, Next> {
         let stage = at.map_or(Stage::Created, |a| a.stage);
         let volumes = self.desired.volumes.clone().unwrap_or_default();
         let mut node: Option<(String, String)> = None;
@@ -386,7 +387,7 @@ impl Planner<'_> {
     }
 
     /// The entry of a retained volume, allocated on an owner first where there is none yet.
-    pub(super) fn retained(&mut self, at: &Use<'_>, volume: &WantedVolume, key: &str) -> Result<Entry, Next> {
+    pub(crate) fn retained(&mut self, at: &Use<'_>, volume: &WantedVolume, key: &str) -> Result<Entry, Next> {
         let (wanted, owners) = self.owners(at.stage)?;
         match self.find_entry(at.stage, &wanted, &owners, volume, key)? {
             Some(entry) => {
@@ -401,7 +402,7 @@ impl Planner<'_> {
     }
 
     /// Owners that hold volumes are protected again, after edits and should one have been cut off.
-    pub(super) fn protect_owners(&mut self) -> Staged {
+    pub(crate) fn protect_owners(&mut self) -> Staged {
         let Some(Ok(owners)) = self.observed.owners.clone() else {
             return Ok(());
         };
@@ -423,7 +424,7 @@ impl Planner<'_> {
     }
 
     /// Registers a volume under another key: its name in the spec was changed.
-    pub(super) fn rename_entry(&mut self, entry: &Entry, key: &str) -> Next {
+    pub(crate) fn rename_entry(&mut self, entry: &Entry, key: &str) -> Next {
         let owner = &entry.owner;
         if is_set(&owner.guest, "protection") {
             return self.protect(owner, false);

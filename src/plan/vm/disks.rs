@@ -9,17 +9,18 @@ use crate::observed::Guest;
 use crate::pve::property::Properties;
 use crate::pve::units;
 
-use super::config::{Change, change};
-use super::guest::{Planner, Staged};
-use super::held::owned_by;
-use super::sizes::Sized;
-use super::*;
+use crate::plan::change::{Change, change};
+use crate::plan::guest::{Planner, Staged};
+use crate::plan::held::owned_by;
+use crate::plan::sizes::Sized;
+use crate::plan::{Effect, Next, Stage};
+use crate::pve::ApiCall;
 
 /// Storage types from which a machine cannot be copied in full from a snapshot (facts F.4).
 const NO_COPY_OF_SNAPSHOTS: &[&str] = &["zfspool"];
 
 /// Disks by place, without CD-ROMs and the cloud-init drive.
-pub(super) fn disks(guest: &Guest) -> BTreeMap<String, Properties> {
+pub(crate) fn disks(guest: &Guest) -> BTreeMap<String, Properties> {
     let is_drive = |key: &str| {
         let stem = key.trim_end_matches(|c: char| c.is_ascii_digit());
         stem.len() < key.len() && ["scsi", "virtio", "sata", "ide"].contains(&stem)
@@ -34,7 +35,7 @@ pub(super) fn disks(guest: &Guest) -> BTreeMap<String, Properties> {
 }
 
 /// Place of the disk that the machine boots from.
-pub(super) fn boot_disk(guest: &Guest) -> Option<String> {
+pub(crate) fn boot_disk(guest: &Guest) -> Option<String> {
     let disks = disks(guest);
     let order = guest
         .options
@@ -66,7 +67,7 @@ fn place_of(wanted: &WantedDisk, existing: &BTreeMap<String, Properties>) -> Opt
 }
 
 /// First free place of a bus, without those that the names of wanted disks spell.
-pub(super) fn free_place(bus: DiskBus, vm: &WantedVm, options: &BTreeMap<String, String>) -> Option<String> {
+pub(crate) fn free_place(bus: DiskBus, vm: &WantedVm, options: &BTreeMap<String, String>) -> Option<String> {
     let spelt = |place: &String| vm.disks.iter().flatten().any(|d| d.place.as_ref() == Some(place));
     bus.slots()
         .map(|n| format!("{}{n}", bus.as_str()))
@@ -74,7 +75,7 @@ pub(super) fn free_place(bus: DiskBus, vm: &WantedVm, options: &BTreeMap<String,
 }
 
 /// Properties that a new disk gets: the managed ones over what suits most.
-pub(super) fn new_properties(wanted: &WantedDisk) -> Properties {
+pub(crate) fn new_properties(wanted: &WantedDisk) -> Properties {
     let mut properties = Properties::new(Some("file"));
     if wanted.place.is_none() {
         properties.set("serial", &wanted.name);
@@ -99,7 +100,7 @@ fn default_property(key: &str) -> &'static str {
 }
 
 /// The option `boot`, if the spec gives an order and every disk of it is there.
-pub(super) fn boot_order(vm: &WantedVm, guest: &Guest) -> Option<Change> {
+pub(crate) fn boot_order(vm: &WantedVm, guest: &Guest) -> Option<Change> {
     let existing = disks(guest);
     let place = |name: &String| {
         let disk = vm.disks.iter().flatten().find(|d| d.name == *name);
@@ -120,7 +121,7 @@ fn lane(disk: &WantedDisk) -> String {
 
 impl Planner<'_> {
     /// Disks, EFI disk, TPM and cloud-init drive are there and large enough.
-    pub(super) fn vm_disks(&mut self, vmid: i64, guest: &Guest, vm: &WantedVm) -> Staged {
+    pub(crate) fn vm_disks(&mut self, vmid: i64, guest: &Guest, vm: &WantedVm) -> Staged {
         let existing = disks(guest);
         for wanted in vm.disks.iter().flatten() {
             match place_of(wanted, &existing) {
@@ -450,7 +451,7 @@ impl Planner<'_> {
     }
 
     /// Refuses, before anything is built, a template whose snapshot could not be cloned (facts F.4).
-    pub(super) fn snapshot_can_be_cloned(&mut self, node: &str) -> Staged {
+    pub(crate) fn snapshot_can_be_cloned(&mut self, node: &str) -> Staged {
         let (Form::Snapshot(_), Some(vm)) = (&self.desired.form, &self.desired.vm) else {
             return Ok(());
         };

@@ -4,22 +4,22 @@
 use crate::crd::{ADOPT, VolumeStatus};
 use crate::desired::{WantedVolume, volume_key};
 
-use super::guest::{Planner, Staged};
-use super::held::owned_by;
 use super::owners::{Entry, Use};
 use super::volumes::Mount;
-use super::*;
+use crate::plan::guest::{Planner, Staged};
+use crate::plan::held::owned_by;
+use crate::plan::{Announce, Effect, Next, Query, Stage};
 
 impl Planner<'_> {
     /// The guest's own volume that status has recorded under the name, whatever its policy is now.
-    pub(super) fn own_recorded(&self, vmid: i64, volume: &WantedVolume) -> Option<String> {
+    pub(crate) fn own_recorded(&self, vmid: i64, volume: &WantedVolume) -> Option<String> {
         let volid = self.recorded(&volume.name)?.volid?;
         owned_by(&volid, vmid).then_some(volid)
     }
 
     /// A volume that was announced and made, and never recorded, is recorded before the spec that asked for it is left
     /// behind: it is known by its path.
-    pub(super) fn announced_elsewhere(&mut self, vmid: i64, found: &[Mount], wanted: &[WantedVolume]) -> Staged {
+    pub(crate) fn announced_elsewhere(&mut self, vmid: i64, found: &[Mount], wanted: &[WantedVolume]) -> Staged {
         let recorded = self.status.volumes.clone().unwrap_or_default();
         let known = |volid: &str| recorded.iter().any(|v| v.volid.as_deref() == Some(volid));
         for entry in recorded.iter().filter(|v| v.volid.is_none()) {
@@ -46,7 +46,7 @@ impl Planner<'_> {
     }
 
     /// What an owner keeps under the name of a volume that is to go with its guest, from when it was to be retained.
-    pub(super) fn kept_before(&mut self, at: &Use<'_>, volume: &WantedVolume) -> Result<Option<Entry>, Next> {
+    pub(crate) fn kept_before(&mut self, at: &Use<'_>, volume: &WantedVolume) -> Result<Option<Entry>, Next> {
         if self.desired.owner.is_none() {
             return Ok(None);
         }
@@ -65,7 +65,7 @@ impl Planner<'_> {
     }
 
     /// Whether a registered volume can be attached where it is to be used.
-    pub(super) fn can_be_used(&mut self, at: &Use<'_>, volume: &WantedVolume, entry: &Entry) -> Staged {
+    pub(crate) fn can_be_used(&mut self, at: &Use<'_>, volume: &WantedVolume, entry: &Entry) -> Staged {
         self.fits(at, volume, entry)?;
         self.in_no_other_guest(at, volume, entry)
     }

@@ -1,16 +1,15 @@
 //! Options of a machine: what is compared, how, and what a clone copied unasked.
 
-use std::collections::BTreeMap;
-
 use crate::desired::vm::Managed;
 use crate::desired::{Desired, WantedVm};
 use crate::observed::Guest;
 use crate::pve::property::Properties;
 
-use super::config::{Change, change, words_of};
+use crate::plan::change::{Change, change};
+use crate::plan::options::words_of;
 
 /// What Proxmox takes where an option is not set (facts F, the API's own defaults): setting it is no change.
-pub(super) fn default_of(key: &str) -> Option<&'static str> {
+pub(crate) fn default_of(key: &str) -> Option<&'static str> {
     Some(match key {
         "cores" | "sockets" | "ciupgrade" => "1",
         "numa" | "cpulimit" | "onboot" | "protection" => "0",
@@ -24,7 +23,7 @@ pub(super) fn default_of(key: &str) -> Option<&'static str> {
 }
 
 /// Whether a machine's option is as wanted.
-pub(super) fn same_option(key: &str, have: Option<&str>, wanted: &str) -> bool {
+pub(crate) fn same_option(key: &str, have: Option<&str>, wanted: &str) -> bool {
     let Some(have) = have.or_else(|| default_of(key)) else {
         return false;
     };
@@ -67,7 +66,7 @@ fn decoded(text: &str) -> String {
 }
 
 /// The value as it is sent: `sshkeys` is encoded once more by itself (facts F.2).
-pub(super) fn encoded(key: &str, value: &str) -> String {
+pub(crate) fn encoded(key: &str, value: &str) -> String {
     match key {
         "sshkeys" => crate::pve::call::segment(value),
         _ => value.to_string(),
@@ -99,7 +98,7 @@ fn default_property(option: &str, key: &str) -> Option<&'static str> {
 }
 
 /// Options that are property strings: managed properties are laid over what is there.
-pub(super) fn property_changes(vm: &WantedVm, guest: &Guest, fresh: bool) -> Vec<Change> {
+pub(crate) fn property_changes(vm: &WantedVm, guest: &Guest, fresh: bool) -> Vec<Change> {
     let mut changes = Vec::new();
     for (option, managed) in &vm.properties {
         let have = guest
@@ -157,102 +156,9 @@ fn field_of(option: &str) -> &'static str {
     }
 }
 
-/// `virtio=BC:24:…,bridge=vmbr0` with model and address under names of their own, so that it can be compared.
-pub(super) fn parse_net(text: &str) -> Properties {
-    // All that Proxmox has, so that the card of an adopted machine stays what it is.
-    const MODELS: &[&str] = &[
-        "virtio",
-        "e1000",
-        "e1000-82540em",
-        "e1000-82544gc",
-        "e1000-82545em",
-        "e1000e",
-        "i82551",
-        "i82557b",
-        "i82559er",
-        "ne2k_isa",
-        "ne2k_pci",
-        "pcnet",
-        "rtl8139",
-        "vmxnet3",
-    ];
-    let mut properties = Properties::parse(text, Some("model")).unwrap_or_default();
-    let model = MODELS.iter().find(|m| properties.get(m).is_some());
-    if let Some(model) = model
-        && let Some(mac) = properties.remove(model)
-    {
-        properties.set("model", *model);
-        properties.set("macaddr", mac);
-    }
-    properties
-}
-
-fn render_net(mut net: Properties) -> String {
-    let model = net.remove("model").unwrap_or_else(|| "virtio".into());
-    let first = match net.remove("macaddr") {
-        Some(mac) => format!("{model}={mac}"),
-        // Proxmox makes an address.
-        None => format!("model={model}"),
-    };
-    let rest: Vec<String> = net.iter().map(|(k, v)| format!("{k}={v}")).collect();
-    std::iter::once(first).chain(rest).collect::<Vec<_>>().join(",")
-}
-
-/// Interfaces. A fresh clone keeps only model and address of what it copied.
-pub(super) fn network_changes(desired: &Desired, guest: &Guest, fresh: bool) -> Vec<Change> {
-    let Some(wanted) = &desired.network else {
-        return Vec::new();
-    };
-    let existing: BTreeMap<String, Properties> = guest
-        .numbered("net")
-        .into_iter()
-        .map(|(i, text)| (format!("net{i}"), parse_net(text)))
-        .collect();
-    let mut changes = Vec::new();
-    for net in wanted {
-        let have = existing.get(&net.name);
-        let target = wanted_net(&net.properties, have, fresh);
-        let same = have.is_some_and(|have| {
-            let off = |p: &Properties| p.iter().filter(|(k, v)| !(*k == "firewall" && *v == "0")).count();
-            target
-                .iter()
-                .all(|(k, v)| have.get(k).unwrap_or(if k == "firewall" { "0" } else { "" }) == v)
-                && off(&target) == off(have)
-        });
-        if !same {
-            changes.extend(change("network", &net.name, guest, Some(render_net(target))));
-        }
-    }
-    for name in existing.keys().filter(|name| !wanted.iter().any(|n| n.name == **name)) {
-        changes.extend(change("network", name, guest, None));
-    }
-    changes
-}
-
-fn wanted_net(managed: &Managed, have: Option<&Properties>, fresh: bool) -> Properties {
-    let mut target = Properties::new(None);
-    for (key, value) in have.map(Properties::iter).into_iter().flatten() {
-        if !fresh || ["model", "macaddr"].contains(&key) {
-            target.set(key, value);
-        }
-    }
-    if target.get("model").is_none() {
-        target.set("model", "virtio");
-    }
-    for (key, value) in managed {
-        target.set(key, value);
-    }
-    target
-}
-
-/// An interface of a machine that is made.
-pub(super) fn new_net(managed: &Managed) -> String {
-    render_net(wanted_net(managed, None, true))
-}
-
 /// Options that must not be there, and what a clone copied that is no wish of its own (promise 3): addresses, and the
 /// template's snippets, which go with the template.
-pub(super) fn cleared(desired: &Desired, vm: &WantedVm, guest: &Guest, fresh: bool) -> Vec<Change> {
+pub(crate) fn cleared(desired: &Desired, vm: &WantedVm, guest: &Guest, fresh: bool) -> Vec<Change> {
     let mut gone: Vec<String> = vm.absent.iter().cloned().collect();
     if fresh {
         let addresses = guest.numbered("ipconfig").into_keys().map(|i| format!("ipconfig{i}"));
@@ -296,32 +202,5 @@ mod tests {
         assert!(!same_option("memory", Some("1024"), "2048"));
         assert!(!same_option("ciuser", None, "me"));
         assert_eq!(encoded("sshkeys", "a b\n"), "a%20b%0A");
-    }
-
-    #[test]
-    fn interfaces_are_compared_by_meaning() {
-        let have = parse_net("virtio=BC:24:11:00:00:01,bridge=vmbr0,firewall=1");
-        assert_eq!(have.get("macaddr"), Some("BC:24:11:00:00:01"));
-        assert_eq!(
-            render_net(have.clone()),
-            "virtio=BC:24:11:00:00:01,bridge=vmbr0,firewall=1"
-        );
-        let managed: Managed = [("bridge".to_string(), "vmbr1".to_string())].into();
-        assert_eq!(
-            render_net(wanted_net(&managed, Some(&have), false)),
-            "virtio=BC:24:11:00:00:01,bridge=vmbr1,firewall=1"
-        );
-        assert_eq!(
-            render_net(wanted_net(&managed, Some(&have), true)),
-            "virtio=BC:24:11:00:00:01,bridge=vmbr1",
-            "a clone keeps its address and nothing else"
-        );
-        assert_eq!(new_net(&managed), "model=virtio,bridge=vmbr1");
-        let old = parse_net("ne2k_pci=BC:24:11:00:00:02,bridge=vmbr0");
-        assert_eq!(
-            render_net(wanted_net(&managed, Some(&old), false)),
-            "ne2k_pci=BC:24:11:00:00:02,bridge=vmbr1",
-            "the card of an adopted machine stays what it is"
-        );
     }
 }

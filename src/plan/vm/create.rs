@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use crate::desired::{Source, WantedDisk, WantedVm};
 use crate::pve::property::Properties;
 
-use super::guest::Planner;
-use super::*;
+use crate::plan::guest::Planner;
+use crate::plan::{Effect, Impact, Next, Stage};
+use crate::pve::ApiCall;
 
 impl Planner<'_> {
     /// Creates the machine with its boot disk imported from the image; everything else is configured afterwards, before
     /// the first start.
-    pub(super) fn create_vm_call(&mut self, vmid: i64, node: &str, source: &Source) -> Result<Effect, Next> {
+    pub(crate) fn create_vm_call(&mut self, vmid: i64, node: &str, source: &Source) -> Result<Effect, Next> {
         let vm = self.desired.vm.clone().unwrap_or_default();
         let volid = self.image_present(Stage::Created, node, source)?;
         let root = vm.disks.iter().flatten().next().cloned().unwrap_or_else(|| WantedDisk {
@@ -25,7 +26,7 @@ impl Planner<'_> {
             return Err(self.stuck(Stage::Created, "InvalidSpec", message));
         };
         self.storage_usable(node, &storage, &field, "images")?;
-        let free = || super::vm_disks::free_place(root.bus, &vm, &BTreeMap::new());
+        let free = || super::disks::free_place(root.bus, &vm, &BTreeMap::new());
         let Some(place) = root.place.clone().or_else(free) else {
             let message = format!(
                 "{}.disks[{}].bus: the names of other disks spell all places of {}: choose another bus",
@@ -35,7 +36,7 @@ impl Planner<'_> {
             );
             return Err(self.stuck(Stage::Created, "TooManyVolumes", message));
         };
-        let disk = super::vm_disks::new_properties(&root)
+        let disk = super::disks::new_properties(&root)
             .with("file", format!("{storage}:0"))
             .with("import-from", volid);
         let mut call = ApiCall::post(format!("/nodes/{node}/qemu"))
@@ -49,7 +50,7 @@ impl Planner<'_> {
             call = call.param(key, value);
         }
         for net in self.desired.network.iter().flatten() {
-            call = call.param(&net.name, super::vm_options::new_net(&net.properties));
+            call = call.param(&net.name, super::network::new_net(&net.properties));
         }
         if let Some((efi, keys)) = &vm.firmware.efi {
             let on = efi.as_ref().unwrap_or(&storage);

@@ -1,0 +1,45 @@
+//! The call that makes a container from an image.
+
+use crate::desired::Source;
+use crate::plan::guest::Planner;
+use crate::plan::{Effect, Impact, Next, Stage};
+use crate::pve::ApiCall;
+use crate::pve::property::Properties;
+
+impl Planner<'_> {
+    pub(crate) fn create_call(&mut self, vmid: i64, node: &str, source: &Source) -> Result<Effect, Next> {
+        let stage = Stage::Created;
+        let volid = self.image_present(stage, node, source)?;
+        let Some(storage) = self.desired.rootfs_storage.clone() else {
+            let message =
+                "spec.rootfs.storage is missing: name one, here or in defaults.rootfsStorage of the PhoenixHypervisor";
+            return Err(self.stuck(stage, "InvalidSpec", message));
+        };
+        self.storage_usable(node, &storage, "spec.rootfs.storage", "rootdir")?;
+        let unprivileged = self.desired.unprivileged.unwrap_or(true);
+        let mut call = ApiCall::post(format!("/nodes/{node}/lxc"))
+            .param("vmid", vmid)
+            .param("ostemplate", &volid)
+            .param("hostname", self.hostname())
+            .param("description", self.fresh_description(vmid))
+            .param("unprivileged", u8::from(unprivileged))
+            .param("rootfs", format!("{storage}:{}", self.desired.rootfs_gib.unwrap_or(8)))
+            .param_opt("pool", self.desired.pool.as_ref());
+        for key in ["cores", "memory", "swap"] {
+            call = call.param_opt(key, self.desired.options.get(key));
+        }
+        for (i, net) in self.desired.network.iter().flatten().enumerate() {
+            let mut properties = Properties::new(None).with("name", &net.name);
+            for (key, value) in &net.properties {
+                properties.set(key, value);
+            }
+            call = call.param(format!("net{i}"), properties);
+        }
+        let nesting = self.desired.flags.get("nesting").is_some_and(|v| v == "1");
+        if unprivileged && nesting {
+            call = call.param("features", "nesting=1");
+        }
+        // An API token may not create privileged containers' features, but anybody may create the container itself.
+        Ok(Effect::task(node, call).with(Impact::Create))
+    }
+}

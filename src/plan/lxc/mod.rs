@@ -1,0 +1,60 @@
+//! The parts of a container that machines do not have, in the order in which they are made true.
+
+mod capabilities;
+mod create;
+mod gpus;
+mod network;
+pub(super) mod owners;
+mod raw_lines;
+mod reclaim;
+mod rootfs;
+pub(crate) mod volumes;
+
+use crate::observed::Guest;
+
+pub use owners::OWNER_KIND;
+
+use super::{Next, Stage};
+use crate::plan::guest::Planner;
+use crate::plan::options::option_changes;
+use capabilities::flag_changes;
+use network::network_changes;
+
+impl Planner<'_> {
+    /// Options, network, features and raw lines are as wanted, and the root filesystem is large enough.
+    pub(crate) fn configured(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+        let stage = Stage::Configured;
+        let fresh = guest.stamp().is_some_and(|s| s.fresh);
+        self.recreate_findings(guest);
+        self.grow_rootfs(vmid, guest).or_else(|next| self.shown(next))?;
+        let mut changes = option_changes(self.desired, guest, fresh);
+        changes.extend(network_changes(self.desired, guest, fresh));
+        changes.extend(flag_changes(self.desired, guest));
+        self.apply(stage, vmid, guest, changes)
+            .or_else(|next| self.shown(next))?;
+        self.raw_lines(vmid, guest).or_else(|next| self.shown(next))?;
+        self.in_pool(vmid)?;
+        self.ok(stage, "the configuration is as wanted");
+        Ok(())
+    }
+
+    fn recreate_findings(&mut self, guest: &Guest) {
+        let rootfs = guest.options.get("rootfs").map(String::as_str).unwrap_or_default();
+        let storage = rootfs.split(':').next().unwrap_or_default();
+        let mut differs = Vec::new();
+        if let Some(wanted) = self.desired.rootfs_storage.as_ref().filter(|s| *s != storage) {
+            differs.push(format!("rootfs.storage is {storage:?}, wanted {wanted:?}"));
+        }
+        let unprivileged = guest.options.get("unprivileged").is_some_and(|v| v == "1");
+        if let Some(wanted) = self.desired.unprivileged.filter(|w| *w != unprivileged) {
+            differs.push(format!("unprivileged is {unprivileged}, wanted {wanted}"));
+        }
+        if !differs.is_empty() {
+            let message = format!(
+                "{}: the container keeps what it has; only a new container can change it",
+                differs.join("; ")
+            );
+            self.find_more("RecreateRequired", "CreationOnly", message);
+        }
+    }
+}

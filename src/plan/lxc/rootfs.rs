@@ -1,0 +1,45 @@
+//! The root filesystem of a container.
+
+use crate::observed::Guest;
+use crate::plan::guest::Planner;
+use crate::plan::sizes::Sized;
+use crate::plan::{Effect, Next, Stage};
+use crate::pve::property::Properties;
+use crate::pve::{ApiCall, units};
+
+impl Planner<'_> {
+    /// Grows the root filesystem; shrinking is refused (facts D.7).
+    pub(crate) fn grow_rootfs(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+        let what = guest.named(vmid);
+        let Some(wanted) = self.desired.rootfs_gib else {
+            return Ok(());
+        };
+        let rootfs = guest.options.get("rootfs").map(String::as_str).unwrap_or_default();
+        let size = Properties::of_option("rootfs", rootfs)
+            .ok()
+            .and_then(|p| units::proxmox_bytes(p.get("size")?));
+        let Some(have) = size else {
+            return Ok(());
+        };
+        let size = Sized {
+            stage: Stage::Configured,
+            field: format!("{}.rootfs.size", self.prefix()),
+            what: "the root filesystem",
+            wanted,
+            have,
+            fulfilled: self.status.rootfs_gib,
+        };
+        if !self.must_grow(&size)? {
+            self.facts.rootfs_gib = Some(wanted);
+            return Ok(());
+        }
+        self.unlocked(Stage::Configured, vmid, guest)?;
+        let call = ApiCall::put(format!("{}/resize", guest.path(vmid)))
+            .param("disk", "rootfs")
+            .param("size", format!("{wanted}G"))
+            .param("digest", &guest.digest);
+        let action = format!("grow the root filesystem of {what} to {wanted} GiB");
+        let next = self.run(Stage::Configured, action, vec![], Effect::task(&guest.node, call));
+        self.hold(Stage::Configured, next.apart("rootfs"))
+    }
+}

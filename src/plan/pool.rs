@@ -1,0 +1,30 @@
+//! Membership in a pool.
+
+use super::guest::Planner;
+use super::{Effect, Next, Stage};
+use crate::pve::ApiCall;
+
+impl Planner<'_> {
+    /// Pool membership; the row is live (facts C).
+    pub(crate) fn in_pool(&mut self, vmid: i64) -> Result<(), Next> {
+        let what = self.desired.type_.named(vmid);
+        let (Some(wanted), Some(row)) = (&self.desired.pool, self.observed.cluster.guests.get(&vmid)) else {
+            return Ok(());
+        };
+        if row.pool.as_ref() == Some(wanted) {
+            return Ok(());
+        }
+        let mut call = ApiCall::put("/pools").param("poolid", wanted).param("vms", vmid);
+        // Without Pool.Audit no list tells that it is in a pool, and Proxmox then complains of Pool.Allocate.
+        let action = match row.pool {
+            Some(_) => format!("put {what} into pool {wanted}"),
+            None => {
+                format!("put {what} into pool {wanted} (whether it is there is seen with Pool.Audit on /pool/{wanted})")
+            }
+        };
+        if row.pool.is_some() {
+            call = call.param("allow-move", 1);
+        }
+        Err(self.run(Stage::Configured, action, vec![], Effect::call(call).refreshing()))
+    }
+}

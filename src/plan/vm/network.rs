@@ -1,0 +1,134 @@
+//! Network interfaces of a machine.
+
+use std::collections::BTreeMap;
+
+use crate::desired::Desired;
+use crate::desired::vm::Managed;
+use crate::observed::Guest;
+use crate::plan::change::{Change, change};
+use crate::pve::property::Properties;
+
+/// `virtio=BC:24:…,bridge=vmbr0` with model and address under names of their own, so that it can be compared.
+pub(crate) fn parse_net(text: &str) -> Properties {
+    // All that Proxmox has, so that the card of an adopted machine stays what it is.
+    const MODELS: &[&str] = &[
+        "virtio",
+        "e1000",
+        "e1000-82540em",
+        "e1000-82544gc",
+        "e1000-82545em",
+        "e1000e",
+        "i82551",
+        "i82557b",
+        "i82559er",
+        "ne2k_isa",
+        "ne2k_pci",
+        "pcnet",
+        "rtl8139",
+        "vmxnet3",
+    ];
+    let mut properties = Properties::parse(text, Some("model")).unwrap_or_default();
+    let model = MODELS.iter().find(|m| properties.get(m).is_some());
+    if let Some(model) = model
+        && let Some(mac) = properties.remove(model)
+    {
+        properties.set("model", *model);
+        properties.set("macaddr", mac);
+    }
+    properties
+}
+
+fn render_net(mut net: Properties) -> String {
+    let model = net.remove("model").unwrap_or_else(|| "virtio".into());
+    let first = match net.remove("macaddr") {
+        Some(mac) => format!("{model}={mac}"),
+        // Proxmox makes an address.
+        None => format!("model={model}"),
+    };
+    let rest: Vec<String> = net.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    std::iter::once(first).chain(rest).collect::<Vec<_>>().join(",")
+}
+
+/// Interfaces. A fresh clone keeps only model and address of what it copied.
+pub(crate) fn network_changes(desired: &Desired, guest: &Guest, fresh: bool) -> Vec<Change> {
+    let Some(wanted) = &desired.network else {
+        return Vec::new();
+    };
+    let existing: BTreeMap<String, Properties> = guest
+        .numbered("net")
+        .into_iter()
+        .map(|(i, text)| (format!("net{i}"), parse_net(text)))
+        .collect();
+    let mut changes = Vec::new();
+    for net in wanted {
+        let have = existing.get(&net.name);
+        let target = wanted_net(&net.properties, have, fresh);
+        let same = have.is_some_and(|have| {
+            let off = |p: &Properties| p.iter().filter(|(k, v)| !(*k == "firewall" && *v == "0")).count();
+            target
+                .iter()
+                .all(|(k, v)| have.get(k).unwrap_or(if k == "firewall" { "0" } else { "" }) == v)
+                && off(&target) == off(have)
+        });
+        if !same {
+            changes.extend(change("network", &net.name, guest, Some(render_net(target))));
+        }
+    }
+    for name in existing.keys().filter(|name| !wanted.iter().any(|n| n.name == **name)) {
+        changes.extend(change("network", name, guest, None));
+    }
+    changes
+}
+
+fn wanted_net(managed: &Managed, have: Option<&Properties>, fresh: bool) -> Properties {
+    let mut target = Properties::new(None);
+    for (key, value) in have.map(Properties::iter).into_iter().flatten() {
+        if !fresh || ["model", "macaddr"].contains(&key) {
+            target.set(key, value);
+        }
+    }
+    if target.get("model").is_none() {
+        target.set("model", "virtio");
+    }
+    for (key, value) in managed {
+        target.set(key, value);
+    }
+    target
+}
+
+/// An interface of a machine that is made.
+pub(crate) fn new_net(managed: &Managed) -> String {
+    render_net(wanted_net(managed, None, true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_are_compared_by_meaning() {
+        let have = parse_net("virtio=BC:24:11:00:00:01,bridge=vmbr0,firewall=1");
+        assert_eq!(have.get("macaddr"), Some("BC:24:11:00:00:01"));
+        assert_eq!(
+            render_net(have.clone()),
+            "virtio=BC:24:11:00:00:01,bridge=vmbr0,firewall=1"
+        );
+        let managed: Managed = [("bridge".to_string(), "vmbr1".to_string())].into();
+        assert_eq!(
+            render_net(wanted_net(&managed, Some(&have), false)),
+            "virtio=BC:24:11:00:00:01,bridge=vmbr1,firewall=1"
+        );
+        assert_eq!(
+            render_net(wanted_net(&managed, Some(&have), true)),
+            "virtio=BC:24:11:00:00:01,bridge=vmbr1",
+            "a clone keeps its address and nothing else"
+        );
+        assert_eq!(new_net(&managed), "model=virtio,bridge=vmbr1");
+        let old = parse_net("ne2k_pci=BC:24:11:00:00:02,bridge=vmbr0");
+        assert_eq!(
+            render_net(wanted_net(&managed, Some(&old), false)),
+            "ne2k_pci=BC:24:11:00:00:02,bridge=vmbr1",
+            "the card of an adopted machine stays what it is"
+        );
+    }
+}
