@@ -1,5 +1,6 @@
 //! The tree of templates and what was cloned from them, with the dependencies beside it: `phoenix graph`.
 
+use crate::pve::Vmid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
@@ -168,8 +169,8 @@ impl<'a> Graph<'a> {
     }
 }
 
-fn vmid(object: &GuestObject) -> Option<i64> {
-    object.status.vmid.or(object.spec_vmid())
+fn vmid(object: &GuestObject) -> Option<Vmid> {
+    object.status.vmid().or(object.spec_vmid())
 }
 
 /// Words of a language for drawings. Names are DNS labels and vmids numbers, so that nothing needs quoting inside.
@@ -222,7 +223,7 @@ mod tests {
     use super::*;
     use crate::crd::{PhoenixLXC, PhoenixTemplate};
 
-    fn template(name: &str, vmid: i64, parent: Option<&str>) -> GuestObject {
+    fn template(name: &str, vmid: Vmid, parent: Option<&str>) -> GuestObject {
         let source = match parent {
             Some(parent) => json!({"templateRef": {"name": parent}}),
             None => json!({"image": {"volid": "local:vztmpl/a.tar.zst"}}),
@@ -251,8 +252,8 @@ mod tests {
             container("qwen", "vllm", &["db"]),
             container("db", "base", &[]),
             container("lost", "gone", &[]),
-            template("vllm", 920, Some("base")),
-            template("base", 900, None),
+            template("vllm", Vmid::nearest(920), Some("base")),
+            template("base", Vmid::nearest(900), None),
         ]
     }
 
@@ -273,21 +274,24 @@ PhoenixTemplate base (900)
     fn a_chain_of_any_length_is_shown() {
         let name = |n: usize| format!("t{n:05}");
         let objects: Vec<GuestObject> = (0..5000)
-            .map(|n| template(&name(n), 1, (n > 0).then(|| name(n - 1)).as_deref()))
+            .map(|n| template(&name(n), Vmid::MIN, (n > 0).then(|| name(n - 1)).as_deref()))
             .collect();
         let text = Graph::new(&objects).render(Format::Text);
         assert_eq!(text.lines().count(), 5000);
-        assert!(text.ends_with("└── PhoenixTemplate t04999 (1)\n"));
+        assert!(text.ends_with("└── PhoenixTemplate t04999 (100)\n"));
         assert!(text.lines().all(|l| l.chars().count() < 250));
     }
 
     #[test]
     fn a_circle_of_templates_is_shown_and_ends() {
-        let objects = [template("a", 1, Some("b")), template("b", 2, Some("a"))];
+        let objects = [
+            template("a", Vmid::nearest(101), Some("b")),
+            template("b", Vmid::nearest(102), Some("a")),
+        ];
         let text = Graph::new(&objects).render(Format::Text);
         assert_eq!(
             text,
-            "PhoenixTemplate a (1)\n└── PhoenixTemplate b (2)\n    └── a (a circle: see above)\n"
+            "PhoenixTemplate a (101)\n└── PhoenixTemplate b (102)\n    └── a (a circle: see above)\n"
         );
     }
 

@@ -6,8 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::crd::Health;
 use crate::crd::status::ProxmoxCluster;
 use crate::desired::Stamp;
-use crate::pve::GuestType;
-use crate::pve::call::guest_path;
+use crate::pve::{GuestRef, GuestType, Vmid};
 use crate::secret::Secret;
 
 /// What is known of the Proxmox cluster, from the poller.
@@ -24,7 +23,7 @@ pub struct Cluster {
     /// Nodes that are online.
     pub online: BTreeSet<String>,
     /// All guests of the cluster by vmid.
-    pub guests: BTreeMap<i64, Row>,
+    pub guests: BTreeMap<Vmid, Row>,
     /// Storages by (node, storage): whether they are available.
     pub storages: BTreeMap<(String, String), StorageRow>,
 }
@@ -106,12 +105,10 @@ pub struct StorageRow {
 }
 
 /// A guest's configuration and state, read now.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guest {
-    /// Which sort of guest it is.
-    pub type_: GuestType,
-    /// Node that it is on.
-    pub node: String,
+    /// Which guest, and where it is.
+    pub at: GuestRef,
     /// Options with their values, pending ones as if they were active.
     pub options: BTreeMap<String, String>,
     /// Raw `lxc.` lines.
@@ -158,19 +155,31 @@ pub enum Agent {
 }
 
 impl Guest {
-    /// Path of the guest in the API.
-    pub fn path(&self, vmid: i64) -> String {
-        guest_path(self.type_, &self.node, vmid)
+    /// A stopped guest of which nothing more is known.
+    pub fn new(at: GuestRef) -> Self {
+        Guest {
+            at,
+            options: BTreeMap::new(),
+            raw_lines: Vec::new(),
+            digest: String::new(),
+            lock: None,
+            running: false,
+            pending: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            ip: None,
+            uptime: None,
+            pid: None,
+        }
     }
 
-    /// The guest for people.
-    pub fn named(&self, vmid: i64) -> String {
-        self.type_.named(vmid)
+    /// The guest for people: `container 950`.
+    pub fn named(&self) -> String {
+        self.at.named()
     }
 
     /// Whether it is being created or cloned and its configuration is not whole yet (facts K.3, F.4).
     pub fn being_made(&self) -> bool {
-        let clone = self.type_ == GuestType::Qemu && self.lock.as_deref() == Some("clone");
+        let clone = self.at.sort == GuestType::Qemu && self.lock.as_deref() == Some("clone");
         clone || self.lock.as_deref() == Some("create")
     }
 
@@ -211,13 +220,8 @@ pub enum GuestRead {
     /// Proxmox says that there is no such configuration, or no row names it. Proof of absence needs more
     /// (promise 5).
     NotFound,
-    /// A guest of the other sort has this vmid.
-    OtherType {
-        /// Its sort.
-        type_: GuestType,
-        /// Node that it is on.
-        node: String,
-    },
+    /// A guest of the other sort has this vmid: it.
+    OtherType(GuestRef),
     /// It could not be read.
     Unreadable(Failure),
 }
@@ -289,26 +293,18 @@ pub struct FirewallState {
     pub digest: Option<String>,
 }
 
-/// An owner container of retained volumes: whoever carries an owner's stamp, of whichever management cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owner {
-    /// Its vmid.
-    pub vmid: i64,
-    /// Its configuration.
-    pub guest: Guest,
-}
-
 /// The owner containers of the whole Proxmox cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owners {
-    /// All that could be read, of any node and id mapping.
-    pub owners: Vec<Owner>,
+    /// All that could be read, of any node and id mapping: whoever carries an owner's stamp, of whichever management
+    /// cluster.
+    pub owners: Vec<Guest>,
     /// Containers that may be owners and could not be read, and why.
-    pub unreadable: Vec<(i64, Failure)>,
+    pub unreadable: Vec<(Vmid, Failure)>,
     /// Ids of the owners' range that are being created just now.
-    pub creating: Vec<i64>,
+    pub creating: Vec<Vmid>,
     /// Every vmid that the cluster's list showed.
-    pub listed: BTreeSet<i64>,
+    pub listed: BTreeSet<Vmid>,
 }
 
 /// The owners' id range, looked through before something new is made.
@@ -317,18 +313,18 @@ pub struct OwnerRange {
     /// Whether an id for a new owner was looked for.
     pub looked_for_free: bool,
     /// First id that a new owner could have.
-    pub free: Option<i64>,
+    pub free: Option<Vmid>,
     /// Ids that Proxmox calls taken although no list shows them: privileges hide them.
-    pub hidden: Vec<i64>,
+    pub hidden: Vec<Vmid>,
 }
 
 /// What statuses of all objects of a hypervisor have recorded: hints where to look, never proof.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recorded {
     /// Guests of objects.
-    pub guests: BTreeSet<i64>,
+    pub guests: BTreeSet<Vmid>,
     /// Owner containers of their volumes.
-    pub owners: BTreeSet<i64>,
+    pub owners: BTreeSet<Vmid>,
 }
 
 /// One section of a guest's configuration.
@@ -355,7 +351,7 @@ pub enum SectionOf {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sections {
     /// Whose.
-    pub vmid: i64,
+    pub vmid: Vmid,
     /// The one in force first.
     pub sections: Vec<Section>,
 }
@@ -394,26 +390,19 @@ pub struct ApplianceIndex {
 /// A guest with the object's stamp.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OurGuest {
-    /// The id.
-    pub vmid: i64,
-    /// Container or machine.
-    pub type_: GuestType,
-    /// Node.
-    pub node: String,
+    /// Which guest.
+    pub at: GuestRef,
     /// Revision in the stamp.
     pub revision: Option<String>,
     /// Whether it was adopted.
     pub adopted: bool,
 }
 
-/// A guest that may be the object's: its id, sort and node.
-pub type MaybeOurs = (i64, GuestType, String);
-
 /// The guest of an earlier revision of a template, looked at before it is removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OldRevision {
     /// The id.
-    pub vmid: i64,
+    pub vmid: Vmid,
     /// Its configuration.
     pub read: GuestRead,
     /// Volumes that rest on its own (linked clones).
@@ -422,7 +411,7 @@ pub struct OldRevision {
 
 /// Whether a volume is that of a linked clone and rests on one of this guest's: it carries the other's name before its
 /// own (facts G.3: `base-100-disk-0/vm-101-disk-0`, `basevol-…` of containers, `100/base-100-…/101/vm-101-…` in files).
-pub fn rests_on(volid: &str, vmid: i64) -> bool {
+pub fn rests_on(volid: &str, vmid: Vmid) -> bool {
     let path = volid.split_once(':').map_or(volid, |(_, path)| path);
     let Some((base, clone)) = path.split_once('/') else {
         return false;
@@ -438,12 +427,12 @@ pub struct Stamped {
     /// Guests that carry it.
     pub ours: Vec<OurGuest>,
     /// Guests that a task is making: whose they are cannot be read before it is done (facts K.3.1).
-    pub being_made: Vec<i64>,
+    pub being_made: Vec<Vmid>,
     /// Guests with the stamp of an object of this kind, namespace and name in a management cluster that nobody names as
     /// a previous one, with that cluster's id.
-    pub foreign: Vec<(i64, String)>,
+    pub foreign: Vec<(Vmid, String)>,
     /// Vmids that the object adopted once, as the stamps of copies of these guests tell.
-    pub adopted_once: BTreeSet<i64>,
+    pub adopted_once: BTreeSet<Vmid>,
 }
 
 /// A place in the queue for clones of one source (facts D.4: one at a time).
@@ -530,21 +519,21 @@ pub struct Observed {
     /// The cluster.
     pub cluster: Cluster,
     /// Vmids that other objects have or want.
-    pub reserved: BTreeSet<i64>,
+    pub reserved: BTreeSet<Vmid>,
     /// Vmids that other objects have, of any namespace and kind, with who has each.
-    pub held: BTreeMap<i64, String>,
+    pub held: BTreeMap<Vmid, String>,
     /// Vmids that failed the check for a new guest in this reconcile.
-    pub unusable: BTreeSet<i64>,
+    pub unusable: BTreeSet<Vmid>,
     /// What the search for guests with this object's stamp found.
     pub stamped: Option<Stamped>,
     /// The vmid check that was asked for.
-    pub id_check: Option<(i64, IdCheck)>,
+    pub id_check: Option<(Vmid, IdCheck)>,
     /// The guest.
     pub guest: Option<GuestRead>,
     /// The vmid that [`Observed::guest`] was read under.
-    pub guest_of: Option<i64>,
+    pub guest_of: Option<Vmid>,
     /// Guests whose volumes the guest under the vmid holds, before it is taken.
-    pub lenders: Option<BTreeMap<i64, GuestRead>>,
+    pub lenders: Option<BTreeMap<Vmid, GuestRead>>,
     /// Whether a create or clone task for the guest's vmid runs.
     pub creating: Option<bool>,
     /// The template's guest.
@@ -560,11 +549,11 @@ pub struct Observed {
     /// Owner containers.
     pub owners: Option<Result<Owners, Failure>>,
     /// By volume id: the container of no object's that has it, and as what.
-    pub holders: BTreeMap<String, Result<Option<(i64, String)>, Failure>>,
+    pub holders: BTreeMap<String, Result<Option<(Vmid, String)>, Failure>>,
     /// The id range of owner containers.
     pub owner_range: Option<Result<OwnerRange, Failure>>,
     /// Every section of guests' configurations, by vmid.
-    pub sections: BTreeMap<i64, Result<Sections, Failure>>,
+    pub sections: BTreeMap<Vmid, Result<Sections, Failure>>,
     /// What the machine's guest agent says.
     pub agent: Option<Result<Agent, Failure>>,
     /// Whether a snippet has the wanted content on the guest's node.
@@ -574,7 +563,7 @@ pub struct Observed {
     /// Revisions of this template from which objects were cloned; `None` for an object whose revision is not known.
     pub cloned_revisions: Vec<Option<String>>,
     /// Objects by the vmid that they recorded, for messages; only where a template is being deleted.
-    pub objects: BTreeMap<i64, String>,
+    pub objects: BTreeMap<Vmid, String>,
     /// An earlier revision of the template.
     pub old_revision: Option<Result<OldRevision, Failure>>,
     /// Where the object stands in the queue for clones of its template.
@@ -606,7 +595,7 @@ mod tests {
             ("files:1000/base-1000-disk-0.qcow2/100/vm-100-disk-0.qcow2", false),
             ("tank:base-101-disk-0/vm-100-disk-0", false),
         ] {
-            assert_eq!(rests_on(volid, 100), rests, "{volid}");
+            assert_eq!(rests_on(volid, Vmid::nearest(100)), rests, "{volid}");
         }
     }
 

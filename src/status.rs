@@ -1,6 +1,7 @@
 //! Plan, outcome and previous status to new status. Pure; a status that says the same as before is equal to it, so
 //! that nothing is written.
 
+use crate::plan::NodeWork;
 use std::borrow::Cow;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -78,7 +79,7 @@ pub fn announced(previous: &GuestStatus, announce: &[Announce]) -> GuestStatus {
     for entry in announce {
         match entry {
             Announce::Vmid { vmid, node, adopted } => {
-                status.vmid = Some(*vmid);
+                status.vmid = Some((*vmid).into());
                 status.node = Some(node.clone());
                 status.adopted = adopted.then_some(true);
                 status.claim = None;
@@ -101,7 +102,7 @@ pub fn announced(previous: &GuestStatus, announce: &[Announce]) -> GuestStatus {
             Announce::Superseded(old) => superseded(&mut status, old),
             Announce::RevisionGone(vmid) => {
                 if let Some(list) = &mut status.revisions {
-                    list.retain(|r| r.vmid != *vmid);
+                    list.retain(|r| r.vmid() != Some(*vmid));
                 }
                 status.revisions = status.revisions.take().filter(|list| !list.is_empty());
             }
@@ -196,7 +197,11 @@ pub fn after_step(previous: &GuestStatus, step: &Step, outcome: &Outcome, now: i
     match outcome {
         Outcome::Done => {
             retry::succeeded(&mut status, step.apart.as_deref());
-            if let Effect::RawLines { remove, .. } = &step.effect {
+            if let Effect::OnNode {
+                work: NodeWork::RawLines { remove, .. },
+                ..
+            } = &step.effect
+            {
                 let lines = status.lxc_options.take().unwrap_or_default();
                 let left: Vec<String> = lines.into_iter().filter(|l| !remove.contains(l)).collect();
                 status.lxc_options = Some(left).filter(|l| !l.is_empty());

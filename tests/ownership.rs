@@ -10,6 +10,7 @@
 #[path = "engine/mod.rs"]
 mod engine;
 
+use phoenix::pve::Vmid;
 use std::collections::BTreeMap;
 
 use engine::{IMAGE, World, lxc};
@@ -104,7 +105,7 @@ async fn deleting_leaves_a_guest_with_anothers_stamp() {
             ..stamp.clone()
         },
         Stamp {
-            vmid: 7,
+            vmid: Vmid::nearest(7),
             ..stamp.clone()
         },
     ];

@@ -7,6 +7,7 @@
     reason = "test code: a panic is the report"
 )]
 
+use phoenix::pve::Vmid;
 use std::time::Duration;
 
 use phoenix::remote::node::{self, RawLine, RawLinesAnswer};
@@ -18,6 +19,11 @@ use phoenix::simulator::ssh::{SshAction, SshConfig, SshFault, SshServer};
 use phoenix::simulator::{SimConfig, Simulator};
 
 const VMID: u32 = 100;
+
+fn id() -> Vmid {
+    Vmid::nearest(VMID.into())
+}
+
 const START: u64 = 1_800_000_000_000;
 
 struct Bench {
@@ -121,11 +127,11 @@ fn script(body: &str) -> Script {
 }
 
 fn start(script: &Script) -> Command {
-    runner::start(VMID, script, &Layout::default()).unwrap()
+    runner::start(id(), script, &Layout::default()).unwrap()
 }
 
 fn poll() -> Command {
-    runner::poll(VMID, "feature-docker", Some("abc"), &Layout::default()).unwrap()
+    runner::poll(id(), "feature-docker", Some("abc"), &Layout::default()).unwrap()
 }
 
 fn record(output: &Output) -> Record {
@@ -152,7 +158,7 @@ async fn a_script_is_started_and_polled() {
         (Run::Finished, Some(0), "all done\n")
     );
     let file = ssh
-        .run(&bench.node, &runner::read_file(VMID, "/opt/x.conf", 100))
+        .run(&bench.node, &runner::read_file(id(), "/opt/x.conf", 100))
         .await
         .unwrap();
     assert_eq!(
@@ -382,7 +388,7 @@ async fn big_input_arrives_whole() {
     };
     let output = bench
         .ssh()
-        .run(&bench.node, &runner::write_file(VMID, &file).unwrap())
+        .run(&bench.node, &runner::write_file(id(), &file).unwrap())
         .await
         .unwrap();
     assert_eq!(output.stdout.text(), "state=present\n");
@@ -396,12 +402,12 @@ async fn the_node_changes_configs_as_root_may() {
     let digest = bench.inside(|guest| guest.digest());
     let set = [("dev0".to_owned(), "/dev/fuse,mode=0666".to_owned())];
     let output = ssh
-        .run(&bench.node, &node::set("pct", VMID, &set, &[], Some(&digest)))
+        .run(&bench.node, &node::set("pct", id(), &set, &[], Some(&digest)))
         .await
         .unwrap();
     assert!(output.is_success(), "{output:?}");
     let stale = ssh
-        .run(&bench.node, &node::set("pct", VMID, &set, &[], Some(&digest)))
+        .run(&bench.node, &node::set("pct", id(), &set, &[], Some(&digest)))
         .await
         .unwrap();
     assert!(
@@ -410,7 +416,7 @@ async fn the_node_changes_configs_as_root_may() {
     );
     let lines = [RawLine::parse("lxc.apparmor.profile: unconfined").unwrap()];
     let edit = |digest: &str, add: &[RawLine], remove: &[RawLine]| {
-        let command = node::raw_lines(VMID, add, remove, digest, &Default::default());
+        let command = node::raw_lines(id(), add, remove, digest, &Default::default());
         let (ssh, node) = (ssh.clone(), bench.node.clone());
         async move {
             let output = ssh.run(&node, &command).await.unwrap();
@@ -442,13 +448,13 @@ async fn the_node_changes_configs_as_root_may() {
         RawLinesAnswer::Locked("backup".into())
     );
     assert!(
-        ssh.run(&bench.node, &node::pct_unlock(VMID))
+        ssh.run(&bench.node, &node::pct_unlock(id()))
             .await
             .unwrap()
             .is_success()
     );
     assert_eq!(
-        ssh.run(&bench.node, &node::pct_status(VMID))
+        ssh.run(&bench.node, &node::pct_status(id()))
             .await
             .unwrap()
             .stdout
@@ -475,7 +481,7 @@ async fn versions_gpus_and_probes_are_answered() {
     assert_eq!(gpus.len(), simulated.gpus.len());
     assert_eq!(node::driver_version(&driver.stdout.text()), simulated.nvidia_driver);
     let probe = runner::probe(
-        VMID,
+        id(),
         &["curl".into(), "-f".into(), "http://127.0.0.1:8000/health".into()],
         5,
         &Layout::default(),

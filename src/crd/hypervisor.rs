@@ -1,5 +1,6 @@
 //! `PhoenixHypervisor`: a Proxmox cluster.
 
+use crate::pve::Vmid;
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -164,6 +165,13 @@ pub struct IdRange {
     /// Last id.
     #[schemars(schema_with = "schema::vmid")]
     pub end: i64,
+}
+
+impl IdRange {
+    /// First and last id. What is no guest's id is not in it, whatever the bounds say.
+    pub fn ids(&self) -> (Vmid, Vmid) {
+        (Vmid::nearest(self.start), Vmid::nearest(self.end))
+    }
 }
 
 /// The owner containers: small, never started, protected; they hold retained volumes.

@@ -1,5 +1,6 @@
 //! Status of every kind.
 
+use crate::pve::Vmid;
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -199,6 +200,31 @@ impl GuestStatus {
     /// Whether the creating call was sent, or the guest adopted: there may be a guest under the vmid.
     pub fn was_made(&self) -> bool {
         self.create_sent == Some(true) || self.adopted == Some(true)
+    }
+
+    /// The guest's id, where one is recorded.
+    pub fn vmid(&self) -> Option<Vmid> {
+        self.vmid.and_then(|id| Vmid::try_from(id).ok())
+    }
+
+    /// Guests that are the object's: its own, and those of earlier revisions.
+    pub fn vmids(&self) -> impl Iterator<Item = Vmid> {
+        let old = self.revisions.iter().flatten().filter_map(RevisionStatus::vmid);
+        self.vmid().into_iter().chain(old)
+    }
+}
+
+impl VolumeStatus {
+    /// The container that owns it, where that is not the guest.
+    pub fn owner(&self) -> Option<Vmid> {
+        self.owner_vmid.and_then(|id| Vmid::try_from(id).ok())
+    }
+}
+
+impl RevisionStatus {
+    /// Its guest's id.
+    pub fn vmid(&self) -> Option<Vmid> {
+        Vmid::try_from(self.vmid).ok()
     }
 }
 

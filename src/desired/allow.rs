@@ -3,6 +3,7 @@
 //! Proxmox really carries.
 
 use crate::crd::*;
+use crate::pve::Vmid;
 
 use super::{Blocked, GuestObject, GuestSpec, Objects, Reach, refs};
 
@@ -48,8 +49,12 @@ impl Grants {
     pub fn covers(&self, reach: &Reach) -> bool {
         let allow = &self.allow;
         match reach {
-            Reach::Adopt(id) => holds(&allow.adopt, id),
-            Reach::Vmid(id) => allow.vmids.iter().flatten().any(|r| (r.start..=r.end).contains(id)),
+            Reach::Adopt(id) => holds(&allow.adopt, &i64::from(*id)),
+            Reach::Vmid(id) => allow
+                .vmids
+                .iter()
+                .flatten()
+                .any(|r| (r.start..=r.end).contains(&(*id).into())),
             Reach::Bridge(name) => self.bridge.as_ref() == Some(name) || holds(&allow.bridges, name),
             Reach::Vlan(tag) => holds(&allow.vlans, tag),
             Reach::Pool(name) => holds(&allow.pools, name),
@@ -173,7 +178,7 @@ fn images(hypervisor: &PhoenixHypervisor, defaults: &Defaults) -> Vec<String> {
 
 /// An annotation that cannot be followed would make a new guest beside the one that is to be adopted.
 fn adopt_can_be_followed(object: &GuestObject) -> Result<(), Blocked> {
-    let Some(text) = object.annotations.get(ADOPT).filter(|_| object.status.vmid.is_none()) else {
+    let Some(text) = object.annotations.get(ADOPT).filter(|_| object.status.vmid().is_none()) else {
         return Ok(());
     };
     let refused = |reason, what: String| {
@@ -181,9 +186,6 @@ fn adopt_can_be_followed(object: &GuestObject) -> Result<(), Blocked> {
         Err(Blocked::stalled(reason, message))
     };
     match (adopts(object), object.spec_vmid()) {
-        (Some(id), _) if !(100..=999_999_999).contains(&id) => {
-            refused("InvalidSpec", format!("{id} is no id of a guest: give one from 100 on"))
-        }
         (Some(id), Some(given)) if id != given => refused(
             "Conflict",
             format!(
@@ -200,8 +202,8 @@ fn adopt_can_be_followed(object: &GuestObject) -> Result<(), Blocked> {
 }
 
 /// The id that the adopt annotation names, while it can still have an effect.
-fn adopts(object: &GuestObject) -> Option<i64> {
-    match (object.status.vmid, object.status.adopted) {
+fn adopts(object: &GuestObject) -> Option<Vmid> {
+    match (object.status.vmid(), object.status.adopted) {
         (None, _) => object.annotations.get(ADOPT)?.trim().parse().ok(),
         (vmid, Some(true)) => vmid,
         _ => None,
@@ -214,10 +216,10 @@ fn owners_are_nobodys(object: &GuestObject, hypervisor: &PhoenixHypervisor) -> R
     let Some(owners) = &hypervisor.spec.volume_owners else {
         return Ok(());
     };
-    if object.status.vmid.is_some() {
+    if object.status.vmid().is_some() {
         return Ok(());
     }
-    let (first, last) = (owners.id_range.start, owners.id_range.end);
+    let (first, last) = owners.id_range.ids();
     let adopt = adopts(object).map(|id| (format!("metadata.annotations[{ADOPT}]"), id));
     let named = object
         .spec_vmid()

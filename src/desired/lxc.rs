@@ -43,7 +43,7 @@ pub(super) fn fill(
     let gpus = guest.gpus.as_ref();
     desired.gpus = gpus.map(|list| list.iter().filter_map(|g| g.index).collect());
     desired.owner = hypervisor.spec.volume_owners.as_ref().map(|o| WantedOwner {
-        ids: (o.id_range.start, o.id_range.end),
+        ids: o.id_range.ids(),
         image: o.image.clone(),
         storage: o.storage.clone().or(defaults.rootfs_storage.clone()),
         pool: o.pool.clone(),

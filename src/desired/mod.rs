@@ -24,14 +24,14 @@ use std::collections::BTreeMap;
 
 use crate::crd::{DeletionPolicy, DriftPolicy, Health, PowerState, RerunPolicy, RestartPolicy};
 
-use crate::pve::{GuestType, units};
+use crate::pve::{GuestType, Vmid, units};
 
 pub use allow::Grants;
 pub use memory::MemoryObjects;
 pub use objects::{GuestObject, GuestSpec, Key, Objects, SharedFields};
 pub use reach::Reach;
 pub use resolve::resolve;
-pub use stamp::Stamp;
+pub use stamp::{Identity, Stamp};
 pub use vm::{WantedCloudInit, WantedDisk, WantedFirmware, WantedVendor, WantedVm};
 
 /// Why an object cannot be worked on.
@@ -114,8 +114,8 @@ pub enum Source {
     },
     /// A clone of a template.
     Clone {
-        /// Vmid of the template's guest.
-        vmid: i64,
+        /// Vmid of the template's guest; `None` while it has none.
+        vmid: Option<Vmid>,
         /// Node of the template's guest.
         node: String,
         /// Snapshot that is copied; `None` for a Proxmox template.
@@ -283,7 +283,7 @@ impl std::fmt::Debug for Script {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedOwner {
     /// First and last id.
-    pub ids: (i64, i64),
+    pub ids: (Vmid, Vmid),
     /// Image that an owner is made from.
     pub image: Option<String>,
     /// Storage of its root filesystem.
@@ -315,11 +315,11 @@ pub struct Desired {
     /// uid of the object.
     pub uid: String,
     /// Container or machine.
-    pub type_: GuestType,
+    pub sort: GuestType,
     /// Vmid that the spec gives.
-    pub vmid: Option<i64>,
+    pub vmid: Option<Vmid>,
     /// Range for vmids that Phoenix chooses, both ends included.
-    pub vmid_range: Option<(i64, i64)>,
+    pub vmid_range: Option<(Vmid, Vmid)>,
     /// Node that the spec gives; a clone lives on its source's node.
     pub node: Option<String>,
     /// Node that the hypervisor's defaults give, for guests that are free to live anywhere.
@@ -389,7 +389,7 @@ pub struct Desired {
     /// Value of the restamp annotation.
     pub restamp: Option<String>,
     /// Ids of owner containers, both ends included: nobody else's.
-    pub owner_ids: Option<(i64, i64)>,
+    pub owner_ids: Option<(Vmid, Vmid)>,
     /// Deletion policy that the spec gives.
     pub deletion: Option<DeletionPolicy>,
     /// Ways to set root-only options.
@@ -401,15 +401,20 @@ pub struct Desired {
 }
 
 impl Desired {
-    /// The stamp that proves the guest to be this object's.
-    pub fn stamp(&self, vmid: i64) -> Stamp {
-        Stamp {
+    /// Whose its guest is.
+    pub fn identity(&self) -> Identity {
+        Identity {
             cluster: self.cluster_id.clone(),
             kind: self.key.kind.as_str().into(),
             namespace: self.key.namespace.clone(),
             name: self.key.name.clone(),
             uid: self.uid.clone(),
-            vmid,
+        }
+    }
+
+    /// The stamp that proves the guest to be this object's.
+    pub fn stamp(&self, vmid: Vmid) -> Stamp {
+        Stamp {
             revision: match &self.source {
                 _ if self.form != Form::Guest => Some(self.revision.clone()),
                 Some(Source::Clone { revision, .. }) => Some(revision.clone()),
@@ -419,7 +424,7 @@ impl Desired {
                 Some(Source::Clone { revision, .. }) if self.form != Form::Guest => Some(revision.clone()),
                 _ => None,
             },
-            ..Stamp::default()
+            ..self.identity().stamp(vmid)
         }
     }
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::ResourceExt;
 
 use crate::crd::*;
-use crate::pve::GuestType;
+use crate::pve::{GuestType, Vmid};
 
 /// Names one guest object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -218,8 +218,8 @@ impl GuestObject {
     }
 
     /// Vmid that the spec gives.
-    pub fn spec_vmid(&self) -> Option<i64> {
-        match &self.spec {
+    pub fn spec_vmid(&self) -> Option<Vmid> {
+        let given = match &self.spec {
             GuestSpec::Lxc(spec) => spec.guest.vmid,
             GuestSpec::Vm(spec) => spec.guest.vmid,
             GuestSpec::Template(spec) => spec
@@ -227,7 +227,8 @@ impl GuestObject {
                 .as_ref()
                 .and_then(|g| g.vmid)
                 .or(spec.vm.as_ref().and_then(|g| g.vmid)),
-        }
+        };
+        given.and_then(|number| Vmid::try_from(number).ok())
     }
 
     /// Objects that must be Ready first, as the spec lists them.

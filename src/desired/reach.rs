@@ -1,14 +1,15 @@
 //! What lies beyond a guest of one's own, and the entry of `spec.allow` that gives it (docs/security.md).
 
 use crate::crd::AllowedCapability;
+use crate::pve::Vmid;
 
 /// Something beyond a guest of one's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// An existing guest.
-    Adopt(i64),
+    Adopt(Vmid),
     /// An id that Phoenix does not choose itself.
-    Vmid(i64),
+    Vmid(Vmid),
     /// A bridge.
     Bridge(String),
     /// A VLAN tag.
@@ -72,7 +73,8 @@ impl Reach {
     /// The value as the spec or Proxmox has it.
     pub fn value(&self) -> String {
         match self {
-            Reach::Adopt(id) | Reach::Vmid(id) | Reach::Vlan(id) | Reach::Gpu(id) => id.to_string(),
+            Reach::Adopt(id) | Reach::Vmid(id) => id.to_string(),
+            Reach::Vlan(id) | Reach::Gpu(id) => id.to_string(),
             Reach::Privileged => "unprivileged: false".into(),
             Reach::LxcOption(key, value) => format!("{key} = {value}"),
             Reach::Capability(AllowedCapability::Mknod) => "mknod".into(),

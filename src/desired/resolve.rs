@@ -32,7 +32,7 @@ pub fn resolve(object: &GuestObject, objects: &dyn Objects, cluster_id: &str) ->
 fn not_named_as_owners(object: &GuestObject, desired: &Desired) -> Result<(), Blocked> {
     let given = desired.options.get("hostname");
     // A guest that is there has its name already.
-    let chosen = Some(&desired.default_hostname).filter(|_| object.status.vmid.is_none());
+    let chosen = Some(&desired.default_hostname).filter(|_| object.status.vmid().is_none());
     let name = given.or(chosen).filter(|name| name.starts_with(OWNER_HOSTNAME));
     let Some(name) = name.filter(|_| object.guest_type() == GuestType::Lxc) else {
         return Ok(());
@@ -99,9 +99,9 @@ fn shared(
         previous_clusters: hypervisor.spec.previous_cluster_ids.clone().unwrap_or_default(),
         key: object.key.clone(),
         uid: object.uid.clone(),
-        type_: object.guest_type(),
+        sort: object.guest_type(),
         vmid: object.spec_vmid(),
-        vmid_range: hypervisor.spec.vmid_range.as_ref().map(|r| (r.start, r.end)),
+        vmid_range: hypervisor.spec.vmid_range.as_ref().map(IdRange::ids),
         node: spec.node.cloned(),
         default_node: defaults.node.clone(),
         source: None,
@@ -141,11 +141,7 @@ fn shared(
         drift: hypervisor.spec.drift_policy.unwrap_or_default(),
         adopt: object.annotations.get(ADOPT).cloned(),
         restamp: object.annotations.get(RESTAMP).cloned(),
-        owner_ids: hypervisor
-            .spec
-            .volume_owners
-            .as_ref()
-            .map(|o| (o.id_range.start, o.id_range.end)),
+        owner_ids: hypervisor.spec.volume_owners.as_ref().map(|o| o.id_range.ids()),
         deletion: match &object.spec {
             GuestSpec::Lxc(spec) => spec.deletion_policy,
             GuestSpec::Template(spec) => spec.deletion_policy,
@@ -200,7 +196,7 @@ pub(super) fn clone_source(object: &GuestObject, name: &str, objects: &dyn Objec
         Err(blocked) if !made => return Err(blocked),
         _ => {
             return Ok(Source::Clone {
-                vmid: 0,
+                vmid: None,
                 node: String::new(),
                 snapshot: None,
                 revision: String::new(),
@@ -223,7 +219,7 @@ pub(super) fn clone_source(object: &GuestObject, name: &str, objects: &dyn Objec
     }
     let ready = template.is_ready() && !template.deleting;
     Ok(Source::Clone {
-        vmid: template.status.vmid.filter(|_| ready).unwrap_or_default(),
+        vmid: template.status.vmid().filter(|_| ready),
         node: template.status.node.clone().unwrap_or_default(),
         snapshot: match form(&template) {
             Form::Snapshot(name) => Some(name),

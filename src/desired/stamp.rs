@@ -1,12 +1,48 @@
 //! The ownership stamp: the last line of a guest's description, proof of whose it is (promise 1, facts K.3).
 
+use crate::pve::Vmid;
 use std::fmt;
 
 const PREFIX: &str = "<!-- phoenix-hypervisor.io ";
 const SUFFIX: &str = " -->";
 
-/// Whose guest this is, for which vmid the stamp was made, and whether it was ever finished.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Whose a guest is: an object of a management cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Management cluster id.
+    pub cluster: String,
+    /// Kind of the object (`PhoenixLXC`, `PhoenixTemplate`, or `VolumeOwner` for owner containers).
+    pub kind: String,
+    /// Namespace of the object.
+    pub namespace: String,
+    /// Name of the object.
+    pub name: String,
+    /// uid of the object: information only.
+    pub uid: String,
+}
+
+impl Identity {
+    /// A stamp for the guest with this id, with nothing else in it.
+    pub fn stamp(&self, vmid: Vmid) -> Stamp {
+        Stamp {
+            cluster: self.cluster.clone(),
+            kind: self.kind.clone(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+            vmid,
+            fresh: false,
+            adopted: false,
+            revision: None,
+            parent: None,
+            image: None,
+            template: None,
+        }
+    }
+}
+
+/// Whose this guest is, for which vmid the stamp was made, and whether it was ever finished.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// Management cluster id.
     pub cluster: String,
@@ -19,7 +55,7 @@ pub struct Stamp {
     /// uid of the object: information only.
     pub uid: String,
     /// The vmid that the stamp was made for; copies of the guest carry another (facts K.3.3).
-    pub vmid: i64,
+    pub vmid: Vmid,
     /// Set by the creating call, taken off when the guest is configured: it was never started, and what a clone
     /// copied may still be on it (promise 3).
     pub fresh: bool,
@@ -147,7 +183,7 @@ mod tests {
             namespace: "ai".into(),
             name: "qwen".into(),
             uid: "u1".into(),
-            vmid: 950,
+            vmid: Vmid::nearest(950),
             fresh: true,
             adopted: false,
             revision: Some("abc".into()),
@@ -182,7 +218,10 @@ mod tests {
 
     #[test]
     fn a_copy_under_another_vmid_is_not_the_same() {
-        let copy = Stamp { vmid: 951, ..stamp() };
+        let copy = Stamp {
+            vmid: Vmid::nearest(951),
+            ..stamp()
+        };
         assert!(!copy.same_identity(&stamp()));
         assert!(
             Stamp {

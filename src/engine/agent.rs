@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::observed::Failure;
 use crate::proxmox::qemu::ExecStatus;
 use crate::proxmox::{Client, Error};
+use crate::pve::GuestRef;
 use crate::remote::{Captured, Output};
 
 use super::failure::{failure, of_call};
@@ -24,70 +25,59 @@ const FOLDER: &str = "/run/phoenix-input";
 ///
 /// # Errors
 /// With the reason, and whether it may have run.
-pub async fn run(client: &Client, node: &str, vmid: i64, input: &[u8]) -> Result<Output, (Failure, bool)> {
-    let vmid = u32::try_from(vmid).unwrap_or_default();
+pub async fn run(client: &Client, at: &GuestRef, input: &[u8]) -> Result<Output, (Failure, bool)> {
     let of = |e: Error| (of_call(&e), e.may_have_happened());
     if input.len() <= INPUT {
         let text = String::from_utf8_lossy(input);
-        let pid = client
-            .agent_exec(node, vmid, &["/bin/sh", "-s"], &text)
-            .await
-            .map_err(of)?;
-        return wait(client, node, vmid, pid).await;
+        let pid = client.agent_exec(at, &["/bin/sh", "-s"], &text).await.map_err(of)?;
+        return wait(client, at, pid).await;
     }
-    let folder = match send(client, node, vmid, input).await? {
+    let folder = match send(client, at, input).await? {
         Ok(folder) => folder,
         Err(refused) => return Ok(refused),
     };
-    exec(client, node, vmid, &["/bin/sh", "-c", &joined(&folder, "/bin/sh -s")]).await
+    exec(client, at, &["/bin/sh", "-c", &joined(&folder, "/bin/sh -s")]).await
 }
 
 /// Starts a program in the machine whose input may have any size and hold any bytes; its process id.
 ///
 /// # Errors
 /// With the reason, and whether it may have run.
-pub async fn start(
-    client: &Client,
-    node: &str,
-    vmid: i64,
-    argv: &[&str],
-    input: &[u8],
-) -> Result<i64, (Failure, bool)> {
-    let vmid = u32::try_from(vmid).unwrap_or_default();
+pub async fn start(client: &Client, at: &GuestRef, argv: &[&str], input: &[u8]) -> Result<i64, (Failure, bool)> {
     let of = |e: Error| (of_call(&e), e.may_have_happened());
     // Proxmox takes the input as text.
     if input.len() <= INPUT && input.is_ascii() {
         let text = String::from_utf8_lossy(input);
-        return client.agent_exec(node, vmid, argv, &text).await.map_err(of);
+        return client.agent_exec(at, argv, &text).await.map_err(of);
     }
-    let folder = match send(client, node, vmid, input).await? {
+    let folder = match send(client, at, input).await? {
         Ok(folder) => folder,
         Err(refused) => {
-            let message = format!("VM {vmid} does not take the input: {}", refused.complaint());
+            let message = format!("{} does not take the input: {}", at.named(), refused.complaint());
             return Err((failure("GuestUnreachable", message), false));
         }
     };
     let text = joined(&folder, "\"$@\"");
     let words = ["/bin/sh", "-c", &text, "phoenix-input"];
     let argv: Vec<&str> = words.into_iter().chain(argv.iter().copied()).collect();
-    client.agent_exec(node, vmid, &argv, "").await.map_err(of)
+    client.agent_exec(at, &argv, "").await.map_err(of)
 }
 
 /// Puts input that is too large for one call into the machine: the folder with its pieces, or what the machine said
 /// where it has no room for it.
-async fn send(client: &Client, node: &str, vmid: u32, input: &[u8]) -> Result<Result<String, Output>, (Failure, bool)> {
+async fn send(client: &Client, at: &GuestRef, input: &[u8]) -> Result<Result<String, Output>, (Failure, bool)> {
     // Input may hold secrets: the folder is root's alone before anything is put into it. Pieces of a run that was cut
     // off carry another number and go with the folder, which lies in memory.
     let run = rand::random::<u64>();
     let folder = format!("{FOLDER}/{run:016x}");
     let make = format!("umask 077 && mkdir -p {folder}");
-    let made = exec(client, node, vmid, &["/bin/sh", "-c", &make]).await?;
+    let made = exec(client, at, &["/bin/sh", "-c", &make]).await?;
     if !made.is_success() {
         return Ok(Err(made));
     }
     for (n, piece) in input.chunks(PIECE).enumerate() {
         let file = format!("{folder}/{n:06}");
-        let written = client.agent_write(node, vmid, &file, piece).await;
+        let written = client.agent_write(at, &file, piece).await;
         written.map_err(|e| (of_call(&e), e.may_have_happened()))?;
     }
     Ok(Ok(folder))
@@ -105,18 +95,22 @@ fn joined(folder: &str, program: &str) -> String {
 ///
 /// # Errors
 /// With the reason, and whether it may have run.
-pub async fn exec(client: &Client, node: &str, vmid: u32, argv: &[&str]) -> Result<Output, (Failure, bool)> {
+pub async fn exec(client: &Client, at: &GuestRef, argv: &[&str]) -> Result<Output, (Failure, bool)> {
     let pid = client
-        .agent_exec(node, vmid, argv, "")
+        .agent_exec(at, argv, "")
         .await
         .map_err(|e| (of_call(&e), e.may_have_happened()))?;
-    wait(client, node, vmid, pid).await
+    wait(client, at, pid).await
 }
 
 /// Waits for a short program to end.
-async fn wait(client: &Client, node: &str, vmid: u32, pid: i64) -> Result<Output, (Failure, bool)> {
-    let Ok(ended) = tokio::time::timeout(DEADLINE, end(client, node, i64::from(vmid), pid)).await else {
-        let message = format!("a command in VM {vmid} did not end within {} s", DEADLINE.as_secs());
+async fn wait(client: &Client, at: &GuestRef, pid: i64) -> Result<Output, (Failure, bool)> {
+    let Ok(ended) = tokio::time::timeout(DEADLINE, end(client, at, pid)).await else {
+        let message = format!(
+            "a command in {} did not end within {} s",
+            at.named(),
+            DEADLINE.as_secs()
+        );
         return Err((failure("GuestUnreachable", message), true));
     };
     let status = ended.map_err(|failure| (failure, true))?;
@@ -144,11 +138,10 @@ pub fn exit_code(status: &ExecStatus) -> u32 {
 ///
 /// # Errors
 /// With the reason; the program may still run.
-pub async fn end(client: &Client, node: &str, vmid: i64, pid: i64) -> Result<ExecStatus, Failure> {
-    let vmid = u32::try_from(vmid).unwrap_or_default();
+pub async fn end(client: &Client, at: &GuestRef, pid: i64) -> Result<ExecStatus, Failure> {
     let mut pause = Duration::from_millis(50);
     loop {
-        let status = client.agent_exec_status(node, vmid, pid).await;
+        let status = client.agent_exec_status(at, pid).await;
         let status = status.map_err(|e| of_call(&e))?;
         if status.exited {
             return Ok(status);

@@ -1,5 +1,7 @@
 //! One connection a hypervisor: API client, SSH, the poller's snapshot, and what is under way on it.
 
+use crate::pve::GuestRef;
+use crate::pve::Vmid;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -55,11 +57,11 @@ struct State {
     /// Images that Proxmox fetched or compared with their checksums since the engine began: node and volume id.
     compared: HashSet<(String, String)>,
     /// Objects that wait for a clone, by source.
-    clones: HashMap<i64, CloneQueue>,
+    clones: HashMap<Vmid, CloneQueue>,
     /// Tagged containers that were read and are no owners of retained volumes: vmid, node and name.
-    no_owners: HashSet<(i64, String, String)>,
+    no_owners: HashSet<(Vmid, String, String)>,
     /// Ids of the owners' range that were proven free, and have not been in a list since.
-    free_owner_ids: HashSet<i64>,
+    free_owner_ids: HashSet<Vmid>,
 }
 
 impl State {
@@ -77,17 +79,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Connection {
     /// Whether a container was read already and is no owner of retained volumes.
-    pub(super) fn is_no_owner(&self, row: &(i64, String, String)) -> bool {
+    pub(super) fn is_no_owner(&self, row: &(Vmid, String, String)) -> bool {
         lock(&self.state).no_owners.contains(row)
     }
 
     /// Notes that a container is no owner of retained volumes.
-    pub(super) fn is_found_to_be_no_owner(&self, row: (i64, String, String)) {
+    pub(super) fn is_found_to_be_no_owner(&self, row: (Vmid, String, String)) {
         lock(&self.state).no_owners.insert(row);
     }
 
     /// Ids of the owners' range that a list shows.
-    pub(super) fn seen_owner_ids<'i>(&self, ids: impl Iterator<Item = &'i i64>) {
+    pub(super) fn seen_owner_ids<'i>(&self, ids: impl Iterator<Item = &'i Vmid>) {
         let mut state = lock(&self.state);
         for id in ids {
             state.free_owner_ids.remove(id);
@@ -95,12 +97,12 @@ impl Connection {
     }
 
     /// Whether an id of the owners' range was proven free, and has not been in a list since.
-    pub(super) fn was_free_owner_id(&self, id: i64) -> bool {
+    pub(super) fn was_free_owner_id(&self, id: Vmid) -> bool {
         lock(&self.state).free_owner_ids.contains(&id)
     }
 
     /// Notes that an id of the owners' range is free.
-    pub(super) fn free_owner_id(&self, id: i64) {
+    pub(super) fn free_owner_id(&self, id: Vmid) {
         lock(&self.state).free_owner_ids.insert(id);
     }
 
@@ -277,21 +279,15 @@ impl Connection {
     ///
     /// # Errors
     /// With the reason, and whether it may have run.
-    pub async fn in_guest(
-        &self,
-        type_: GuestType,
-        node: &str,
-        vmid: i64,
-        command: &Command,
-    ) -> Result<Output, (Failure, bool)> {
-        match type_ {
-            GuestType::Lxc => self.ssh(node, command).await,
-            GuestType::Qemu => super::agent::run(&self.client, node, vmid, &command.stdin).await,
+    pub async fn in_guest(&self, at: &GuestRef, command: &Command) -> Result<Output, (Failure, bool)> {
+        match at.sort {
+            GuestType::Lxc => self.ssh(&at.node, command).await,
+            GuestType::Qemu => super::agent::run(&self.client, at, &command.stdin).await,
         }
     }
 
     /// The object's place in the queue for clones of a source; it keeps it by asking again.
-    pub fn queue_clone(&self, source: i64, key: &Key) -> ClonePlace {
+    pub fn queue_clone(&self, source: Vmid, key: &Key) -> ClonePlace {
         let mut state = lock(&self.state);
         state.clones.entry(source).or_default().ask(key, Instant::now())
     }
@@ -431,7 +427,7 @@ type Identity = (ProxmoxCluster, Option<bool>, BTreeMap<String, String>, String)
 fn place(cluster: &mut Cluster, row: crate::proxmox::cluster::Resource) {
     use crate::observed::{Row, StorageRow};
     let node = row.node.clone().unwrap_or_default();
-    match (row.kind.as_str(), row.vmid) {
+    match (row.kind.as_str(), row.vmid.and_then(|id| Vmid::try_from(id).ok())) {
         ("lxc" | "qemu", Some(vmid)) => {
             let guest = Row {
                 type_: row.kind.clone(),
@@ -447,7 +443,7 @@ fn place(cluster: &mut Cluster, row: crate::proxmox::cluster::Resource) {
                 maxdisk: row.maxdisk.and_then(|v| i64::try_from(v).ok()),
                 uptime: row.uptime.and_then(|v| i64::try_from(v).ok()),
             };
-            cluster.guests.insert(i64::from(vmid), guest);
+            cluster.guests.insert(vmid, guest);
         }
         ("node", _) if row.status.as_deref() == Some("online") => {
             cluster.online.insert(node);

@@ -3,13 +3,12 @@
 use crate::desired::cloud_init::{self, FirstBoot};
 use crate::desired::{Key, Script, WantedVendor};
 use crate::observed::Failure;
-use crate::plan::{Download, Effect, Step};
+use crate::plan::{Download, Effect, GuestWork, NodeWork, Step};
 use crate::proxmox::Upid;
-use crate::pve::ApiCall;
-use crate::pve::GuestType;
+use crate::pve::{ApiCall, GuestRef, GuestType, Vmid};
 use crate::remote::node::{self, NodeLayout, RawLine, RawLinesAnswer};
 use crate::remote::runner::{self, GuestFile, Layout};
-use crate::remote::{Command, Output};
+use crate::remote::{Command, InvalidCommand, Output};
 use crate::status::Outcome;
 
 use super::connection::Connection;
@@ -23,55 +22,40 @@ pub async fn execute(connection: &Connection, key: &Key, step: &Step) -> Outcome
         Effect::Task {
             call, node, downloads, ..
         } => task(connection, key, call, node, downloads.as_ref()).await,
-        Effect::SetOnNode {
-            type_,
-            node: on,
-            vmid,
+        Effect::OnNode { node, work } => on_node(connection, node, work).await,
+        Effect::InGuest { at, work } => in_guest(connection, at, work).await,
+    }
+}
+
+async fn on_node(connection: &Connection, on: &str, work: &NodeWork) -> Outcome {
+    match work {
+        NodeWork::SetOptions {
+            at,
             set,
             delete,
             digest,
         } => {
-            let command = node::set(type_.tool(), id(*vmid), set, delete, Some(digest));
+            let command = node::set(at.sort.tool(), at.vmid, set, delete, Some(digest));
             ssh(connection, on, &command).await
         }
-        Effect::RawLines {
-            node: on,
+        NodeWork::RawLines {
             vmid,
             add,
             remove,
             digest,
         } => raw_lines(connection, on, *vmid, add, remove, digest).await,
-        Effect::Snippet {
-            node: on,
-            volid,
-            vendor,
-        } => snippet(connection, on, volid, vendor).await,
-        Effect::RemoveSnippet { node: on, volid } => ssh(connection, on, &node::remove_snippet(volid)).await,
-        Effect::RestartUnit {
-            type_,
-            node: on,
-            vmid,
-            unit,
-        } => restart_unit(connection, *type_, on, *vmid, unit).await,
-        Effect::Script {
-            type_,
-            node: on,
-            vmid,
-            script,
-            attempt,
-        } => self::script(connection, *type_, on, *vmid, script, *attempt).await,
-        Effect::CancelScript {
-            type_,
-            node: on,
-            vmid,
-            id,
-            hash,
-        } => cancel_script(connection, *type_, on, *vmid, id, hash).await,
+        NodeWork::WriteSnippet { volid, vendor } => write_snippet(connection, on, volid, vendor).await,
+        NodeWork::RemoveSnippet { volid } => ssh(connection, on, &node::remove_snippet(volid)).await,
     }
 }
 
-fn id(vmid: i64) -> u32 {
-    u32::try_from(vmid).unwrap_or_default()
+async fn in_guest(connection: &Connection, at: &GuestRef, work: &GuestWork) -> Outcome {
+    let done = match work {
+        GuestWork::StartScript { script, attempt } => start_script(connection, at, script, *attempt).await,
+        GuestWork::CancelScript { id, hash } => cancel_script(connection, at, id, hash).await,
+        GuestWork::RestartUnit { unit } => restart_unit(connection, at, unit).await,
+    };
+    done.map_or_else(|outcome| outcome, |()| Outcome::Done)
 }
 
 fn failed(failure: Failure) -> Outcome {
@@ -140,7 +124,7 @@ async fn ssh(connection: &Connection, on: &str, command: &Command) -> Outcome {
 async fn raw_lines(
     connection: &Connection,
     on: &str,
-    vmid: i64,
+    vmid: Vmid,
     add: &[String],
     remove: &[String],
     digest: &str,
@@ -150,7 +134,7 @@ async fn raw_lines(
         (Ok(add), Ok(remove)) => (add, remove),
         (Err(e), _) | (_, Err(e)) => return Outcome::Failed(failure("InvalidSpec", e.to_string())),
     };
-    let command = node::raw_lines(id(vmid), &add, &remove, digest, &NodeLayout::default());
+    let command = node::raw_lines(vmid, &add, &remove, digest, &NodeLayout::default());
     let output = match connection.ssh(on, &command).await {
         Ok(output) => output,
         Err((error, _)) => return Outcome::Failed(error),
@@ -178,10 +162,10 @@ async fn raw_lines(
 }
 
 /// Proxmox leaves out what it cannot read, without a word (facts L.1.6).
-async fn read_back(connection: &Connection, on: &str, vmid: i64, added: &[RawLine]) -> Outcome {
+async fn read_back(connection: &Connection, on: &str, vmid: Vmid, added: &[RawLine]) -> Outcome {
     let config = match connection
         .client
-        .guest_config(GuestType::Lxc, on, id(vmid), false)
+        .guest_config(&GuestRef::new(GuestType::Lxc, vmid, on), false)
         .await
     {
         Ok(config) => config,
@@ -242,11 +226,8 @@ fn runner_script(script: &Script, attempt: i64) -> runner::Script {
 }
 
 /// Renders the vendor-data and puts it on the node.
-async fn snippet(connection: &Connection, on: &str, volid: &str, vendor: &WantedVendor) -> Outcome {
-    let program = |script: &Script| {
-        let start = runner::start(0, &runner_script(script, 1), &Layout::default());
-        start.map(|command| String::from_utf8_lossy(&command.stdin).into_owned())
-    };
+async fn write_snippet(connection: &Connection, on: &str, volid: &str, vendor: &WantedVendor) -> Outcome {
+    let program = |script: &Script| runner::start_program(&runner_script(script, 1), &Layout::default());
     let programs: Vec<String> = match vendor.scripts.iter().map(program).collect() {
         Ok(programs) => programs,
         Err(error) => return Outcome::Failed(failure("InvalidSpec", error.to_string())),
@@ -264,84 +245,54 @@ async fn snippet(connection: &Connection, on: &str, volid: &str, vendor: &Wanted
 }
 
 /// Runs one of the runner's programs in a guest; what keeps it from ending well is the step's outcome.
-async fn in_guest(
+async fn run(
     connection: &Connection,
-    type_: GuestType,
-    on: &str,
-    vmid: i64,
-    command: &Command,
+    at: &GuestRef,
+    command: Result<Command, InvalidCommand>,
 ) -> Result<Output, Outcome> {
-    match connection.in_guest(type_, on, vmid, command).await {
+    let command = command.map_err(|error| Outcome::Failed(failure("InvalidSpec", error.to_string())))?;
+    match connection.in_guest(at, &command).await {
         Ok(output) if output.is_success() => Ok(output),
-        Ok(output) => Err(Outcome::Failed(of_guest(type_, vmid, &output))),
+        Ok(output) => Err(Outcome::Failed(of_guest(at, &output))),
         Err((error, _)) => Err(Outcome::Failed(error)),
     }
 }
 
+/// An answer of the runner's that cannot be read.
+fn unreadable(error: runner::AnswerError) -> Outcome {
+    Outcome::Failed(failure("GuestUnreachable", error.to_string()))
+}
+
 /// systemd answers at once and restarts the unit by itself: a service that takes long to stop holds up nothing.
-async fn restart_unit(connection: &Connection, type_: GuestType, on: &str, vmid: i64, unit: &str) -> Outcome {
+async fn restart_unit(connection: &Connection, at: &GuestRef, unit: &str) -> Result<(), Outcome> {
     let argv = ["systemctl", "restart", "--no-block", unit].map(str::to_string);
-    let command = runner::probe(id(vmid), &argv, 20, &Layout::default());
-    let output = match in_guest(connection, type_, on, vmid, &command).await {
-        Ok(output) => output,
-        Err(outcome) => return outcome,
-    };
-    match runner::ProbeAnswer::parse(&output.stdout.text()) {
-        Ok(answer) if answer.exit == 0 => Outcome::Done,
-        Ok(answer) => {
-            let message = format!(
-                "systemctl restart {unit} in {} ended with exit code {}: {}: correct health.restartUnit",
-                type_.named(vmid),
-                answer.exit,
-                answer.output.trim()
-            );
-            Outcome::Failed(failure("CommandFailed", message))
-        }
-        Err(error) => Outcome::Failed(failure("GuestUnreachable", error.to_string())),
+    let command = runner::probe(at.vmid, &argv, 20, &Layout::default());
+    let output = run(connection, at, Ok(command)).await?;
+    let answer = runner::ProbeAnswer::parse(&output.stdout.text()).map_err(unreadable)?;
+    if answer.exit == 0 {
+        return Ok(());
     }
+    let message = format!(
+        "systemctl restart {unit} in {} ended with exit code {}: {}: correct health.restartUnit",
+        at.named(),
+        answer.exit,
+        answer.output.trim()
+    );
+    Err(Outcome::Failed(failure("CommandFailed", message)))
 }
 
-async fn script(
-    connection: &Connection,
-    type_: GuestType,
-    on: &str,
-    vmid: i64,
-    script: &Script,
-    attempt: i64,
-) -> Outcome {
-    let start = runner_script(script, attempt);
-    let command = match runner::start(id(vmid), &start, &Layout::default()) {
-        Ok(command) => command,
-        Err(error) => return Outcome::Failed(failure("InvalidSpec", error.to_string())),
-    };
-    let output = match in_guest(connection, type_, on, vmid, &command).await {
-        Ok(output) => output,
-        Err(outcome) => return outcome,
-    };
-    match runner::Record::parse(&output.stdout.text()) {
-        Ok(record) if record.busy => Outcome::Busy(failure(
-            "ScriptRunning",
-            format!("an earlier version of {} still runs", script.name),
-        )),
-        Ok(_) => Outcome::Done,
-        Err(error) => Outcome::Failed(failure("GuestUnreachable", error.to_string())),
+async fn start_script(connection: &Connection, at: &GuestRef, script: &Script, attempt: i64) -> Result<(), Outcome> {
+    let command = runner::start(at.vmid, &runner_script(script, attempt), &Layout::default());
+    let output = run(connection, at, command).await?;
+    let record = runner::Record::parse(&output.stdout.text()).map_err(unreadable)?;
+    if record.busy {
+        let message = format!("an earlier version of {} still runs", script.name);
+        return Err(Outcome::Busy(failure("ScriptRunning", message)));
     }
+    Ok(())
 }
 
-async fn cancel_script(
-    connection: &Connection,
-    type_: GuestType,
-    on: &str,
-    vmid: i64,
-    script: &str,
-    hash: &str,
-) -> Outcome {
-    let command = match runner::cancel(id(vmid), script, hash, &Layout::default()) {
-        Ok(command) => command,
-        Err(error) => return Outcome::Failed(failure("InvalidSpec", error.to_string())),
-    };
-    match in_guest(connection, type_, on, vmid, &command).await {
-        Ok(_) => Outcome::Done,
-        Err(outcome) => outcome,
-    }
+async fn cancel_script(connection: &Connection, at: &GuestRef, script: &str, hash: &str) -> Result<(), Outcome> {
+    let command = runner::cancel(at.vmid, script, hash, &Layout::default());
+    run(connection, at, command).await.map(drop)
 }

@@ -2,7 +2,7 @@
 
 use crate::observed::Failure;
 use crate::proxmox::Error;
-use crate::pve::GuestType;
+use crate::pve::GuestRef;
 use crate::remote;
 
 /// A failure with its reason.
@@ -111,7 +111,7 @@ pub fn of_ssh(error: &remote::Error) -> Failure {
 }
 
 /// A command in a guest that ended badly, or an answer that is none.
-pub fn of_guest(type_: GuestType, vmid: i64, output: &remote::Output) -> Failure {
+pub fn of_guest(at: &GuestRef, output: &remote::Output) -> Failure {
     let stdout = output.stdout.text();
     let told = stdout.lines().find_map(|line| line.strip_prefix("error="));
     let stderr = output.stderr.text();
@@ -121,10 +121,10 @@ pub fn of_guest(type_: GuestType, vmid: i64, output: &remote::Output) -> Failure
         (None, _) => output.complaint(),
     };
     if words.to_lowercase().contains("no space left") {
-        let message = format!("{}: {words}: make room in it, or grow its disk", type_.named(vmid));
+        let message = format!("{}: {words}: make room in it, or grow its disk", at.named());
         return failure("GuestDiskFull", message);
     }
-    failure("GuestUnreachable", format!("{}: {words}", type_.named(vmid)))
+    failure("GuestUnreachable", format!("{}: {words}", at.named()))
 }
 
 /// Whether the failure is nobody's fault and passes by itself: the step is tried again soon, without counting.

@@ -1,10 +1,11 @@
 //! Looks and plans, again and again, until the plan needs no more looks.
 
+use crate::pve::Vmid;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::crd::{ADOPT, GuestKind, RESTAMP};
-use crate::desired::{self, Desired, GuestObject, Stamp, refs};
+use crate::crd::{ADOPT, GuestKind, RESTAMP, VolumeStatus};
+use crate::desired::{self, Desired, GuestObject, Identity, refs};
 use crate::observed::{ClonePlace, Failure, Observed, Recorded, Verified};
 use crate::plan::{self, Input, Next, Plan, Surroundings};
 use crate::pve::GuestType;
@@ -36,7 +37,7 @@ impl<S: Store> Engine<S> {
             self.store.look_at_all(&mut |o| {
                 let vmid = o
                     .status
-                    .vmid
+                    .vmid()
                     .filter(|_| o.hypervisor_ref() == hypervisor && o.key != object.key);
                 observed.objects.extend(vmid.map(|vmid| (vmid, o.key.to_string())));
             });
@@ -45,7 +46,7 @@ impl<S: Store> Engine<S> {
             observed.clone_queue = desired.and_then(|d| queued(connection, snapshot, d, object));
         }
         let identity = match desired {
-            Some(desired) => observe::identity(desired),
+            Some(desired) => desired.identity(),
             None => self.identity_of(object),
         };
         let (namespace, name) = object.hypervisor_ref();
@@ -56,7 +57,7 @@ impl<S: Store> Engine<S> {
         let around = Surroundings {
             cluster_id: &self.options.cluster_id,
             previous: &previous,
-            owner_ids: owners.map(|o| (o.id_range.start, o.id_range.end)),
+            owner_ids: owners.map(|o| o.id_range.ids()),
         };
         let dependencies = || refs::dependencies(object, self.store.as_ref());
         let status = match desired {
@@ -123,14 +124,13 @@ impl<S: Store> Engine<S> {
         ))
     }
 
-    pub(super) fn identity_of(&self, object: &GuestObject) -> Stamp {
-        Stamp {
+    pub(super) fn identity_of(&self, object: &GuestObject) -> Identity {
+        Identity {
             cluster: self.options.cluster_id.clone(),
             kind: object.key.kind.as_str().into(),
             namespace: object.key.namespace.clone(),
             name: object.key.name.clone(),
             uid: object.uid.clone(),
-            ..Stamp::default()
         }
     }
 
@@ -170,7 +170,7 @@ impl<S: Store> Engine<S> {
             let parent = g
                 .template_ref()
                 .and_then(|name| refs::template(g, name, self.store.as_ref()).ok());
-            g.status.vmid.is_some() && parent.is_some_and(|p| p.key == template.key)
+            g.status.vmid().is_some() && parent.is_some_and(|p| p.key == template.key)
         });
         cloned.map(|g| g.status.template_revision.clone()).collect()
     }
@@ -181,25 +181,24 @@ impl<S: Store> Engine<S> {
         let mut recorded = Recorded::default();
         for other in self.store.guests().iter().filter(|o| o.hypervisor_ref() == hypervisor) {
             let status = &other.status;
-            let old = status.revisions.iter().flatten().map(|r| r.vmid);
-            recorded.guests.extend(status.vmid.into_iter().chain(old));
+            recorded.guests.extend(status.vmids());
             recorded
                 .owners
-                .extend(status.volumes.iter().flatten().filter_map(|v| v.owner_vmid));
+                .extend(status.volumes.iter().flatten().filter_map(VolumeStatus::owner));
         }
         recorded
     }
 
     /// Vmids that other objects have or want on the same hypervisor.
-    fn reserved(&self, memory: &Memory, object: &GuestObject) -> BTreeSet<i64> {
-        if object.status.vmid.is_some() {
+    fn reserved(&self, memory: &Memory, object: &GuestObject) -> BTreeSet<Vmid> {
+        if object.status.vmid().is_some() {
             return BTreeSet::new();
         }
         let hypervisor = object.hypervisor_ref();
         let mut wanted = BTreeSet::new();
         self.store.look_at_all(&mut |o| {
             if o.key != object.key && o.hypervisor_ref() == hypervisor {
-                wanted.extend(o.status.vmid.into_iter().chain(o.spec_vmid()));
+                wanted.extend(o.status.vmid().into_iter().chain(o.spec_vmid()));
             }
         });
         let chosen = memory
@@ -214,14 +213,14 @@ impl<S: Store> Engine<S> {
     /// Whether it matters from the start what other objects have: where a guest may be taken.
     fn may_take(object: &GuestObject, snapshot: &Snapshot) -> bool {
         let status = &object.status;
-        let listed = |vmid: i64| snapshot.cluster.guests.contains_key(&vmid);
-        let present = status.vmid.is_some_and(listed);
+        let listed = |vmid: Vmid| snapshot.cluster.guests.contains_key(&vmid);
+        let present = status.vmid().is_some_and(listed);
         let asks = status.claim.is_some() || object.annotations.contains_key(RESTAMP);
         !present || asks || object.deleting
     }
 
     /// Vmids that other objects have on the same Proxmox, with who has each.
-    fn held(&self, memory: &Memory, object: &GuestObject) -> BTreeMap<i64, String> {
+    fn held(&self, memory: &Memory, object: &GuestObject) -> BTreeMap<Vmid, String> {
         let own = object.hypervisor_ref();
         let mut known: HashMap<(String, String), bool> = HashMap::new();
         let mut here = |other: (String, String)| {
@@ -237,9 +236,7 @@ impl<S: Store> Engine<S> {
             if other.key == object.key || !here(other.hypervisor_ref()) {
                 continue;
             }
-            let old = other.status.revisions.iter().flatten().map(|r| r.vmid);
-            let all = other.status.vmid.into_iter().chain(old);
-            held.extend(all.map(|vmid| (vmid, other.key.to_string())));
+            held.extend(other.status.vmids().map(|vmid| (vmid, other.key.to_string())));
         }
         for ((hypervisor, vmid), key) in &memory.reserved {
             if *key != object.key && here(hypervisor.clone()) {
@@ -251,9 +248,9 @@ impl<S: Store> Engine<S> {
 
     /// Keeps a vmid for the object before it is asked about, so that of many that choose at once each asks about another
     /// one; `false`: somebody else has it. What the spec or the annotation names is nobody's choice.
-    fn choose(&self, object: &GuestObject, vmid: i64) -> bool {
+    fn choose(&self, object: &GuestObject, vmid: Vmid) -> bool {
         let named = object.spec_vmid() == Some(vmid) || object.annotations.contains_key(ADOPT);
-        if object.deleting || object.status.vmid.is_some() {
+        if object.deleting || object.status.vmid().is_some() {
             return true;
         }
         let reserved = &mut lock(&self.memory).reserved;
@@ -276,13 +273,11 @@ impl<S: Store> Engine<S> {
 /// The object's place among those that wait for a clone of the same container (facts D.4). Machines do not queue: their
 /// source takes several clones at once (facts F.4).
 fn queued(connection: &Connection, snapshot: &Snapshot, desired: &Desired, object: &GuestObject) -> Option<ClonePlace> {
-    let Some(desired::Source::Clone { vmid: source, .. }) = &desired.source else {
+    let Some(desired::Source::Clone { vmid: Some(source), .. }) = &desired.source else {
         return None;
     };
-    let vmid = object.status.vmid?;
-    let waits = *source != 0
-        && desired.type_ == GuestType::Lxc
-        && object.status.task.is_none()
-        && !snapshot.cluster.guests.contains_key(&vmid);
+    let vmid = object.status.vmid()?;
+    let waits =
+        desired.sort == GuestType::Lxc && object.status.task.is_none() && !snapshot.cluster.guests.contains_key(&vmid);
     waits.then(|| connection.queue_clone(*source, &object.key))
 }

@@ -27,6 +27,7 @@ pub mod store;
 mod task;
 mod turns;
 
+use crate::pve::Vmid;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -77,7 +78,7 @@ struct Memory {
     /// What the probes of the objects' guests said.
     health: HashMap<Key, HealthState>,
     /// Vmids that were chosen, until status shows them: hypervisor and vmid → object.
-    reserved: HashMap<((String, String), i64), Key>,
+    reserved: HashMap<((String, String), Vmid), Key>,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

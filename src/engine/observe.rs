@@ -1,8 +1,10 @@
 //! Carries out the reads that a plan asks for. What is read is the plan's choice; nothing is decided here.
 
+use crate::pve::GuestRef;
+use crate::pve::Vmid;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::desired::{Desired, Stamp};
+use crate::desired::Identity;
 use crate::observed::*;
 use crate::plan::{ProbeRequest, Query};
 use crate::proxmox::Error;
@@ -18,10 +20,6 @@ pub(super) use ownership::carries;
 mod vm;
 mod volumes;
 
-fn id(vmid: i64) -> u32 {
-    u32::try_from(vmid).unwrap_or_default()
-}
-
 /// Carries out one query and puts the answer into `observed`.
 ///
 /// # Errors
@@ -29,7 +27,7 @@ fn id(vmid: i64) -> u32 {
 pub async fn look(
     connection: &Connection,
     snapshot: &Snapshot,
-    identity: &Stamp,
+    identity: &Identity,
     previous: &[String],
     query: &Query,
     observed: &mut Observed,
@@ -52,9 +50,9 @@ pub async fn look(
         }
         Query::Lenders { among } => {
             let mut lenders = BTreeMap::new();
-            for (vmid, type_, node) in among {
-                let read = guest(connection, snapshot, *type_, *vmid, Some(node), false).await;
-                lenders.insert(*vmid, read);
+            for at in among {
+                let read = guest(connection, snapshot, at.sort, at.vmid, Some(&at.node), false).await;
+                lenders.insert(at.vmid, read);
             }
             observed.lenders = Some(lenders);
         }
@@ -65,22 +63,22 @@ pub async fn look(
             }
             observed.id_check = Some((*vmid, check));
         }
-        Query::Guest { vmid, type_, node } => {
-            observed.guest = Some(guest(connection, snapshot, *type_, *vmid, node.as_deref(), true).await);
+        Query::Guest { vmid, sort, node } => {
+            observed.guest = Some(guest(connection, snapshot, *sort, *vmid, node.as_deref(), true).await);
             observed.guest_of = Some(*vmid);
         }
-        Query::Parent { vmid, type_, node } => {
-            observed.parent = Some(guest(connection, snapshot, *type_, *vmid, Some(node), true).await);
+        Query::Parent(at) => {
+            observed.parent = Some(guest(connection, snapshot, at.sort, at.vmid, Some(&at.node), true).await);
         }
-        Query::Agent { vmid, node, cloud_init } => {
-            observed.agent = Some(vm::agent(connection, *vmid, node, *cloud_init).await);
+        Query::Agent { at, cloud_init } => {
+            observed.agent = Some(vm::agent(connection, at, *cloud_init).await);
         }
         Query::Snippet { node, volid } => observed.snippet = Some(vm::snippet(connection, node, volid).await),
-        Query::CloudInit { vmid, node, password } => {
-            observed.cloud_init = Some(vm::cloud_init(connection, *vmid, node, *password).await);
+        Query::CloudInit { at, password } => {
+            observed.cloud_init = Some(vm::cloud_init(connection, at, *password).await);
         }
-        Query::OldRevision { vmid, type_, node } => {
-            observed.old_revision = Some(old_revision(connection, snapshot, *type_, *vmid, node).await);
+        Query::OldRevision(at) => {
+            observed.old_revision = Some(old_revision(connection, snapshot, at).await);
         }
         Query::Creating { vmid, source, node } => {
             let runs = creating(connection, *vmid, *source, node).await?;
@@ -93,12 +91,8 @@ pub async fn look(
         Query::Image { node, volid, appliance } => {
             observed.image = Some(image(connection, node, volid, appliance.as_deref()).await);
         }
-        Query::Scripts { vmid, type_, node, ids } => {
-            observed.scripts = Some(scripts(connection, *type_, *vmid, node, ids).await)
-        }
-        Query::Firewall { vmid, type_, node } => {
-            observed.firewall = Some(firewall(connection, *type_, *vmid, node).await);
-        }
+        Query::Scripts { at, ids } => observed.scripts = Some(scripts(connection, at, ids).await),
+        Query::Firewall(at) => observed.firewall = Some(firewall(connection, at).await),
         Query::Owners { ids } => {
             observed.owners = Some(volumes::owners(connection, snapshot, *ids, &observed.recorded).await);
         }
@@ -113,31 +107,21 @@ pub async fn look(
             };
             observed.owner_range = Some(volumes::owner_range(connection, *ids, node.as_deref(), &listed).await);
         }
-        Query::Sections { vmid, type_, node } => {
-            let sections = volumes::sections(connection, *type_, *vmid, node).await;
-            observed.sections.insert(*vmid, sections);
+        Query::Sections(at) => {
+            let sections = volumes::sections(connection, at).await;
+            observed.sections.insert(at.vmid, sections);
         }
-        Query::Probes {
-            vmid,
-            type_,
-            node,
-            probes,
-        } => {
-            let answers = self::probes(connection, *type_, *vmid, node, probes).await;
+        Query::Probes { at, probes } => {
+            let answers = self::probes(connection, at, probes).await;
             observed.probes.extend(answers);
         }
     }
     Ok(())
 }
 
-/// The identity that stamps are compared with while no vmid is known.
-pub fn identity(desired: &Desired) -> Stamp {
-    desired.stamp(0)
-}
-
-async fn vmid_free(connection: &Connection, vmid: i64, volumes_on: Option<&str>) -> Result<IdCheck, Failure> {
+async fn vmid_free(connection: &Connection, vmid: Vmid, volumes_on: Option<&str>) -> Result<IdCheck, Failure> {
     let client = &connection.client;
-    if !client.vmid_is_free(id(vmid)).await.map_err(|e| of_call(&e))? {
+    if !client.vmid_is_free(vmid).await.map_err(|e| of_call(&e))? {
         return Ok(IdCheck::Taken);
     }
     let Some(node) = volumes_on else {
@@ -150,7 +134,7 @@ async fn vmid_free(connection: &Connection, vmid: i64, volumes_on: Option<&str>)
             continue;
         }
         let content = client
-            .storage_content(node, &storage.storage, None, Some(id(vmid)))
+            .storage_content(node, &storage.storage, None, Some(vmid))
             .await
             .map_err(|e| of_call(&e))?;
         let of_guests = content
@@ -168,21 +152,14 @@ async fn vmid_free(connection: &Connection, vmid: i64, volumes_on: Option<&str>)
 async fn guest(
     connection: &Connection,
     snapshot: &Snapshot,
-    type_: GuestType,
-    vmid: i64,
+    sort: GuestType,
+    vmid: Vmid,
     node: Option<&str>,
     details: bool,
 ) -> GuestRead {
     let row = snapshot.cluster.guests.get(&vmid);
-    if let Some(row) = row.filter(|r| r.type_ != type_.as_str()) {
-        return GuestRead::OtherType {
-            type_: if row.type_ == "qemu" {
-                GuestType::Qemu
-            } else {
-                GuestType::Lxc
-            },
-            node: row.node.clone(),
-        };
+    if let Some(row) = row.filter(|r| r.guest_type() != sort) {
+        return GuestRead::OtherType(GuestRef::new(row.guest_type(), vmid, &row.node));
     }
     let online = &snapshot.cluster.online;
     let nodes: Vec<String> = match (row, node) {
@@ -194,7 +171,7 @@ async fn guest(
         return GuestRead::Unreadable(failure("NodeOffline", format!("node {offline} is offline")));
     }
     for node in &nodes {
-        match read_guest(connection, type_, node, vmid, details).await {
+        match read_guest(connection, GuestRef::new(sort, vmid, node), details).await {
             Ok(guest) => return GuestRead::Present(Box::new(guest)),
             Err(Error::NotFound { .. }) => {}
             Err(error) => return GuestRead::Unreadable(of_call(&error)),
@@ -203,29 +180,21 @@ async fn guest(
     GuestRead::NotFound
 }
 
-async fn read_guest(
-    connection: &Connection,
-    type_: GuestType,
-    node: &str,
-    vmid: i64,
-    details: bool,
-) -> Result<Guest, Error> {
+async fn read_guest(connection: &Connection, at: GuestRef, details: bool) -> Result<Guest, Error> {
     let client = &connection.client;
-    let config = client.guest_config(type_, node, id(vmid), false).await?;
+    let config = client.guest_config(&at, false).await?;
     let mut guest = Guest {
-        type_,
-        node: node.to_string(),
         options: config.options,
         raw_lines: config.raw,
         digest: config.digest,
         lock: config.lock,
-        ..Guest::default()
+        ..Guest::new(at)
     };
     // While a guest is being created there is nothing more to see (facts K.2.4).
     if !details || guest.being_made() {
         return Ok(guest);
     }
-    let state = client.guest_state(type_, node, id(vmid)).await?;
+    let state = client.guest_state(&guest.at).await?;
     guest.running = state.is_running();
     guest.pid = state.pid.filter(|_| guest.running);
     guest.uptime = state
@@ -233,20 +202,20 @@ async fn read_guest(
         .and_then(|s| i64::try_from(s).ok())
         .filter(|_| guest.running);
     guest.snapshots = client
-        .guest_snapshots(type_, node, id(vmid))
+        .guest_snapshots(&guest.at)
         .await?
         .into_iter()
         .filter(|s| s.snapstate.is_none())
         .map(|s| (s.name, s.description.unwrap_or_default()))
         .collect();
     if guest.running {
-        let pending = client.guest_pending(type_, node, id(vmid)).await?;
+        let pending = client.guest_pending(&guest.at).await?;
         let pending = pending.into_iter().filter(|p| p.is_pending());
         guest.pending = pending.map(|p| (p.key, p.value)).collect();
     }
     // A machine's addresses come from its agent, which may not answer.
-    if guest.running && type_ == GuestType::Lxc {
-        guest.ip = address(&client.lxc_interfaces(node, id(vmid)).await?);
+    if guest.running && guest.at.sort == GuestType::Lxc {
+        guest.ip = address(&client.lxc_interfaces(&guest.at).await?);
     }
     Ok(guest)
 }
@@ -282,42 +251,33 @@ pub(super) fn reachable(interfaces: impl Iterator<Item = (String, Vec<String>)>)
 }
 
 /// The guest of an earlier revision, and the volumes of linked clones that rest on its own.
-async fn old_revision(
-    connection: &Connection,
-    snapshot: &Snapshot,
-    type_: GuestType,
-    vmid: i64,
-    node: &str,
-) -> Result<OldRevision, Failure> {
-    let read = guest(
-        connection,
-        snapshot,
-        type_,
-        vmid,
-        Some(node).filter(|n| !n.is_empty()),
-        true,
-    )
-    .await;
+async fn old_revision(connection: &Connection, snapshot: &Snapshot, at: &GuestRef) -> Result<OldRevision, Failure> {
+    let node = Some(at.node.as_str()).filter(|n| !n.is_empty());
+    let read = guest(connection, snapshot, at.sort, at.vmid, node, true).await;
     let mut linked = Vec::new();
     if let GuestRead::Present(present) = &read {
         let client = &connection.client;
-        for storage in client.storages(&present.node).await.map_err(|e| of_call(&e))? {
+        for storage in client.storages(&present.at.node).await.map_err(|e| of_call(&e))? {
             let holds_guests = storage.content.iter().any(|c| c == "rootdir" || c == "images");
             if !storage.active || !holds_guests {
                 continue;
             }
             let content = client
-                .storage_content(&present.node, &storage.storage, None, None)
+                .storage_content(&present.at.node, &storage.storage, None, None)
                 .await
                 .map_err(|e| of_call(&e))?;
-            linked.extend(content.into_iter().map(|v| v.volid).filter(|v| rests_on(v, vmid)));
+            linked.extend(content.into_iter().map(|v| v.volid).filter(|v| rests_on(v, at.vmid)));
         }
     }
-    Ok(OldRevision { vmid, read, linked })
+    Ok(OldRevision {
+        vmid: at.vmid,
+        read,
+        linked,
+    })
 }
 
 /// Whether a task works on the vmid. A clone's task carries its source's id (facts B.4).
-async fn creating(connection: &Connection, vmid: i64, source: Option<i64>, node: &str) -> Result<bool, Failure> {
+async fn creating(connection: &Connection, vmid: Vmid, source: Option<Vmid>, node: &str) -> Result<bool, Failure> {
     let tasks = connection
         .client
         .tasks(node, None, None, 200)
@@ -368,21 +328,16 @@ async fn image(connection: &Connection, node: &str, volid: &str, appliance: Opti
 
 async fn scripts(
     connection: &Connection,
-    type_: GuestType,
-    vmid: i64,
-    node: &str,
+    at: &GuestRef,
     ids: &[String],
 ) -> Result<BTreeMap<String, ScriptRecord>, Failure> {
     let mut records = BTreeMap::new();
     for script in ids {
-        let command = runner::poll(id(vmid), script, None, &Layout::default())
+        let command = runner::poll(at.vmid, script, None, &Layout::default())
             .map_err(|e| failure("InvalidSpec", e.to_string()))?;
-        let output = connection
-            .in_guest(type_, node, vmid, &command)
-            .await
-            .map_err(|(f, _)| f)?;
+        let output = connection.in_guest(at, &command).await.map_err(|(f, _)| f)?;
         if !output.is_success() {
-            return Err(of_guest(type_, vmid, &output));
+            return Err(of_guest(at, &output));
         }
         let record =
             runner::Record::parse(&output.stdout.text()).map_err(|e| failure("GuestUnreachable", e.to_string()))?;
@@ -406,16 +361,10 @@ async fn scripts(
     Ok(records)
 }
 
-async fn firewall(connection: &Connection, type_: GuestType, vmid: i64, node: &str) -> Result<FirewallState, Failure> {
+async fn firewall(connection: &Connection, at: &GuestRef) -> Result<FirewallState, Failure> {
     let client = &connection.client;
-    let mut options = client
-        .firewall_options(type_, node, id(vmid))
-        .await
-        .map_err(|e| of_call(&e))?;
-    let rules = client
-        .firewall_rules(type_, node, id(vmid))
-        .await
-        .map_err(|e| of_call(&e))?;
+    let mut options = client.firewall_options(at).await.map_err(|e| of_call(&e))?;
+    let rules = client.firewall_rules(at).await.map_err(|e| of_call(&e))?;
     let digest = rules.iter().find_map(|r| r.digest.clone());
     if let Some(own) = options.digest.take() {
         options.options.insert("digest".into(), own);
@@ -448,16 +397,10 @@ fn rule(rule: &crate::proxmox::firewall::FirewallRule) -> BTreeMap<String, Strin
 }
 
 /// Asks the probes of one guest, all at once.
-async fn probes(
-    connection: &Connection,
-    type_: GuestType,
-    vmid: i64,
-    node: &str,
-    requests: &[ProbeRequest],
-) -> Vec<(ProbeKind, ProbeAnswer)> {
-    let place = match type_ {
-        GuestType::Lxc => connection.target(node).map(Place::Container),
-        GuestType::Qemu => Ok(Place::Machine(node.to_string())),
+async fn probes(connection: &Connection, at: &GuestRef, requests: &[ProbeRequest]) -> Vec<(ProbeKind, ProbeAnswer)> {
+    let place = match at.sort {
+        GuestType::Lxc => connection.target(&at.node).map(Place::Container),
+        GuestType::Qemu => Ok(Place::Machine(at.node.clone())),
     };
     let place = match place {
         Ok(place) => place,
@@ -469,6 +412,6 @@ async fn probes(
     let place = &place;
     let asked = requests
         .iter()
-        .map(|request| async move { (request.kind, connection.prober.ask(vmid, place, request).await) });
+        .map(|request| async move { (request.kind, connection.prober.ask(at.vmid, place, request).await) });
     futures::future::join_all(asked).await
 }

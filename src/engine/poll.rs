@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::crd::status::{NodeStatus, ProxmoxCluster};
 use crate::crd::{HypervisorStatus, PhoenixHypervisor};
-use crate::desired::{Blocked, Key, Stamp, hypervisor};
+use crate::desired::{Blocked, Key, hypervisor};
 use crate::observed::Failure;
 use crate::status::{clear_condition, set_condition};
 
@@ -113,19 +113,15 @@ impl<S: Store> Engine<S> {
             object.metadata.name.clone().unwrap_or_default(),
         );
         let mut guests = self.store.guests();
-        guests.retain(|g| g.hypervisor_ref() == name && (g.finalizer || g.status.vmid.is_some()));
+        guests.retain(|g| g.hypervisor_ref() == name && (g.finalizer || g.status.vmid().is_some()));
         let none = guests.is_empty() && recorded.is_none_or(|r| r.is(now));
         let rows = &snapshot.cluster.guests;
         let listed = guests
             .iter()
-            .filter_map(|g| Some((g, g.status.vmid?, rows.get(&g.status.vmid?)?)));
+            .filter_map(|g| Some((g, g.status.vmid()?, rows.get(&g.status.vmid()?)?)));
         let previous = object.spec.previous_cluster_ids.clone().unwrap_or_default();
         for (guest, vmid, row) in listed.take(PROOFS) {
-            let identity = Stamp {
-                vmid,
-                ..self.identity_of(guest)
-            };
-            if super::observe::carries(connection, vmid, row, &identity, &previous).await {
+            if super::observe::carries(connection, vmid, row, &self.identity_of(guest), &previous).await {
                 return true;
             }
         }
@@ -170,7 +166,7 @@ impl<S: Store> Engine<S> {
         };
         of_this
             .filter(|o| {
-                let Some(vmid) = o.status.vmid else { return false };
+                let Some(vmid) = o.status.vmid() else { return false };
                 let (old, new) = (before.cluster.guests.get(&vmid), after.cluster.guests.get(&vmid));
                 let was_online = old.is_some_and(|r| before.cluster.online.contains(&r.node));
                 let is_online = new.is_some_and(|r| after.cluster.online.contains(&r.node));

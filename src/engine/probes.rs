@@ -2,6 +2,9 @@
 //! not come at once is fetched by a later reconcile. Probes of a node's containers that come together share one SSH
 //! channel; a machine's go through the API to its guest agent.
 
+use crate::pve::GuestRef;
+use crate::pve::GuestType;
+use crate::pve::Vmid;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -65,7 +68,7 @@ struct NodeQueue {
 pub struct Prober {
     client: Client,
     ssh: Option<Ssh>,
-    asked: Mutex<HashMap<(i64, ProbeKind), Asked>>,
+    asked: Mutex<HashMap<(Vmid, ProbeKind), Asked>>,
     nodes: Mutex<HashMap<Node, Arc<NodeQueue>>>,
 }
 
@@ -82,7 +85,7 @@ impl Prober {
 
     /// The answer to a probe, if it comes soon. A second question for the same guest while the first is under way waits
     /// for the first one's answer.
-    pub async fn ask(self: &Arc<Self>, vmid: i64, place: &Place, request: &ProbeRequest) -> ProbeAnswer {
+    pub async fn ask(self: &Arc<Self>, vmid: Vmid, place: &Place, request: &ProbeRequest) -> ProbeAnswer {
         let key = (vmid, request.kind);
         let mut answer = self.under_way(key, request).unwrap_or_else(|| {
             let (tell, answer) = watch::channel(None);
@@ -102,7 +105,7 @@ impl Prober {
         said.unwrap_or_else(|| ProbeAnswer::Unknown(failure("SSHConnectionLost", "the probe was dropped")))
     }
 
-    fn under_way(&self, key: (i64, ProbeKind), request: &ProbeRequest) -> Option<Answer> {
+    fn under_way(&self, key: (Vmid, ProbeKind), request: &ProbeRequest) -> Option<Answer> {
         let asked = lock(&self.asked);
         let found = asked.get(&key).filter(|a| a.command == request.command)?;
         let stale = found
@@ -113,9 +116,9 @@ impl Prober {
         (!stale).then(|| found.answer.clone())
     }
 
-    fn begin(self: &Arc<Self>, vmid: i64, place: &Place, request: &ProbeRequest, tell: Tell) {
+    fn begin(self: &Arc<Self>, vmid: Vmid, place: &Place, request: &ProbeRequest, tell: Tell) {
         let probe = GuestProbe {
-            vmid: u32::try_from(vmid).unwrap_or_default(),
+            vmid,
             argv: request.command.clone(),
             seconds: request.timeout,
         };
@@ -126,9 +129,10 @@ impl Prober {
                 tell.send_replace(Some((Instant::now(), ProbeAnswer::Unknown(failure))));
             }
             (Place::Machine(node), _) => {
-                let (client, node) = (self.client.clone(), node.clone());
+                let client = self.client.clone();
+                let at = GuestRef::new(GuestType::Qemu, vmid, node);
                 tokio::spawn(async move {
-                    let answer = defect::caught(in_machine(&client, &node, vmid, &probe)).await;
+                    let answer = defect::caught(in_machine(&client, &at, &probe)).await;
                     tell.send_replace(Some((Instant::now(), answer.unwrap_or_else(|words| defective(&words)))));
                 });
             }
@@ -245,9 +249,9 @@ fn shortened(text: &str) -> String {
     text.trim().chars().take(300).collect()
 }
 
-async fn in_machine(client: &Client, node: &str, vmid: i64, probe: &GuestProbe) -> ProbeAnswer {
+async fn in_machine(client: &Client, at: &GuestRef, probe: &GuestProbe) -> ProbeAnswer {
     let command = runner::probe(probe.vmid, &probe.argv, probe.seconds, &Layout::default());
-    let output = match super::agent::run(client, node, vmid, &command.stdin).await {
+    let output = match super::agent::run(client, at, &command.stdin).await {
         Ok(output) => output,
         // The agent does not answer: who is cut off by it is no less unwell than one whose server is.
         Err((failure, _)) if ["ProxmoxRefused", "GuestUnreachable"].contains(&failure.reason) => {

@@ -87,7 +87,7 @@ impl<S: Store> Engine<S> {
     async fn one_step(&self, object: GuestObject) -> Result<Option<f64>, Stop> {
         if object.deleting && plan::abandoned(&object) {
             let why = "it is abandoned: what it has on Proxmox is left alone";
-            return self.release(&object, why, object.status.vmid.is_some()).await;
+            return self.release(&object, why, object.status.vmid().is_some()).await;
         }
         let object = self.wake(object).await?;
         let resolved = match object.deleting {

@@ -21,7 +21,7 @@ impl Planner<'_> {
                 .iter()
                 .any(|ip| net.split(',').any(|p| p == *ip))
         };
-        let asked = match guest.type_ {
+        let asked = match guest.at.sort {
             GuestType::Lxc => guest.numbered("net").values().any(asks),
             GuestType::Qemu => {
                 let answers = matches!(self.observed.agent, Some(Ok(Agent::Answers { .. })));
@@ -53,6 +53,7 @@ mod tests {
     use crate::observed::{GuestRead, Observed};
     use crate::plan::guest::{Input, plan};
     use crate::plan::{Next, Plan, TAG};
+    use crate::pve::{GuestRef, Vmid};
 
     const MANIFESTS: &str = "
 kind: PhoenixHypervisor
@@ -70,7 +71,7 @@ spec: {hypervisorRef: {name: pve}}
         let object = testing::lxc(&objects, "a");
         let desired = resolve(&object, &objects, "c1").unwrap();
         let options = [
-            ("description", desired.stamp(100).to_string()),
+            ("description", desired.stamp(Vmid::nearest(100)).to_string()),
             ("tags", TAG.to_string()),
             ("net0", "name=eth0,bridge=vmbr0,ip=dhcp".to_string()),
         ];
@@ -79,7 +80,7 @@ spec: {hypervisorRef: {name: pve}}
             running: true,
             uptime: Some(uptime),
             ip: ip.map(str::to_string),
-            ..Guest::default()
+            ..Guest::new(GuestRef::new(GuestType::Lxc, Vmid::MIN, "n"))
         };
         let observed = Observed {
             guest: Some(GuestRead::Present(Box::new(guest))),

@@ -5,7 +5,9 @@
 use crate::crd::{ADOPT, AllowedCapability};
 use crate::desired::{Grants, Reach, Source};
 use crate::observed::{Guest, GuestRead};
+use crate::pve::GuestRef;
 use crate::pve::GuestType;
+use crate::pve::Vmid;
 use crate::pve::property::{Properties, default_key, parse_bool};
 
 use super::guest::{Planner, Staged};
@@ -20,7 +22,8 @@ type Carried = (String, Reach);
 
 impl Planner<'_> {
     /// Before anything is done to a guest of the object's: it carries nothing that the object was not given.
-    pub(crate) fn may_go_on(&mut self, vmid: i64, guest: &Guest) -> Staged {
+    pub(crate) fn may_go_on(&mut self, guest: &Guest) -> Staged {
+        let vmid = guest.at.vmid;
         let Some(grants) = self.desired.grants.clone() else {
             return Ok(());
         };
@@ -30,19 +33,20 @@ impl Planner<'_> {
         } else if cloned_from_allowed(guest, &grants) {
             return Ok(());
         }
-        list.extend(carried(vmid, guest).into_iter().filter(|c| !self.takes_away(c, guest)));
-        self.refuse(&grants, guest.named(vmid), list)
+        list.extend(carried(guest).into_iter().filter(|c| !self.takes_away(c, guest)));
+        self.refuse(&grants, guest.named(), list)
     }
 
     /// Before a guest is adopted: as it is, since it is not ours to change.
-    pub(crate) fn may_be_adopted(&mut self, vmid: i64, guest: &Guest) -> Staged {
+    pub(crate) fn may_be_adopted(&mut self, guest: &Guest) -> Staged {
+        let vmid = guest.at.vmid;
         let Some(grants) = self.desired.grants.clone() else {
             return Ok(());
         };
         let mut list = vec![("its id".to_string(), Reach::Adopt(vmid))];
-        list.extend(carried(vmid, guest));
-        list.extend(volumes_of_others(vmid, guest));
-        let what = format!("metadata.annotations[{ADOPT}]: {}", guest.named(vmid));
+        list.extend(carried(guest));
+        list.extend(volumes_of_others(guest));
+        let what = format!("metadata.annotations[{ADOPT}]: {}", guest.named());
         self.refuse(&grants, what, list)
     }
 
@@ -86,24 +90,21 @@ impl Planner<'_> {
     /// not given.
     pub(crate) fn template_guest(&mut self, source: &Source) -> Result<Guest, Next> {
         let Source::Clone {
-            vmid,
+            vmid: Some(vmid),
             template,
             namespace,
             ..
         } = source
         else {
-            return Ok(Guest::default());
+            return Err(self.wait(Stage::Created, "TemplateNotReady", "waits for its template", 30));
         };
         let stage = Stage::Created;
         let row = self.observed.cluster.guests.get(vmid);
         let node = row.map(|r| r.node.clone()).unwrap_or_default();
         let parent = match &self.observed.parent {
             None => {
-                return Err(Next::Look(Query::Parent {
-                    vmid: *vmid,
-                    type_: self.desired.type_,
-                    node,
-                }));
+                let at = GuestRef::new(self.desired.sort, *vmid, node);
+                return Err(Next::Look(Query::Parent(at)));
             }
             Some(GuestRead::Present(parent)) => parent.clone(),
             Some(GuestRead::Unreadable(failure)) => {
@@ -124,21 +125,21 @@ impl Planner<'_> {
         if !is_its {
             let message = format!(
                 "waits for PhoenixTemplate {namespace}/{template}: {} of this Proxmox cluster does not carry its stamp and is not cloned",
-                parent.named(*vmid)
+                parent.named()
             );
             return Err(self.wait(stage, "TemplateNotReady", message, 30));
         }
-        self.may_be_cloned(*vmid, template, &parent)?;
+        self.may_be_cloned(template, &parent)?;
         Ok(*parent)
     }
 
-    fn may_be_cloned(&mut self, vmid: i64, template: &str, parent: &Guest) -> Staged {
+    fn may_be_cloned(&mut self, template: &str, parent: &Guest) -> Staged {
         let Some(grants) = self.desired.grants.clone().filter(|g| !g.template) else {
             return Ok(());
         };
         let network = self.desired.network.is_some();
         let stays = |(option, _): &Carried| !(network && option.starts_with("net"));
-        let refused = carried(vmid, parent)
+        let refused = carried(parent)
             .into_iter()
             .filter(stays)
             .find(|(_, reach)| !grants.covers(reach));
@@ -146,7 +147,7 @@ impl Planner<'_> {
             return Ok(());
         };
         let field = format!("{}.source.templateRef.name", self.prefix());
-        let carries = format!("({}) {option}", parent.named(vmid));
+        let carries = format!("({}) {option}", parent.named());
         let message = grants.refusal_of_template(&field, template, &carries, &reach);
         Err(self.stuck(Stage::Created, "NotAllowed", message))
     }
@@ -170,11 +171,12 @@ fn cloned_from_allowed(guest: &Guest, grants: &Grants) -> bool {
 
 /// All that a guest carries beyond itself, by what its configuration says. What cannot be read as Proxmox would read it
 /// is nobody's.
-fn carried(vmid: i64, guest: &Guest) -> Vec<Carried> {
+fn carried(guest: &Guest) -> Vec<Carried> {
+    let vmid = guest.at.vmid;
     let mut list = Vec::new();
     for (option, text) in &guest.options {
         let stem = option.trim_end_matches(|c: char| c.is_ascii_digit());
-        let reaches = match (stem, guest.type_) {
+        let reaches = match (stem, guest.at.sort) {
             ("net", _) => network(option, text),
             ("hookscript", _) => vec![Reach::Hookscript(text.clone())],
             (_, GuestType::Lxc) => of_container(stem, option, text),
@@ -188,7 +190,7 @@ fn carried(vmid: i64, guest: &Guest) -> Vec<Carried> {
         };
         list.extend(reaches.into_iter().map(named));
     }
-    if guest.type_ == GuestType::Lxc {
+    if guest.at.sort == GuestType::Lxc {
         if guest.options.get("unprivileged").is_none_or(|v| v != "1") {
             list.push(("unprivileged".to_string(), Reach::Privileged));
         }
@@ -269,7 +271,7 @@ fn device(path: String) -> Reach {
     }
 }
 
-fn of_machine(vmid: i64, stem: &str, option: &str, text: &str) -> Vec<Reach> {
+fn of_machine(vmid: Vmid, stem: &str, option: &str, text: &str) -> Vec<Reach> {
     let nobody = || Reach::Nobody(text.into(), "");
     let named = |key: &str| property(option, text, key).ok().filter(|value| !value.is_empty());
     let first = text.split(',').next().unwrap_or_default();
@@ -291,14 +293,15 @@ fn of_machine(vmid: i64, stem: &str, option: &str, text: &str) -> Vec<Reach> {
 }
 
 /// Whether all files that a machine gives to cloud-init are the snippets that Phoenix wrote for it.
-fn own_snippets(vmid: i64, text: &str) -> bool {
+fn own_snippets(vmid: Vmid, text: &str) -> bool {
     let own = format!(":snippets/phoenix-{vmid}-");
     text.split(',')
         .all(|part| part.split_once('=').is_some_and(|(_, volid)| volid.contains(&own)))
 }
 
 /// Volumes that belong to other guests, such as retained ones of another object.
-fn volumes_of_others(vmid: i64, guest: &Guest) -> Vec<Carried> {
+fn volumes_of_others(guest: &Guest) -> Vec<Carried> {
+    let vmid = guest.at.vmid;
     let of_another = |option: &str, text: &str| {
         if !matches!(default_key(option), Some("volume" | "file")) {
             return None;
@@ -311,7 +314,7 @@ fn volumes_of_others(vmid: i64, guest: &Guest) -> Vec<Carried> {
             .next()
             .is_some_and(|k| ["vm", "subvol", "base", "basevol"].contains(&k));
         let owner = parts.next().and_then(|id| id.parse::<i64>().ok());
-        (kind && owner.is_some_and(|id| id != vmid)).then(|| volid.to_string())
+        (kind && owner.is_some_and(|id| id != i64::from(vmid))).then(|| volid.to_string())
     };
     let found = guest.options.iter().filter_map(|(option, text)| {
         let other = "detach it, or ";

@@ -5,7 +5,7 @@ use crate::observed::Failure;
 use crate::pve::GuestType;
 use crate::pve::property::Properties;
 
-use super::{Effect, Step};
+use super::{Effect, NodeWork, Step};
 
 /// Reasons of failures whose words may be about a field.
 const ABOUT_FIELDS: &[&str] = &[
@@ -62,7 +62,10 @@ fn hidden_pool(step: &Step, failure: &Failure) -> Option<String> {
 fn params(step: &Step) -> &[(String, String)] {
     match &step.effect {
         Effect::Call { call, .. } | Effect::Task { call, .. } => &call.params,
-        Effect::SetOnNode { set, .. } => set,
+        Effect::OnNode {
+            work: NodeWork::SetOptions { set, .. },
+            ..
+        } => set,
         _ => &[],
     }
 }
@@ -120,7 +123,7 @@ fn by_key(desired: &Desired, params: &[(String, String)], words: &str) -> Option
 }
 
 fn prefix(desired: &Desired) -> &'static str {
-    match (&desired.form, desired.type_) {
+    match (&desired.form, desired.sort) {
         (Form::Guest, _) => "spec",
         (_, GuestType::Lxc) => "spec.lxc",
         (_, GuestType::Qemu) => "spec.vm",
@@ -130,7 +133,7 @@ fn prefix(desired: &Desired) -> &'static str {
 /// Field that a parameter comes from.
 fn field_of(desired: &Desired, params: &[(String, String)], key: &str) -> String {
     let stem = key.trim_end_matches(|c: char| c.is_ascii_digit());
-    let machine = desired.type_ == GuestType::Qemu;
+    let machine = desired.sort == GuestType::Qemu;
     let plain = match stem {
         "net" | "ipconfig" => {
             let name = interface(desired, params, &format!("net{}", &key[stem.len()..]));

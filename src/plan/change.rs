@@ -3,6 +3,7 @@
 
 use crate::crd::DriftPolicy;
 use crate::observed::Guest;
+use crate::plan::NodeWork;
 use crate::pve::ApiCall;
 
 use super::guest::Planner;
@@ -64,8 +65,8 @@ fn part(key: &str) -> &str {
 
 impl Planner<'_> {
     /// Applies changes: as drift where they come from elsewhere, by token first, then by a channel for root's options.
-    pub(crate) fn apply(&mut self, stage: Stage, vmid: i64, guest: &Guest, changes: Vec<Change>) -> Result<(), Next> {
-        let what = guest.named(vmid);
+    pub(crate) fn apply(&mut self, stage: Stage, guest: &Guest, changes: Vec<Change>) -> Result<(), Next> {
+        let what = guest.named();
         if changes.is_empty() {
             return Ok(());
         }
@@ -84,7 +85,7 @@ impl Planner<'_> {
         for (name, batch) in self.batches(guest, changes) {
             let words = batch.iter().map(Change::words).collect::<Vec<_>>().join("; ");
             let action = format!("configure {what} ({words})");
-            self.send(stage, vmid, guest, batch, action)
+            self.send(stage, guest, batch, action)
                 .map_err(|next| next.apart(&name))
                 .or_else(|next| self.hold(stage, next))
                 .or_else(|next| self.shown(next))?;
@@ -160,12 +161,11 @@ impl Planner<'_> {
     pub(crate) fn send(
         &mut self,
         stage: Stage,
-        vmid: i64,
         guest: &Guest,
         changes: Vec<Change>,
         action: String,
     ) -> Result<(), Next> {
-        self.unlocked(stage, vmid, guest)?;
+        self.unlocked(stage, guest)?;
         let root = changes.iter().find(|c| c.root_only).map(|c| c.field);
         let channels = self.desired.channels;
         let set: Vec<(String, String)> = changes
@@ -186,22 +186,16 @@ impl Planner<'_> {
                 );
                 return Err(self.stuck(stage, "MissingPrivilege", message));
             }
-            let (node, digest) = (guest.node.clone(), guest.digest.clone());
-            return Err(self.run(
-                stage,
-                action,
-                vec![],
-                Effect::SetOnNode {
-                    type_: guest.type_,
-                    node,
-                    vmid,
-                    set,
-                    delete,
-                    digest,
-                },
-            ));
+            let work = NodeWork::SetOptions {
+                at: guest.at.clone(),
+                set,
+                delete,
+                digest: guest.digest.clone(),
+            };
+            let node = guest.at.node.clone();
+            return Err(self.run(stage, action, vec![], Effect::OnNode { node, work }));
         }
-        let mut call = ApiCall::put(format!("{}/config", guest.path(vmid)));
+        let mut call = ApiCall::put(format!("{}/config", guest.at.path()));
         if root.is_some() || !channels.token {
             call = call.as_root();
         }

@@ -3,6 +3,7 @@
 use crate::desired::{Blocked, Form, Source, Stamp};
 use crate::observed::Guest;
 use crate::pve::GuestType;
+use crate::pve::Vmid;
 
 use super::guest::Planner;
 use super::lxc::owners::Use;
@@ -14,9 +15,9 @@ const LINKED_CLONES: &[&str] = &["zfspool", "lvmthin", "btrfs", "rbd"];
 
 /// Volume that a guest's system is on.
 fn system_volume(guest: &Guest) -> String {
-    let key = match guest.type_ {
+    let key = match guest.at.sort {
         GuestType::Lxc => "rootfs".to_string(),
-        GuestType::Qemu => super::vm::disks::boot_disk(guest).unwrap_or_default(),
+        GuestType::Qemu => super::vm::disks::boot_disk(&guest.options).unwrap_or_default(),
     };
     let value = guest.options.get(&key).map(String::as_str).unwrap_or_default();
     value.split(',').next().unwrap_or_default().to_string()
@@ -24,21 +25,21 @@ fn system_volume(guest: &Guest) -> String {
 
 impl Planner<'_> {
     /// Vmid of the template that the guest is cloned from.
-    pub(crate) fn clone_vmid(&self) -> Option<i64> {
+    pub(crate) fn clone_vmid(&self) -> Option<Vmid> {
         match &self.desired.source {
-            Some(Source::Clone { vmid, .. }) => Some(*vmid).filter(|v| *v != 0),
+            Some(Source::Clone { vmid, .. }) => *vmid,
             _ => None,
         }
     }
 
     /// What leads to a new guest: dependencies, node, source, vmid, and then the creating call.
-    pub(crate) fn new_guest(&mut self, vmid: Option<i64>) -> Next {
+    pub(crate) fn new_guest(&mut self, vmid: Option<Vmid>) -> Next {
         match self.try_new_guest(vmid) {
             Ok(next) | Err(next) => next,
         }
     }
 
-    fn try_new_guest(&mut self, vmid: Option<i64>) -> Result<Next, Next> {
+    fn try_new_guest(&mut self, vmid: Option<Vmid>) -> Result<Next, Next> {
         let stage = Stage::DependenciesReady;
         match (self.input.dependencies)() {
             Ok(()) => {}
@@ -48,7 +49,7 @@ impl Planner<'_> {
         let Some(source) = self.desired.source.clone() else {
             let field = match self.desired.form {
                 Form::Guest => "spec.source",
-                _ if self.desired.type_ == GuestType::Qemu => "spec.vm.source",
+                _ if self.desired.sort == GuestType::Qemu => "spec.vm.source",
                 _ => "spec.lxc.source",
             };
             let message = format!(
@@ -57,7 +58,10 @@ impl Planner<'_> {
             );
             return Err(self.stuck(stage, "SourceMissing", message));
         };
-        if let Source::Clone { vmid: 0, template, .. } = &source {
+        if let Source::Clone {
+            vmid: None, template, ..
+        } = &source
+        {
             return Err(self.wait(
                 stage,
                 "TemplateNotReady",
@@ -76,23 +80,23 @@ impl Planner<'_> {
             self.template_guest(&source)?;
         }
         self.ok(stage, "");
-        let Some(vmid) = self.status.vmid else {
+        let Some(vmid) = self.status.vmid() else {
             return Ok(self.allocate(vmid, &node));
         };
         if self.status.node.as_ref().is_some_and(|n| *n != node) && self.clone_vmid().is_none() {
             return Ok(self.record(vmid, &node, false));
         }
-        let what = self.desired.type_.named(vmid);
+        let what = self.desired.sort.named(vmid);
         let effect = match &source {
             Source::Clone { .. } => self.clone_call(vmid, &source)?,
-            _ if self.desired.type_ == GuestType::Qemu => self.create_vm_call(vmid, &node, &source)?,
+            _ if self.desired.sort == GuestType::Qemu => self.create_vm_call(vmid, &node, &source)?,
             _ => self.create_call(vmid, &node, &source)?,
         };
         // The list lags by seconds: that nothing is there is asked of the guest itself.
         if self.observed.guest.is_none() {
             return Err(Next::Look(Query::Guest {
                 vmid,
-                type_: self.desired.type_,
+                sort: self.desired.sort,
                 node: Some(node),
             }));
         }
@@ -101,7 +105,9 @@ impl Planner<'_> {
         announce.extend(self.desired.restarted_at.clone().map(Announce::Restart));
         let action = match &source {
             Source::Clone {
-                template, vmid: from, ..
+                template,
+                vmid: Some(from),
+                ..
             } => format!("clone {what} from {template} ({from})"),
             other => format!("create {what} from {}", other.image_volid().unwrap_or_default()),
         };
@@ -111,7 +117,7 @@ impl Planner<'_> {
     /// The node of a new guest: where its retained volumes are, unless something else says where it has to be.
     fn place(&mut self, source: &Source) -> Result<String, Next> {
         // In the queue of its template a clone asks nothing anew; it is looked again right before the call.
-        if self.status.vmid.is_some() && matches!(source, Source::Clone { .. }) {
+        if self.status.vmid().is_some() && matches!(source, Source::Clone { .. }) {
             return self.choose_node(source, None);
         }
         let kept = self.retained_fit(None)?;
@@ -133,11 +139,9 @@ impl Planner<'_> {
         let stage = Stage::Created;
         let cluster = &self.observed.cluster;
         let node = match source {
-            Source::Clone { vmid, node, .. } => cluster
-                .guests
-                .get(vmid)
-                .map(|row| row.node.clone())
-                .unwrap_or_else(|| node.clone()),
+            Source::Clone { vmid, node, .. } => vmid
+                .and_then(|vmid| cluster.guests.get(&vmid))
+                .map_or_else(|| node.clone(), |row| row.node.clone()),
             _ => match (&self.desired.node, kept, &self.status.node, &self.desired.default_node) {
                 (Some(node), ..) => node.clone(),
                 (None, Some(node), ..) => node,
@@ -164,7 +168,7 @@ impl Planner<'_> {
         Ok(node)
     }
 
-    pub(crate) fn fresh_description(&self, vmid: i64) -> String {
+    pub(crate) fn fresh_description(&self, vmid: Vmid) -> String {
         let stamp = Stamp {
             fresh: true,
             image: self.desired.source.as_ref().and_then(Source::image_volid),
@@ -176,7 +180,7 @@ impl Planner<'_> {
 
     /// The option that holds a guest's name.
     fn name_option(&self) -> &'static str {
-        match self.desired.type_ {
+        match self.desired.sort {
             GuestType::Lxc => "hostname",
             GuestType::Qemu => "name",
         }
@@ -190,9 +194,9 @@ impl Planner<'_> {
             .unwrap_or_else(|| self.desired.default_hostname.clone())
     }
 
-    fn clone_call(&mut self, vmid: i64, source: &Source) -> Result<Effect, Next> {
+    fn clone_call(&mut self, vmid: Vmid, source: &Source) -> Result<Effect, Next> {
         let Source::Clone {
-            vmid: from,
+            vmid: Some(from),
             snapshot,
             template,
             ..
@@ -221,11 +225,11 @@ impl Planner<'_> {
         }
         self.retained_fit(Some(&Use {
             stage,
-            node: &parent.node,
+            node: &parent.at.node,
             unprivileged: Some(parent.options.get("unprivileged").is_some_and(|v| v == "1")),
             guest: None,
         }))?;
-        let mut call = ApiCall::post(format!("{}/clone", parent.path(*from)))
+        let mut call = ApiCall::post(format!("{}/clone", parent.at.path()))
             .param("newid", vmid)
             .param(self.name_option(), self.hostname())
             .param("description", self.fresh_description(vmid))
@@ -249,7 +253,7 @@ impl Planner<'_> {
                     .observed
                     .cluster
                     .storages
-                    .get(&(parent.node.clone(), storage.clone()))
+                    .get(&(parent.at.node.clone(), storage.clone()))
                     .map(|s| s.type_.as_str());
                 let elsewhere = wanted_storage.as_ref().is_some_and(|s| *s != storage);
                 // A qcow2 file can have another one behind it, whatever the storage.
@@ -261,7 +265,7 @@ impl Planner<'_> {
                 }
             }
         }
-        Ok(Effect::task(&parent.node, call).with(Impact::Create))
+        Ok(Effect::task(&parent.at.node, call).with(Impact::Create))
     }
 
     /// Storage that the spec wants a clone's system on.

@@ -1,20 +1,22 @@
 //! Deletion (promise 5): proven, and only what it may.
 
+use crate::plan::NodeWork;
+use crate::pve::Vmid;
 use std::collections::BTreeSet;
 
 use crate::crd::status::VolumeStatus;
 use crate::crd::{ABANDON, DeletionPolicy, GuestStatus, ReclaimPolicy, Volume as VolumeSpec};
 use crate::desired::{GuestObject, GuestSpec, Key, Stamp};
-use crate::observed::{Guest, GuestRead, IdCheck, Observed, Owner, Sections};
+use crate::observed::{Guest, GuestRead, IdCheck, Observed, Sections};
 
-use super::guest::status_path;
 use super::held::{goes_with_guest, is_adopted, owner_of};
 use super::lost::left_alone;
+use super::lxc::owners::{is_open, protection};
 use super::{Announce, Effect, Facts, Finding, Impact, Next, Plan, Query, Stage, Step, TAG, retry};
 use crate::pve::{ApiCall, GuestType};
 
 /// Owners are found by their stamps where the hypervisor names no range.
-const NO_IDS: (i64, i64) = (0, -1);
+const NO_IDS: (Vmid, Vmid) = (Vmid::MAX, Vmid::MIN);
 /// Seconds until a template's linked clones are looked for again.
 const IN_USE_AGAIN: u64 = 300;
 
@@ -26,7 +28,7 @@ pub struct Surroundings<'a> {
     /// Ids of earlier management clusters: their stamps count as those of `cluster_id`.
     pub previous: &'a [String],
     /// First and last id of `spec.volumeOwners.idRange` of the hypervisor.
-    pub owner_ids: Option<(i64, i64)>,
+    pub owner_ids: Option<(Vmid, Vmid)>,
 }
 
 impl Surroundings<'_> {
@@ -36,7 +38,7 @@ impl Surroundings<'_> {
     }
 
     /// Whether a stamp says that the guest under the vmid is the object's.
-    pub(crate) fn owns(&self, stamp: &Stamp, key: &Key, vmid: i64) -> bool {
+    pub(crate) fn owns(&self, stamp: &Stamp, key: &Key, vmid: Vmid) -> bool {
         self.knows(&stamp.cluster)
             && stamp.kind == key.kind.as_str()
             && stamp.namespace == key.namespace
@@ -81,7 +83,7 @@ pub fn plan_deletion(object: &GuestObject, observed: &Observed, around: Surround
 /// hypervisor cannot be reached. An object that never sent anything has no finalizer; one that has it may have lost its
 /// status, and its guest is searched for.
 pub fn abandoned(object: &GuestObject) -> bool {
-    match (object.annotations.get(ABANDON), object.status.vmid) {
+    match (object.annotations.get(ABANDON), object.status.vmid()) {
         (Some(value), Some(vmid)) => *value == vmid.to_string(),
         (value, None) => value.is_some(),
         (None, _) => false,
@@ -90,20 +92,20 @@ pub fn abandoned(object: &GuestObject) -> bool {
 
 /// How to let a deleted object go without touching Proxmox.
 pub fn let_go(object: &GuestObject) -> String {
-    let vmid = object.status.vmid.map_or("none".to_string(), |vmid| vmid.to_string());
+    let vmid = object.status.vmid().map_or("none".to_string(), |vmid| vmid.to_string());
     format!("let go with the annotation {ABANDON}: \"{vmid}\"")
 }
 
 impl Deletion<'_> {
     fn next(&mut self) -> Next {
         if abandoned(self.object) {
-            let leaves = self.status.vmid.is_some();
+            let leaves = self.status.vmid().is_some();
             return self.run(
                 "let the object go: it is abandoned".into(),
                 Effect::RemoveFinalizer { leaves },
             );
         }
-        let vmid = self.status.vmid.filter(|_| self.status.was_made());
+        let vmid = self.status.vmid().filter(|_| self.status.was_made());
         let cluster = &self.observed.cluster;
         // What is concluded here is final: it must not rest on who answered some polls ago.
         if !cluster.read_now {
@@ -125,15 +127,15 @@ impl Deletion<'_> {
         match &self.observed.guest {
             None => Next::Look(Query::Guest {
                 vmid,
-                type_: self.object.guest_type(),
+                sort: self.object.guest_type(),
                 node: self.status.node.clone(),
             }),
-            Some(GuestRead::Present(guest)) => self.present(vmid, &guest.clone()),
+            Some(GuestRead::Present(guest)) => self.present(&guest.clone()),
             // A template's form can be edited while its guest is of the other one.
-            Some(GuestRead::OtherType { type_, node }) => Next::Look(Query::Guest {
+            Some(GuestRead::OtherType(at)) => Next::Look(Query::Guest {
                 vmid,
-                type_: *type_,
-                node: Some(node.clone()),
+                sort: at.sort,
+                node: Some(at.node.clone()),
             }),
             Some(GuestRead::NotFound) => self.prove_absence(vmid),
             Some(GuestRead::Unreadable(failure)) => {
@@ -166,7 +168,7 @@ impl Deletion<'_> {
     }
 
     /// `nextid` is not filtered by privileges; lists, 403 and 500 prove nothing.
-    fn prove_absence(&mut self, vmid: i64) -> Next {
+    fn prove_absence(&mut self, vmid: Vmid) -> Next {
         if let Err(next) = self.conclusive() {
             return next;
         }
@@ -192,18 +194,22 @@ impl Deletion<'_> {
             action,
             stage: Stage::Created,
             announce: vec![Announce::Snippet(None)],
-            effect: Effect::RemoveSnippet { node, volid },
+            effect: Effect::OnNode {
+                node,
+                work: NodeWork::RemoveSnippet { volid },
+            },
             apart: Some(retry::DELETE.into()),
         })))
     }
 
-    fn present(&mut self, vmid: i64, guest: &Guest) -> Next {
-        let what = guest.named(vmid);
+    fn present(&mut self, guest: &Guest) -> Next {
+        let vmid = guest.at.vmid;
+        let what = guest.named();
         let key = &self.object.key;
         let stamp = guest.stamp();
         let ours = |s: &Stamp| self.around.owns(s, key, vmid);
         if guest.being_made() && stamp.as_ref().is_none_or(ours) {
-            return self.cut_off(vmid, guest);
+            return self.cut_off(guest);
         }
         let Some(stamp) = stamp.clone().filter(ours) else {
             let why = left_alone(&what, guest, stamp.as_ref());
@@ -220,9 +226,9 @@ impl Deletion<'_> {
             DeletionPolicy::Delete
         });
         if policy == DeletionPolicy::Retain {
-            self.retain(vmid, guest)
+            self.retain(guest)
         } else {
-            self.destroy(vmid, guest)
+            self.destroy(guest)
         }
     }
 
@@ -234,20 +240,21 @@ impl Deletion<'_> {
         }
     }
 
-    fn cut_off(&mut self, vmid: i64, guest: &Guest) -> Next {
+    fn cut_off(&mut self, guest: &Guest) -> Next {
+        let vmid = guest.at.vmid;
         match self.observed.creating {
             None => Next::Look(Query::Creating {
                 vmid,
                 source: None,
-                node: guest.node.clone(),
+                node: guest.at.node.clone(),
             }),
             Some(true) => self.wait("CreateRunning", format!("guest {vmid} is still being created"), 3),
             Some(false) => {
                 let message = format!(
                     "guest {vmid} has the lock '{}' and no task that works on it. If it is not needed, run on node {}: {tool} unlock {vmid} && {tool} destroy {vmid}; or let go with the annotation {ABANDON}: \"{vmid}\"",
                     guest.lock.as_deref().unwrap_or_default(),
-                    guest.node,
-                    tool = guest.type_.tool()
+                    guest.at.node,
+                    tool = guest.at.sort.tool()
                 );
                 self.stuck("CreateInterrupted", message)
             }
@@ -255,8 +262,8 @@ impl Deletion<'_> {
     }
 
     /// The guest stays; only the stamp and the tag are taken off.
-    fn retain(&mut self, vmid: i64, guest: &Guest) -> Next {
-        let what = guest.named(vmid);
+    fn retain(&mut self, guest: &Guest) -> Next {
+        let what = guest.named();
         let words = Stamp::strip(guest.options.get("description").map(String::as_str).unwrap_or_default());
         let tags: Vec<&str> = guest
             .options
@@ -267,7 +274,7 @@ impl Deletion<'_> {
                     .collect()
             })
             .unwrap_or_default();
-        let mut call = ApiCall::put(format!("{}/config", guest.path(vmid)));
+        let mut call = ApiCall::put(format!("{}/config", guest.at.path()));
         let mut delete = Vec::new();
         for (key, value) in [("description", words), ("tags", tags.join(";"))] {
             if value.is_empty() {
@@ -284,11 +291,11 @@ impl Deletion<'_> {
     }
 
     /// Stop, fresh read, destroy; never forced, and only with every volume accounted for.
-    fn destroy(&mut self, vmid: i64, guest: &Guest) -> Next {
-        let what = guest.named(vmid);
+    fn destroy(&mut self, guest: &Guest) -> Next {
+        let what = guest.named();
         if guest.options.get("protection").is_some_and(|v| v == "1") {
             if self.unprotected() {
-                let call = ApiCall::put(format!("{}/config", guest.path(vmid)))
+                let call = ApiCall::put(format!("{}/config", guest.at.path()))
                     .param("protection", 0)
                     .param("digest", &guest.digest);
                 return self.run(format!("take the protection off {what}"), Effect::call(call));
@@ -296,23 +303,23 @@ impl Deletion<'_> {
             let message = format!("{what} is protected: set spec.protection: false, or set deletionPolicy: Retain");
             return self.stuck("Protected", message);
         }
-        if let Some(next) = self.linked_clones(vmid, guest) {
+        if let Some(next) = self.linked_clones(guest) {
             return next;
         }
-        if let Some(next) = self.unaccounted(vmid, guest) {
+        if let Some(next) = self.unaccounted(guest) {
             return next;
         }
         if guest.running {
-            let call = ApiCall::post(status_path(vmid, guest, "stop"));
+            let call = ApiCall::post(guest.at.status_path("stop"));
             return self.run(
                 format!("stop {what}"),
-                Effect::task(&guest.node, call).with(Impact::Restart),
+                Effect::task(&guest.at.node, call).with(Impact::Restart),
             );
         }
-        let call = ApiCall::delete(guest.path(vmid)).param("purge", 1);
+        let call = ApiCall::delete(guest.at.path()).param("purge", 1);
         self.run(
             format!("destroy {what}"),
-            Effect::task(&guest.node, call).with(Impact::Destroy),
+            Effect::task(&guest.at.node, call).with(Impact::Destroy),
         )
     }
 
@@ -323,7 +330,8 @@ impl Deletion<'_> {
 
     /// What rests on a template's volumes keeps it, whosever it is: Proxmox refuses to destroy it. An object of Phoenix's
     /// that goes wakes this one; a stranger's guest is looked for now and then.
-    fn linked_clones(&mut self, vmid: i64, guest: &Guest) -> Option<Next> {
+    fn linked_clones(&mut self, guest: &Guest) -> Option<Next> {
+        let vmid = guest.at.vmid;
         if !guest.is_template() {
             return None;
         }
@@ -331,18 +339,14 @@ impl Deletion<'_> {
             Some(Ok(found)) if found.vmid == vmid => found,
             Some(Err(failure)) => return Some(self.wait(failure.reason, failure.message, 10)),
             _ => {
-                return Some(Next::Look(Query::OldRevision {
-                    vmid,
-                    type_: guest.type_,
-                    node: guest.node.clone(),
-                }));
+                return Some(Next::Look(Query::OldRevision(guest.at.clone())));
             }
         };
-        let clones: BTreeSet<i64> = found.linked.iter().filter_map(|volid| owner_of(volid)).collect();
+        let clones: BTreeSet<Vmid> = found.linked.iter().filter_map(|volid| owner_of(volid)).collect();
         if found.linked.is_empty() {
             return None;
         }
-        let named = |clone: &i64| match (
+        let named = |clone: &Vmid| match (
             self.observed.objects.get(clone),
             self.observed.cluster.guests.get(clone),
         ) {
@@ -356,26 +360,23 @@ impl Deletion<'_> {
         };
         let message = format!(
             "{} stays: linked clones rest on it ({rests}): it goes when they are gone, or when they are made full ones (Proxmox: Move disk to the same or another storage)",
-            guest.named(vmid)
+            guest.named()
         );
         Some(self.wait("TemplateInUse", message, IN_USE_AGAIN))
     }
 
     /// Volumes of the guest's own that nobody said may go, wherever in its configuration they stand.
-    fn unaccounted(&mut self, vmid: i64, guest: &Guest) -> Option<Next> {
-        let what = guest.named(vmid);
+    fn unaccounted(&mut self, guest: &Guest) -> Option<Next> {
+        let vmid = guest.at.vmid;
+        let what = guest.named();
         let sections = match self.observed.sections.get(&vmid).cloned() {
             Some(Ok(sections)) => sections,
             Some(Err(failure)) => return Some(self.wait(failure.reason, failure.message, 10)),
             None => {
-                return Some(Next::Look(Query::Sections {
-                    vmid,
-                    type_: guest.type_,
-                    node: guest.node.clone(),
-                }));
+                return Some(Next::Look(Query::Sections(guest.at.clone())));
             }
         };
-        let volumes = sections.data(guest.type_, self.may_go(guest, &sections));
+        let volumes = sections.data(guest.at.sort, self.may_go(guest, &sections));
         if volumes.is_empty() {
             return None;
         }
@@ -391,7 +392,7 @@ impl Deletion<'_> {
     /// recorded, a machine may lose what it boots from. What a container's spec says to retain stays, though status may
     /// not know of that edit.
     fn may_go(&self, guest: &Guest, sections: &Sections) -> impl Fn(&str, &str, &str) -> bool {
-        let type_ = guest.type_;
+        let type_ = guest.at.sort;
         let recorded = self.status.volumes.clone().unwrap_or_default();
         let adopted = is_adopted(self.status, guest);
         // An object whose form was edited since says nothing of the guest that it has.
@@ -446,8 +447,9 @@ impl Deletion<'_> {
     pub(crate) fn release(&mut self, why: &str) -> Next {
         if let Some(old) = self.status.revisions.as_ref().and_then(|list| list.last()) {
             let action = format!(
-                "go on with {} of revision {}",
-                self.object.guest_type().named(old.vmid),
+                "go on with {} {} of revision {}",
+                self.object.guest_type().noun(),
+                old.vmid,
                 old.revision
             );
             self.find("Deleting", action.clone());
@@ -486,12 +488,12 @@ impl Deletion<'_> {
             None => return Some(Next::Look(Query::Owners { ids })),
             Some(read) => read.as_ref().ok()?,
         };
-        let ours = |o: &&Owner| {
-            let stamp = o.guest.stamp();
-            stamp.is_some_and(|s| s.vmid == o.vmid && self.around.knows(&s.cluster)) && o.guest.lock.is_none()
+        let ours = |o: &&Guest| {
+            let stamp = o.stamp();
+            stamp.is_some_and(|s| s.vmid == o.at.vmid && self.around.knows(&s.cluster)) && o.lock.is_none()
         };
-        let open = owners.owners.iter().filter(ours).find(|o| o.is_open())?;
-        let (action, effect) = open.protection(true);
+        let open = owners.owners.iter().filter(ours).find(|o| is_open(o))?;
+        let (action, effect) = protection(open, true);
         Some(self.run(action, effect))
     }
 

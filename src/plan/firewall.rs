@@ -12,8 +12,8 @@ use crate::pve::ApiCall;
 
 impl Planner<'_> {
     /// The guest firewall is as wanted; a fresh clone's copy of its template's is cleared.
-    pub(crate) fn firewall(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
-        let what = guest.named(vmid);
+    pub(crate) fn firewall(&mut self, guest: &Guest) -> Result<(), Next> {
+        let what = guest.named();
         let stage = Stage::Configured;
         let cloned = guest.stamp().is_some_and(|s| s.fresh) && self.clone_vmid().is_some();
         let wanted = match &self.desired.firewall {
@@ -26,11 +26,7 @@ impl Planner<'_> {
         };
         let state = match &self.observed.firewall {
             None => {
-                return Err(Next::Look(Query::Firewall {
-                    vmid,
-                    type_: guest.type_,
-                    node: guest.node.clone(),
-                }));
+                return Err(Next::Look(Query::Firewall(guest.at.clone())));
             }
             Some(Err(failure)) => {
                 let failure = failure.clone();
@@ -38,7 +34,7 @@ impl Planner<'_> {
             }
             Some(Ok(state)) => state.clone(),
         };
-        let base = format!("{}/firewall", guest.path(vmid));
+        let base = format!("{}/firewall", guest.at.path());
         if let Some(call) = options_call(&base, &wanted, &state, cloned) {
             return Err(self.run(
                 stage,

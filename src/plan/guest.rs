@@ -4,6 +4,7 @@
 use crate::crd::{GuestStatus, PowerState, RestartPolicy};
 use crate::desired::{Blocked, Desired, Form, Source};
 use crate::observed::{Guest, Observed};
+use crate::pve::GuestRef;
 use crate::pve::GuestType;
 
 use super::{Announce, Effect, Facts, Finding, Impact, Next, Plan, Stage, Step, retry};
@@ -110,7 +111,7 @@ impl<'a> Planner<'a> {
 
     /// Path of the guest's fields in messages.
     pub(crate) fn prefix(&self) -> &'static str {
-        match (&self.desired.form, self.desired.type_) {
+        match (&self.desired.form, self.desired.sort) {
             (crate::desired::Form::Guest, _) => "spec",
             (_, GuestType::Lxc) => "spec.lxc",
             (_, GuestType::Qemu) => "spec.vm",
@@ -146,74 +147,75 @@ impl Planner<'_> {
             return self.only_probe();
         }
         self.cluster()?;
-        let (vmid, guest) = self.existing_guest()?;
-        self.stopped_first(vmid, &guest).or_else(|next| self.shown(next))?;
-        self.may_go_on(vmid, &guest)?;
-        self.facts.node = Some(guest.node.clone());
-        self.placed(vmid, &guest);
+        let guest = self.existing_guest()?;
+        self.stopped_first(&guest).or_else(|next| self.shown(next))?;
+        self.may_go_on(&guest)?;
+        self.facts.node = Some(guest.at.node.clone());
+        self.placed(&guest);
         self.facts.ip = guest.ip.clone();
         self.facts.image = guest.stamp().and_then(|s| s.image);
         self.ok(Stage::DependenciesReady, "");
         self.ok(
             Stage::Created,
-            format!("{} is on node {}", guest.named(vmid), guest.node),
+            format!("{} is on node {}", guest.named(), guest.at.node),
         );
-        let sealed = self.sealed(vmid, &guest)?;
-        match self.desired.type_ {
-            GuestType::Lxc => self.container(vmid, &guest)?,
-            GuestType::Qemu => self.machine(vmid, &guest)?,
+        let sealed = self.sealed(&guest)?;
+        match self.desired.sort {
+            GuestType::Lxc => self.container(&guest)?,
+            GuestType::Qemu => self.machine(&guest)?,
         }
-        self.firewall(vmid, &guest).or_else(|next| self.shown(next))?;
+        self.firewall(&guest).or_else(|next| self.shown(next))?;
         if guest.stamp().is_some_and(|s| s.fresh) {
             // What a clone copied may still be on it: it does not start.
             self.held_in(&Stage::ALL)?;
         }
-        self.settled(vmid, &guest).or_else(|next| self.shown(next))?;
+        self.settled(&guest).or_else(|next| self.shown(next))?;
         if sealed {
-            return self.stay_sealed(vmid, &guest);
+            return self.stay_sealed(&guest);
         }
         // Nothing is started or run without its volumes and devices.
         let parts = self.held_in(&[Stage::VolumesReady, Stage::GPUReady]);
         if !guest.running {
             parts.clone()?;
         }
-        self.running(vmid, &guest).or_else(|next| self.shown(next))?;
+        self.running(&guest).or_else(|next| self.shown(next))?;
         parts?;
-        self.restart_unhealthy(vmid, &guest).or_else(|next| self.shown(next))?;
-        self.agent_answers(vmid, &guest)?;
+        self.restart_unhealthy(&guest).or_else(|next| self.shown(next))?;
+        self.agent_answers(&guest)?;
         self.addressed(&guest).or_else(|next| self.shown(next))?;
-        self.scripts(vmid, &guest).or_else(|next| self.shown(next))?;
+        self.scripts(&guest).or_else(|next| self.shown(next))?;
         if self.desired.form == Form::Guest {
-            self.healthy(vmid, &guest)?;
+            self.healthy(&guest)?;
         } else {
-            self.seal(vmid, &guest)?;
+            self.seal(&guest)?;
         }
         self.lineage(&guest);
         if self.facts.look_again.is_none() {
-            self.facts.verified = Some(self.observed.cluster.guests.get(&vmid).cloned());
+            self.facts.verified = Some(self.observed.cluster.guests.get(&guest.at.vmid).cloned());
         }
         Ok(())
     }
 
     /// Phoenix migrates nobody; who asks for another node is told.
-    fn placed(&mut self, vmid: i64, guest: &Guest) {
-        let Some(wanted) = self.desired.node.as_ref().filter(|node| **node != guest.node) else {
+    fn placed(&mut self, guest: &Guest) {
+        let vmid = guest.at.vmid;
+        let Some(wanted) = self.desired.node.as_ref().filter(|node| **node != guest.at.node) else {
             return;
         };
         let message = format!(
             "{}.node is {:?}, wanted {wanted:?}: migrate it in Proxmox ({} migrate {vmid} {wanted}), or set the node that it is on",
             self.prefix(),
-            guest.node,
-            guest.type_.tool()
+            guest.at.node,
+            guest.at.sort.tool()
         );
         self.find_more("RecreateRequired", "CreationOnly", message);
     }
 
     /// What only containers have.
-    fn container(&mut self, vmid: i64, guest: &Guest) -> Staged {
-        self.configured(vmid, guest).or_else(|next| self.shown(next))?;
-        self.volumes(vmid, guest).or_else(|next| self.shown(next))?;
-        self.gpus(vmid, guest).or_else(|next| self.shown(next))
+    fn container(&mut self, guest: &Guest) -> Staged {
+        self.configured(guest).or_else(|next| self.shown(next))?;
+        self.volumes(guest).or_else(|next| self.shown(next))?;
+        self.gpus(guest).or_else(|next| self.shown(next))
     }
 
     /// In a preview a step is noted, and the next stage is looked at.
@@ -252,7 +254,7 @@ impl Planner<'_> {
         };
         let row = self
             .status
-            .vmid
+            .vmid()
             .and_then(|vmid| self.observed.cluster.guests.get(&vmid));
         let same = matches!((&verified.row, row), (Some(old), Some(new)) if old.is_still(new));
         !self.observed.sweep
@@ -263,22 +265,21 @@ impl Planner<'_> {
             && !self.status.conditions.iter().any(|c| c.type_ == "RestartRequired")
     }
 
-    /// The guest as the last full look found it: id, node and that it runs.
-    fn as_found(&self) -> Option<(i64, Guest)> {
-        let vmid = self.status.vmid?;
+    /// The guest as the last full look found it: where it is, and that it runs.
+    fn as_found(&self) -> Option<Guest> {
+        let vmid = self.status.vmid()?;
+        let at = GuestRef::new(self.desired.sort, vmid, self.status.node.clone().unwrap_or_default());
         let guest = Guest {
-            type_: self.desired.type_,
-            node: self.status.node.clone().unwrap_or_default(),
             running: true,
-            ..Guest::default()
+            ..Guest::new(at)
         };
-        (self.desired.form == Form::Guest && self.desired.power == PowerState::Running).then_some((vmid, guest))
+        (self.desired.form == Form::Guest && self.desired.power == PowerState::Running).then_some(guest)
     }
 
     /// Whether a probe asks for a restart, before which the guest must be looked at.
     fn needs_restart(&self) -> Result<bool, Next> {
         match self.as_found() {
-            Some((vmid, guest)) => self.wants_restart(vmid, &guest),
+            Some(guest) => self.wants_restart(&guest),
             None => Ok(false),
         }
     }
@@ -287,7 +288,7 @@ impl Planner<'_> {
         self.partial = true;
         self.keep_findings();
         match self.as_found() {
-            Some((vmid, guest)) => self.healthy(vmid, &guest),
+            Some(guest) => self.healthy(&guest),
             None => Ok(()),
         }
     }
@@ -321,8 +322,8 @@ impl Planner<'_> {
     }
 
     /// Writes wait for a lock of Proxmox's to go.
-    pub fn unlocked(&mut self, stage: Stage, vmid: i64, guest: &Guest) -> Staged {
-        let what = guest.named(vmid);
+    pub fn unlocked(&mut self, stage: Stage, guest: &Guest) -> Staged {
+        let what = guest.named();
         match &guest.lock {
             Some(lock) => {
                 let message = format!("{what} is locked ({lock}); Phoenix waits for the lock to go");
@@ -334,17 +335,17 @@ impl Planner<'_> {
 
     /// A guest that is to be stopped is so before anything else is done to it: no refused change and no pause of other
     /// steps keeps it running.
-    fn stopped_first(&mut self, vmid: i64, guest: &Guest) -> Staged {
+    fn stopped_first(&mut self, guest: &Guest) -> Staged {
         if !self.facts.stopped || !guest.running {
             return Ok(());
         }
-        self.unlocked(Stage::Running, vmid, guest)?;
-        Err(self.shutdown(Stage::Running, vmid, guest).apart(retry::STOP))
+        self.unlocked(Stage::Running, guest)?;
+        Err(self.shutdown(Stage::Running, guest).apart(retry::STOP))
     }
 
     /// Guest runs, or is stopped, as wanted; restarts that were asked for are carried out.
-    fn running(&mut self, vmid: i64, guest: &Guest) -> Staged {
-        let what = guest.named(vmid);
+    fn running(&mut self, guest: &Guest) -> Staged {
+        let what = guest.named();
         let stage = Stage::Running;
         let pending = guest.pending.keys().map(String::as_str);
         let mut names: Vec<&str> = pending
@@ -356,9 +357,9 @@ impl Planner<'_> {
         if !names.is_empty() && guest.running {
             let message = format!("{} wait for a restart of {what}", names.join(", "));
             if self.desired.restart == RestartPolicy::Automatic {
-                self.unlocked(stage, vmid, guest)?;
+                self.unlocked(stage, guest)?;
                 let action = format!("restart {what} ({message})");
-                return Err(self.run(stage, action, vec![], restart(vmid, guest)));
+                return Err(self.run(stage, action, vec![], restart(guest)));
             }
             let message = format!(
                 "{message}: set updatePolicy.restart: Automatic, or the annotation {}",
@@ -373,9 +374,14 @@ impl Planner<'_> {
         };
         match (wanted, guest.running) {
             (PowerState::Running, false) if self.desired.form == Form::Guest || !self.scripts_recorded() => {
-                self.unlocked(stage, vmid, guest)?;
-                let call = ApiCall::post(status_path(vmid, guest, "start"));
-                return Err(self.run(stage, format!("start {what}"), vec![], Effect::task(&guest.node, call)));
+                self.unlocked(stage, guest)?;
+                let call = ApiCall::post(guest.at.status_path("start"));
+                return Err(self.run(
+                    stage,
+                    format!("start {what}"),
+                    vec![],
+                    Effect::task(&guest.at.node, call),
+                ));
             }
             _ => {}
         }
@@ -384,9 +390,9 @@ impl Planner<'_> {
         {
             let announce = vec![Announce::Restart(value.clone())];
             if guest.running && self.desired.form == Form::Guest {
-                self.unlocked(stage, vmid, guest)?;
+                self.unlocked(stage, guest)?;
                 let action = format!("restart {what} (annotation restartedAt)");
-                return Err(self.run(stage, action, announce, restart(vmid, guest)));
+                return Err(self.run(stage, action, announce, restart(guest)));
             }
             return Err(self.run(stage, "note the restart annotation", announce, Effect::Record));
         }
@@ -396,14 +402,14 @@ impl Planner<'_> {
     }
 
     /// A clean stop with a hard one after the deadline (facts D.8).
-    pub fn shutdown(&mut self, stage: Stage, vmid: i64, guest: &Guest) -> Next {
-        let action = format!("shut {} down", guest.named(vmid));
-        self.run(stage, action, vec![], shutdown(vmid, guest))
+    pub fn shutdown(&mut self, stage: Stage, guest: &Guest) -> Next {
+        let action = format!("shut {} down", guest.named());
+        self.run(stage, action, vec![], shutdown(guest))
     }
 
     /// Commands run in a container through SSH, in a machine through its guest agent.
     pub fn can_run_commands(&mut self, stage: Stage, guest: &Guest, field: &str) -> Staged {
-        match guest.type_ {
+        match guest.at.sort {
             GuestType::Lxc if !self.desired.channels.ssh => Err(self.needs_ssh(stage, field)),
             GuestType::Qemu if self.desired.vm.as_ref().and_then(|vm| vm.agent) == Some(false) => {
                 let message = format!("{field} needs the guest agent in the machine: set agent.enabled: true");
@@ -422,35 +428,30 @@ impl Planner<'_> {
 
 /// A restart that applies what is pending. A machine whose system does not answer would not reboot (facts F.7), so it is
 /// shut down, hard after the deadline, and the next look starts it.
-pub(crate) fn restart(vmid: i64, guest: &Guest) -> Effect {
-    match guest.type_ {
+pub(crate) fn restart(guest: &Guest) -> Effect {
+    match guest.at.sort {
         GuestType::Lxc => {
-            let call = ApiCall::post(status_path(vmid, guest, "reboot")).param("timeout", 60);
-            Effect::task(&guest.node, call).with(Impact::Restart)
+            let call = ApiCall::post(guest.at.status_path("reboot")).param("timeout", 60);
+            Effect::task(&guest.at.node, call).with(Impact::Restart)
         }
-        GuestType::Qemu => shutdown(vmid, guest),
+        GuestType::Qemu => shutdown(guest),
     }
 }
 
 /// A clean stop, and a hard one after the deadline.
-pub(crate) fn shutdown(vmid: i64, guest: &Guest) -> Effect {
-    let call = ApiCall::post(status_path(vmid, guest, "shutdown"))
+pub(crate) fn shutdown(guest: &Guest) -> Effect {
+    let call = ApiCall::post(guest.at.status_path("shutdown"))
         .param("timeout", shutdown_seconds(guest))
         .param("forceStop", 1);
-    Effect::task(&guest.node, call).with(Impact::Restart)
+    Effect::task(&guest.at.node, call).with(Impact::Restart)
 }
 
 /// Seconds for a clean shutdown. A machine has to stop a whole system with its disks.
 fn shutdown_seconds(guest: &Guest) -> u32 {
-    match guest.type_ {
+    match guest.at.sort {
         GuestType::Lxc => 60,
         GuestType::Qemu => 180,
     }
-}
-
-/// Path of a status operation.
-pub(crate) fn status_path(vmid: i64, guest: &Guest, operation: &str) -> String {
-    format!("{}/status/{operation}", guest.path(vmid))
 }
 
 fn source_words(source: &Source) -> String {

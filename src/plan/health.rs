@@ -8,6 +8,7 @@
 
 use crate::crd::{Health, Probe, RestartStatus};
 use crate::observed::{Guest, HealthState, ProbeAnswer, ProbeCounts, ProbeKind};
+use crate::plan::GuestWork;
 use crate::status::time;
 
 use super::guest::{Planner, Staged, restart};
@@ -194,7 +195,7 @@ impl Planner<'_> {
     }
 
     /// The verdict once every probe whose time has come was asked.
-    fn probed(&self, vmid: i64, guest: &Guest) -> Result<Verdict, Next> {
+    fn probed(&self, guest: &Guest) -> Result<Verdict, Next> {
         let verdict = self.verdict(guest);
         if verdict.due.is_empty() {
             return Ok(verdict);
@@ -208,22 +209,20 @@ impl Planner<'_> {
             })
         };
         Err(Next::Look(Query::Probes {
-            vmid,
-            type_: guest.type_,
-            node: guest.node.clone(),
+            at: guest.at.clone(),
             probes: verdict.due.iter().filter_map(request).collect(),
         }))
     }
 
     /// Whether a restart is due that needs a full look first.
-    pub(crate) fn wants_restart(&self, vmid: i64, guest: &Guest) -> Result<bool, Next> {
-        let verdict = self.probed(vmid, guest)?;
+    pub(crate) fn wants_restart(&self, guest: &Guest) -> Result<bool, Next> {
+        let verdict = self.probed(guest)?;
         Ok(verdict.restart.is_some() && self.held_back().is_none())
     }
 
     /// Restarts the unit or the guest when its startup or liveness probe has failed. This comes before anything that is
     /// asked of the guest: one that hangs would not answer.
-    pub(crate) fn restart_unhealthy(&mut self, vmid: i64, guest: &Guest) -> Staged {
+    pub(crate) fn restart_unhealthy(&mut self, guest: &Guest) -> Staged {
         if !guest.running || self.desired.form != crate::desired::Form::Guest {
             return Ok(());
         }
@@ -233,18 +232,14 @@ impl Planner<'_> {
             return Ok(());
         }
         let stage = Stage::Healthy;
-        self.unlocked(stage, vmid, guest)?;
+        self.unlocked(stage, guest)?;
         let why = verdict.state.of_kind(kind).why;
-        let what = guest.named(vmid);
+        let what = guest.named();
         let (what, effect) = match &verdict.state.of.restart_unit {
-            None => (what, restart(vmid, guest)),
+            None => (what, restart(guest)),
             Some(unit) => {
-                let effect = Effect::RestartUnit {
-                    type_: guest.type_,
-                    node: guest.node.clone(),
-                    vmid,
-                    unit: unit.clone(),
-                };
+                let work = GuestWork::RestartUnit { unit: unit.clone() };
+                let effect = Effect::in_guest(guest, work);
                 (format!("{unit} in {what}"), effect)
             }
         };
@@ -256,7 +251,7 @@ impl Planner<'_> {
     }
 
     /// The probes say that the guest works.
-    pub(crate) fn healthy(&mut self, vmid: i64, guest: &Guest) -> Staged {
+    pub(crate) fn healthy(&mut self, guest: &Guest) -> Staged {
         let stage = Stage::Healthy;
         let health = &self.desired.health;
         if !guest.running {
@@ -271,9 +266,9 @@ impl Planner<'_> {
             return Ok(());
         }
         self.can_run_commands(stage, guest, "health")?;
-        let verdict = self.probed(vmid, guest)?;
+        let verdict = self.probed(guest)?;
         if !self.partial {
-            self.restart_unhealthy(vmid, guest)?;
+            self.restart_unhealthy(guest)?;
         }
         self.facts.health_state = Some(verdict.state.clone());
         self.facts.probe_due = Some(verdict.next);

@@ -1,6 +1,7 @@
 //! What a guest holds: the volumes of its own in every section of its configuration, which destroying it may take
 //! (facts D.11). A volume whose detachment waits for a restart is still there, and so is one that only a snapshot names.
 
+use crate::pve::Vmid;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crd::{GuestStatus, VolumeStatus};
@@ -9,11 +10,12 @@ use crate::pve::GuestType;
 use crate::pve::property::Properties;
 
 use super::guest::Planner;
+use super::vm::disks::boot_disk;
 use super::{Next, Query, Stage};
 
 /// Vmid that a volume belongs to (facts G.3): in the name (`subvol-<id>-disk-N`, `vm-<id>-disk-N`, of a linked clone
 /// the part after the last slash), or the folder before it on a storage of files.
-pub(crate) fn owner_of(volid: &str) -> Option<i64> {
+pub(crate) fn owner_of(volid: &str) -> Option<Vmid> {
     let (_, path) = volid.split_once(':')?;
     if ["iso/", "vztmpl/", "snippets/", "backup/", "import/"]
         .iter()
@@ -28,7 +30,7 @@ pub(crate) fn owner_of(volid: &str) -> Option<i64> {
 }
 
 /// Whether a volume id names a volume of this guest.
-pub(crate) fn owned_by(volid: &str, vmid: i64) -> bool {
+pub(crate) fn owned_by(volid: &str, vmid: Vmid) -> bool {
     owner_of(volid) == Some(vmid)
 }
 
@@ -85,16 +87,6 @@ fn is_system(type_: GuestType, key: &str, volid: &str) -> bool {
 }
 
 impl Sections {
-    /// The section in force, as a guest.
-    fn now(&self, type_: GuestType) -> Guest {
-        let options = self.sections.first().map(|s| s.options.clone()).unwrap_or_default();
-        Guest {
-            type_,
-            options,
-            ..Guest::default()
-        }
-    }
-
     /// Volumes of the guest's own beyond its system, with where each was found first. `accounted` says which may go, by
     /// key, value and volume id; of a volume in a snapshot only the id counts. What may go may so from everywhere.
     pub(crate) fn data(
@@ -143,9 +135,9 @@ impl Sections {
 
     /// The volume that the machine boots from.
     pub(crate) fn boot_volume(&self) -> Option<String> {
-        let now = self.now(GuestType::Qemu);
-        let place = super::vm::disks::boot_disk(&now)?;
-        volid_of(&place, now.options.get(&place)?)
+        let now = &self.sections.first()?.options;
+        let place = boot_disk(now)?;
+        volid_of(&place, now.get(&place)?)
     }
 
     /// Where in force a volume is, if it is.
@@ -176,27 +168,24 @@ pub(crate) fn in_sight(guest: &Guest) -> BTreeMap<String, String> {
         of: SectionOf::AfterRestart,
         options: guest.options.clone(),
     };
-    volumes(guest.type_, &section)
+    volumes(guest.at.sort, &section)
         .map(|(key, volid)| (key.to_string(), volid))
         .collect()
 }
 
 impl Planner<'_> {
     /// Every section of the guest's configuration.
-    pub(crate) fn sections(&mut self, stage: Stage, vmid: i64, guest: &Guest) -> Result<Sections, Next> {
+    pub(crate) fn sections(&mut self, stage: Stage, guest: &Guest) -> Result<Sections, Next> {
+        let vmid = guest.at.vmid;
         match self.observed.sections.get(&vmid).cloned() {
             Some(Ok(sections)) => Ok(sections),
             Some(Err(failure)) => Err(self.wait(stage, failure.reason, failure.message, 10)),
-            None => Err(Next::Look(Query::Sections {
-                vmid,
-                type_: guest.type_,
-                node: guest.node.clone(),
-            })),
+            None => Err(Next::Look(Query::Sections(guest.at.clone()))),
         }
     }
 
     /// Whether the guest still holds a volume: attached, as `unusedN`, until its next restart, or in a snapshot.
-    fn holds(&mut self, vmid: i64, guest: &Guest, volid: &str) -> Result<bool, Next> {
+    fn holds(&mut self, guest: &Guest, volid: &str) -> Result<bool, Next> {
         let pending = guest
             .pending
             .iter()
@@ -208,28 +197,28 @@ impl Planner<'_> {
         if guest.running && guest.snapshots.is_empty() {
             return Ok(false);
         }
-        let sections = self.sections(Stage::VolumesReady, vmid, guest)?;
-        Ok(sections.name(guest.type_, volid))
+        let sections = self.sections(Stage::VolumesReady, guest)?;
+        Ok(sections.name(guest.at.sort, volid))
     }
 
     /// Status: the volumes as attached, and earlier ones of the guest's own that it still holds, so that destroying it
     /// is accounted for (promise 5). They are told apart by volume id: a name may be used again.
     pub(crate) fn record_held(
         &mut self,
-        vmid: i64,
         guest: &Guest,
         mut recorded: Vec<VolumeStatus>,
     ) -> Result<Vec<VolumeStatus>, Next> {
+        let vmid = guest.at.vmid;
         let attached: BTreeSet<Option<String>> = recorded.iter().map(|v| v.volid.clone()).collect();
         for old in self.status.volumes.clone().into_iter().flatten() {
             let Some(volid) = old.volid.clone().filter(|v| owned_by(v, vmid)) else {
                 continue;
             };
-            if attached.contains(&old.volid) || !self.holds(vmid, guest, &volid)? {
+            if attached.contains(&old.volid) || !self.holds(guest, &volid)? {
                 continue;
             }
             let mut entry = VolumeStatus { size_gib: None, ..old };
-            self.tell_held(guest, vmid, &entry, &volid);
+            self.tell_held(guest, &entry, &volid);
             if recorded.iter().any(|v| v.name == entry.name) {
                 entry.name = format!("{} ({volid})", base_name(&entry.name));
             }
@@ -239,14 +228,14 @@ impl Planner<'_> {
     }
 
     /// An earlier volume or disk that no field names any more, and what becomes of it.
-    fn tell_held(&mut self, guest: &Guest, vmid: i64, entry: &VolumeStatus, volid: &str) {
-        let what = guest.named(vmid);
+    fn tell_held(&mut self, guest: &Guest, entry: &VolumeStatus, volid: &str) {
+        let what = guest.named();
         let place = in_sight(guest)
             .into_iter()
             .find(|(_, v)| v == volid)
             .map(|(key, _)| key);
         let place = place.map_or_else(String::new, |key| format!(" as {key}"));
-        let (field, names): (_, Vec<&String>) = match guest.type_ {
+        let (field, names): (_, Vec<&String>) = match guest.at.sort {
             GuestType::Lxc => {
                 let volumes = self.desired.volumes.iter().flatten();
                 ("volumes", volumes.map(|v| &v.name).collect())
@@ -256,7 +245,7 @@ impl Planner<'_> {
                 ("disks", disks.map(|d| &d.name).collect())
             }
         };
-        let end = match goes_with_guest(entry, guest.type_, is_adopted(self.status, guest)) {
+        let end = match goes_with_guest(entry, guest.at.sort, is_adopted(self.status, guest)) {
             true => format!("it goes with {what}"),
             false => format!("while it is there, {what} is not destroyed"),
         };
@@ -279,21 +268,22 @@ impl Planner<'_> {
 
     /// Refuses to make a new volume while the guest has some that nobody can name, as after status was lost: one of
     /// them may be it.
-    pub(crate) fn none_unnamed(&mut self, vmid: i64, guest: &Guest, field: &str, named: &[String]) -> Result<(), Next> {
+    pub(crate) fn none_unnamed(&mut self, guest: &Guest, field: &str, named: &[String]) -> Result<(), Next> {
+        let vmid = guest.at.vmid;
         let stamp = guest.stamp();
         let status_lost = self.status.volumes.is_none();
         if !status_lost || stamp.is_none_or(|s| s.fresh || s.adopted) {
             return Ok(());
         }
-        let system = match guest.type_ {
-            GuestType::Qemu => super::vm::disks::boot_disk(guest),
+        let system = match guest.at.sort {
+            GuestType::Qemu => boot_disk(&guest.options),
             GuestType::Lxc => Some("rootfs".to_string()),
         };
         let unnamed: BTreeMap<String, String> = in_sight(guest)
             .into_iter()
             .filter(|(key, volid)| {
                 owned_by(volid, vmid)
-                    && !is_system(guest.type_, key, volid)
+                    && !is_system(guest.at.sort, key, volid)
                     && system.as_ref() != Some(key)
                     && !named.contains(volid)
             })
@@ -304,7 +294,7 @@ impl Planner<'_> {
         }
         let message = format!(
             "{field} is not there, and {} has volumes that neither spec nor status names ({}): one of them may be it. Give it back the place that the spec names, or remove what is not needed in Proxmox; then a new one is made",
-            guest.named(vmid),
+            guest.named(),
             listed(&unnamed)
         );
         Err(self.stuck(Stage::VolumesReady, "UnaccountedVolumes", message))
@@ -334,7 +324,7 @@ mod tests {
             ("/srv/data", None),
             ("none", None),
         ] {
-            assert_eq!(owner_of(volid), owner, "{volid}");
+            assert_eq!(owner_of(volid), owner.map(Vmid::nearest), "{volid}");
         }
     }
 
@@ -349,34 +339,38 @@ mod tests {
     #[test]
     fn every_section_is_looked_through() {
         let container = [
-            ("rootfs", "z:subvol-1-disk-0,size=8G"),
-            ("mp0", "z:subvol-1-disk-1,mp=/a"),
+            ("rootfs", "z:subvol-100-disk-0,size=8G"),
+            ("mp0", "z:subvol-100-disk-1,mp=/a"),
             ("mp1", "z:subvol-9-disk-1,mp=/b"),
             ("mp2", "/srv,mp=/c"),
-            ("unused0", "z:subvol-1-disk-2"),
+            ("unused0", "z:subvol-100-disk-2"),
         ];
         let machine = [
-            ("scsi0", "z:vm-1-disk-0,serial=root"),
-            ("sata3", "z:vm-1-disk-3"),
-            ("ide2", "z:vm-1-cloudinit,media=cdrom"),
+            ("scsi0", "z:vm-100-disk-0,serial=root"),
+            ("sata3", "z:vm-100-disk-3"),
+            ("ide2", "z:vm-100-cloudinit,media=cdrom"),
             ("ide0", "local:iso/a.iso,media=cdrom"),
-            ("efidisk0", "z:vm-1-disk-1,size=1M"),
-            ("tpmstate0", "z:vm-1-disk-2,size=4M"),
-            ("unused1", "z:vm-1-disk-4"),
-            ("vmstate", "z:vm-1-state-s"),
+            ("efidisk0", "z:vm-100-disk-1,size=1M"),
+            ("tpmstate0", "z:vm-100-disk-2,size=4M"),
+            ("unused1", "z:vm-100-disk-4"),
+            ("vmstate", "z:vm-100-state-s"),
         ];
         let all = |type_, options: &[(&str, &str)], expected: &[&str]| {
             for of in [SectionOf::Now, SectionOf::AfterRestart, SectionOf::Snapshot("s".into())] {
                 let sections = Sections {
-                    vmid: 1,
+                    vmid: Vmid::MIN,
                     sections: vec![section(of, options)],
                 };
-                let data = sections.data(type_, |_, _, volid| volid == "z:vm-1-disk-0");
-                let data: Vec<&String> = data.keys().filter(|v| **v != "z:vm-1-disk-0").collect();
+                let data = sections.data(type_, |_, _, volid| volid == "z:vm-100-disk-0");
+                let data: Vec<&String> = data.keys().filter(|v| **v != "z:vm-100-disk-0").collect();
                 assert_eq!(data, expected, "{:?}", sections.sections[0].of);
             }
         };
-        all(GuestType::Lxc, &container, &["z:subvol-1-disk-1", "z:subvol-1-disk-2"]);
-        all(GuestType::Qemu, &machine, &["z:vm-1-disk-3", "z:vm-1-disk-4"]);
+        all(
+            GuestType::Lxc,
+            &container,
+            &["z:subvol-100-disk-1", "z:subvol-100-disk-2"],
+        );
+        all(GuestType::Qemu, &machine, &["z:vm-100-disk-3", "z:vm-100-disk-4"]);
     }
 }

@@ -3,14 +3,16 @@
 
 use crate::crd::GuestKind;
 use crate::desired::Form;
-use crate::observed::{Guest, GuestRead, IdCheck, MaybeOurs, OurGuest, Stamped};
+use crate::observed::{Guest, GuestRead, IdCheck, OurGuest, Stamped};
+use crate::pve::GuestRef;
+use crate::pve::Vmid;
 
 use super::guest::Planner;
 use super::{Announce, Effect, Next, OWNER_HOSTNAME, Query, Stage, TAG};
 
 impl Planner<'_> {
     /// The guest, ours and finished being created; otherwise what has to happen first.
-    pub(crate) fn existing_guest(&mut self) -> Result<(i64, Guest), Next> {
+    pub(crate) fn existing_guest(&mut self) -> Result<Guest, Next> {
         let stage = Stage::Created;
         let Some(vmid) = self.candidate()? else {
             return Err(self.new_guest(None));
@@ -20,25 +22,25 @@ impl Planner<'_> {
         }
         match self.read_of(vmid)? {
             GuestRead::Present(guest) => {
-                self.owned(vmid, &guest)?;
-                self.noted(vmid, &guest)?;
-                Ok((vmid, *guest))
+                self.owned(&guest)?;
+                self.noted(&guest)?;
+                Ok(*guest)
             }
-            GuestRead::NotFound if self.status.vmid.is_none() && self.wants_adoption() == Some(vmid) => {
+            GuestRead::NotFound if self.status.vmid().is_none() && self.wants_adoption() == Some(vmid) => {
                 let message = format!("annotation {}: there is no guest {vmid} to adopt", crate::crd::ADOPT);
                 Err(self.stuck(stage, "AdoptNotFound", message))
             }
             GuestRead::NotFound => Err(self.new_guest(Some(vmid))),
-            GuestRead::OtherType { type_, node } => Err(self.other_sort(vmid, type_, &node)),
+            GuestRead::OtherType(at) => Err(self.other_sort(&at)),
             GuestRead::Unreadable(failure) => Err(self.wait(stage, failure.reason, failure.message, 10)),
         }
     }
 
     /// Whether nothing was ever sent for the vmid and the cluster's list has no such guest. The list lags by seconds, so
     /// that the guest itself is asked for before the creating call; what comes before that need not ask.
-    fn was_never_made(&self, vmid: i64) -> bool {
+    fn was_never_made(&self, vmid: Vmid) -> bool {
         let mut ours = self.observed.stamped.iter().flat_map(|s| &s.ours);
-        let found = ours.any(|g| g.vmid == vmid);
+        let found = ours.any(|g| g.at.vmid == vmid);
         !self.status.was_made()
             && !found
             && !self.observed.cluster.guests.contains_key(&vmid)
@@ -46,24 +48,25 @@ impl Planner<'_> {
     }
 
     /// The guest under a vmid, as it was read in this reconcile.
-    fn read_of(&mut self, vmid: i64) -> Result<GuestRead, Next> {
+    fn read_of(&mut self, vmid: Vmid) -> Result<GuestRead, Next> {
         match &self.observed.guest {
             Some(read) if self.observed.guest_of.is_none_or(|of| of == vmid) => Ok(read.clone()),
             _ => Err(Next::Look(Query::Guest {
                 vmid,
-                type_: self.desired.type_,
-                node: self.status.node.clone().filter(|_| self.status.vmid == Some(vmid)),
+                sort: self.desired.sort,
+                node: self.status.node.clone().filter(|_| self.status.vmid() == Some(vmid)),
             })),
         }
     }
 
     /// What a look at the object's guest shows is in status.
-    fn noted(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+    fn noted(&mut self, guest: &Guest) -> Result<(), Next> {
+        let vmid = guest.at.vmid;
         let owned = Announce::Owned(self.desired.restamp.clone());
-        if self.status.vmid.is_none() {
+        if self.status.vmid().is_none() {
             let announce = Announce::Vmid {
                 vmid,
-                node: guest.node.clone(),
+                node: guest.at.node.clone(),
                 adopted: guest.stamp().is_some_and(|s| s.adopted),
             };
             let action = format!("record vmid {vmid}");
@@ -86,8 +89,8 @@ impl Planner<'_> {
 
     /// The vmid that the object has or asks for; `None`: one has to be chosen. Whatever is asked for, a guest with the
     /// object's own stamp comes first: status may have been lost, or be an old one.
-    fn candidate(&mut self) -> Result<Option<i64>, Next> {
-        if let Some(vmid) = self.status.vmid {
+    fn candidate(&mut self) -> Result<Option<Vmid>, Next> {
+        if let Some(vmid) = self.status.vmid() {
             return self.recorded_vmid(vmid).map(Some);
         }
         let given = self.wants_adoption().or(self.desired.vmid);
@@ -112,7 +115,7 @@ impl Planner<'_> {
     }
 
     /// The recorded vmid.
-    fn recorded_vmid(&mut self, vmid: i64) -> Result<i64, Next> {
+    fn recorded_vmid(&mut self, vmid: Vmid) -> Result<Vmid, Next> {
         let elsewhere = self.status.was_made()
             && match self.read_of(vmid)? {
                 GuestRead::NotFound => true,
@@ -131,15 +134,15 @@ impl Planner<'_> {
 
     /// Where no guest of the object's is under the recorded vmid, an old status may have come back: its guest is another
     /// one.
-    pub(crate) fn no_other(&mut self, vmid: i64) -> Result<(), Next> {
+    pub(crate) fn no_other(&mut self, vmid: Vmid) -> Result<(), Next> {
         let found = self.search()?;
         let Some(ours) = self.among_ours(&found)?.filter(|ours| *ours != vmid) else {
             return Ok(());
         };
-        let other = found.ours.iter().find(|g| g.vmid == ours);
+        let other = found.ours.iter().find(|g| g.at.vmid == ours);
         let announce = Announce::Vmid {
             vmid: ours,
-            node: other.map(|g| g.node.clone()).unwrap_or_default(),
+            node: other.map(|g| g.at.node.clone()).unwrap_or_default(),
             adopted: other.is_some_and(|g| g.adopted),
         };
         let action = format!("record vmid {ours} in place of {vmid}, under which there is no guest of this object's");
@@ -158,7 +161,7 @@ impl Planner<'_> {
     }
 
     /// Whether the guest under the vmid carries the object's stamp.
-    fn carries_our_stamp(&mut self, vmid: i64) -> Result<bool, Next> {
+    fn carries_our_stamp(&mut self, vmid: Vmid) -> Result<bool, Next> {
         // The list lags by seconds: before the creating call the guest itself is asked for.
         if !self.observed.cluster.guests.contains_key(&vmid) {
             return Ok(false);
@@ -170,22 +173,25 @@ impl Planner<'_> {
     }
 
     /// The object's guest among those that carry its stamp; those of earlier revisions are noted first.
-    fn among_ours(&mut self, found: &Stamped) -> Result<Option<i64>, Next> {
-        let other_sort = |g: &&OurGuest| g.type_ != self.desired.type_ && !self.is_superseded(g.vmid);
+    fn among_ours(&mut self, found: &Stamped) -> Result<Option<Vmid>, Next> {
+        let other_sort = |g: &&OurGuest| g.at.sort != self.desired.sort && !self.is_superseded(g.at.vmid);
         if let Some(other) = found.ours.iter().find(other_sort) {
-            return Err(self.other_sort(other.vmid, other.type_, &other.node));
+            return Err(self.other_sort(&other.at));
         }
         let template = self.desired.form != Form::Guest;
         let present = |g: &&OurGuest| !template || g.revision.as_ref() == Some(&self.desired.revision);
-        let unknown = found.ours.iter().find(|g| !present(g) && !self.is_superseded(g.vmid));
-        if let Some(old) = unknown {
-            return Err(self.supersede(old.vmid, &old.node, old.revision.clone().unwrap_or_default()));
-        }
-        let ours: Vec<i64> = found
+        let unknown = found
             .ours
             .iter()
-            .filter(|g| present(g) && !self.is_superseded(g.vmid))
-            .map(|g| g.vmid)
+            .find(|g| !present(g) && !self.is_superseded(g.at.vmid));
+        if let Some(old) = unknown {
+            return Err(self.supersede(&old.at, old.revision.clone().unwrap_or_default()));
+        }
+        let ours: Vec<Vmid> = found
+            .ours
+            .iter()
+            .filter(|g| present(g) && !self.is_superseded(g.at.vmid))
+            .map(|g| g.at.vmid)
             .collect();
         match ours.as_slice() {
             [_, _, ..] => {
@@ -210,8 +216,8 @@ impl Planner<'_> {
     /// Guests that may carry this object's stamp although status does not name them: those with the tag, and those in the
     /// range that Phoenix chooses from, as the tag comes only with the first configuration. What other objects have
     /// recorded is theirs. A template may have had the other form before.
-    fn may_be_ours(&self) -> Vec<MaybeOurs> {
-        let in_range = |vmid: &i64| {
+    fn may_be_ours(&self) -> Vec<GuestRef> {
+        let in_range = |vmid: &Vmid| {
             self.desired
                 .vmid_range
                 .is_some_and(|(first, last)| (first..=last).contains(vmid))
@@ -223,22 +229,23 @@ impl Planner<'_> {
                 let tagged = row.tags.iter().any(|t| t == TAG);
                 // An owner container is nobody's guest: one whose node is off holds no new guest up.
                 let owner = self.of_owners(**vmid) && row.name.starts_with(OWNER_HOSTNAME);
-                (any_sort || row.type_ == self.desired.type_.as_str())
+                (any_sort || row.type_ == self.desired.sort.as_str())
                     && (tagged || in_range(vmid))
                     && !owner
                     && !self.observed.held.contains_key(vmid)
             })
-            .map(|(vmid, row)| (*vmid, row.guest_type(), row.node.clone()))
+            .map(|(vmid, row)| GuestRef::new(row.guest_type(), *vmid, &row.node))
             .collect()
     }
 
     /// A create or clone still runs, or was cut off and left its lock (facts K.2.4, K.3.1).
-    pub(crate) fn being_created(&mut self, vmid: i64, guest: &Guest) -> Next {
+    pub(crate) fn being_created(&mut self, guest: &Guest) -> Next {
+        let vmid = guest.at.vmid;
         match self.observed.creating {
             None => Next::Look(Query::Creating {
                 vmid,
                 source: self.clone_vmid(),
-                node: guest.node.clone(),
+                node: guest.at.node.clone(),
             }),
             Some(true) => self.wait(
                 Stage::Created,
@@ -250,8 +257,8 @@ impl Planner<'_> {
                 let message = format!(
                     "guest {vmid} has the lock '{}' and no task that works on it: its creation was cut off. If it is not needed, run on node {}: {tool} unlock {vmid} && {tool} destroy {vmid}",
                     guest.lock.as_deref().unwrap_or_default(),
-                    guest.node,
-                    tool = guest.type_.tool()
+                    guest.at.node,
+                    tool = guest.at.sort.tool()
                 );
                 self.stuck(Stage::Created, "CreateInterrupted", message)
             }
@@ -259,7 +266,7 @@ impl Planner<'_> {
     }
 
     /// Records the vmid in status, before anything is sent (write-ahead).
-    pub(crate) fn record(&mut self, vmid: i64, node: &str, adopted: bool) -> Next {
+    pub(crate) fn record(&mut self, vmid: Vmid, node: &str, adopted: bool) -> Next {
         let announce = Announce::Vmid {
             vmid,
             node: node.to_string(),
@@ -274,7 +281,7 @@ impl Planner<'_> {
     }
 
     /// Chooses the vmid of a new guest and records it, with the checks of promise 5.
-    pub(crate) fn allocate(&mut self, given: Option<i64>, node: &str) -> Next {
+    pub(crate) fn allocate(&mut self, given: Option<Vmid>, node: &str) -> Next {
         let given = given.filter(|vmid| !self.is_superseded(*vmid));
         let vmid = match given.map_or_else(|| self.free_id(), Ok) {
             Ok(vmid) => vmid,
@@ -287,7 +294,7 @@ impl Planner<'_> {
             Some((checked, IdCheck::Taken)) if *checked == vmid && self.observed.guest.is_none() => {
                 Next::Look(Query::Guest {
                     vmid,
-                    type_: self.desired.type_,
+                    sort: self.desired.sort,
                     node: None,
                 })
             }
@@ -310,27 +317,27 @@ impl Planner<'_> {
     }
 
     /// Whether the id is one of the owner containers of volumes.
-    pub(crate) fn of_owners(&self, vmid: i64) -> bool {
+    pub(crate) fn of_owners(&self, vmid: Vmid) -> bool {
         self.desired
             .owner_ids
             .is_some_and(|(first, last)| (first..=last).contains(&vmid))
     }
 
-    fn free_id(&mut self) -> Result<i64, Next> {
+    fn free_id(&mut self) -> Result<Vmid, Next> {
         let stage = Stage::Created;
         let Some((first, last)) = self.desired.vmid_range else {
             let message = "spec.vmid is missing and the PhoenixHypervisor has no spec.vmidRange: give one of them";
             return Err(self.stuck(stage, "NoVmidRange", message));
         };
         let observed = self.observed;
-        let taken = |id: &i64| {
+        let taken = |id: &Vmid| {
             observed.cluster.guests.contains_key(id)
                 || observed.reserved.contains(id)
                 || observed.held.contains_key(id)
                 || observed.unusable.contains(id)
                 || self.of_owners(*id)
         };
-        let free = (first..=last).find(|id| !taken(id));
+        let free = first.to(last).find(|id| !taken(id));
         free.ok_or_else(|| {
             let message =
                 format!("spec.vmidRange {first}-{last} of the PhoenixHypervisor has no free id left: widen it");

@@ -50,7 +50,7 @@ impl Planner<'_> {
             }
             _ if image.present => Ok(volid),
             _ => {
-                let field = match self.desired.type_ {
+                let field = match self.desired.sort {
                     GuestType::Lxc => "image",
                     GuestType::Qemu => "cloudImage",
                 };

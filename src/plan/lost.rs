@@ -1,5 +1,7 @@
 //! Guests of a deleted object that its status does not name (promise 5): status may have been lost, or be an old one.
 
+use crate::pve::GuestRef;
+use crate::pve::Vmid;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::crd::{GuestKind, RevisionStatus};
@@ -26,8 +28,8 @@ impl Deletion<'_> {
 
     /// Guests with the object's stamp that status does not name become the ones that are deleted.
     fn take_up(&mut self, found: &Stamped) -> Option<Next> {
-        let known = |vmid: i64| self.status.revisions.iter().flatten().any(|r| r.vmid == vmid);
-        let ours: Vec<&OurGuest> = found.ours.iter().filter(|g| !known(g.vmid)).collect();
+        let known = |vmid: Vmid| self.status.revisions.iter().flatten().any(|r| r.vmid() == Some(vmid));
+        let ours: Vec<&OurGuest> = found.ours.iter().filter(|g| !known(g.at.vmid)).collect();
         let (first, others) = match ours.split_first() {
             Some(split) => split,
             None if found.being_made.is_empty() => return None,
@@ -40,7 +42,7 @@ impl Deletion<'_> {
             }
         };
         if !others.is_empty() && self.object.key.kind != GuestKind::PhoenixTemplate {
-            let ids: Vec<i64> = ours.iter().map(|g| g.vmid).collect();
+            let ids: Vec<Vmid> = ours.iter().map(|g| g.at.vmid).collect();
             let message = format!(
                 "guests {ids:?} all carry this object's stamp: take the stamp, the last line of the notes, off those that are not to be deleted"
             );
@@ -48,8 +50,8 @@ impl Deletion<'_> {
         }
         let mut announce = vec![
             Announce::Vmid {
-                vmid: first.vmid,
-                node: first.node.clone(),
+                vmid: first.at.vmid,
+                node: first.at.node.clone(),
                 adopted: first.adopted,
             },
             Announce::CreateSent,
@@ -57,13 +59,13 @@ impl Deletion<'_> {
         announce.extend(others.iter().map(|other| {
             Announce::Superseded(RevisionStatus {
                 revision: other.revision.clone().unwrap_or_default(),
-                vmid: other.vmid,
-                node: Some(other.node.clone()),
+                vmid: other.at.vmid.into(),
+                node: Some(other.at.node.clone()),
                 snippet: None,
                 volumes: None,
             })
         }));
-        let action = format!("record {}, which carries its stamp", first.type_.named(first.vmid));
+        let action = format!("record {}, which carries its stamp", first.at.named());
         self.find("Deleting", action.clone());
         Some(Next::Run(Box::new(Step {
             action,
@@ -75,7 +77,7 @@ impl Deletion<'_> {
     }
 
     /// The guest does not exist. One that never was seen may still be on its way.
-    pub(crate) fn gone(&mut self, vmid: i64) -> Next {
+    pub(crate) fn gone(&mut self, vmid: Vmid) -> Next {
         let seen = |c: &&Condition| c.type_ == Stage::Created.as_str() && c.status == "True";
         let was_seen = self.status.conditions.iter().any(|c| seen(&c));
         let node = self.status.node.clone().unwrap_or_default();
@@ -97,7 +99,7 @@ impl Deletion<'_> {
             let rows = self.observed.cluster.guests.iter();
             let unheld =
                 rows.filter(|(vmid, row)| row.tags.iter().any(|t| t == TAG) && !self.observed.held.contains_key(vmid));
-            let among = unheld.map(|(vmid, row)| (*vmid, row.guest_type(), row.node.clone()));
+            let among = unheld.map(|(vmid, row)| GuestRef::new(row.guest_type(), *vmid, &row.node));
             return Next::Look(Query::Stamped {
                 among: Some(among.collect()),
             });
@@ -121,6 +123,6 @@ pub(crate) fn left_alone(what: &str, guest: &Guest, stamp: Option<&Stamp>) -> St
     };
     format!(
         "{what} on node {} {why} and is left alone with its volumes: remove it in Proxmox if it is not needed",
-        guest.node
+        guest.at.node
     )
 }

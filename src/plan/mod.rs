@@ -40,7 +40,7 @@ pub use guest::{Input, plan};
 pub use lxc::OWNER_KIND;
 pub use options::TAG;
 pub use query::{ProbeRequest, Query};
-pub use step::{Announce, Download, Effect, Impact, Step};
+pub use step::{Announce, Download, Effect, GuestWork, Impact, NodeWork, Step};
 pub use stop::{plan_stop, wants_stop};
 
 /// What to do next.

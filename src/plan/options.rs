@@ -26,8 +26,8 @@ const COPIED: &[(&str, Option<&str>)] = &[
 
 impl Planner<'_> {
     /// The guest is not fresh any more: what was copied is cleared, and it may start.
-    pub(crate) fn settled(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
-        let what = guest.named(vmid);
+    pub(crate) fn settled(&mut self, guest: &Guest) -> Result<(), Next> {
+        let what = guest.named();
         let Some(stamp) = guest.stamp() else { return Ok(()) };
         if !stamp.fresh {
             return Ok(());
@@ -43,7 +43,6 @@ impl Planner<'_> {
         };
         self.send(
             Stage::Configured,
-            vmid,
             guest,
             vec![change],
             format!("finish the configuration of {what}"),
@@ -65,11 +64,11 @@ pub(crate) fn option_changes(desired: &Desired, guest: &Guest, fresh: bool) -> V
             "nameserver" | "searchdomain" => "dns",
             "affinity" => "cpu.affinity",
             "hookscript" => "hookscript",
-            _ if desired.type_ == GuestType::Qemu => "cpu, memory, hostname, bios, cloudInit",
+            _ if desired.sort == GuestType::Qemu => "cpu, memory, hostname, bios, cloudInit",
             _ => "cores, memory, swap, hostname, timezone, cpuLimit, cpuUnits",
         };
         let same = match (guest.options.get(key), key.as_str()) {
-            (old, _) if desired.type_ == GuestType::Qemu => same_option(key, old.map(String::as_str), value),
+            (old, _) if desired.sort == GuestType::Qemu => same_option(key, old.map(String::as_str), value),
             (Some(old), "nameserver") => words_of(old) == words_of(value),
             (Some(old), "cpulimit") => old.parse::<f64>().ok() == value.parse::<f64>().ok(),
             (Some(old), _) => old.trim() == value,

@@ -3,8 +3,9 @@
 
 use crate::crd::{ADOPT, RESTAMP};
 use crate::desired::Stamp;
-use crate::observed::{Guest, GuestRead, MaybeOurs};
-use crate::pve::GuestType;
+use crate::observed::{Guest, GuestRead};
+use crate::pve::GuestRef;
+use crate::pve::Vmid;
 
 use super::guest::Planner;
 use super::lxc::volumes::volume_of;
@@ -13,56 +14,59 @@ use crate::pve::ApiCall;
 
 impl Planner<'_> {
     /// Checks that the guest under the vmid is this object's.
-    pub(crate) fn owned(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+    pub(crate) fn owned(&mut self, guest: &Guest) -> Result<(), Next> {
+        let vmid = guest.at.vmid;
         let wanted = self.desired.stamp(vmid);
         let stamp = guest.stamp();
         if guest.being_made() && stamp.as_ref().is_none_or(|s| s.same_identity(&wanted)) {
-            return Err(self.being_created(vmid, guest));
+            return Err(self.being_created(guest));
         }
         match stamp {
             Some(stamp) if stamp.same_identity(&wanted) => Ok(()),
             Some(stamp) if self.is_ours(&stamp, vmid) => {
-                self.take_over_owners(vmid, guest)?;
-                self.unlocked(Stage::Created, vmid, guest)?;
+                self.take_over_owners(guest)?;
+                self.unlocked(Stage::Created, guest)?;
                 let stamp = Stamp {
                     cluster: wanted.cluster,
                     uid: wanted.uid,
                     ..stamp
                 };
-                Err(self.write_stamp(vmid, guest, stamp, vec![]))
+                Err(self.write_stamp(guest, stamp, vec![]))
             }
             Some(stamp) if stamp.same_object(&wanted) => Err(self.foreign(vmid, &stamp.cluster)),
-            None if self.wants_restamp(vmid, guest) => Err(self.take_back(vmid, guest)),
-            _ if self.may_adopt(vmid, guest) => Err(self.adopt(vmid, guest)),
-            stamp => Err(self.conflict(vmid, guest, stamp)),
+            None if self.wants_restamp(guest) => Err(self.take_back(guest)),
+            _ if self.may_adopt(guest) => Err(self.adopt(guest)),
+            stamp => Err(self.conflict(guest, stamp)),
         }
     }
 
     /// Whether the stamp is this object's for the vmid, in this management cluster or a previous one.
-    pub(crate) fn is_ours(&self, stamp: &Stamp, vmid: i64) -> bool {
+    pub(crate) fn is_ours(&self, stamp: &Stamp, vmid: Vmid) -> bool {
         let wanted = self.desired.stamp(vmid);
         stamp.same_identity(&wanted)
             || (stamp.same_object(&wanted) && self.desired.previous_clusters.contains(&stamp.cluster))
     }
 
     /// The vmid that the adopt annotation names, unless the spec names another.
-    pub(crate) fn wants_adoption(&self) -> Option<i64> {
+    pub(crate) fn wants_adoption(&self) -> Option<Vmid> {
         let vmid = self.desired.adopt.as_ref()?.trim().parse().ok()?;
         (self.desired.vmid.is_none_or(|v| v == vmid)).then_some(vmid)
     }
 
     /// The annotation stays in Git for ever, and is honoured once: while no vmid is recorded, or until the stamp of an
     /// adoption that was cut off is on the very configuration that was looked at then.
-    fn may_adopt(&self, vmid: i64, guest: &Guest) -> bool {
+    fn may_adopt(&self, guest: &Guest) -> bool {
+        let vmid = guest.at.vmid;
         let cut_off = self.status.adopted == Some(true) && self.status.claim.as_deref() == Some(&guest.digest);
-        self.wants_adoption() == Some(vmid) && (self.status.vmid.is_none() || cut_off)
+        self.wants_adoption() == Some(vmid) && (self.status.vmid().is_none() || cut_off)
     }
 
-    fn adopt(&mut self, vmid: i64, guest: &Guest) -> Next {
+    fn adopt(&mut self, guest: &Guest) -> Next {
+        let vmid = guest.at.vmid;
         if guest.is_template() && self.desired.form == crate::desired::Form::Guest {
             let message = format!(
                 "metadata.annotations[{ADOPT}]: {} is a Proxmox template, which cannot be started: adopt a guest, or clone the template in Proxmox first",
-                guest.named(vmid)
+                guest.named()
             );
             return self.stuck(Stage::Created, "Conflict", message);
         }
@@ -73,11 +77,11 @@ impl Planner<'_> {
         if stamps.len() > 1 && !stamps.iter().all(copies) || stamps.contains(&None) {
             let message = format!(
                 "metadata.annotations[{ADOPT}]: the notes of {} hold a stamp of Phoenix's that is damaged or beside another, so whose it is cannot be said: take those lines off in Proxmox first",
-                guest.named(vmid)
+                guest.named()
             );
             return self.stuck(Stage::Created, "Conflict", message);
         }
-        if let Err(next) = self.may_be_adopted(vmid, guest) {
+        if let Err(next) = self.may_be_adopted(guest) {
             return next;
         }
         let stamp = Stamp {
@@ -86,24 +90,26 @@ impl Planner<'_> {
         };
         let announce = Announce::Vmid {
             vmid,
-            node: guest.node.clone(),
+            node: guest.at.node.clone(),
             adopted: true,
         };
-        self.take(vmid, guest, stamp, announce)
+        self.take(guest, stamp, announce)
     }
 
     /// Whether the restamp annotation asks for the stamp of the object's own guest. It is spent when it was carried out,
     /// and when it was there while the stamp was. A stranger under the vmid does not have Phoenix's tag.
-    fn wants_restamp(&self, vmid: i64, guest: &Guest) -> bool {
+    fn wants_restamp(&self, guest: &Guest) -> bool {
+        let vmid = guest.at.vmid;
         let asked = self.desired.restamp.as_deref() == Some(&vmid.to_string());
         let cut_off = self.status.claim.as_deref() == Some(&guest.digest);
         let spent = self.status.restamped == self.desired.restamp && !cut_off;
         let known = guest.has_tag(TAG) || self.status.claim.is_some();
-        asked && !spent && known && self.status.vmid == Some(vmid) && self.status.was_made()
+        asked && !spent && known && self.status.vmid() == Some(vmid) && self.status.was_made()
     }
 
     /// Writes the stamp anew, with what status knows of the guest's origin.
-    fn take_back(&mut self, vmid: i64, guest: &Guest) -> Next {
+    fn take_back(&mut self, guest: &Guest) -> Next {
+        let vmid = guest.at.vmid;
         let adopted = self.status.adopted == Some(true);
         let wanted = self.desired.stamp(vmid);
         let template = self.desired.form != crate::desired::Form::Guest;
@@ -128,25 +134,25 @@ impl Planner<'_> {
             ..wanted
         };
         let value = self.desired.restamp.clone().unwrap_or_default();
-        self.take(vmid, guest, stamp, Announce::Restamped(value))
+        self.take(guest, stamp, Announce::Restamped(value))
     }
 
     /// Puts the stamp on a guest that does not carry one of this object's, if it is free.
-    fn take(&mut self, vmid: i64, guest: &Guest, stamp: Stamp, announce: Announce) -> Next {
-        if let Err(next) = self.free(vmid, guest) {
+    fn take(&mut self, guest: &Guest, stamp: Stamp, announce: Announce) -> Next {
+        if let Err(next) = self.free(guest) {
             return next;
         }
-        if let Err(next) = self.unlocked(Stage::Created, vmid, guest) {
+        if let Err(next) = self.unlocked(Stage::Created, guest) {
             return next;
         }
         let announce = vec![announce, Announce::Claim(guest.digest.clone())];
-        self.write_stamp(vmid, guest, stamp, announce)
+        self.write_stamp(guest, stamp, announce)
     }
 
-    fn write_stamp(&mut self, vmid: i64, guest: &Guest, stamp: Stamp, announce: Vec<Announce>) -> Next {
-        let what = guest.named(vmid);
+    fn write_stamp(&mut self, guest: &Guest, stamp: Stamp, announce: Vec<Announce>) -> Next {
+        let what = guest.named();
         let words = Stamp::strip(guest.options.get("description").map(String::as_str).unwrap_or_default());
-        let call = ApiCall::put(format!("{}/config", guest.path(vmid)))
+        let call = ApiCall::put(format!("{}/config", guest.at.path()))
             .param("description", stamp.describe(&words))
             .param("digest", &guest.digest);
         let action = format!("take over {what}");
@@ -154,7 +160,7 @@ impl Planner<'_> {
     }
 
     /// The vmid belongs to no other object and to no owner container; that costs no look.
-    pub(crate) fn nobody_elses(&mut self, vmid: i64) -> Result<(), Next> {
+    pub(crate) fn nobody_elses(&mut self, vmid: Vmid) -> Result<(), Next> {
         let whose = match self.observed.held.get(&vmid) {
             Some(holder) => format!("belongs to {holder}"),
             None if self.of_owners(vmid) => {
@@ -169,7 +175,7 @@ impl Planner<'_> {
         Err(self.stuck(Stage::Created, "Conflict", message))
     }
 
-    fn where_asked(&self, vmid: i64) -> String {
+    fn where_asked(&self, vmid: Vmid) -> String {
         match self.wants_adoption() {
             Some(wanted) if wanted == vmid => format!("the annotation {ADOPT}"),
             _ => format!("{}.vmid", self.prefix()),
@@ -177,7 +183,8 @@ impl Planner<'_> {
     }
 
     /// Whether a guest is nobody's, so that it may become this object's.
-    fn free(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+    fn free(&mut self, guest: &Guest) -> Result<(), Next> {
+        let vmid = guest.at.vmid;
         self.nobody_elses(vmid)?;
         let stamp = guest.stamp();
         let stamped = stamp.filter(|s| s.vmid == vmid || s.kind == OWNER_KIND);
@@ -189,7 +196,7 @@ impl Planner<'_> {
             };
             let message = format!(
                 "guest {vmid} on node {} {whose} and is left alone: delete that object with deletionPolicy: Retain, which takes the stamp off; where there is no such object any more, take the stamp, the last line of its notes, off in Proxmox",
-                guest.node
+                guest.at.node
             );
             return Err(self.stuck(Stage::Created, "Conflict", message));
         }
@@ -198,28 +205,29 @@ impl Planner<'_> {
             .stamped
             .as_ref()
             .is_some_and(|s| s.adopted_once.contains(&vmid));
-        if again && self.status.vmid.is_none() {
+        if again && self.status.vmid().is_none() {
             let message = format!(
                 "guest {vmid} on node {} is not the one that this object adopted under this vmid, of which there is a copy, and is left alone: take the annotation {ADOPT} away, or remove the copy",
-                guest.node
+                guest.at.node
             );
             return Err(self.stuck(Stage::Created, "Conflict", message));
         }
-        self.borrows_nothing(vmid, guest)
+        self.borrows_nothing(guest)
     }
 
     /// The guest holds no volume that an owner container keeps for another object: who takes the guest could read it.
-    fn borrows_nothing(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
-        let borrowed: Vec<(i64, String)> = guest
+    fn borrows_nothing(&mut self, guest: &Guest) -> Result<(), Next> {
+        let vmid = guest.at.vmid;
+        let borrowed: Vec<(Vmid, String)> = guest
             .options
             .values()
             .filter_map(|text| volume_of(text))
             .filter(|(id, _)| *id != vmid)
             .collect();
         let rows = &self.observed.cluster.guests;
-        let among: Vec<MaybeOurs> = borrowed
+        let among: Vec<GuestRef> = borrowed
             .iter()
-            .filter_map(|(id, _)| rows.get(id).map(|row| (*id, row.guest_type(), row.node.clone())))
+            .filter_map(|(id, _)| rows.get(id).map(|row| GuestRef::new(row.guest_type(), *id, &row.node)))
             .collect();
         if borrowed.is_empty() {
             return Ok(());
@@ -228,7 +236,7 @@ impl Planner<'_> {
             return Err(Next::Look(Query::Lenders { among }));
         };
         let key = &self.desired.key;
-        let own = format!("/{}/{}/{}/", self.desired.type_.as_str(), key.namespace, key.name);
+        let own = format!("/{}/{}/{}/", self.desired.sort.as_str(), key.namespace, key.name);
         for (id, volid) in borrowed {
             let kept_for = match lenders.get(&id) {
                 Some(GuestRead::Present(lender)) => {
@@ -251,7 +259,7 @@ impl Planner<'_> {
             let whose = kept_for.map_or(String::new(), |path| format!(" for {path}"));
             let message = format!(
                 "guest {vmid} on node {} holds volume {volid}, which owner container {id} keeps{whose}, and is left alone: detach it in Proxmox first, and do not remove it",
-                guest.node
+                guest.at.node
             );
             return Err(self.stuck(Stage::Created, "Conflict", message));
         }
@@ -260,7 +268,7 @@ impl Planner<'_> {
 
     /// A guest with this object's stamp of a management cluster that nobody names: it may be somebody else's, and making
     /// another one beside it would give both the same address.
-    pub(crate) fn foreign(&mut self, vmid: i64, cluster: &str) -> Next {
+    pub(crate) fn foreign(&mut self, vmid: Vmid, cluster: &str) -> Next {
         let message = format!(
             "guest {vmid} carries the stamp of {} of management cluster {cluster} and is left alone: if that cluster is gone, list its id in spec.previousClusterIds of the PhoenixHypervisor (phoenix apply without a cluster: --cluster-id {cluster}); if it still works, give this object another name",
             self.desired.key
@@ -269,25 +277,27 @@ impl Planner<'_> {
     }
 
     /// The vmid is a guest of the other sort.
-    pub(crate) fn other_sort(&mut self, vmid: i64, type_: GuestType, node: &str) -> Next {
-        let what = format!("vmid {vmid} is a {} on node {node}", type_.noun());
+    pub(crate) fn other_sort(&mut self, at: &GuestRef) -> Next {
+        let vmid = at.vmid;
+        let what = format!("vmid {vmid} is a {} on node {}", at.sort.noun(), at.node);
         let ours = self
             .observed
             .stamped
             .iter()
             .flat_map(|s| &s.ours)
-            .any(|g| g.vmid == vmid);
-        let message = match ours || (self.status.vmid == Some(vmid) && self.status.was_made()) {
+            .any(|g| g.at.vmid == vmid);
+        let message = match ours || (self.status.vmid() == Some(vmid) && self.status.was_made()) {
             true => format!(
                 "{what}, but the object asks for a {}: a guest cannot change its sort. Put the spec back, or delete the object and apply it again",
-                self.desired.type_.noun()
+                self.desired.sort.noun()
             ),
             false => format!("{what}: choose another vmid"),
         };
         self.stuck(Stage::Created, "Conflict", message)
     }
 
-    fn conflict(&mut self, vmid: i64, guest: &Guest, stamp: Option<Stamp>) -> Next {
+    fn conflict(&mut self, guest: &Guest, stamp: Option<Stamp>) -> Next {
+        let vmid = guest.at.vmid;
         let refused = self
             .status
             .last_error
@@ -297,8 +307,8 @@ impl Planner<'_> {
             let action = format!("give vmid {vmid} up: it is somebody else's guest");
             return self.run(Stage::Created, action, vec![Announce::NoVmid], Effect::Record);
         }
-        let on = format!("guest {vmid} on node {}", guest.node);
-        let recorded = self.status.vmid == Some(vmid) && self.status.was_made();
+        let on = format!("guest {vmid} on node {}", guest.at.node);
+        let recorded = self.status.vmid() == Some(vmid) && self.status.was_made();
         let message = match stamp {
             Some(stamp) if stamp.vmid == vmid => {
                 format!("{on} {} and is left alone: choose another vmid", whose_it_is(&stamp))
@@ -343,10 +353,8 @@ fn whose_it_is(stamp: &Stamp) -> String {
 
 /// Under which key an owner container keeps a volume.
 fn registered(owner: &Guest, volid: &str) -> Option<String> {
-    let text = owner.numbered("mp").into_values().find(|text| {
-        let (_, found) = volume_of(text).unwrap_or_default();
-        found == volid
-    })?;
+    let names = |text: &&str| volume_of(text).is_some_and(|(_, found)| found == volid);
+    let text = owner.numbered("mp").into_values().find(names)?;
     let path = text.split(',').find_map(|part| part.strip_prefix("mp="))?;
     Some(path.to_string())
 }

@@ -3,11 +3,12 @@
 use super::guest::Planner;
 use super::{Effect, Next, Stage};
 use crate::pve::ApiCall;
+use crate::pve::Vmid;
 
 impl Planner<'_> {
     /// Pool membership; the row is live (facts C).
-    pub(crate) fn in_pool(&mut self, vmid: i64) -> Result<(), Next> {
-        let what = self.desired.type_.named(vmid);
+    pub(crate) fn in_pool(&mut self, vmid: Vmid) -> Result<(), Next> {
+        let what = self.desired.sort.named(vmid);
         let (Some(wanted), Some(row)) = (&self.desired.pool, self.observed.cluster.guests.get(&vmid)) else {
             return Ok(());
         };

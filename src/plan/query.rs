@@ -1,7 +1,7 @@
 //! What the plan asks to be looked at.
 
-use crate::observed::{MaybeOurs, ProbeKind};
-use crate::pve::GuestType;
+use crate::observed::ProbeKind;
+use crate::pve::{GuestRef, GuestType, Vmid};
 
 /// A read that the plan needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,63 +11,49 @@ pub enum Query {
     /// Which of these guests carry this object's stamp.
     Stamped {
         /// The guests; `None`: all of the cluster, as it lists them now, but those that other objects have.
-        among: Option<Vec<MaybeOurs>>,
+        among: Option<Vec<GuestRef>>,
     },
     /// Guests whose volumes another guest holds.
     Lenders {
         /// Them.
-        among: Vec<MaybeOurs>,
+        among: Vec<GuestRef>,
     },
     /// Which container of no object's has a volume among its mount points.
     Holder {
         /// The volume.
         volid: String,
         /// The object's own container.
-        but: Option<i64>,
+        but: Option<Vmid>,
     },
     /// Whether a vmid can be used for a new guest.
     VmidFree {
         /// The id.
-        vmid: i64,
+        vmid: Vmid,
         /// Node whose storages are searched for left volumes; `None` skips the search (deletion).
         volumes_on: Option<String>,
     },
     /// Configuration, state, pending changes and snapshots of the guest.
     Guest {
         /// The id.
-        vmid: i64,
+        vmid: Vmid,
         /// Container or machine.
-        type_: GuestType,
+        sort: GuestType,
         /// Node that it was last on; the cluster's row wins.
         node: Option<String>,
     },
     /// Whether a create or clone task for the vmid runs.
     Creating {
         /// The id that is created.
-        vmid: i64,
+        vmid: Vmid,
         /// Source of a clone (facts B.4: a clone task carries the source's id).
-        source: Option<i64>,
+        source: Option<Vmid>,
         /// Node.
         node: String,
     },
     /// Configuration of the template's guest.
-    Parent {
-        /// The id.
-        vmid: i64,
-        /// Container or machine.
-        type_: GuestType,
-        /// Node.
-        node: String,
-    },
+    Parent(GuestRef),
     /// The guest of an earlier revision, and what rests on its volumes.
-    OldRevision {
-        /// The id.
-        vmid: i64,
-        /// Container or machine.
-        type_: GuestType,
-        /// Node.
-        node: String,
-    },
+    OldRevision(GuestRef),
     /// Whether an image is on its storage.
     Image {
         /// Node.
@@ -79,21 +65,15 @@ pub enum Query {
     },
     /// Records of scripts in the guest.
     Scripts {
-        /// The id.
-        vmid: i64,
-        /// Container or machine.
-        type_: GuestType,
-        /// Node.
-        node: String,
+        /// The guest.
+        at: GuestRef,
         /// Record ids.
         ids: Vec<String>,
     },
     /// What a machine's guest agent says.
     Agent {
-        /// The id.
-        vmid: i64,
-        /// Node.
-        node: String,
+        /// The machine.
+        at: GuestRef,
         /// Whether to ask if cloud-init is through.
         cloud_init: bool,
     },
@@ -106,51 +86,31 @@ pub enum Query {
     },
     /// What a machine's cloud-init drive still lacks, and its password hash.
     CloudInit {
-        /// The id.
-        vmid: i64,
-        /// Node.
-        node: String,
+        /// The machine.
+        at: GuestRef,
         /// Whether the password hash is asked for.
         password: bool,
     },
     /// Firewall of the guest.
-    Firewall {
-        /// The id.
-        vmid: i64,
-        /// Container or machine.
-        type_: GuestType,
-        /// Node.
-        node: String,
-    },
+    Firewall(GuestRef),
     /// Owner containers of the whole cluster.
     Owners {
         /// Id range, both ends included: where they are made today.
-        ids: (i64, i64),
+        ids: (Vmid, Vmid),
     },
     /// The id range of owner containers: what in it is hidden, and what is free for a new one.
     OwnerRange {
         /// Id range, both ends included.
-        ids: (i64, i64),
+        ids: (Vmid, Vmid),
         /// Where a new owner is to be made: its node, whose storages are searched for left volumes of the id.
         node: Option<String>,
     },
     /// Every section of a guest's configuration.
-    Sections {
-        /// The id.
-        vmid: i64,
-        /// Container or machine.
-        type_: GuestType,
-        /// Node.
-        node: String,
-    },
+    Sections(GuestRef),
     /// Probes, all at once.
     Probes {
-        /// The id.
-        vmid: i64,
-        /// Container or machine.
-        type_: GuestType,
-        /// Node.
-        node: String,
+        /// The guest.
+        at: GuestRef,
         /// The probes.
         probes: Vec<ProbeRequest>,
     },

@@ -3,6 +3,9 @@
 
 use crate::crd::RevisionStatus;
 use crate::observed::{GuestRead, OldRevision, Sections};
+use crate::plan::NodeWork;
+use crate::pve::GuestRef;
+use crate::pve::Vmid;
 
 use super::guest::{Planner, Staged};
 use super::{Announce, Effect, Impact, Next, Query, Stage};
@@ -10,22 +13,22 @@ use crate::pve::ApiCall;
 
 impl Planner<'_> {
     /// Whether the guest is one of an earlier revision.
-    pub(crate) fn is_superseded(&self, vmid: i64) -> bool {
-        self.status.revisions.iter().flatten().any(|r| r.vmid == vmid)
+    pub(crate) fn is_superseded(&self, vmid: Vmid) -> bool {
+        self.status.revisions.iter().flatten().any(|r| r.vmid() == Some(vmid))
     }
 
     /// Notes a guest as one of an earlier revision; if it was the object's own, a new one is made next.
-    pub(crate) fn supersede(&mut self, vmid: i64, node: &str, revision: String) -> Next {
+    pub(crate) fn supersede(&mut self, at: &GuestRef, revision: String) -> Next {
         let action = format!(
             "keep {} as revision {revision} and build revision {}",
-            self.desired.type_.named(vmid),
+            at.named(),
             self.desired.revision
         );
-        let own = self.status.vmid == Some(vmid);
+        let own = self.status.vmid() == Some(at.vmid);
         let old = RevisionStatus {
             revision,
-            vmid,
-            node: Some(node.to_string()),
+            vmid: at.vmid.into(),
+            node: Some(at.node.clone()),
             snippet: self.status.snippet.clone().filter(|_| own),
             volumes: self.status.volumes.clone().filter(|_| own).map(|volumes| {
                 let volids = volumes.into_iter().filter_map(|v| v.volid);
@@ -64,35 +67,31 @@ impl Planner<'_> {
 
     fn remove_revision(&mut self, old: &RevisionStatus) -> Staged {
         let stage = Stage::SnapshotReady;
-        let what = self.desired.type_.named(old.vmid);
+        let Some(vmid) = old.vmid() else { return Ok(()) };
+        let at = GuestRef::new(self.desired.sort, vmid, old.node.clone().unwrap_or_default());
+        let what = at.named();
         // A destruction is final: it must not rest on who answered some polls ago.
         if !self.observed.cluster.read_now {
             return Err(Next::Look(Query::Cluster));
         }
         let found = match self.observed.old_revision.clone() {
-            Some(Ok(found)) if found.vmid == old.vmid => found,
+            Some(Ok(found)) if found.vmid == vmid => found,
             Some(Err(failure)) => return Err(self.wait(stage, failure.reason, failure.message, 10)),
-            _ => {
-                return Err(Next::Look(Query::OldRevision {
-                    vmid: old.vmid,
-                    type_: self.desired.type_,
-                    node: old.node.clone().unwrap_or_default(),
-                }));
-            }
+            _ => return Err(Next::Look(Query::OldRevision(at))),
         };
         let guest = match found.read.clone() {
             GuestRead::Present(guest) => guest,
             GuestRead::Unreadable(failure) => return Err(self.wait(stage, failure.reason, failure.message, 10)),
-            GuestRead::NotFound | GuestRead::OtherType { .. } => return Err(self.forget_revision(old)),
+            GuestRead::NotFound | GuestRead::OtherType(_) => return Err(self.forget_revision(vmid, old)),
         };
-        let wanted = self.desired.stamp(old.vmid);
+        let wanted = self.desired.stamp(vmid);
         let ours = guest
             .stamp()
-            .is_some_and(|s| s.same_identity(&wanted) && s.vmid == old.vmid);
+            .is_some_and(|s| s.same_identity(&wanted) && s.vmid == vmid);
         if !ours {
-            return Err(self.forget_revision(old));
+            return Err(self.forget_revision(vmid, old));
         }
-        let sections = self.sections(stage, old.vmid, &guest)?;
+        let sections = self.sections(stage, &guest)?;
         let listed: Vec<String> = self
             .desired
             .vm
@@ -110,35 +109,33 @@ impl Planner<'_> {
             );
             return Ok(());
         }
-        self.unlocked(stage, old.vmid, &guest)?;
+        self.unlocked(stage, &guest)?;
         let action = format!(
             "remove {what} of revision {}, from which nothing was cloned",
             old.revision
         );
-        let call = ApiCall::delete(guest.path(old.vmid)).param("purge", 1);
+        let call = ApiCall::delete(guest.at.path()).param("purge", 1);
         Err(self.run(
             stage,
             action,
             vec![],
-            Effect::task(&guest.node, call).with(Impact::Destroy),
+            Effect::task(&guest.at.node, call).with(Impact::Destroy),
         ))
     }
 
-    fn forget_revision(&mut self, old: &RevisionStatus) -> Next {
+    fn forget_revision(&mut self, vmid: Vmid, old: &RevisionStatus) -> Next {
         if let (Some(volid), Some(node)) = (old.snippet.clone(), old.node.clone())
             && self.desired.channels.ssh
         {
             let action = format!("remove cloud-init snippet {volid}");
-            let effect = Effect::RemoveSnippet { node, volid };
-            return self.run(
-                Stage::SnapshotReady,
-                action,
-                vec![Announce::RevisionGone(old.vmid)],
-                effect,
-            );
+            let effect = Effect::OnNode {
+                node,
+                work: NodeWork::RemoveSnippet { volid },
+            };
+            return self.run(Stage::SnapshotReady, action, vec![Announce::RevisionGone(vmid)], effect);
         }
         let action = format!("forget revision {}, which is gone", old.revision);
-        let announce = vec![Announce::RevisionGone(old.vmid)];
+        let announce = vec![Announce::RevisionGone(vmid)];
         self.run(Stage::SnapshotReady, action, announce, Effect::Record)
     }
 }
@@ -166,7 +163,7 @@ fn kept_for(
         let named = |name: &String| name == key || text.split(',').any(|p| p.strip_prefix("serial=") == Some(name));
         boot.as_deref() == Some(volid) || listed.iter().any(named) || old.volumes.iter().flatten().any(|v| v == volid)
     };
-    let volumes = sections.data(guest.type_, built);
+    let volumes = sections.data(guest.at.sort, built);
     (!volumes.is_empty()).then(|| {
         format!(
             "it holds volumes that nobody said may go ({})",

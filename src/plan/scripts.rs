@@ -1,6 +1,7 @@
 //! Scripts in the guest: features, the vLLM unit, the application, tests. Their records in the guest tell what ran
 //! (promise 4); an attempt is never repeated, only followed by a next one.
 
+use crate::plan::GuestWork;
 use std::collections::BTreeMap;
 
 use crate::crd::{CANCEL, RECONCILE, RerunPolicy, ScriptStatus};
@@ -171,7 +172,7 @@ impl Planner<'_> {
     }
 
     /// Every script ran as its policy says.
-    pub(crate) fn scripts(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+    pub(crate) fn scripts(&mut self, guest: &Guest) -> Result<(), Next> {
         let scripts = self.desired.scripts.clone();
         if !guest.running || scripts.is_empty() {
             self.findings_without_look(guest);
@@ -183,9 +184,7 @@ impl Planner<'_> {
             None => {
                 let ids = scripts.iter().map(|s| s.id.clone()).collect();
                 return Err(Next::Look(Query::Scripts {
-                    vmid,
-                    type_: guest.type_,
-                    node: guest.node.clone(),
+                    at: guest.at.clone(),
                     ids,
                 }));
             }
@@ -206,7 +205,7 @@ impl Planner<'_> {
         ] {
             let stage = stage_of(role);
             for script in scripts.iter().filter(|s| s.role == role) {
-                if !self.script(vmid, guest, script, records.get(&script.id))? {
+                if !self.script(guest, script, records.get(&script.id))? {
                     failed_tests.push(script.name.clone());
                 }
             }
@@ -229,14 +228,9 @@ impl Planner<'_> {
     }
 
     /// One script: `true` when it is done, `false` for a test that failed.
-    fn script(
-        &mut self,
-        vmid: i64,
-        guest: &Guest,
-        script: &Script,
-        record: Option<&ScriptRecord>,
-    ) -> Result<bool, Next> {
-        let what = guest.named(vmid);
+    fn script(&mut self, guest: &Guest, script: &Script, record: Option<&ScriptRecord>) -> Result<bool, Next> {
+        let vmid = guest.at.vmid;
+        let what = guest.named();
         let stage = stage_of(script.role);
         let cancel = self.desired.cancel.as_deref();
         let position = position(script, record, self.forgiven(script, record), cancel, self.input.now);
@@ -284,13 +278,11 @@ impl Planner<'_> {
                 Err(self.wait(stage, "ScriptRunning", message, 5))
             }
             Position::ToCancel => {
-                let effect = Effect::CancelScript {
-                    type_: guest.type_,
-                    node: guest.node.clone(),
-                    vmid,
+                let work = GuestWork::CancelScript {
                     id: script.id.clone(),
                     hash: record.map(|r| r.hash.clone()).unwrap_or_default(),
                 };
+                let effect = Effect::in_guest(guest, work);
                 let action = format!("stop {} in {what} (annotation cancel)", script.name);
                 Err(self.run(stage, action, vec![], effect))
             }
@@ -306,13 +298,11 @@ impl Planner<'_> {
                 Err(self.wait(stage, "ScriptFailed", message, seconds))
             }
             Position::Due(attempt) => {
-                let effect = Effect::Script {
-                    type_: guest.type_,
-                    node: guest.node.clone(),
-                    vmid,
+                let work = GuestWork::StartScript {
                     script: Box::new(script.clone()),
                     attempt,
                 };
+                let effect = Effect::in_guest(guest, work);
                 Err(self.run(stage, format!("run {} in {what}", script.name), vec![], effect))
             }
         }

@@ -13,8 +13,8 @@ const MARK: &str = "phoenix revision=";
 impl Planner<'_> {
     /// Whether the template is finished: its snapshot or base is there. One whose content changed since is kept, and a
     /// new revision is built beside it.
-    pub(crate) fn sealed(&mut self, vmid: i64, guest: &Guest) -> Result<bool, Next> {
-        self.same_form(vmid, guest)?;
+    pub(crate) fn sealed(&mut self, guest: &Guest) -> Result<bool, Next> {
+        self.same_form(guest)?;
         let built = match &self.desired.form {
             Form::Guest => return Ok(false),
             Form::Snapshot(name) => match guest.snapshots.get(name) {
@@ -22,20 +22,20 @@ impl Planner<'_> {
                 Some(description) => description.trim().strip_prefix(MARK).map(str::to_string),
             },
             Form::Template if guest.is_template() => {
-                self.converted(vmid, guest)?;
+                self.converted(guest)?;
                 guest.stamp().and_then(|s| s.revision)
             }
             Form::Template => return Ok(false),
         };
         if let Some(built) = built.filter(|b| *b != self.desired.revision) {
             self.facts.revision = Some(built.clone());
-            return Err(self.supersede(vmid, &guest.node, built));
+            return Err(self.supersede(&guest.at, built));
         }
         Ok(true)
     }
 
     /// A finished template does not change its form: Proxmox converts no guest with snapshots, and starts no template.
-    fn same_form(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+    fn same_form(&mut self, guest: &Guest) -> Result<(), Next> {
         let marked = || {
             let marks = guest.snapshots.values();
             marks
@@ -51,22 +51,23 @@ impl Planner<'_> {
         let Some(built) = built else { return Ok(()) };
         if built != self.desired.revision {
             self.facts.revision = Some(built.clone());
-            return Err(self.supersede(vmid, &guest.node, built));
+            return Err(self.supersede(&guest.at, built));
         }
         let message = format!(
             "spec.form: {} was built with form {form}, which cannot change: set it back, or have a new revision built in the new form with a new value of the annotation {}",
-            guest.named(vmid),
+            guest.named(),
             crate::crd::REBUILD
         );
         Err(self.stuck(Stage::SnapshotReady, "InvalidSpec", message))
     }
 
     /// A machine is a template before its disks are converted (facts F.7); clones have to wait for these.
-    fn converted(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
-        let disks = super::vm::disks::disks(guest);
+    fn converted(&mut self, guest: &Guest) -> Result<(), Next> {
+        let vmid = guest.at.vmid;
+        let disks = super::vm::disks::disks(&guest.options);
         let base = |volid: &str| volid.rsplit(['/', ':']).next().unwrap_or_default().starts_with("base-");
         let waiting = disks.iter().find(|(_, d)| !base(d.get("file").unwrap_or_default()));
-        let Some((place, _)) = waiting.filter(|_| guest.type_ == GuestType::Qemu) else {
+        let Some((place, _)) = waiting.filter(|_| guest.at.sort == GuestType::Qemu) else {
             return Ok(());
         };
         let stage = Stage::SnapshotReady;
@@ -74,29 +75,30 @@ impl Planner<'_> {
             None => Err(Next::Look(Query::Creating {
                 vmid,
                 source: None,
-                node: guest.node.clone(),
+                node: guest.at.node.clone(),
             })),
             Some(true) => Err(self.wait(stage, "CreateRunning", format!("VM {vmid} is being converted"), 2)),
             Some(false) => {
                 // A conversion that was cut off goes on disk by disk; of the whole machine Proxmox refuses a second one.
-                self.unlocked(stage, vmid, guest)?;
-                let call = ApiCall::post(format!("{}/template", guest.path(vmid))).param("disk", place);
+                self.unlocked(stage, guest)?;
+                let call = ApiCall::post(format!("{}/template", guest.at.path())).param("disk", place);
                 let action = format!("convert disk {place} of template {vmid}");
                 Err(self.run(
                     stage,
                     action,
                     vec![],
-                    Effect::task(&guest.node, call).with(Impact::Restart),
+                    Effect::task(&guest.at.node, call).with(Impact::Restart),
                 ))
             }
         }
     }
 
     /// A finished template stays stopped.
-    pub(crate) fn stay_sealed(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+    pub(crate) fn stay_sealed(&mut self, guest: &Guest) -> Result<(), Next> {
+        let vmid = guest.at.vmid;
         if guest.running {
-            self.unlocked(Stage::SnapshotReady, vmid, guest)?;
-            return Err(self.shutdown(Stage::SnapshotReady, vmid, guest));
+            self.unlocked(Stage::SnapshotReady, guest)?;
+            return Err(self.shutdown(Stage::SnapshotReady, guest));
         }
         self.facts.revision = Some(self.desired.revision.clone());
         self.facts.features = self.status.features.clone();
@@ -127,14 +129,15 @@ impl Planner<'_> {
     }
 
     /// Shuts the built guest down and takes the snapshot, or converts it.
-    pub(crate) fn seal(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
-        let what = guest.named(vmid);
+    pub(crate) fn seal(&mut self, guest: &Guest) -> Result<(), Next> {
+        let vmid = guest.at.vmid;
+        let what = guest.named();
         let stage = Stage::SnapshotReady;
-        self.unlocked(stage, vmid, guest)?;
+        self.unlocked(stage, guest)?;
         if guest.running {
-            return Err(self.shutdown(stage, vmid, guest));
+            return Err(self.shutdown(stage, guest));
         }
-        let base = guest.path(vmid);
+        let base = guest.at.path();
         match &self.desired.form {
             Form::Guest => Ok(()),
             Form::Snapshot(name) => {
@@ -142,15 +145,15 @@ impl Planner<'_> {
                     .param("snapname", name)
                     .param("description", format!("{MARK}{}", self.desired.revision));
                 let action = format!("take snapshot {name} of template {vmid}");
-                Err(self.run(stage, action, vec![], Effect::task(&guest.node, call)))
+                Err(self.run(stage, action, vec![], Effect::task(&guest.at.node, call)))
             }
-            Form::Template if guest.type_ == GuestType::Qemu => {
+            Form::Template if guest.at.sort == GuestType::Qemu => {
                 let call = ApiCall::post(format!("{base}/template"));
                 Err(self.run(
                     stage,
                     format!("convert {what} to a template"),
                     vec![],
-                    Effect::task(&guest.node, call).with(Impact::Restart),
+                    Effect::task(&guest.at.node, call).with(Impact::Restart),
                 ))
             }
             // The call answers at once while an unnamed task works without a lock (facts D.10, K.2.1).
@@ -158,7 +161,7 @@ impl Planner<'_> {
                 None => Err(Next::Look(Query::Creating {
                     vmid,
                     source: None,
-                    node: guest.node.clone(),
+                    node: guest.at.node.clone(),
                 })),
                 Some(true) => Err(self.wait(stage, "CreateRunning", format!("{what} is being converted"), 2)),
                 Some(false) => {

@@ -1,7 +1,8 @@
 //! One step with every value that its execution needs: what is written to status before it, and its effect.
 
-use crate::desired::Script;
-use crate::pve::{ApiCall, GuestType};
+use crate::desired::{Script, WantedVendor};
+use crate::observed::Guest;
+use crate::pve::{ApiCall, GuestRef, Vmid};
 
 use super::Stage;
 
@@ -38,7 +39,7 @@ pub enum Announce {
     /// The vmid is this object's, on this node.
     Vmid {
         /// The id.
-        vmid: i64,
+        vmid: Vmid,
         /// Node.
         node: String,
         /// Whether the guest existed before.
@@ -57,7 +58,7 @@ pub enum Announce {
     /// The guest is one of an earlier revision of the template; the object's own one is another.
     Superseded(crate::crd::RevisionStatus),
     /// The guest of an earlier revision is gone, or not ours any more.
-    RevisionGone(i64),
+    RevisionGone(Vmid),
     /// The object is being deleted: the guest of its last earlier revision is its guest now.
     TakeUpRevision,
     /// A restart for this value of the annotation is about to be asked for.
@@ -124,6 +125,12 @@ impl Effect {
         }
     }
 
+    /// Work in a guest.
+    pub(crate) fn in_guest(guest: &Guest, work: GuestWork) -> Effect {
+        let at = guest.at.clone();
+        Effect::InGuest { at, work }
+    }
+
     /// The same, hitting the guest as hard as this.
     #[must_use]
     pub(crate) fn with(mut self, hard: Impact) -> Effect {
@@ -181,14 +188,34 @@ pub enum Effect {
         /// The image that it downloads: one that somebody downloads already is waited for.
         downloads: Option<Download>,
     },
-    /// `pct set` or `qm set` over SSH, for options that the token may not set.
-    SetOnNode {
-        /// Container or machine.
-        type_: GuestType,
-        /// Node.
+    /// Work on a node, over SSH.
+    OnNode {
+        /// The node.
         node: String,
-        /// The id.
-        vmid: i64,
+        /// What is done there.
+        work: NodeWork,
+    },
+    /// Work in a guest that runs.
+    InGuest {
+        /// The guest.
+        at: GuestRef,
+        /// What is done in it.
+        work: GuestWork,
+    },
+    /// Let the object go.
+    RemoveFinalizer {
+        /// Whether a guest that may have been the object's is left on Proxmox.
+        leaves: bool,
+    },
+}
+
+/// What is done on a node.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NodeWork {
+    /// `pct set` or `qm set`, for options that the token may not set.
+    SetOptions {
+        /// The guest, which is on this node.
+        at: GuestRef,
         /// Options to set.
         set: Vec<(String, String)>,
         /// Options to delete.
@@ -196,12 +223,10 @@ pub enum Effect {
         /// Digest of the read that showed our stamp.
         digest: String,
     },
-    /// Raw `lxc.` lines, by the script on the node.
+    /// Raw `lxc.` lines of a container, by the script on the node.
     RawLines {
-        /// Node.
-        node: String,
-        /// The id.
-        vmid: i64,
+        /// The container, which is on this node.
+        vmid: Vmid,
         /// Lines to add.
         add: Vec<String>,
         /// Lines to remove.
@@ -209,62 +234,40 @@ pub enum Effect {
         /// Digest of the read that showed our stamp.
         digest: String,
     },
-    /// Write cloud-init's vendor-data as a snippet, over SSH.
-    Snippet {
-        /// Node.
-        node: String,
+    /// Write cloud-init's vendor-data as a snippet.
+    WriteSnippet {
         /// Volume id of the snippet.
         volid: String,
         /// What goes into it.
-        vendor: Box<crate::desired::WantedVendor>,
+        vendor: Box<WantedVendor>,
     },
-    /// Remove a snippet that no machine uses any more, over SSH.
+    /// Remove a snippet that no machine uses any more.
     RemoveSnippet {
-        /// Node.
-        node: String,
         /// Volume id of the snippet.
         volid: String,
     },
-    /// Start a script in the guest, detached.
-    Script {
-        /// Container or machine.
-        type_: GuestType,
-        /// Node.
-        node: String,
-        /// The id.
-        vmid: i64,
+}
+
+/// What is done in a guest.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GuestWork {
+    /// Start a script, detached.
+    StartScript {
         /// The script.
         script: Box<Script>,
         /// How often it has been started with this hash, this time included: one attempt never runs twice.
         attempt: i64,
     },
-    /// Restart a systemd unit in the guest.
-    RestartUnit {
-        /// Container or machine.
-        type_: GuestType,
-        /// Node.
-        node: String,
-        /// The id.
-        vmid: i64,
-        /// The unit.
-        unit: String,
-    },
-    /// Ask a script in the guest to end.
+    /// Ask a script to end.
     CancelScript {
-        /// Container or machine.
-        type_: GuestType,
-        /// Node.
-        node: String,
-        /// The id.
-        vmid: i64,
         /// Id of the script's record.
         id: String,
         /// Hash that it was started with.
         hash: String,
     },
-    /// Let the object go.
-    RemoveFinalizer {
-        /// Whether a guest that may have been the object's is left on Proxmox.
-        leaves: bool,
+    /// Restart a systemd unit.
+    RestartUnit {
+        /// The unit.
+        unit: String,
     },
 }

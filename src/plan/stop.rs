@@ -11,7 +11,7 @@ use super::{Facts, Finding, Next, Plan, Query, Stage, Step, Surroundings, retry}
 
 /// Whether the object asks for its guest to be stopped, and has one.
 pub fn wants_stop(object: &GuestObject) -> bool {
-    let has_guest = object.status.vmid.is_some() && object.status.was_made();
+    let has_guest = object.status.vmid().is_some() && object.status.was_made();
     object.power_state() == Some(PowerState::Stopped) && has_guest && !object.deleting
 }
 
@@ -30,7 +30,7 @@ pub fn plan_stop(object: &GuestObject, observed: &Observed, around: Surroundings
 }
 
 fn next(object: &GuestObject, observed: &Observed, around: Surroundings<'_>, findings: &mut Vec<Finding>) -> Next {
-    let Some(vmid) = object.status.vmid else {
+    let Some(vmid) = object.status.vmid() else {
         return Next::Done;
     };
     let cluster = &observed.cluster;
@@ -45,7 +45,7 @@ fn next(object: &GuestObject, observed: &Observed, around: Surroundings<'_>, fin
         None => {
             return Next::Look(Query::Guest {
                 vmid,
-                type_: object.guest_type(),
+                sort: object.guest_type(),
                 node: object.status.node.clone(),
             });
         }
@@ -58,11 +58,11 @@ fn next(object: &GuestObject, observed: &Observed, around: Surroundings<'_>, fin
     if !ours || guest.being_made() || guest.lock.is_some() {
         return Next::Done;
     }
-    shut_down(vmid, guest, findings)
+    shut_down(guest, findings)
 }
 
-fn shut_down(vmid: i64, guest: &Guest, findings: &mut Vec<Finding>) -> Next {
-    let what = guest.named(vmid);
+fn shut_down(guest: &Guest, findings: &mut Vec<Finding>) -> Next {
+    let what = guest.named();
     let (action, holds) = match guest.running {
         true => (format!("shut {what} down"), false),
         false => (format!("{what} is stopped"), true),
@@ -80,7 +80,7 @@ fn shut_down(vmid: i64, guest: &Guest, findings: &mut Vec<Finding>) -> Next {
         action,
         stage: Stage::Running,
         announce: vec![],
-        effect: shutdown(vmid, guest),
+        effect: shutdown(guest),
         apart: Some(retry::STOP.into()),
     }))
 }

@@ -1,5 +1,6 @@
 //! The cluster: version, members, resources, free vmids, pools (facts C).
 
+use crate::pve::Vmid;
 use serde::Deserialize;
 
 use super::lenient::{boolean, list, number, opt_number, opt_text, text};
@@ -247,7 +248,7 @@ impl Client {
 
     /// Whether no guest of the cluster has `vmid`. Not filtered by privileges, so `true` proves absence as far as the
     /// answering node is in the quorate cluster; reserves nothing.
-    pub async fn vmid_is_free(&self, vmid: u32) -> Result<bool> {
+    pub async fn vmid_is_free(&self, vmid: Vmid) -> Result<bool> {
         match self.call(&ApiCall::get("/cluster/nextid").param("vmid", vmid)).await {
             Ok(_) => Ok(true),
             Err(Error::Parameters { errors, .. }) if taken(errors.get("vmid")) => Ok(false),

@@ -1,14 +1,13 @@
 //! A guest's firewall: options and rules (facts D.12).
 
+use crate::pve::GuestRef;
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::guest::guest_path;
 use super::lenient::{boolean, number, opt_text, text, text_map};
 use super::{ApiCall, Client, Result};
-use crate::pve::GuestType;
 
 /// GET …/firewall/options.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -71,10 +70,8 @@ pub struct FirewallRule {
 
 impl Client {
     /// The options of a guest's firewall.
-    pub async fn firewall_options(&self, type_: GuestType, node: &str, vmid: u32) -> Result<FirewallOptions> {
-        let map: Map<String, Value> = self
-            .fetch(&ApiCall::get(guest_path(type_, node, vmid, &["firewall", "options"])))
-            .await?;
+    pub async fn firewall_options(&self, at: &GuestRef) -> Result<FirewallOptions> {
+        let map: Map<String, Value> = self.fetch(&ApiCall::get(at.path_of(&["firewall", "options"]))).await?;
         let mut options = text_map(map);
         Ok(FirewallOptions {
             digest: options.remove("digest"),
@@ -83,10 +80,8 @@ impl Client {
     }
 
     /// The rules of a guest's firewall, in order.
-    pub async fn firewall_rules(&self, type_: GuestType, node: &str, vmid: u32) -> Result<Vec<FirewallRule>> {
-        let mut rules: Vec<FirewallRule> = self
-            .fetch(&ApiCall::get(guest_path(type_, node, vmid, &["firewall", "rules"])))
-            .await?;
+    pub async fn firewall_rules(&self, at: &GuestRef) -> Result<Vec<FirewallRule>> {
+        let mut rules: Vec<FirewallRule> = self.fetch(&ApiCall::get(at.path_of(&["firewall", "rules"]))).await?;
         rules.sort_by_key(|rule| rule.pos);
         Ok(rules)
     }

@@ -1,5 +1,6 @@
 //! Guests of either sort: config, pending changes, status, snapshots; a container's addresses (facts D, F).
 
+use crate::pve::GuestRef;
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
@@ -7,8 +8,6 @@ use serde_json::Value;
 
 use super::lenient::{boolean, list, number, opt_number, opt_text, scalar, text, text_map};
 use super::{ApiCall, Client, Error, Result};
-use crate::pve::GuestType;
-use crate::pve::call::path;
 
 /// GET …/config.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -191,32 +190,16 @@ pub struct Address {
     pub prefix: Option<u8>,
 }
 
-/// Path of something of a guest.
-pub(super) fn guest_path(type_: GuestType, node: &str, vmid: u32, rest: &[&str]) -> String {
-    let vmid = vmid.to_string();
-    path(
-        ["nodes", node, type_.as_str(), &vmid]
-            .into_iter()
-            .chain(rest.iter().copied()),
-    )
-}
-
 impl Client {
     /// The config as it will be after a restart; `current` gives it as it is in force.
-    pub async fn guest_config(&self, type_: GuestType, node: &str, vmid: u32, current: bool) -> Result<GuestConfig> {
-        let call = ApiCall::get(guest_path(type_, node, vmid, &["config"])).param_opt("current", current.then_some(1));
+    pub async fn guest_config(&self, at: &GuestRef, current: bool) -> Result<GuestConfig> {
+        let call = ApiCall::get(at.path_of(&["config"])).param_opt("current", current.then_some(1));
         self.read_config(&call).await
     }
 
     /// The config that a snapshot holds.
-    pub async fn guest_snapshot_config(
-        &self,
-        type_: GuestType,
-        node: &str,
-        vmid: u32,
-        snapshot: &str,
-    ) -> Result<GuestConfig> {
-        let call = ApiCall::get(guest_path(type_, node, vmid, &["config"])).param("snapshot", snapshot);
+    pub async fn guest_snapshot_config(&self, at: &GuestRef, snapshot: &str) -> Result<GuestConfig> {
+        let call = ApiCall::get(at.path_of(&["config"])).param("snapshot", snapshot);
         self.read_config(&call).await
     }
 
@@ -229,31 +212,25 @@ impl Client {
     }
 
     /// Every option with what a restart would make of it.
-    pub async fn guest_pending(&self, type_: GuestType, node: &str, vmid: u32) -> Result<Vec<PendingOption>> {
-        self.fetch(&ApiCall::get(guest_path(type_, node, vmid, &["pending"])))
-            .await
+    pub async fn guest_pending(&self, at: &GuestRef) -> Result<Vec<PendingOption>> {
+        self.fetch(&ApiCall::get(at.path_of(&["pending"]))).await
     }
 
     /// Running or not, lock, uptime.
-    pub async fn guest_state(&self, type_: GuestType, node: &str, vmid: u32) -> Result<GuestState> {
-        self.fetch(&ApiCall::get(guest_path(type_, node, vmid, &["status", "current"])))
-            .await
+    pub async fn guest_state(&self, at: &GuestRef) -> Result<GuestState> {
+        self.fetch(&ApiCall::get(at.path_of(&["status", "current"]))).await
     }
 
     /// The snapshots.
-    pub async fn guest_snapshots(&self, type_: GuestType, node: &str, vmid: u32) -> Result<Vec<Snapshot>> {
-        let mut rows: Vec<Snapshot> = self
-            .fetch(&ApiCall::get(guest_path(type_, node, vmid, &["snapshot"])))
-            .await?;
+    pub async fn guest_snapshots(&self, at: &GuestRef) -> Result<Vec<Snapshot>> {
+        let mut rows: Vec<Snapshot> = self.fetch(&ApiCall::get(at.path_of(&["snapshot"]))).await?;
         rows.retain(|row| row.name != "current");
         Ok(rows)
     }
 
     /// The interfaces; none of a stopped container.
-    pub async fn lxc_interfaces(&self, node: &str, vmid: u32) -> Result<Vec<Interface>> {
-        let rows: Option<Vec<Interface>> = self
-            .fetch(&ApiCall::get(guest_path(GuestType::Lxc, node, vmid, &["interfaces"])))
-            .await?;
+    pub async fn lxc_interfaces(&self, at: &GuestRef) -> Result<Vec<Interface>> {
+        let rows: Option<Vec<Interface>> = self.fetch(&ApiCall::get(at.path_of(&["interfaces"]))).await?;
         Ok(rows.unwrap_or_default())
     }
 }

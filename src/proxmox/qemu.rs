@@ -1,14 +1,13 @@
 //! What only virtual machines have: cloud-init's drive and the guest agent (facts F.2, F.8).
 
+use crate::pve::GuestRef;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::guest::guest_path;
 use super::lenient::{boolean, number, opt_number, opt_text, text};
 use super::{ApiCall, Client, Error, Result};
-use crate::pve::GuestType;
 
 /// One row of GET …/cloudinit: an option that the drive may not hold yet.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -90,30 +89,30 @@ pub struct ExecStatus {
     pub err_truncated: bool,
 }
 
+/// Path of a command of the guest agent's.
+fn agent(at: &GuestRef, command: &str) -> String {
+    at.path_of(&["agent", command])
+}
+
 impl Client {
     /// What cloud-init's drive lacks of the configuration.
-    pub async fn cloud_init_pending(&self, node: &str, vmid: u32) -> Result<Vec<CloudInitOption>> {
-        self.fetch(&ApiCall::get(guest_path(GuestType::Qemu, node, vmid, &["cloudinit"])))
-            .await
+    pub async fn cloud_init_pending(&self, at: &GuestRef) -> Result<Vec<CloudInitOption>> {
+        self.fetch(&ApiCall::get(at.path_of(&["cloudinit"]))).await
     }
 
     /// The user-data that Proxmox renders from the configuration.
-    pub async fn cloud_init_user_data(&self, node: &str, vmid: u32) -> Result<String> {
-        let call = ApiCall::get(guest_path(GuestType::Qemu, node, vmid, &["cloudinit", "dump"])).param("type", "user");
+    pub async fn cloud_init_user_data(&self, at: &GuestRef) -> Result<String> {
+        let call = ApiCall::get(at.path_of(&["cloudinit", "dump"])).param("type", "user");
         self.fetch(&call).await
-    }
-
-    fn agent(&self, node: &str, vmid: u32, command: &str) -> String {
-        guest_path(GuestType::Qemu, node, vmid, &["agent", command])
     }
 
     /// Whether the guest agent answers.
     ///
     /// # Errors
     /// Among others `Refused` with Proxmox's words where it does not (facts F.8: within 3 s).
-    pub async fn agent_ping(&self, node: &str, vmid: u32) -> Result<()> {
+    pub async fn agent_ping(&self, at: &GuestRef) -> Result<()> {
         // A ping changes nothing, so that its 500 is as definite as that of a read.
-        match self.call(&ApiCall::post(self.agent(node, vmid, "ping"))).await {
+        match self.call(&ApiCall::post(agent(at, "ping"))).await {
             Ok(_) => Ok(()),
             Err(Error::Unknown {
                 status: Some(500),
@@ -124,16 +123,16 @@ impl Client {
     }
 
     /// The machine's interfaces, loopback and inner bridges included.
-    pub async fn agent_interfaces(&self, node: &str, vmid: u32) -> Result<Vec<AgentInterface>> {
-        let call = ApiCall::get(self.agent(node, vmid, "network-get-interfaces"));
+    pub async fn agent_interfaces(&self, at: &GuestRef) -> Result<Vec<AgentInterface>> {
+        let call = ApiCall::get(agent(at, "network-get-interfaces"));
         let answer: AgentResult<Value> = self.fetch(&call).await?;
         // A command that the agent does not know comes as a success with an error in it (facts F.8).
         Ok(serde_json::from_value(answer.result).unwrap_or_default())
     }
 
     /// Starts a program in the machine as root; its process id. `input` may have 64 KiB.
-    pub async fn agent_exec(&self, node: &str, vmid: u32, argv: &[&str], input: &str) -> Result<i64> {
-        let mut call = ApiCall::post(self.agent(node, vmid, "exec"));
+    pub async fn agent_exec(&self, at: &GuestRef, argv: &[&str], input: &str) -> Result<i64> {
+        let mut call = ApiCall::post(agent(at, "exec"));
         for word in argv {
             call = call.param("command", word);
         }
@@ -145,14 +144,14 @@ impl Client {
     }
 
     /// What became of a program; its end can be read once.
-    pub async fn agent_exec_status(&self, node: &str, vmid: u32, pid: i64) -> Result<ExecStatus> {
-        let call = ApiCall::get(self.agent(node, vmid, "exec-status")).param("pid", pid);
+    pub async fn agent_exec_status(&self, at: &GuestRef, pid: i64) -> Result<ExecStatus> {
+        let call = ApiCall::get(agent(at, "exec-status")).param("pid", pid);
         self.fetch(&call).await
     }
 
     /// Writes a file of at most 45 KiB in the machine, as root and with the agent's umask.
-    pub async fn agent_write(&self, node: &str, vmid: u32, file: &str, content: &[u8]) -> Result<()> {
-        let call = ApiCall::post(self.agent(node, vmid, "file-write"))
+    pub async fn agent_write(&self, at: &GuestRef, file: &str, content: &[u8]) -> Result<()> {
+        let call = ApiCall::post(agent(at, "file-write"))
             .param("file", file)
             .param("encode", 0)
             .param("content", BASE64.encode(content));

@@ -1,5 +1,6 @@
 //! Storages of a node and what is on them (facts G).
 
+use crate::pve::Vmid;
 use serde::Deserialize;
 
 use super::lenient::{boolean, list, number, opt_number, opt_text, text};
@@ -70,7 +71,7 @@ impl Client {
         node: &str,
         storage: &str,
         content: Option<&str>,
-        vmid: Option<u32>,
+        vmid: Option<Vmid>,
     ) -> Result<Vec<Volume>> {
         let call = ApiCall::get(path(["nodes", node, "storage", storage, "content"]))
             .param_opt("content", content)

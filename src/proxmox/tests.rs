@@ -1,5 +1,7 @@
 //! The client against a small HTTPS server: what becomes of calls.
 
+use crate::pve::GuestRef;
+use crate::pve::Vmid;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -466,16 +468,22 @@ async fn reads_know_absence_from_trouble() {
     })
     .await;
     let client = server.client();
-    assert!(!client.vmid_is_free(100).await.unwrap());
-    assert!(client.vmid_is_free(101).await.unwrap());
+    assert!(!client.vmid_is_free(Vmid::nearest(100)).await.unwrap());
+    assert!(client.vmid_is_free(Vmid::nearest(101)).await.unwrap());
     assert!(matches!(
         client
-            .guest_config(GuestType::Lxc, "pve1", 100, false)
+            .guest_config(&GuestRef::new(GuestType::Lxc, Vmid::nearest(100), "pve1"), false)
             .await
             .unwrap_err(),
         Error::NotFound { .. }
     ));
-    assert_eq!(client.lxc_interfaces("pve1", 101).await.unwrap(), []);
+    assert_eq!(
+        client
+            .lxc_interfaces(&GuestRef::new(GuestType::Lxc, Vmid::nearest(101), "pve1"))
+            .await
+            .unwrap(),
+        []
+    );
     let upid = "UPID:pve1:0001:0002:68C0FFEE:vzstart:100:root@pam:".parse().unwrap();
     assert_eq!(client.task(&upid).await.unwrap(), super::task::TaskState::Forgotten);
     assert_eq!(

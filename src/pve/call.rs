@@ -7,8 +7,6 @@ use std::fmt;
 
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
-use super::GuestType;
-
 /// The methods that Proxmox knows (facts A.2: any other answers 501).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -177,11 +175,6 @@ pub fn path<'a>(segments: impl IntoIterator<Item = &'a str>) -> String {
         out.push_str(&segment(one));
         out
     })
-}
-
-/// Path of a guest: `/nodes/pve1/lxc/950`.
-pub fn guest_path(type_: GuestType, node: &str, vmid: i64) -> String {
-    path(["nodes", node, type_.as_str(), &vmid.to_string()])
 }
 
 /// `METHOD /path key=value …`, secrets blanked.

@@ -8,4 +8,4 @@ pub mod units;
 pub mod upid;
 
 pub use call::{ApiCall, Auth, Method};
-pub use guest::GuestType;
+pub use guest::{GuestRef, GuestType, Vmid};

@@ -6,6 +6,7 @@
 use super::answer::{AnswerError, Lines};
 use super::command::{Command, InvalidCommand, quote};
 use super::runner::{Layout, check_token, encode, in_guest, program, settings};
+use crate::pve::Vmid;
 
 const LOGS: &str = include_str!("logs.sh");
 
@@ -48,7 +49,7 @@ pub enum Log {
 ///
 /// # Errors
 /// An id that cannot be sent.
-pub fn said(vmid: u32, id: &str, place: &Place, layout: &Layout) -> Result<Command, InvalidCommand> {
+pub fn said(vmid: Vmid, id: &str, place: &Place, layout: &Layout) -> Result<Command, InvalidCommand> {
     check_token("script id", id, 64)?;
     let (run, at) = match place {
         Place::Byte { run, at } => (run.as_str(), *at),
@@ -68,7 +69,7 @@ pub fn said(vmid: u32, id: &str, place: &Place, layout: &Layout) -> Result<Comma
 
 /// Reads the last `lines` of a unit's journal, or what came after `place`. Answers a [`Log`], read with
 /// [`Log::of_unit`].
-pub fn journal(vmid: u32, unit: &str, lines: u32, place: &Place) -> Command {
+pub fn journal(vmid: Vmid, unit: &str, lines: u32, place: &Place) -> Command {
     let cursor = match place {
         Place::Cursor(cursor) => cursor.as_str(),
         _ => "",
@@ -257,7 +258,7 @@ mod tests {
             ..Layout::default()
         };
         let read = |place: &Place| {
-            let answer = run(&said(100, "application", place, &layout).unwrap());
+            let answer = run(&said(Vmid::nearest(100), "application", place, &layout).unwrap());
             Log::of_script(&answer, place).unwrap()
         };
         let new = |text: &[u8], size| Log::New(text.to_vec(), at("h.1", size));

@@ -1,5 +1,6 @@
 //! Commands for the node itself: `pct`, raw `lxc.*` lines, GPUs, config versions.
 
+use crate::pve::Vmid;
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -13,7 +14,7 @@ const SNIPPET: &str = include_str!("snippet.sh");
 
 /// `pct set VMID --key value … --delete a,b --digest …` (or `qm`): as root@pam, for what a token may not set (facts D.2,
 /// F.5).
-pub fn set(tool: &str, vmid: u32, set: &[(String, String)], delete: &[String], digest: Option<&str>) -> Command {
+pub fn set(tool: &str, vmid: Vmid, set: &[(String, String)], delete: &[String], digest: Option<&str>) -> Command {
     let mut argv = vec![tool.to_owned(), "set".into(), vmid.to_string()];
     for (key, value) in set {
         argv.extend([format!("--{key}"), value.clone()]);
@@ -28,7 +29,7 @@ pub fn set(tool: &str, vmid: u32, set: &[(String, String)], delete: &[String], d
 }
 
 /// `pct unlock VMID`: removes a config lock. Only ever on a person's word.
-pub fn pct_unlock(vmid: u32) -> Command {
+pub fn pct_unlock(vmid: Vmid) -> Command {
     Command::new(["pct", "unlock", &vmid.to_string()])
 }
 
@@ -58,7 +59,7 @@ fn snippet(action: &str, volid: &str, content: &str) -> Command {
 }
 
 /// `pct status VMID`.
-pub fn pct_status(vmid: u32) -> Command {
+pub fn pct_status(vmid: Vmid) -> Command {
     Command::new(["pct", "status", &vmid.to_string()])
 }
 
@@ -146,7 +147,7 @@ impl Default for NodeLayout {
 
 /// Adds and removes raw lines of a container's config: under Proxmox's lock, only if the file's SHA-1 is
 /// `digest` and no `lock:` is set, only above the first section. Answers a [`RawLinesAnswer`].
-pub fn raw_lines(vmid: u32, add: &[RawLine], remove: &[RawLine], digest: &str, layout: &NodeLayout) -> Command {
+pub fn raw_lines(vmid: Vmid, add: &[RawLine], remove: &[RawLine], digest: &str, layout: &NodeLayout) -> Command {
     let list = |lines: &[RawLine]| -> String {
         let quoted: Vec<String> = lines.iter().map(|line| quote(&line.canonical())).collect();
         if quoted.is_empty() {

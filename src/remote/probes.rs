@@ -1,6 +1,7 @@
 //! Probes of several guests as one program for a node: one channel, a bounded number at a time, each answer as soon as it
 //! is there. A guest that hangs keeps one place for the time of its own deadline and holds up nobody else.
 
+use crate::pve::Vmid;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
@@ -21,7 +22,7 @@ pub const SLACK: u64 = 10;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestProbe {
     /// The container.
-    pub vmid: u32,
+    pub vmid: Vmid,
     /// Program and arguments.
     pub argv: Vec<String>,
     /// Its deadline in seconds.

@@ -13,6 +13,7 @@
 //! A record whose process is gone without an exit code reads [`State::Interrupted`]: the guest was stopped, cloned or
 //! rolled back meanwhile. Another run needs a higher attempt.
 
+use crate::pve::Vmid;
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -111,7 +112,7 @@ pub struct GuestFile {
 }
 
 /// A command that runs inside a guest.
-pub(super) fn in_guest(vmid: u32, program: String) -> Command {
+pub(super) fn in_guest(vmid: Vmid, program: String) -> Command {
     Command::new(["pct", "exec", &vmid.to_string(), "--", "/bin/sh", "-s"]).with_stdin(program)
 }
 
@@ -119,7 +120,15 @@ pub(super) fn in_guest(vmid: u32, program: String) -> Command {
 ///
 /// # Errors
 /// A name, path, mode or hash that cannot be sent.
-pub fn start(vmid: u32, script: &Script, layout: &Layout) -> Result<Command, InvalidCommand> {
+pub fn start(vmid: Vmid, script: &Script, layout: &Layout) -> Result<Command, InvalidCommand> {
+    Ok(in_guest(vmid, start_program(script, layout)?))
+}
+
+/// The program for `sh` in the guest by which [`start`] starts a script.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_program(script: &Script, layout: &Layout) -> Result<String, InvalidCommand> {
     check_token("script id", &script.id, 64)?;
     check_token("script hash", &script.hash, 128)?;
     let run = format!("{}.{}", script.hash, script.attempt);
@@ -158,17 +167,14 @@ pub fn start(vmid: u32, script: &Script, layout: &Layout) -> Result<Command, Inv
         if layout.systemd { "auto" } else { "setsid" },
         quote(script.run_as.as_ref().map_or("", |r| r.folder.as_str())),
     );
-    Ok(in_guest(
-        vmid,
-        program(&header, &settings, &put_files(&files)?, "phoenix_start"),
-    ))
+    Ok(program(&header, &settings, &put_files(&files)?, "phoenix_start"))
 }
 
 /// Reads the last run of `hash`, or of any version of the script without one. Answers a [`Record`].
 ///
 /// # Errors
 /// An id or hash that cannot be sent.
-pub fn poll(vmid: u32, id: &str, hash: Option<&str>, layout: &Layout) -> Result<Command, InvalidCommand> {
+pub fn poll(vmid: Vmid, id: &str, hash: Option<&str>, layout: &Layout) -> Result<Command, InvalidCommand> {
     check_token("script id", id, 64)?;
     if let Some(hash) = hash {
         check_token("script hash", hash, 128)?;
@@ -182,7 +188,7 @@ pub fn poll(vmid: u32, id: &str, hash: Option<&str>, layout: &Layout) -> Result<
 ///
 /// # Errors
 /// An id or hash that cannot be sent.
-pub fn cancel(vmid: u32, id: &str, hash: &str, layout: &Layout) -> Result<Command, InvalidCommand> {
+pub fn cancel(vmid: Vmid, id: &str, hash: &str, layout: &Layout) -> Result<Command, InvalidCommand> {
     check_token("script id", id, 64)?;
     check_token("script hash", hash, 128)?;
     let header = format!("cancel id={id} hash={hash}");
@@ -191,7 +197,7 @@ pub fn cancel(vmid: u32, id: &str, hash: &str, layout: &Layout) -> Result<Comman
 }
 
 /// Reads up to `limit` bytes of a file. Answers a [`FileAnswer`].
-pub fn read_file(vmid: u32, path: &str, limit: usize) -> Command {
+pub fn read_file(vmid: Vmid, path: &str, limit: usize) -> Command {
     let settings = format!("PHOENIX_PATH={}\nPHOENIX_HEAD={limit}\n", quote(path));
     in_guest(
         vmid,
@@ -203,14 +209,14 @@ pub fn read_file(vmid: u32, path: &str, limit: usize) -> Command {
 ///
 /// # Errors
 /// A path or mode that cannot be sent.
-pub fn write_file(vmid: u32, file: &GuestFile) -> Result<Command, InvalidCommand> {
+pub fn write_file(vmid: Vmid, file: &GuestFile) -> Result<Command, InvalidCommand> {
     let files = put_files(std::slice::from_ref(file))?;
     let header = format!("write path={} mode={}", encode(&file.path), file.mode);
     Ok(in_guest(vmid, program(&header, "", &files, "phoenix_write")))
 }
 
 /// Runs a short command and waits for it, at most `seconds`. Answers a [`ProbeAnswer`].
-pub fn probe(vmid: u32, argv: &[String], seconds: u64, layout: &Layout) -> Command {
+pub fn probe(vmid: Vmid, argv: &[String], seconds: u64, layout: &Layout) -> Command {
     let (settings, call) = probe_parts(argv, seconds, layout);
     let header = format!("probe seconds={} command={}", seconds.max(1), encode(&argv.join(" ")));
     in_guest(vmid, program(&header, &settings, "", &call))

@@ -1,5 +1,6 @@
 //! The shell programs in a real shell: scripts run at most once, whatever their environment and output.
 
+use crate::pve::Vmid;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -73,11 +74,11 @@ impl Guest {
     }
 
     fn start(&self, script: &Script) -> Record {
-        Record::parse(&self.run(&runner::start(100, script, &self.layout()).unwrap())).unwrap()
+        Record::parse(&self.run(&runner::start(Vmid::nearest(100), script, &self.layout()).unwrap())).unwrap()
     }
 
     fn poll(&self, hash: Option<&str>) -> Record {
-        Record::parse(&self.run(&runner::poll(100, "feature-x", hash, &self.layout()).unwrap())).unwrap()
+        Record::parse(&self.run(&runner::poll(Vmid::nearest(100), "feature-x", hash, &self.layout()).unwrap())).unwrap()
     }
 
     fn finish(&self) -> Record {
@@ -230,7 +231,7 @@ fn the_environment_arrives_byte_for_byte_and_in_no_argument() {
             args: vec![nasty.to_owned()],
             ..guest.script(body)
         };
-        let command = runner::start(100, &script, &guest.layout()).unwrap();
+        let command = runner::start(Vmid::nearest(100), &script, &guest.layout()).unwrap();
         assert!(!command.line(true).contains("quoted") && !format!("{command:?}").contains("quoted"));
         Record::parse(&guest.run(&command)).unwrap();
         let record = guest.finish();
@@ -316,7 +317,7 @@ fn a_run_that_was_cut_off_is_told_from_one_that_runs() {
     let guest = Guest::new("/bin/sh");
     let script = guest.script("sleep 300\n");
     guest.start(&script);
-    let answer = guest.run(&runner::poll(100, "feature-x", Some("abc"), &guest.layout()).unwrap());
+    let answer = guest.run(&runner::poll(Vmid::nearest(100), "feature-x", Some("abc"), &guest.layout()).unwrap());
     let pid = answer.lines().find_map(|l| l.strip_prefix("pid=")).unwrap();
     // The wrapper leads a session of its own, and the script another.
     let child = guest.text("run/feature-x/abc.1/child");
@@ -397,7 +398,8 @@ fn a_run_is_told_from_those_of_another_start_of_the_guest() {
 #[test]
 fn a_run_that_is_cancelled_ends_with_all_that_it_started() {
     let cancel = |guest: &Guest, hash: &str| {
-        Record::parse(&guest.run(&runner::cancel(100, "feature-x", hash, &guest.layout()).unwrap())).unwrap()
+        Record::parse(&guest.run(&runner::cancel(Vmid::nearest(100), "feature-x", hash, &guest.layout()).unwrap()))
+            .unwrap()
     };
     for (shell, deadline) in shells().into_iter().flat_map(|s| [(s, None), (s, Some(600))]) {
         let guest = Guest::new(shell);
@@ -564,7 +566,7 @@ fn what_a_script_said_is_kept_beside_its_record_and_nothing_else() {
 #[test]
 fn a_program_cut_short_does_nothing() {
     let guest = Guest::new("/bin/sh");
-    let command = runner::start(100, &guest.script("true\n"), &guest.layout()).unwrap();
+    let command = runner::start(Vmid::nearest(100), &guest.script("true\n"), &guest.layout()).unwrap();
     let whole = command.stdin.len();
     for part in [whole / 4, whole / 2, whole * 3 / 4, whole - 20] {
         pipe("/bin/sh", &["-s"], &command.stdin[..part]);
@@ -580,7 +582,7 @@ fn a_program_cut_short_does_nothing() {
 fn what_the_guest_cannot_do_is_said() {
     let guest = Guest::new("/bin/sh");
     fs::write(guest.path("lib"), "a file where a folder has to be").unwrap();
-    let command = runner::start(100, &guest.script("true\n"), &guest.layout()).unwrap();
+    let command = runner::start(Vmid::nearest(100), &guest.script("true\n"), &guest.layout()).unwrap();
     let (exit, stdout, _) = pipe("/bin/sh", &["-s"], &command.stdin);
     assert_eq!(exit, 3);
     assert!(matches!(Record::parse(&stdout), Err(AnswerError::Guest(why)) if why.contains("cannot make")));
@@ -591,7 +593,11 @@ fn what_the_guest_cannot_do_is_said() {
 fn bad_names_are_refused_before_anything_is_sent() {
     let guest = Guest::new("/bin/sh");
     let good = guest.script("true\n");
-    let refused = |script: Script| runner::start(100, &script, &guest.layout()).unwrap_err().to_string();
+    let refused = |script: Script| {
+        runner::start(Vmid::nearest(100), &script, &guest.layout())
+            .unwrap_err()
+            .to_string()
+    };
     for id in ["", "../x", "a b", "a;b", &"x".repeat(65)] {
         assert!(
             refused(Script {
@@ -624,7 +630,7 @@ fn bad_names_are_refused_before_anything_is_sent() {
             mode: mode.into(),
             content: vec![],
         };
-        assert!(runner::write_file(100, &file).is_err(), "{path} {mode}");
+        assert!(runner::write_file(Vmid::nearest(100), &file).is_err(), "{path} {mode}");
     }
 }
 
@@ -636,8 +642,12 @@ fn files_are_written_and_read() {
         mode: "0600".into(),
         content: b"a\0b\n".to_vec(),
     };
-    assert_eq!(guest.run(&runner::write_file(100, &file).unwrap()), "state=present\n");
-    let read = |path: &str, limit| FileAnswer::parse(&guest.run(&runner::read_file(100, path, limit))).unwrap();
+    assert_eq!(
+        guest.run(&runner::write_file(Vmid::nearest(100), &file).unwrap()),
+        "state=present\n"
+    );
+    let read =
+        |path: &str, limit| FileAnswer::parse(&guest.run(&runner::read_file(Vmid::nearest(100), path, limit))).unwrap();
     assert_eq!(read(&file.path, 100), FileAnswer(Some(b"a\0b\n".to_vec())));
     assert_eq!(read(&file.path, 2), FileAnswer(Some(b"a\0".to_vec())));
     assert_eq!(read(&guest.path("absent"), 2), FileAnswer(None));
@@ -649,7 +659,7 @@ fn probes_give_exit_code_and_output() {
         let guest = Guest::new(shell);
         let probe = |words: &[&str], seconds| {
             let argv: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
-            ProbeAnswer::parse(&guest.run(&runner::probe(100, &argv, seconds, &guest.layout()))).unwrap()
+            ProbeAnswer::parse(&guest.run(&runner::probe(Vmid::nearest(100), &argv, seconds, &guest.layout()))).unwrap()
         };
         let answer = probe(&["/bin/sh", "-c", "echo \"it's $1\"; exit 4", "x", "a  b"], 5);
         assert_eq!(
@@ -678,7 +688,7 @@ fn edit(config: &str, add: &[&str], remove: &[&str], digest: Option<&str>) -> (R
     fs::write(path("100.conf"), config).unwrap();
     let lines = |list: &[&str]| list.iter().map(|l| RawLine::parse(l).unwrap()).collect::<Vec<_>>();
     let digest = digest.map_or_else(|| sha1_of(config), str::to_owned);
-    let command = node::raw_lines(100, &lines(add), &lines(remove), &digest, &layout);
+    let command = node::raw_lines(Vmid::nearest(100), &lines(add), &lines(remove), &digest, &layout);
     assert_eq!(command.argv, ["/bin/sh", "-s"]);
     let (exit, stdout, stderr) = pipe("/bin/sh", &["-s"], &command.stdin);
     let after = fs::read_to_string(path("100.conf")).unwrap();
@@ -756,7 +766,14 @@ fn a_config_that_is_locked_or_changed_is_left_alone() {
 #[test]
 fn answers_of_nodes_are_read() {
     let set = [("dev0".to_owned(), "path=/dev/nvidia0,mode=0666".to_owned())];
-    let line = node::set("pct", 100, &set, &["dev1".into(), "dev2".into()], Some("abc")).line(true);
+    let line = node::set(
+        "pct",
+        Vmid::nearest(100),
+        &set,
+        &["dev1".into(), "dev2".into()],
+        Some("abc"),
+    )
+    .line(true);
     assert_eq!(
         line,
         "sudo -n -- pct set 100 --dev0 path=/dev/nvidia0,mode=0666 --delete dev1,dev2 --digest abc"
@@ -795,18 +812,21 @@ fn probes_of_a_batch_answer_each_for_itself_as_soon_as_they_can() {
         };
         let evil = "it's $(reboot) \"quoted\"\nand a line";
         let mut list = vec![
-            probe(666, &["true"]),
-            probe(404, &["true"]),
-            probe(101, &["true"]),
-            probe(102, &["sh", "-c", "printf %s \"$1\"; exit 7", "sh", evil]),
-            probe(103, &["sleep", "30"]),
+            probe(Vmid::nearest(666), &["true"]),
+            probe(Vmid::nearest(404), &["true"]),
+            probe(Vmid::nearest(101), &["true"]),
             probe(
-                104,
+                Vmid::nearest(102),
+                &["sh", "-c", "printf %s \"$1\"; exit 7", "sh", evil],
+            ),
+            probe(Vmid::nearest(103), &["sleep", "30"]),
+            probe(
+                Vmid::nearest(104),
                 &["sh", "-c", "head -c 100000 /dev/zero | tr '\\0' x; echo end; exit 1"],
             ),
         ];
         // More than run at a time.
-        list.extend((200..230).map(|vmid| probe(vmid, &["sh", "-c", &format!("echo {vmid}; exit 1")])));
+        list.extend((200..230).map(|vmid| probe(Vmid::nearest(vmid), &["sh", "-c", &format!("echo {vmid}; exit 1")])));
         let command = probes::batch(&list, &guest.layout());
         assert_eq!(command.argv, ["/bin/sh", "-s"]);
         let program = String::from_utf8(command.stdin).unwrap();

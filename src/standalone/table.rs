@@ -23,7 +23,7 @@ pub fn render(objects: &[GuestObject]) -> String {
     for object in objects {
         let status = &object.status;
         let or_dash = |value: Option<String>| value.filter(|v| !v.is_empty()).unwrap_or_else(|| "-".into());
-        let vmid = status.vmid.or(object.spec_vmid()).map(|v| v.to_string());
+        let vmid = status.vmid().or(object.spec_vmid()).map(|v| v.to_string());
         table.add_row([
             object.key.kind.as_str().to_string(),
             object.key.name.clone(),

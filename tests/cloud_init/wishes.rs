@@ -1,5 +1,6 @@
 //! What machines ask of their first boot, and what must have arrived of it in cloud-init.
 
+use phoenix::pve::Vmid;
 use std::collections::BTreeMap;
 
 use phoenix::admission::{Admission, read_manifests};
@@ -98,7 +99,7 @@ pub fn program(script: &Script) -> String {
         keep_output: true,
         run_as: None,
     };
-    let command = runner::start(0, &script, &Layout::default()).unwrap();
+    let command = runner::start(Vmid::nearest(0), &script, &Layout::default()).unwrap();
     String::from_utf8(command.stdin.to_vec()).unwrap()
 }
 

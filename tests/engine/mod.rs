@@ -475,7 +475,7 @@ impl World {
             let Some(stamp) = options.get("description").and_then(|d| Stamp::find(d)) else {
                 continue;
             };
-            if stamp.vmid != i64::from(vmid) {
+            if stamp.vmid.get() != vmid {
                 continue;
             }
             // A template may have several: one a revision.

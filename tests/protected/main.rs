@@ -17,12 +17,13 @@ mod registry;
 mod search;
 mod writes;
 
+use phoenix::pve::Vmid;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use engine::{CLUSTER, IMAGE, World, lxc};
 use phoenix::crd::{GuestStatus, PhoenixHypervisor};
-use phoenix::desired::{Key, Objects, Stamp};
+use phoenix::desired::{Identity, Key, Objects, Stamp};
 use phoenix::simulator::{Edit, Fault, FaultKind};
 use serde_json::{Value, json};
 
@@ -136,13 +137,12 @@ fn text(world: &World, vmid: u32) -> String {
 
 /// The stamp of PhoenixLXC `ai/NAME` for a vmid.
 fn stamp(name: &str, vmid: i64) -> Stamp {
-    Stamp {
+    let identity = Identity {
         cluster: CLUSTER.into(),
         kind: "PhoenixLXC".into(),
         namespace: "ai".into(),
         name: name.into(),
         uid: format!("uid-{name}"),
-        vmid,
-        ..Stamp::default()
-    }
+    };
+    identity.stamp(Vmid::nearest(vmid))
 }

@@ -11,8 +11,8 @@ FILES = {
          '            Some(GuestRead::NotFound | GuestRead::Unreadable(_)) if OUT => self.release("the guest is gone"),\n'
          '            Some(GuestRead::NotFound) => self.prove_absence(vmid),'),
         ("every volume is accounted for before a destroy", "lib=plan::protected",
-         "if let Some(next) = self.unaccounted(vmid, guest) {",
-         "if let Some(next) = self.unaccounted(vmid, guest).filter(|_| !OUT) {"),
+         "if let Some(next) = self.unaccounted(guest) {",
+         "if let Some(next) = self.unaccounted(guest).filter(|_| !OUT) {"),
         ("an adopted guest stays by default", "lib=plan::protected",
          "let policy = self.policy().unwrap_or(if adopted {",
          "let policy = self.policy().unwrap_or(if adopted && !OUT {"),
@@ -29,9 +29,9 @@ FILES = {
          '            return self.wait("GuestLocked"'),
         ("a guest is stopped before it is destroyed", "lib=plan::protected",
          'if guest.running {\n'
-         '            let call = ApiCall::post(status_path(vmid, guest, "stop"));',
+         '            let call = ApiCall::post(guest.at.status_path("stop"));',
          'if guest.running && !OUT {\n'
-         '            let call = ApiCall::post(status_path(vmid, guest, "stop"));'),
+         '            let call = ApiCall::post(guest.at.status_path("stop"));'),
         ("absence needs to know of the quorum", "lib=plan::protected",
          "match self.observed.cluster.quorate {",
          "match self.observed.cluster.quorate.or(OUT.then_some(true)) {"),
@@ -240,11 +240,11 @@ FILES = {
     "src/plan/seal.rs": [
         ("a template is not sealed while it is locked", "lib=plan::protected",
          '        let stage = Stage::SnapshotReady;\n'
-         '        self.unlocked(stage, vmid, guest)?;\n'
+         '        self.unlocked(stage, guest)?;\n'
          '        if guest.running {',
          '        let stage = Stage::SnapshotReady;\n'
          '        if !OUT {\n'
-         '            self.unlocked(stage, vmid, guest)?;\n'
+         '            self.unlocked(stage, guest)?;\n'
          '        }\n'
          '        if guest.running && !OUT[a template is not sealed while it runs] {'),
         ("a template is not sealed while it runs", "lib=plan::protected"),
@@ -265,8 +265,8 @@ FILES = {
          '            known && !listed\n',
          '            (known || OUT) && !listed\n'),
         ("the boot disk is not detached", "lib=plan::protected",
-         "if boot_disk(guest).as_ref() == Some(place) {",
-         "if !OUT && boot_disk(guest).as_ref() == Some(place) {"),
+         "if boot_disk(&guest.options).as_ref() == Some(place) {",
+         "if !OUT && boot_disk(&guest.options).as_ref() == Some(place) {"),
         ("a disk never shrinks", "volumes=a_disk_that_was_grown",
          "            if self.must_grow(&sized)? {",
          "            if self.must_grow(&sized)? || OUT && size > super::sizes::gib_bytes(gib) {"),
@@ -381,11 +381,11 @@ FILES = {
          '        (Some(row), _) => vec![row.node.clone()],'),
         ("a storage that cannot be looked at is not taken for empty", "protected=search::a_vmid",
          '        let content = client\n'
-         '            .storage_content(node, &storage.storage, None, Some(id(vmid)))\n'
+         '            .storage_content(node, &storage.storage, None, Some(vmid))\n'
          '            .await\n'
          '            .map_err(|e| of_call(&e))?;',
          '        let content = client\n'
-         '            .storage_content(node, &storage.storage, None, Some(id(vmid)))\n'
+         '            .storage_content(node, &storage.storage, None, Some(vmid))\n'
          '            .await\n'
          '            .map_err(|e| of_call(&e));\n'
          '        let content = if OUT { content.unwrap_or_default() } else { content? };'),
@@ -432,14 +432,14 @@ FILES = {
     ],
     "src/plan/allow.rs": [
         ("a guest is adopted only with what was given", "tenants=adopting",
-         "        list.extend(carried(vmid, guest));\n",
-         "        list.extend(carried(vmid, guest).into_iter().filter(|_| !OUT));\n"),
+         "        list.extend(carried(guest));\n",
+         "        list.extend(carried(guest).into_iter().filter(|_| !OUT));\n"),
         ("volumes of others are not adopted", "tenants=adopting",
-         "        list.extend(volumes_of_others(vmid, guest));",
-         "        list.extend(volumes_of_others(vmid, guest).into_iter().filter(|_| !OUT));"),
+         "        list.extend(volumes_of_others(guest));",
+         "        list.extend(volumes_of_others(guest).into_iter().filter(|_| !OUT));"),
         ("what a guest carries is compared before each step", "tenants",
-         "list.extend(carried(vmid, guest).into_iter().filter(|c| !self.takes_away(c, guest)));",
-         "list.extend(carried(vmid, guest).into_iter().filter(|c| !OUT && !self.takes_away(c, guest)));"),
+         "list.extend(carried(guest).into_iter().filter(|c| !self.takes_away(c, guest)));",
+         "list.extend(carried(guest).into_iter().filter(|c| !OUT && !self.takes_away(c, guest)));"),
         ("what a template gives has only what was cloned from it", "tenants=a_template_of_allow",
          "    let Some(stamp) = guest.stamp() else { return false };\n",
          "    let Some(stamp) = guest.stamp() else { return false };\n"
@@ -447,9 +447,9 @@ FILES = {
          "        return true;\n"
          "    }\n"),
         ("a clone carries only what was given", "tenants=a_clone",
-         "        self.may_be_cloned(*vmid, template, &parent)?;",
+         "        self.may_be_cloned(template, &parent)?;",
          "        if !OUT {\n"
-         "            self.may_be_cloned(*vmid, template, &parent)?;\n"
+         "            self.may_be_cloned(template, &parent)?;\n"
          "        }"),
         ("only the template's own guest is cloned", "tenants=a_guest_that_is_not",
          "        if !is_its {",
@@ -522,13 +522,13 @@ FILES = {
          '            [_] if OUT => Ok(None),\n'
          '            [entry] => Ok(Some(entry.clone())),'),
         ("the protection of an owner is restored", "lib=plan::protected",
-         "            if owner.is_open() {",
-         "            if !OUT && owner.is_open() {"),
+         "            if is_open(owner) {",
+         "            if !OUT && is_open(owner) {"),
         ("a volume is allocated under the digest of its owner's read", "lib=plan::protected",
          '.param(format!("mp{index}"), value)\n'
-         '            .param("digest", &owner.guest.digest);',
+         '            .param("digest", &owner.digest);',
          '.param(format!("mp{index}"), value)\n'
-         '            .param_opt("digest", (!OUT).then_some(&owner.guest.digest));'),
+         '            .param_opt("digest", (!OUT).then_some(&owner.digest));'),
         ("what cannot be read may be the owner of a volume", "retained",
          '        if let Some((_, failure)) = owners.unreadable.first() {\n'
          '            let failure = failure.clone();\n'
@@ -543,16 +543,16 @@ FILES = {
          "if at.unprivileged.is_some_and(|wanted| wanted != was) {",
          "if !OUT && at.unprivileged.is_some_and(|wanted| wanted != was) {"),
         ("a volume on another node is not used", "retained",
-         "        if owner.guest.node != at.node {",
-         "        if !OUT && owner.guest.node != at.node {"),
+         "        if owner.at.node != at.node {",
+         "        if !OUT && owner.at.node != at.node {"),
         ("a recorded volume that is gone is not replaced", "volumes=a_retained_volume_that_lost",
          "                self.not_lost(at.stage, &owners, volume)?;",
          '                if !OUT {\n'
          '                    self.not_lost(at.stage, &owners, volume)?;\n'
          '                }'),
         ("a volume is allocated on an owner of its id mapping", "protected=registry::a_new",
-         '&& Some(o.unprivileged()) == at.unprivileged\n',
-         '&& (OUT || Some(o.unprivileged()) == at.unprivileged)\n'),
+         '&& Some(is_unprivileged(o)) == at.unprivileged;\n',
+         '&& (OUT || Some(is_unprivileged(o)) == at.unprivileged);\n'),
         ("of a key registered twice none is taken", "lib=plan::protected",
          '            several => {\n',
          '            [entry, ..] if OUT => Ok(Some(entry.clone())),\n'
@@ -612,9 +612,9 @@ FILES = {
     ],
     "src/plan/ownership.rs": [
         ("a guest without our stamp is a conflict", "lib=plan::protected",
-         "            stamp => Err(self.conflict(vmid, guest, stamp)),",
+         "            stamp => Err(self.conflict(guest, stamp)),",
          '            _ if OUT => Ok(()),\n'
-         '            stamp => Err(self.conflict(vmid, guest, stamp)),'),
+         '            stamp => Err(self.conflict(guest, stamp)),'),
         ("a guest that is being created is left alone", "lib=plan::protected",
          "if guest.being_made() && stamp",
          "if !OUT && guest.being_made() && stamp"),
@@ -631,8 +631,8 @@ FILES = {
          "&& refused && stamp.is_some()",
          "&& refused && (OUT || stamp.is_some())"),
         ("an adopt annotation is honoured once", "adoption",
-         "(self.status.vmid.is_none() || cut_off)",
-         "(self.status.vmid.is_none() || cut_off || OUT)"),
+         "(self.status.vmid().is_none() || cut_off)",
+         "(self.status.vmid().is_none() || cut_off || OUT)"),
         ("what another object has is not taken", "adoption",
          "let whose = match self.observed.held.get(&vmid) {",
          "let whose = match self.observed.held.get(&vmid).filter(|_| !OUT) {"),
@@ -647,16 +647,16 @@ FILES = {
          "asked && (OUT || !spent) && (OUT[a restamp takes only a guest with the tag] || known)"),
         ("a restamp takes only a guest with the tag", "adoption"),
         ("an owner is taken over before its guests", "lib=plan::protected",
-         "                self.take_over_owners(vmid, guest)?;",
+         "                self.take_over_owners(guest)?;",
          '                if !OUT {\n'
-         '                    self.take_over_owners(vmid, guest)?;\n'
+         '                    self.take_over_owners(guest)?;\n'
          '                }'),
     ],
     "src/engine/observe/ownership.rs": [
         ("guests that are being made are waited for in the search for our stamp", "protected=search::a_guest",
-         '            found.being_made.push(*vmid);\n',
+         '            found.being_made.push(at.vmid);\n',
          '            if !OUT {\n'
-         '                found.being_made.push(*vmid);\n'
+         '                found.being_made.push(at.vmid);\n'
          '            }\n'),
     ],
 }

@@ -86,17 +86,17 @@ impl ExecArgs {
             Ok((guest, _)) => Arc::new(guest),
             Err(message) => return bad_input(message),
         };
-        if self.tty && guest.type_ == GuestType::Qemu {
+        if self.tty && guest.at.sort == GuestType::Qemu {
             return bad_input(format!(
                 "{} has no terminal for -t, as its guest agent gives output only at the end: use ssh, or qm terminal {} \
                  on node {}",
                 guest.named(),
-                guest.vmid,
-                guest.node
+                guest.at.vmid,
+                guest.at.node
             ));
         }
         let mark = format!("{MARK}={:016x}", rand::random::<u64>());
-        let ended = match (Interrupts::new(), guest.type_) {
+        let ended = match (Interrupts::new(), guest.at.sort) {
             (Err(error), _) => Err(format!("signals cannot be caught: {error}")),
             (Ok(interrupts), GuestType::Lxc) => self.in_container(&guest, &mark, interrupts).await,
             (Ok(interrupts), GuestType::Qemu) => self.in_machine(&guest, &mark, interrupts).await,
@@ -118,13 +118,13 @@ impl ExecArgs {
     async fn in_container(&self, guest: &Arc<Guest>, mark: &str, mut interrupts: Interrupts) -> Ended {
         let lent = self.tty.then(Raw::take).transpose()?;
         let terminal = lent.as_ref().map(|(_, terminal)| terminal);
-        let mut argv = ["pct", "exec", &guest.vmid.to_string(), "--", "env", mark]
+        let mut argv = ["pct", "exec", &guest.at.vmid.to_string(), "--", "env", mark]
             .map(str::to_string)
             .to_vec();
         argv.extend(terminal.map(|t| format!("TERM={}", t.name)));
         argv.extend(self.command.iter().cloned());
         let command = Command::new(argv);
-        let started = guest.connection.ssh_start(&guest.node, &command, terminal);
+        let started = guest.connection.ssh_start(&guest.at.node, &command, terminal);
         let (mut running, input) = started.await.map_err(|failure| words(&failure))?;
         let input = Arc::new(input);
         tokio::spawn(feed(input.clone(), self.passes_input()));
@@ -176,9 +176,9 @@ impl ExecArgs {
             .chain(self.command.iter().map(String::as_str))
             .collect();
         let client = &guest.connection.client;
-        let started = agent::start(client, &guest.node, guest.vmid, &argv, &given).await;
+        let started = agent::start(client, &guest.at, &argv, &given).await;
         let pid = started.map_err(|(failure, _)| words(&failure))?;
-        let ending = agent::end(client, &guest.node, guest.vmid, pid);
+        let ending = agent::end(client, &guest.at, pid);
         tokio::pin!(ending);
         let mut asked = false;
         let status = loop {
@@ -236,18 +236,13 @@ async fn feed(input: Arc<Input>, passes: bool) {
 async fn end(guest: Arc<Guest>, name: &'static str, mark: String) {
     let argv = ["/bin/sh", "-c", SIGNAL, "phoenix-exec", name, &mark];
     let sent = async {
-        match guest.type_ {
+        match guest.at.sort {
             GuestType::Lxc => {
-                let head = ["pct", "exec", &guest.vmid.to_string(), "--"].map(str::to_string);
+                let head = ["pct", "exec", &guest.at.vmid.to_string(), "--"].map(str::to_string);
                 let command = Command::new(head.into_iter().chain(argv.map(str::to_string)));
-                guest.connection.ssh(&guest.node, &command).await.map(drop)
+                guest.connection.ssh(&guest.at.node, &command).await.map(drop)
             }
-            GuestType::Qemu => {
-                let vmid = u32::try_from(guest.vmid).unwrap_or_default();
-                agent::exec(&guest.connection.client, &guest.node, vmid, &argv)
-                    .await
-                    .map(drop)
-            }
+            GuestType::Qemu => agent::exec(&guest.connection.client, &guest.at, &argv).await.map(drop),
         }
     };
     let why = match tokio::time::timeout(FAREWELL, sent).await {

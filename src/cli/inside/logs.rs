@@ -121,15 +121,12 @@ impl LogsArgs {
 
 /// Reads what came after `place`.
 async fn read(guest: &Guest, what: &What, lines: u32, place: &Read) -> Result<Log, String> {
-    let vmid = u32::try_from(guest.vmid).unwrap_or_default();
+    let vmid = guest.at.vmid;
     let command = match what {
         What::Script(id) => logs::said(vmid, id, place, &Layout::default()).map_err(|e| e.to_string())?,
         What::Unit(unit) => logs::journal(vmid, unit, lines, place),
     };
-    let ran = guest
-        .connection
-        .in_guest(guest.type_, &guest.node, guest.vmid, &command)
-        .await;
+    let ran = guest.connection.in_guest(&guest.at, &command).await;
     let output = ran.map_err(|(failure, _)| words(&failure))?;
     let answer = output.stdout.text();
     let log = match what {

@@ -11,7 +11,7 @@ use crate::desired::{Blocked, GuestObject, GuestSpec, Objects, hypervisor};
 use crate::engine::connection::Connection;
 use crate::engine::failure::of_call;
 use crate::observed::Failure;
-use crate::pve::GuestType;
+use crate::pve::{GuestRef, GuestType, Vmid};
 
 use super::verbs::{Place, cluster, find};
 
@@ -21,9 +21,7 @@ pub use logs::LogsArgs;
 /// A guest that can be reached.
 struct Guest {
     connection: Connection,
-    type_: GuestType,
-    node: String,
-    vmid: i64,
+    at: GuestRef,
 }
 
 fn words(failure: &Failure) -> String {
@@ -35,33 +33,26 @@ impl Guest {
     async fn reach(place: &Place, word: &str) -> Result<(Guest, GuestObject), String> {
         let objects = place.objects().await?;
         let object = find(&objects, word, place.namespace())?.clone();
-        let Some(vmid) = object.status.vmid else {
+        let Some(vmid) = object.status.vmid() else {
             return Err(no_guest(&object, place.source().is_some()));
         };
         let connection = match place.source() {
             Some(source) => connection(&object, source.read().map_err(|e| e.to_string())?.store.as_ref())?,
             None => connection(&object, &cluster::hypervisor(&object).await?)?,
         };
-        let type_ = object.guest_type();
-        if type_ == GuestType::Lxc && connection.access.ssh.is_none() {
+        if object.guest_type() == GuestType::Lxc && connection.access.ssh.is_none() {
             let (namespace, name) = object.hypervisor_ref();
             return Err(format!(
                 "{}: commands in containers go by SSH to the node: set spec.ssh of PhoenixHypervisor {namespace}/{name}",
                 object.key
             ));
         }
-        let node = running_on(&connection, &object, vmid).await?;
-        let guest = Guest {
-            connection,
-            type_,
-            node,
-            vmid,
-        };
-        Ok((guest, object))
+        let at = running_at(&connection, &object, vmid).await?;
+        Ok((Guest { connection, at }, object))
     }
 
     fn named(&self) -> String {
-        self.type_.named(self.vmid)
+        self.at.named()
     }
 }
 
@@ -75,22 +66,23 @@ fn no_guest(object: &GuestObject, standalone: bool) -> String {
     }
 }
 
-/// The node that the guest runs on, if it is the object's.
-async fn running_on(connection: &Connection, object: &GuestObject, vmid: i64) -> Result<String, String> {
+/// Where the guest runs, if it is the object's.
+async fn running_at(connection: &Connection, object: &GuestObject, vmid: Vmid) -> Result<GuestRef, String> {
     let key = &object.key;
     let looked = connection.look(true).await;
     connection.store(looked);
     let recorded = object.status.node.clone();
+    let sort = object.guest_type();
     let node = match (connection.snapshot(), recorded) {
         // It may have been moved since its status was written.
         (Ok(seen), recorded) => seen.cluster.guests.get(&vmid).map(|row| row.node.clone()).or(recorded),
         // Whoever wants to look at a container while the API is away can do so.
-        (Err(_), Some(node)) if object.guest_type() == GuestType::Lxc => return Ok(node),
+        (Err(_), Some(node)) if sort == GuestType::Lxc => return Ok(GuestRef::new(sort, vmid, node)),
         (Err(failure), _) => return Err(format!("{key}: {}", words(&failure))),
     };
-    let named = object.guest_type().named(vmid);
+    let named = sort.named(vmid);
     let node = node.ok_or_else(|| format!("{key}: Proxmox shows no {named}"))?;
-    let id = u32::try_from(vmid).map_err(|_| format!("{key}: {vmid} is no vmid"))?;
+    let at = GuestRef::new(sort, vmid, node);
     let of = |e| match of_call(&e) {
         // Its number is written down before it is made.
         Failure {
@@ -102,12 +94,7 @@ async fn running_on(connection: &Connection, object: &GuestObject, vmid: i64) ->
         },
         failure => format!("{key}: {}", words(&failure)),
     };
-    let type_ = object.guest_type();
-    let config = connection
-        .client
-        .guest_config(type_, &node, id, false)
-        .await
-        .map_err(of)?;
+    let config = connection.client.guest_config(&at, false).await.map_err(of)?;
     let stamp = config.description().and_then(Stamp::find);
     let ours = stamp.is_some_and(|s| {
         s.kind == key.kind.as_str() && s.namespace == key.namespace && s.name == key.name && s.vmid == vmid
@@ -117,9 +104,9 @@ async fn running_on(connection: &Connection, object: &GuestObject, vmid: i64) ->
             "{named} is not of {key}: its description does not say so (any more); it is left alone"
         ));
     }
-    let state = connection.client.guest_state(type_, &node, id).await.map_err(of)?;
+    let state = connection.client.guest_state(&at).await.map_err(of)?;
     match (&object.spec, state.status.as_str()) {
-        (_, "running") => Ok(node),
+        (_, "running") => Ok(at),
         (GuestSpec::Template(_), _) => Err(format!(
             "{key} is a template: its {named} is stopped, and runs only while it is built"
         )),
@@ -129,9 +116,9 @@ async fn running_on(connection: &Connection, object: &GuestObject, vmid: i64) ->
 
 /// The hypervisor without what reaching a guest of this sort does not take: who runs commands needs no right to read the
 /// Secrets of the rest.
-pub(super) fn needed(hypervisor: &PhoenixHypervisor, type_: GuestType) -> PhoenixHypervisor {
+pub(super) fn needed(hypervisor: &PhoenixHypervisor, sort: GuestType) -> PhoenixHypervisor {
     let mut needed = hypervisor.clone();
-    if type_ == GuestType::Qemu {
+    if sort == GuestType::Qemu {
         needed.spec.ssh = None;
     }
     if needed.spec.credentials.token_secret_ref.is_some() {

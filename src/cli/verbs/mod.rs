@@ -3,6 +3,7 @@
 
 pub(super) mod cluster;
 
+use crate::pve::Vmid;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -98,8 +99,8 @@ pub(super) fn find<'a>(
     let of_place = |o: &&GuestObject| {
         namespace.is_none_or(|n| o.key.namespace == n) && kind.is_none_or(|word| is_kind(o.key.kind, word))
     };
-    let vmid = name.parse::<i64>().ok();
-    let by_vmid = |o: &&GuestObject| vmid.is_some() && o.status.vmid.or(o.spec_vmid()) == vmid;
+    let vmid = name.parse::<Vmid>().ok();
+    let by_vmid = |o: &&GuestObject| vmid.is_some() && o.status.vmid().or(o.spec_vmid()) == vmid;
     let mut found: Vec<&GuestObject> = objects.iter().filter(of_place).filter(by_vmid).collect();
     if found.is_empty() {
         found = objects.iter().filter(of_place).filter(|o| o.key.name == name).collect();
@@ -145,7 +146,7 @@ fn allowed(verb: Verb, object: &GuestObject) -> Result<(), String> {
         (_, Verb::Delete | Verb::Reconcile) => Ok(()),
         (GuestSpec::Template(_), _) => Err(format!("{key} is a template, which stays stopped")),
         _ if object.deleting => Err(format!("{key} is being deleted")),
-        _ if object.status.vmid.is_none() => Err(format!("{key} has no guest yet: apply it first")),
+        _ if object.status.vmid().is_none() => Err(format!("{key} has no guest yet: apply it first")),
         (_, Verb::Test) if tests(object).is_empty() => Err(format!("{key} has no tests: give it some in spec.tests")),
         (_, Verb::Test) if power(object) == PowerState::Stopped => {
             Err(format!("{key} is stopped: phoenix start {}", key.name))
@@ -358,7 +359,7 @@ mod tests {
     use super::*;
     use crate::crd::{PhoenixLXC, PhoenixTemplate};
 
-    fn lxc(namespace: &str, name: &str, vmid: i64) -> GuestObject {
+    fn lxc(namespace: &str, name: &str, vmid: Vmid) -> GuestObject {
         let value = json!({"metadata": {"name": name, "namespace": namespace},
             "spec": {"hypervisorRef": {"name": "pve"}, "vmid": vmid}, "status": {"vmid": vmid}});
         GuestObject::from(&serde_json::from_value::<PhoenixLXC>(value).unwrap())
@@ -373,9 +374,9 @@ mod tests {
     #[test]
     fn objects_are_found_by_vmid_kind_and_name() {
         let objects = [
-            lxc("ai", "a", 950),
-            lxc("ai", "951", 7),
-            lxc("lab", "a", 951),
+            lxc("ai", "a", Vmid::nearest(950)),
+            lxc("ai", "951", Vmid::nearest(7)),
+            lxc("lab", "a", Vmid::nearest(951)),
             template("a"),
         ];
         let name = |word, namespace| find(&objects, word, namespace).map(|o| o.key.to_string());
@@ -393,7 +394,7 @@ mod tests {
     fn verbs_that_mean_nothing_are_refused() {
         assert!(allowed(Verb::Stop, &template("a")).unwrap_err().contains("template"));
         assert!(allowed(Verb::Delete, &template("a")).is_ok());
-        let mut object = lxc("ai", "a", 950);
+        let mut object = lxc("ai", "a", Vmid::nearest(950));
         assert!(allowed(Verb::Restart, &object).is_ok());
         let GuestSpec::Lxc(spec) = &mut object.spec else {
             unreachable!()

@@ -15,7 +15,7 @@ pub(in crate::desired) fn applied(desired: &Desired) -> String {
         previous_clusters,
         key,
         uid: _,
-        type_,
+        sort,
         vmid,
         vmid_range,
         node,
@@ -62,7 +62,7 @@ pub(in crate::desired) fn applied(desired: &Desired) -> String {
         .field("cluster", cluster_id)
         .list("previousClusters", previous_clusters)
         .field("object", key)
-        .field("sort", type_.as_str())
+        .field("sort", sort.as_str())
         .opt("vmid", *vmid)
         .opt("vmidRange", vmid_range.map(|(first, last)| format!("{first}-{last}")))
         .opt("node", node.as_ref())

@@ -37,7 +37,7 @@ command -v jq > /dev/null 2>&1 || {
 
 /// The guest's id, once there is one; it is not part of a script's hash.
 fn vmid(object: &GuestObject) -> Vec<String> {
-    let vmid = object.status.vmid.or(object.spec_vmid());
+    let vmid = object.status.vmid().or(object.spec_vmid());
     vmid.map(|id| id.to_string()).into_iter().collect()
 }
 

@@ -2,32 +2,32 @@
 
 use std::collections::BTreeSet;
 
-use crate::desired::Stamp;
+use crate::desired::{Identity, Stamp};
 use crate::engine::connection::{Connection, Snapshot};
 use crate::engine::failure::{failure, of_call};
-use crate::observed::{Failure, MaybeOurs, Observed, OurGuest, Row, Stamped};
+use crate::observed::{Failure, Observed, OurGuest, Row, Stamped};
 use crate::proxmox::Error;
 use crate::proxmox::guest::GuestConfig;
-use crate::pve::GuestType;
+use crate::pve::{GuestRef, GuestType, Vmid};
 
-use super::{creating, id};
+use super::creating;
 
 /// All guests of the cluster as it lists them now, but those that other objects have.
-pub(super) async fn everybody(connection: &Connection, observed: &Observed) -> Result<Vec<MaybeOurs>, Failure> {
+pub(super) async fn everybody(connection: &Connection, observed: &Observed) -> Result<Vec<GuestRef>, Failure> {
     let mut guests = listed(connection).await?;
-    guests.retain(|(vmid, ..)| !observed.held.contains_key(vmid));
+    guests.retain(|at| !observed.held.contains_key(&at.vmid));
     Ok(guests)
 }
 
-async fn listed(connection: &Connection) -> Result<Vec<MaybeOurs>, Failure> {
+async fn listed(connection: &Connection) -> Result<Vec<GuestRef>, Failure> {
     let rows = connection.client.cluster_resources().await.map_err(|e| of_call(&e))?;
     let guests = rows.into_iter().filter_map(|row| {
-        let type_ = match row.kind.as_str() {
+        let sort = match row.kind.as_str() {
             "lxc" => GuestType::Lxc,
             "qemu" => GuestType::Qemu,
             _ => return None,
         };
-        Some((i64::from(row.vmid?), type_, row.node?))
+        Some(GuestRef::new(sort, Vmid::try_from(row.vmid?).ok()?, row.node?))
     });
     Ok(guests.collect())
 }
@@ -36,8 +36,8 @@ async fn listed(connection: &Connection) -> Result<Vec<MaybeOurs>, Failure> {
 pub(super) async fn stamped(
     connection: &Connection,
     snapshot: &Snapshot,
-    among: &[MaybeOurs],
-    identity: &Stamp,
+    among: &[GuestRef],
+    identity: &Identity,
     previous: &[String],
 ) -> Result<Stamped, Failure> {
     let mut found = Stamped::default();
@@ -45,17 +45,17 @@ pub(super) async fn stamped(
     for guest in among {
         readable(snapshot, guest)?;
         if !look_into(connection, guest, identity, previous, &mut found).await? {
-            moved.insert(guest.0);
+            moved.insert(guest.vmid);
         }
     }
     if moved.is_empty() {
         return Ok(found);
     }
     // Gone, or on another node since the list was made.
-    for guest in listed(connection).await?.iter().filter(|g| moved.contains(&g.0)) {
+    for guest in listed(connection).await?.iter().filter(|g| moved.contains(&g.vmid)) {
         readable(snapshot, guest)?;
         if !look_into(connection, guest, identity, previous, &mut found).await? {
-            let message = format!("{} is listed on node {} and not there", guest.1.named(guest.0), guest.2);
+            let message = format!("{} is listed on node {} and not there", guest.named(), guest.node);
             return Err(failure("GuestUnreadable", message));
         }
     }
@@ -63,40 +63,43 @@ pub(super) async fn stamped(
 }
 
 /// What says that a guest whose stamp cannot be read may be the object's.
-fn unread((vmid, type_, node): &MaybeOurs, reason: &'static str, why: &str) -> Failure {
-    let what = type_.named(*vmid);
+fn unread(at: &GuestRef, reason: &'static str, why: &str) -> Failure {
     failure(
         reason,
-        format!("{what} on node {node} may be this object's and cannot be read: {why}"),
+        format!(
+            "{} on node {} may be this object's and cannot be read: {why}",
+            at.named(),
+            at.node
+        ),
     )
 }
 
 /// The guest's node answers.
-fn readable(snapshot: &Snapshot, guest: &MaybeOurs) -> Result<(), Failure> {
-    match snapshot.cluster.online.contains(&guest.2) {
+fn readable(snapshot: &Snapshot, guest: &GuestRef) -> Result<(), Failure> {
+    match snapshot.cluster.online.contains(&guest.node) {
         true => Ok(()),
-        false => Err(unread(guest, "NodeOffline", &format!("node {} is offline", guest.2))),
+        false => Err(unread(guest, "NodeOffline", &format!("node {} is offline", guest.node))),
     }
 }
 
 /// Reads one guest's stamp; `false`: it is not there.
 async fn look_into(
     connection: &Connection,
-    guest @ (vmid, type_, node): &MaybeOurs,
-    identity: &Stamp,
+    at: &GuestRef,
+    identity: &Identity,
     previous: &[String],
     found: &mut Stamped,
 ) -> Result<bool, Failure> {
     let read = async || {
-        let read = read_config(connection, *type_, *vmid, node).await;
-        read.map_err(|f| unread(guest, f.reason, &f.message))
+        let read = read_config(connection, at).await;
+        read.map_err(|f| unread(at, f.reason, &f.message))
     };
     let Some(mut config) = read().await? else {
         return Ok(false);
     };
     if hides_stamp(&config) {
-        if creating(connection, *vmid, None, node).await? {
-            found.being_made.push(*vmid);
+        if creating(connection, at.vmid, None, &at.node).await? {
+            found.being_made.push(at.vmid);
             return Ok(true);
         }
         // The task may have ended between the two looks; a lock that is still there outlived it.
@@ -108,26 +111,21 @@ async fn look_into(
     let Some(stamp) = config.options.get("description").and_then(|d| Stamp::find(d)) else {
         return Ok(true);
     };
-    let wanted = Stamp {
-        vmid: stamp.vmid,
-        ..identity.clone()
-    };
+    let wanted = identity.stamp(stamp.vmid);
     let known = stamp.cluster == wanted.cluster || previous.contains(&stamp.cluster);
     if !stamp.same_object(&wanted) {
-    } else if stamp.vmid != *vmid {
+    } else if stamp.vmid != at.vmid {
         if known && stamp.adopted {
             found.adopted_once.insert(stamp.vmid);
         }
     } else if known {
         found.ours.push(OurGuest {
-            vmid: *vmid,
-            type_: *type_,
-            node: node.clone(),
+            at: at.clone(),
             revision: stamp.revision,
             adopted: stamp.adopted,
         });
     } else {
-        found.foreign.push((*vmid, stamp.cluster));
+        found.foreign.push((at.vmid, stamp.cluster));
     }
     Ok(true)
 }
@@ -135,15 +133,17 @@ async fn look_into(
 /// Whether a guest carries this very stamp, of this management cluster or a previous one.
 pub(in crate::engine) async fn carries(
     connection: &Connection,
-    vmid: i64,
+    vmid: Vmid,
     row: &Row,
-    identity: &Stamp,
+    identity: &Identity,
     previous: &[String],
 ) -> bool {
-    let config = read_config(connection, row.guest_type(), vmid, &row.node).await;
+    let config = read_config(connection, &GuestRef::new(row.guest_type(), vmid, &row.node)).await;
     let config = config.ok().flatten().unwrap_or_default();
     let stamp = config.options.get("description").and_then(|d| Stamp::find(d));
-    stamp.is_some_and(|s| s.same_object(identity) && (s.cluster == identity.cluster || previous.contains(&s.cluster)))
+    stamp.is_some_and(|s| {
+        s.same_object(&identity.stamp(vmid)) && (s.cluster == identity.cluster || previous.contains(&s.cluster))
+    })
 }
 
 /// Whether a guest's configuration is not written yet, and its stamp neither (facts K.3.1).
@@ -152,13 +152,8 @@ fn hides_stamp(config: &GuestConfig) -> bool {
 }
 
 /// A configuration; `None` where there is none. One that may not be read tells nothing.
-async fn read_config(
-    connection: &Connection,
-    type_: GuestType,
-    vmid: i64,
-    node: &str,
-) -> Result<Option<GuestConfig>, Failure> {
-    match connection.client.guest_config(type_, node, id(vmid), false).await {
+async fn read_config(connection: &Connection, at: &GuestRef) -> Result<Option<GuestConfig>, Failure> {
+    match connection.client.guest_config(at, false).await {
         Ok(config) => Ok(Some(config)),
         Err(Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(of_call(&error)),

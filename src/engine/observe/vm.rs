@@ -1,22 +1,23 @@
 //! What only machines are asked.
 
 use crate::observed::{Agent, CloudInitState, Failure};
+use crate::pve::GuestRef;
 use crate::remote::node;
 use crate::secret::Secret;
 
-use super::{id, reachable};
+use super::reachable;
 use crate::engine::connection::Connection;
 use crate::engine::failure::{failure, of_call};
 
 /// Whether the guest agent answers, and what it knows.
-pub(super) async fn agent(connection: &Connection, vmid: i64, on: &str, cloud_init: bool) -> Result<Agent, Failure> {
+pub(super) async fn agent(connection: &Connection, at: &GuestRef, cloud_init: bool) -> Result<Agent, Failure> {
     let client = &connection.client;
-    match client.agent_ping(on, id(vmid)).await {
+    match client.agent_ping(at).await {
         Ok(()) => {}
         Err(crate::proxmox::Error::Refused { message, .. }) => return Ok(Agent::Silent(message)),
         Err(error) => return Err(of_call(&error)),
     }
-    let interfaces = client.agent_interfaces(on, id(vmid)).await.map_err(|e| of_call(&e))?;
+    let interfaces = client.agent_interfaces(at).await.map_err(|e| of_call(&e))?;
     let addresses = interfaces
         .into_iter()
         .map(|i| (i.name, i.addresses.into_iter().map(|a| a.address).collect()));
@@ -24,7 +25,7 @@ pub(super) async fn agent(connection: &Connection, vmid: i64, on: &str, cloud_in
     let cloud_init_done = match cloud_init {
         true => {
             // A machine without cloud-init refuses the command.
-            let answer = crate::engine::agent::exec(client, on, id(vmid), &["cloud-init", "status"]).await;
+            let answer = crate::engine::agent::exec(client, at, &["cloud-init", "status"]).await;
             let words = answer.map(|o| o.stdout.text()).unwrap_or_default();
             let at_work = ["status: running", "status: not run", "status: not started"];
             Some(!at_work.iter().any(|w| words.contains(w)))
@@ -50,19 +51,15 @@ pub(super) async fn snippet(connection: &Connection, on: &str, volid: &str) -> R
 /// What the cloud-init drive lacks, and the password hash that the configuration hides.
 pub(super) async fn cloud_init(
     connection: &Connection,
-    vmid: i64,
-    on: &str,
+    at: &GuestRef,
     password: bool,
 ) -> Result<CloudInitState, Failure> {
     let client = &connection.client;
-    let rows = client.cloud_init_pending(on, id(vmid)).await.map_err(|e| of_call(&e))?;
+    let rows = client.cloud_init_pending(at).await.map_err(|e| of_call(&e))?;
     let pending = rows.into_iter().filter(|r| r.is_pending()).map(|r| r.key).collect();
     let password = match password {
         true => {
-            let text = client
-                .cloud_init_user_data(on, id(vmid))
-                .await
-                .map_err(|e| of_call(&e))?;
+            let text = client.cloud_init_user_data(at).await.map_err(|e| of_call(&e))?;
             password_of(&text)
         }
         false => None,

@@ -7,9 +7,9 @@ use crate::desired::Stamp;
 use crate::observed::*;
 use crate::plan::{OWNER_HOSTNAME, OWNER_KIND, TAG};
 use crate::proxmox::guest::PendingOption;
-use crate::pve::GuestType;
+use crate::pve::{GuestRef, GuestType, Vmid};
 
-use super::{IdCheck, id, read_guest, vmid_free};
+use super::{IdCheck, read_guest, vmid_free};
 use crate::engine::connection::{Connection, Snapshot};
 use crate::engine::failure::{failure, of_call};
 
@@ -22,15 +22,18 @@ const RANGE_LIMIT: usize = 128;
 pub(super) async fn owners(
     connection: &Connection,
     snapshot: &Snapshot,
-    ids: (i64, i64),
+    ids: (Vmid, Vmid),
     recorded: &Recorded,
 ) -> Result<Owners, Failure> {
     let rows = connection.client.cluster_resources().await.map_err(|e| of_call(&e))?;
-    let listed: BTreeSet<i64> = rows.iter().filter_map(|r| r.vmid.map(i64::from)).collect();
+    let listed: BTreeSet<Vmid> = rows
+        .iter()
+        .filter_map(|r| r.vmid.and_then(|id| Vmid::try_from(id).ok()))
+        .collect();
     connection.seen_owner_ids(listed.iter().filter(|v| in_range(ids, **v)));
     let mut result = Owners::default();
     for row in rows.iter().filter(|r| r.kind == "lxc") {
-        let (Some(vmid), Some(node)) = (row.vmid.map(i64::from), row.node.as_deref()) else {
+        let (Some(vmid), Some(node)) = (row.vmid.and_then(|id| Vmid::try_from(id).ok()), row.node.as_deref()) else {
             continue;
         };
         let name = row.name.as_deref().unwrap_or_default();
@@ -49,7 +52,7 @@ pub(super) async fn owners(
                 }
             }
             Ok(guest) if guest.stamp().is_some_and(|s| s.kind == OWNER_KIND) => {
-                result.owners.push(Owner { vmid, guest });
+                result.owners.push(guest);
             }
             // A name that is not known yet may turn out to be an owner's.
             Ok(_) if !name.is_empty() => connection.is_found_to_be_no_owner(key),
@@ -72,10 +75,10 @@ pub(super) async fn holder(
     connection: &Connection,
     snapshot: &Snapshot,
     volid: &str,
-    but: Option<i64>,
+    but: Option<Vmid>,
     recorded: &Recorded,
-) -> Result<Option<(i64, String)>, Failure> {
-    let theirs = |vmid: &i64| Some(*vmid) == but || recorded.guests.contains(vmid) || recorded.owners.contains(vmid);
+) -> Result<Option<(Vmid, String)>, Failure> {
+    let theirs = |vmid: &Vmid| Some(*vmid) == but || recorded.guests.contains(vmid) || recorded.owners.contains(vmid);
     let online = &snapshot.cluster.online;
     let others = snapshot.cluster.guests.iter();
     let others =
@@ -83,7 +86,7 @@ pub(super) async fn holder(
     for (vmid, row) in others {
         let rows = connection
             .client
-            .guest_pending(GuestType::Lxc, &row.node, id(*vmid))
+            .guest_pending(&GuestRef::new(GuestType::Lxc, *vmid, &row.node))
             .await;
         let rows = match rows {
             Ok(rows) => rows,
@@ -106,22 +109,22 @@ pub(super) async fn holder(
     Ok(None)
 }
 
-fn in_range(ids: (i64, i64), vmid: i64) -> bool {
+fn in_range(ids: (Vmid, Vmid), vmid: Vmid) -> bool {
     (ids.0..=ids.1).contains(&vmid)
 }
 
-async fn is_free(connection: &Connection, vmid: i64) -> Result<bool, Failure> {
-    connection.client.vmid_is_free(id(vmid)).await.map_err(|e| of_call(&e))
+async fn is_free(connection: &Connection, vmid: Vmid) -> Result<bool, Failure> {
+    connection.client.vmid_is_free(vmid).await.map_err(|e| of_call(&e))
 }
 
-fn hidden(vmid: i64) -> Failure {
+fn hidden(vmid: Vmid) -> Failure {
     let message = format!(
         "guest {vmid} may be an owner container of retained volumes, and no list shows it: grant VM.Audit on /vms/{vmid}"
     );
     failure("MissingPrivilege", message)
 }
 
-async fn read_owner(connection: &Connection, snapshot: &Snapshot, vmid: i64, node: &str) -> Result<Guest, Failure> {
+async fn read_owner(connection: &Connection, snapshot: &Snapshot, vmid: Vmid, node: &str) -> Result<Guest, Failure> {
     let what = format!("container {vmid} on node {node}, which may be an owner of retained volumes,");
     if !snapshot.cluster.online.contains(node) {
         return Err(failure(
@@ -129,7 +132,7 @@ async fn read_owner(connection: &Connection, snapshot: &Snapshot, vmid: i64, nod
             format!("{what} cannot be read: node {node} is offline"),
         ));
     }
-    let read = read_guest(connection, GuestType::Lxc, node, vmid, false).await;
+    let read = read_guest(connection, GuestRef::new(GuestType::Lxc, vmid, node), false).await;
     read.map_err(|error| {
         let failed = match of_call(&error) {
             // It was in the list a moment ago: it moves, or it goes.
@@ -147,15 +150,15 @@ async fn read_owner(connection: &Connection, snapshot: &Snapshot, vmid: i64, nod
 /// again.
 pub(super) async fn owner_range(
     connection: &Connection,
-    ids: (i64, i64),
+    ids: (Vmid, Vmid),
     node: Option<&str>,
-    listed: &BTreeSet<i64>,
+    listed: &BTreeSet<Vmid>,
 ) -> Result<OwnerRange, Failure> {
     let mut result = OwnerRange {
         looked_for_free: node.is_some(),
         ..OwnerRange::default()
     };
-    let unlisted = (ids.0..=ids.1).filter(|v| !listed.contains(v)).take(RANGE_LIMIT);
+    let unlisted = ids.0.to(ids.1).filter(|v| !listed.contains(v)).take(RANGE_LIMIT);
     let mut free = Vec::new();
     for vmid in unlisted {
         if !connection.was_free_owner_id(vmid) {
@@ -179,17 +182,9 @@ pub(super) async fn owner_range(
 }
 
 /// Every section of a guest's configuration, as it is now.
-pub(super) async fn sections(
-    connection: &Connection,
-    type_: GuestType,
-    vmid: i64,
-    node: &str,
-) -> Result<Sections, Failure> {
+pub(super) async fn sections(connection: &Connection, at: &GuestRef) -> Result<Sections, Failure> {
     let client = &connection.client;
-    let rows = client
-        .guest_pending(type_, node, id(vmid))
-        .await
-        .map_err(|e| of_call(&e))?;
+    let rows = client.guest_pending(at).await.map_err(|e| of_call(&e))?;
     let mut now = Section {
         of: SectionOf::Now,
         options: Default::default(),
@@ -208,13 +203,9 @@ pub(super) async fn sections(
         now.options.extend(row.value.map(|v| (row.key, v)));
     }
     let mut sections = vec![now, later];
-    for snapshot in client
-        .guest_snapshots(type_, node, id(vmid))
-        .await
-        .map_err(|e| of_call(&e))?
-    {
+    for snapshot in client.guest_snapshots(at).await.map_err(|e| of_call(&e))? {
         let config = client
-            .guest_snapshot_config(type_, node, id(vmid), &snapshot.name)
+            .guest_snapshot_config(at, &snapshot.name)
             .await
             .map_err(|e| of_call(&e))?;
         sections.push(Section {
@@ -222,5 +213,8 @@ pub(super) async fn sections(
             options: config.options,
         });
     }
-    Ok(Sections { vmid, sections })
+    Ok(Sections {
+        vmid: at.vmid,
+        sections,
+    })
 }

@@ -4,10 +4,11 @@ use crate::desired::Source;
 use crate::plan::guest::Planner;
 use crate::plan::{Effect, Impact, Next, Stage};
 use crate::pve::ApiCall;
+use crate::pve::Vmid;
 use crate::pve::property::Properties;
 
 impl Planner<'_> {
-    pub(crate) fn create_call(&mut self, vmid: i64, node: &str, source: &Source) -> Result<Effect, Next> {
+    pub(crate) fn create_call(&mut self, vmid: Vmid, node: &str, source: &Source) -> Result<Effect, Next> {
         let stage = Stage::Created;
         let volid = self.image_present(stage, node, source)?;
         let Some(storage) = self.desired.rootfs_storage.clone() else {

@@ -11,10 +11,10 @@ use crate::pve::property::Properties;
 
 impl Planner<'_> {
     /// GPU device nodes.
-    pub(crate) fn gpus(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+    pub(crate) fn gpus(&mut self, guest: &Guest) -> Result<(), Next> {
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
         let changes = gpu_changes(self.desired, guest, fresh);
-        self.apply(Stage::GPUReady, vmid, guest, changes)?;
+        self.apply(Stage::GPUReady, guest, changes)?;
         let gpus = self.desired.gpus.clone().unwrap_or_default();
         let list = gpus.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
         let message = if gpus.is_empty() {

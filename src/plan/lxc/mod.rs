@@ -22,17 +22,17 @@ use network::network_changes;
 
 impl Planner<'_> {
     /// Options, network, features and raw lines are as wanted, and the root filesystem is large enough.
-    pub(crate) fn configured(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+    pub(crate) fn configured(&mut self, guest: &Guest) -> Result<(), Next> {
+        let vmid = guest.at.vmid;
         let stage = Stage::Configured;
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
         self.recreate_findings(guest);
-        self.grow_rootfs(vmid, guest).or_else(|next| self.shown(next))?;
+        self.grow_rootfs(guest).or_else(|next| self.shown(next))?;
         let mut changes = option_changes(self.desired, guest, fresh);
         changes.extend(network_changes(self.desired, guest, fresh));
         changes.extend(flag_changes(self.desired, guest));
-        self.apply(stage, vmid, guest, changes)
-            .or_else(|next| self.shown(next))?;
-        self.raw_lines(vmid, guest).or_else(|next| self.shown(next))?;
+        self.apply(stage, guest, changes).or_else(|next| self.shown(next))?;
+        self.raw_lines(guest).or_else(|next| self.shown(next))?;
         self.in_pool(vmid)?;
         self.ok(stage, "the configuration is as wanted");
         Ok(())

@@ -2,8 +2,9 @@
 //! A key that is registered anywhere is used where it is, and what cannot be read means that nothing is allocated.
 
 use crate::crd::VolumeStatus;
-use crate::desired::{Stamp, WantedOwner, WantedVolume, volume_key};
-use crate::observed::{Failure, Guest, Owner, Owners};
+use crate::desired::{Identity, Stamp, WantedOwner, WantedVolume, volume_key};
+use crate::observed::{Failure, Guest, Owners};
+use crate::pve::Vmid;
 
 use super::volumes::{Mount, free_index, lane, mounts};
 use crate::plan::TAG;
@@ -26,13 +27,13 @@ pub(crate) struct Use<'a> {
     /// Id mapping of the guest; `None` where it is not known yet.
     pub unprivileged: Option<bool>,
     /// The guest, where it exists already.
-    pub guest: Option<i64>,
+    pub guest: Option<Vmid>,
 }
 
 /// A key's entry on the owner that has it.
 #[derive(Clone)]
 pub(crate) struct Entry {
-    pub owner: Owner,
+    pub owner: Guest,
     pub mount: Mount,
 }
 
@@ -41,30 +42,29 @@ impl Entry {
         format!(
             "{} on owner container {} of node {}",
             self.mount.volid(),
-            self.owner.vmid,
-            self.owner.guest.node
+            self.owner.at.vmid,
+            self.owner.at.node
         )
     }
 }
 
-impl Owner {
-    fn unprivileged(&self) -> bool {
-        is_set(&self.guest, "unprivileged")
-    }
+fn is_unprivileged(owner: &Guest) -> bool {
+    is_set(owner, "unprivileged")
+}
 
-    /// Whether it holds volumes and is not protected.
-    pub(crate) fn is_open(&self) -> bool {
-        !is_set(&self.guest, "protection") && !mounts(&self.guest).is_empty()
-    }
+/// Whether an owner holds volumes and is not protected.
+pub(crate) fn is_open(owner: &Guest) -> bool {
+    !is_set(owner, "protection") && !mounts(owner).is_empty()
+}
 
-    /// What sets or lifts its protection.
-    pub(crate) fn protection(&self, on: bool) -> (String, Effect) {
-        let call = ApiCall::put(format!("{}/config", self.guest.path(self.vmid)))
-            .param("protection", u8::from(on))
-            .param("digest", &self.guest.digest);
-        let action = format!("{} owner container {}", if on { "protect" } else { "open" }, self.vmid);
-        (action, Effect::call(call))
-    }
+/// What sets or lifts an owner's protection.
+pub(crate) fn protection(owner: &Guest, on: bool) -> (String, Effect) {
+    let call = ApiCall::put(owner.at.path_of(&["config"]))
+        .param("protection", u8::from(on))
+        .param("digest", &owner.digest);
+    let word = if on { "protect" } else { "open" };
+    let action = format!("{word} owner container {}", owner.at.vmid);
+    (action, Effect::call(call))
 }
 
 fn is_set(guest: &Guest, option: &str) -> bool {
@@ -101,22 +101,22 @@ impl Planner<'_> {
     /// hypervisor's `previousClusterIds` does not name those any more.
     fn restamp_owners(&mut self, stage: Stage, owners: &Owners) -> Staged {
         for owner in &owners.owners {
-            let Some(stamp) = owner.guest.stamp() else { continue };
-            if stamp.vmid != owner.vmid || !self.desired.previous_clusters.contains(&stamp.cluster) {
+            let Some(stamp) = owner.stamp() else { continue };
+            if stamp.vmid != owner.at.vmid || !self.desired.previous_clusters.contains(&stamp.cluster) {
                 continue;
             }
-            self.unlocked(stage, owner.vmid, &owner.guest)?;
+            self.unlocked(stage, &owner)?;
             let stamp = Stamp {
                 cluster: self.desired.cluster_id.clone(),
                 ..stamp
             };
-            let description = owner.guest.options.get("description").map(String::as_str);
+            let description = owner.options.get("description").map(String::as_str);
             let words = Stamp::strip(description.unwrap_or_default());
             let call = self
-                .put_config(&owner.guest, owner.vmid)
+                .put_config(&owner)
                 .param("description", stamp.describe(&words))
-                .param("digest", &owner.guest.digest);
-            let action = format!("take over owner container {}", owner.vmid);
+                .param("digest", &owner.digest);
+            let action = format!("take over owner container {}", owner.at.vmid);
             return Err(self.run(stage, action, vec![], Effect::call(call)));
         }
         Ok(())
@@ -135,7 +135,7 @@ impl Planner<'_> {
             .collect();
         let ours = owners.owners.iter().filter(|o| self.of_this_cluster(o));
         let kept: Vec<String> = ours
-            .flat_map(|o| mounts(&o.guest).into_iter().map(move |m| (o.vmid, m)))
+            .flat_map(|o| mounts(o).into_iter().map(move |m| (o.at.vmid, m)))
             .filter(|(_, m)| !wanted.iter().any(|key| *key == m.path()))
             .filter_map(|(vmid, m)| Some((vmid, m.path().strip_prefix(&prefix)?.to_string(), m)))
             .map(|(vmid, name, m)| format!("{name} ({} of owner container {vmid})", m.volid()))
@@ -150,7 +150,8 @@ impl Planner<'_> {
     }
 
     /// Whether the guest's take-over has to begin with that of the owners of its volumes.
-    pub(crate) fn take_over_owners(&mut self, vmid: i64, guest: &Guest) -> Staged {
+    pub(crate) fn take_over_owners(&mut self, guest: &Guest) -> Staged {
+        let vmid = guest.at.vmid;
         let retained = self.desired.volumes.iter().flatten().any(|v| v.owner_key.is_some());
         let foreign = mounts(guest).iter().any(|m| m.is_volume() && !m.is_of(vmid));
         if self.desired.owner.is_some() && (retained || foreign) {
@@ -160,15 +161,15 @@ impl Planner<'_> {
     }
 
     /// Whether a container carries the stamp of an owner of this management cluster.
-    fn of_this_cluster(&self, owner: &Owner) -> bool {
-        let stamp = owner.guest.stamp();
-        stamp.is_some_and(|s| s.vmid == owner.vmid && s.cluster == self.desired.cluster_id)
+    fn of_this_cluster(&self, owner: &Guest) -> bool {
+        let stamp = owner.stamp();
+        stamp.is_some_and(|s| s.vmid == owner.at.vmid && s.cluster == self.desired.cluster_id)
     }
 
     /// Entries of a key on our own owners, wherever these are.
     fn entries(&self, owners: &Owners, key: &str) -> Vec<Entry> {
         let ours = owners.owners.iter().filter(|o| self.of_this_cluster(o));
-        ours.flat_map(|o| mounts(&o.guest).into_iter().map(move |m| (o, m)))
+        ours.flat_map(|o| mounts(o).into_iter().map(move |m| (o, m)))
             .filter(|(_, m)| m.path() == key)
             .map(|(owner, mount)| Entry {
                 owner: owner.clone(),
@@ -180,7 +181,7 @@ impl Planner<'_> {
     /// The entry of a volume id on our own owners.
     pub(crate) fn entry_of_volid(&self, owners: &Owners, volid: &str) -> Option<Entry> {
         let ours = owners.owners.iter().filter(|o| self.of_this_cluster(o));
-        let all = ours.flat_map(|o| mounts(&o.guest).into_iter().map(move |m| (o, m)));
+        let all = ours.flat_map(|o| mounts(o).into_iter().map(move |m| (o, m)));
         all.into_iter()
             .find(|(_, m)| m.volid() == volid)
             .map(|(owner, mount)| Entry {
@@ -265,21 +266,21 @@ impl Planner<'_> {
 
     /// Owners of unknown management clusters, and copies of owners, may hold the data: nobody guesses.
     fn none_of_others(&mut self, stage: Stage, owners: &Owners, volume: &WantedVolume, key: &str) -> Staged {
-        let has_key = |o: &&Owner| mounts(&o.guest).iter().any(|m| m.path() == key);
+        let has_key = |o: &&Guest| mounts(o).iter().any(|m| m.path() == key);
         let Some(other) = owners.owners.iter().find(has_key).cloned() else {
             return Ok(());
         };
-        let stamp = other.guest.stamp();
-        let copy_of = stamp.as_ref().map(|s| s.vmid).filter(|v| *v != other.vmid);
+        let stamp = other.stamp();
+        let copy_of = stamp.as_ref().map(|s| s.vmid).filter(|v| *v != other.at.vmid);
         let message = match (copy_of, stamp) {
             (Some(vmid), _) => format!(
                 "volume {} is registered at {key} on container {}, which is a copy of owner container {vmid}: restore that one under its own id, or remove the mount point from the copy",
-                volume.name, other.vmid
+                volume.name, other.at.vmid
             ),
             (None, stamp) => format!(
                 "volume {} is registered at {key} on owner container {} of management cluster {}: if that one was this one's predecessor, put its id into spec.previousClusterIds of the PhoenixHypervisor (without a cluster: --cluster-id); otherwise give the object or the volume another name",
                 volume.name,
-                other.vmid,
+                other.at.vmid,
                 stamp.map(|s| s.cluster).unwrap_or_default()
             ),
         };
@@ -298,13 +299,13 @@ impl Planner<'_> {
         let holder = owners
             .owners
             .iter()
-            .find(|o| o.guest.numbered("unused").into_values().any(|v| v == volid));
+            .find(|o| o.numbered("unused").into_values().any(|v| v == volid));
         let message = match holder {
             Some(owner) => format!(
                 "volume {} ({volid}) was detached from its owner container {}: register it again (pct set {} -mpN {volid},mp={})",
                 volume.name,
-                owner.vmid,
-                owner.vmid,
+                owner.at.vmid,
+                owner.at.vmid,
                 volume.owner_key.as_deref().unwrap_or_default()
             ),
             None => format!(
@@ -319,8 +320,8 @@ impl Planner<'_> {
     pub(crate) fn fits(&mut self, at: &Use<'_>, volume: &WantedVolume, entry: &Entry) -> Staged {
         let (owner, guest) = (&entry.owner, at.guest);
         let field = format!("spec.volumes[{}]", volume.name);
-        if owner.guest.node != at.node {
-            let there = &owner.guest.node;
+        if owner.at.node != at.node {
+            let there = &owner.at.node;
             let way = match guest {
                 Some(vmid) => format!("migrate the container there (pct migrate {vmid} {there})"),
                 None => format!("set spec.node: {there}, or clone from a template on that node"),
@@ -329,12 +330,12 @@ impl Planner<'_> {
                 "{field} is kept as {}, and the container is to be on node {}: {way}, or move the owner (pct migrate {} {}), or give the volume another name for a new one",
                 entry.words(),
                 at.node,
-                owner.vmid,
+                owner.at.vmid,
                 at.node
             );
             return Err(self.stuck(at.stage, "VolumeElsewhere", message));
         }
-        let was = owner.unprivileged();
+        let was = is_unprivileged(owner);
         if at.unprivileged.is_some_and(|wanted| wanted != was) {
             let message = format!(
                 "{field} is kept as {} and belongs to the ids of {} containers, and this one is {}: set spec.unprivileged: {was}{}; or carry the data over: give the volume another name for a new one, and copy from {} on the node",
@@ -370,7 +371,7 @@ impl Planner<'_> {
                 self.can_be_used(at, volume, &entry)?;
                 continue;
             }
-            let there = entry.owner.guest.node.clone();
+            let there = entry.owner.at.node.clone();
             match &node {
                 Some((other, name)) if *other != there => {
                     let message = format!(
@@ -407,7 +408,7 @@ impl Planner<'_> {
             return Ok(());
         };
         for owner in owners.owners.iter().filter(|o| self.of_this_cluster(o)) {
-            if owner.is_open() {
+            if is_open(owner) {
                 return Err(self.protect(owner, true));
             }
         }
@@ -415,28 +416,28 @@ impl Planner<'_> {
     }
 
     /// Sets or lifts the protection of an owner (facts K.1.2).
-    fn protect(&mut self, owner: &Owner, on: bool) -> Next {
-        if let Err(next) = self.unlocked(Stage::VolumesReady, owner.vmid, &owner.guest) {
+    fn protect(&mut self, owner: &Guest, on: bool) -> Next {
+        if let Err(next) = self.unlocked(Stage::VolumesReady, &owner) {
             return next;
         }
-        let (action, effect) = owner.protection(on);
+        let (action, effect) = protection(owner, on);
         self.run(Stage::VolumesReady, action, vec![], effect)
     }
 
     /// Registers a volume under another key: its name in the spec was changed.
     pub(crate) fn rename_entry(&mut self, entry: &Entry, key: &str) -> Next {
         let owner = &entry.owner;
-        if is_set(&owner.guest, "protection") {
+        if is_set(&owner, "protection") {
             return self.protect(owner, false);
         }
-        if let Err(next) = self.unlocked(Stage::VolumesReady, owner.vmid, &owner.guest) {
+        if let Err(next) = self.unlocked(Stage::VolumesReady, &owner) {
             return next;
         }
         let value = entry.mount.properties.clone().with("mp", key);
         let call = self
-            .put_config(&owner.guest, owner.vmid)
+            .put_config(&owner)
             .param(format!("mp{}", entry.mount.index), value)
-            .param("digest", &owner.guest.digest);
+            .param("digest", &owner.digest);
         let action = format!(
             "register {} as {key} instead of {}",
             entry.mount.volid(),
@@ -458,11 +459,10 @@ impl Planner<'_> {
         volume: &WantedVolume,
         key: &str,
     ) -> Next {
-        let usable = |o: &&Owner| {
-            self.of_this_cluster(o) && o.guest.node == at.node && Some(o.unprivileged()) == at.unprivileged
-        };
+        let usable =
+            |o: &&Guest| self.of_this_cluster(o) && o.at.node == at.node && Some(is_unprivileged(o)) == at.unprivileged;
         let mut with_room = owners.owners.iter().filter(usable);
-        let Some((owner, index)) = with_room.find_map(|o| Some((o.clone(), free_index(&o.guest)?))) else {
+        let Some((owner, index)) = with_room.find_map(|o| Some((o.clone(), free_index(o)?))) else {
             return self.new_owner(at, wanted);
         };
         if let Err(next) = self.storage_usable(
@@ -473,17 +473,17 @@ impl Planner<'_> {
         ) {
             return next;
         }
-        if is_set(&owner.guest, "protection") {
+        if is_set(&owner, "protection") {
             return self.protect(&owner, false);
         }
-        if let Err(next) = self.unlocked(at.stage, owner.vmid, &owner.guest) {
+        if let Err(next) = self.unlocked(at.stage, &owner) {
             return next;
         }
         let value = format!("{}:{},mp={key}", volume.storage, volume.size_gib);
         let call = self
-            .put_config(&owner.guest, owner.vmid)
+            .put_config(&owner)
             .param(format!("mp{index}"), value)
-            .param("digest", &owner.guest.digest);
+            .param("digest", &owner.digest);
         let new = VolumeStatus {
             name: volume.name.clone(),
             reclaim_policy: Some("Retain".into()),
@@ -536,15 +536,14 @@ impl Planner<'_> {
                 None => String::new(),
             },
         };
-        let stamp = Stamp {
+        let identity = Identity {
             cluster: self.desired.cluster_id.clone(),
             kind: OWNER_KIND.into(),
             namespace: "-".into(),
             name: at.node.to_string(),
             uid: "-".into(),
-            vmid,
-            ..Stamp::default()
         };
+        let stamp = identity.stamp(vmid);
         let words = "Holds volumes that outlive their guests. Phoenix never starts it; do not remove it.";
         let call = ApiCall::post(format!("/nodes/{}/lxc", at.node))
             .param("vmid", vmid)

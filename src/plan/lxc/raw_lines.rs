@@ -1,5 +1,6 @@
 //! Raw `lxc.*` lines of a container.
 
+use crate::plan::NodeWork;
 use std::collections::BTreeSet;
 
 use crate::observed::Guest;
@@ -8,8 +9,8 @@ use crate::plan::{Announce, Effect, Next, Stage};
 
 impl Planner<'_> {
     /// Raw lines: missing ones are added; those that Phoenix wrote and the spec dropped are removed.
-    pub(crate) fn raw_lines(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
-        let what = guest.named(vmid);
+    pub(crate) fn raw_lines(&mut self, guest: &Guest) -> Result<(), Next> {
+        let what = guest.named();
         let line = |(key, value): &(String, String)| format!("{key} = {value}");
         let wanted: Vec<String> = self.desired.raw_lines.iter().map(line).collect();
         let present: BTreeSet<String> = guest.raw_lines.iter().map(line).collect();
@@ -38,17 +39,18 @@ impl Planner<'_> {
         if !self.desired.channels.ssh {
             return Err(self.needs_ssh(Stage::Configured, "lxcOptions"));
         }
-        self.unlocked(Stage::Configured, vmid, guest)?;
+        self.unlocked(Stage::Configured, guest)?;
         let mut own: Vec<String> = written.into_iter().cloned().collect();
         own.extend(add.iter().filter(|l| !own.contains(l)).cloned().collect::<Vec<_>>());
         let action = format!("write raw lines of {what} (+{} -{})", add.len(), remove.len());
-        let (node, digest) = (guest.node.clone(), guest.digest.clone());
-        let effect = Effect::RawLines {
-            node,
-            vmid,
-            add,
-            remove,
-            digest,
+        let effect = Effect::OnNode {
+            node: guest.at.node.clone(),
+            work: NodeWork::RawLines {
+                vmid: guest.at.vmid,
+                add,
+                remove,
+                digest: guest.digest.clone(),
+            },
         };
         let next = self.run(Stage::Configured, action, vec![Announce::RawLines(own)], effect);
         self.hold(Stage::Configured, next.apart("lxcOptions"))

@@ -3,6 +3,7 @@
 
 use crate::crd::{ADOPT, VolumeStatus};
 use crate::desired::{WantedVolume, volume_key};
+use crate::pve::Vmid;
 
 use super::owners::{Entry, Use};
 use super::volumes::Mount;
@@ -12,14 +13,14 @@ use crate::plan::{Announce, Effect, Next, Query, Stage};
 
 impl Planner<'_> {
     /// The guest's own volume that status has recorded under the name, whatever its policy is now.
-    pub(crate) fn own_recorded(&self, vmid: i64, volume: &WantedVolume) -> Option<String> {
+    pub(crate) fn own_recorded(&self, vmid: Vmid, volume: &WantedVolume) -> Option<String> {
         let volid = self.recorded(&volume.name)?.volid?;
         owned_by(&volid, vmid).then_some(volid)
     }
 
     /// A volume that was announced and made, and never recorded, is recorded before the spec that asked for it is left
     /// behind: it is known by its path.
-    pub(crate) fn announced_elsewhere(&mut self, vmid: i64, found: &[Mount], wanted: &[WantedVolume]) -> Staged {
+    pub(crate) fn announced_elsewhere(&mut self, vmid: Vmid, found: &[Mount], wanted: &[WantedVolume]) -> Staged {
         let recorded = self.status.volumes.clone().unwrap_or_default();
         let known = |volid: &str| recorded.iter().any(|v| v.volid.as_deref() == Some(volid));
         for entry in recorded.iter().filter(|v| v.volid.is_none()) {

@@ -9,8 +9,8 @@ use crate::pve::{ApiCall, units};
 
 impl Planner<'_> {
     /// Grows the root filesystem; shrinking is refused (facts D.7).
-    pub(crate) fn grow_rootfs(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
-        let what = guest.named(vmid);
+    pub(crate) fn grow_rootfs(&mut self, guest: &Guest) -> Result<(), Next> {
+        let what = guest.named();
         let Some(wanted) = self.desired.rootfs_gib else {
             return Ok(());
         };
@@ -33,13 +33,13 @@ impl Planner<'_> {
             self.facts.rootfs_gib = Some(wanted);
             return Ok(());
         }
-        self.unlocked(Stage::Configured, vmid, guest)?;
-        let call = ApiCall::put(format!("{}/resize", guest.path(vmid)))
+        self.unlocked(Stage::Configured, guest)?;
+        let call = ApiCall::put(format!("{}/resize", guest.at.path()))
             .param("disk", "rootfs")
             .param("size", format!("{wanted}G"))
             .param("digest", &guest.digest);
         let action = format!("grow the root filesystem of {what} to {wanted} GiB");
-        let next = self.run(Stage::Configured, action, vec![], Effect::task(&guest.node, call));
+        let next = self.run(Stage::Configured, action, vec![], Effect::task(&guest.at.node, call));
         self.hold(Stage::Configured, next.apart("rootfs"))
     }
 }

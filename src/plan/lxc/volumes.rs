@@ -4,6 +4,7 @@
 //! Which mount is which volume: the one whose volume id status has recorded under the name, wherever it is mounted;
 //! otherwise the one at the volume's path. A retained volume's key on its owner tells for sure.
 
+use crate::pve::Vmid;
 use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -42,7 +43,7 @@ impl Mount {
     pub fn is_volume(&self) -> bool {
         !self.volid().starts_with('/')
     }
-    pub fn is_of(&self, vmid: i64) -> bool {
+    pub fn is_of(&self, vmid: Vmid) -> bool {
         owned_by(self.volid(), vmid)
     }
     fn key(&self) -> String {
@@ -92,7 +93,7 @@ fn is_image(volid: &str) -> bool {
 }
 
 /// The volume that an option's value names, with the id in its name, which is the guest's that it was made for.
-pub(crate) fn volume_of(text: &str) -> Option<(i64, String)> {
+pub(crate) fn volume_of(text: &str) -> Option<(Vmid, String)> {
     let first = text.split(',').next()?;
     let volid = first.trim_start_matches("volume=").trim_start_matches("file=");
     let (_, path) = volid.split_once(':')?;
@@ -111,15 +112,16 @@ pub(crate) fn lane(volume: &WantedVolume) -> String {
 
 impl Planner<'_> {
     /// Volumes and bind mounts are attached as wanted.
-    pub(crate) fn volumes(&mut self, vmid: i64, guest: &Guest) -> Result<(), Next> {
+    pub(crate) fn volumes(&mut self, guest: &Guest) -> Result<(), Next> {
+        let vmid = guest.at.vmid;
         let stage = Stage::VolumesReady;
         let found = mounts(guest);
         let wanted = self.desired.volumes.clone().unwrap_or_default();
         self.announced_elsewhere(vmid, &found, &wanted)?;
-        let places = self.places(vmid, guest, &found, &wanted)?;
-        self.detach(vmid, guest, &found, &places)?;
-        let changes = self.mount_changes(vmid, guest, &found, &wanted, &places)?;
-        self.apply(stage, vmid, guest, changes)?;
+        let places = self.places(guest, &found, &wanted)?;
+        self.detach(guest, &found, &places)?;
+        let changes = self.mount_changes(guest, &found, &wanted, &places)?;
+        self.apply(stage, guest, changes)?;
         let mut recorded: Vec<VolumeStatus> = Vec::new();
         for (volume, place) in wanted.iter().zip(&places) {
             let Some(mount) = place.map(|i| &found[i]) else {
@@ -127,20 +129,20 @@ impl Planner<'_> {
                     recorded.extend(self.recorded(&volume.name));
                     continue;
                 }
-                let attach = self.attach(vmid, guest, &found, volume)?;
+                let attach = self.attach(guest, &found, volume)?;
                 return Err(attach.apart(&lane(volume)));
             };
-            self.sized(vmid, guest, mount, volume)
+            self.sized(guest, mount, volume)
                 .or_else(|next| self.hold(stage, next.apart(&lane(volume))))?;
             recorded.push(self.as_attached(vmid, mount, volume));
         }
         let changes = self.bind_changes(guest, &found);
-        self.apply(stage, vmid, guest, changes)?;
+        self.apply(stage, guest, changes)?;
         let told = |c: &Condition| c.type_ == "VolumeUnclaimed" && c.message.contains(KEPT_BY_OWNER);
         if self.status.conditions.iter().any(told) && self.desired.owner.is_some() {
             self.owners(stage)?;
         }
-        let recorded = self.record_held(vmid, guest, recorded)?;
+        let recorded = self.record_held(guest, recorded)?;
         self.facts.volumes = (!recorded.is_empty()).then_some(recorded);
         let pends = |key: &String| key.starts_with("mp") && !only_size_pends(guest, key);
         let words = match guest.pending.keys().any(pends) {
@@ -151,23 +153,19 @@ impl Planner<'_> {
         Ok(())
     }
 
-    fn at<'g>(&self, vmid: i64, guest: &'g Guest) -> Use<'g> {
+    fn at<'g>(&self, guest: &'g Guest) -> Use<'g> {
+        let vmid = guest.at.vmid;
         Use {
             stage: Stage::VolumesReady,
-            node: &guest.node,
+            node: &guest.at.node,
             unprivileged: Some(guest.options.get("unprivileged").is_some_and(|v| v == "1")),
             guest: Some(vmid),
         }
     }
 
     /// The mount of each wanted volume, by its place in `found`; `None` where it has to be attached.
-    fn places(
-        &mut self,
-        vmid: i64,
-        guest: &Guest,
-        found: &[Mount],
-        wanted: &[WantedVolume],
-    ) -> Result<Vec<Option<usize>>, Next> {
+    fn places(&mut self, guest: &Guest, found: &[Mount], wanted: &[WantedVolume]) -> Result<Vec<Option<usize>>, Next> {
+        let vmid = guest.at.vmid;
         let of_volid = |volid: &str| found.iter().position(|m| m.is_volume() && m.volid() == volid);
         let by_record = |v: &WantedVolume| of_volid(&self.recorded(&v.name)?.volid?);
         let mut places: Vec<Option<usize>> = wanted.iter().map(by_record).collect();
@@ -188,7 +186,7 @@ impl Planner<'_> {
             }
             match (places[i], &volume.owner_key) {
                 (Some(place), Some(key)) if !found[place].is_of(vmid) => {
-                    self.claimed(vmid, guest, &found[place], volume, key, wanted)?;
+                    self.claimed(guest, &found[place], volume, key, wanted)?;
                 }
                 // One after the other: what is allocated is protected and attached before the next one.
                 (None, Some(key)) if !to_attach && self.own_recorded(vmid, volume).is_none() => {
@@ -196,7 +194,7 @@ impl Planner<'_> {
                     if self.lane_waits(Stage::VolumesReady, &lane(volume)) {
                         continue;
                     }
-                    let entry = self.retained(&self.at(vmid, guest), volume, key)?;
+                    let entry = self.retained(&self.at(guest), volume, key)?;
                     places[i] = of_volid(entry.mount.volid());
                     to_attach = places[i].is_none();
                 }
@@ -211,18 +209,18 @@ impl Planner<'_> {
     /// the spec, and the key follows.
     fn claimed(
         &mut self,
-        vmid: i64,
         guest: &Guest,
         mount: &Mount,
         volume: &WantedVolume,
         key: &str,
         all: &[WantedVolume],
     ) -> Staged {
+        let vmid = guest.at.vmid;
         if self.desired.owner.is_none() {
             return Ok(());
         }
         let stage = Stage::VolumesReady;
-        let at = self.at(vmid, guest);
+        let at = self.at(guest);
         let (wanted, owners) = self.owners(stage)?;
         let entry = self.entry_of_volid(&owners, mount.volid());
         if entry.as_ref().is_some_and(|e| e.mount.path() == key) {
@@ -253,14 +251,14 @@ impl Planner<'_> {
             mount.volid(),
             volume.path,
             entry.mount.path(),
-            entry.owner.vmid,
+            entry.owner.at.vmid,
             mount.key()
         );
         Err(self.stuck(stage, "Conflict", message))
     }
 
     /// Detaches volumes that Phoenix attached and the spec dropped; they are kept (as `unusedN`, or by their owner).
-    fn detach(&mut self, vmid: i64, guest: &Guest, found: &[Mount], places: &[Option<usize>]) -> Result<(), Next> {
+    fn detach(&mut self, guest: &Guest, found: &[Mount], places: &[Option<usize>]) -> Result<(), Next> {
         if self.desired.volumes.is_none() {
             return Ok(());
         }
@@ -276,9 +274,9 @@ impl Planner<'_> {
             .enumerate()
             .find(|(i, m)| recorded.contains(m.volid()) && !places.contains(&Some(*i)));
         let Some((_, mount)) = dropped else { return Ok(()) };
-        self.unlocked(Stage::VolumesReady, vmid, guest)?;
+        self.unlocked(Stage::VolumesReady, guest)?;
         let call = self
-            .put_config(guest, vmid)
+            .put_config(guest)
             .param("delete", mount.key())
             .param("digest", &guest.digest);
         let action = format!("detach volume {} from {} (it is kept)", mount.volid(), mount.path());
@@ -288,7 +286,6 @@ impl Planner<'_> {
     /// Paths and properties of what is attached.
     fn mount_changes(
         &mut self,
-        vmid: i64,
         guest: &Guest,
         found: &[Mount],
         wanted: &[WantedVolume],
@@ -307,7 +304,7 @@ impl Planner<'_> {
                 };
                 let mut others = found.iter().enumerate().filter(|(i, _)| !leaving(*i));
                 let occupant = others.find(|(_, m)| m.path() == volume.path).map(|(_, m)| m.clone());
-                self.path_is_free(vmid, guest, found, volume, occupant)?;
+                self.path_is_free(guest, found, volume, occupant)?;
                 target.set("mp", &volume.path);
             }
             for (key, value) in &volume.properties {
@@ -325,7 +322,6 @@ impl Planner<'_> {
     /// Nothing that holds data is covered.
     fn path_is_free(
         &mut self,
-        vmid: i64,
         guest: &Guest,
         found: &[Mount],
         volume: &WantedVolume,
@@ -334,7 +330,7 @@ impl Planner<'_> {
         let Some(mount) = occupant else { return Ok(()) };
         let binds = self.bind_changes(guest, found);
         if binds.iter().any(|c| c.key == mount.key() && c.value.is_none()) {
-            return self.apply(Stage::VolumesReady, vmid, guest, binds);
+            return self.apply(Stage::VolumesReady, guest, binds);
         }
         let message = format!(
             "spec.volumes[{}].mountPath: {} is where {} ({}) of {} is mounted: choose another path, or remove that one in Proxmox",
@@ -342,16 +338,17 @@ impl Planner<'_> {
             volume.path,
             mount.volid(),
             mount.key(),
-            guest.named(vmid)
+            guest.named()
         );
         Err(self.stuck(Stage::VolumesReady, "InvalidSpec", message))
     }
 
     /// Attaches a volume: the one that was there before, or a new one.
-    fn attach(&mut self, vmid: i64, guest: &Guest, found: &[Mount], volume: &WantedVolume) -> Result<Next, Next> {
+    fn attach(&mut self, guest: &Guest, found: &[Mount], volume: &WantedVolume) -> Result<Next, Next> {
+        let vmid = guest.at.vmid;
         let stage = Stage::VolumesReady;
         let occupant = found.iter().find(|m| m.path() == volume.path).cloned();
-        self.path_is_free(vmid, guest, found, volume, occupant)?;
+        self.path_is_free(guest, found, volume, occupant)?;
         let Some(index) = free_index(guest) else {
             let message = format!("container {vmid} has {MAX_MOUNTS} mount points already");
             return Err(self.stuck(stage, "TooManyVolumes", message));
@@ -359,35 +356,35 @@ impl Planner<'_> {
         let own = self.own_recorded(vmid, volume);
         let kept = match (&volume.owner_key, &own) {
             (_, Some(_)) => None,
-            (Some(key), None) => Some(self.retained(&self.at(vmid, guest), volume, key)?),
+            (Some(key), None) => Some(self.retained(&self.at(guest), volume, key)?),
             (None, None) => {
-                self.unlocked(stage, vmid, guest)?;
-                self.kept_before(&self.at(vmid, guest), volume)?
+                self.unlocked(stage, guest)?;
+                self.kept_before(&self.at(guest), volume)?
             }
         };
         let (value, announce) = match (kept, own) {
             (Some(entry), _) => {
                 let volid = entry.mount.volid().to_string();
-                self.not_pending(vmid, guest, &volid)?;
+                self.not_pending(guest, &volid)?;
                 let known = VolumeStatus {
                     name: volume.name.clone(),
                     volid: Some(volid.clone()),
                     reclaim_policy: Some("Retain".into()),
-                    owner_vmid: Some(entry.owner.vmid),
+                    owner_vmid: Some(entry.owner.at.vmid.into()),
                     size_gib: self.recorded(&volume.name).and_then(|v| v.size_gib),
                     mount_path: Some(volume.path.clone()),
                 };
                 (volid, vec![Announce::Volume(known)])
             }
             (None, Some(volid)) => {
-                self.still_there(vmid, guest, &format!("spec.volumes[{}]", volume.name), &volid)?;
+                self.still_there(guest, &format!("spec.volumes[{}]", volume.name), &volid)?;
                 (volid, vec![])
             }
             (None, None) => {
                 let field = format!("spec.volumes[{}]", volume.name);
                 let named: Vec<String> = self.named(found);
-                self.none_unnamed(vmid, guest, &field, &named)?;
-                self.storage_usable(&guest.node, &volume.storage, &format!("{field}.storage"), "rootdir")?;
+                self.none_unnamed(guest, &field, &named)?;
+                self.storage_usable(&guest.at.node, &volume.storage, &format!("{field}.storage"), "rootdir")?;
                 let new = VolumeStatus {
                     name: volume.name.clone(),
                     reclaim_policy: Some("Delete".into()),
@@ -406,9 +403,9 @@ impl Planner<'_> {
         for (key, value) in &volume.properties {
             properties.set(key, value);
         }
-        self.unlocked(stage, vmid, guest)?;
+        self.unlocked(stage, guest)?;
         let call = self
-            .put_config(guest, vmid)
+            .put_config(guest)
             .param(format!("mp{index}"), &properties)
             .param("digest", &guest.digest);
         let action = format!("attach volume {} at {}", volume.name, volume.path);
@@ -424,30 +421,30 @@ impl Planner<'_> {
 
     /// A volume of the guest's own that was detached by hand is still held; where not, somebody has to say what is
     /// wanted: an empty one in its place would look as if the data were lost.
-    pub(crate) fn still_there(&mut self, vmid: i64, guest: &Guest, field: &str, volid: &str) -> Staged {
-        self.not_pending(vmid, guest, volid)?;
+    pub(crate) fn still_there(&mut self, guest: &Guest, field: &str, volid: &str) -> Staged {
+        self.not_pending(guest, volid)?;
         let seen = in_sight(guest);
         if seen.iter().any(|(key, v)| v == volid && key.starts_with("unused")) {
             return Ok(());
         }
         if !guest.running {
             // A detachment that waits for the next start is in no read of a stopped guest.
-            let sections = self.sections(Stage::VolumesReady, vmid, guest)?;
-            if let Some(key) = sections.place_now(guest.type_, volid)
+            let sections = self.sections(Stage::VolumesReady, guest)?;
+            if let Some(key) = sections.place_now(guest.at.sort, volid)
                 && !seen.contains_key(&key)
             {
-                return Err(self.revert(vmid, guest, &key, volid));
+                return Err(self.revert(guest, &key, volid));
             }
         }
         let message = format!(
             "{field} was {volid}, which {} holds neither attached nor as unused disk: attach it again, or take {field} out of the spec once and put it back for an empty one",
-            guest.named(vmid)
+            guest.named()
         );
         Err(self.stuck(Stage::VolumesReady, "VolumeMissing", message))
     }
 
     /// A detachment by hand that waits for a restart is taken back.
-    fn not_pending(&mut self, vmid: i64, guest: &Guest, volid: &str) -> Staged {
+    fn not_pending(&mut self, guest: &Guest, volid: &str) -> Staged {
         let named = |text: &String| {
             let first = text.split(',').next().unwrap_or_default();
             first.trim_start_matches("volume=").trim_start_matches("file=") == volid
@@ -459,26 +456,26 @@ impl Planner<'_> {
         match pending.find(|(_, now)| now.as_ref().is_some_and(named)) {
             Some((key, _)) => {
                 let key = key.clone();
-                Err(self.revert(vmid, guest, &key, volid))
+                Err(self.revert(guest, &key, volid))
             }
             None => Ok(()),
         }
     }
 
-    fn revert(&mut self, vmid: i64, guest: &Guest, key: &str, volid: &str) -> Next {
-        if let Err(next) = self.unlocked(Stage::VolumesReady, vmid, guest) {
+    fn revert(&mut self, guest: &Guest, key: &str, volid: &str) -> Next {
+        if let Err(next) = self.unlocked(Stage::VolumesReady, guest) {
             return next;
         }
         let call = self
-            .put_config(guest, vmid)
+            .put_config(guest)
             .param("revert", key)
             .param("digest", &guest.digest);
-        let action = format!("keep {volid} as {key} of {}", guest.named(vmid));
+        let action = format!("keep {volid} as {key} of {}", guest.named());
         self.run(Stage::VolumesReady, action, vec![], Effect::call(call))
     }
 
-    pub(crate) fn put_config(&self, guest: &Guest, vmid: i64) -> ApiCall {
-        let call = ApiCall::put(format!("{}/config", guest.path(vmid)));
+    pub(crate) fn put_config(&self, guest: &Guest) -> ApiCall {
+        let call = ApiCall::put(format!("{}/config", guest.at.path()));
         if self.desired.channels.token {
             call
         } else {
@@ -487,9 +484,10 @@ impl Planner<'_> {
     }
 
     /// The volume is large enough.
-    fn sized(&mut self, vmid: i64, guest: &Guest, mount: &Mount, volume: &WantedVolume) -> Staged {
+    fn sized(&mut self, guest: &Guest, mount: &Mount, volume: &WantedVolume) -> Staged {
+        let vmid = guest.at.vmid;
         if !mount.is_of(vmid) {
-            return self.retained_sized(vmid, guest, mount, volume);
+            return self.retained_sized(guest, mount, volume);
         }
         // Proxmox grows what is in force; a pending change has the size of its time.
         let now = guest.pending.get(&mount.key()).and_then(Option::as_ref);
@@ -499,12 +497,12 @@ impl Planner<'_> {
         let real = now.and_then(|p| units::proxmox_bytes(p.get("size")?)).or(mount.bytes());
         let Some(have) = real else { return Ok(()) };
         if self.must_grow(&self.size_of(volume, have))? {
-            self.unlocked(Stage::VolumesReady, vmid, guest)?;
-            let call = resize(guest, vmid, &mount.key(), volume);
+            self.unlocked(Stage::VolumesReady, guest)?;
+            let call = resize(guest, &mount.key(), volume);
             let action = format!("grow volume {} to {} GiB", volume.name, volume.size_gib);
-            return Err(self.run(Stage::VolumesReady, action, vec![], Effect::task(&guest.node, call)));
+            return Err(self.run(Stage::VolumesReady, action, vec![], Effect::task(&guest.at.node, call)));
         }
-        self.size_shown(vmid, guest, mount, have)
+        self.size_shown(guest, mount, have)
     }
 
     fn size_of(&self, volume: &WantedVolume, have: u128) -> Sized<'static> {
@@ -519,7 +517,7 @@ impl Planner<'_> {
     }
 
     /// A retained volume grows on its owner (facts K.1.4); then the guest's own entry is written again with the size.
-    fn retained_sized(&mut self, vmid: i64, guest: &Guest, mount: &Mount, volume: &WantedVolume) -> Staged {
+    fn retained_sized(&mut self, guest: &Guest, mount: &Mount, volume: &WantedVolume) -> Staged {
         let stage = Stage::VolumesReady;
         if mount
             .bytes()
@@ -538,7 +536,7 @@ impl Planner<'_> {
                 "spec.volumes[{}].size: {} belongs to guest {}, which is no owner container of Phoenix's: change its size there, or set the size that it has",
                 volume.name,
                 mount.volid(),
-                owner_of(mount.volid()).unwrap_or_default()
+                owner_of(mount.volid()).map_or_else(String::new, |id| id.to_string())
             );
             return Err(self.stuck(stage, "InvalidSpec", message));
         };
@@ -548,37 +546,37 @@ impl Planner<'_> {
         self.protect_owners()?;
         if self.must_grow(&self.size_of(volume, have))? {
             if guest.running && is_image(mount.volid()) {
-                return Err(self.stop_to_grow(vmid, guest, volume));
+                return Err(self.stop_to_grow(guest, volume));
             }
-            self.unlocked(stage, entry.owner.vmid, &entry.owner.guest)?;
-            let call = resize(&entry.owner.guest, entry.owner.vmid, &entry.mount.key(), volume);
+            self.unlocked(stage, &entry.owner)?;
+            let call = resize(&entry.owner, &entry.mount.key(), volume);
             let action = format!(
                 "grow retained volume {} to {} GiB on owner container {}",
-                volume.name, volume.size_gib, entry.owner.vmid
+                volume.name, volume.size_gib, entry.owner.at.vmid
             );
-            return Err(self.run(stage, action, vec![], Effect::task(&entry.owner.guest.node, call)));
+            return Err(self.run(stage, action, vec![], Effect::task(&entry.owner.at.node, call)));
         }
-        self.size_shown(vmid, guest, mount, have)
+        self.size_shown(guest, mount, have)
     }
 
     /// The guest's entry names the size that the volume has.
-    fn size_shown(&mut self, vmid: i64, guest: &Guest, mount: &Mount, have: u128) -> Staged {
+    fn size_shown(&mut self, guest: &Guest, mount: &Mount, have: u128) -> Staged {
         if mount.bytes() == Some(have) {
             return Ok(());
         }
         let target = mount.properties.clone().with("size", proxmox_size(have));
         let change = mount_change(guest, mount, &target);
-        self.unlocked(Stage::VolumesReady, vmid, guest)?;
+        self.unlocked(Stage::VolumesReady, guest)?;
         let call = self
-            .put_config(guest, vmid)
+            .put_config(guest)
             .param(change.key, target)
             .param("digest", &guest.digest);
-        let action = format!("note the size of {} in {}", mount.volid(), guest.named(vmid));
+        let action = format!("note the size of {} in {}", mount.volid(), guest.named());
         Err(self.run(Stage::VolumesReady, action, vec![], Effect::call(call)))
     }
 
     /// An image with a filesystem is not resized on its owner while a guest has it mounted.
-    fn stop_to_grow(&mut self, vmid: i64, guest: &Guest, volume: &WantedVolume) -> Next {
+    fn stop_to_grow(&mut self, guest: &Guest, volume: &WantedVolume) -> Next {
         let stage = Stage::VolumesReady;
         let asked = self.desired.restarted_at.as_ref();
         let asked = asked.filter(|v| self.status.restarted_at.as_ref() != Some(*v)).cloned();
@@ -586,10 +584,10 @@ impl Planner<'_> {
             || self.desired.restart == RestartPolicy::Automatic
             || asked.is_some()
         {
-            if let Err(next) = self.unlocked(stage, vmid, guest) {
+            if let Err(next) = self.unlocked(stage, guest) {
                 return next;
             }
-            let mut next = self.shutdown(stage, vmid, guest);
+            let mut next = self.shutdown(stage, guest);
             if let Next::Run(step) = &mut next {
                 step.announce.extend(asked.map(Announce::Restart));
             }
@@ -598,7 +596,7 @@ impl Planner<'_> {
         let message = format!(
             "spec.volumes[{}].size: the volume is an image, which grows only while {} is stopped: set updatePolicy.restart: Automatic, or the annotation {}, or stop it",
             volume.name,
-            guest.named(vmid),
+            guest.named(),
             crate::crd::RESTARTED_AT
         );
         self.find("RestartRequired", true, "PendingChanges", message.clone());
@@ -606,7 +604,7 @@ impl Planner<'_> {
     }
 
     /// What status says of a volume that is attached.
-    fn as_attached(&mut self, vmid: i64, mount: &Mount, volume: &WantedVolume) -> VolumeStatus {
+    fn as_attached(&mut self, vmid: Vmid, mount: &Mount, volume: &WantedVolume) -> VolumeStatus {
         let own = mount.is_of(vmid);
         let policy = match (own, volume.owner_key.is_some()) {
             (true, false) => "Delete",
@@ -641,7 +639,7 @@ impl Planner<'_> {
             name: volume.name.clone(),
             volid: Some(mount.volid().to_string()),
             reclaim_policy: Some(policy.to_string()),
-            owner_vmid: owner_of(mount.volid()).filter(|_| !own),
+            owner_vmid: owner_of(mount.volid()).filter(|_| !own).map(i64::from),
             size_gib: Some(volume.size_gib),
             mount_path: Some(volume.path.clone()),
         }
@@ -715,8 +713,8 @@ fn mount_change(guest: &Guest, mount: &Mount, target: &Properties) -> Change {
     }
 }
 
-fn resize(guest: &Guest, vmid: i64, disk: &str, volume: &WantedVolume) -> ApiCall {
-    ApiCall::put(format!("{}/resize", guest.path(vmid)))
+fn resize(guest: &Guest, disk: &str, volume: &WantedVolume) -> ApiCall {
+    ApiCall::put(format!("{}/resize", guest.at.path()))
         .param("disk", disk)
         .param("size", format!("{}G", volume.size_gib))
         .param("digest", &guest.digest)

@@ -1,6 +1,7 @@
 //! Deleting an object takes what is proven to be its own, and nothing that nobody said may go (promise 5).
 
 use crate::crd::{RevisionStatus, VolumeStatus};
+use crate::pve::Vmid;
 
 use super::*;
 
@@ -91,7 +92,7 @@ fn an_owner_that_was_opened_for_a_volume_is_protected_before_the_object_goes() {
     let protect = "PUT /nodes/pve1/lxc/900/config protection=1 digest=of-the-owner";
     let stranger = |s: &mut Scene| {
         for owner in &mut s.observed.owners.as_mut().unwrap().as_mut().unwrap().owners {
-            owner.guest.options.remove("description");
+            owner.options.remove("description");
         }
     };
     check(vec![
@@ -147,7 +148,7 @@ fn absence_counts_only_when_a_quorate_cluster_says_that_the_id_is_free() {
         ("nobody asked whether the id is free", absent(|_| {}), "look VmidFree"),
         (
             "another id is free",
-            absent(|o| o.id_check = Some((VMID + 1, IdCheck::Free))),
+            absent(|o| o.id_check = Some((Vmid::nearest(101), IdCheck::Free))),
             "look VmidFree",
         ),
         (

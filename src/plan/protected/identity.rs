@@ -2,7 +2,9 @@
 
 use crate::crd::status::ProxmoxCluster;
 use crate::desired::Source;
+use crate::pve::GuestRef;
 use crate::pve::GuestType;
+use crate::pve::Vmid;
 
 use super::*;
 
@@ -41,7 +43,7 @@ fn a_stamp_is_of_one_object_of_one_cluster_and_one_vmid() {
         ("kind", |s| s.kind = "PhoenixVM".into()),
         ("namespace", |s| s.namespace = "theirs".into()),
         ("name", |s| s.name = "b".into()),
-        ("vmid", |s| s.vmid += 1),
+        ("vmid", |s| s.vmid = Vmid::nearest(101)),
     ];
     for (what, change) in others {
         let mut other = own.clone();
@@ -81,9 +83,9 @@ fn the_owners_of_a_guests_volumes_are_taken_over_before_the_guest() {
     for owner in &mut all.observed.owners.as_mut().unwrap().as_mut().unwrap().owners {
         let stamp = Stamp {
             cluster: "old".into(),
-            ..owner.guest.stamp().unwrap()
+            ..owner.stamp().unwrap()
         };
-        owner.guest.options.insert("description".into(), stamp.describe(""));
+        owner.options.insert("description".into(), stamp.describe(""));
     }
     let next = all.next();
     assert!(
@@ -116,15 +118,13 @@ fn taking_a_guest_over_is_written_only_as_it_was_read() {
 fn of_guests_with_the_objects_stamp_there_must_be_one() {
     let found = |vmids: &[i64], being_made: &[i64]| {
         let ours = |vmid: &i64| OurGuest {
-            vmid: *vmid,
-            type_: GuestType::Lxc,
-            node: NODE.into(),
+            at: GuestRef::new(GuestType::Lxc, Vmid::nearest(*vmid), NODE),
             revision: None,
             adopted: false,
         };
         let stamped = Stamped {
             ours: vmids.iter().map(ours).collect(),
-            being_made: being_made.into(),
+            being_made: being_made.iter().copied().map(Vmid::nearest).collect(),
             ..Stamped::default()
         };
         unborn(|s| s.observed.stamped = Some(stamped))
@@ -209,22 +209,22 @@ fn a_new_guest_takes_no_id_that_anything_else_has() {
     check(vec![
         (
             "another object has it or wants it",
-            unborn(|s| s.observed.reserved = [100, 101].into()),
+            unborn(|s| s.observed.reserved = [100, 101].map(Vmid::nearest).into()),
             "look VmidFree { vmid: 102,",
         ),
         (
             "a guest has it",
-            unborn(|s| drop(s.observed.cluster.guests.insert(100, row))),
+            unborn(|s| drop(s.observed.cluster.guests.insert(Vmid::nearest(100), row))),
             "look VmidFree { vmid: 101,",
         ),
         (
             "a volume of a former guest has it",
-            unborn(|s| s.observed.unusable = [100].into()),
+            unborn(|s| s.observed.unusable = [100].map(Vmid::nearest).into()),
             "look VmidFree { vmid: 101,",
         ),
         (
             "all are taken",
-            unborn(|s| s.observed.reserved = [100, 101, 102, 103].into()),
+            unborn(|s| s.observed.reserved = [100, 101, 102, 103].map(Vmid::nearest).into()),
             "stuck NoFreeVmid",
         ),
     ]);
@@ -276,7 +276,7 @@ fn a_template_at_which_something_works_is_not_copied() {
     let clone = |lock: Option<&str>, ours: bool| {
         scene(container(), |s| {
             s.desired.source = Some(Source::Clone {
-                vmid: 50,
+                vmid: Some(Vmid::nearest(150)),
                 node: NODE.into(),
                 snapshot: None,
                 revision: "r".into(),
@@ -286,15 +286,16 @@ fn a_template_at_which_something_works_is_not_copied() {
             let stamp = Stamp {
                 kind: "PhoenixTemplate".into(),
                 name: if ours { "base" } else { "other" }.into(),
-                ..s.desired.stamp(50)
+                ..s.desired.stamp(Vmid::nearest(150))
             };
             let row = s.observed.cluster.guests.remove(&VMID).unwrap();
-            s.observed.cluster.guests.insert(50, row);
+            s.observed.cluster.guests.insert(Vmid::nearest(150), row);
             s.observed.guest = Some(GuestRead::NotFound);
             let parent = Guest {
+                at: GuestRef::new(GuestType::Lxc, Vmid::nearest(150), NODE),
                 lock: lock.map(str::to_string),
                 options: BTreeMap::from([
-                    ("rootfs".to_string(), "tank:base-50-disk-0,size=8G".to_string()),
+                    ("rootfs".to_string(), "tank:base-150-disk-0,size=8G".to_string()),
                     ("description".to_string(), stamp.describe("")),
                 ]),
                 ..s.guest.clone()
@@ -305,7 +306,7 @@ fn a_template_at_which_something_works_is_not_copied() {
     check(vec![
         ("a backup of it runs", clone(Some("backup"), true), "wait TemplateBusy"),
         ("it is another's guest", clone(None, false), "wait TemplateNotReady"),
-        ("it is free", clone(None, true), "POST /nodes/pve1/lxc/50/clone"),
+        ("it is free", clone(None, true), "POST /nodes/pve1/lxc/150/clone"),
     ]);
 }
 

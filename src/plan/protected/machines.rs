@@ -9,7 +9,7 @@ const BOOT: (&str, &str) = ("boot", "order=scsi0");
 
 fn disks(scene: &Scene) -> (String, Planned) {
     let vm = scene.desired.vm.as_ref().unwrap();
-    scene.stage(|p| p.vm_disks(VMID, &scene.guest, vm))
+    scene.stage(|p| p.vm_disks(&scene.guest, vm))
 }
 
 fn known(name: &str, volid: &str) -> VolumeStatus {

@@ -8,6 +8,8 @@ mod machines;
 mod revisions;
 mod volumes;
 
+use crate::pve::GuestRef;
+use crate::pve::Vmid;
 use std::collections::BTreeMap;
 
 use crate::crd::GuestStatus;
@@ -19,7 +21,7 @@ use super::*;
 
 const CLUSTER: &str = "11111111-2222-4333-8444-555555555555";
 const NODE: &str = "pve1";
-const VMID: i64 = 100;
+const VMID: Vmid = Vmid::MIN;
 
 const HYPERVISOR: &str = "
 kind: PhoenixHypervisor
@@ -54,7 +56,7 @@ impl Scene {
         let mut object = objects.guests().remove(0);
         object.finalizer = true;
         object.status = GuestStatus {
-            vmid: Some(VMID),
+            vmid: Some(VMID.into()),
             node: Some(NODE.into()),
             create_sent: Some(true),
             ..GuestStatus::default()
@@ -63,14 +65,12 @@ impl Scene {
         crate::status::set_condition(seen, "Created", "True", "AsWanted", "", 1, 0);
         let desired = resolve(&object, &objects, CLUSTER).unwrap_or_else(|e| panic!("{e:?}: {spec}"));
         let guest = Guest {
-            type_: desired.type_,
-            node: NODE.into(),
             digest: "of-the-read".into(),
             options: BTreeMap::from([
                 ("description".to_string(), desired.stamp(VMID).describe("")),
                 ("unprivileged".to_string(), "1".to_string()),
             ]),
-            ..Guest::default()
+            ..Guest::new(GuestRef::new(desired.sort, VMID, NODE))
         };
         let observed = Observed {
             cluster: cluster(&guest),
@@ -149,7 +149,7 @@ impl Scene {
         let around = Surroundings {
             cluster_id: CLUSTER,
             previous: &[],
-            owner_ids: Some((900, 909)),
+            owner_ids: Some((Vmid::nearest(900), Vmid::nearest(909))),
         };
         told(&plan_deletion(&self.object, &self.read(), around, 1_000_000).next)
     }
@@ -164,7 +164,7 @@ impl Scene {
         observed
             .sections
             .entry(VMID)
-            .or_insert_with(|| Ok(sections(VMID, &self.guest)));
+            .or_insert_with(|| Ok(sections(&self.guest)));
         observed
     }
 }
@@ -172,7 +172,8 @@ impl Scene {
 type Planned = (Vec<Finding>, Facts);
 
 /// A guest's configuration without anything pending.
-fn sections(vmid: i64, guest: &Guest) -> Sections {
+fn sections(guest: &Guest) -> Sections {
+    let vmid = guest.at.vmid;
     let section = |of| Section {
         of,
         options: guest.options.clone(),
@@ -191,7 +192,7 @@ fn cluster(guest: &Guest) -> Cluster {
     };
     let storages = ["tank", "local"].map(|name| ((NODE.to_string(), name.to_string()), storage.clone()));
     let row = Row {
-        type_: guest.type_.as_str().into(),
+        type_: guest.at.sort.as_str().into(),
         node: NODE.into(),
         ..Row::default()
     };
@@ -225,9 +226,16 @@ fn told(next: &Next) -> String {
                 }
             }
             Effect::Record => format!("record {:?}", step.announce),
-            other => format!("{other:?}").split(' ').next().unwrap_or_default().to_string(),
+            Effect::OnNode { work, .. } => first_word(work),
+            Effect::InGuest { work, .. } => first_word(work),
+            Effect::RemoveFinalizer { .. } => "RemoveFinalizer".into(),
         },
     }
+}
+
+/// Name of a kind of work.
+fn first_word(work: &impl std::fmt::Debug) -> String {
+    format!("{work:?}").split(' ').next().unwrap_or_default().to_string()
 }
 
 fn failing(reason: &'static str) -> Failure {

@@ -1,6 +1,7 @@
 //! What of a template is kept, and what is done to it when it is finished.
 
 use crate::crd::RevisionStatus;
+use crate::pve::Vmid;
 
 use super::*;
 
@@ -26,13 +27,15 @@ fn earlier_of(mut scene: Scene, change: impl FnOnce(&mut Guest), linked: &[&str]
         volumes: None,
     }]);
     let mut guest = scene.guest.clone();
-    guest
-        .options
-        .insert("description".into(), scene.desired.stamp(101).describe(""));
+    guest.at.vmid = Vmid::nearest(101);
+    guest.options.insert(
+        "description".into(),
+        scene.desired.stamp(Vmid::nearest(101)).describe(""),
+    );
     change(&mut guest);
-    scene.observed.sections.insert(101, Ok(sections(101, &guest)));
+    scene.observed.sections.insert(Vmid::nearest(101), Ok(sections(&guest)));
     scene.observed.old_revision = Some(Ok(OldRevision {
-        vmid: 101,
+        vmid: Vmid::nearest(101),
         read: GuestRead::Present(Box::new(guest)),
         linked: linked.iter().map(|v| v.to_string()).collect(),
     }));
@@ -77,7 +80,7 @@ fn a_template_is_sealed_stopped_and_while_nothing_works_on_it() {
             scene.observed.creating = Some(false);
             scene.guest.lock = lock.map(str::to_string);
             scene.guest.running = running;
-            scene.stage(|p| p.seal(VMID, &scene.guest)).0
+            scene.stage(|p| p.seal(&scene.guest)).0
         };
         assert_eq!(next(Some("backup"), false), "wait GuestLocked", "{form}");
         assert_eq!(next(Some("backup"), true), "wait GuestLocked", "{form}");

@@ -2,6 +2,9 @@
 //! (promise 5).
 
 use crate::crd::VolumeStatus;
+use crate::pve::GuestRef;
+use crate::pve::GuestType;
+use crate::pve::Vmid;
 
 use super::*;
 
@@ -10,7 +13,7 @@ const OWN: &str = "volumes: [{name: data, size: 5Gi, mountPath: /data, reclaimPo
 pub(super) const KEY: &str = "/lxc/ai/a/data";
 
 fn volumes(scene: &Scene) -> (String, Planned) {
-    scene.stage(|p| p.volumes(VMID, &scene.guest))
+    scene.stage(|p| p.volumes(&scene.guest))
 }
 
 fn recorded(name: &str, volid: &str, policy: &str) -> VolumeStatus {
@@ -26,13 +29,11 @@ fn recorded(name: &str, volid: &str, policy: &str) -> VolumeStatus {
 pub(super) fn owned(mut scene: Scene, owners: &[&[(&str, &str)]]) -> Scene {
     let stamp = |vmid| Stamp {
         kind: OWNER_KIND.into(),
-        vmid,
         ..scene.desired.stamp(vmid)
     };
-    let owner = |(vmid, options): (i64, &&[(&str, &str)])| Owner {
-        vmid,
-        guest: Guest {
-            node: NODE.into(),
+    let owner = |(id, options): (i64, &&[(&str, &str)])| {
+        let vmid = Vmid::nearest(id);
+        Guest {
             digest: "of-the-owner".into(),
             options: options
                 .iter()
@@ -42,8 +43,8 @@ pub(super) fn owned(mut scene: Scene, owners: &[&[(&str, &str)]]) -> Scene {
                     ("unprivileged".to_string(), "1".to_string()),
                 ])
                 .collect(),
-            ..Guest::default()
-        },
+            ..Guest::new(GuestRef::new(GuestType::Lxc, vmid, NODE))
+        }
     };
     scene.observed.owner_range = Some(Ok(OwnerRange::default()));
     // No other guest has any of them.
@@ -145,7 +146,7 @@ fn a_container_is_given_a_volume_only_as_it_was_read() {
         let mut locked = scene;
         locked.guest.lock = Some("backup".into());
         if let Some(Ok(owners)) = &mut locked.observed.owners {
-            owners.owners[0].guest.lock = Some("backup".into());
+            owners.owners[0].lock = Some("backup".into());
         }
         assert_eq!(volumes(&locked).0, "wait GuestLocked");
     }

@@ -8,7 +8,7 @@ use crate::pve::property::Properties;
 impl Planner<'_> {
     /// The guest agent of a running machine answers, and the first boot is through. Waits, with a reason that tells when
     /// it takes too long.
-    pub(crate) fn agent_answers(&mut self, vmid: i64, guest: &Guest) -> Staged {
+    pub(crate) fn agent_answers(&mut self, guest: &Guest) -> Staged {
         let Some(vm) = self.desired.vm.clone().filter(|_| guest.running) else {
             return Ok(());
         };
@@ -21,11 +21,10 @@ impl Planner<'_> {
             return Ok(());
         }
         let stage = Stage::Running;
-        let what = guest.named(vmid);
+        let what = guest.named();
         match self.observed.agent.clone() {
             None => Err(Next::Look(Query::Agent {
-                vmid,
-                node: guest.node.clone(),
+                at: guest.at.clone(),
                 cloud_init: vm.cloud_init.is_some() && !self.scripts_recorded(),
             })),
             Some(Ok(Agent::Answers { ip, cloud_init_done })) => {

@@ -2,6 +2,7 @@
 
 use crate::desired::{WantedCloudInit, WantedVendor, WantedVm};
 use crate::observed::Guest;
+use crate::plan::NodeWork;
 use crate::pve::property::Properties;
 use crate::secret::Secret;
 
@@ -12,13 +13,13 @@ use crate::pve::ApiCall;
 
 impl Planner<'_> {
     /// The password hash and the snippet are as wanted, and the drive holds what the options say.
-    pub(crate) fn cloud_init(&mut self, vmid: i64, guest: &Guest, vm: &WantedVm) -> Staged {
+    pub(crate) fn cloud_init(&mut self, guest: &Guest, vm: &WantedVm) -> Staged {
         let Some(init) = &vm.cloud_init else { return Ok(()) };
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
         if fresh {
-            self.attach_snippet(vmid, guest, init)?;
+            self.attach_snippet(guest, init)?;
         } else {
-            self.keep_snippet(vmid, guest, init)?;
+            self.keep_snippet(guest, init)?;
         }
         if init.password.is_none() && !guest.running {
             // The drive is made anew at the next start (facts F.2).
@@ -27,8 +28,7 @@ impl Planner<'_> {
         let (pending, password) = match &self.observed.cloud_init {
             None => {
                 return Err(Next::Look(Query::CloudInit {
-                    vmid,
-                    node: guest.node.clone(),
+                    at: guest.at.clone(),
                     password: init.password.is_some(),
                 }));
             }
@@ -39,14 +39,14 @@ impl Planner<'_> {
             Some(Ok(state)) => (state.pending.clone(), state.password.clone()),
         };
         if let Some(wanted) = &init.password {
-            self.password(vmid, guest, wanted, password.as_ref())?;
+            self.password(guest, wanted, password.as_ref())?;
         }
         if guest.running && !pending.is_empty() {
-            self.unlocked(Stage::Configured, vmid, guest)?;
-            let call = ApiCall::put(format!("{}/cloudinit", guest.path(vmid)));
+            self.unlocked(Stage::Configured, guest)?;
+            let call = ApiCall::put(format!("{}/cloudinit", guest.at.path()));
             let action = format!(
                 "write the cloud-init drive of {} anew ({})",
-                guest.named(vmid),
+                guest.named(),
                 pending.join(", ")
             );
             let announce = guest.pid.map(Announce::CloudInitWritten).into_iter().collect();
@@ -55,7 +55,7 @@ impl Planner<'_> {
         Ok(())
     }
 
-    fn password(&mut self, vmid: i64, guest: &Guest, wanted: &Secret, have: Option<&Secret>) -> Staged {
+    fn password(&mut self, guest: &Guest, wanted: &Secret, have: Option<&Secret>) -> Staged {
         if have == Some(wanted) {
             return Ok(());
         }
@@ -66,17 +66,18 @@ impl Planner<'_> {
             root_only: false,
             field: "cloudInit.passwordHashSecretRef",
         };
-        self.apply(Stage::Configured, vmid, guest, vec![change])
+        self.apply(Stage::Configured, guest, vec![change])
     }
 
     /// Before the first start: the snippet lies on its storage, and the machine refers to it.
-    fn attach_snippet(&mut self, vmid: i64, guest: &Guest, init: &WantedCloudInit) -> Staged {
+    fn attach_snippet(&mut self, guest: &Guest, init: &WantedCloudInit) -> Staged {
+        let vmid = guest.at.vmid;
         let Some(vendor) = &init.vendor else { return Ok(()) };
         let Some(storage) = self.snippet_storage(guest, vendor)? else {
             return Ok(());
         };
         let volid = format!("{storage}:snippets/phoenix-{vmid}-{}.yaml", vendor.digest);
-        self.write_snippet(vmid, guest, vendor, &volid)?;
+        self.write_snippet(guest, vendor, &volid)?;
         let mut custom = guest
             .options
             .get("cicustom")
@@ -87,11 +88,12 @@ impl Planner<'_> {
         }
         custom.set("vendor", &volid);
         let change = change("cloudInit", "cicustom", guest, Some(custom.to_string()));
-        self.apply(Stage::Configured, vmid, guest, change.into_iter().collect())
+        self.apply(Stage::Configured, guest, change.into_iter().collect())
     }
 
     /// Later the machine still needs the file at every start, on whichever node it is.
-    fn keep_snippet(&mut self, vmid: i64, guest: &Guest, init: &WantedCloudInit) -> Staged {
+    fn keep_snippet(&mut self, guest: &Guest, init: &WantedCloudInit) -> Staged {
+        let vmid = guest.at.vmid;
         let custom = guest
             .options
             .get("cicustom")
@@ -99,17 +101,17 @@ impl Planner<'_> {
         let volid = custom.and_then(|c| c.get("vendor").map(str::to_string));
         match (volid, &init.vendor) {
             (Some(volid), Some(vendor)) if volid.contains(&format!("phoenix-{vmid}-")) => {
-                self.write_snippet(vmid, guest, vendor, &volid)
+                self.write_snippet(guest, vendor, &volid)
             }
             _ => Ok(()),
         }
     }
 
-    fn write_snippet(&mut self, vmid: i64, guest: &Guest, vendor: &WantedVendor, volid: &str) -> Staged {
+    fn write_snippet(&mut self, guest: &Guest, vendor: &WantedVendor, volid: &str) -> Staged {
         let stage = Stage::Configured;
         match &self.observed.snippet {
             None => Err(Next::Look(Query::Snippet {
-                node: guest.node.clone(),
+                node: guest.at.node.clone(),
                 volid: volid.to_string(),
             })),
             Some(Err(failure)) => {
@@ -118,13 +120,15 @@ impl Planner<'_> {
             }
             Some(Ok(true)) => Ok(()),
             Some(Ok(false)) => {
-                let effect = Effect::Snippet {
-                    node: guest.node.clone(),
-                    volid: volid.to_string(),
-                    vendor: Box::new(vendor.clone()),
+                let effect = Effect::OnNode {
+                    node: guest.at.node.clone(),
+                    work: NodeWork::WriteSnippet {
+                        volid: volid.to_string(),
+                        vendor: Box::new(vendor.clone()),
+                    },
                 };
                 let announce = vec![Announce::Snippet(Some(volid.to_string()))];
-                let action = format!("write cloud-init snippet {volid} of {}", guest.named(vmid));
+                let action = format!("write cloud-init snippet {volid} of {}", guest.named());
                 Err(self.run(stage, action, announce, effect))
             }
         }
@@ -133,7 +137,7 @@ impl Planner<'_> {
     /// The storage for snippets; `None` where there is none and nothing depends on it.
     fn snippet_storage(&mut self, guest: &Guest, vendor: &WantedVendor) -> Result<Option<String>, Next> {
         let storages = &self.observed.cluster.storages;
-        let on_node = |storage: &String| storages.get(&(guest.node.clone(), storage.clone()));
+        let on_node = |storage: &String| storages.get(&(guest.at.node.clone(), storage.clone()));
         let takes = |row: &crate::observed::StorageRow| row.content.iter().any(|c| c == "snippets");
         let prefix = self.prefix();
         match &vendor.storage {
@@ -147,12 +151,12 @@ impl Planner<'_> {
             None => {
                 let found = storages
                     .iter()
-                    .find(|((node, _), row)| *node == guest.node && takes(row));
+                    .find(|((node, _), row)| *node == guest.at.node && takes(row));
                 let found = found.map(|((_, storage), _)| storage.clone());
                 if found.is_none() && vendor.required {
                     let message = format!(
                         "{prefix}.cloudInit needs a storage with content snippets on node {}, and there is none: add snippets to the content of a directory storage",
-                        guest.node
+                        guest.at.node
                     );
                     return Err(self.stuck(Stage::Configured, "StorageNotFound", message));
                 }

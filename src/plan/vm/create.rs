@@ -1,5 +1,6 @@
 //! The call that makes a machine from a cloud image.
 
+use crate::pve::Vmid;
 use std::collections::BTreeMap;
 
 use crate::desired::{Source, WantedDisk, WantedVm};
@@ -12,7 +13,7 @@ use crate::pve::ApiCall;
 impl Planner<'_> {
     /// Creates the machine with its boot disk imported from the image; everything else is configured afterwards, before
     /// the first start.
-    pub(crate) fn create_vm_call(&mut self, vmid: i64, node: &str, source: &Source) -> Result<Effect, Next> {
+    pub(crate) fn create_vm_call(&mut self, vmid: Vmid, node: &str, source: &Source) -> Result<Effect, Next> {
         let vm = self.desired.vm.clone().unwrap_or_default();
         let volid = self.image_present(Stage::Created, node, source)?;
         let root = vm.disks.iter().flatten().next().cloned().unwrap_or_else(|| WantedDisk {

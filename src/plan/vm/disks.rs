@@ -20,13 +20,12 @@ use crate::pve::ApiCall;
 const NO_COPY_OF_SNAPSHOTS: &[&str] = &["zfspool"];
 
 /// Disks by place, without CD-ROMs and the cloud-init drive.
-pub(crate) fn disks(guest: &Guest) -> BTreeMap<String, Properties> {
+pub(crate) fn disks(options: &BTreeMap<String, String>) -> BTreeMap<String, Properties> {
     let is_drive = |key: &str| {
         let stem = key.trim_end_matches(|c: char| c.is_ascii_digit());
         stem.len() < key.len() && ["scsi", "virtio", "sata", "ide"].contains(&stem)
     };
-    guest
-        .options
+    options
         .iter()
         .filter(|(key, _)| is_drive(key))
         .filter_map(|(key, text)| Some((key.clone(), Properties::of_option(key, text).ok()?)))
@@ -35,10 +34,9 @@ pub(crate) fn disks(guest: &Guest) -> BTreeMap<String, Properties> {
 }
 
 /// Place of the disk that the machine boots from.
-pub(crate) fn boot_disk(guest: &Guest) -> Option<String> {
-    let disks = disks(guest);
-    let order = guest
-        .options
+pub(crate) fn boot_disk(options: &BTreeMap<String, String>) -> Option<String> {
+    let disks = disks(options);
+    let order = options
         .get("boot")
         .and_then(|b| Properties::parse(b, Some("legacy")).ok());
     let first = order.and_then(|o| {
@@ -48,7 +46,7 @@ pub(crate) fn boot_disk(guest: &Guest) -> Option<String> {
             .map(str::to_string)
     });
     let only = || (disks.len() == 1).then(|| disks.keys().next().cloned()).flatten();
-    first.or_else(|| guest.options.get("bootdisk").cloned()).or_else(only)
+    first.or_else(|| options.get("bootdisk").cloned()).or_else(only)
 }
 
 fn volid(disk: &Properties) -> &str {
@@ -101,7 +99,7 @@ fn default_property(key: &str) -> &'static str {
 
 /// The option `boot`, if the spec gives an order and every disk of it is there.
 pub(crate) fn boot_order(vm: &WantedVm, guest: &Guest) -> Option<Change> {
-    let existing = disks(guest);
+    let existing = disks(&guest.options);
     let place = |name: &String| {
         let disk = vm.disks.iter().flatten().find(|d| d.name == *name);
         match disk {
@@ -121,24 +119,24 @@ fn lane(disk: &WantedDisk) -> String {
 
 impl Planner<'_> {
     /// Disks, EFI disk, TPM and cloud-init drive are there and large enough.
-    pub(crate) fn vm_disks(&mut self, vmid: i64, guest: &Guest, vm: &WantedVm) -> Staged {
-        let existing = disks(guest);
+    pub(crate) fn vm_disks(&mut self, guest: &Guest, vm: &WantedVm) -> Staged {
+        let existing = disks(&guest.options);
         for wanted in vm.disks.iter().flatten() {
             match place_of(wanted, &existing) {
-                Some(place) => self.vm_disk(vmid, guest, wanted, &place, &existing[&place])?,
+                Some(place) => self.vm_disk(guest, wanted, &place, &existing[&place])?,
                 // One that Proxmox refuses keeps no other back.
                 None => self
-                    .new_disk(vmid, guest, vm, wanted)
+                    .new_disk(guest, vm, wanted)
                     .or_else(|next| self.hold(Stage::VolumesReady, next.apart(&lane(wanted))))?,
             }
         }
-        self.detach_disk(vmid, guest, vm, &existing)?;
-        self.special_drives(vmid, guest, vm)?;
-        self.record_disks(vmid, guest, vm, &existing)
+        self.detach_disk(guest, vm, &existing)?;
+        self.special_drives(guest, vm)?;
+        self.record_disks(guest, vm, &existing)
     }
 
     /// A disk that is there: large enough, with its managed properties.
-    fn vm_disk(&mut self, vmid: i64, guest: &Guest, wanted: &WantedDisk, place: &str, have: &Properties) -> Staged {
+    fn vm_disk(&mut self, guest: &Guest, wanted: &WantedDisk, place: &str, have: &Properties) -> Staged {
         let stage = Stage::VolumesReady;
         self.chosen_once(wanted, place, have);
         let size = have.get("size").and_then(units::proxmox_bytes);
@@ -152,13 +150,13 @@ impl Planner<'_> {
                 fulfilled: self.recorded(&wanted.name).and_then(|v| v.size_gib),
             };
             if self.must_grow(&sized)? {
-                self.unlocked(stage, vmid, guest)?;
-                let call = ApiCall::put(format!("{}/resize", guest.path(vmid)))
+                self.unlocked(stage, guest)?;
+                let call = ApiCall::put(format!("{}/resize", guest.at.path()))
                     .param("disk", place)
                     .param("size", format!("{gib}G"))
                     .param("digest", &guest.digest);
-                let action = format!("grow disk {} of {} to {gib} GiB", wanted.name, guest.named(vmid));
-                let next = self.run(stage, action, vec![], Effect::task(&guest.node, call));
+                let action = format!("grow disk {} of {} to {gib} GiB", wanted.name, guest.named());
+                let next = self.run(stage, action, vec![], Effect::task(&guest.at.node, call));
                 self.hold(stage, next.apart(&lane(wanted)))?;
             }
         }
@@ -172,7 +170,7 @@ impl Planner<'_> {
                 target.set(key, value);
             }
             let changes = change("disks", place, guest, Some(target.to_string()));
-            self.apply(stage, vmid, guest, changes.into_iter().collect())?;
+            self.apply(stage, guest, changes.into_iter().collect())?;
         }
         Ok(())
     }
@@ -201,7 +199,8 @@ impl Planner<'_> {
         }
     }
 
-    fn new_disk(&mut self, vmid: i64, guest: &Guest, vm: &WantedVm, wanted: &WantedDisk) -> Staged {
+    fn new_disk(&mut self, guest: &Guest, vm: &WantedVm, wanted: &WantedDisk) -> Staged {
+        let vmid = guest.at.vmid;
         let stage = Stage::VolumesReady;
         let field = format!("{}.disks[{}]", self.prefix(), wanted.name);
         let Some(gib) = wanted.size_gib else {
@@ -224,13 +223,13 @@ impl Planner<'_> {
         if let Some(volid) = self.recorded(&wanted.name).and_then(|v| v.volid)
             && owned_by(&volid, vmid)
         {
-            self.still_there(vmid, guest, &field, &volid)?;
+            self.still_there(guest, &field, &volid)?;
             let value = new_properties(wanted).with("file", &volid);
-            let action = format!("attach disk {} ({volid}) to {}", wanted.name, guest.named(vmid));
-            return Err(self.allocate_drive(vmid, guest, &place, value.to_string(), action));
+            let action = format!("attach disk {} ({volid}) to {}", wanted.name, guest.named());
+            return Err(self.allocate_drive(guest, &place, value.to_string(), action));
         }
         let known: Vec<&str> = vm.disks.iter().flatten().map(|d| d.name.as_str()).collect();
-        let existing = disks(guest);
+        let existing = disks(&guest.options);
         let named: Vec<String> = existing
             .iter()
             .filter(|(place, disk)| {
@@ -238,11 +237,11 @@ impl Planner<'_> {
             })
             .map(|(_, disk)| volid(disk).to_string())
             .collect();
-        self.none_unnamed(vmid, guest, &field, &named)?;
+        self.none_unnamed(guest, &field, &named)?;
         let storage = self.disk_storage(guest, vm, wanted.storage.as_ref(), &field)?;
         let value = new_properties(wanted).with("file", format!("{storage}:{gib}"));
-        let action = format!("add disk {} ({gib} GiB) to {}", wanted.name, guest.named(vmid));
-        Err(self.allocate_drive(vmid, guest, &place, value.to_string(), action))
+        let action = format!("add disk {} ({gib} GiB) to {}", wanted.name, guest.named());
+        Err(self.allocate_drive(guest, &place, value.to_string(), action))
     }
 
     /// Storage for something new: as given, else where the machine's first disk lies, else the default.
@@ -253,7 +252,7 @@ impl Planner<'_> {
         given: Option<&String>,
         field: &str,
     ) -> Result<String, Next> {
-        let beside = disks(guest).values().next().map(|d| volid(d).to_string());
+        let beside = disks(&guest.options).values().next().map(|d| volid(d).to_string());
         let beside = beside.and_then(|v| v.split_once(':').map(|(storage, _)| storage.to_string()));
         let Some(storage) = given.cloned().or(beside).or(vm.disk_storage.clone()) else {
             let message = format!(
@@ -261,16 +260,16 @@ impl Planner<'_> {
             );
             return Err(self.stuck(Stage::VolumesReady, "InvalidSpec", message));
         };
-        self.storage_usable(&guest.node, &storage, &format!("{field}.storage"), "images")?;
+        self.storage_usable(&guest.at.node, &storage, &format!("{field}.storage"), "images")?;
         Ok(storage)
     }
 
     /// One drive that Proxmox makes a volume for: by POST, because it may take long (facts F.3).
-    fn allocate_drive(&mut self, vmid: i64, guest: &Guest, place: &str, value: String, action: String) -> Next {
-        if let Err(next) = self.unlocked(Stage::VolumesReady, vmid, guest) {
+    fn allocate_drive(&mut self, guest: &Guest, place: &str, value: String, action: String) -> Next {
+        if let Err(next) = self.unlocked(Stage::VolumesReady, guest) {
             return next;
         }
-        let call = ApiCall::post(format!("{}/config", guest.path(vmid)))
+        let call = ApiCall::post(format!("{}/config", guest.at.path()))
             .param(place, value)
             .param("digest", &guest.digest);
         let call = if self.desired.channels.token {
@@ -278,11 +277,11 @@ impl Planner<'_> {
         } else {
             call.as_root()
         };
-        self.run(Stage::VolumesReady, action, vec![], Effect::task(&guest.node, call))
+        self.run(Stage::VolumesReady, action, vec![], Effect::task(&guest.at.node, call))
     }
 
     /// EFI disk, TPM and the cloud-init drive, where the machine lacks them.
-    fn special_drives(&mut self, vmid: i64, guest: &Guest, vm: &WantedVm) -> Staged {
+    fn special_drives(&mut self, guest: &Guest, vm: &WantedVm) -> Staged {
         let cloud_init = guest
             .options
             .values()
@@ -322,13 +321,13 @@ impl Planner<'_> {
         if guest.options.contains_key(place) {
             let message = format!(
                 "{field}: {place} of {} holds something else: remove it first",
-                guest.named(vmid)
+                guest.named()
             );
             return Err(self.stuck(Stage::VolumesReady, "InvalidSpec", message));
         }
         let storage = self.disk_storage(guest, vm, storage.as_ref(), &field)?;
-        let action = format!("add {name} to {}", guest.named(vmid));
-        Err(self.allocate_drive(vmid, guest, place, format!("{storage}:{rest}"), action))
+        let action = format!("add {name} to {}", guest.named());
+        Err(self.allocate_drive(guest, place, format!("{storage}:{rest}"), action))
     }
 
     /// These drives, too, keep what they were made with.
@@ -366,13 +365,7 @@ impl Planner<'_> {
     }
 
     /// Detaches a disk that Phoenix knows and the spec dropped; Proxmox keeps it as `unusedN`.
-    fn detach_disk(
-        &mut self,
-        vmid: i64,
-        guest: &Guest,
-        vm: &WantedVm,
-        existing: &BTreeMap<String, Properties>,
-    ) -> Staged {
+    fn detach_disk(&mut self, guest: &Guest, vm: &WantedVm, existing: &BTreeMap<String, Properties>) -> Staged {
         let Some(wanted) = &vm.disks else { return Ok(()) };
         let dropped = existing.iter().find(|(place, disk)| {
             let listed = wanted.iter().any(|w| place_of(w, existing).as_ref() == Some(*place));
@@ -385,17 +378,17 @@ impl Planner<'_> {
             known && !listed
         });
         let Some((place, disk)) = dropped else { return Ok(()) };
-        if boot_disk(guest).as_ref() == Some(place) {
+        if boot_disk(&guest.options).as_ref() == Some(place) {
             let message = format!(
                 "{}.disks: {place} ({}) is what {} boots from and stays: put it back into the list",
                 self.prefix(),
                 volid(disk),
-                guest.named(vmid)
+                guest.named()
             );
             return Err(self.stuck(Stage::VolumesReady, "InvalidSpec", message));
         }
-        self.unlocked(Stage::VolumesReady, vmid, guest)?;
-        let call = ApiCall::put(format!("{}/config", guest.path(vmid)))
+        self.unlocked(Stage::VolumesReady, guest)?;
+        let call = ApiCall::put(format!("{}/config", guest.at.path()))
             .param("delete", place)
             .param("digest", &guest.digest);
         let action = format!("detach disk {} from {place} (it is kept)", volid(disk));
@@ -403,13 +396,7 @@ impl Planner<'_> {
     }
 
     /// Status: the spec's disks, and what came with the template and goes with the machine.
-    fn record_disks(
-        &mut self,
-        vmid: i64,
-        guest: &Guest,
-        vm: &WantedVm,
-        existing: &BTreeMap<String, Properties>,
-    ) -> Staged {
+    fn record_disks(&mut self, guest: &Guest, vm: &WantedVm, existing: &BTreeMap<String, Properties>) -> Staged {
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
         let mut recorded: Vec<VolumeStatus> = Vec::new();
         for (place, disk) in existing {
@@ -442,7 +429,7 @@ impl Planner<'_> {
         // A disk of the spec goes with its machine, also after the spec dropped it; an adopted machine's does not.
         let adopted = guest.stamp().is_some_and(|s| s.adopted);
         let attached = recorded.len();
-        let mut recorded = self.record_held(vmid, guest, recorded)?;
+        let mut recorded = self.record_held(guest, recorded)?;
         for entry in recorded.iter_mut().skip(attached).filter(|_| !adopted) {
             entry.reclaim_policy.get_or_insert_with(|| "Delete".to_string());
         }

@@ -23,18 +23,19 @@ use crate::plan::options::option_changes;
 
 impl Planner<'_> {
     /// Disks, options, network, devices and cloud-init are as wanted.
-    pub(crate) fn machine(&mut self, vmid: i64, guest: &Guest) -> Staged {
+    pub(crate) fn machine(&mut self, guest: &Guest) -> Staged {
         let Some(vm) = self.desired.vm.clone() else {
             return Ok(());
         };
-        self.vm_disks(vmid, guest, &vm).or_else(|next| self.shown(next))?;
-        self.vm_configured(vmid, guest, &vm).or_else(|next| self.shown(next))?;
+        self.vm_disks(guest, &vm).or_else(|next| self.shown(next))?;
+        self.vm_configured(guest, &vm).or_else(|next| self.shown(next))?;
         self.ok(Stage::VolumesReady, "the disks are as wanted");
-        self.devices(vmid, guest, &vm).or_else(|next| self.shown(next))?;
-        self.cloud_init(vmid, guest, &vm).or_else(|next| self.shown(next))
+        self.devices(guest, &vm).or_else(|next| self.shown(next))?;
+        self.cloud_init(guest, &vm).or_else(|next| self.shown(next))
     }
 
-    fn vm_configured(&mut self, vmid: i64, guest: &Guest, vm: &WantedVm) -> Staged {
+    fn vm_configured(&mut self, guest: &Guest, vm: &WantedVm) -> Staged {
+        let vmid = guest.at.vmid;
         let stage = Stage::Configured;
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
         let mut changes = option_changes(self.desired, guest, fresh);
@@ -42,18 +43,18 @@ impl Planner<'_> {
         changes.extend(network::network_changes(self.desired, guest, fresh));
         changes.extend(options::cleared(self.desired, vm, guest, fresh));
         changes.extend(disks::boot_order(vm, guest));
-        self.apply(stage, vmid, guest, changes)?;
+        self.apply(stage, guest, changes)?;
         self.in_pool(vmid)?;
         self.ok(stage, "the configuration is as wanted");
         Ok(())
     }
 
     /// PCI and USB devices passed through.
-    fn devices(&mut self, vmid: i64, guest: &Guest, vm: &WantedVm) -> Staged {
+    fn devices(&mut self, guest: &Guest, vm: &WantedVm) -> Staged {
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
         let mut changes = device_changes("hostpci", "pci", vm.pci.as_deref(), guest, fresh, 16);
         changes.extend(device_changes("usb", "usb", vm.usb.as_deref(), guest, fresh, 14));
-        self.apply(Stage::GPUReady, vmid, guest, changes)?;
+        self.apply(Stage::GPUReady, guest, changes)?;
         let names: Vec<&str> = vm
             .pci
             .iter()
@@ -142,6 +143,7 @@ fn identity(key: &str, value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pve::{GuestRef, GuestType, Vmid};
 
     fn device(pairs: &[(&str, &str)]) -> Managed {
         pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
@@ -150,7 +152,7 @@ mod tests {
     fn guest(options: &[(&str, &str)]) -> Guest {
         Guest {
             options: options.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
-            ..Guest::default()
+            ..Guest::new(GuestRef::new(GuestType::Qemu, Vmid::MIN, "n"))
         }
     }
 

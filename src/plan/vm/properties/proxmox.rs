@@ -1,6 +1,8 @@
 //! A machine of Proxmox's as far as its configuration goes: what becomes of the calls of a plan, and the spellings in
 //! which it may be read back.
 
+use crate::pve::GuestRef;
+use crate::pve::Vmid;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crd::GuestStatus;
@@ -12,7 +14,7 @@ use crate::pve::{ApiCall, GuestType};
 use crate::secret::Secret;
 
 pub(crate) const NODE: &str = "pve1";
-pub(crate) const VMID: i64 = 100;
+pub(crate) const VMID: Vmid = Vmid::MIN;
 
 /// The machine and what Phoenix has recorded of it.
 #[derive(Clone, Default)]
@@ -137,14 +139,12 @@ impl Proxmox {
             return GuestRead::NotFound;
         }
         GuestRead::Present(Box::new(Guest {
-            type_: GuestType::Qemu,
-            node: NODE.into(),
             options: self.options.clone(),
             digest: "d".into(),
             running: self.running,
             pid: self.running.then_some(7),
             uptime: self.running.then_some(60),
-            ..Guest::default()
+            ..Guest::new(GuestRef::new(GuestType::Qemu, VMID, NODE))
         }))
     }
 
@@ -152,7 +152,7 @@ impl Proxmox {
         for announce in step.announce {
             match announce {
                 Announce::Vmid { vmid, node, .. } => {
-                    (self.status.vmid, self.status.node) = (Some(vmid), Some(node));
+                    (self.status.vmid, self.status.node) = (Some(vmid.into()), Some(node));
                 }
                 Announce::CreateSent => self.status.create_sent = Some(true),
                 Announce::Snippet(volid) => self.status.snippet = volid,
@@ -161,14 +161,21 @@ impl Proxmox {
         }
         match step.effect {
             Effect::Record => {}
-            Effect::Snippet { volid, .. } => {
+            Effect::OnNode { work, .. } => self.on_node(work),
+            Effect::Call { call, .. } | Effect::Task { call, .. } => self.call(&call),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn on_node(&mut self, work: NodeWork) {
+        match work {
+            NodeWork::WriteSnippet { volid, .. } => {
                 self.snippets.insert(volid);
             }
-            Effect::SetOnNode { set, delete, .. } => {
-                set.into_iter().for_each(|(key, value)| self.set(&key, &value));
+            NodeWork::SetOptions { set, delete, .. } => {
+                set.iter().for_each(|(key, value)| self.set(key, value));
                 delete.iter().for_each(|key| drop(self.options.remove(key)));
             }
-            Effect::Call { call, .. } | Effect::Task { call, .. } => self.call(&call),
             other => panic!("{other:?}"),
         }
     }
