@@ -12,10 +12,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{Instrument, error, info_span, warn};
 
-use super::index::Name;
+use super::objects::index::Name;
+use super::objects::state::{Item, State};
+use super::objects::store::KubeStore;
 use super::queue::Queue;
-use super::state::{Item, State};
-use super::store::KubeStore;
 use crate::crd::HypervisorStatus;
 use crate::desired::{GuestObject, Key};
 use crate::engine::Engine;

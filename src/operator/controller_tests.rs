@@ -8,7 +8,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::*;
 use crate::crd::{GuestKind, PhoenixHypervisor, PhoenixLXC};
-use crate::operator::state::{Guest, Origin};
+use crate::operator::objects::state::{Guest, Origin};
 
 /// Counts calls; guests of the hypervisor `hung` never end.
 #[derive(Default)]

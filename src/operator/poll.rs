@@ -7,9 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use tracing::warn;
 
 use super::controller::{Polled, Reconciler};
-use super::index::Name;
-use super::state::{Item, State};
-use super::store::KubeStore;
+use super::objects::index::Name;
+use super::objects::state::{Item, State};
+use super::objects::store::KubeStore;
 use crate::crd::{FeatureStatus, HypervisorStatus, PhoenixFeature, PhoenixHypervisor};
 use crate::engine::store::StoreError;
 

@@ -14,9 +14,9 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 use tracing::{debug, info};
 
-use super::store::call;
 use crate::crd::FINALIZER;
 use crate::engine::store::StoreError;
+use crate::operator::objects::store::call;
 
 /// What is known of a namespace's RoleBinding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,12 +12,12 @@ use kube::api::DynamicObject;
 use tokio::sync::RwLockReadGuard;
 use tracing::{info, warn};
 
-use super::index::{Name, secrets_of};
-use super::state::{Guest, Origin, State};
-use super::store::{KubeStore, ended};
 use crate::crd::{FINALIZER, PhoenixHypervisor};
 use crate::desired::Key;
 use crate::engine::store::StoreError;
+use crate::operator::objects::index::{Name, secrets_of};
+use crate::operator::objects::state::{Guest, Origin, State};
+use crate::operator::objects::store::{KubeStore, ended};
 
 /// A finalizer to be set or taken off.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,7 +151,7 @@ impl KubeStore {
     /// Makes all that a guest's end will need stay, for an object that is about to get its finalizer: its hypervisor,
     /// the Secrets of that, and the operator's permissions. They stay while the answer is held; after that the
     /// object's own finalizer keeps them.
-    pub(super) async fn hold_connection(
+    pub(crate) async fn hold_connection(
         &self,
         namespace: &str,
         hypervisor: &Name,

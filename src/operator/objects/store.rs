@@ -13,15 +13,15 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{debug, warn};
 
-use super::binding::Bindings;
 use super::cache::Mark;
 use super::index::Name;
-use super::metrics::Metrics;
 use super::state::{Guest, Item, Kind, Origin, State};
 use crate::crd::*;
 use crate::desired::{GuestObject, Key, Objects};
 use crate::engine::Counters;
 use crate::engine::store::{Event, EventType, Store, StoreError};
+use crate::operator::finalizers::binding::Bindings;
+use crate::operator::metrics::Metrics;
 
 /// Seconds that one call to the API server may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
@@ -31,14 +31,14 @@ const NOTE_MAX: usize = 1024;
 
 /// Objects of an API server.
 pub struct KubeStore {
-    pub(super) client: Client,
+    pub(crate) client: Client,
     state: RwLock<State>,
     items: OnceLock<UnboundedSender<Item>>,
     recorder: Recorder,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) bindings: Bindings,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) bindings: Bindings,
     /// Held shared while a guest object gets its finalizer, alone while finalizers of its hypervisor are taken off.
-    pub(super) guard: tokio::sync::RwLock<()>,
+    pub(crate) guard: tokio::sync::RwLock<()>,
 }
 
 impl KubeStore {
@@ -96,7 +96,7 @@ impl KubeStore {
     }
 
     /// The API of a kind in a namespace.
-    pub(super) fn api<K>(&self, namespace: &str) -> Api<DynamicObject>
+    pub(crate) fn api<K>(&self, namespace: &str) -> Api<DynamicObject>
     where
         K: kube::Resource<DynamicType = ()>,
     {
@@ -112,7 +112,7 @@ impl KubeStore {
     }
 
     /// Tells on an object that it was left out; nobody waits for it.
-    pub(super) fn tell_undecodable(&self, reference: ObjectReference, error: &str) {
+    pub(crate) fn tell_undecodable(&self, reference: ObjectReference, error: &str) {
         let recorder = self.recorder.clone();
         let published = kube::runtime::events::Event {
             type_: KubeEventType::Warning,
@@ -129,7 +129,7 @@ impl KubeStore {
     }
 
     /// Now, for a listing of a kind that begins.
-    pub(super) fn mark(&self, kind: Kind) -> Mark {
+    pub(crate) fn mark(&self, kind: Kind) -> Mark {
         self.state().mark(kind)
     }
 
@@ -148,7 +148,7 @@ impl KubeStore {
     }
 
     /// Replaces the finalizers of an object under its version; the answer tells whether the object is still there.
-    pub(super) async fn patch_finalizers(
+    pub(crate) async fn patch_finalizers(
         &self,
         api: &Api<DynamicObject>,
         name: &str,
@@ -224,7 +224,7 @@ impl KubeStore {
 
 /// A call to the API server with a deadline and typed errors. A write that ran into the deadline may have taken
 /// effect; the watch will tell.
-pub(super) async fn call<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, StoreError> {
+pub(crate) async fn call<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, StoreError> {
     match tokio::time::timeout(CALL_DEADLINE, request).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(kube::Error::Api(status))) if status.code == 409 => Err(StoreError::Conflict),
@@ -239,7 +239,7 @@ pub(super) async fn call<T>(request: impl Future<Output = kube::Result<T>>) -> R
 ///
 /// # Errors
 /// When it does not fit the kind's type.
-pub(super) fn parse_guest(kind: GuestKind, object: DynamicObject) -> Result<Guest, serde_json::Error> {
+pub(crate) fn parse_guest(kind: GuestKind, object: DynamicObject) -> Result<Guest, serde_json::Error> {
     let finalizers = object.finalizers().to_vec();
     let parsed = |e: kube::core::dynamic::ParseDynamicObjectError| serde::de::Error::custom(e.to_string());
     let object = match kind {
@@ -251,7 +251,7 @@ pub(super) fn parse_guest(kind: GuestKind, object: DynamicObject) -> Result<Gues
 }
 
 /// Whether an answer to a patch of finalizers says that the object went with the last of them.
-pub(super) fn ended(answer: &DynamicObject) -> bool {
+pub(crate) fn ended(answer: &DynamicObject) -> bool {
     answer.metadata.deletion_timestamp.is_some() && answer.finalizers().is_empty()
 }
 
