@@ -45,17 +45,11 @@ pub(crate) enum Origin {
 /// Kinds of object that are watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
-    /// PhoenixLXC, PhoenixVM, PhoenixTemplate.
     Guest(GuestKind),
-    /// PhoenixHypervisor.
     Hypervisor,
-    /// PhoenixFeature.
     Feature,
-    /// Secret.
     Secret,
-    /// ConfigMap.
     ConfigMap,
-    /// Namespace.
     Namespace,
 }
 
@@ -71,17 +65,11 @@ pub(crate) struct Guest {
 /// An object of a kind that is watched.
 #[derive(Clone, Debug)]
 pub(crate) enum Object {
-    /// A guest object.
     Guest(Arc<Guest>),
-    /// A hypervisor.
     Hypervisor(Arc<PhoenixHypervisor>),
-    /// A feature.
     Feature(Arc<PhoenixFeature>),
-    /// A Secret.
     Secret(Arc<Secret>),
-    /// A ConfigMap.
     ConfigMap(Arc<ConfigMap>),
-    /// A namespace.
     Namespace(Arc<Namespace>),
 }
 
@@ -120,10 +108,7 @@ impl Object {
     /// Kind, namespace and name.
     fn place(&self) -> (Kind, Name) {
         match self {
-            Object::Guest(guest) => {
-                let key = &guest.object.key;
-                (Kind::Guest(key.kind), (key.namespace.clone(), key.name.clone()))
-            }
+            Object::Guest(guest) => place_of(&guest.object.key),
             Object::Hypervisor(hypervisor) => (Kind::Hypervisor, name_of(hypervisor.as_ref())),
             Object::Feature(feature) => (Kind::Feature, name_of(feature.as_ref())),
             Object::Secret(secret) => (Kind::Secret, name_of(secret.as_ref())),
@@ -153,6 +138,11 @@ impl Kind {
             Kind::Namespace => "Namespace",
         }
     }
+}
+
+/// Kind, namespace and name of a guest object.
+fn place_of(key: &Key) -> (Kind, Name) {
+    (Kind::Guest(key.kind), (key.namespace.clone(), key.name.clone()))
 }
 
 /// Namespace and name of an object.

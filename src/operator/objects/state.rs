@@ -8,7 +8,7 @@ use kube::{Resource, ResourceExt};
 
 use super::cache::{Applied, Cache, Mark};
 use super::index::{Index, Ref, refs, secrets_of};
-use super::{Guest, Item, Kind, Lookup, Name, Object, Origin};
+use super::{Guest, Item, Kind, Lookup, Name, Object, Origin, place_of};
 use crate::crd::{HypervisorStatus, PhoenixFeature, PhoenixHypervisor};
 use crate::desired::Key;
 use crate::operator::finalizers::has_ours;
@@ -23,16 +23,15 @@ pub(crate) struct State {
 impl State {
     /// A guest object.
     pub(crate) fn guest(&self, key: &Key) -> Option<&Guest> {
-        let cache = self.caches.get(&Kind::Guest(key.kind))?;
-        cache.get(&(key.namespace.clone(), key.name.clone()))?.guest()
+        let (kind, name) = place_of(key);
+        self.caches.get(&kind)?.get(&name)?.guest()
     }
 
     /// All guest objects, in the order of their keys.
     pub(crate) fn guests(&self) -> impl Iterator<Item = &Guest> {
         let caches = self.caches.iter().filter(|(kind, _)| matches!(kind, Kind::Guest(_)));
-        caches
-            .flat_map(|(_, cache)| cache.iter())
-            .filter_map(|(_, object)| object.guest())
+        let objects = caches.flat_map(|(_, cache)| cache.iter());
+        objects.filter_map(|(_, object)| object.guest())
     }
 
     /// An object of a kind that is only looked up.
@@ -42,11 +41,8 @@ impl State {
 
     /// All objects of such a kind, in the order of their names.
     pub(crate) fn all<K: Lookup>(&self) -> impl Iterator<Item = (&Name, &Arc<K>)> {
-        let cache = self.caches.get(&K::KIND);
-        cache
-            .into_iter()
-            .flat_map(Cache::iter)
-            .filter_map(|(name, object)| Some((name, K::of(object)?)))
+        let objects = self.caches.get(&K::KIND).into_iter().flat_map(Cache::iter);
+        objects.filter_map(|(name, object)| Some((name, K::of(object)?)))
     }
 
     /// Guests with Phoenix's finalizer that use a hypervisor: while there is one, its connection is needed.
@@ -75,13 +71,15 @@ impl State {
             .map(|(name, _)| name)
     }
 
-    /// An object as it is now; says what it wakes.
+    fn cache(&mut self, kind: Kind) -> &mut Cache<Name, Object> {
+        self.caches.entry(kind).or_default()
+    }
+
+    /// An object as it is now: the answer is what the change wakes.
     pub(crate) fn apply(&mut self, object: Object, version: &str, origin: Origin) -> Vec<Item> {
         let (kind, name) = object.place();
-        let guest = object.guest().map(|guest| &guest.object);
-        let guest = guest.map(|guest| (guest.key.clone(), refs(guest)));
-        let cache = self.caches.entry(kind).or_default();
-        let Applied::Stored(old) = cache.apply(&name, version, object) else {
+        let guest = object.guest().map(|g| (g.object.key.clone(), refs(&g.object)));
+        let Applied::Stored(old) = self.cache(kind).apply(&name, version, object) else {
             return Vec::new();
         };
         let own = guest.map(|(key, refs)| {
@@ -90,7 +88,7 @@ impl State {
         });
         let new = self.caches.get(&kind).and_then(|cache| cache.get(&name));
         let mut items = self.wakes(old.as_ref(), new);
-        // Whoever wrote a guest object is working on it. It comes first where it is woken itself.
+        // Whoever wrote a guest object is working on it already. It comes first where it is woken itself.
         if origin == Origin::Own && own.is_some() && items.first() == own.as_ref() {
             items.remove(0);
         }
@@ -99,10 +97,9 @@ impl State {
 
     /// An object is gone: `version` is that of its end, or of its last state where a write of ours ended it.
     pub(crate) fn remove(&mut self, kind: Kind, name: &Name, version: &str, origin: Origin) -> Vec<Item> {
-        let cache = self.caches.entry(kind).or_default();
         let old = match origin {
-            Origin::Elsewhere => cache.remove(name, version),
-            Origin::Own => cache.bury(name, version),
+            Origin::Elsewhere => self.cache(kind).remove(name, version),
+            Origin::Own => self.cache(kind).bury(name, version),
         };
         old.map(|old| self.gone(&old)).unwrap_or_default()
     }
@@ -110,8 +107,7 @@ impl State {
     /// Takes out what a complete listing of `kind` in `namespace` (all of them: `None`) no longer has.
     pub(super) fn retain_listed(&mut self, kind: Kind, namespace: Option<&str>, listed: &BTreeSet<Name>) -> Vec<Item> {
         let within = |name: &Name| namespace.is_none_or(|namespace| name.0 == namespace);
-        let cache = self.caches.entry(kind).or_default();
-        let gone = cache.retain_listed(within, |name| listed.contains(name));
+        let gone = self.cache(kind).retain_listed(within, |name| listed.contains(name));
         gone.iter().flat_map(|(_, old)| self.gone(old)).collect()
     }
 
@@ -130,15 +126,13 @@ impl State {
 
     /// A listing that began at `since` shows an object at this version, which is how it is.
     pub(super) fn heed_listing(&mut self, kind: Kind, name: &Name, version: &str, since: Mark) {
-        let cache = self.caches.entry(kind).or_default();
-        cache.heed_listing(name, version, since);
+        self.cache(kind).heed_listing(name, version, since);
     }
 
     /// Whether a guest object is at an older version than the one that a write of ours was made from.
     pub(super) fn went_back(&self, key: &Key, base: &str) -> bool {
-        let name = (key.namespace.clone(), key.name.clone());
-        let cache = self.caches.get(&Kind::Guest(key.kind));
-        cache.is_some_and(|cache| cache.went_back(&name, base))
+        let (kind, name) = place_of(key);
+        self.caches.get(&kind).is_some_and(|cache| cache.went_back(&name, base))
     }
 
     /// The work that a change of an object wakes: `old` is missing where it is new, `new` where it is gone.

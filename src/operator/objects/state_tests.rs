@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::crd::{FINALIZER, GuestKind, PhoenixLXC};
 use crate::desired::GuestObject;
+use crate::operator::objects::decode;
 
 fn guest(name: &str, spec: Value, status: Value, meta: Value) -> Object {
     let mut metadata = json!({"namespace": "ai", "name": name, "uid": name, "generation": 1});
@@ -200,4 +201,41 @@ fn a_listing_without_an_object_triggers_those_that_refer_to_it() {
     let items = state.retain_listed(Kind::Guest(GuestKind::PhoenixLXC), Some("ai"), &listed);
     assert!(items.contains(&item("web")));
     assert!(state.guest(&key("db")).is_none());
+}
+
+#[test]
+fn what_guests_only_look_up_wakes_them_when_it_comes_and_when_it_goes() {
+    let mut state = State::default();
+    let none = json!({});
+    let spec =
+        json!({"features": [{"name": "docker"}], "application": {"scriptFrom": {"name": "scripts", "key": "run"}}});
+    state.apply(guest("a", spec, none.clone(), none.clone()), "1", Origin::Elsewhere);
+    let object = |kind: Kind, value: Value| decode(kind, serde_json::from_value(value).unwrap()).unwrap();
+
+    let name: Name = ("ai".into(), "docker".into());
+    let feature = json!({"apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixFeature",
+        "metadata": {"namespace": "ai", "name": "docker"}, "spec": {"install": "true"}});
+    let items = state.apply(object(Kind::Feature, feature), "2", Origin::Elsewhere);
+    assert_eq!(items, vec![item("a"), Item::Feature(name.clone())]);
+    let items = state.remove(Kind::Feature, &name, "3", Origin::Elsewhere);
+    assert_eq!(items, vec![item("a")]);
+
+    let name: Name = ("ai".into(), "scripts".into());
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "ai", "name": "scripts"},
+        "data": {"run": "true"}});
+    let map = object(Kind::ConfigMap, map);
+    assert_eq!(state.apply(map.clone(), "4", Origin::Elsewhere), vec![item("a")]);
+    assert_eq!(state.apply(map, "5", Origin::Elsewhere), vec![]);
+    let items = state.remove(Kind::ConfigMap, &name, "6", Origin::Elsewhere);
+    assert_eq!(items, vec![item("a")]);
+
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ai", "labels": {"a": "b"}}});
+    let items = state.apply(object(Kind::Namespace, namespace), "7", Origin::Elsewhere);
+    assert_eq!(items, vec![item("a")]);
+    let name: Name = (String::new(), "ai".into());
+    assert_eq!(state.remove(Kind::Namespace, &name, "8", Origin::Elsewhere), vec![]);
+
+    state.apply(hypervisor(none, 1), "9", Origin::Elsewhere);
+    let items = state.remove(Kind::Hypervisor, &pve(), "9", Origin::Own);
+    assert_eq!(items, vec![Item::Poll(pve()), item("a"), Item::Guard("infra".into())]);
 }

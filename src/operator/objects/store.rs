@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{debug, warn};
 
 use super::state::State;
-use super::{Item, Kind, Lookup, Name, Object, Origin, decode, decode_guest};
+use super::{Item, Lookup, Name, Object, Origin, decode, decode_guest, place_of};
 use crate::crd::{
     GROUP, GuestKind, GuestStatus, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM, VERSION,
 };
@@ -309,8 +309,8 @@ impl Store for KubeStore {
             .await?;
         if ended(&answer) {
             let last = answer.resource_version().unwrap_or(version);
-            let Key { kind, namespace, name } = object.key.clone();
-            self.change(|state| state.remove(Kind::Guest(kind), &(namespace, name), &last, Origin::Own));
+            let (kind, name) = place_of(&object.key);
+            self.change(|state| state.remove(kind, &name, &last, Origin::Own));
             return Ok(());
         }
         self.written(object, answer).map(|_| ())

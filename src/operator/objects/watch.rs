@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ObjectReference, Secret};
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Client, Resource, ResourceExt};
+use kube::{Resource, ResourceExt};
 use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
@@ -51,22 +51,13 @@ where
     K: Resource<DynamicType = ()>,
 {
     unsynced.send_modify(|count| *count += 1);
-    let api = api::<K>(store.client.clone(), namespace);
-    Box::pin(follow(
-        store.clone(),
-        api,
-        kind,
-        namespace.map(str::to_string),
-        unsynced.clone(),
-    ))
-}
-
-fn api<K: Resource<DynamicType = ()>>(client: Client, namespace: Option<&str>) -> Api<DynamicObject> {
-    let resource = ApiResource::erase::<K>(&());
-    match namespace {
+    let (client, resource) = (store.client.clone(), ApiResource::erase::<K>(&()));
+    let api = match namespace {
         Some(namespace) => Api::namespaced_with(client, namespace, &resource),
         None => Api::all_with(client, &resource),
-    }
+    };
+    let namespace = namespace.map(str::to_string);
+    Box::pin(follow(store.clone(), api, kind, namespace, unsynced.clone()))
 }
 
 async fn follow(
@@ -173,22 +164,19 @@ mod tests {
 
     use super::*;
 
-    fn object(value: serde_json::Value) -> DynamicObject {
-        serde_json::from_value(value).unwrap()
-    }
-
     fn lxc(name: &str) -> DynamicObject {
-        object(json!({
+        serde_json::from_value(json!({
             "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixLXC",
             "metadata": {"namespace": "ai", "name": name, "resourceVersion": "1"}, "spec": {"hypervisorRef": {"name": "pve"}}
         }))
+        .unwrap()
     }
 
     #[tokio::test]
     async fn an_object_in_which_phoenix_panics_is_left_out_and_counted() {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let config = kube::Config::new("http://127.0.0.1:1/".parse().unwrap());
-        let client = Client::try_from(config).unwrap();
+        let client = kube::Client::try_from(config).unwrap();
         let store = KubeStore::new(client, "test", "phoenix", Arc::default());
         let kind = Kind::Guest(GuestKind::PhoenixLXC);
         put_decoded(&store, kind, lxc("bad"), |_, _| panic!("of a test"));
