@@ -12,10 +12,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{Instrument, error, info_span, warn};
 
-use super::index::Name;
+use super::objects::state::State;
+use super::objects::store::KubeStore;
+use super::objects::{Item, Name};
 use super::queue::Queue;
-use super::state::{Item, State};
-use super::store::KubeStore;
 use crate::crd::HypervisorStatus;
 use crate::desired::{GuestObject, Key};
 use crate::engine::Engine;
@@ -188,7 +188,7 @@ async fn sleep_until(due: Option<Instant>) {
 
 fn lane(state: &State, item: &Item) -> Lane {
     match item {
-        Item::Guest(key) => match state.guests.get(key) {
+        Item::Guest(key) => match state.guest(key) {
             Some(guest) => Lane::Guests(guest.object.hypervisor_ref()),
             None => Lane::Shared,
         },
@@ -238,7 +238,7 @@ async fn attempt<R: Reconciler>(store: &KubeStore, reconciler: &R, item: &Item) 
     match item {
         Item::Guest(key) => {
             let after = reconciler.reconcile(key).await;
-            match store.state().guests.get(key) {
+            match store.state().guest(key) {
                 Some(guest) => (result_of(&guest.object), (Some(after), Vec::new())),
                 None => ("gone", (None, Vec::new())),
             }

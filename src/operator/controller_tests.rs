@@ -8,7 +8,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::*;
 use crate::crd::{GuestKind, PhoenixHypervisor, PhoenixLXC};
-use crate::operator::state::{Guest, Origin};
+use crate::operator::objects::{Guest, Object, Origin};
 
 /// Counts calls; guests of the hypervisor `hung` never end.
 #[derive(Default)]
@@ -84,11 +84,11 @@ fn guest(store: &KubeStore, name: &str, hypervisor: &str) {
         "metadata": {"namespace": "ai", "name": name}, "spec": {"hypervisorRef": {"name": hypervisor}}
     }))
     .unwrap();
-    let guest = Guest {
+    let guest = Object::Guest(Arc::new(Guest {
         object: GuestObject::from(&object),
         finalizers: vec![],
-    };
-    store.change(|state| state.apply_guest("1", guest, Origin::Elsewhere));
+    }));
+    store.change(|state| state.apply(guest, "1", Origin::Elsewhere));
 }
 
 fn hypervisor(store: &KubeStore, name: &str) {
@@ -99,7 +99,8 @@ fn hypervisor(store: &KubeStore, name: &str) {
         "status": {"conditions": []}
     }))
     .unwrap();
-    store.change(|state| state.apply_hypervisor("1", Arc::new(object)));
+    let hypervisor = Object::Hypervisor(Arc::new(object));
+    store.change(|state| state.apply(hypervisor, "1", Origin::Elsewhere));
 }
 
 struct Running {
@@ -174,9 +175,10 @@ async fn an_object_that_changes_while_it_is_worked_on_is_worked_on_again_after_t
     let running = Running::start(&store, &fake);
     fake.reached("gated", 1).await;
     for version in 2..10 {
-        let mut changed = store.state().guests.iter().next().unwrap().1.clone();
+        let mut changed = store.state().guests().next().unwrap().clone();
         changed.object.generation = version;
-        store.change(|state| state.apply_guest(&version.to_string(), changed, Origin::Elsewhere));
+        let changed = Object::Guest(Arc::new(changed));
+        store.change(|state| state.apply(changed, &version.to_string(), Origin::Elsewhere));
     }
     fake.gate.notify_one();
     fake.reached("gated", 2).await;

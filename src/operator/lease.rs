@@ -15,7 +15,7 @@ use kube::api::{Api, PostParams};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::store::call;
+use super::objects::store::call;
 use crate::engine::store::StoreError;
 
 /// How long a Lease lasts, how long a holder tries to renew it, and how often it does. Each is well below the former.

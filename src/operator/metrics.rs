@@ -9,8 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use super::index::Name;
-use super::state::Item;
+use super::objects::{Item, Name};
 use crate::desired::Key;
 use crate::engine::Counters;
 use crate::engine::store::StoreError;

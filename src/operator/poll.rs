@@ -7,9 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use tracing::warn;
 
 use super::controller::{Polled, Reconciler};
-use super::index::Name;
-use super::state::{Item, State};
-use super::store::KubeStore;
+use super::objects::state::State;
+use super::objects::store::KubeStore;
+use super::objects::{Item, Name};
 use crate::crd::{FeatureStatus, HypervisorStatus, PhoenixFeature, PhoenixHypervisor};
 use crate::engine::store::StoreError;
 
@@ -23,7 +23,7 @@ type Outcome = (&'static str, (Option<Duration>, Vec<Item>));
 
 /// One poll of a hypervisor: its status is published if it changed, and guests that changed are worked on.
 pub async fn poll<R: Reconciler>(store: &KubeStore, reconciler: &R, name: &Name) -> Outcome {
-    if store.state().hypervisors.get(name).is_none() {
+    if store.state().get::<PhoenixHypervisor>(name).is_none() {
         store.metrics.hypervisor(name, None);
         return ("gone", (None, Vec::new()));
     }
@@ -32,7 +32,7 @@ pub async fn poll<R: Reconciler>(store: &KubeStore, reconciler: &R, name: &Name)
     store.metrics.hypervisor(name, Some(up));
     let (current, status) = {
         let state = store.state();
-        let Some(hypervisor) = state.hypervisors.get(name) else {
+        let Some(hypervisor) = state.get::<PhoenixHypervisor>(name) else {
             return ("gone", (None, Vec::new()));
         };
         let users = holders(&state, name);
@@ -41,7 +41,7 @@ pub async fn poll<R: Reconciler>(store: &KubeStore, reconciler: &R, name: &Name)
     };
     let also = changed.into_iter().map(Item::Guest).collect();
     if current != status {
-        match store.write_hypervisor_status(name, &status).await {
+        match store.write_status_of::<PhoenixHypervisor>(name, &status).await {
             Ok(()) => {}
             Err(StoreError::Gone) => return ("gone", (None, also)),
             Err(error) => {
@@ -64,7 +64,7 @@ fn holders(state: &State, name: &Name) -> Vec<String> {
 
 /// Hypervisors of a namespace that are being deleted: their statuses say what they wait for, which changed.
 pub fn blocked_hypervisors(state: &State, namespace: &str) -> Vec<Item> {
-    let own = state.hypervisors.iter().filter(|(name, _)| name.0 == namespace);
+    let own = state.all::<PhoenixHypervisor>().filter(|(name, _)| name.0 == namespace);
     own.filter(|(_, hypervisor)| hypervisor.metadata.deletion_timestamp.is_some())
         .map(|(name, _)| Item::Poll(name.clone()))
         .collect()
@@ -109,7 +109,7 @@ fn with_deletion(
 pub async fn feature(store: &KubeStore, name: &Name) -> Outcome {
     let status = {
         let state = store.state();
-        let Some(feature) = state.features.get(name) else {
+        let Some(feature) = state.get::<PhoenixFeature>(name) else {
             return ("gone", (None, Vec::new()));
         };
         let status = feature_status(feature, Timestamp::now());
@@ -118,7 +118,7 @@ pub async fn feature(store: &KubeStore, name: &Name) -> Outcome {
     let Some(status) = status else {
         return ("ready", (None, Vec::new()));
     };
-    match store.write_feature_status(name, &status).await {
+    match store.write_status_of::<PhoenixFeature>(name, &status).await {
         Ok(()) => ("ready", (None, Vec::new())),
         Err(StoreError::Gone) => ("gone", (None, Vec::new())),
         Err(error) => {

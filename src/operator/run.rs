@@ -17,9 +17,9 @@ use tracing::{info, warn};
 use super::controller::{Controller, Reconciler};
 use super::lease::{Elector, KubeLease, Timing};
 use super::metrics::Metrics;
+use super::objects::store::{KubeStore, call};
+use super::objects::watch::all;
 use super::probes::{Probes, serve};
-use super::store::{KubeStore, call};
-use super::watch::all;
 use crate::engine::store::StoreError;
 
 /// The API server ends watches after about 290 s; a connection that says nothing for longer is dead.

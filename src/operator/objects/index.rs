@@ -5,15 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::Name;
 use crate::crd::{GuestKind, PhoenixHypervisor};
 use crate::desired::{GuestObject, GuestSpec, Key};
 
-/// Namespace and name of an object.
-pub type Name = (String, String);
-
 /// Something that guest objects refer to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Ref {
+pub(super) enum Ref {
     /// A PhoenixHypervisor.
     Hypervisor(Name),
     /// A dependency or template.
@@ -30,7 +28,7 @@ pub enum Ref {
 
 /// All that a guest object refers to. A template or feature may be in the object's namespace or in the hypervisor's:
 /// both are watched, since either may appear later.
-pub fn refs(object: &GuestObject) -> BTreeSet<Ref> {
+pub(super) fn refs(object: &GuestObject) -> BTreeSet<Ref> {
     let own = &object.key.namespace;
     let hypervisor = object.hypervisor_ref();
     let mut found = BTreeSet::new();
@@ -72,7 +70,7 @@ fn has_features(spec: &GuestSpec) -> bool {
 }
 
 /// Names of the Secrets that a hypervisor names, all of its own namespace.
-pub fn secrets_of(hypervisor: &PhoenixHypervisor) -> BTreeSet<String> {
+pub(crate) fn secrets_of(hypervisor: &PhoenixHypervisor) -> BTreeSet<String> {
     named(&hypervisor.spec).0
 }
 
@@ -106,14 +104,14 @@ fn named(spec: &impl Serialize) -> (BTreeSet<String>, BTreeSet<String>) {
 
 /// Referrers by what they refer to.
 #[derive(Debug, Default)]
-pub struct Index {
+pub(super) struct Index {
     refs: BTreeMap<Key, BTreeSet<Ref>>,
     referrers: BTreeMap<Ref, BTreeSet<Key>>,
 }
 
 impl Index {
     /// Records what an object refers to now.
-    pub fn set(&mut self, key: &Key, refs: BTreeSet<Ref>) {
+    pub(super) fn set(&mut self, key: &Key, refs: BTreeSet<Ref>) {
         if self.refs.get(key) == Some(&refs) {
             return;
         }
@@ -125,7 +123,7 @@ impl Index {
     }
 
     /// Forgets an object.
-    pub fn remove(&mut self, key: &Key) {
+    pub(super) fn remove(&mut self, key: &Key) {
         for reference in self.refs.remove(key).unwrap_or_default() {
             if let Some(keys) = self.referrers.get_mut(&reference) {
                 keys.remove(key);
@@ -137,12 +135,12 @@ impl Index {
     }
 
     /// What an object refers to.
-    pub fn refs(&self, key: &Key) -> impl Iterator<Item = &Ref> {
+    pub(super) fn refs(&self, key: &Key) -> impl Iterator<Item = &Ref> {
         self.refs.get(key).into_iter().flatten()
     }
 
     /// Objects that refer to something.
-    pub fn referrers<'a>(&'a self, reference: &Ref) -> impl Iterator<Item = &'a Key> + use<'a> {
+    pub(super) fn referrers<'a>(&'a self, reference: &Ref) -> impl Iterator<Item = &'a Key> + use<'a> {
         self.referrers.get(reference).into_iter().flatten()
     }
 }

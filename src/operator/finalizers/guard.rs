@@ -3,36 +3,35 @@
 //! credentials last (promise 5).
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::ResourceExt;
 use kube::api::DynamicObject;
+use kube::{Resource, ResourceExt};
 use tokio::sync::RwLockReadGuard;
 use tracing::{info, warn};
 
-use super::index::{Name, secrets_of};
-use super::state::{Guest, Origin, State};
-use super::store::{KubeStore, ended};
-use crate::crd::{FINALIZER, PhoenixHypervisor};
-use crate::desired::Key;
+use super::{ended, has_ours, with_ours};
+use crate::crd::PhoenixHypervisor;
 use crate::engine::store::StoreError;
+use crate::operator::objects::index::secrets_of;
+use crate::operator::objects::state::State;
+use crate::operator::objects::store::KubeStore;
+use crate::operator::objects::{Kind, Name, Origin, decode};
 
 /// A finalizer to be set or taken off.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Correction {
+struct Correction {
     /// The object.
-    pub target: Target,
+    target: Target,
     /// Version of the object.
-    pub version: String,
+    version: String,
     /// Finalizers that it is to have.
-    pub finalizers: Vec<String>,
+    finalizers: Vec<String>,
 }
 
 /// What has a finalizer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+enum Target {
     /// A hypervisor.
     Hypervisor(Name),
     /// A Secret.
@@ -40,54 +39,45 @@ pub enum Target {
 }
 
 /// What is to be corrected in a namespace: hypervisors before Secrets, so that credentials go last.
-pub fn corrections(state: &State, namespace: &str) -> Vec<Correction> {
-    let hypervisors = state.hypervisors.iter().filter(|(name, _)| name.0 == namespace);
+fn corrections(state: &State, namespace: &str) -> Vec<Correction> {
+    let hypervisors = state.all::<PhoenixHypervisor>().filter(|(n, _)| n.0 == namespace);
     let mut found: Vec<Correction> = hypervisors
         .filter_map(|(name, hypervisor)| {
             let wanted = state.holders(name).next().is_some();
-            correction(Target::Hypervisor(name.clone()), &hypervisor.metadata, wanted)
+            correction(Target::Hypervisor(name.clone()), hypervisor.as_ref(), wanted)
         })
         .collect();
     let in_use = state.secrets_in_use(namespace);
-    let secrets = state.secrets.iter().filter(|(name, _)| name.0 == namespace);
+    let secrets = state.all::<Secret>().filter(|(n, _)| n.0 == namespace);
     found.extend(secrets.filter_map(|(name, secret)| {
-        correction(Target::Secret(name.clone()), &secret.metadata, in_use.contains(&name.1))
+        correction(Target::Secret(name.clone()), secret.as_ref(), in_use.contains(&name.1))
     }));
     found
 }
 
-fn correction(target: Target, meta: &ObjectMeta, wanted: bool) -> Option<Correction> {
-    let mut finalizers = meta.finalizers.clone().unwrap_or_default();
-    let set = finalizers.iter().any(|f| f == FINALIZER);
+fn correction(target: Target, object: &impl Resource, wanted: bool) -> Option<Correction> {
+    let set = has_ours(object.finalizers());
     // An object that is already being deleted takes no new finalizer.
-    if set == wanted || (wanted && meta.deletion_timestamp.is_some()) {
+    if set == wanted || (wanted && object.meta().deletion_timestamp.is_some()) {
         return None;
-    }
-    if wanted {
-        finalizers.push(FINALIZER.into());
-    } else {
-        finalizers.retain(|f| f != FINALIZER);
     }
     Some(Correction {
         target,
-        version: meta.resource_version.clone().unwrap_or_default(),
-        finalizers,
+        version: object.resource_version().unwrap_or_default(),
+        finalizers: with_ours(object.finalizers(), wanted),
     })
 }
 
 /// Whether an object of a namespace has Phoenix's finalizer, which takes permissions there to be let go.
 fn needs_permissions(state: &State, namespace: &str) -> bool {
-    let ours = |meta: &ObjectMeta| meta.finalizers.iter().flatten().any(|f| f == FINALIZER);
-    let guest = |(key, guest): (&Key, &Guest)| key.namespace == namespace && guest.object.finalizer;
-    state.guests.iter().any(guest)
-        || state
-            .hypervisors
-            .iter()
-            .any(|(name, h)| name.0 == namespace && ours(&h.metadata))
-        || state
-            .secrets
-            .iter()
-            .any(|(name, s)| name.0 == namespace && ours(&s.metadata))
+    let guest = state
+        .guests()
+        .any(|guest| guest.object.key.namespace == namespace && guest.object.finalizer);
+    let mut hypervisors = state.all::<PhoenixHypervisor>();
+    let mut secrets = state.all::<Secret>();
+    guest
+        || hypervisors.any(|(name, h)| name.0 == namespace && has_ours(h.finalizers()))
+        || secrets.any(|(name, s)| name.0 == namespace && has_ours(s.finalizers()))
 }
 
 /// What a hypervisor's connection still lacks before a guest may come to depend on it.
@@ -97,20 +87,15 @@ fn needs_permissions(state: &State, namespace: &str) -> bool {
 fn unprotected(state: &State, hypervisor: &Name) -> Result<Vec<Correction>, StoreError> {
     let (namespace, name) = hypervisor;
     let found = state
-        .hypervisors
-        .get(hypervisor)
+        .get::<PhoenixHypervisor>(hypervisor)
         .filter(|h| h.metadata.deletion_timestamp.is_none())
         .ok_or_else(|| StoreError::Other(format!("PhoenixHypervisor {namespace}/{name} is being deleted")))?;
     let mut lacking = Vec::new();
-    lacking.extend(correction(
-        Target::Hypervisor(hypervisor.clone()),
-        &found.metadata,
-        true,
-    ));
+    lacking.extend(correction(Target::Hypervisor(hypervisor.clone()), found.as_ref(), true));
     for secret in secrets_of(found) {
         let name = (hypervisor.0.clone(), secret);
-        if let Some(secret) = state.secrets.get(&name) {
-            lacking.extend(correction(Target::Secret(name), &secret.metadata, true));
+        if let Some(secret) = state.get::<Secret>(&name) {
+            lacking.extend(correction(Target::Secret(name), secret.as_ref(), true));
         }
     }
     Ok(lacking)
@@ -121,7 +106,7 @@ impl KubeStore {
     ///
     /// # Errors
     /// The first one that occurred; what could be done is done.
-    pub async fn guard_namespace(&self, namespace: &str) -> Result<(), StoreError> {
+    pub(crate) async fn guard_namespace(&self, namespace: &str) -> Result<(), StoreError> {
         let release = |state: &State| !needs_permissions(state, namespace) && self.bindings.may_be_held(namespace);
         let idle = {
             let state = self.state();
@@ -151,7 +136,7 @@ impl KubeStore {
     /// Makes all that a guest's end will need stay, for an object that is about to get its finalizer: its hypervisor,
     /// the Secrets of that, and the operator's permissions. They stay while the answer is held; after that the
     /// object's own finalizer keeps them.
-    pub(super) async fn hold_connection(
+    pub(crate) async fn hold_connection(
         &self,
         namespace: &str,
         hypervisor: &Name,
@@ -184,7 +169,7 @@ impl KubeStore {
         let result = self
             .patch_finalizers(&api, &name.1, &correction.version, &correction.finalizers)
             .await;
-        let kept = correction.finalizers.iter().any(|f| f == FINALIZER);
+        let kept = has_ours(&correction.finalizers);
         match result {
             Ok(answer) => {
                 info!(target = ?correction.target, kept, "finalizer written");
@@ -201,23 +186,15 @@ impl KubeStore {
 
     fn corrected(&self, target: &Target, answer: DynamicObject, version: &str) -> Result<(), StoreError> {
         let last = answer.resource_version().unwrap_or_else(|| version.to_string());
-        let ended = ended(&answer);
-        let unreadable = |e: kube::core::dynamic::ParseDynamicObjectError| StoreError::Other(e.to_string());
-        match target {
-            Target::Hypervisor(name) if ended => {
-                self.change(|state| state.remove_hypervisor(name, &last, Origin::Own));
-            }
-            Target::Secret(name) if ended => {
-                self.change(|state| state.remove_secret(name, &last, Origin::Own));
-            }
-            Target::Hypervisor(_) => {
-                let hypervisor = Arc::new(answer.try_parse().map_err(unreadable)?);
-                self.change(|state| state.apply_hypervisor(&last, hypervisor));
-            }
-            Target::Secret(_) => {
-                let secret = Arc::new(answer.try_parse().map_err(unreadable)?);
-                self.change(|state| state.apply_secret(&last, secret));
-            }
+        let (kind, name) = match target {
+            Target::Hypervisor(name) => (Kind::Hypervisor, name),
+            Target::Secret(name) => (Kind::Secret, name),
+        };
+        if ended(&answer) {
+            self.change(|state| state.remove(kind, name, &last, Origin::Own));
+        } else {
+            let object = decode(kind, answer).map_err(StoreError::Other)?;
+            self.change(|state| state.apply(object, &last, Origin::Own));
         }
         Ok(())
     }
@@ -225,13 +202,16 @@ impl KubeStore {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::crd::{GuestKind, PhoenixLXC};
+    use crate::crd::{FINALIZER, GuestKind, PhoenixLXC};
     use crate::desired::GuestObject;
+    use crate::operator::objects::{Guest, Object};
 
-    fn hypervisor(meta: Value) -> Arc<PhoenixHypervisor> {
+    fn hypervisor(meta: Value) -> Object {
         let mut object = json!({
             "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixHypervisor",
             "metadata": {"namespace": "ai", "name": "pve", "resourceVersion": "1"},
@@ -240,26 +220,26 @@ mod tests {
         for (field, value) in meta.as_object().unwrap() {
             object["metadata"][field] = value.clone();
         }
-        Arc::new(serde_json::from_value(object).unwrap())
+        Object::Hypervisor(Arc::new(serde_json::from_value(object).unwrap()))
     }
 
-    fn secret(name: &str, finalizers: &[&str]) -> Arc<Secret> {
+    fn secret(name: &str, finalizers: &[&str]) -> Object {
         let object =
             json!({"metadata": {"namespace": "ai", "name": name, "resourceVersion": "2", "finalizers": finalizers}});
-        Arc::new(serde_json::from_value(object).unwrap())
+        Object::Secret(Arc::new(serde_json::from_value(object).unwrap()))
     }
 
-    fn guest(finalizers: &[&str]) -> Guest {
+    fn guest(finalizers: &[&str]) -> Object {
         let object: PhoenixLXC = serde_json::from_value(json!({
             "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixLXC",
             "metadata": {"namespace": "ai", "name": "a", "finalizers": finalizers},
             "spec": {"hypervisorRef": {"name": "pve"}}
         }))
         .unwrap();
-        Guest {
+        Object::Guest(Arc::new(Guest {
             object: GuestObject::from(&object),
             finalizers: vec![],
-        }
+        }))
     }
 
     fn targets(state: &State) -> Vec<(Target, Vec<String>)> {
@@ -274,11 +254,11 @@ mod tests {
     #[test]
     fn finalizers_come_with_the_first_guest_and_go_with_the_last_credentials_last() {
         let mut state = State::default();
-        state.apply_hypervisor("1", hypervisor(json!({})));
-        state.apply_secret("2", secret("token", &["other"]));
-        state.apply_secret("3", secret("unrelated", &[]));
+        state.apply(hypervisor(json!({})), "1", Origin::Own);
+        state.apply(secret("token", &["other"]), "2", Origin::Own);
+        state.apply(secret("unrelated", &[]), "3", Origin::Own);
         assert_eq!(targets(&state), vec![]);
-        state.apply_guest("4", guest(&[FINALIZER]), Origin::Own);
+        state.apply(guest(&[FINALIZER]), "4", Origin::Own);
         let ours = || FINALIZER.to_string();
         assert_eq!(
             targets(&state),
@@ -288,11 +268,11 @@ mod tests {
             ]
         );
         let deleting = json!({"finalizers": [FINALIZER], "deletionTimestamp": "2026-01-01T00:00:00Z"});
-        state.apply_hypervisor("5", hypervisor(deleting));
-        state.apply_secret("6", secret("token", &["other", FINALIZER]));
+        state.apply(hypervisor(deleting), "5", Origin::Own);
+        state.apply(secret("token", &["other", FINALIZER]), "6", Origin::Own);
         assert_eq!(targets(&state), vec![]);
         assert!(needs_permissions(&state, "ai") && !needs_permissions(&state, "other"));
-        state.remove_guest(&Key::new(GuestKind::PhoenixLXC, "ai", "a"), "7", Origin::Own);
+        state.remove(Kind::Guest(GuestKind::PhoenixLXC), &name("a"), "7", Origin::Own);
         assert!(needs_permissions(&state, "ai"), "for the hypervisor and its Secret");
         assert_eq!(
             targets(&state),
@@ -301,26 +281,27 @@ mod tests {
                 (Target::Secret(name("token")), vec!["other".into()]),
             ]
         );
-        state.remove_hypervisor(&name("pve"), "8", Origin::Own);
-        state.apply_secret("9", secret("token", &["other"]));
+        state.remove(Kind::Hypervisor, &name("pve"), "8", Origin::Own);
+        state.apply(secret("token", &["other"]), "9", Origin::Own);
         assert!(!needs_permissions(&state, "ai"));
     }
 
     #[test]
     fn a_secret_that_no_hypervisor_names_any_more_is_let_go() {
         let mut state = State::default();
-        state.apply_secret("1", secret("former", &[FINALIZER]));
+        state.apply(secret("former", &[FINALIZER]), "1", Origin::Own);
         assert_eq!(targets(&state), vec![(Target::Secret(name("former")), vec![])]);
     }
 
     #[test]
     fn an_object_that_is_being_deleted_takes_no_new_finalizer() {
         let mut state = State::default();
-        state.apply_hypervisor(
-            "1",
+        state.apply(
             hypervisor(json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["other"]})),
+            "1",
+            Origin::Own,
         );
-        state.apply_guest("2", guest(&[FINALIZER]), Origin::Own);
+        state.apply(guest(&[FINALIZER]), "2", Origin::Own);
         assert_eq!(targets(&state), vec![]);
         assert!(unprotected(&state, &name("pve")).is_err());
     }

@@ -14,9 +14,9 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 use tracing::{debug, info};
 
-use super::store::call;
-use crate::crd::FINALIZER;
+use super::{has_ours, with_ours};
 use crate::engine::store::StoreError;
+use crate::operator::objects::store::call;
 
 /// What is known of a namespace's RoleBinding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ enum Known {
 }
 
 /// The RoleBindings of the operator, one a namespace.
-pub struct Bindings {
+pub(crate) struct Bindings {
     client: Client,
     name: String,
     known: Mutex<BTreeMap<String, Known>>,
@@ -38,7 +38,7 @@ pub struct Bindings {
 
 impl Bindings {
     /// RoleBindings of this name.
-    pub fn new(client: Client, name: &str) -> Self {
+    pub(crate) fn new(client: Client, name: &str) -> Self {
         Bindings {
             client,
             name: name.to_string(),
@@ -47,12 +47,12 @@ impl Bindings {
     }
 
     /// Whether the RoleBinding of a namespace is known to stay.
-    pub fn is_held(&self, namespace: &str) -> bool {
+    pub(super) fn is_held(&self, namespace: &str) -> bool {
         matches!(self.known(namespace), Some(Known::Held | Known::Absent))
     }
 
     /// Whether the RoleBinding of a namespace may have our finalizer.
-    pub fn may_be_held(&self, namespace: &str) -> bool {
+    pub(super) fn may_be_held(&self, namespace: &str) -> bool {
         matches!(self.known(namespace), Some(Known::Held) | None)
     }
 
@@ -65,7 +65,7 @@ impl Bindings {
     ///
     /// # Errors
     /// Those of the API server.
-    pub async fn set(&self, namespace: &str, held: bool) -> Result<(), StoreError> {
+    pub(super) async fn set(&self, namespace: &str, held: bool) -> Result<(), StoreError> {
         let now = self.write(namespace, held).await?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(namespace.to_string(), now);
@@ -86,16 +86,11 @@ impl Bindings {
         let Some(binding) = found.await? else {
             return Ok(Known::Absent);
         };
-        let mut finalizers = binding.finalizers().to_vec();
         let known = if held { Known::Held } else { Known::Free };
-        if finalizers.iter().any(|f| f == FINALIZER) == held {
+        if has_ours(binding.finalizers()) == held {
             return Ok(known);
         }
-        if held {
-            finalizers.push(FINALIZER.into());
-        } else {
-            finalizers.retain(|f| f != FINALIZER);
-        }
+        let finalizers = with_ours(binding.finalizers(), held);
         let version = binding.resource_version();
         let patch = json!({"metadata": {"resourceVersion": version, "finalizers": finalizers}});
         match call(api.patch(&self.name, &PatchParams::default(), &Patch::Merge(&patch))).await {

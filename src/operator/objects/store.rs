@@ -9,19 +9,22 @@ use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret};
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use kube::runtime::events::{EventType as KubeEventType, Recorder, Reporter};
 use kube::{Client, ResourceExt};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{debug, warn};
 
-use super::binding::Bindings;
-use super::cache::Mark;
-use super::index::Name;
-use super::metrics::Metrics;
-use super::state::{Guest, Item, Kind, Origin, State};
-use crate::crd::*;
+use super::state::State;
+use super::{Item, Lookup, Name, Object, Origin, decode, decode_guest, place_of};
+use crate::crd::{
+    GROUP, GuestKind, GuestStatus, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM, VERSION,
+};
 use crate::desired::{GuestObject, Key, Objects};
 use crate::engine::Counters;
 use crate::engine::store::{Event, EventType, Store, StoreError};
+use crate::operator::finalizers::binding::Bindings;
+use crate::operator::finalizers::{ended, has_ours, with_ours};
+use crate::operator::metrics::Metrics;
 
 /// Seconds that one call to the API server may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
@@ -31,14 +34,14 @@ const NOTE_MAX: usize = 1024;
 
 /// Objects of an API server.
 pub struct KubeStore {
-    pub(super) client: Client,
+    pub(crate) client: Client,
     state: RwLock<State>,
     items: OnceLock<UnboundedSender<Item>>,
     recorder: Recorder,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) bindings: Bindings,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) bindings: Bindings,
     /// Held shared while a guest object gets its finalizer, alone while finalizers of its hypervisor are taken off.
-    pub(super) guard: tokio::sync::RwLock<()>,
+    pub(crate) guard: tokio::sync::RwLock<()>,
 }
 
 impl KubeStore {
@@ -48,7 +51,7 @@ impl KubeStore {
     }
 
     /// An empty store for the process `instance`, whose permissions come from RoleBindings of this name.
-    pub fn new(client: Client, instance: &str, role_binding: &str, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(client: Client, instance: &str, role_binding: &str, metrics: Arc<Metrics>) -> Self {
         let reporter = Reporter {
             controller: "phoenix-operator".into(),
             instance: Some(instance.to_string()),
@@ -65,7 +68,7 @@ impl KubeStore {
     }
 
     /// The caches.
-    pub fn state(&self) -> RwLockReadGuard<'_, State> {
+    pub(crate) fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -74,7 +77,7 @@ impl KubeStore {
     }
 
     /// Changes the caches and passes on the work that follows from it.
-    pub fn change(&self, change: impl FnOnce(&mut State) -> Vec<Item>) {
+    pub(crate) fn change(&self, change: impl FnOnce(&mut State) -> Vec<Item>) {
         let items = change(&mut self.state_mut());
         if let Some(sender) = self.items.get() {
             for item in items {
@@ -86,7 +89,7 @@ impl KubeStore {
 
     /// Begins to pass on work: first everything there is, then what follows from changes. Only the first call gets
     /// the receiver.
-    pub fn start(&self, namespaces: &[String]) -> Option<UnboundedReceiver<Item>> {
+    pub(crate) fn start(&self, namespaces: &[String]) -> Option<UnboundedReceiver<Item>> {
         let (sender, receiver) = unbounded_channel();
         let state = self.state_mut();
         for item in state.all_items(namespaces) {
@@ -96,7 +99,7 @@ impl KubeStore {
     }
 
     /// The API of a kind in a namespace.
-    pub(super) fn api<K>(&self, namespace: &str) -> Api<DynamicObject>
+    pub(crate) fn api<K>(&self, namespace: &str) -> Api<DynamicObject>
     where
         K: kube::Resource<DynamicType = ()>,
     {
@@ -112,7 +115,7 @@ impl KubeStore {
     }
 
     /// Tells on an object that it was left out; nobody waits for it.
-    pub(super) fn tell_undecodable(&self, reference: ObjectReference, error: &str) {
+    pub(crate) fn tell_undecodable(&self, reference: ObjectReference, error: &str) {
         let recorder = self.recorder.clone();
         let published = kube::runtime::events::Event {
             type_: KubeEventType::Warning,
@@ -128,27 +131,22 @@ impl KubeStore {
         });
     }
 
-    /// Now, for a listing of a kind that begins.
-    pub(super) fn mark(&self, kind: Kind) -> Mark {
-        self.state().mark(kind)
-    }
-
     /// Takes in a guest object as the API server answered to a write of ours, which was made from `base`.
     fn written(&self, base: &GuestObject, answer: DynamicObject) -> Result<GuestObject, StoreError> {
         let key = &base.key;
         let from = base.resource_version.clone().unwrap_or_default();
         let version = answer.resource_version().unwrap_or_default();
-        let guest = parse_guest(key.kind, answer).map_err(|e| StoreError::Other(e.to_string()))?;
+        let guest = decode_guest(key.kind, answer).map_err(StoreError::Other)?;
         let object = guest.object.clone();
-        self.change(|state| match state.guests.went_back(&object.key, &from) {
+        self.change(|state| match state.went_back(&object.key, &from) {
             true => Vec::new(),
-            false => state.apply_guest(&version, guest, Origin::Own),
+            false => state.apply(Object::Guest(Arc::new(guest)), &version, Origin::Own),
         });
         Ok(object)
     }
 
     /// Replaces the finalizers of an object under its version; the answer tells whether the object is still there.
-    pub(super) async fn patch_finalizers(
+    pub(crate) async fn patch_finalizers(
         &self,
         api: &Api<DynamicObject>,
         name: &str,
@@ -163,7 +161,7 @@ impl KubeStore {
     /// Finalizers and version of a guest object, if the caches have it as `object` was read.
     fn guest_finalizers(&self, object: &GuestObject) -> Result<(Vec<String>, String), StoreError> {
         let state = self.state();
-        let guest = state.guests.get(&object.key).ok_or(StoreError::Gone)?;
+        let guest = state.guest(&object.key).ok_or(StoreError::Gone)?;
         match &object.resource_version {
             Some(version) if guest.object.resource_version.as_ref() == Some(version) => {
                 Ok((guest.finalizers.clone(), version.clone()))
@@ -172,37 +170,22 @@ impl KubeStore {
         }
     }
 
-    /// Replaces the status of a hypervisor, made from the version that was seen last; a newer one makes it a conflict, and
-    /// the next look tries again.
+    /// Replaces the status of a hypervisor or feature, made from the version that was seen last; a newer one makes it a
+    /// conflict, and the next look tries again.
     ///
     /// # Errors
     /// Those of the API server.
-    pub async fn write_hypervisor_status(&self, name: &Name, status: &HypervisorStatus) -> Result<(), StoreError> {
-        let api = self.api::<PhoenixHypervisor>(&name.0);
-        let seen = self.state().hypervisors.get(name).and_then(|h| h.resource_version());
-        let answer = self
-            .put_status::<PhoenixHypervisor>(&api, name, seen, &json!(status))
-            .await?;
+    pub(crate) async fn write_status_of<K: Lookup>(
+        &self,
+        name: &Name,
+        status: &impl Serialize,
+    ) -> Result<(), StoreError> {
+        let api = self.api::<K>(&name.0);
+        let seen = self.state().get::<K>(name).and_then(|found| found.resource_version());
+        let answer = self.put_status::<K>(&api, name, seen, &json!(status)).await?;
         let version = answer.resource_version().unwrap_or_default();
-        let hypervisor: PhoenixHypervisor = answer.try_parse().map_err(|e| StoreError::Other(e.to_string()))?;
-        self.change(|state| state.apply_hypervisor(&version, Arc::new(hypervisor)));
-        Ok(())
-    }
-
-    /// Replaces the status of a feature, made from the version that was seen last; a newer one makes it a conflict, and
-    /// the next look tries again.
-    ///
-    /// # Errors
-    /// Those of the API server.
-    pub async fn write_feature_status(&self, name: &Name, status: &FeatureStatus) -> Result<(), StoreError> {
-        let api = self.api::<PhoenixFeature>(&name.0);
-        let seen = self.state().features.get(name).and_then(|f| f.resource_version());
-        let answer = self
-            .put_status::<PhoenixFeature>(&api, name, seen, &json!(status))
-            .await?;
-        let version = answer.resource_version().unwrap_or_default();
-        let feature: PhoenixFeature = answer.try_parse().map_err(|e| StoreError::Other(e.to_string()))?;
-        self.change(|state| state.apply_feature(&version, Arc::new(feature)));
+        let object = decode(K::KIND, answer).map_err(StoreError::Other)?;
+        self.change(|state| state.apply(object, &version, Origin::Own));
         Ok(())
     }
 
@@ -224,7 +207,7 @@ impl KubeStore {
 
 /// A call to the API server with a deadline and typed errors. A write that ran into the deadline may have taken
 /// effect; the watch will tell.
-pub(super) async fn call<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, StoreError> {
+pub(crate) async fn call<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, StoreError> {
     match tokio::time::timeout(CALL_DEADLINE, request).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(kube::Error::Api(status))) if status.code == 409 => Err(StoreError::Conflict),
@@ -235,59 +218,39 @@ pub(super) async fn call<T>(request: impl Future<Output = kube::Result<T>>) -> R
     }
 }
 
-/// A guest object from what the API server sent.
-///
-/// # Errors
-/// When it does not fit the kind's type.
-pub(super) fn parse_guest(kind: GuestKind, object: DynamicObject) -> Result<Guest, serde_json::Error> {
-    let finalizers = object.finalizers().to_vec();
-    let parsed = |e: kube::core::dynamic::ParseDynamicObjectError| serde::de::Error::custom(e.to_string());
-    let object = match kind {
-        GuestKind::PhoenixLXC => GuestObject::from(&object.try_parse::<PhoenixLXC>().map_err(parsed)?),
-        GuestKind::PhoenixVM => GuestObject::from(&object.try_parse::<PhoenixVM>().map_err(parsed)?),
-        GuestKind::PhoenixTemplate => GuestObject::from(&object.try_parse::<PhoenixTemplate>().map_err(parsed)?),
-    };
-    Ok(Guest { object, finalizers })
-}
-
-/// Whether an answer to a patch of finalizers says that the object went with the last of them.
-pub(super) fn ended(answer: &DynamicObject) -> bool {
-    answer.metadata.deletion_timestamp.is_some() && answer.finalizers().is_empty()
-}
-
 impl Objects for KubeStore {
     fn guest(&self, key: &Key) -> Option<GuestObject> {
-        self.state().guests.get(key).map(|g| g.object.clone())
+        self.state().guest(key).map(|g| g.object.clone())
     }
 
     fn guests(&self) -> Vec<GuestObject> {
-        self.state().guests.iter().map(|(_, g)| g.object.clone()).collect()
+        self.state().guests().map(|g| g.object.clone()).collect()
     }
 
     fn look_at(&self, key: &Key, look: &mut dyn FnMut(&GuestObject)) {
-        self.state().guests.get(key).into_iter().for_each(|g| look(&g.object));
+        self.state().guest(key).into_iter().for_each(|g| look(&g.object));
     }
 
     fn look_at_all(&self, look: &mut dyn FnMut(&GuestObject)) {
-        self.state().guests.iter().for_each(|(_, g)| look(&g.object));
+        self.state().guests().for_each(|g| look(&g.object));
     }
 
     fn hypervisor(&self, namespace: &str, name: &str) -> Option<Arc<PhoenixHypervisor>> {
-        self.state().hypervisors.get(&(namespace.into(), name.into())).cloned()
+        self.state().get(&(namespace.into(), name.into())).cloned()
     }
 
     fn features(&self, namespace: &str) -> Vec<Arc<PhoenixFeature>> {
         let state = self.state();
-        let own = state.features.iter().filter(|(name, _)| name.0 == namespace);
+        let own = state.all::<PhoenixFeature>().filter(|(name, _)| name.0 == namespace);
         own.map(|(_, feature)| feature.clone()).collect()
     }
 
     fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
-        self.state().secrets.get(&(namespace.into(), name.into())).cloned()
+        self.state().get(&(namespace.into(), name.into())).cloned()
     }
 
     fn config_map(&self, namespace: &str, name: &str) -> Option<Arc<ConfigMap>> {
-        self.state().config_maps.get(&(namespace.into(), name.into())).cloned()
+        self.state().get(&(namespace.into(), name.into())).cloned()
     }
 
     fn namespace_labels(&self, namespace: &str) -> Option<BTreeMap<String, String>> {
@@ -301,9 +264,9 @@ impl Store for KubeStore {
             return Ok(None);
         };
         let version = found.resource_version().unwrap_or_default();
-        let guest = parse_guest(key.kind, found).map_err(|e| StoreError::Other(e.to_string()))?;
+        let guest = decode_guest(key.kind, found).map_err(StoreError::Other)?;
         let object = guest.object.clone();
-        self.change(|state| state.apply_guest(&version, guest, Origin::Elsewhere));
+        self.change(|state| state.apply(Object::Guest(Arc::new(guest)), &version, Origin::Elsewhere));
         Ok(Some(object))
     }
 
@@ -327,28 +290,27 @@ impl Store for KubeStore {
         let _held = self
             .hold_connection(&object.key.namespace, &object.hypervisor_ref())
             .await?;
-        let (mut finalizers, version) = self.guest_finalizers(object)?;
-        if finalizers.iter().any(|f| f == FINALIZER) {
+        let (finalizers, version) = self.guest_finalizers(object)?;
+        if has_ours(&finalizers) {
             return Ok(object.clone());
         }
-        finalizers.push(FINALIZER.into());
         let api = self.guest_api(&object.key);
         let answer = self
-            .patch_finalizers(&api, &object.key.name, &version, &finalizers)
+            .patch_finalizers(&api, &object.key.name, &version, &with_ours(&finalizers, true))
             .await?;
         self.written(object, answer)
     }
 
     async fn remove_finalizer(&self, object: &GuestObject) -> Result<(), StoreError> {
-        let (mut finalizers, version) = self.guest_finalizers(object)?;
-        finalizers.retain(|f| f != FINALIZER);
+        let (finalizers, version) = self.guest_finalizers(object)?;
         let api = self.guest_api(&object.key);
         let answer = self
-            .patch_finalizers(&api, &object.key.name, &version, &finalizers)
+            .patch_finalizers(&api, &object.key.name, &version, &with_ours(&finalizers, false))
             .await?;
         if ended(&answer) {
             let last = answer.resource_version().unwrap_or(version);
-            self.change(|state| state.remove_guest(&object.key, &last, Origin::Own));
+            let (kind, name) = place_of(&object.key);
+            self.change(|state| state.remove(kind, &name, &last, Origin::Own));
             return Ok(());
         }
         self.written(object, answer).map(|_| ())

@@ -3,9 +3,11 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::crd::PhoenixLXC;
+use crate::crd::{FINALIZER, GuestKind, PhoenixLXC};
+use crate::desired::GuestObject;
+use crate::operator::objects::decode;
 
-fn guest(name: &str, spec: Value, status: Value, meta: Value) -> Guest {
+fn guest(name: &str, spec: Value, status: Value, meta: Value) -> Object {
     let mut metadata = json!({"namespace": "ai", "name": name, "uid": name, "generation": 1});
     for (field, value) in meta.as_object().unwrap() {
         metadata[field] = value.clone();
@@ -19,25 +21,25 @@ fn guest(name: &str, spec: Value, status: Value, meta: Value) -> Guest {
         "metadata": metadata, "spec": full, "status": status
     }))
     .unwrap();
-    Guest {
+    Object::Guest(Arc::new(Guest {
         object: GuestObject::from(&object),
         finalizers: object.finalizers().to_vec(),
-    }
+    }))
 }
 
-fn hypervisor(status: Value, generation: i64) -> Arc<PhoenixHypervisor> {
+fn hypervisor(status: Value, generation: i64) -> Object {
     let object = json!({
         "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixHypervisor",
         "metadata": {"namespace": "infra", "name": "pve", "uid": "h", "generation": generation},
         "spec": {"endpoints": ["https://127.0.0.1:8006"], "credentials": {"tokenSecretRef": {"name": "token"}}},
         "status": status
     });
-    Arc::new(serde_json::from_value(object).unwrap())
+    Object::Hypervisor(Arc::new(serde_json::from_value(object).unwrap()))
 }
 
-fn secret(data: &str) -> Arc<Secret> {
+fn secret(data: &str) -> Object {
     let object = json!({"metadata": {"namespace": "infra", "name": "token"}, "data": {"secret": data}});
-    Arc::new(serde_json::from_value(object).unwrap())
+    Object::Secret(Arc::new(serde_json::from_value(object).unwrap()))
 }
 
 fn key(name: &str) -> Key {
@@ -62,24 +64,24 @@ fn ready(status: &str) -> Value {
 fn own_status_writes_trigger_nobody_until_readiness_changes() {
     let mut state = State::default();
     let none = json!({});
-    state.apply_guest(
-        "1",
+    state.apply(
         guest("db", none.clone(), none.clone(), none.clone()),
+        "1",
         Origin::Elsewhere,
     );
     let depends = json!({"dependsOn": [{"kind": "PhoenixLXC", "name": "db"}]});
-    state.apply_guest(
-        "2",
+    state.apply(
         guest("web", depends, none.clone(), none.clone()),
+        "2",
         Origin::Elsewhere,
     );
 
     let creating = guest("db", none.clone(), json!({"phase": "Creating"}), none.clone());
-    assert_eq!(state.apply_guest("3", creating.clone(), Origin::Own), vec![]);
+    assert_eq!(state.apply(creating.clone(), "3", Origin::Own), vec![]);
     // The watch delivers the same write.
-    assert_eq!(state.apply_guest("3", creating, Origin::Elsewhere), vec![]);
+    assert_eq!(state.apply(creating, "3", Origin::Elsewhere), vec![]);
     let done = guest("db", none.clone(), ready("True"), none.clone());
-    assert_eq!(state.apply_guest("4", done, Origin::Own), vec![item("web")]);
+    assert_eq!(state.apply(done, "4", Origin::Own), vec![item("web")]);
 }
 
 #[test]
@@ -94,59 +96,59 @@ fn a_spec_change_an_annotation_a_deletion_and_a_foreign_status_trigger_the_objec
     .enumerate()
     {
         let mut state = State::default();
-        state.apply_guest(
-            "1",
+        state.apply(
             guest("a", none.clone(), none.clone(), none.clone()),
+            "1",
             Origin::Elsewhere,
         );
-        let items = state.apply_guest("2", guest("a", none.clone(), none.clone(), meta), Origin::Elsewhere);
+        let items = state.apply(guest("a", none.clone(), none.clone(), meta), "2", Origin::Elsewhere);
         assert!(items.contains(&item("a")), "change {n}: {items:?}");
     }
     let mut state = State::default();
-    state.apply_guest(
-        "1",
+    state.apply(
         guest("a", none.clone(), none.clone(), none.clone()),
+        "1",
         Origin::Elsewhere,
     );
     let labelled = guest("a", none.clone(), none.clone(), json!({"labels": {"a": "b"}}));
-    assert_eq!(state.apply_guest("2", labelled, Origin::Elsewhere), vec![]);
+    assert_eq!(state.apply(labelled, "2", Origin::Elsewhere), vec![]);
     let foreign = guest("a", none.clone(), json!({"vmid": 100}), none.clone());
-    assert_eq!(state.apply_guest("3", foreign, Origin::Elsewhere), vec![item("a")]);
+    assert_eq!(state.apply(foreign, "3", Origin::Elsewhere), vec![item("a")]);
 }
 
 #[test]
 fn a_hypervisor_triggers_its_guests_when_it_comes_up_but_not_at_every_poll() {
     let mut state = State::default();
     let none = json!({});
-    state.apply_guest(
-        "1",
+    state.apply(
         guest("a", none.clone(), none.clone(), none.clone()),
+        "1",
         Origin::Elsewhere,
     );
-    let items = state.apply_hypervisor("2", hypervisor(json!({"conditions": []}), 1));
+    let items = state.apply(hypervisor(json!({"conditions": []}), 1), "2", Origin::Elsewhere);
     assert_eq!(items, vec![Item::Poll(pve()), item("a"), Item::Guard("infra".into())]);
-    let items = state.apply_hypervisor("3", hypervisor(ready("True"), 1));
+    let items = state.apply(hypervisor(ready("True"), 1), "3", Origin::Elsewhere);
     assert_eq!(items, vec![item("a")]);
     let mut more = ready("True");
     more["message"] = json!("3 nodes");
-    assert_eq!(state.apply_hypervisor("4", hypervisor(more, 1)), vec![]);
+    assert_eq!(state.apply(hypervisor(more, 1), "4", Origin::Elsewhere), vec![]);
 }
 
 #[test]
 fn a_secret_triggers_the_hypervisor_that_names_it_and_its_guests() {
     let mut state = State::default();
     let none = json!({});
-    state.apply_guest(
-        "1",
+    state.apply(
         guest("a", none.clone(), none.clone(), none.clone()),
+        "1",
         Origin::Elsewhere,
     );
-    state.apply_hypervisor("2", hypervisor(none, 1));
-    let items = state.apply_secret("3", secret("YQ=="));
+    state.apply(hypervisor(none, 1), "2", Origin::Elsewhere);
+    let items = state.apply(secret("YQ=="), "3", Origin::Elsewhere);
     assert_eq!(items, vec![item("a"), Item::Poll(pve()), Item::Guard("infra".into())]);
-    assert_eq!(state.apply_secret("4", secret("YQ==")), vec![]);
+    assert_eq!(state.apply(secret("YQ=="), "4", Origin::Elsewhere), vec![]);
     assert_eq!(
-        state.apply_secret("5", secret("Yg==")),
+        state.apply(secret("Yg=="), "5", Origin::Elsewhere),
         vec![item("a"), Item::Poll(pve())]
     );
 }
@@ -155,10 +157,10 @@ fn a_secret_triggers_the_hypervisor_that_names_it_and_its_guests() {
 fn the_connection_is_in_use_while_a_guest_has_the_finalizer() {
     let mut state = State::default();
     let none = json!({});
-    state.apply_hypervisor("1", hypervisor(none.clone(), 1));
-    state.apply_guest(
-        "2",
+    state.apply(hypervisor(none.clone(), 1), "1", Origin::Elsewhere);
+    state.apply(
         guest("a", none.clone(), none.clone(), none.clone()),
+        "2",
         Origin::Elsewhere,
     );
     assert_eq!(
@@ -167,12 +169,17 @@ fn the_connection_is_in_use_while_a_guest_has_the_finalizer() {
     );
     let held = guest("a", none.clone(), none.clone(), json!({"finalizers": [FINALIZER]}));
     assert_eq!(
-        state.apply_guest("3", held, Origin::Own).last(),
+        state.apply(held, "3", Origin::Own).last(),
         Some(&Item::Guard("infra".into()))
     );
     assert_eq!(state.holders(&pve()).count(), 1);
     assert_eq!(state.secrets_in_use("infra"), BTreeSet::from(["token".to_string()]));
-    let items = state.remove_guest(&key("a"), "3", Origin::Own);
+    let items = state.remove(
+        Kind::Guest(GuestKind::PhoenixLXC),
+        &("ai".into(), "a".into()),
+        "3",
+        Origin::Own,
+    );
     assert!(items.contains(&Item::Guard("infra".into())));
     assert_eq!(state.holders(&pve()).count(), 0);
 }
@@ -181,17 +188,54 @@ fn the_connection_is_in_use_while_a_guest_has_the_finalizer() {
 fn a_listing_without_an_object_triggers_those_that_refer_to_it() {
     let mut state = State::default();
     let none = json!({});
-    state.apply_guest(
-        "1",
+    state.apply(
         guest("db", none.clone(), none.clone(), none.clone()),
+        "1",
         Origin::Elsewhere,
     );
     let depends = json!({"dependsOn": [{"kind": "PhoenixLXC", "name": "db"}]});
-    state.apply_guest("2", guest("web", depends, none.clone(), none), Origin::Elsewhere);
+    state.apply(guest("web", depends, none.clone(), none), "2", Origin::Elsewhere);
     let listed = BTreeSet::from([("ai".to_string(), "web".to_string())]);
     let elsewhere = state.retain_listed(Kind::Guest(GuestKind::PhoenixLXC), Some("other"), &BTreeSet::new());
     assert_eq!(elsewhere, vec![]);
     let items = state.retain_listed(Kind::Guest(GuestKind::PhoenixLXC), Some("ai"), &listed);
     assert!(items.contains(&item("web")));
-    assert!(state.guests.get(&key("db")).is_none());
+    assert!(state.guest(&key("db")).is_none());
+}
+
+#[test]
+fn what_guests_only_look_up_wakes_them_when_it_comes_and_when_it_goes() {
+    let mut state = State::default();
+    let none = json!({});
+    let spec =
+        json!({"features": [{"name": "docker"}], "application": {"scriptFrom": {"name": "scripts", "key": "run"}}});
+    state.apply(guest("a", spec, none.clone(), none.clone()), "1", Origin::Elsewhere);
+    let object = |kind: Kind, value: Value| decode(kind, serde_json::from_value(value).unwrap()).unwrap();
+
+    let name: Name = ("ai".into(), "docker".into());
+    let feature = json!({"apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixFeature",
+        "metadata": {"namespace": "ai", "name": "docker"}, "spec": {"install": "true"}});
+    let items = state.apply(object(Kind::Feature, feature), "2", Origin::Elsewhere);
+    assert_eq!(items, vec![item("a"), Item::Feature(name.clone())]);
+    let items = state.remove(Kind::Feature, &name, "3", Origin::Elsewhere);
+    assert_eq!(items, vec![item("a")]);
+
+    let name: Name = ("ai".into(), "scripts".into());
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "ai", "name": "scripts"},
+        "data": {"run": "true"}});
+    let map = object(Kind::ConfigMap, map);
+    assert_eq!(state.apply(map.clone(), "4", Origin::Elsewhere), vec![item("a")]);
+    assert_eq!(state.apply(map, "5", Origin::Elsewhere), vec![]);
+    let items = state.remove(Kind::ConfigMap, &name, "6", Origin::Elsewhere);
+    assert_eq!(items, vec![item("a")]);
+
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ai", "labels": {"a": "b"}}});
+    let items = state.apply(object(Kind::Namespace, namespace), "7", Origin::Elsewhere);
+    assert_eq!(items, vec![item("a")]);
+    let name: Name = (String::new(), "ai".into());
+    assert_eq!(state.remove(Kind::Namespace, &name, "8", Origin::Elsewhere), vec![]);
+
+    state.apply(hypervisor(none, 1), "9", Origin::Elsewhere);
+    let items = state.remove(Kind::Hypervisor, &pve(), "9", Origin::Own);
+    assert_eq!(items, vec![Item::Poll(pve()), item("a"), Item::Guard("infra".into())]);
 }

@@ -10,27 +10,23 @@ use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ObjectReference, Secret};
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Client, Resource, ResourceExt};
-use serde::de::DeserializeOwned;
+use kube::{Resource, ResourceExt};
 use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
-use super::index::Name;
-use super::state::{Guest, Item, Kind, Origin, State, name_of};
-use super::store::{KubeStore, parse_guest};
-use crate::crd::*;
-use crate::desired::Key;
-use crate::engine::Counters;
-use crate::engine::defect;
+use super::store::KubeStore;
+use super::{Kind, Object, Origin, decode, name_of};
+use crate::crd::{GuestKind, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
+use crate::engine::{Counters, defect};
 
 /// A watch that runs until it is dropped.
 type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How many watches have not yet seen everything there is.
-pub type Unsynced = watch::Sender<usize>;
+pub(crate) type Unsynced = watch::Sender<usize>;
 
 /// All watches of the operator, for the namespaces (none: all).
-pub fn all(store: &Arc<KubeStore>, namespaces: &[String], unsynced: &Arc<Unsynced>) -> Vec<Running> {
+pub(crate) fn all(store: &Arc<KubeStore>, namespaces: &[String], unsynced: &Arc<Unsynced>) -> Vec<Running> {
     let scopes: Vec<Option<&str>> = match namespaces {
         [] => vec![None],
         some => some.iter().map(|n| Some(n.as_str())).collect(),
@@ -55,22 +51,13 @@ where
     K: Resource<DynamicType = ()>,
 {
     unsynced.send_modify(|count| *count += 1);
-    let api = api::<K>(store.client.clone(), namespace);
-    Box::pin(follow(
-        store.clone(),
-        api,
-        kind,
-        namespace.map(str::to_string),
-        unsynced.clone(),
-    ))
-}
-
-fn api<K: Resource<DynamicType = ()>>(client: Client, namespace: Option<&str>) -> Api<DynamicObject> {
-    let resource = ApiResource::erase::<K>(&());
-    match namespace {
+    let (client, resource) = (store.client.clone(), ApiResource::erase::<K>(&()));
+    let api = match namespace {
         Some(namespace) => Api::namespaced_with(client, namespace, &resource),
         None => Api::all_with(client, &resource),
-    }
+    };
+    let namespace = namespace.map(str::to_string);
+    Box::pin(follow(store.clone(), api, kind, namespace, unsynced.clone()))
 }
 
 async fn follow(
@@ -94,7 +81,7 @@ async fn follow(
         match event {
             Ok(watcher::Event::Init) => {
                 listed.clear();
-                began = store.mark(kind);
+                began = store.state().mark(kind);
             }
             Ok(watcher::Event::InitApply(object)) => {
                 let (name, version) = (name_of(&object), object.resource_version().unwrap_or_default());
@@ -116,7 +103,7 @@ async fn follow(
             Ok(watcher::Event::Apply(object)) => put(&store, kind, object),
             Ok(watcher::Event::Delete(object)) => {
                 let (name, version) = (name_of(&object), object.resource_version().unwrap_or_default());
-                store.change(|state| remove(state, kind, &name, &version));
+                store.change(|state| state.remove(kind, &name, &version, Origin::Elsewhere));
             }
             Err(_) => {}
         }
@@ -132,7 +119,7 @@ fn put_decoded(
     store: &KubeStore,
     kind: Kind,
     object: DynamicObject,
-    decode: impl FnOnce(Kind, DynamicObject) -> Result<Decoded, String>,
+    decode: impl FnOnce(Kind, DynamicObject) -> Result<Object, String>,
 ) {
     let (name, version) = (name_of(&object), object.resource_version().unwrap_or_default());
     let reference = reference(&object);
@@ -144,16 +131,16 @@ fn put_decoded(
             panic = words,
             "a defect in Phoenix"
         );
-        Counters::panicked(store.metrics.as_ref(), word(kind));
+        Counters::panicked(store.metrics.as_ref(), kind.as_str());
         Err(defect::message(&words))
     });
     match decoded {
-        Ok(decoded) => store.change(|state| apply(state, &version, decoded)),
+        Ok(object) => store.change(|state| state.apply(object, &version, Origin::Elsewhere)),
         Err(error) => {
             warn!(?kind, namespace = name.0, name = name.1, %error, "object does not fit its kind and is left out");
-            store.metrics.undecodable(word(kind));
+            store.metrics.undecodable(kind.as_str());
             store.tell_undecodable(reference, &error);
-            store.change(|state| remove(state, kind, &name, &version));
+            store.change(|state| state.remove(kind, &name, &version, Origin::Elsewhere));
         }
     }
 }
@@ -171,96 +158,25 @@ fn reference(object: &DynamicObject) -> ObjectReference {
     }
 }
 
-/// Name of a kind.
-fn word(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Guest(kind) => kind.as_str(),
-        Kind::Hypervisor => "PhoenixHypervisor",
-        Kind::Feature => "PhoenixFeature",
-        Kind::Secret => "Secret",
-        Kind::ConfigMap => "ConfigMap",
-        Kind::Namespace => "Namespace",
-    }
-}
-
-enum Decoded {
-    Guest(Box<Guest>),
-    Hypervisor(Arc<PhoenixHypervisor>),
-    Feature(Arc<PhoenixFeature>),
-    Secret(Arc<Secret>),
-    ConfigMap(Arc<ConfigMap>),
-    Namespace(Arc<Namespace>),
-}
-
-fn decode(kind: Kind, object: DynamicObject) -> Result<Decoded, String> {
-    fn typed<K: Resource + DeserializeOwned>(object: DynamicObject) -> Result<Arc<K>, String> {
-        object.try_parse().map(Arc::new).map_err(|e| e.to_string())
-    }
-    Ok(match kind {
-        Kind::Guest(kind) => Decoded::Guest(Box::new(parse_guest(kind, object).map_err(|e| e.to_string())?)),
-        Kind::Hypervisor => Decoded::Hypervisor(typed(object)?),
-        Kind::Feature => Decoded::Feature(typed(object)?),
-        // An error about a Secret must not quote what is in it (promise 9).
-        Kind::Secret => Decoded::Secret(typed(object).map_err(|_: String| "its data cannot be read".to_string())?),
-        Kind::ConfigMap => Decoded::ConfigMap(typed(object)?),
-        Kind::Namespace => Decoded::Namespace(typed(object)?),
-    })
-}
-
-fn apply(state: &mut State, version: &str, decoded: Decoded) -> Vec<Item> {
-    match decoded {
-        Decoded::Guest(guest) => state.apply_guest(version, *guest, Origin::Elsewhere),
-        Decoded::Hypervisor(hypervisor) => state.apply_hypervisor(version, hypervisor),
-        Decoded::Feature(feature) => state.apply_feature(version, feature),
-        Decoded::Secret(secret) => state.apply_secret(version, secret),
-        Decoded::ConfigMap(map) => state.apply_config_map(version, map),
-        Decoded::Namespace(namespace) => state.apply_namespace(version, namespace),
-    }
-}
-
-fn remove(state: &mut State, kind: Kind, name: &Name, version: &str) -> Vec<Item> {
-    match kind {
-        Kind::Guest(kind) => state.remove_guest(&Key::new(kind, &name.0, &name.1), version, Origin::Elsewhere),
-        Kind::Hypervisor => state.remove_hypervisor(name, version, Origin::Elsewhere),
-        Kind::Feature => state.remove_feature(name, version),
-        Kind::Secret => state.remove_secret(name, version, Origin::Elsewhere),
-        Kind::ConfigMap => state.remove_config_map(name, version),
-        Kind::Namespace => state.remove_namespace(&name.1, version),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
 
-    fn object(value: serde_json::Value) -> DynamicObject {
-        serde_json::from_value(value).unwrap()
-    }
-
-    #[test]
-    fn an_object_that_does_not_fit_is_an_error_of_its_own() {
-        let spec = json!({"hypervisorRef": {"name": "pve"}, "powerState": "Dreaming"});
-        let object = object(json!({
-            "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixLXC",
-            "metadata": {"namespace": "ai", "name": "a"}, "spec": spec
-        }));
-        assert!(decode(Kind::Guest(GuestKind::PhoenixLXC), object).is_err());
-    }
-
     fn lxc(name: &str) -> DynamicObject {
-        object(json!({
+        serde_json::from_value(json!({
             "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixLXC",
             "metadata": {"namespace": "ai", "name": name, "resourceVersion": "1"}, "spec": {"hypervisorRef": {"name": "pve"}}
         }))
+        .unwrap()
     }
 
     #[tokio::test]
     async fn an_object_in_which_phoenix_panics_is_left_out_and_counted() {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let config = kube::Config::new("http://127.0.0.1:1/".parse().unwrap());
-        let client = Client::try_from(config).unwrap();
+        let client = kube::Client::try_from(config).unwrap();
         let store = KubeStore::new(client, "test", "phoenix", Arc::default());
         let kind = Kind::Guest(GuestKind::PhoenixLXC);
         put_decoded(&store, kind, lxc("bad"), |_, _| panic!("of a test"));
@@ -268,7 +184,7 @@ mod tests {
         let mut foreign = lxc("foreign");
         foreign.data["spec"]["powerState"] = json!("Dreaming");
         put(&store, kind, foreign);
-        let names: Vec<String> = store.state().guests.iter().map(|(k, _)| k.name.clone()).collect();
+        let names: Vec<String> = store.state().guests().map(|g| g.object.key.name.clone()).collect();
         assert_eq!(names, ["good"]);
         let text = store.metrics.text().unwrap();
         for line in [
@@ -277,15 +193,5 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
-    }
-
-    #[test]
-    fn what_is_in_a_secret_stays_out_of_errors() {
-        let object = object(json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": "ai", "name": "a"},
-            "data": {"password": "not base64: hunter2"}
-        }));
-        let error = decode(Kind::Secret, object).err().unwrap();
-        assert!(!error.contains("hunter2"), "{error}");
     }
 }

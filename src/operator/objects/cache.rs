@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 /// Objects by key, each with the version it was seen at.
 #[derive(Debug)]
-pub struct Cache<K, V> {
+pub(super) struct Cache<K, V> {
     live: BTreeMap<K, Entry<V>>,
     /// Keys whose object went by a write of ours, with its last version: the watch may still deliver older states.
     gone: BTreeMap<K, (String, Mark)>,
@@ -18,7 +18,7 @@ pub struct Cache<K, V> {
 }
 
 /// A moment in the life of a cache.
-pub type Mark = u64;
+pub(super) type Mark = u64;
 
 #[derive(Debug)]
 struct Entry<V> {
@@ -40,7 +40,7 @@ impl<K, V> Default for Cache<K, V> {
 
 /// What became of an object that was put in.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Applied<V> {
+pub(super) enum Applied<V> {
     /// It was not newer than what is there.
     Stale,
     /// It is in; this was there before.
@@ -49,33 +49,23 @@ pub enum Applied<V> {
 
 impl<K: Ord + Clone, V> Cache<K, V> {
     /// The object under a key.
-    pub fn get(&self, key: &K) -> Option<&V> {
+    pub(super) fn get(&self, key: &K) -> Option<&V> {
         self.live.get(key).map(|entry| &entry.value)
     }
 
     /// All objects in the order of their keys.
-    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.live.iter().map(|(key, entry)| (key, &entry.value))
     }
 
-    /// Number of objects.
-    pub fn len(&self) -> usize {
-        self.live.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.live.is_empty()
-    }
-
     /// Now.
-    pub fn mark(&self) -> Mark {
+    pub(super) fn mark(&self) -> Mark {
         self.changes
     }
 
     /// Makes room for an object that a listing shows at this version, which began at `since`: what is known from before
     /// then counts no more, whatever its version.
-    pub fn heed_listing(&mut self, key: &K, version: &str, since: Mark) {
+    pub(super) fn heed_listing(&mut self, key: &K, version: &str, since: Mark) {
         if let Some(entry) = self.live.get_mut(key)
             && entry.at <= since
             && newer(&entry.version, version)
@@ -89,12 +79,12 @@ impl<K: Ord + Clone, V> Cache<K, V> {
 
     /// Whether the object is at an older version than the one that a write of ours was made from: then versions went
     /// back meanwhile, and the answer to the write tells of what is no more.
-    pub fn went_back(&self, key: &K, base: &str) -> bool {
+    pub(super) fn went_back(&self, key: &K, base: &str) -> bool {
         self.live.get(key).is_some_and(|entry| newer(base, &entry.version))
     }
 
     /// Puts an object in, unless it is not newer than the one that is there or that went.
-    pub fn apply(&mut self, key: &K, version: &str, value: V) -> Applied<V> {
+    pub(super) fn apply(&mut self, key: &K, version: &str, value: V) -> Applied<V> {
         let live = self.live.get(key).map(|entry| &entry.version);
         let known = live.or_else(|| self.gone.get(key).map(|(v, _)| v));
         if known.is_some_and(|known| !newer(version, known)) {
@@ -111,7 +101,7 @@ impl<K: Ord + Clone, V> Cache<K, V> {
     }
 
     /// Takes an object out whose end the watch delivered, unless a newer one has taken its place.
-    pub fn remove(&mut self, key: &K, version: &str) -> Option<V> {
+    pub(super) fn remove(&mut self, key: &K, version: &str) -> Option<V> {
         self.gone.remove(key);
         if self.live.get(key).is_some_and(|entry| newer(&entry.version, version)) {
             return None;
@@ -120,7 +110,7 @@ impl<K: Ord + Clone, V> Cache<K, V> {
     }
 
     /// Takes an object out that went by a write of ours, whose last state had this version.
-    pub fn bury(&mut self, key: &K, version: &str) -> Option<V> {
+    pub(super) fn bury(&mut self, key: &K, version: &str) -> Option<V> {
         let last = match self.live.get(key) {
             Some(entry) if newer(&entry.version, version) => entry.version.clone(),
             _ => version.to_string(),
@@ -131,7 +121,7 @@ impl<K: Ord + Clone, V> Cache<K, V> {
     }
 
     /// Takes out what a complete listing of a part of the keys no longer has.
-    pub fn retain_listed(&mut self, in_scope: impl Fn(&K) -> bool, listed: impl Fn(&K) -> bool) -> Vec<(K, V)> {
+    pub(super) fn retain_listed(&mut self, in_scope: impl Fn(&K) -> bool, listed: impl Fn(&K) -> bool) -> Vec<(K, V)> {
         self.gone.retain(|key, _| !in_scope(key) || listed(key));
         let missing: Vec<K> = self
             .live
