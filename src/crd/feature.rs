@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
-use super::common::{Health, Probe};
+use super::common::Probe;
 use super::schema;
 use super::status::FeatureStatus;
 
@@ -59,16 +59,6 @@ pub struct PhoenixFeatureSpec {
     /// Seconds after which the install script is stopped. Default: 1800.
     #[schemars(range(min = 1, max = 86_400))]
     pub deadline_seconds: Option<i64>,
-}
-
-impl PhoenixFeatureSpec {
-    /// The feature's probe as a guest's health.
-    pub fn as_health(&self) -> Option<Health> {
-        self.health.clone().map(|readiness| Health {
-            readiness: Some(readiness),
-            ..Health::default()
-        })
-    }
 }
 
 /// Kinds of guest that a feature can be installed in.

@@ -58,16 +58,6 @@ impl<K: Ord + Clone, V> Cache<K, V> {
         self.live.iter().map(|(key, entry)| (key, &entry.value))
     }
 
-    /// Number of objects.
-    pub fn len(&self) -> usize {
-        self.live.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.live.is_empty()
-    }
-
     /// Now.
     pub fn mark(&self) -> Mark {
         self.changes
