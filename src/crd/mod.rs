@@ -5,14 +5,14 @@
 // Print columns repeat words such as "string" within one attribute, which the lint takes for a mistake.
 #![allow(clippy::duplicated_attributes)]
 
-pub mod common;
+mod common;
 mod feature;
 mod generate;
 mod host;
 mod hypervisor;
 mod lxc;
-pub mod schema;
-pub mod status;
+mod schema;
+pub(crate) mod status;
 mod template;
 mod vm;
 mod vm_hardware;

@@ -24,6 +24,5 @@ mod state;
 mod store;
 mod watch;
 
-pub use controller::{Polled, Reconciler};
-pub use run::{Options, RunError, run};
+pub use run::{Options, run};
 pub use store::KubeStore;
