@@ -2,7 +2,9 @@
 //! docs/security.md). Every field that reaches out is named here; the plan asks the same judge about what a guest on
 //! Proxmox really carries.
 
-use crate::crd::*;
+use crate::crd::{
+    ADOPT, Allow, AllowedCapability, Capabilities, Defaults, LxcGuest, PhoenixHypervisor, PhoenixLXCSpec, VmGuest,
+};
 
 use super::{Blocked, GuestObject, GuestSpec, Objects, Reach, refs};
 
@@ -432,6 +434,7 @@ impl Asked {
 mod tests {
     use super::super::{Key, testing};
     use super::*;
+    use crate::crd::GuestKind;
 
     #[test]
     fn paths_are_below_whole_folders_and_do_not_climb() {

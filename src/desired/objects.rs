@@ -7,7 +7,11 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::ResourceExt;
 
-use crate::crd::*;
+use crate::crd::{
+    Application, Boot, Dependency, Dns, FINALIZER, FeatureRef, Firewall, GuestKind, GuestStatus, LxcGuest, Network,
+    PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixLXCSpec, PhoenixTemplate, PhoenixTemplateSpec, PhoenixVM,
+    PhoenixVMSpec, PowerState, Tag, VmGuest,
+};
 use crate::pve::GuestType;
 
 /// Names one guest object.
