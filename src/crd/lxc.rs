@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
 use super::common::*;
+use super::guest::GuestFields;
 use super::schema;
 use super::status::GuestStatus;
 
@@ -86,18 +87,9 @@ pub struct PhoenixLXCSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LxcGuest {
-    /// Proxmox node. Absent: the hypervisor's `defaults.node`, else the node of the source, else the only node.
-    #[serde(default)]
-    #[schemars(schema_with = "schema::hostname")]
-    pub node: Option<String>,
-    /// Proxmox id. Absent: the first free one of the hypervisor's `vmidRange`.
-    #[serde(default)]
-    #[schemars(schema_with = "schema::vmid")]
-    pub vmid: Option<i64>,
-    /// Host name. Absent: the object's name with dots replaced by '-' on creation, then unmanaged.
-    #[serde(default)]
-    #[schemars(schema_with = "schema::hostname")]
-    pub hostname: Option<String>,
+    /// What it shares with a machine.
+    #[serde(flatten)]
+    pub shared: GuestFields,
     /// What the container is made from. May be absent only for an adopted container.
     pub source: Option<LxcSource>,
     /// CPU cores that the container sees.
@@ -119,11 +111,6 @@ pub struct LxcGuest {
     pub swap: Option<String>,
     /// Root filesystem. It can grow, never shrink.
     pub rootfs: Option<RootFs>,
-    /// Network interfaces. Absent: unmanaged; empty: none.
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
-    pub network: Option<Vec<Network>>,
-    /// Name resolution.
-    pub dns: Option<Dns>,
     /// Whether root in the container is an ordinary user on the node. It cannot change later. Absent: true on creation.
     pub unprivileged: Option<bool>,
     /// What the container may do beyond the usual. Absent fields are unmanaged.
@@ -150,28 +137,8 @@ pub struct LxcGuest {
         {"rule": "self.all(g, !has(g.index) || self.exists_one(h, has(h.index) && h.index == g.index))", "message": "two entries have the same index: name each GPU once"}
     ]))]
     pub gpus: Option<Vec<Gpu>>,
-    /// Features installed in the container, after the ones they require.
-    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
-    pub features: Option<Vec<FeatureRef>>,
-    /// The script that makes the container what it is for.
-    pub application: Option<Application>,
     /// A vLLM model server.
     pub vllm: Option<Vllm>,
-    /// When the node starts and stops the container by itself.
-    pub boot: Option<Boot>,
-    /// Guest firewall.
-    pub firewall: Option<Firewall>,
-    /// Proxmox tags. Phoenix adds one of its own. Absent: unmanaged.
-    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "set"))]
-    pub tags: Option<Vec<Tag>>,
-    /// Proxmox pool.
-    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z][A-Za-z0-9._/-]*$"))]
-    pub pool: Option<String>,
-    /// Words for people, shown above Phoenix's stamp in the guest's notes.
-    #[schemars(length(max = 4096))]
-    pub description: Option<String>,
-    /// Proxmox's protection against removal of the guest and its disks.
-    pub protection: Option<bool>,
 }
 
 /// What a container is made from: exactly one of the fields.

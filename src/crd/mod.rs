@@ -8,6 +8,7 @@
 mod common;
 mod feature;
 mod generate;
+mod guest;
 mod host;
 mod hypervisor;
 mod lxc;
@@ -20,6 +21,7 @@ mod vm_hardware;
 pub use common::*;
 pub use feature::*;
 pub use generate::{all, to_yaml};
+pub use guest::GuestFields;
 pub use host::*;
 pub use hypervisor::*;
 pub use lxc::*;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
 use super::common::*;
+use super::guest::{GuestFields, machine_words};
 use super::schema;
 use super::status::GuestStatus;
 use super::vm_hardware::*;
@@ -75,21 +76,11 @@ pub struct PhoenixVMSpec {
     {"rule": "!has(self.vga) || self.vga.type != 'serial0' || !has(self.serial) || self.serial", "message": "vga: serial0 shows the serial console: set serial: true, or leave serial out"},
     {"rule": "!has(self.bootOrder) || !has(self.disks) || self.bootOrder.all(b, b.matches('^(net|eth)[0-9]{1,2}$') || self.disks.exists(d, d.name == b))", "message": "bootOrder holds a name that no disk has: name disks of the machine, or interfaces such as net0"},
     {"rule": "!has(self.cpu) || !has(self.cpu.cores) || !has(self.cpu.numa) || !self.cpu.numa || !has(self.cpu.sockets) || self.cpu.sockets <= 8", "message": "numa takes at most 8 sockets"}
-]))]
+]), transform = machine_words)]
 pub struct VmGuest {
-    /// Proxmox node. Absent: the hypervisor's `defaults.node`, else the node of the source, else the least used one.
-    #[serde(default)]
-    #[schemars(schema_with = "schema::hostname")]
-    pub node: Option<String>,
-    /// Proxmox id. Absent: the first free one of the hypervisor's `vmidRange`.
-    #[serde(default)]
-    #[schemars(schema_with = "schema::vmid")]
-    pub vmid: Option<i64>,
-    /// Name of the machine, which cloud-init makes its host name. Absent: the object's name with dots replaced by '-'
-    /// on creation, then unmanaged.
-    #[serde(default)]
-    #[schemars(schema_with = "schema::hostname")]
-    pub hostname: Option<String>,
+    /// What it shares with a container.
+    #[serde(flatten)]
+    pub shared: GuestFields,
     /// What the machine is made from. May be absent only for an adopted machine.
     pub source: Option<VmSource>,
     /// Processors.
@@ -122,15 +113,6 @@ pub struct VmGuest {
         {"rule": "self.filter(d, has(d.bus) && d.bus == 'ide').size() <= 3 && self.filter(d, has(d.bus) && d.bus == 'sata').size() <= 6 && self.filter(d, has(d.bus) && d.bus == 'virtio').size() <= 16 && self.filter(d, !has(d.bus) || d.bus == 'scsi').size() <= 31", "message": "too many disks on one bus: a machine takes 31 on scsi, 16 on virtio, 6 on sata and 3 on ide beside the cloud-init drive"}
     ]))]
     pub disks: Option<Vec<VmDisk>>,
-    /// Network interfaces. The number in the name is Proxmox's: net0 (or eth0) is the first one. cloud-init gives them
-    /// their addresses. Absent: unmanaged; empty: none.
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"], "x-kubernetes-validations" = [
-        {"rule": "self.all(n, n.name.matches('^(net|eth)([0-9]|[12][0-9]|3[01])$'))", "message": "interfaces of a machine are named net0 to net31 (or eth0 to eth31): the number is Proxmox's"},
-        {"rule": "self.all(n, n.name.size() < 4 || self.exists_one(m, m.name.size() > 3 && m.name.substring(3) == n.name.substring(3)))", "message": "two interfaces have the same number: net0 and eth0 are one"}
-    ]))]
-    pub network: Option<Vec<Network>>,
-    /// Name resolution, set up by cloud-init.
-    pub dns: Option<Dns>,
     /// What cloud-init sets up. Absent: unmanaged; the machine gets no cloud-init drive on creation.
     pub cloud_init: Option<CloudInit>,
     /// QEMU guest agent, through which Phoenix sees addresses and runs features, application and tests. Absent:
@@ -162,26 +144,6 @@ pub struct VmGuest {
     #[serde(default)]
     #[schemars(schema_with = "schema::snippet_volid")]
     pub hookscript: Option<String>,
-    /// Features installed in the machine, after the ones they require.
-    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
-    pub features: Option<Vec<FeatureRef>>,
-    /// The script that makes the machine what it is for.
-    pub application: Option<Application>,
-    /// When the node starts and stops the machine by itself.
-    pub boot: Option<Boot>,
-    /// Guest firewall.
-    pub firewall: Option<Firewall>,
-    /// Proxmox tags. Phoenix adds one of its own. Absent: unmanaged.
-    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "set"))]
-    pub tags: Option<Vec<Tag>>,
-    /// Proxmox pool.
-    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z][A-Za-z0-9._/-]*$"))]
-    pub pool: Option<String>,
-    /// Words for people, shown above Phoenix's stamp in the machine's notes.
-    #[schemars(length(max = 4096))]
-    pub description: Option<String>,
-    /// Proxmox's protection against removal of the machine and its disks.
-    pub protection: Option<bool>,
 }
 
 /// What a virtual machine is made from: exactly one of the fields.

@@ -286,7 +286,7 @@ impl Asked {
 
     fn shared(&mut self, object: &GuestObject) {
         let Some(fields) = object.shared() else { return };
-        for net in fields.network.unwrap_or_default() {
+        for net in fields.network.as_deref().unwrap_or_default() {
             if let Some(bridge) = &net.bridge {
                 self.ask(format!("network[{}].bridge", net.name), Reach::Bridge(bridge.clone()));
             }
@@ -294,10 +294,10 @@ impl Asked {
                 self.ask(format!("network[{}].vlan", net.name), Reach::Vlan(tag));
             }
         }
-        if let Some(pool) = fields.pool {
+        if let Some(pool) = &fields.pool {
             self.ask("pool", Reach::Pool(pool.clone()));
         }
-        let boot = fields.boot.cloned().unwrap_or_default();
+        let boot = fields.boot.clone().unwrap_or_default();
         for (field, value) in [
             ("boot.order", boot.order),
             ("boot.upDelay", boot.up_delay),
