@@ -21,21 +21,25 @@
 //!
 //! `tests/imports.rs` keeps the pure modules free of I/O.
 
+// The library is for its own binary, tests and benches. What none of them names is private, so that the compiler tells
+// what nothing uses; the links above lead there all the same.
+#![allow(rustdoc::private_intra_doc_links)]
+
 pub mod admission;
 pub mod cli;
 pub mod convert;
 pub mod crd;
 pub mod desired;
 pub mod engine;
-pub mod graph;
-pub mod observed;
-pub mod operator;
-pub mod plan;
-pub mod proxmox;
+mod graph;
+mod observed;
+mod operator;
+mod plan;
+mod proxmox;
 pub mod pve;
 pub mod remote;
-pub mod secret;
+mod secret;
 pub mod simulator;
 mod stack;
 pub mod standalone;
-pub mod status;
+mod status;

@@ -246,19 +246,6 @@ pub enum IdCheck {
     Volumes(Vec<String>),
 }
 
-/// A task of Proxmox's.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TaskState {
-    /// It runs.
-    Running,
-    /// It ended well (`OK` or warnings).
-    Succeeded,
-    /// It failed with this exit status.
-    Failed(String),
-    /// Proxmox does not know it any more.
-    Gone,
-}
-
 /// What the record of a script in the guest says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScriptRecord {

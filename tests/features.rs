@@ -251,11 +251,11 @@ fn examples_are_what_the_types_say() {
                     typed::<PhoenixHypervisor>(&document, &name);
                     None
                 }
-                "PhoenixLXC" => typed::<PhoenixLXC>(&document, &name).spec.guest.features,
+                "PhoenixLXC" => typed::<PhoenixLXC>(&document, &name).spec.guest.shared.features,
                 "PhoenixTemplate" => typed::<PhoenixTemplate>(&document, &name)
                     .spec
                     .lxc
-                    .and_then(|g| g.features),
+                    .and_then(|g| g.shared.features),
                 "PhoenixVM" => {
                     typed::<PhoenixVM>(&document, &name);
                     None

@@ -7,15 +7,15 @@ use clap::{Parser, Subcommand};
 #[macro_use]
 mod output;
 
-pub mod apply;
-pub mod convert;
-pub mod crd;
-pub mod graph;
-pub mod inside;
-pub mod operator;
-pub mod plan;
-pub mod simulate;
-pub mod verbs;
+mod apply;
+mod convert;
+mod crd;
+mod graph;
+mod inside;
+mod operator;
+mod plan;
+mod simulate;
+mod verbs;
 
 /// Turns Proxmox VE into a GitOps-managed AI fleet.
 #[derive(Debug, Parser)]

@@ -1,8 +1,8 @@
 //! Containers: `PhoenixLXC`, and `PhoenixTemplate` of lxc form.
 
 use crate::crd::{
-    Boot, Dependency, ExecAction, FeatureRef, GuestKind, Health, LocalRef, LxcGuest, LxcSource, ObjectRef, PhoenixLXC,
-    PhoenixLXCSpec, PhoenixTemplate, PhoenixTemplateSpec, Probe, RootFs,
+    Boot, Dependency, ExecAction, FeatureRef, GuestFields, GuestKind, Health, LocalRef, LxcGuest, LxcSource, ObjectRef,
+    PhoenixLXC, PhoenixLXCSpec, PhoenixTemplate, PhoenixTemplateSpec, Probe, RootFs,
 };
 
 use super::checks::Seen;
@@ -54,10 +54,10 @@ pub fn container<'a>(
     let mut lxc = base(w, guest, fleet, seen);
     let root = fleet.roots.get(at.file)?;
     let (features, extra) = features::features(w, guest, root, fleet.facts);
-    lxc.features = features;
+    lxc.shared.features = features;
     let options = options::options(w, at, &extra);
     lxc.capabilities = options.capabilities;
-    lxc.protection = options.protection;
+    lxc.shared.protection = options.protection;
     lxc.cpu_limit = options.cpu_limit;
     lxc.cpu_units = options.cpu_units;
     lxc.apparmor_profile = options.apparmor_profile;
@@ -66,10 +66,10 @@ pub fn container<'a>(
     lxc.vllm = vllm::vllm(w, at);
     if let Some(vllm) = &lxc.vllm {
         seen.vllm(w, at, vllm, lxc.gpus.as_deref());
-        require_vllm(w, index, fleet.guests, &mut lxc.features);
+        require_vllm(w, index, fleet.guests, &mut lxc.shared.features);
     }
-    lxc.application = scripts.application(w, at, lxc.vllm.is_some());
-    lxc.boot = boot(w, at, template);
+    lxc.shared.application = scripts.application(w, at, lxc.vllm.is_some());
+    lxc.shared.boot = boot(w, at, template);
     let tests = scripts.tests(w, at);
     let depends_on = depends_on(w, index, fleet.guests, seen);
     rest(w, at);
@@ -147,17 +147,20 @@ fn base<'a>(w: &mut Writer, guest: &Guest<'a>, fleet: &Fleet<'_, 'a>, seen: &mut
     let firewall = firewall::firewall(w, at, &mut networking.network);
     let expected = "an amount of memory in MB";
     LxcGuest {
-        vmid: Some(guest.id),
-        hostname: hostname(w, guest),
+        shared: GuestFields {
+            vmid: Some(guest.id),
+            hostname: hostname(w, guest),
+            network: networking.network,
+            dns: networking.dns,
+            firewall,
+            ..GuestFields::default()
+        },
         source: source(w, guest, fleet),
         cores: w.integer(at, &["cores", "cpu_cores"], "cores", 1, 8192),
         memory: w.read(at, &["memory_mb", "memory"], "memory", megabytes(16), expected),
         swap: w.read(at, &["swap_mb", "swap"], "swap", megabytes(0), expected),
         rootfs: (rootfs != RootFs::default()).then_some(rootfs),
-        network: networking.network,
-        dns: networking.dns,
         unprivileged: w.boolean(at, &["unprivileged"], "unprivileged"),
-        firewall,
         ..LxcGuest::default()
     }
 }

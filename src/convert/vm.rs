@@ -1,8 +1,8 @@
 //! Virtual machines: `PhoenixVM`, and `PhoenixTemplate` of vm form.
 
 use crate::crd::{
-    Firewall, GuestKind, Network, ObjectRef, PhoenixTemplate, PhoenixTemplateSpec, PhoenixVM, PhoenixVMSpec,
-    TemplateForm, VmAgent, VmBios, VmCpu, VmDisk, VmGuest,
+    Firewall, GuestFields, GuestKind, Network, ObjectRef, PhoenixTemplate, PhoenixTemplateSpec, PhoenixVM,
+    PhoenixVMSpec, TemplateForm, VmAgent, VmBios, VmCpu, VmDisk, VmGuest,
 };
 
 use super::checks::Seen;
@@ -92,12 +92,18 @@ pub fn machine<'a>(
     for item in extra {
         w.skip_warn(&item.at, "an option of containers on a machine", "drop it");
     }
-    vm.features = features;
-    let addressed = vm.dns.is_some() || vm.network.iter().flatten().any(|n| n.ip.is_some() || n.ip6.is_some());
-    vm.cloud_init = cloud_init::cloud_init(w, guest, addressed, &mut vm.network);
+    vm.shared.features = features;
+    let addressed = vm.shared.dns.is_some()
+        || vm
+            .shared
+            .network
+            .iter()
+            .flatten()
+            .any(|n| n.ip.is_some() || n.ip6.is_some());
+    vm.cloud_init = cloud_init::cloud_init(w, guest, addressed, &mut vm.shared.network);
     cloud_init::volumes(w, guest, template, &mut vm.cloud_init);
-    vm.application = scripts.application(w, at, false);
-    vm.boot = lxc::boot(w, at, template);
+    vm.shared.application = scripts.application(w, at, false);
+    vm.shared.boot = lxc::boot(w, at, template);
     let tests = scripts.tests(w, at);
     let depends_on = lxc::depends_on(w, index, fleet.guests, seen);
     rest(w, at);
@@ -178,8 +184,14 @@ fn hardware<'a>(w: &mut Writer, from: &Machine<'_, 'a>, seen: &mut Seen<'a>) -> 
     let mut firewall = firewall::firewall(w, &guest.at, &mut nics);
     rename_in_rules(&mut firewall, &networking.renamed);
     VmGuest {
-        vmid: Some(guest.id),
-        hostname: lxc::hostname(w, guest),
+        shared: GuestFields {
+            vmid: Some(guest.id),
+            hostname: lxc::hostname(w, guest),
+            network: nics,
+            dns: networking.dns,
+            firewall,
+            ..GuestFields::default()
+        },
         source: vm_source::source(w, from),
         cpu: (cpu != VmCpu::default()).then_some(cpu),
         memory: from.read(w, &memory, "memory", megabytes, "an amount of memory in MB"),
@@ -192,14 +204,11 @@ fn hardware<'a>(w: &mut Writer, from: &Machine<'_, 'a>, seen: &mut Seen<'a>) -> 
         ),
         bios: from.read(w, &["bios"], "bios", bios, "seabios or ovmf"),
         disks: vm_source::disks(w, from, seen),
-        network: nics,
-        dns: networking.dns,
         // The legacy manager always put the agent into its machines; absent it would be unmanaged where one is adopted.
         agent: Some(VmAgent {
             enabled: Some(true),
             ..VmAgent::default()
         }),
-        firewall,
         ..VmGuest::default()
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use super::schema;
 
@@ -17,6 +18,7 @@ pub struct LocalRef {
 }
 
 /// Names an object, by default in the namespace of the object that refers to it.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectRef {
@@ -25,7 +27,7 @@ pub struct ObjectRef {
     pub name: String,
     /// Namespace of the object. Default: the namespace of the object that refers to it. A PhoenixHypervisor of another
     /// namespace must list this one in its `allowedNamespaces`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::object_name")]
     pub namespace: Option<String>,
 }
@@ -43,6 +45,7 @@ pub struct KeyRef {
 }
 
 /// One network interface of a guest.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -56,56 +59,52 @@ pub struct Network {
     #[schemars(schema_with = "schema::interface")]
     pub name: String,
     /// Bridge on the node. Default: the hypervisor's `defaults.bridge`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::bridge")]
     pub bridge: Option<String>,
     /// VLAN tag.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4094))]
     pub vlan: Option<i64>,
     /// MAC address. Default: Proxmox makes one, and it is kept.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::mac")]
     pub mac: Option<String>,
     /// IPv4: an address with prefix length, `dhcp` or `manual`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::ipv4_or_dhcp")]
     pub ip: Option<String>,
     /// IPv4 gateway.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::ipv4")]
     pub gateway: Option<String>,
     /// IPv6: an address with prefix length, `auto` (SLAAC), `dhcp` or `manual`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::ipv6_or_auto")]
     pub ip6: Option<String>,
     /// IPv6 gateway.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::ipv6")]
     pub gateway6: Option<String>,
     /// MTU; at most the bridge's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 64, max = 65535))]
     pub mtu: Option<i64>,
     /// Rate limit in megabytes per second.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub rate: Option<i64>,
     /// Whether the Proxmox firewall guards this interface.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub firewall: Option<bool>,
 }
 
 /// Name resolution of a guest.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Dns {
     /// Addresses of name servers. Absent: the hypervisor's defaults, else the node's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8))]
     pub nameservers: Option<Vec<IpAddress>>,
     /// Search domain.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::hostname")]
     pub search_domain: Option<String>,
 }
@@ -139,41 +138,35 @@ impl JsonSchema for Tag {
 }
 
 /// When the node starts and stops a guest by itself.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Boot {
     /// Start the guest when its node boots.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autostart: Option<bool>,
     /// Place in the boot order; lower starts first and stops last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100_000))]
     pub order: Option<i64>,
     /// Seconds to wait after starting this guest before the next one starts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 86_400))]
     pub up_delay: Option<i64>,
     /// Seconds to wait for this guest to shut down before the next one is stopped.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 86_400))]
     pub down_delay: Option<i64>,
 }
 
 /// Guest firewall. It works only where the network entry has `firewall: true` and the datacenter firewall is on.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Firewall {
     /// Whether the guest's firewall is on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
     /// What happens to incoming traffic that no rule names.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inbound_policy: Option<FirewallAction>,
     /// What happens to outgoing traffic that no rule names.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outbound_policy: Option<FirewallAction>,
     /// Rules in order. Phoenix owns the whole list when it is present; absent leaves the rules alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub rules: Option<Vec<FirewallRule>>,
 }
@@ -203,6 +196,7 @@ pub enum FirewallDirection {
 }
 
 /// One firewall rule.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -214,39 +208,34 @@ pub struct FirewallRule {
     /// What happens to matching traffic.
     pub action: FirewallAction,
     /// Protocol such as tcp, udp or icmp.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub protocol: Option<String>,
     /// Source address, network, IP set (`+name`) or alias.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub source: Option<String>,
     /// Destination address, network, IP set (`+name`) or alias.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub destination: Option<String>,
     /// Destination port, range (8000:8010) or list (80,443).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::ports")]
     pub port: Option<String>,
     /// Source port, range or list.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::ports")]
     pub source_port: Option<String>,
     /// Name of the guest's interface the rule is for (an entry of `network`). Absent: all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::interface")]
     pub interface: Option<String>,
     /// Proxmox firewall macro such as SSH or HTTPS.
-    #[serde(default, rename = "macro", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "macro")]
     #[schemars(length(max = 128))]
     pub macro_name: Option<String>,
     /// Words for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub comment: Option<String>,
     /// Whether the rule is in force. Default: true.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
 }
 
@@ -286,6 +275,7 @@ pub enum ScriptContract {
 }
 
 /// A script that makes the guest what it is for, run once after its features.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -295,44 +285,38 @@ pub enum ScriptContract {
 ]))]
 pub struct Application {
     /// The script, inline. Begin it with #! to choose the interpreter.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 131_072))]
     pub script: Option<String>,
     /// The script, from a key of a ConfigMap in the object's namespace.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script_from: Option<KeyRef>,
     /// Files put into the guest before the script runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["path"]))]
     pub files: Option<Vec<GuestFile>>,
     /// Environment of the script.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub environment: Option<Vec<EnvVar>>,
     /// User of the guest that the script runs as; it must exist there when the script begins. Files of the script's own
     /// folder belong to root: give each a mode that lets others read it, as the default does. Default: root.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::user_name")]
     pub user: Option<String>,
     /// Folder that the script runs in; it must exist. Default: the folder in which the script and its files lie, which
     /// another user than root can only read.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::absolute_path")]
     pub working_directory: Option<String>,
     /// What the script may expect. Default: Phoenix.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contract: Option<ScriptContract>,
     /// When a script that ended well is run again: OnChange when it, its files or its environment changed, Always also
     /// after every start of the guest, Never not even when it changed. Default: OnChange.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rerun_policy: Option<RerunPolicy>,
     /// Seconds after which the script is stopped. Default: 3600.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86_400))]
     pub deadline_seconds: Option<i64>,
 }
 
 /// A file to put into a guest.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -343,19 +327,18 @@ pub struct GuestFile {
     #[schemars(schema_with = "schema::file_path")]
     pub path: String,
     /// What is in it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 131_072))]
     pub content: Option<String>,
     /// What is in it, from a key of a ConfigMap.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_from: Option<KeyRef>,
     /// Octal mode. Default: 0644.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::file_mode")]
     pub mode: Option<String>,
 }
 
 /// One environment variable.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -366,11 +349,9 @@ pub struct EnvVar {
     #[schemars(schema_with = "schema::env_name")]
     pub name: String,
     /// Its value.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32_768))]
     pub value: Option<String>,
     /// Its value, from a key of a Secret in the object's namespace.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_key_ref: Option<KeyRef>,
 }
 
@@ -386,6 +367,7 @@ pub enum VllmModelType {
 }
 
 /// A vLLM server, run as the systemd unit vllm.service. Needs the feature `vllm`.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Vllm {
@@ -393,53 +375,44 @@ pub struct Vllm {
     #[schemars(length(min = 1, max = 512))]
     pub model: String,
     /// Name under which the model is served. Default: the model id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub served_name: Option<String>,
     /// Quantization such as awq_marlin, gptq or fp8.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub quantization: Option<String>,
     /// Longest context, in tokens.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000_000))]
     pub max_model_len: Option<i64>,
     /// Share of each GPU's memory that vLLM takes, above 0 and at most 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.01, max = 1.0))]
     pub gpu_memory_utilization: Option<f64>,
     /// Number of GPUs that share the model.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 64))]
     pub tensor_parallel_size: Option<i64>,
     /// Data type such as auto, float16 or bfloat16.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
     pub dtype: Option<String>,
     /// Port of the HTTP server. Default: 8000.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::port")]
     pub port: Option<i64>,
     /// What the model is for. Default: chat.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_type: Option<VllmModelType>,
     /// Run code that the model's repository brings.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust_remote_code: Option<bool>,
     /// Folder for downloaded models (HF_HOME), best on a volume.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::mount_path")]
     pub cache_path: Option<String>,
     /// Hugging Face token, from a key of a Secret in the object's namespace.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_secret_ref: Option<KeyRef>,
     /// Further arguments, passed as they are.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub extra_args: Option<Vec<String>>,
 }
 
 /// Whether a guest works. Probes run from inside the guest, once its scripts ran.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -450,23 +423,21 @@ pub struct Vllm {
 pub struct Health {
     /// Holds the other probes back until it succeeded once after each start. When it has failed failureThreshold times,
     /// the unit or the guest is restarted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub startup: Option<Probe>,
     /// Whether the guest can do its work: decides `Healthy` and so `Ready`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readiness: Option<Probe>,
     /// Whether it still works at all. When it has failed failureThreshold times in a row, the unit or the guest is
     /// restarted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub liveness: Option<Probe>,
     /// systemd unit in the guest that is restarted when the startup or the liveness probe has failed. Default: the whole
     /// guest is restarted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::systemd_unit")]
     pub restart_unit: Option<String>,
 }
 
 /// A probe, with the fields of Kubernetes' probes.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -474,32 +445,24 @@ pub struct Health {
 ]))]
 pub struct Probe {
     /// A command; exit code 0 is success.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exec: Option<ExecAction>,
     /// An HTTP GET; a status from 200 to 399 is success.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http_get: Option<HttpGetAction>,
     /// A TCP connection; opening it is success.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tcp_socket: Option<TcpSocketAction>,
     /// Seconds after the start before the first probe. Default: 0.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 86_400))]
     pub initial_delay_seconds: Option<i64>,
     /// Seconds between probes. Default: 10.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86_400))]
     pub period_seconds: Option<i64>,
     /// Seconds after which a probe has failed. Default: 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3600))]
     pub timeout_seconds: Option<i64>,
     /// Successes in a row that make it healthy. Default: 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub success_threshold: Option<i64>,
     /// Failures in a row that make it unhealthy. Default: 3.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub failure_threshold: Option<i64>,
 }
@@ -513,22 +476,21 @@ pub struct ExecAction {
 }
 
 /// An HTTP GET from inside the guest.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpGetAction {
     /// Path. Default: /.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub path: Option<String>,
     /// Port.
     #[schemars(schema_with = "schema::port")]
     pub port: i64,
     /// Host. Default: 127.0.0.1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::hostname")]
     pub host: Option<String>,
     /// HTTP or HTTPS (whose certificate is not checked). Default: HTTP.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheme: Option<HttpScheme>,
 }
 
@@ -544,13 +506,14 @@ pub enum HttpScheme {
 }
 
 /// A TCP connection from inside the guest.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TcpSocketAction {
     /// Port.
     #[schemars(schema_with = "schema::port")]
     pub port: i64,
     /// Host. Default: 127.0.0.1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::hostname")]
     pub host: Option<String>,
 }
@@ -566,6 +529,7 @@ pub enum TestKind {
 }
 
 /// A script of the user's that is run once after provisioning; its result never blocks `Ready`.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -576,17 +540,13 @@ pub struct GuestTest {
     #[schemars(schema_with = "schema::entry_name")]
     pub name: String,
     /// What the test is for. Default: Health.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<TestKind>,
     /// The script, inline.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 131_072))]
     pub script: Option<String>,
     /// The script, from a key of a ConfigMap in the object's namespace.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script_from: Option<KeyRef>,
     /// Seconds after which the test has failed. Default: 300.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86_400))]
     pub deadline_seconds: Option<i64>,
 }
@@ -656,11 +616,11 @@ pub enum ReclaimPolicy {
 }
 
 /// Whether Phoenix may restart a guest to apply a change that needs it.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UpdatePolicy {
     /// Never (say RestartRequired and wait) or Automatic. Default: Never.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<RestartPolicy>,
 }
 

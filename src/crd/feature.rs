@@ -3,12 +3,14 @@
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
-use super::common::{Health, Probe};
+use super::common::Probe;
 use super::schema;
 use super::status::FeatureStatus;
 
 /// A reusable installation script with its check, requirements and health probe.
+#[skip_serializing_none]
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "phoenix-hypervisor.io",
@@ -30,49 +32,33 @@ use super::status::FeatureStatus;
 #[serde(rename_all = "camelCase")]
 pub struct PhoenixFeatureSpec {
     /// One line for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub description: Option<String>,
     /// Other names under which objects may ask for the feature.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::entry_names")]
     pub aliases: Option<Vec<String>>,
     /// Kinds of guest the feature is for. Absent: both.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2))]
     pub targets: Option<Vec<FeatureTarget>>,
     /// Features that must be installed first.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::entry_names")]
     pub requires: Option<Vec<String>>,
     /// Parameters, given to the scripts as PHOENIX_NAME (upper-case, '-' as '_').
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub parameters: Option<Vec<FeatureParameter>>,
     /// Exit code 0 says that the feature is already there. It changes nothing.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 65_536))]
     pub check: Option<String>,
     /// Installs the feature, as root. It may run again and must then do no harm.
     #[schemars(length(min = 1, max = 131_072))]
     pub install: String,
     /// Whether the feature works; used by guests that have no readiness probe of their own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Probe>,
     /// Seconds after which the install script is stopped. Default: 1800.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86_400))]
     pub deadline_seconds: Option<i64>,
-}
-
-impl PhoenixFeatureSpec {
-    /// The feature's probe as a guest's health.
-    pub fn as_health(&self) -> Option<Health> {
-        self.health.clone().map(|readiness| Health {
-            readiness: Some(readiness),
-            ..Health::default()
-        })
-    }
 }
 
 /// Kinds of guest that a feature can be installed in.
@@ -99,6 +85,7 @@ pub enum ParameterType {
 }
 
 /// A parameter of a feature.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -109,17 +96,14 @@ pub struct FeatureParameter {
     #[schemars(schema_with = "schema::entry_name")]
     pub name: String,
     /// Type. Default: string.
-    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "type")]
     pub type_: Option<ParameterType>,
     /// Value where the guest gives none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub default: Option<String>,
     /// Whether a guest must give a value.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub required: Option<bool>,
     /// Words for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub description: Option<String>,
 }

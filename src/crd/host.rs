@@ -2,74 +2,66 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use super::schema;
 
 /// What the nodes themselves should have.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Host {
     /// Time zone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub timezone: Option<String>,
     /// ZFS pools and datasets.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zfs: Option<Zfs>,
     /// Proxmox storages.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub storages: Option<Vec<HostStorage>>,
     /// NFS exports.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub nfs_exports: Option<Vec<NfsExport>>,
     /// Samba shares.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub samba_shares: Option<Vec<SambaShare>>,
     /// User of the Samba shares.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
     pub samba_user: Option<String>,
     /// Users on the nodes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub users: Option<Vec<HostUser>>,
     /// Network of the node.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<HostNetwork>,
     /// Datacenter firewall.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub firewall: Option<HostFirewall>,
     /// NVIDIA driver.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nvidia: Option<HostNvidia>,
     /// Directory under which storages are mounted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::absolute_path")]
     pub mount_point_base: Option<String>,
 }
 
 /// ZFS pools and datasets.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Zfs {
     /// Upper bound of the ARC cache.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::size")]
     pub arc_max: Option<String>,
     /// Pools. A disk is only wiped where `wipe` says so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub pools: Option<Vec<ZfsPool>>,
     /// Datasets.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub datasets: Option<Vec<ZfsDataset>>,
 }
 
 /// A ZFS pool.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ZfsPool {
@@ -77,19 +69,18 @@ pub struct ZfsPool {
     #[schemars(length(min = 1, max = 128))]
     pub name: String,
     /// single, mirror, raid10, raidz, raidz2 or raidz3.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16))]
     pub raid_level: Option<String>,
     /// Disks by stable path (/dev/disk/by-id/…).
     #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
     pub disks: Vec<String>,
     /// Disks that may be wiped to make the pool. Absent: none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
     pub wipe: Option<Vec<String>>,
 }
 
 /// A ZFS dataset.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ZfsDataset {
@@ -100,12 +91,12 @@ pub struct ZfsDataset {
     #[schemars(length(min = 1, max = 128))]
     pub pool: String,
     /// ZFS properties such as compression.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 32))]
     pub properties: Option<std::collections::BTreeMap<String, String>>,
 }
 
 /// A Proxmox storage.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostStorage {
@@ -117,20 +108,19 @@ pub struct HostStorage {
     #[schemars(length(min = 1, max = 32))]
     pub type_: String,
     /// Content types such as rootdir or images.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8), inner(length(min = 1, max = 16)))]
     pub content: Option<Vec<String>>,
     /// ZFS dataset, for zfspool.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub pool: Option<String>,
     /// Directory, for dir.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::absolute_path")]
     pub path: Option<String>,
 }
 
 /// An NFS export.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NfsExport {
@@ -141,12 +131,12 @@ pub struct NfsExport {
     #[schemars(length(max = 32), inner(length(min = 1, max = 128)))]
     pub clients: Vec<String>,
     /// Export options.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 64)))]
     pub options: Option<Vec<String>>,
 }
 
 /// A Samba share.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SambaShare {
@@ -157,16 +147,15 @@ pub struct SambaShare {
     #[schemars(length(min = 1, max = 256))]
     pub path: String,
     /// Options as in smb.conf.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub options: Option<String>,
     /// Users that may use it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 32)))]
     pub valid_users: Option<Vec<String>>,
 }
 
 /// A user on the nodes.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostUser {
@@ -174,15 +163,14 @@ pub struct HostUser {
     #[schemars(length(min = 1, max = 32))]
     pub name: String,
     /// Whether the user may use sudo.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sudo: Option<bool>,
     /// SSH public key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub ssh_public_key: Option<String>,
 }
 
 /// Network of the node.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostNetwork {
@@ -190,51 +178,45 @@ pub struct HostNetwork {
     #[schemars(schema_with = "schema::bridge")]
     pub bridge: String,
     /// Address with prefix length.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub address: Option<String>,
     /// Gateway.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::ip")]
     pub gateway: Option<String>,
     /// Name servers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8))]
     pub nameservers: Option<Vec<super::IpAddress>>,
 }
 
 /// Datacenter firewall.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostFirewall {
     /// Whether it is on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
     /// What happens to incoming traffic that no rule names.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inbound_policy: Option<super::FirewallAction>,
     /// What happens to outgoing traffic that no rule names.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outbound_policy: Option<super::FirewallAction>,
 }
 
 /// NVIDIA driver.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostNvidia {
     /// Whether the driver is installed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub install: Option<bool>,
     /// Driver version.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
     pub version: Option<String>,
     /// URL of the runfile.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::url")]
     pub runfile_url: Option<String>,
     /// CUDA version.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
     pub cuda_version: Option<String>,
 }

@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use super::common::*;
 use super::host::Host;
@@ -14,6 +15,7 @@ use super::schema;
 use super::status::HypervisorStatus;
 
 /// A Proxmox VE cluster: how to reach it, what objects may use of it, and what they get by default.
+#[skip_serializing_none]
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "phoenix-hypervisor.io",
@@ -48,52 +50,41 @@ pub struct PhoenixHypervisorSpec {
     #[schemars(schema_with = "schema::endpoints")]
     pub endpoints: Vec<String>,
     /// How the endpoints' certificates are verified. Absent: by the system's certificate authorities.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
     /// Credentials for the API.
     pub credentials: Credentials,
     /// SSH to the nodes, for what the API cannot do: commands in containers, raw lxc lines, devices without root@pam.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssh: Option<Ssh>,
     /// Ids for guests that name none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vmid_range: Option<IdRange>,
     /// The owner containers that keep volumes with reclaimPolicy Retain.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_owners: Option<VolumeOwners>,
     /// Ids of earlier management clusters whose guests objects of this one take over.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 64)))]
     pub previous_cluster_ids: Option<Vec<String>>,
     /// Whether changes made outside Phoenix are corrected or only reported. Absent: Correct.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift_policy: Option<DriftPolicy>,
     /// What objects of other namespaces may reach beyond their own guests. Absent: nothing of this.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow: Option<Allow>,
     /// Namespaces whose objects may use this hypervisor. Absent: its own only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_namespaces: Option<AllowedNamespaces>,
     /// Values for fields that objects leave out on creation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub defaults: Option<Defaults>,
     /// How much goes on at once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
     /// How often the cluster is looked at. Absent: 10s.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::duration")]
     pub poll_interval: Option<String>,
     /// NVIDIA driver version that the nodes should run. Not supported yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
     pub driver_version: Option<String>,
     /// What the nodes themselves should have. Not supported yet: reported as HostConfigured=False.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<Host>,
 }
 
 /// How certificates are verified.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -101,18 +92,16 @@ pub struct PhoenixHypervisorSpec {
 ]))]
 pub struct Tls {
     /// Certificate authority in PEM, from a key of a Secret (Proxmox's own: /etc/pve/pve-root-ca.pem on a node).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<KeyRef>,
     /// SHA-256 fingerprint of the endpoint's certificate: 32 bytes in hexadecimal separated by colons.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 95), regex(pattern = r"^([0-9A-Fa-f]{2}:){31}[0-9A-Fa-f]{2}$"))]
     pub fingerprint: Option<String>,
     /// Verify nothing. Anybody on the network path can then read the credentials.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub insecure_skip_verify: Option<bool>,
 }
 
 /// Credentials for the API: a token, and root@pam's password where fields need it and SSH is not there.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -120,27 +109,24 @@ pub struct Tls {
 ]))]
 pub struct Credentials {
     /// Secret with the keys `tokenId` (user@realm!name) and `secret`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_secret_ref: Option<LocalRef>,
     /// Secret with the key `password` of root@pam.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root_password_secret_ref: Option<LocalRef>,
 }
 
 /// SSH to the nodes.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Ssh {
     /// User. Absent: root.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32), regex(pattern = r"^[a-z_][a-z0-9_-]*$"))]
     pub user: Option<String>,
     /// Port. Absent: 22.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::port")]
     pub port: Option<i64>,
     /// Address of each node by its Proxmox name. Absent: the address that Proxmox knows for the node.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 64))]
     pub hosts: Option<BTreeMap<String, String>>,
     /// Private key, from a key of a Secret.
@@ -148,7 +134,6 @@ pub struct Ssh {
     /// Host keys of the nodes in known_hosts format, from a key of a Secret.
     pub known_hosts_secret_ref: KeyRef,
     /// Run commands through sudo. Default: false.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sudo: Option<bool>,
 }
 
@@ -175,21 +160,21 @@ impl IdRange {
 }
 
 /// The owner containers: small, never started, protected; they hold retained volumes.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeOwners {
     /// Ids of the owner containers; separate from vmidRange.
     pub id_range: IdRange,
     /// Image that they are made from; any small one. Absent: an image is needed on the first retained volume.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::image_volid")]
     pub image: Option<String>,
     /// Storage of their root filesystems. Absent: `defaults.rootfsStorage`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
     /// Pool that they are put into.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub pool: Option<String>,
 }
@@ -206,76 +191,70 @@ pub enum DriftPolicy {
 
 /// What objects of other namespaces than the hypervisor's may reach beyond their own guests. What is absent they may
 /// not; the hypervisor's own namespace may everything. What `defaults` and `vmidRange` give needs no entry.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Allow {
     /// Ids of existing guests that the annotation adopt may name. Scripts can then be run in them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::vmids")]
     pub adopt: Option<Vec<i64>>,
     /// Ids that `vmid` may name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub vmids: Option<Vec<IdRange>>,
     /// Bridges that network may name. On a VLAN-aware bridge an interface without vlan reaches all VLANs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::bridges")]
     pub bridges: Option<Vec<String>>,
     /// VLAN tags that network may name, on the bridges that it may use.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256), inner(range(min = 1, max = 4094)))]
     pub vlans: Option<Vec<i64>>,
     /// Pools that `pool` may name. Who has rights on a pool has them on its guests.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::pools")]
     pub pools: Option<Vec<String>>,
     /// Storages that root filesystems, volumes, disks, images, snippets and cloud-init drives may name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::storage_ids")]
     pub storages: Option<Vec<String>>,
     /// Indices of GPUs that containers may name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), inner(range(min = 0, max = 63)))]
     pub gpus: Option<Vec<i64>>,
     /// Resource mappings that pci of machines may name. Devices by address are for the hypervisor's namespace only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::mappings")]
     pub pci_mappings: Option<Vec<String>>,
     /// Resource mappings that usb of machines may name. Devices by host are for the hypervisor's namespace only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::mappings")]
     pub usb_mappings: Option<Vec<String>>,
     /// Volume ids of hook scripts that machines may name. They run as root on the node.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::snippet_volids")]
     pub hookscripts: Option<Vec<String>>,
     /// Whether containers may be privileged: root in them is root on the node in effect.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privileged: Option<bool>,
     /// Keys that lxcOptions may set, such as lxc.cgroup2.devices.allow, and lxc.apparmor.profile for apparmorProfile.
     /// Most are root on the node in effect.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 128)))]
     pub lxc_options: Option<Vec<String>>,
     /// Directories of the node that hostMounts may name, with all below them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::absolute_paths")]
     pub host_paths: Option<Vec<String>>,
     /// Capabilities of containers that reach the node's kernel. The others are free in unprivileged containers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2), extend("x-kubernetes-list-type" = "set"))]
     pub capabilities: Option<Vec<AllowedCapability>>,
     /// PhoenixTemplates of the hypervisor's namespace that may be cloned with whatever they carry: privileged, raw
     /// lines, devices, directories of the node. Templates that carry nothing of that need no entry.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::object_names")]
     pub templates: Option<Vec<String>>,
     /// URLs from which nodes may download images: whole ones, or beginnings that end in '/'.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::url_prefixes")]
     pub image_urls: Option<Vec<String>>,
     /// Whether boot.order, upDelay and downDelay may be given: the node's other guests wait for them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_order: Option<bool>,
 }
 
@@ -290,6 +269,7 @@ pub enum AllowedCapability {
 }
 
 /// Namespaces whose objects may use a hypervisor.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -297,10 +277,8 @@ pub enum AllowedCapability {
 ]))]
 pub struct AllowedNamespaces {
     /// Same, All or Selector. Default: Same.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<NamespacesFrom>,
     /// Labels of the namespaces.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<LabelSelector>,
 }
 
@@ -317,63 +295,60 @@ pub enum NamespacesFrom {
 }
 
 /// Values for fields that objects leave out on creation.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Defaults {
     /// Node for new guests.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::hostname")]
     pub node: Option<String>,
     /// Storage for root filesystems of containers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::storage_id")]
     pub rootfs_storage: Option<String>,
     /// Storage for volumes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::storage_id")]
     pub volume_storage: Option<String>,
     /// Storage for disks of virtual machines.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::storage_id")]
     pub disk_storage: Option<String>,
     /// Storage for downloaded images.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::storage_id")]
     pub image_storage: Option<String>,
     /// Storage with content snippets for what cloud-init of virtual machines needs; SSH writes there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::storage_id")]
     pub snippet_storage: Option<String>,
     /// Bridge.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::bridge")]
     pub bridge: Option<String>,
     /// Name resolution.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<Dns>,
     /// Time zone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub timezone: Option<String>,
     /// CPU cores.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 8192))]
     pub cores: Option<i64>,
     /// Memory.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::size")]
     pub memory: Option<String>,
     /// Capabilities of containers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<super::lxc::Capabilities>,
 }
 
 /// How much goes on at once.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
     /// Proxmox tasks that Phoenix keeps running on one node. Absent: 4.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 64))]
     pub parallel_tasks_per_node: Option<i64>,
 }

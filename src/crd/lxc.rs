@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use super::common::*;
+use super::guest::GuestFields;
 use super::schema;
 use super::status::GuestStatus;
 
 /// A container on Proxmox VE: created, configured and kept as described here.
 /// A field that is not given is not managed: Phoenix neither compares nor resets it.
+#[skip_serializing_none]
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "phoenix-hypervisor.io",
@@ -57,152 +60,89 @@ pub struct PhoenixLXCSpec {
     /// The container itself.
     pub guest: LxcGuest,
     /// Volumes of the container besides its root filesystem.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub volumes: Option<Vec<Volume>>,
     /// Directories of the node mounted into the container. They block snapshots and clones of it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub host_mounts: Option<Vec<HostMount>>,
     /// Probes that tell whether the container works.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
     /// Scripts run once after provisioning; their results never block Ready.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub tests: Option<Vec<GuestTest>>,
     /// Objects that must be Ready before the container is created.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["kind", "name"]))]
     pub depends_on: Option<Vec<Dependency>>,
     /// Whether the container runs. Absent: Running.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power_state: Option<PowerState>,
     /// What happens to the container when this object is deleted. Absent: Delete for containers that Phoenix created,
     /// Retain for adopted ones.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
     /// Whether Phoenix may restart the container for changes that need it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub update_policy: Option<UpdatePolicy>,
 }
 
 /// The container itself: what a PhoenixLXC and a PhoenixTemplate of lxc form share.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LxcGuest {
-    /// Proxmox node. Absent: the hypervisor's `defaults.node`, else the node of the source, else the only node.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::hostname")]
-    pub node: Option<String>,
-    /// Proxmox id. Absent: the first free one of the hypervisor's `vmidRange`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::vmid")]
-    pub vmid: Option<i64>,
-    /// Host name. Absent: the object's name with dots replaced by '-' on creation, then unmanaged.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::hostname")]
-    pub hostname: Option<String>,
+    /// What it shares with a machine.
+    #[serde(flatten)]
+    pub shared: GuestFields,
     /// What the container is made from. May be absent only for an adopted container.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<LxcSource>,
     /// CPU cores that the container sees.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 8192))]
     pub cores: Option<i64>,
     /// CPU time limit, in cores; 0 is no limit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 8192.0))]
     pub cpu_limit: Option<f64>,
     /// CPU weight against other guests.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000))]
     pub cpu_units: Option<i64>,
     /// Memory, in whole MiB; at least 16Mi.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::size")]
     pub memory: Option<String>,
     /// Swap, in whole MiB; 0 is none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::size_or_zero")]
     pub swap: Option<String>,
     /// Root filesystem. It can grow, never shrink.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rootfs: Option<RootFs>,
-    /// Network interfaces. Absent: unmanaged; empty: none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
-    pub network: Option<Vec<Network>>,
-    /// Name resolution.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dns: Option<Dns>,
     /// Whether root in the container is an ordinary user on the node. It cannot change later. Absent: true on creation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unprivileged: Option<bool>,
     /// What the container may do beyond the usual. Absent fields are unmanaged.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Capabilities>,
     /// AppArmor profile (`lxc.apparmor.profile`) such as generated, unconfined or one of the node's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9_./-]+$"))]
     pub apparmor_profile: Option<String>,
     /// Raw lines for the container's configuration, such as `lxc.cgroup2.devices.allow = a`. Each is ensured; lines
     /// that Phoenix wrote for this object and that are dropped here are removed; inherited ones stay. Needs SSH.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::lxc_options")]
     pub lxc_options: Option<Vec<String>>,
     /// Time zone such as Europe/Berlin, or `host`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_+/-]+$"))]
     pub timezone: Option<String>,
     /// Environment of an OCI container's entrypoint.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 64))]
     pub environment: Option<BTreeMap<String, String>>,
     /// Entrypoint of an OCI container.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub entrypoint: Option<String>,
     /// GPUs of the container. Absent: unmanaged; empty: none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16), extend("x-kubernetes-validations" = [
         {"rule": "self.all(g, !has(g.index) || self.exists_one(h, has(h.index) && h.index == g.index))", "message": "two entries have the same index: name each GPU once"}
     ]))]
     pub gpus: Option<Vec<Gpu>>,
-    /// Features installed in the container, after the ones they require.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
-    pub features: Option<Vec<FeatureRef>>,
-    /// The script that makes the container what it is for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub application: Option<Application>,
     /// A vLLM model server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vllm: Option<Vllm>,
-    /// When the node starts and stops the container by itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub boot: Option<Boot>,
-    /// Guest firewall.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub firewall: Option<Firewall>,
-    /// Proxmox tags. Phoenix adds one of its own. Absent: unmanaged.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "set"))]
-    pub tags: Option<Vec<Tag>>,
-    /// Proxmox pool.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z][A-Za-z0-9._/-]*$"))]
-    pub pool: Option<String>,
-    /// Words for people, shown above Phoenix's stamp in the guest's notes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 4096))]
-    pub description: Option<String>,
-    /// Proxmox's protection against removal of the guest and its disks.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub protection: Option<bool>,
 }
 
 /// What a container is made from: exactly one of the fields.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -210,17 +150,15 @@ pub struct LxcGuest {
 ]))]
 pub struct LxcSource {
     /// Clone of a PhoenixTemplate of this namespace, else of the hypervisor's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template_ref: Option<LocalRef>,
     /// A container image.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<LxcImage>,
     /// An OCI image (Proxmox VE 9.1 and later). Not supported yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oci: Option<OciImage>,
 }
 
 /// A container image: exactly one of volid, url and appliance.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -230,24 +168,23 @@ pub struct LxcSource {
 ]))]
 pub struct LxcImage {
     /// Image on a storage, such as local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::image_volid")]
     pub volid: Option<String>,
     /// URL of an image; the node downloads it once for each checksum.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::url")]
     pub url: Option<String>,
     /// SHA-256 of the file at url.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::sha256")]
     pub sha256: Option<String>,
     /// Name in Proxmox's appliance index, such as debian-12-standard_12.7-1_amd64.tar.zst; downloaded once,
     /// and compared with the checksum of the index. The index holds only the newest build of each.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255), regex(pattern = r"^[A-Za-z0-9._+-]+$"))]
     pub appliance: Option<String>,
     /// Storage for downloaded images. Absent: the hypervisor's `defaults.imageStorage`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
 }
@@ -262,38 +199,35 @@ pub struct OciImage {
 }
 
 /// The root filesystem.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RootFs {
     /// Storage. It is chosen on creation; a later change is RecreateRequired. Absent: the hypervisor's
     /// `defaults.rootfsStorage`, or the storage of the template.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
     /// Size, in whole GiB on creation. It can grow, never shrink.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::size")]
     pub size: Option<String>,
 }
 
 /// What a container may do beyond the usual (Proxmox's features). Other flags than nesting need root@pam or SSH.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Capabilities {
     /// Containers in the container; also needed by recent systemd.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nesting: Option<bool>,
     /// The keyctl system call, for Docker in unprivileged containers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keyctl: Option<bool>,
     /// FUSE mounts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fuse: Option<bool>,
     /// Creating some device nodes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mknod: Option<bool>,
     /// File system types that the container may mount.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8))]
     pub mount: Option<Vec<MountType>>,
 }
@@ -319,6 +253,7 @@ impl MountType {
 }
 
 /// One GPU or several: by index, by PCI address, or by count.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -326,28 +261,25 @@ impl MountType {
 ]))]
 pub struct Gpu {
     /// Index on the node, as nvidia-smi counts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 63))]
     pub index: Option<i64>,
     /// PCI address such as 0000:01:00.0. Not supported yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::pci_address")]
     pub pci_address: Option<String>,
     /// Number of GPUs, chosen by Phoenix. Not supported yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 16))]
     pub count: Option<i64>,
     /// Model that counted GPUs must have, such as RTX 5060 Ti. Not supported yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub model: Option<String>,
     /// Share of the GPU's memory that the container will use, above 0 and at most 1. Not supported yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.01, max = 1.0))]
     pub vram_share: Option<f64>,
 }
 
 /// A volume of a container.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Volume {
@@ -355,7 +287,7 @@ pub struct Volume {
     #[schemars(schema_with = "schema::entry_name")]
     pub name: String,
     /// Storage. Absent: the hypervisor's `defaults.volumeStorage`, else its `defaults.rootfsStorage`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
     /// Size, in whole GiB.
@@ -365,17 +297,15 @@ pub struct Volume {
     #[schemars(schema_with = "schema::mount_path")]
     pub mount_path: String,
     /// What happens to it when the container is destroyed. Absent: Retain.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reclaim_policy: Option<ReclaimPolicy>,
     /// Mounted read-only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_only: Option<bool>,
     /// Included in Proxmox backups of the container.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<bool>,
 }
 
 /// A directory of the node mounted into the container. Needs root@pam or SSH.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostMount {
@@ -389,6 +319,5 @@ pub struct HostMount {
     #[schemars(schema_with = "schema::mount_path")]
     pub mount_path: String,
     /// Mounted read-only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_only: Option<bool>,
 }

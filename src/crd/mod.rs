@@ -5,14 +5,15 @@
 // Print columns repeat words such as "string" within one attribute, which the lint takes for a mistake.
 #![allow(clippy::duplicated_attributes)]
 
-pub mod common;
+mod common;
 mod feature;
 mod generate;
+mod guest;
 mod host;
 mod hypervisor;
 mod lxc;
-pub mod schema;
-pub mod status;
+mod schema;
+pub(crate) mod status;
 mod template;
 mod vm;
 mod vm_hardware;
@@ -20,6 +21,7 @@ mod vm_hardware;
 pub use common::*;
 pub use feature::*;
 pub use generate::{all, to_yaml};
+pub use guest::GuestFields;
 pub use host::*;
 pub use hypervisor::*;
 pub use lxc::*;

@@ -277,11 +277,6 @@ pub fn port(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "integer", "format": "int64", "minimum": 1, "maximum": 65535})
 }
 
-/// Any JSON object, kept as it is.
-pub fn free_form(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
-}
-
 macro_rules! list_schema {
     ($(#[$doc:meta])* $name:ident, $items:ident, $min:expr, $max:expr) => {
         $(#[$doc])*

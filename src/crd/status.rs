@@ -6,141 +6,108 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 /// Status of a guest: PhoenixLXC, PhoenixVM and PhoenixTemplate.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GuestStatus {
     /// Generation of the spec that this status speaks of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Conditions: Ready always; Reconciling and Stalled only while True; then one for each part of the work.
     #[serde(default)]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// One word for people: Ready, Creating, Stalled, ….
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     /// What is going on or wrong, in one sentence.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub message: Option<String>,
     /// Proxmox id, recorded before the guest is created.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "super::schema::vmid")]
     pub vmid: Option<i64>,
     /// Whether a create or clone call may have been sent for this vmid.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub create_sent: Option<bool>,
     /// Whether the guest existed before this object and was adopted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopted: Option<bool>,
     /// Digest of the configuration of a guest that is about to be taken over, until the guest carries the object's stamp.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<String>,
     /// Value of the restamp annotation that was carried out last, or that was there while the stamp was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restamped: Option<String>,
     /// Proxmox node that the guest is on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// First address of the guest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip: Option<String>,
     /// GPU indices, separated by commas.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpus: Option<String>,
     /// What the guest was made from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     /// Volume id of the image that Phoenix made the guest of. The name of a file that was downloaded from a URL holds
     /// its checksum.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// Healthy, Unhealthy or Unknown.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<String>,
     /// Template: content hash of what was built.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
     /// Template: guests of earlier revisions, oldest first.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub revisions: Option<Vec<RevisionStatus>>,
     /// Revision of the template that the guest was cloned from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template_revision: Option<String>,
     /// Proxmox task under way.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskStatus>,
     /// Features, by name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub features: Option<Vec<ScriptStatus>>,
     /// The application script.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub application: Option<ScriptStatus>,
     /// The vLLM unit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vllm: Option<ScriptStatus>,
     /// Tests, by name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub tests: Option<Vec<ScriptStatus>>,
     /// Volumes, by name: those of the spec, and earlier ones that the guest still holds detached.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 320), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub volumes: Option<Vec<VolumeStatus>>,
     /// Size in GiB of the root filesystem that the spec asked for and that was read back.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rootfs_gib: Option<i64>,
     /// Hash of the script that cleaned a template of vm form before it was sealed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleaned: Option<String>,
     /// Snippet with the machine's cloud-init data, removed with it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snippet: Option<String>,
     /// Process id of the machine when its cloud-init drive was last written anew: that process has not read it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cloud_init_unread: Option<i64>,
     /// Raw lxc lines that Phoenix wrote for this object.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub lxc_options: Option<Vec<String>>,
     /// Steps whose failures are counted apart from those of everything else: each interface, mount and device, stopping
     /// and deleting. One of them that fails holds nothing else back.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["step"]))]
     pub failing: Option<Vec<FailingStep>>,
     /// Value of the reconcile annotation that was heeded last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub reconciled: Option<String>,
     /// Consecutive failures of the current step.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failures: Option<i64>,
     /// Last error.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub last_error: Option<String>,
     /// When the next attempt is due.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_retry: Option<Time>,
     /// Value of the restartedAt annotation that was carried out last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restarted_at: Option<String>,
     /// Hash of the desired state that was applied in full last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied_hash: Option<String>,
     /// Digest of the guest's configuration when it last was as wanted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_digest: Option<String>,
     /// Restarts because a startup or liveness probe failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restarts: Option<RestartStatus>,
 }
 
 /// A Proxmox task under way.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskStatus {
@@ -149,7 +116,6 @@ pub struct TaskStatus {
     /// What it does, for people.
     pub action: String,
     /// Name of the step in `failing`, if it has one of its own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub apart: Option<String>,
 }
 
@@ -170,29 +136,24 @@ pub struct FailingStep {
 }
 
 /// A script that was started in a guest.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScriptStatus {
     /// Name.
     pub name: String,
     /// Hash of the script and all that it was given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash: Option<String>,
     /// Pending, Running, Succeeded, Failed, Interrupted (cut off, such as by a restart of the guest) or Cancelled.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     /// Exit code of a script that ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i64>,
     /// End of the output of a script that failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
     pub message: Option<String>,
     /// Attempts so far; with rerunPolicy Always since the guest's last start.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<i64>,
     /// Failed attempts that count no more, because somebody asked for another.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forgiven: Option<i64>,
 }
 
@@ -229,30 +190,27 @@ impl RevisionStatus {
 }
 
 /// A volume of a guest.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeStatus {
     /// Name.
     pub name: String,
     /// Proxmox volume id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volid: Option<String>,
     /// Retain or Delete, as it was made.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reclaim_policy: Option<String>,
     /// Container that owns it, where that is not the guest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner_vmid: Option<i64>,
     /// Size in GiB that the spec asked for and that was read back.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_gib: Option<i64>,
     /// Path in the container at which it was attached last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub mount_path: Option<String>,
 }
 
 /// The guest of an earlier revision of a template.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RevisionStatus {
@@ -261,13 +219,10 @@ pub struct RevisionStatus {
     /// Proxmox id.
     pub vmid: i64,
     /// Node.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// Snippet with the machine's cloud-init data, removed with it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snippet: Option<String>,
     /// Volume ids of what it was built with.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub volumes: Option<Vec<String>>,
 }
@@ -285,50 +240,42 @@ pub struct RestartStatus {
 }
 
 /// Status of a PhoenixHypervisor.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HypervisorStatus {
     /// Generation of the spec that this status speaks of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Conditions: Ready always; Reconciling and Stalled only while True.
     #[serde(default)]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// One word for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     /// What is going on or wrong, in one sentence.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub message: Option<String>,
     /// Proxmox VE version.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// Which Proxmox cluster this is; deletions and creations are refused when the endpoint answers as another one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ProxmoxCluster>,
     /// Whether the cluster is quorate (a single node always is).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quorate: Option<bool>,
     /// Nodes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub nodes: Option<Vec<NodeStatus>>,
     /// Storages.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub storages: Option<Vec<String>>,
     /// Privileges that some spec fields need and the credentials lack.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub missing_privileges: Option<Vec<String>>,
     /// Owner containers of retained volumes: vmid by node and id mapping.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_owners: Option<BTreeMap<String, i64>>,
 }
 
 /// A Proxmox cluster's identity.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ProxmoxCluster {
@@ -339,7 +286,6 @@ pub struct ProxmoxCluster {
     pub nodes: Vec<String>,
     /// SHA-256 fingerprint of its certificate authority (pve-root-ca.pem), which every cluster and every single node
     /// makes for itself. Absent until a guest with an object's stamp proved that it is the same cluster.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 95))]
     pub ca_fingerprint: Option<String>,
 }
@@ -370,11 +316,11 @@ pub struct NodeStatus {
 }
 
 /// Status of a PhoenixFeature.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FeatureStatus {
     /// Generation of the spec that this status speaks of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Conditions.
     #[serde(default)]

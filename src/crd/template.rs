@@ -3,6 +3,7 @@
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use super::common::*;
 use super::lxc::LxcGuest;
@@ -11,6 +12,7 @@ use super::status::GuestStatus;
 use super::vm::VmGuest;
 
 /// A container or virtual machine that others are cloned from. Ready means stopped, with its snapshot or base present.
+#[skip_serializing_none]
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "phoenix-hypervisor.io",
@@ -53,34 +55,27 @@ pub struct PhoenixTemplateSpec {
     /// The PhoenixHypervisor that the template lives on. It cannot change once the template has a vmid.
     pub hypervisor_ref: ObjectRef,
     /// A container template.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lxc: Option<LxcGuest>,
     /// A virtual machine template.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<VmGuest>,
     /// Snapshot keeps the guest and takes a snapshot that children are copied from; Template converts it to a Proxmox
     /// template, whose children are linked clones where the storage can. Absent: Snapshot.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub form: Option<TemplateForm>,
     /// Name of the snapshot. Absent: phoenix.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::snapshot_name")]
     pub snapshot_name: Option<String>,
     /// Scripts run once before the template is sealed; their results never block Ready.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub tests: Option<Vec<GuestTest>>,
     /// Objects that must be Ready before the template is built.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["kind", "name"]))]
     pub depends_on: Option<Vec<Dependency>>,
     /// What happens to the guest when this object is deleted. Absent: Delete for guests that Phoenix created, Retain
     /// for adopted ones.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
     /// Earlier revisions that are kept though nothing was cloned from them. One from which an object was cloned, or on
     /// which a linked clone rests, is never removed. Absent: all are kept.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub revision_history_limit: Option<i64>,
 }

@@ -3,14 +3,17 @@
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use super::common::*;
+use super::guest::{GuestFields, machine_words};
 use super::schema;
 use super::status::GuestStatus;
 use super::vm_hardware::*;
 
 /// A virtual machine on Proxmox VE: created, configured and kept as described here.
 /// A field that is not given is not managed: Phoenix neither compares nor resets it.
+#[skip_serializing_none]
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "phoenix-hypervisor.io",
@@ -45,29 +48,24 @@ pub struct PhoenixVMSpec {
     #[serde(flatten)]
     pub guest: VmGuest,
     /// Probes that tell whether the machine works.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
     /// Scripts run once after provisioning; their results never block Ready.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub tests: Option<Vec<GuestTest>>,
     /// Objects that must be Ready before the machine is created.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["kind", "name"]))]
     pub depends_on: Option<Vec<Dependency>>,
     /// Whether the machine runs. Absent: Running.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power_state: Option<PowerState>,
     /// What happens to the machine when this object is deleted. Absent: Delete for machines that Phoenix created, Retain
     /// for adopted ones.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
     /// Whether Phoenix may restart the machine for changes that need it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub update_policy: Option<UpdatePolicy>,
 }
 
 /// The machine itself: what a PhoenixVM and a PhoenixTemplate of vm form share.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -78,141 +76,78 @@ pub struct PhoenixVMSpec {
     {"rule": "!has(self.vga) || self.vga.type != 'serial0' || !has(self.serial) || self.serial", "message": "vga: serial0 shows the serial console: set serial: true, or leave serial out"},
     {"rule": "!has(self.bootOrder) || !has(self.disks) || self.bootOrder.all(b, b.matches('^(net|eth)[0-9]{1,2}$') || self.disks.exists(d, d.name == b))", "message": "bootOrder holds a name that no disk has: name disks of the machine, or interfaces such as net0"},
     {"rule": "!has(self.cpu) || !has(self.cpu.cores) || !has(self.cpu.numa) || !self.cpu.numa || !has(self.cpu.sockets) || self.cpu.sockets <= 8", "message": "numa takes at most 8 sockets"}
-]))]
+]), transform = machine_words)]
 pub struct VmGuest {
-    /// Proxmox node. Absent: the hypervisor's `defaults.node`, else the node of the source, else the least used one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::hostname")]
-    pub node: Option<String>,
-    /// Proxmox id. Absent: the first free one of the hypervisor's `vmidRange`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::vmid")]
-    pub vmid: Option<i64>,
-    /// Name of the machine, which cloud-init makes its host name. Absent: the object's name with dots replaced by '-'
-    /// on creation, then unmanaged.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::hostname")]
-    pub hostname: Option<String>,
+    /// What it shares with a container.
+    #[serde(flatten)]
+    pub shared: GuestFields,
     /// What the machine is made from. May be absent only for an adopted machine.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<VmSource>,
     /// Processors.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<VmCpu>,
     /// Memory, in whole MiB; at least 16Mi.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::size")]
     pub memory: Option<String>,
     /// Memory that ballooning leaves the machine when the node is short of it, in whole MiB; 0 turns ballooning off.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::size_or_zero")]
     pub balloon: Option<String>,
     /// Machine type: q35, pc, or a version of them such as pc-q35-9.2. PCI Express pass-through needs q35.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::machine_type")]
     pub machine: Option<String>,
     /// Firmware. With ovmf the machine gets an EFI disk.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bios: Option<VmBios>,
     /// The EFI disk of bios: ovmf. It is made on creation. Absent: one on the storage of the first disk.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub efi_disk: Option<EfiDisk>,
     /// A TPM. It is made on creation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpm: Option<Tpm>,
     /// Guest operating system, which Proxmox tunes the machine for. Absent: l26 (Linux) on creation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub os_type: Option<VmOsType>,
     /// Controller of scsi disks. Absent: virtio-scsi-single on creation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scsi_controller: Option<ScsiController>,
     /// Disks. On creation the first is the boot disk; afterwards their order means nothing. Absent: unmanaged. A disk
     /// that is taken out of the list is detached and kept as an unused disk of the machine.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"], "x-kubernetes-validations" = [
         {"rule": "self.filter(d, has(d.bus) && d.bus == 'ide').size() <= 3 && self.filter(d, has(d.bus) && d.bus == 'sata').size() <= 6 && self.filter(d, has(d.bus) && d.bus == 'virtio').size() <= 16 && self.filter(d, !has(d.bus) || d.bus == 'scsi').size() <= 31", "message": "too many disks on one bus: a machine takes 31 on scsi, 16 on virtio, 6 on sata and 3 on ide beside the cloud-init drive"}
     ]))]
     pub disks: Option<Vec<VmDisk>>,
-    /// Network interfaces. The number in the name is Proxmox's: net0 (or eth0) is the first one. cloud-init gives them
-    /// their addresses. Absent: unmanaged; empty: none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"], "x-kubernetes-validations" = [
-        {"rule": "self.all(n, n.name.matches('^(net|eth)([0-9]|[12][0-9]|3[01])$'))", "message": "interfaces of a machine are named net0 to net31 (or eth0 to eth31): the number is Proxmox's"},
-        {"rule": "self.all(n, n.name.size() < 4 || self.exists_one(m, m.name.size() > 3 && m.name.substring(3) == n.name.substring(3)))", "message": "two interfaces have the same number: net0 and eth0 are one"}
-    ]))]
-    pub network: Option<Vec<Network>>,
-    /// Name resolution, set up by cloud-init.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dns: Option<Dns>,
     /// What cloud-init sets up. Absent: unmanaged; the machine gets no cloud-init drive on creation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cloud_init: Option<CloudInit>,
     /// QEMU guest agent, through which Phoenix sees addresses and runs features, application and tests. Absent:
     /// unmanaged; switched on for machines that Phoenix creates.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<VmAgent>,
     /// A serial console (`qm terminal`), which cloud images expect. Absent: on for machines made from cloud images.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<bool>,
     /// Display. Absent: Proxmox's own choice.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vga: Option<VmVga>,
     /// PCI devices passed through. Absent: unmanaged; empty: none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16), extend("x-kubernetes-validations" = [
         {"rule": "self.all(p, self.exists_one(q, (has(q.mapping) == has(p.mapping)) && (!has(q.mapping) || q.mapping == p.mapping) && (has(q.address) == has(p.address)) && (!has(q.address) || q.address == p.address)))", "message": "two entries name the same device: name each once"},
         {"rule": "self.filter(p, has(p.primaryGpu) && p.primaryGpu).size() <= 1", "message": "only one device can be the primary display: give primaryGpu once"}
     ]))]
     pub pci: Option<Vec<VmPci>>,
     /// USB devices passed through. Absent: unmanaged; empty: none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 14))]
     pub usb: Option<Vec<VmUsb>>,
     /// Names of disks and network interfaces in the order in which they are tried for booting. Absent: unmanaged; the
     /// first disk on creation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::boot_order")]
     pub boot_order: Option<Vec<String>>,
     /// What may change while the machine runs. Absent: unmanaged (Proxmox: network, disk and usb); empty: nothing.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 6), extend("x-kubernetes-list-type" = "set"))]
     pub hotplug: Option<Vec<Hotplug>>,
     /// Script on the node that Proxmox calls around start and stop, such as local:snippets/hook.pl. Needs root@pam or
     /// SSH.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::snippet_volid")]
     pub hookscript: Option<String>,
-    /// Features installed in the machine, after the ones they require.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
-    pub features: Option<Vec<FeatureRef>>,
-    /// The script that makes the machine what it is for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub application: Option<Application>,
-    /// When the node starts and stops the machine by itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub boot: Option<Boot>,
-    /// Guest firewall.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub firewall: Option<Firewall>,
-    /// Proxmox tags. Phoenix adds one of its own. Absent: unmanaged.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "set"))]
-    pub tags: Option<Vec<Tag>>,
-    /// Proxmox pool.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z][A-Za-z0-9._/-]*$"))]
-    pub pool: Option<String>,
-    /// Words for people, shown above Phoenix's stamp in the machine's notes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 4096))]
-    pub description: Option<String>,
-    /// Proxmox's protection against removal of the machine and its disks.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub protection: Option<bool>,
 }
 
 /// What a virtual machine is made from: exactly one of the fields.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -221,14 +156,13 @@ pub struct VmGuest {
 pub struct VmSource {
     /// Clone of a PhoenixTemplate of vm form, of this namespace, else of the hypervisor's: linked where it is a
     /// Proxmox template on a storage that can, full otherwise.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template_ref: Option<LocalRef>,
     /// A disk image that brings cloud-init. It becomes the first disk.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cloud_image: Option<CloudImage>,
 }
 
 /// A cloud image: exactly one of volid and url.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -239,63 +173,60 @@ pub struct VmSource {
 ]))]
 pub struct CloudImage {
     /// Image on a storage with content import, such as local:import/noble-server-cloudimg-amd64.qcow2.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::disk_image_volid")]
     pub volid: Option<String>,
     /// URL of the image; the node downloads it once, whatever the number of machines.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::url")]
     pub url: Option<String>,
     /// SHA-256 of the file at url.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::sha256")]
     pub sha256: Option<String>,
     /// Storage with content import for the downloaded image. Absent: the hypervisor's `defaults.imageStorage`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
 }
 
 /// What cloud-init sets up. A change is written to the cloud-init drive at once; the machine reads it at its next boot.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CloudInit {
     /// User. Absent: the image's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32), regex(pattern = r"^[a-z_][a-z0-9_-]*$"))]
     pub user: Option<String>,
     /// Password hash as mkpasswd makes it ($6$…), from a key of a Secret of the object's namespace. Never a password.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_hash_secret_ref: Option<KeyRef>,
     /// SSH public keys, one a line, from a key of a Secret of the object's namespace.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssh_keys_secret_ref: Option<KeyRef>,
     /// Upgrade all packages at the first boot. Default: false.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<bool>,
     /// Packages installed at the first boot. Needs SSH to the node.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::package_names")]
     pub packages: Option<Vec<String>>,
     /// Further user-data for the first boot: #cloud-config, a script, … It lies in a file on a storage: no secrets.
     /// Needs SSH to the node.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 65_536), extend("x-kubernetes-validations" = [
         {"rule": "self.startsWith('#cloud-config') || self.startsWith('#!') || self.startsWith('#cloud-boothook') || self.startsWith('#include')", "message": "must begin with #cloud-config, #!, #cloud-boothook or #include: by its first line cloud-init knows what it is"}
     ]))]
     pub user_data: Option<String>,
     /// Storage of the cloud-init drive. Absent: the storage of the first disk.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
     /// Storage with content snippets for what packages, userData and features at the first boot need. Absent: the
     /// hypervisor's `defaults.snippetStorage`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::storage_id")]
     pub snippet_storage: Option<String>,
 }
 
 /// QEMU guest agent.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -303,21 +234,16 @@ pub struct CloudInit {
 ]))]
 pub struct VmAgent {
     /// Whether the machine runs the agent. Default: true.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
     /// Install it at the first boot through cloud-init, as cloud images lack it. Needs SSH to the node. Default: true
     /// for machines made from cloud images where SSH is there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub install: Option<bool>,
     /// Freeze the machine's file systems while snapshots and backups are taken. Absent: unmanaged (Proxmox: yes).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freeze_filesystems: Option<bool>,
     /// Trim disks after they were moved or cloned.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trim_cloned_disks: Option<bool>,
     /// Seconds after a start within which the agent should answer; then the machine is reported as not healthy, and
     /// Phoenix goes on waiting. Default: 600.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10, max = 86_400))]
     pub deadline_seconds: Option<i64>,
 }

@@ -2,10 +2,12 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use super::schema;
 
 /// Processors of a virtual machine.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -13,34 +15,29 @@ use super::schema;
 ]))]
 pub struct VmCpu {
     /// CPU type such as host or x86-64-v2-AES.
-    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "type")]
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
     pub type_: Option<String>,
     /// Sockets.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 16))]
     pub sockets: Option<i64>,
     /// Cores of each socket.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 512))]
     pub cores: Option<i64>,
     /// CPU flags, each switched on or off with a sign, such as +aes or -pcid.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::cpu_flags")]
     pub flags: Option<Vec<String>>,
     /// Whether the machine sees NUMA nodes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub numa: Option<bool>,
     /// Cores of the node that the machine runs on, such as 0,5,8-11. Needs root@pam or SSH.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::cpu_set")]
     pub affinity: Option<String>,
     /// CPU time limit, in cores; 0 is no limit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 128))]
     pub limit: Option<i64>,
     /// CPU weight against other guests.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000))]
     pub units: Option<i64>,
 }
@@ -57,28 +54,28 @@ pub enum VmBios {
 }
 
 /// The EFI disk.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EfiDisk {
     /// Storage. Absent: the storage of the first disk.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
     /// Enrol the distributions' and Microsoft's keys, for Secure Boot. Default: false.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pre_enrolled_keys: Option<bool>,
 }
 
 /// A TPM.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Tpm {
     /// Storage. Absent: the storage of the first disk.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
     /// Version. Default: v2.0.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<TpmVersion>,
 }
 
@@ -156,6 +153,7 @@ impl ScsiController {
 }
 
 /// A disk of a virtual machine.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -169,34 +167,27 @@ pub struct VmDisk {
     #[schemars(schema_with = "schema::disk_name")]
     pub name: String,
     /// Bus. It is chosen when the disk is made. Absent: scsi.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bus: Option<DiskBus>,
     /// Storage. It is chosen when the disk is made. Absent: the hypervisor's `defaults.diskStorage`, or the storage of
     /// the template's disk.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
     /// Size, in whole GiB. It can grow, never shrink. Absent: that of the image; a disk without image needs it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::size")]
     pub size: Option<String>,
     /// Cache mode. Absent: unmanaged (Proxmox: none).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<DiskCache>,
     /// Hand freed blocks back to the storage.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discard: Option<bool>,
     /// An I/O thread of its own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iothread: Option<bool>,
     /// Tell the machine that it is a solid-state disk.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssd: Option<bool>,
     /// Whether Proxmox's backups include the disk.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<bool>,
     /// Whether the machine may only read it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_only: Option<bool>,
 }
 
@@ -268,6 +259,7 @@ impl DiskCache {
 }
 
 /// Display of a machine.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VmVga {
@@ -275,7 +267,6 @@ pub struct VmVga {
     #[serde(rename = "type")]
     pub type_: VgaType,
     /// Video memory in MiB.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 4, max = 512))]
     pub memory: Option<i64>,
 }
@@ -315,6 +306,7 @@ impl VgaType {
 }
 
 /// A PCI device passed through: by resource mapping or by address.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -322,29 +314,25 @@ impl VgaType {
 ]))]
 pub struct VmPci {
     /// Resource mapping of the datacenter, which works with an API token.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 128), regex(pattern = r"^[A-Za-z][A-Za-z0-9_-]+$"))]
     pub mapping: Option<String>,
     /// PCI address such as 0000:01:00.0; without function all functions. Needs root@pam or SSH.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(schema_with = "schema::pci_address")]
     pub address: Option<String>,
     /// Present as a PCI Express device. Needs machine: q35.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pcie: Option<bool>,
     /// Make it the machine's primary display.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub primary_gpu: Option<bool>,
     /// Type of mediated device (vGPU), such as nvidia-63.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_.-]+$"))]
     pub mdev: Option<String>,
     /// Show the device's firmware to the machine. Absent: Proxmox's own choice (yes).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rom_bar: Option<bool>,
 }
 
 /// A USB device passed through: by resource mapping, by device id or by port.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -352,18 +340,15 @@ pub struct VmPci {
 ]))]
 pub struct VmUsb {
     /// Resource mapping of the datacenter, which works with an API token.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 128), regex(pattern = r"^[A-Za-z][A-Za-z0-9_-]+$"))]
     pub mapping: Option<String>,
     /// Vendor and product id such as 046d:c52b, or bus and port such as 1-2.3. Needs root@pam or SSH.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 3, max = 32),
         regex(pattern = r"^([0-9A-Fa-f]{4}:[0-9A-Fa-f]{4}|[0-9]+-[0-9]+([.][0-9]+)*)$")
     )]
     pub host: Option<String>,
     /// Attach it to a USB 3 port.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usb3: Option<bool>,
 }
 

@@ -2,7 +2,9 @@
 //! docs/security.md). Every field that reaches out is named here; the plan asks the same judge about what a guest on
 //! Proxmox really carries.
 
-use crate::crd::*;
+use crate::crd::{
+    ADOPT, Allow, AllowedCapability, Capabilities, Defaults, LxcGuest, PhoenixHypervisor, PhoenixLXCSpec, VmGuest,
+};
 use crate::pve::Vmid;
 
 use super::{Blocked, GuestObject, GuestSpec, Objects, Reach, refs};
@@ -286,7 +288,7 @@ impl Asked {
 
     fn shared(&mut self, object: &GuestObject) {
         let Some(fields) = object.shared() else { return };
-        for net in fields.network.unwrap_or_default() {
+        for net in fields.network.as_deref().unwrap_or_default() {
             if let Some(bridge) = &net.bridge {
                 self.ask(format!("network[{}].bridge", net.name), Reach::Bridge(bridge.clone()));
             }
@@ -294,10 +296,10 @@ impl Asked {
                 self.ask(format!("network[{}].vlan", net.name), Reach::Vlan(tag));
             }
         }
-        if let Some(pool) = fields.pool {
+        if let Some(pool) = &fields.pool {
             self.ask("pool", Reach::Pool(pool.clone()));
         }
-        let boot = fields.boot.cloned().unwrap_or_default();
+        let boot = fields.boot.clone().unwrap_or_default();
         for (field, value) in [
             ("boot.order", boot.order),
             ("boot.upDelay", boot.up_delay),
@@ -434,6 +436,7 @@ impl Asked {
 mod tests {
     use super::super::{Key, testing};
     use super::*;
+    use crate::crd::GuestKind;
 
     #[test]
     fn paths_are_below_whole_folders_and_do_not_climb() {

@@ -36,7 +36,7 @@ pub(super) fn fill(
     desired.rootfs_gib = size.map(|s| gib(&format!("{prefix}.rootfs.size"), s)).transpose()?;
     desired.options.extend(options(guest, &defaults, prefix)?);
     desired.flags = flags(guest.capabilities.as_ref().or(defaults.capabilities.as_ref()));
-    let network = guest.network.as_ref();
+    let network = guest.shared.network.as_ref();
     desired.network = network.map(|list| list.iter().map(|n| net(n, &defaults, guest)).collect());
     desired.raw_lines = raw_lines(guest);
     single_valued(object, &desired.raw_lines)?;
@@ -160,7 +160,7 @@ fn options(guest: &LxcGuest, defaults: &Defaults, prefix: &str) -> Result<BTreeM
     let memory = memory(prefix, guest.memory.as_ref(), defaults.memory.as_ref())?;
     let swap = mib(&format!("{prefix}.swap"), guest.swap.as_ref())?;
     let options = [
-        ("hostname", guest.hostname.clone()),
+        ("hostname", guest.shared.hostname.clone()),
         ("cores", guest.cores.or(defaults.cores).map(|v| v.to_string())),
         ("cpulimit", guest.cpu_limit.map(|v| v.to_string())),
         ("cpuunits", guest.cpu_units.map(|v| v.to_string())),
@@ -196,7 +196,7 @@ fn flags(wanted: Option<&Capabilities>) -> BTreeMap<String, String> {
 }
 
 fn net(network: &Network, defaults: &Defaults, guest: &LxcGuest) -> WantedNet {
-    let firewall_on = guest.firewall.as_ref().and_then(|f| f.enabled) == Some(true);
+    let firewall_on = guest.shared.firewall.as_ref().and_then(|f| f.enabled) == Some(true);
     let flag = |b: bool| if b { "1" } else { "0" }.to_string();
     let properties = [
         ("bridge", network.bridge.clone().or(defaults.bridge.clone())),

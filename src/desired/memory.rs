@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::ResourceExt;
 
-use crate::crd::*;
+use crate::crd::{PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
 
 use super::{GuestObject, Key, Objects};
 
@@ -100,21 +100,9 @@ impl MemoryObjects {
         self.write().guests.remove(key)
     }
 
-    /// Takes a feature out.
-    pub fn remove_feature(&self, namespace: &str, name: &str) -> Option<Arc<PhoenixFeature>> {
-        self.write().features.remove(&(namespace.to_string(), name.to_string()))
-    }
-
     /// Takes a Secret out.
     pub fn remove_secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
         self.write().secrets.remove(&(namespace.to_string(), name.to_string()))
-    }
-
-    /// Takes a ConfigMap out.
-    pub fn remove_config_map(&self, namespace: &str, name: &str) -> Option<Arc<ConfigMap>> {
-        self.write()
-            .config_maps
-            .remove(&(namespace.to_string(), name.to_string()))
     }
 
     /// All hypervisors, by namespace and name.
@@ -179,6 +167,7 @@ impl Objects for MemoryObjects {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crd::{GuestKind, PhoenixFeatureSpec, PhoenixLXCSpec};
 
     #[test]
     fn objects_are_found_under_their_namespace_and_replaced() {

@@ -28,7 +28,7 @@ use crate::pve::{GuestType, Vmid, units};
 
 pub use allow::Grants;
 pub use memory::MemoryObjects;
-pub use objects::{GuestObject, GuestSpec, Key, Objects, SharedFields};
+pub use objects::{GuestObject, GuestSpec, Key, Objects};
 pub use reach::Reach;
 pub use resolve::resolve;
 pub use stamp::{Identity, Stamp};

@@ -7,7 +7,11 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::ResourceExt;
 
-use crate::crd::*;
+use crate::crd::{
+    Dependency, FINALIZER, FeatureRef, GuestFields, GuestKind, GuestStatus, GuestTest, Health, LxcGuest,
+    PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixLXCSpec, PhoenixTemplate, PhoenixTemplateSpec, PhoenixVM,
+    PhoenixVMSpec, PowerState, VmGuest,
+};
 use crate::pve::{GuestType, Vmid};
 
 /// Names one guest object.
@@ -49,33 +53,26 @@ pub enum GuestSpec {
     Template(Box<PhoenixTemplateSpec>),
 }
 
-/// What a container's and a machine's spec have in common.
-#[derive(Clone, Copy, Debug)]
-pub struct SharedFields<'a> {
-    /// Node.
-    pub node: Option<&'a String>,
-    /// Host name.
-    pub hostname: Option<&'a String>,
-    /// Interfaces; `None` is unmanaged.
-    pub network: Option<&'a [Network]>,
-    /// Name resolution.
-    pub dns: Option<&'a Dns>,
-    /// Features.
-    pub features: &'a [FeatureRef],
-    /// Application script.
-    pub application: Option<&'a Application>,
-    /// Start with the node.
-    pub boot: Option<&'a Boot>,
-    /// Guest firewall.
-    pub firewall: Option<&'a Firewall>,
-    /// Tags; `None` is unmanaged.
-    pub tags: Option<&'a [Tag]>,
-    /// Pool.
-    pub pool: Option<&'a String>,
-    /// Words for people.
-    pub description: Option<&'a String>,
-    /// Protection.
-    pub protection: Option<bool>,
+/// The field of a spec that all kinds have under one name.
+macro_rules! of_all {
+    ($object:expr, $field:ident) => {
+        match &$object.spec {
+            GuestSpec::Lxc(spec) => &spec.$field,
+            GuestSpec::Vm(spec) => &spec.$field,
+            GuestSpec::Template(spec) => &spec.$field,
+        }
+    };
+}
+
+/// The field of a spec that containers and machines have, and templates lack.
+macro_rules! of_guests {
+    ($object:expr, $field:ident) => {
+        match &$object.spec {
+            GuestSpec::Lxc(spec) => spec.$field.as_ref(),
+            GuestSpec::Vm(spec) => spec.$field.as_ref(),
+            GuestSpec::Template(_) => None,
+        }
+    };
 }
 
 /// A PhoenixLXC, PhoenixVM or PhoenixTemplate as the engine sees it.
@@ -123,20 +120,12 @@ impl GuestObject {
 
     /// Whether the guest is to run; absent says nothing, as in every template.
     pub fn power_state(&self) -> Option<PowerState> {
-        match &self.spec {
-            GuestSpec::Lxc(spec) => spec.power_state,
-            GuestSpec::Vm(spec) => spec.power_state,
-            GuestSpec::Template(_) => None,
-        }
+        of_guests!(self, power_state).copied()
     }
 
     /// The hypervisor that the object names, with the namespace filled in.
     pub fn hypervisor_ref(&self) -> (String, String) {
-        let reference = match &self.spec {
-            GuestSpec::Lxc(spec) => &spec.hypervisor_ref,
-            GuestSpec::Vm(spec) => &spec.hypervisor_ref,
-            GuestSpec::Template(spec) => &spec.hypervisor_ref,
-        };
+        let reference = of_all!(self, hypervisor_ref);
         (
             reference
                 .namespace
@@ -165,38 +154,15 @@ impl GuestObject {
     }
 
     /// The fields that containers and machines share; `None` for a template without a guest.
-    pub fn shared(&self) -> Option<SharedFields<'_>> {
-        if let Some(g) = self.vm() {
-            return Some(SharedFields {
-                node: g.node.as_ref(),
-                hostname: g.hostname.as_ref(),
-                network: g.network.as_deref(),
-                dns: g.dns.as_ref(),
-                features: g.features.as_deref().unwrap_or_default(),
-                application: g.application.as_ref(),
-                boot: g.boot.as_ref(),
-                firewall: g.firewall.as_ref(),
-                tags: g.tags.as_deref(),
-                pool: g.pool.as_ref(),
-                description: g.description.as_ref(),
-                protection: g.protection,
-            });
-        }
-        let g = self.lxc()?;
-        Some(SharedFields {
-            node: g.node.as_ref(),
-            hostname: g.hostname.as_ref(),
-            network: g.network.as_deref(),
-            dns: g.dns.as_ref(),
-            features: g.features.as_deref().unwrap_or_default(),
-            application: g.application.as_ref(),
-            boot: g.boot.as_ref(),
-            firewall: g.firewall.as_ref(),
-            tags: g.tags.as_deref(),
-            pool: g.pool.as_ref(),
-            description: g.description.as_ref(),
-            protection: g.protection,
-        })
+    pub fn shared(&self) -> Option<&GuestFields> {
+        let lxc = || self.lxc().map(|guest| &guest.shared);
+        self.vm().map(|guest| &guest.shared).or_else(lxc)
+    }
+
+    /// Features that the spec asks for.
+    pub fn features(&self) -> &[FeatureRef] {
+        let list = self.shared().and_then(|guest| guest.features.as_deref());
+        list.unwrap_or_default()
     }
 
     /// Which sort of guest it is on Proxmox.
@@ -219,26 +185,22 @@ impl GuestObject {
 
     /// Vmid that the spec gives.
     pub fn spec_vmid(&self) -> Option<Vmid> {
-        let given = match &self.spec {
-            GuestSpec::Lxc(spec) => spec.guest.vmid,
-            GuestSpec::Vm(spec) => spec.guest.vmid,
-            GuestSpec::Template(spec) => spec
-                .lxc
-                .as_ref()
-                .and_then(|g| g.vmid)
-                .or(spec.vm.as_ref().and_then(|g| g.vmid)),
-        };
-        given.and_then(|number| Vmid::try_from(number).ok())
+        Vmid::try_from(self.shared()?.vmid?).ok()
     }
 
     /// Objects that must be Ready first, as the spec lists them.
     pub fn depends_on(&self) -> &[Dependency] {
-        let list = match &self.spec {
-            GuestSpec::Lxc(spec) => &spec.depends_on,
-            GuestSpec::Vm(spec) => &spec.depends_on,
-            GuestSpec::Template(spec) => &spec.depends_on,
-        };
-        list.as_deref().unwrap_or_default()
+        of_all!(self, depends_on).as_deref().unwrap_or_default()
+    }
+
+    /// Scripts that the spec wants run as tests.
+    pub fn tests(&self) -> &[GuestTest] {
+        of_all!(self, tests).as_deref().unwrap_or_default()
+    }
+
+    /// Probes that the spec gives; none in a template.
+    pub fn health(&self) -> Option<&Health> {
+        of_guests!(self, health)
     }
 
     /// Name of the template that the guest is cloned from.

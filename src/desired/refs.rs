@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use crate::crd::*;
+use crate::crd::{GuestKind, KeyRef, NamespacesFrom, PhoenixHypervisor};
 
 use super::{Blocked, GuestObject, Key, Objects};
 

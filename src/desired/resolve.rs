@@ -64,8 +64,8 @@ fn unbuilt(object: &GuestObject) -> Result<(), Blocked> {
         )),
         _ if object
             .shared()
-            .and_then(|s| s.description)
-            .is_some_and(|words| Stamp::is_forged_in(words)) =>
+            .and_then(|s| s.description.as_deref())
+            .is_some_and(Stamp::is_forged_in) =>
         {
             Err(Blocked::stalled(
                 "InvalidSpec",
@@ -102,7 +102,7 @@ fn shared(
         sort: object.guest_type(),
         vmid: object.spec_vmid(),
         vmid_range: hypervisor.spec.vmid_range.as_ref().map(IdRange::ids),
-        node: spec.node.cloned(),
+        node: spec.node.clone(),
         default_node: defaults.node.clone(),
         source: None,
         revision: String::new(),
@@ -116,13 +116,16 @@ fn shared(
         unprivileged: None,
         rootfs_storage: None,
         rootfs_gib: None,
-        options: shared_options(&spec, &defaults),
-        startup: startup(spec.boot),
+        options: shared_options(spec, &defaults),
+        startup: startup(spec.boot.as_ref()),
         flags: BTreeMap::new(),
         network: None,
-        tags: spec.tags.map(|tags| tags.iter().map(|t| t.0.clone()).collect()),
-        words: spec.description.map(|words| Stamp::strip(words)),
-        pool: spec.pool.cloned(),
+        tags: spec
+            .tags
+            .as_ref()
+            .map(|tags| tags.iter().map(|t| t.0.clone()).collect()),
+        words: spec.description.as_deref().map(Stamp::strip),
+        pool: spec.pool.clone(),
         raw_lines: Vec::new(),
         gpus: None,
         volumes: None,
@@ -131,7 +134,8 @@ fn shared(
         vm: None,
         firewall: spec
             .firewall
-            .map(|f| firewall(f, spec.network.unwrap_or_default(), object.guest_type())),
+            .as_ref()
+            .map(|f| firewall(f, spec.network.as_deref().unwrap_or_default(), object.guest_type())),
         scripts: scripts::scripts(object, hypervisor, objects)?,
         health: scripts::health(object, hypervisor, objects),
         power: object.power_state().unwrap_or_default(),
@@ -168,13 +172,13 @@ fn form(object: &GuestObject) -> Form {
 }
 
 /// Options that mean the same for both sorts of guest.
-fn shared_options(spec: &SharedFields<'_>, defaults: &Defaults) -> BTreeMap<String, String> {
+fn shared_options(spec: &GuestFields, defaults: &Defaults) -> BTreeMap<String, String> {
     let flag = |b: bool| if b { "1" } else { "0" }.to_string();
-    let dns = spec.dns.cloned().unwrap_or_default();
+    let dns = spec.dns.clone().unwrap_or_default();
     let default_dns = defaults.dns.clone().unwrap_or_default();
     let nameservers = dns.nameservers.or(default_dns.nameservers);
     [
-        ("onboot", spec.boot.and_then(|b| b.autostart).map(flag)),
+        ("onboot", spec.boot.as_ref().and_then(|b| b.autostart).map(flag)),
         ("protection", spec.protection.map(flag)),
         (
             "nameserver",

@@ -116,7 +116,7 @@ pub(super) fn fill(
     agent_needed(object, guest)?;
     desired.source = source(object, guest, &defaults, objects)?;
     desired.options.extend(options(guest, &defaults, prefix)?);
-    if guest.cloud_init.is_none() && guest.dns.is_none() {
+    if guest.cloud_init.is_none() && guest.shared.dns.is_none() {
         // Defaults for name resolution mean nothing to a machine without cloud-init.
         desired.options.remove("nameserver");
         desired.options.remove("searchdomain");
@@ -191,8 +191,11 @@ fn agent_needed(object: &GuestObject, guest: &VmGuest) -> Result<(), Blocked> {
     let off = guest.agent.as_ref().and_then(|a| a.enabled) == Some(false);
     let prefix = object.field_prefix();
     let asked = [
-        (guest.features.as_ref().is_some_and(|f| !f.is_empty()), "features"),
-        (guest.application.is_some(), "application"),
+        (
+            guest.shared.features.as_ref().is_some_and(|f| !f.is_empty()),
+            "features",
+        ),
+        (guest.shared.application.is_some(), "application"),
         (matches!(&object.spec, GuestSpec::Template(_)), "source"),
     ];
     match asked.into_iter().find(|(given, _)| *given && off) {
@@ -275,7 +278,7 @@ fn options(guest: &VmGuest, defaults: &Defaults, prefix: &str) -> Result<BTreeMa
         }
     });
     let options = [
-        ("name", guest.hostname.clone()),
+        ("name", guest.shared.hostname.clone()),
         ("cores", cpu.cores.or(defaults.cores).map(|v| v.to_string())),
         ("sockets", cpu.sockets.map(|v| v.to_string())),
         ("numa", cpu.numa.map(bit)),
@@ -349,6 +352,7 @@ fn number(name: &str) -> u32 {
 fn addresses(guest: &VmGuest) -> BTreeMap<String, Managed> {
     let given = |value: &Option<String>| value.clone().filter(|v| v != "manual");
     guest
+        .shared
         .network
         .iter()
         .flatten()
@@ -368,7 +372,9 @@ fn addresses(guest: &VmGuest) -> BTreeMap<String, Managed> {
 }
 
 fn network(desired: &mut Desired, guest: &VmGuest, defaults: &Defaults, prefix: &str) -> Result<(), Blocked> {
-    let Some(list) = &guest.network else { return Ok(()) };
+    let Some(list) = &guest.shared.network else {
+        return Ok(());
+    };
     for n in list {
         let addressed = [("ip", &n.ip), ("ip6", &n.ip6)].into_iter().find(|(_, v)| v.is_some());
         if let (Some((field, Some(value))), None) = (addressed, &guest.cloud_init) {
@@ -378,7 +384,7 @@ fn network(desired: &mut Desired, guest: &VmGuest, defaults: &Defaults, prefix: 
             )));
         }
     }
-    let firewall_on = guest.firewall.as_ref().and_then(|f| f.enabled) == Some(true);
+    let firewall_on = guest.shared.firewall.as_ref().and_then(|f| f.enabled) == Some(true);
     let wanted = |n: &Network| WantedNet {
         name: format!("net{}", number(&n.name)),
         properties: [
@@ -522,7 +528,7 @@ fn creation(guest: &VmGuest, desired: &Desired) -> BTreeMap<String, String> {
 
 fn check_boot_order(guest: &VmGuest, prefix: &str) -> Result<(), Blocked> {
     let disks = guest.disks.iter().flatten().map(|d| d.name.as_str());
-    let nets = guest.network.iter().flatten().map(|n| n.name.as_str());
+    let nets = guest.shared.network.iter().flatten().map(|n| n.name.as_str());
     let known: Vec<&str> = disks.chain(nets).collect();
     let unknown = guest
         .boot_order

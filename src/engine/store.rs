@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use crate::crd::GuestStatus;
-use crate::desired::{GuestObject, Key, Objects};
+use crate::desired::{GuestObject, Objects};
 
 /// Why a write to the store did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -41,9 +41,6 @@ pub struct Event {
 
 /// Keeps objects. Reads come from memory ([`Objects`]); writes go to where the objects live.
 pub trait Store: Objects + 'static {
-    /// The object as it is now at its source, not from a cache that may lag.
-    fn fresh(&self, key: &Key) -> impl Future<Output = Result<Option<GuestObject>, StoreError>> + Send;
-
     /// Replaces the status. `object.resource_version` is the version that the status was made from; the object with
     /// its new version is returned.
     fn write_status(

@@ -19,6 +19,5 @@ mod probes;
 mod queue;
 mod run;
 
-pub use controller::{Polled, Reconciler};
 pub use objects::store::KubeStore;
-pub use run::{Options, RunError, run};
+pub use run::{Options, run};

@@ -3,7 +3,7 @@
 use crate::pve::Vmid;
 use serde::Deserialize;
 
-use super::lenient::{boolean, list, number, opt_number, opt_text, text};
+use super::lenient::{boolean, list, opt_number, opt_text, text};
 use super::{ApiCall, Client, Error, Result};
 use crate::pve::call::path;
 
@@ -16,14 +16,6 @@ pub struct Version {
     /// Release, such as `9.1`.
     #[serde(default, deserialize_with = "text")]
     pub release: String,
-}
-
-impl Version {
-    /// Major and minor number, for what differs between releases.
-    pub fn major_minor(&self) -> (u32, u32) {
-        let mut parts = self.version.split(['.', '-']).map(|p| p.parse().unwrap_or(0));
-        (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
-    }
 }
 
 /// GET /cluster/status, its rows put together.
@@ -167,57 +159,6 @@ pub struct Resource {
     pub hastate: Option<String>,
 }
 
-/// One row of GET /pools.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Pool {
-    /// The pool's name.
-    #[serde(deserialize_with = "text")]
-    pub poolid: String,
-    /// Its comment.
-    #[serde(default, deserialize_with = "opt_text")]
-    pub comment: Option<String>,
-    /// Guests and storages in it; only filled when one pool is asked for.
-    #[serde(default)]
-    pub members: Vec<PoolMember>,
-}
-
-/// A guest or storage in a pool.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct PoolMember {
-    /// Such as `lxc/100`.
-    #[serde(default, deserialize_with = "text")]
-    pub id: String,
-    /// Of guests.
-    #[serde(default, deserialize_with = "opt_number")]
-    pub vmid: Option<u32>,
-    /// Of storages.
-    #[serde(default, deserialize_with = "opt_text")]
-    pub storage: Option<String>,
-}
-
-/// One row of GET /cluster/resources?type=node or GET /nodes.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct NodeRow {
-    /// Node name.
-    #[serde(deserialize_with = "text")]
-    pub node: String,
-    /// `online`, `offline`, `unknown`.
-    #[serde(default, deserialize_with = "text")]
-    pub status: String,
-    /// Cores; only with Sys.Audit on the node.
-    #[serde(default, deserialize_with = "opt_number")]
-    pub maxcpu: Option<u32>,
-    /// Memory, in bytes; only with Sys.Audit on the node.
-    #[serde(default, deserialize_with = "opt_number")]
-    pub maxmem: Option<u64>,
-    /// Since boot, in seconds.
-    #[serde(default, deserialize_with = "number")]
-    pub uptime: u64,
-    /// SHA-256 of the node's certificate.
-    #[serde(default, deserialize_with = "opt_text")]
-    pub ssl_fingerprint: Option<String>,
-}
-
 impl Client {
     /// Version of the endpoint that answers; any credential may ask.
     pub async fn version(&self) -> Result<Version> {
@@ -241,11 +182,6 @@ impl Client {
         self.fetch(&ApiCall::get("/cluster/resources")).await
     }
 
-    /// All nodes.
-    pub async fn nodes(&self) -> Result<Vec<NodeRow>> {
-        self.fetch(&ApiCall::get("/nodes")).await
-    }
-
     /// Whether no guest of the cluster has `vmid`. Not filtered by privileges, so `true` proves absence as far as the
     /// answering node is in the quorate cluster; reserves nothing.
     pub async fn vmid_is_free(&self, vmid: Vmid) -> Result<bool> {
@@ -254,26 +190,6 @@ impl Client {
             Err(Error::Parameters { errors, .. }) if taken(errors.get("vmid")) => Ok(false),
             Err(error) => Err(error),
         }
-    }
-
-    /// All pools that the credential may see, without members.
-    pub async fn pools(&self) -> Result<Vec<Pool>> {
-        self.fetch(&ApiCall::get("/pools")).await
-    }
-
-    /// One pool with its members; `None` if there is no such pool.
-    pub async fn pool(&self, poolid: &str) -> Result<Option<Pool>> {
-        let found: Result<Vec<Pool>> = self.fetch(&ApiCall::get("/pools").param("poolid", poolid)).await;
-        match found {
-            Ok(pools) => Ok(pools.into_iter().next()),
-            Err(Error::Refused { message, .. }) if message.contains("does not exist") => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Version of one node, which may differ from the endpoint's.
-    pub async fn node_version(&self, node: &str) -> Result<Version> {
-        self.fetch(&ApiCall::get(path(["nodes", node, "version"]))).await
     }
 }
 
@@ -317,19 +233,5 @@ mod unit {
         let rows: Vec<Resource> = serde_json::from_value(rows).unwrap();
         assert_eq!(rows[1].tags, ["a", "b"]);
         assert_eq!((rows[2].vmid, rows[2].lock.as_deref()), (Some(101), Some("create")));
-    }
-
-    #[test]
-    fn versions_are_compared_by_number() {
-        let version = |v: &str| {
-            Version {
-                version: v.into(),
-                release: String::new(),
-            }
-            .major_minor()
-        };
-        assert_eq!(version("9.1.4"), (9, 1));
-        assert_eq!(version("8.4-1"), (8, 4));
-        assert!(version("10.0") > version("9.2.1"));
     }
 }

@@ -89,40 +89,6 @@ impl Error {
     pub fn may_have_happened(&self) -> bool {
         matches!(self, Self::Unknown { .. } | Self::Decode { .. })
     }
-
-    /// Whether no endpoint was reached, so that waiting is all that helps.
-    pub fn is_unreachable(&self) -> bool {
-        matches!(self, Self::NotSent { .. } | Self::Certificate { .. })
-    }
-
-    /// Proxmox's own text or that of the connection, without Phoenix's words around it.
-    pub fn message(&self) -> String {
-        match self {
-            Self::Forbidden { message }
-            | Self::NotFound { message }
-            | Self::Unauthorized { message }
-            | Self::Refused { message, .. }
-            | Self::NotSent { message }
-            | Self::Unknown { message, .. } => message.clone(),
-            _ => self.to_string(),
-        }
-    }
-
-    /// One word for metrics and logs.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Parameters { .. } => "parameters",
-            Self::Unauthorized { .. } => "unauthorized",
-            Self::NoCredential(_) => "no_credential",
-            Self::Forbidden { .. } => "forbidden",
-            Self::NotFound { .. } => "not_found",
-            Self::Refused { .. } => "refused",
-            Self::NotSent { .. } => "not_sent",
-            Self::Certificate { .. } => "certificate",
-            Self::Unknown { .. } => "unknown",
-            Self::Decode { .. } => "decode",
-        }
-    }
 }
 
 fn parameters_text(message: &str, errors: &BTreeMap<String, String>) -> String {

@@ -28,11 +28,6 @@ impl GuestConfig {
         self.options.get(key).map(String::as_str)
     }
 
-    /// Whether it is a template.
-    pub fn is_template(&self) -> bool {
-        self.get("template") == Some("1")
-    }
-
     /// The description without the line end that Proxmox adds (facts K.2.15).
     pub fn description(&self) -> Option<&str> {
         self.get("description").map(str::trim_end)
@@ -251,7 +246,6 @@ mod unit {
             ("7d45", Some("create"))
         );
         assert_eq!((config.get("memory"), config.get("cores")), (Some("512"), Some("2")));
-        assert!(config.is_template());
         assert_eq!(config.description(), Some("hi"));
         assert_eq!(
             config.raw,

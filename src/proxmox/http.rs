@@ -160,14 +160,6 @@ impl Client {
         })))
     }
 
-    /// Whether calls of that kind of credential can be sent.
-    pub fn has(&self, auth: Auth) -> bool {
-        match auth {
-            Auth::Token => self.0.token.is_some() || self.0.tickets.is_some(),
-            Auth::Ticket => self.0.tickets.is_some(),
-        }
-    }
-
     /// Sends `call`; its `data`. A refused ticket is replaced once: 401 comes before anything is done.
     ///
     /// Without a token, calls that ask for one are sent with a ticket, which may do all that a token may.

@@ -2,12 +2,11 @@
 //!
 //! * [`Client`] sends [`ApiCall`]s: endpoints with fail-over and back-off, credentials, deadlines
 //! * [`Error`] what may have come of a call; "the outcome is unknown" is a case of its own
-//! * one file a resource for typed reads: [`cluster`], [`node`], [`guest`], [`qemu`], [`storage`], [`task`], [`firewall`],
-//!   [`access`]
+//! * one file a resource for typed reads: [`cluster`], [`node`], [`guest`], [`qemu`], [`storage`], [`task`],
+//!   [`firewall`]
 //!
 //! A write is sent once. It is sent again through another endpoint only if it certainly never arrived.
 
-pub mod access;
 mod auth;
 pub mod cluster;
 mod endpoint;
@@ -26,10 +25,10 @@ mod tls;
 mod tests;
 
 pub use error::Error;
-pub use http::{ApiToken, Client, ConnectOptions, Login, Timeouts};
-pub use tls::{Fingerprint, Tls};
+pub use http::{ApiToken, Client, ConnectOptions, Login};
+pub use tls::Tls;
 
-pub use crate::pve::call::{ApiCall, Auth, Method};
+pub use crate::pve::call::ApiCall;
 pub use crate::pve::upid::Upid;
 pub use crate::secret::Secret;
 

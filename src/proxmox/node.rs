@@ -1,36 +1,10 @@
-//! One node: its guests, tasks and the appliance index.
+//! One node: its appliance index.
 
 use serde::Deserialize;
 
-use super::lenient::{boolean, list, number, opt_number, opt_text, text};
+use super::lenient::{opt_text, text};
 use super::{ApiCall, Client, Result};
 use crate::pve::call::path;
-
-/// One row of GET /nodes/{node}/lxc: live values, unlike those of the cluster's resources.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
-pub struct LxcRow {
-    /// The container's id.
-    #[serde(deserialize_with = "number")]
-    pub vmid: u32,
-    /// `running` or `stopped`.
-    #[serde(default, deserialize_with = "text")]
-    pub status: String,
-    /// The hostname.
-    #[serde(default, deserialize_with = "opt_text")]
-    pub name: Option<String>,
-    /// The config lock.
-    #[serde(default, deserialize_with = "opt_text")]
-    pub lock: Option<String>,
-    /// The tags.
-    #[serde(default, deserialize_with = "list")]
-    pub tags: Vec<String>,
-    /// Whether it is a template.
-    #[serde(default, deserialize_with = "boolean")]
-    pub template: bool,
-    /// Since start, in seconds.
-    #[serde(default, deserialize_with = "opt_number")]
-    pub uptime: Option<u64>,
-}
 
 /// One row of GET /nodes/{node}/aplinfo: a template that Proxmox knows where to download.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -59,11 +33,6 @@ pub struct Appliance {
 }
 
 impl Client {
-    /// The containers of `node` that the credential may see.
-    pub async fn lxc_list(&self, node: &str) -> Result<Vec<LxcRow>> {
-        self.fetch(&ApiCall::get(path(["nodes", node, "lxc"]))).await
-    }
-
     /// The appliance index of `node`; empty until the node has downloaded it.
     pub async fn appliances(&self, node: &str) -> Result<Vec<Appliance>> {
         self.fetch(&ApiCall::get(path(["nodes", node, "aplinfo"]))).await

@@ -13,8 +13,10 @@ use axum::http::{Response, StatusCode};
 use axum_server::tls_rustls::RustlsConfig;
 use serde_json::{Value, json};
 
-use super::{ApiCall, ApiToken, Auth, Client, ConnectOptions, Error, Fingerprint, Login, Tls};
+use super::tls::Fingerprint;
+use super::{ApiCall, ApiToken, Client, ConnectOptions, Error, Login, Tls};
 use crate::pve::GuestType;
+use crate::pve::call::Auth;
 
 /// One request as the server saw it.
 #[derive(Debug, Clone)]
@@ -270,7 +272,7 @@ async fn a_hung_node_leaves_room_for_the_others() {
     for task in hung.into_iter().skip(2) {
         // The first two hold the node's places; the rest give up without having been sent.
         turned_away += usize::from(matches!(task.await.unwrap(), Err(Error::NotSent { .. })));
-        assert_eq!(client.node_version("well").await.unwrap().major_minor(), (9, 1));
+        client.call(&ApiCall::get("/nodes/well/version")).await.unwrap();
     }
     assert_eq!(turned_away, 4);
 }
@@ -324,7 +326,6 @@ async fn the_pinned_certificate_and_the_ca_are_enforced() {
         };
         assert_eq!(expected.as_deref(), Some(wanted.to_string().as_str()));
         assert_eq!(actual.as_deref(), Some(server.fingerprint.to_string().as_str()));
-        assert!(error.is_unreachable());
     }
 
     let other = rcgen::generate_simple_self_signed(["localhost".to_owned()])
@@ -437,7 +438,6 @@ async fn wrong_and_missing_credentials_are_told_apart_and_never_shown() {
     );
     options.ticket = None;
     let client = Client::new(options).unwrap();
-    assert!(!client.has(Auth::Ticket) && client.has(Auth::Token));
     assert_eq!(
         client.call(&call).await.unwrap_err(),
         Error::NoCredential("root@pam password")

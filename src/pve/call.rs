@@ -104,7 +104,7 @@ impl ApiCall {
         Self::new(Method::Delete, path)
     }
 
-    /// The call with one more parameter. Booleans are sent as `1` and `0` (facts A.2): see [`flag`].
+    /// The call with one more parameter. Booleans are sent as `1` and `0` (facts A.2).
     #[must_use]
     pub fn param(mut self, key: impl Into<String>, value: impl ToString) -> Self {
         self.params.push((key.into(), value.to_string()));
@@ -122,6 +122,10 @@ impl ApiCall {
 
     /// The call sent with a root@pam ticket.
     #[must_use]
+    #[expect(
+        clippy::wrong_self_convention,
+        reason = "a step of the builder like `param`: it says who sends the call"
+    )]
     pub fn as_root(mut self) -> Self {
         self.auth = Auth::Ticket;
         self
@@ -145,11 +149,6 @@ impl ApiCall {
             .map(|(k, v)| (k.as_str(), if hide(k) { REDACTED } else { v.as_str() }))
             .collect()
     }
-}
-
-/// A boolean as Proxmox's forms want it.
-pub fn flag(on: bool) -> &'static str {
-    if on { "1" } else { "0" }
 }
 
 /// Encodes one path segment (a volid, a UPID, a snapshot name): everything but unreserved characters.

@@ -7,5 +7,5 @@ pub mod property;
 pub mod units;
 pub mod upid;
 
-pub use call::{ApiCall, Auth, Method};
+pub use call::ApiCall;
 pub use guest::{GuestRef, GuestType, Vmid};

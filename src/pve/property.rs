@@ -105,15 +105,6 @@ impl Properties {
         self
     }
 
-    /// The map with `key` set if there is a value.
-    #[must_use]
-    pub fn with_opt(self, key: impl Into<String>, value: Option<impl ToString>) -> Self {
-        match value {
-            Some(value) => self.with(key, value),
-            None => self,
-        }
-    }
-
     /// Takes `key` out.
     pub fn remove(&mut self, key: &str) -> Option<String> {
         self.values.remove(key)
@@ -135,15 +126,6 @@ impl Properties {
             .values
             .iter()
             .all(|(key, value)| self.values.get(key).is_some_and(|have| same_value(have, value)))
-    }
-
-    /// This map with the values of `over` laid over it, so that what `over` leaves out stays as it is.
-    #[must_use]
-    pub fn overlaid(&self, over: &Self) -> Self {
-        let mut out = self.clone();
-        out.values
-            .extend(over.values.iter().map(|(k, v)| (k.clone(), v.clone())));
-        out
     }
 }
 

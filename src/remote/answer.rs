@@ -177,28 +177,6 @@ fn clean(bytes: &[u8]) -> String {
     out
 }
 
-/// The answer to [`read_file`](super::runner::read_file).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileAnswer(
-    /// What is in the file; `None` if there is no such file.
-    pub Option<Vec<u8>>,
-);
-
-impl FileAnswer {
-    /// Reads the answer.
-    ///
-    /// # Errors
-    /// An answer that is not understood.
-    pub fn parse(text: &str) -> Result<Self, AnswerError> {
-        let lines = Lines::parse(text)?;
-        match lines.get("state") {
-            Some("absent") => Ok(Self(None)),
-            Some("present") => Ok(Self(Some(lines.bytes("content")?))),
-            _ => Err(AnswerError::Protocol("no state".into())),
-        }
-    }
-}
-
 /// The answer to [`probe`](super::runner::probe).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeAnswer {

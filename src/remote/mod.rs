@@ -5,15 +5,15 @@
 //! * [`runner`] scripts inside a guest that outlive the connection, with their records; files; probes
 //! * [`probes`] probes of several guests at once
 //! * [`logs`] what scripts and units said
-//! * [`node`] `pct set`, raw `lxc.*` lines, GPUs, config versions
+//! * [`node`] `pct set`, raw `lxc.*` lines, snippets
 
 mod answer;
-pub mod command;
+pub(crate) mod command;
 mod known_hosts;
-pub mod logs;
+pub(crate) mod logs;
 pub mod node;
 mod output;
-pub mod probes;
+pub(crate) mod probes;
 pub mod runner;
 mod session;
 mod ssh;

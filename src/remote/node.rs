@@ -1,11 +1,8 @@
-//! Commands for the node itself: `pct`, raw `lxc.*` lines, GPUs, config versions.
+//! Commands for the node itself: `pct set`, raw `lxc.*` lines, snippets.
 
 use crate::pve::Vmid;
-use std::collections::BTreeMap;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::Deserialize;
 
 use super::command::{Command, InvalidCommand, quote};
 
@@ -26,11 +23,6 @@ pub fn set(tool: &str, vmid: Vmid, set: &[(String, String)], delete: &[String], 
         argv.extend(["--digest".into(), digest.to_owned()]);
     }
     Command::new(argv)
-}
-
-/// `pct unlock VMID`: removes a config lock. Only ever on a person's word.
-pub fn pct_unlock(vmid: Vmid) -> Command {
-    Command::new(["pct", "unlock", &vmid.to_string()])
 }
 
 /// Writes a snippet of a storage, whole or not at all (Proxmox has no call for it, facts G.4). It can be read by
@@ -56,30 +48,6 @@ fn snippet(action: &str, volid: &str, content: &str) -> Command {
     let program =
         format!("{header}{settings}{SNIPPET}\nphoenix_snippet {action} <<'PHOENIX_END'\n{encoded}\nPHOENIX_END\n");
     Command::new(["/bin/sh", "-s"]).with_stdin(program)
-}
-
-/// `pct status VMID`.
-pub fn pct_status(vmid: Vmid) -> Command {
-    Command::new(["pct", "status", &vmid.to_string()])
-}
-
-/// The versions of all guest configs of the cluster: see [`ConfigVersions`].
-pub fn config_versions() -> Command {
-    Command::new(["cat", "/etc/pve/.vmlist"])
-}
-
-/// GPUs of the node: see [`gpus`].
-pub fn gpu_query() -> Command {
-    Command::new([
-        "nvidia-smi",
-        "--query-gpu=index,pci.bus_id,name,memory.total,driver_version",
-        "--format=csv,noheader,nounits",
-    ])
-}
-
-/// The loaded driver: see [`driver_version`].
-pub fn driver_query() -> Command {
-    Command::new(["cat", "/proc/driver/nvidia/version"])
 }
 
 /// A raw line of a container's config.
@@ -223,82 +191,4 @@ impl RawLinesAnswer {
             _ => Self::Failed(format!("exit code {exit}: {}", stderr.trim())),
         }
     }
-}
-
-/// `/etc/pve/.vmlist`: a counter a guest, which goes up with every write of its config.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
-pub struct ConfigVersions {
-    /// Goes up with every change of the list.
-    #[serde(default)]
-    pub version: u64,
-    /// By vmid.
-    #[serde(default)]
-    pub ids: BTreeMap<u32, ConfigVersion>,
-}
-
-/// One guest in `/etc/pve/.vmlist`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct ConfigVersion {
-    /// Node that holds it.
-    pub node: String,
-    /// `lxc` or `qemu`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// Version of its config.
-    pub version: u64,
-}
-
-impl ConfigVersions {
-    /// Reads the file.
-    ///
-    /// # Errors
-    /// No such list.
-    pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(text)
-    }
-}
-
-/// A GPU of a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gpu {
-    /// Index, as in `/dev/nvidia<index>`.
-    pub index: u32,
-    /// PCI address, such as `00000000:01:00.0`.
-    pub pci: String,
-    /// Model.
-    pub model: String,
-    /// Memory, in MiB.
-    pub memory_mib: u64,
-    /// Driver version.
-    pub driver: String,
-}
-
-/// Reads the answer to [`gpu_query`]; lines that are none are left out.
-pub fn gpus(stdout: &str) -> Vec<Gpu> {
-    let read = |line: &str| {
-        let fields: Vec<&str> = line.split(',').map(str::trim).collect();
-        let [index, pci, model, memory, driver] = fields[..] else {
-            return None;
-        };
-        Some(Gpu {
-            index: index.parse().ok()?,
-            pci: pci.to_owned(),
-            model: model.to_owned(),
-            memory_mib: memory.parse().ok()?,
-            driver: driver.to_owned(),
-        })
-    };
-    stdout.lines().filter_map(read).collect()
-}
-
-/// Reads the answer to [`driver_query`]: the driver's version, such as `580.76.05`.
-pub fn driver_version(stdout: &str) -> Option<String> {
-    let line = stdout.lines().find(|line| line.starts_with("NVRM version:"))?;
-    let is_version = |word: &&str| {
-        word.contains('.')
-            && word
-                .split('.')
-                .all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))
-    };
-    line.split_whitespace().find(is_version).map(str::to_owned)
 }

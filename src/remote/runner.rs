@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-pub use super::answer::{AnswerError, FileAnswer, ProbeAnswer, Record, State};
+pub use super::answer::{AnswerError, ProbeAnswer, Record, State};
 use super::command::{Command, InvalidCommand, quote};
 use crate::secret::Secret;
 
@@ -194,25 +194,6 @@ pub fn cancel(vmid: Vmid, id: &str, hash: &str, layout: &Layout) -> Result<Comma
     let header = format!("cancel id={id} hash={hash}");
     let settings = settings(id, hash, layout);
     Ok(in_guest(vmid, program(&header, &settings, "", "phoenix_cancel")))
-}
-
-/// Reads up to `limit` bytes of a file. Answers a [`FileAnswer`].
-pub fn read_file(vmid: Vmid, path: &str, limit: usize) -> Command {
-    let settings = format!("PHOENIX_PATH={}\nPHOENIX_HEAD={limit}\n", quote(path));
-    in_guest(
-        vmid,
-        program(&format!("read path={}", encode(path)), &settings, "", "phoenix_read"),
-    )
-}
-
-/// Writes a file, whole or not at all.
-///
-/// # Errors
-/// A path or mode that cannot be sent.
-pub fn write_file(vmid: Vmid, file: &GuestFile) -> Result<Command, InvalidCommand> {
-    let files = put_files(std::slice::from_ref(file))?;
-    let header = format!("write path={} mode={}", encode(&file.path), file.mode);
-    Ok(in_guest(vmid, program(&header, "", &files, "phoenix_write")))
 }
 
 /// Runs a short command and waits for it, at most `seconds`. Answers a [`ProbeAnswer`].

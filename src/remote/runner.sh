@@ -166,19 +166,6 @@ phoenix_cancel() {
     phoenix_report "$phoenix_known"
 }
 
-phoenix_read() {
-    [ -f "$PHOENIX_PATH" ] || {
-        printf 'state=absent\n'
-        return
-    }
-    printf 'state=present\ncontent=%s\n' "$(head -c "$PHOENIX_HEAD" "$PHOENIX_PATH" | base64 | tr -d '\n')"
-}
-
-phoenix_write() {
-    phoenix_files
-    printf 'state=present\n'
-}
-
 # Runs a short command with a deadline and prints its exit code and output.
 phoenix_probe() {
     mkdir -p "$PHOENIX_SPOOL" || phoenix_fail "cannot make $PHOENIX_SPOOL"

@@ -84,17 +84,6 @@ pub struct Node {
     pub port: u16,
 }
 
-impl Node {
-    /// A node at port 22.
-    pub fn new(name: impl Into<String>, host: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            host: host.into(),
-            port: 22,
-        }
-    }
-}
-
 /// Why a command gave no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -4,6 +4,7 @@ use crate::pve::Vmid;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::command::Command;
 use super::node::{self, NodeLayout, RawLine, RawLinesAnswer};
 use super::probes::{self, BatchAnswer, GuestProbe, Lines};
-use super::runner::{self, AnswerError, FileAnswer, GuestFile, Layout, ProbeAnswer, Record, Script, State};
+use super::runner::{self, AnswerError, GuestFile, Layout, ProbeAnswer, Record, Script, State};
 
 /// Shells of this machine that guests have as well.
 fn shells() -> Vec<&'static str> {
@@ -630,27 +631,29 @@ fn bad_names_are_refused_before_anything_is_sent() {
             mode: mode.into(),
             content: vec![],
         };
-        assert!(runner::write_file(Vmid::nearest(100), &file).is_err(), "{path} {mode}");
+        let error = refused(Script {
+            files: vec![file],
+            ..good.clone()
+        });
+        assert!(error.contains("file"), "{path} {mode}: {error}");
     }
 }
 
 #[test]
-fn files_are_written_and_read() {
+fn files_are_written_as_they_are() {
     let guest = Guest::new("/bin/sh");
     let file = GuestFile {
         path: guest.path("deep/er/fi'le"),
         mode: "0600".into(),
         content: b"a\0b\n".to_vec(),
     };
-    assert_eq!(
-        guest.run(&runner::write_file(Vmid::nearest(100), &file).unwrap()),
-        "state=present\n"
-    );
-    let read =
-        |path: &str, limit| FileAnswer::parse(&guest.run(&runner::read_file(Vmid::nearest(100), path, limit))).unwrap();
-    assert_eq!(read(&file.path, 100), FileAnswer(Some(b"a\0b\n".to_vec())));
-    assert_eq!(read(&file.path, 2), FileAnswer(Some(b"a\0".to_vec())));
-    assert_eq!(read(&guest.path("absent"), 2), FileAnswer(None));
+    let path = file.path.clone();
+    guest.start(&Script {
+        files: vec![file],
+        ..guest.script("true\n")
+    });
+    assert_eq!(fs::read(&path).unwrap(), b"a\0b\n");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[test]
@@ -764,7 +767,7 @@ fn a_config_that_is_locked_or_changed_is_left_alone() {
 }
 
 #[test]
-fn answers_of_nodes_are_read() {
+fn the_node_changes_a_config_in_one_command() {
     let set = [("dev0".to_owned(), "path=/dev/nvidia0,mode=0666".to_owned())];
     let line = node::set(
         "pct",
@@ -778,17 +781,6 @@ fn answers_of_nodes_are_read() {
         line,
         "sudo -n -- pct set 100 --dev0 path=/dev/nvidia0,mode=0666 --delete dev1,dev2 --digest abc"
     );
-    let gpus = node::gpus("0, 00000000:01:00.0, NVIDIA GeForce RTX 5060 Ti, 16311, 580.76.05\nnonsense\n");
-    assert_eq!(
-        (gpus.len(), gpus[0].model.as_str(), gpus[0].memory_mib),
-        (1, "NVIDIA GeForce RTX 5060 Ti", 16311)
-    );
-    let version = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.76.05  Release Build  (dvs)\nGCC version: 12.2.0\n";
-    assert_eq!(node::driver_version(version).as_deref(), Some("580.76.05"));
-    let list = node::ConfigVersions::parse(
-        "{\n\"version\": 7,\n\"ids\": {\n\"100\": { \"node\": \"pve1\", \"type\": \"lxc\", \"version\": 5 }}\n}\n",
-    );
-    assert_eq!(list.unwrap().ids[&100].version, 5);
 }
 
 /// A batch on a node whose `lxc-attach` runs what it is given right here, and knows one guest that lets nobody in and one

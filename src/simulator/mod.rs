@@ -15,14 +15,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub mod api;
-pub mod clock;
-pub mod control;
-pub mod files;
+mod clock;
+mod control;
+pub(crate) mod files;
 mod hook;
 pub mod model;
-pub mod profile;
-pub mod schema;
-pub mod server;
+mod profile;
+mod schema;
+mod server;
 pub mod ssh;
 
 pub use clock::Clock;

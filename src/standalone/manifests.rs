@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::admission::{Admission, Manifest, read_manifests, report};
-use crate::crd::*;
+use crate::crd::PhoenixFeature;
 
 /// Features that come with Phoenix; a manifest of the same name in the namespace replaces one.
 const SHIPPED: &[(&str, &str)] = &[

@@ -6,8 +6,8 @@
 //! * [`run`] pollers and reconciles until everything is Ready or cannot go on
 //! * [`table`] what people see
 
-pub mod manifests;
-pub mod run;
+pub(crate) mod manifests;
+pub(crate) mod run;
 pub mod state;
-pub mod store;
-pub mod table;
+pub(crate) mod store;
+pub(crate) mod table;

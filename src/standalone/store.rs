@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde_json::Value;
 
-use crate::crd::*;
+use crate::crd::{
+    GuestKind, GuestStatus, HypervisorStatus, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM,
+};
 use crate::desired::memory::MemoryObjects;
 use crate::desired::{GuestObject, GuestSpec, Key, Objects};
 use crate::engine::store::{Event, EventType, Store, StoreError};
@@ -256,10 +258,6 @@ impl Objects for FileStore {
 }
 
 impl Store for FileStore {
-    async fn fresh(&self, key: &Key) -> Result<Option<GuestObject>, StoreError> {
-        Ok(self.objects.guest(key))
-    }
-
     async fn write_status(&self, object: &GuestObject, status: &GuestStatus) -> Result<GuestObject, StoreError> {
         self.change(&object.key, object.resource_version.as_deref(), |r| {
             r.status = status.clone()

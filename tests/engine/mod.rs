@@ -143,9 +143,6 @@ impl Objects for TestStore {
 }
 
 impl Store for TestStore {
-    async fn fresh(&self, key: &Key) -> Result<Option<GuestObject>, StoreError> {
-        Ok(self.objects.guest(key))
-    }
     async fn write_status(&self, object: &GuestObject, status: &GuestStatus) -> Result<GuestObject, StoreError> {
         self.status_writes.fetch_add(1, Ordering::SeqCst);
         if status.vmid.is_some() && !object.finalizer {

@@ -142,9 +142,8 @@ async fn read(guest: &Guest, what: &What, lines: u32, place: &Read) -> Result<Lo
 /// The ids of the scripts that the object has, as far as its spec and status tell.
 fn scripts(object: &GuestObject) -> Vec<String> {
     let features = object.status.features.iter().flatten().map(|f| f.name.clone());
-    let wanted = object.shared().map(|s| s.features).unwrap_or_default();
     let mut all: Vec<String> = features
-        .chain(wanted.iter().map(|f| f.name.clone()))
+        .chain(object.features().iter().map(|f| f.name.clone()))
         .map(|name| format!("feature-{name}"))
         .collect();
     all.sort();

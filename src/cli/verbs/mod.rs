@@ -159,20 +159,14 @@ fn allowed(verb: Verb, object: &GuestObject) -> Result<(), String> {
 }
 
 fn power(object: &GuestObject) -> PowerState {
-    match &object.spec {
-        GuestSpec::Lxc(spec) => spec.power_state,
-        GuestSpec::Vm(spec) => spec.power_state,
-        GuestSpec::Template(_) => None,
-    }
-    .unwrap_or(PowerState::Running)
+    object.power_state().unwrap_or(PowerState::Running)
 }
 
 /// The tests of a guest.
 pub(super) fn tests(object: &GuestObject) -> &[GuestTest] {
     match &object.spec {
-        GuestSpec::Lxc(spec) => spec.tests.as_deref().unwrap_or_default(),
-        GuestSpec::Vm(spec) => spec.tests.as_deref().unwrap_or_default(),
         GuestSpec::Template(_) => &[],
+        _ => object.tests(),
     }
 }
 

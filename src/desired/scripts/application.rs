@@ -6,7 +6,7 @@
 
 use super::{Given, RUN, invalid, launcher, no_nul};
 use crate::crd::{Application, GuestFile, GuestTest, KeyRef, RUN_TESTS, ScriptContract};
-use crate::desired::{Blocked, GuestObject, GuestSpec, Objects, RunAs, Script, ScriptFile, ScriptRole, refs};
+use crate::desired::{Blocked, GuestObject, Objects, RunAs, Script, ScriptFile, ScriptRole, refs};
 
 const PHOENIX_FOLDER: &str = "/var/lib/phoenix/application";
 /// The same for another user than root: records of scripts, which lie beside the other folder, are root's alone.
@@ -234,13 +234,8 @@ pub(super) fn tests(
     application: Option<&Application>,
     objects: &dyn Objects,
 ) -> Result<Vec<Script>, Blocked> {
-    let tests = match &object.spec {
-        GuestSpec::Lxc(spec) => &spec.tests,
-        GuestSpec::Template(spec) => &spec.tests,
-        GuestSpec::Vm(spec) => &spec.tests,
-    };
     let mut sources: Vec<(&GuestTest, String, String)> = Vec::new();
-    for test in tests.iter().flatten() {
+    for test in object.tests() {
         let field = format!("spec.tests[{}]", test.name);
         let (text, name) = source(test.script.as_ref(), test.script_from.as_ref(), object, objects, &field)?;
         sources.push((test, text, name));

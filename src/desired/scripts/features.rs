@@ -122,7 +122,7 @@ pub(super) fn resolve(
         path: Vec::new(),
     };
     let mut listed: BTreeMap<String, (String, &FeatureRef)> = BTreeMap::new();
-    for entry in entries(object) {
+    for entry in object.features() {
         let field = format!("{}.features[{}]", object.field_prefix(), entry.name);
         let canonical = catalogue.find(&entry.name, &field)?.name_any();
         walk.visit(&entry.name, &field)?;
@@ -154,10 +154,6 @@ fn target_of(object: &GuestObject) -> FeatureTarget {
         GuestType::Lxc => FeatureTarget::Lxc,
         GuestType::Qemu => FeatureTarget::Vm,
     }
-}
-
-fn entries(object: &GuestObject) -> &[FeatureRef] {
-    object.shared().map(|guest| guest.features).unwrap_or_default()
 }
 
 /// Features of one guest with those that they require; status has a place for so many. It also bounds how deep the walk
@@ -239,7 +235,7 @@ pub(super) fn lineage_has(object: &GuestObject, name: &str, objects: &dyn Object
             done: Vec::new(),
             path: Vec::new(),
         };
-        for entry in entries(template) {
+        for entry in template.features() {
             walk.path.clear();
             // An entry that leads nowhere adds what it found so far, which is all that is asked here.
             drop(walk.visit(&entry.name, &format!("{}.features", template.field_prefix())));
@@ -254,7 +250,7 @@ fn inherited(object: &GuestObject, objects: &dyn Objects) -> BTreeMap<String, BT
     let mut all: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
     for template in lineage(object, objects) {
         let catalogue = Catalogue::new(&template, &template.hypervisor_ref().0, objects);
-        for entry in entries(&template) {
+        for entry in template.features() {
             if let Ok(feature) = catalogue.find(&entry.name, "") {
                 let values = all.entry(feature.name_any()).or_default();
                 for (name, value) in &entry.parameters {

@@ -60,10 +60,11 @@ pub fn scripts(
         }
         scripts.push(script);
     }
-    if let Some(application) = guest.application {
+    let application = guest.application.as_ref();
+    if let Some(application) = application {
         scripts.push(application::script(object, application, objects)?);
     }
-    scripts.extend(application::tests(object, guest.application, objects)?);
+    scripts.extend(application::tests(object, application, objects)?);
     if matches!(object.spec, GuestSpec::Template(_)) {
         if object.guest_type() == GuestType::Qemu {
             scripts.push(clean::script());
@@ -79,12 +80,10 @@ fn vllm_server(object: &GuestObject) -> Option<&Vllm> {
 
 /// The probes: the object's own; where it has no readiness probe, vLLM's, else that of the last feature with one.
 pub fn health(object: &GuestObject, hypervisor: &PhoenixHypervisor, objects: &dyn Objects) -> Health {
-    let given = match &object.spec {
-        GuestSpec::Lxc(spec) => spec.health.clone(),
-        GuestSpec::Vm(spec) => spec.health.clone(),
-        GuestSpec::Template(_) => return Health::default(),
-    };
-    let mut health = given.unwrap_or_default();
+    if matches!(object.spec, GuestSpec::Template(_)) {
+        return Health::default();
+    }
+    let mut health = object.health().cloned().unwrap_or_default();
     if health.readiness.is_none() {
         health.readiness = implied(object, hypervisor, objects);
     }

@@ -59,11 +59,13 @@ pub(super) fn refs(object: &GuestObject) -> BTreeSet<Ref> {
 
 fn has_features(spec: &GuestSpec) -> bool {
     let list = match spec {
-        GuestSpec::Lxc(spec) => &spec.guest.features,
-        GuestSpec::Vm(spec) => &spec.guest.features,
+        GuestSpec::Lxc(spec) => &spec.guest.shared.features,
+        GuestSpec::Vm(spec) => &spec.guest.shared.features,
         GuestSpec::Template(spec) => {
-            let lxc = spec.lxc.as_ref().and_then(|g| g.features.as_ref());
-            return lxc.or(spec.vm.as_ref().and_then(|g| g.features.as_ref())).is_some();
+            let lxc = spec.lxc.as_ref().and_then(|g| g.shared.features.as_ref());
+            return lxc
+                .or(spec.vm.as_ref().and_then(|g| g.shared.features.as_ref()))
+                .is_some();
         }
     };
     list.is_some()

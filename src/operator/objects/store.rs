@@ -259,17 +259,6 @@ impl Objects for KubeStore {
 }
 
 impl Store for KubeStore {
-    async fn fresh(&self, key: &Key) -> Result<Option<GuestObject>, StoreError> {
-        let Some(found) = call(self.guest_api(key).get_opt(&key.name)).await? else {
-            return Ok(None);
-        };
-        let version = found.resource_version().unwrap_or_default();
-        let guest = decode_guest(key.kind, found).map_err(StoreError::Other)?;
-        let object = guest.object.clone();
-        self.change(|state| state.apply(Object::Guest(Arc::new(guest)), &version, Origin::Elsewhere));
-        Ok(Some(object))
-    }
-
     async fn write_status(&self, object: &GuestObject, status: &GuestStatus) -> Result<GuestObject, StoreError> {
         let key = &object.key;
         let name = (key.namespace.clone(), key.name.clone());

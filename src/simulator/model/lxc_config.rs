@@ -120,20 +120,6 @@ impl State {
         self.check_saved(node, vmid)
     }
 
-    /// `pct set` on the node: the same as the API call of the true root.
-    pub fn pct_set(&mut self, vmid: u32, set: BTreeMap<String, String>, delete: Vec<String>) -> Result<()> {
-        let node = self.guests.get(&vmid).map(|guest| guest.node.clone());
-        let node = node.or_else(|| self.nodes.keys().next().cloned()).unwrap_or_default();
-        let given = !set.is_empty() || !delete.is_empty();
-        let change = Change {
-            set,
-            delete,
-            given,
-            ..Change::default()
-        };
-        self.update_ct(&Caller::root(), &node, vmid, &change)
-    }
-
     /// Writes need a quorum.
     pub fn check_writable(&self) -> Result<()> {
         if self.quorate {

@@ -14,7 +14,7 @@ use super::words;
 use super::{Reply, Request};
 use crate::simulator::model::lxc_config::Change;
 use crate::simulator::model::vm_agent::unknown;
-use crate::simulator::model::{ApiError, Caller, Guest, GuestKind, State};
+use crate::simulator::model::{ApiError, Caller, Guest, State};
 
 /// A command that was understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -250,7 +250,6 @@ fn cat(state: &mut State, node: &str, path: &str) -> Reply {
             )),
             None => missing(),
         },
-        "/etc/pve/.vmlist" => Reply::ok(vmlist(state)),
         _ => match path
             .strip_prefix("/etc/pve/lxc/")
             .and_then(|name| name.strip_suffix(".conf")?.parse().ok())
@@ -273,42 +272,6 @@ fn qemu_config(state: &State, node: &str, path: &str) -> Option<Reply> {
     let vmid = name.strip_suffix(".conf")?.parse().ok()?;
     let guest = state.vm(node, vmid).ok()?;
     Some(Reply::ok(guest.text().to_owned()))
-}
-
-/// The list of guests with a counter for each config. The counter goes up when the file is found changed, so several
-/// changes between two looks count as one.
-fn vmlist(state: &mut State) -> String {
-    let now: Vec<(u32, String, String, &str)> = state
-        .guests
-        .values()
-        .map(|guest| {
-            (
-                guest.vmid,
-                guest.node.clone(),
-                guest.digest(),
-                if guest.kind == GuestKind::Lxc { "lxc" } else { "qemu" },
-            )
-        })
-        .collect();
-    let mut rows = Vec::new();
-    let mut changed = false;
-    for (vmid, node, digest, kind) in now {
-        let entry = state.ssh.versions.entry(vmid).or_default();
-        if entry.0 != digest {
-            *entry = (digest, entry.1 + 1);
-            changed = true;
-        }
-        rows.push(format!(
-            "\"{vmid}\": {{ \"node\": \"{node}\", \"type\": \"{kind}\", \"version\": {} }}",
-            entry.1
-        ));
-    }
-    state.dirty |= changed;
-    let version: u64 = state.ssh.versions.values().map(|(_, version)| version).sum();
-    format!(
-        "{{\n\"version\": {version},\n\"ids\": {{\n{}}}\n\n}}\n",
-        rows.join(",\n")
-    )
 }
 
 fn gpus(state: &State, node: &str, fields: &[String]) -> Reply {

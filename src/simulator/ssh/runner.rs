@@ -8,10 +8,9 @@
 //! | `cancel id= hash=` | ends the run of the hash if it is under way | record |
 //! | `said id= run= at=` | reads what the last run said after byte `at` of `run` | `run=`, `output-*=` |
 //! | `journal unit= lines= cursor=` | reads a unit's journal: the file `/var/log/journal/UNIT` of the model | `output-tail=` |
-//! | `read path=`, `write path= mode=` | files | `state=` |
 //! | `probe seconds= command=` | runs a short command | `exit=`, `output-tail=` |
 //!
-//! `script`, `path`, `command`, `run`, `unit` and `cursor` are base64. Files come as here-documents: `phoenix_put PATH MODE <<'PHOENIX_END'`,
+//! `script`, `command`, `run`, `unit` and `cursor` are base64. Files come as here-documents: `phoenix_put PATH MODE <<'PHOENIX_END'`,
 //! base64, `PHOENIX_END`.
 //!
 //! How a script ends: a fault says so; or a comment in it, `# simulate: exit=N seconds=S output=TEXT`; or its last
@@ -64,8 +63,7 @@ impl Program {
         let about = match self.verb.as_str() {
             "start" | "poll" | "cancel" | "said" => self.field("id").to_owned(),
             "journal" => self.decoded("unit").unwrap_or_default(),
-            "probe" => self.decoded("command").unwrap_or_default(),
-            _ => self.decoded("path").unwrap_or_default(),
+            _ => self.decoded("command").unwrap_or_default(),
         };
         format!("{} {about}", self.verb)
     }
@@ -109,11 +107,6 @@ impl Program {
             "cancel" => self.cancel(state, vmid),
             "said" => Reply::ok(self.said(state, vmid)),
             "journal" => Reply::ok(self.journal(state, vmid)),
-            "read" => self.read(state, vmid),
-            "write" => {
-                self.put_files(state, vmid);
-                Reply::ok("state=present\n".into())
-            }
             "probe" => {
                 let (exit, output) = match fault {
                     Some(SshAction::Exit { exit, output }) => (*exit, output.as_str()),
@@ -265,14 +258,6 @@ impl Program {
         Reply::ok(self.poll(state, vmid))
     }
 
-    fn read(&self, state: &State, vmid: u32) -> Reply {
-        let path = self.decoded("path").unwrap_or_default();
-        match state.guests.get(&vmid).and_then(|guest| guest.inside.files.get(&path)) {
-            Some(file) => Reply::ok(format!("state=present\ncontent={}\n", BASE64.encode(&file.content))),
-            None => Reply::ok("state=absent\n".into()),
-        }
-    }
-
     /// Files of the program that are for the guest, not for the runner's own spool.
     fn put_files(&self, state: &mut State, vmid: u32) {
         let Some(guest) = state.guests.get_mut(&vmid) else {
@@ -421,10 +406,9 @@ mod tests {
     #[test]
     fn programs_without_a_header_are_not_known() {
         assert!(Program::parse(b"rm -rf /\n").is_err());
-        let text =
-            "# phoenix-runner: write path=L2E= mode=0640\nphoenix_put '/a b' 0640 <<'PHOENIX_END'\naGk=\nPHOENIX_END\n";
+        let text = "# phoenix-runner: start id=x\nphoenix_put '/a b' 0640 <<'PHOENIX_END'\naGk=\nPHOENIX_END\n";
         let program = Program::parse(text.as_bytes()).unwrap();
-        assert_eq!(program.summary(), "write /a");
+        assert_eq!(program.summary(), "start x");
         assert_eq!(
             program.files,
             [(

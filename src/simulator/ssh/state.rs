@@ -1,6 +1,4 @@
-//! What the SSH servers keep: host keys, counters of configs, faults, and how long scripts take.
-
-use std::collections::BTreeMap;
+//! What the SSH servers keep: host keys, faults, and how long scripts take.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,9 +17,6 @@ pub struct SshState {
     /// How long a script in a guest takes, in milliseconds before scaling.
     #[serde(default = "script_ms")]
     pub script_ms: u64,
-    /// By vmid: digest of the config when last looked at, and how often it was found changed.
-    #[serde(default)]
-    pub versions: BTreeMap<u32, (String, u64)>,
 }
 
 fn script_ms() -> u64 {
@@ -35,7 +30,6 @@ impl Default for SshState {
             other_host_key: false,
             faults: Vec::new(),
             script_ms: script_ms(),
-            versions: BTreeMap::new(),
         }
     }
 }
