@@ -105,7 +105,7 @@ impl Planner<'_> {
             if stamp.vmid != owner.at.vmid || !self.desired.previous_clusters.contains(&stamp.cluster) {
                 continue;
             }
-            self.unlocked(stage, &owner)?;
+            self.unlocked(stage, owner)?;
             let stamp = Stamp {
                 cluster: self.desired.cluster_id.clone(),
                 ..stamp
@@ -113,7 +113,7 @@ impl Planner<'_> {
             let description = owner.options.get("description").map(String::as_str);
             let words = Stamp::strip(description.unwrap_or_default());
             let call = self
-                .put_config(&owner)
+                .put_config(owner)
                 .param("description", stamp.describe(&words))
                 .param("digest", &owner.digest);
             let action = format!("take over owner container {}", owner.at.vmid);
@@ -417,7 +417,7 @@ impl Planner<'_> {
 
     /// Sets or lifts the protection of an owner (facts K.1.2).
     fn protect(&mut self, owner: &Guest, on: bool) -> Next {
-        if let Err(next) = self.unlocked(Stage::VolumesReady, &owner) {
+        if let Err(next) = self.unlocked(Stage::VolumesReady, owner) {
             return next;
         }
         let (action, effect) = protection(owner, on);
@@ -427,15 +427,15 @@ impl Planner<'_> {
     /// Registers a volume under another key: its name in the spec was changed.
     pub(crate) fn rename_entry(&mut self, entry: &Entry, key: &str) -> Next {
         let owner = &entry.owner;
-        if is_set(&owner, "protection") {
+        if is_set(owner, "protection") {
             return self.protect(owner, false);
         }
-        if let Err(next) = self.unlocked(Stage::VolumesReady, &owner) {
+        if let Err(next) = self.unlocked(Stage::VolumesReady, owner) {
             return next;
         }
         let value = entry.mount.properties.clone().with("mp", key);
         let call = self
-            .put_config(&owner)
+            .put_config(owner)
             .param(format!("mp{}", entry.mount.index), value)
             .param("digest", &owner.digest);
         let action = format!(
