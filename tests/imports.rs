@@ -20,6 +20,7 @@ const PURE: &[&str] = &[
     "admission",
     "graph.rs",
     "pve",
+    "reason.rs",
     "secret.rs",
 ];
 const IO: &[&str] = &[
