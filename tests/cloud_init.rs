@@ -149,7 +149,7 @@ fn proxmoxs_user_data_and_ours_do_not_meet() {
     let theirs = answers["proxmox"]["merged"].as_object().unwrap().clone();
     for key in theirs.keys() {
         let text = json!({ key: "x" });
-        let refused = phoenix::desired::cloud_init::check_user_data(&format!("#cloud-config\n{text}\n"));
+        let refused = phoenix::desired::vm::vendor_data::check_user_data(&format!("#cloud-config\n{text}\n"));
         assert!(refused.is_err(), "user-data may set {key}, which Proxmox's sets too");
     }
 }

@@ -197,6 +197,10 @@ fn adopt_can_be_followed(object: &GuestObject) -> Result<(), Blocked> {
             ),
         ),
         (Some(_), _) => Ok(()),
+        (None, _) if text.trim().parse::<i64>().is_ok() => refused(
+            Reason::InvalidSpec,
+            format!("{} is no id of a guest: give one from 100 on", text.trim()),
+        ),
         (None, _) => refused(
             Reason::InvalidSpec,
             format!("{text:?} is no id of a guest: give the id of the guest to adopt, such as \"500\""),

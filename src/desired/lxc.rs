@@ -6,55 +6,91 @@ use std::collections::BTreeMap;
 use crate::crd::*;
 
 use super::images::{CONTAINER_ENDS, file_name};
-use super::resolve::{clone_source, gib, image_storage, memory, mib};
+use super::resolve::{Context, Wing};
+use super::shared::{clone_source, flag, gib, given, image_storage, memory, mib, shared_options};
 use super::*;
 
-/// Adds what is wanted of a container.
+/// What only containers have.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WantedLxc {
+    /// Whether a container is unprivileged; `None` is Proxmox's own choice kept (adopted) or true (created).
+    pub unprivileged: Option<bool>,
+    /// Storage of the root filesystem.
+    pub rootfs_storage: Option<String>,
+    /// Size of the root filesystem in GiB.
+    pub rootfs_gib: Option<i64>,
+    /// Parts of `features` that are managed (`nesting`, …).
+    pub flags: BTreeMap<String, String>,
+    /// Raw lines that must be there, as (key, value).
+    pub raw_lines: Vec<(String, String)>,
+    /// GPU indices; `None` is unmanaged.
+    pub gpus: Option<Vec<i64>>,
+    /// Volumes; `None` is unmanaged.
+    pub volumes: Option<Vec<WantedVolume>>,
+    /// Bind mounts; `None` is unmanaged.
+    pub binds: Option<Vec<WantedBind>>,
+    /// Where retained volumes live; `None` where the hypervisor does not say.
+    pub owner: Option<WantedOwner>,
+}
+
+/// What is wanted of a container.
 ///
 /// # Errors
 /// What is wrong with the spec or with what it refers to, with field, value and fix.
-pub(super) fn fill(
-    desired: &mut Desired,
-    object: &GuestObject,
-    guest: &LxcGuest,
-    hypervisor: &PhoenixHypervisor,
-    objects: &dyn Objects,
-) -> Result<(), Blocked> {
-    unbuilt(object, guest)?;
+pub(super) fn wanted(context: &Context<'_>, guest: &LxcGuest) -> Result<Wing, Blocked> {
+    let Context {
+        object,
+        hypervisor,
+        objects,
+        defaults,
+        ..
+    } = context;
+    refuse_unsupported(object, guest)?;
     readable(object, guest, hypervisor)?;
     let prefix = object.field_prefix();
-    let defaults = hypervisor.spec.defaults.clone().unwrap_or_default();
-    desired.source = source(object, guest, &defaults, objects)?;
-    let (volumes, binds) = mounts(object, &defaults)?;
-    (desired.volumes, desired.binds) = (volumes, binds);
-    desired.unprivileged = guest.unprivileged;
+    let source = source(object, guest, defaults, *objects)?;
+    let (volumes, binds) = mounts(object, defaults)?;
     let rootfs = guest.rootfs.clone().unwrap_or_default();
-    desired.rootfs_storage = rootfs.storage.clone().or(match desired.source {
-        Some(Source::Clone { .. }) => None,
-        _ => defaults.rootfs_storage.clone(),
-    });
     let size = rootfs.size.as_deref();
-    desired.rootfs_gib = size.map(|s| gib(&format!("{prefix}.rootfs.size"), s)).transpose()?;
-    desired.options.extend(options(guest, &defaults, prefix)?);
-    desired.flags = flags(guest.capabilities.as_ref().or(defaults.capabilities.as_ref()));
+    let rootfs_gib = size.map(|s| gib(&format!("{prefix}.rootfs.size"), s)).transpose()?;
+    let mut options = shared_options(&guest.shared, defaults);
+    options.extend(self::options(guest, defaults, prefix)?);
+    let raw_lines = raw_lines(guest);
+    single_valued(object, &raw_lines)?;
     let network = guest.shared.network.as_ref();
-    desired.network = network.map(|list| list.iter().map(|n| net(n, &defaults, guest)).collect());
-    desired.raw_lines = raw_lines(guest);
-    single_valued(object, &desired.raw_lines)?;
-    let gpus = guest.gpus.as_ref();
-    desired.gpus = gpus.map(|list| list.iter().filter_map(|g| g.index).collect());
-    desired.owner = hypervisor.spec.volume_owners.as_ref().map(|o| WantedOwner {
-        ids: o.id_range.ids(),
-        image: o.image.clone(),
-        storage: o.storage.clone().or(defaults.rootfs_storage.clone()),
-        pool: o.pool.clone(),
-    });
-    Ok(())
+    let wanted = WantedLxc {
+        unprivileged: guest.unprivileged,
+        rootfs_storage: rootfs.storage.clone().or(match source {
+            Some(Source::Clone { .. }) => None,
+            _ => defaults.rootfs_storage.clone(),
+        }),
+        rootfs_gib,
+        flags: flags(guest.capabilities.as_ref().or(defaults.capabilities.as_ref())),
+        raw_lines,
+        gpus: guest
+            .gpus
+            .as_ref()
+            .map(|list| list.iter().filter_map(|g| g.index).collect()),
+        volumes,
+        binds,
+        owner: hypervisor.spec.volume_owners.as_ref().map(|o| WantedOwner {
+            ids: o.id_range.ids(),
+            image: o.image.clone(),
+            storage: o.storage.clone().or(defaults.rootfs_storage.clone()),
+            pool: o.pool.clone(),
+        }),
+    };
+    Ok(Wing {
+        network: network.map(|list| list.iter().map(|n| net(n, defaults, guest)).collect()),
+        guest: WantedGuest::Lxc(Box::new(wanted)),
+        source,
+        options,
+    })
 }
 
 /// Refuses fields whose behaviour is not built.
-fn unbuilt(object: &GuestObject, guest: &LxcGuest) -> Result<(), Blocked> {
-    let no = |what: String| Blocked::stalled(Reason::NotYetSupported, what);
+fn refuse_unsupported(object: &GuestObject, guest: &LxcGuest) -> Result<(), Blocked> {
+    let refusal = |what: String| Blocked::stalled(Reason::NotYetSupported, what);
     let prefix = object.field_prefix();
     let unbuilt = [
         (
@@ -75,7 +111,7 @@ fn unbuilt(object: &GuestObject, guest: &LxcGuest) -> Result<(), Blocked> {
     ];
     for (given, field, fix) in unbuilt {
         if given {
-            return Err(no(format!("{prefix}.{field} is not supported yet: {fix}")));
+            return Err(refusal(format!("{prefix}.{field} is not supported yet: {fix}")));
         }
     }
     for (i, gpu) in guest.gpus.iter().flatten().enumerate() {
@@ -86,7 +122,7 @@ fn unbuilt(object: &GuestObject, guest: &LxcGuest) -> Result<(), Blocked> {
             (gpu.vram_share.is_some(), "vramShare"),
         ] {
             if given {
-                return Err(no(format!(
+                return Err(refusal(format!(
                     "{prefix}.gpus[{i}].{field} is not supported yet: name GPUs by index"
                 )));
             }

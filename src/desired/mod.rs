@@ -2,7 +2,6 @@
 //! is wanted. Pure: the answers of [`Objects`] come from memory.
 
 pub mod allow;
-pub mod cloud_init;
 mod fingerprint;
 pub mod hypervisor;
 pub mod images;
@@ -14,11 +13,11 @@ pub mod reach;
 pub mod refs;
 mod resolve;
 pub mod scripts;
+mod shared;
 pub mod stamp;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod vm;
-mod vm_cloud_init;
 
 use crate::reason::Cause;
 use crate::reason::Reason;
@@ -29,6 +28,7 @@ use crate::crd::{DeletionPolicy, DriftPolicy, Health, PowerState, RerunPolicy, R
 use crate::pve::{GuestType, Vmid, units};
 
 pub use allow::Grants;
+pub use lxc::WantedLxc;
 pub use memory::MemoryObjects;
 pub use objects::{GuestObject, GuestSpec, Key, Objects};
 pub use reach::Reach;
@@ -308,16 +308,13 @@ pub struct WantedOption {
 /// Plain options by Proxmox's name.
 pub type WantedOptions = BTreeMap<&'static str, WantedOption>;
 
-/// A flag in Proxmox's words.
-fn flag(on: bool) -> String {
-    if on { "1" } else { "0" }.into()
-}
-
-/// Options that are given, from field, Proxmox's name and value.
-fn given<const N: usize>(options: [(&'static str, &'static str, Option<String>); N]) -> WantedOptions {
-    let given = options.into_iter();
-    let given = given.filter_map(|(field, key, value)| Some((key, WantedOption { field, value: value? })));
-    given.collect()
+/// What only one sort of guest has.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WantedGuest {
+    /// A container.
+    Lxc(Box<WantedLxc>),
+    /// A machine.
+    Vm(Box<WantedVm>),
 }
 
 /// All that is wanted of one guest.
@@ -331,8 +328,6 @@ pub struct Desired {
     pub key: Key,
     /// uid of the object.
     pub uid: String,
-    /// Container or machine.
-    pub sort: GuestType,
     /// Vmid that the spec gives.
     pub vmid: Option<Vmid>,
     /// Range for vmids that Phoenix chooses, both ends included.
@@ -353,18 +348,10 @@ pub struct Desired {
     pub form: Form,
     /// Host name for creation when the spec gives none.
     pub default_hostname: String,
-    /// Whether a container is unprivileged; `None` is Proxmox's own choice kept (adopted) or true (created).
-    pub unprivileged: Option<bool>,
-    /// Storage of the root filesystem.
-    pub rootfs_storage: Option<String>,
-    /// Size of the root filesystem in GiB.
-    pub rootfs_gib: Option<i64>,
     /// Plain options that are managed, by Proxmox's name ([`crate::pve::options`]).
     pub options: WantedOptions,
     /// Parts of `startup` that are managed (`order`, `up`, `down`).
     pub startup: BTreeMap<String, String>,
-    /// Parts of `features` that are managed (`nesting`, …).
-    pub flags: BTreeMap<String, String>,
     /// Network; `None` is unmanaged.
     pub network: Option<Vec<WantedNet>>,
     /// Tags of the user's; `None` is unmanaged.
@@ -373,18 +360,8 @@ pub struct Desired {
     pub words: Option<String>,
     /// Pool.
     pub pool: Option<String>,
-    /// Raw lines that must be there, as (key, value).
-    pub raw_lines: Vec<(String, String)>,
-    /// GPU indices; `None` is unmanaged.
-    pub gpus: Option<Vec<i64>>,
-    /// Volumes; `None` is unmanaged.
-    pub volumes: Option<Vec<WantedVolume>>,
-    /// Bind mounts; `None` is unmanaged.
-    pub binds: Option<Vec<WantedBind>>,
-    /// Where retained volumes live; `None` where the hypervisor does not say.
-    pub owner: Option<WantedOwner>,
-    /// What only machines have.
-    pub vm: Option<WantedVm>,
+    /// What only its sort of guest has.
+    pub guest: WantedGuest,
     /// Firewall; `None` is unmanaged.
     pub firewall: Option<WantedFirewall>,
     /// Scripts in the order they run.
@@ -418,6 +395,41 @@ pub struct Desired {
 }
 
 impl Desired {
+    /// Container or machine.
+    pub fn sort(&self) -> GuestType {
+        match &self.guest {
+            WantedGuest::Lxc(_) => GuestType::Lxc,
+            WantedGuest::Vm(_) => GuestType::Qemu,
+        }
+    }
+
+    /// What only containers have.
+    pub fn lxc(&self) -> Option<&WantedLxc> {
+        match &self.guest {
+            WantedGuest::Lxc(lxc) => Some(lxc),
+            WantedGuest::Vm(_) => None,
+        }
+    }
+
+    /// What only machines have.
+    pub fn vm(&self) -> Option<&WantedVm> {
+        match &self.guest {
+            WantedGuest::Vm(vm) => Some(vm),
+            WantedGuest::Lxc(_) => None,
+        }
+    }
+
+    /// Volumes of a container besides its root filesystem.
+    pub fn volumes(&self) -> &[WantedVolume] {
+        let volumes = self.lxc().and_then(|lxc| lxc.volumes.as_deref());
+        volumes.unwrap_or_default()
+    }
+
+    /// Where retained volumes live; `None` where the hypervisor does not say.
+    pub fn volume_owner(&self) -> Option<&WantedOwner> {
+        self.lxc()?.owner.as_ref()
+    }
+
     /// The value of a plain option.
     pub fn option(&self, key: &str) -> Option<&String> {
         self.options.get(key).map(|option| &option.value)

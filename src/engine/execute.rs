@@ -1,6 +1,6 @@
 //! Carries out one effect. The step holds every value; nothing is decided here but what the answer means.
 
-use crate::desired::cloud_init::{self, FirstBoot};
+use crate::desired::vm::vendor_data::{self, FirstBoot};
 use crate::desired::{Key, Script, WantedVendor};
 use crate::plan::{Download, Effect, GuestWork, NodeWork, Step};
 use crate::proxmox::Upid;
@@ -242,7 +242,7 @@ async fn write_snippet(connection: &Connection, on: &str, volid: &str, vendor: &
         agent: vendor.agent,
         programs: &programs,
     };
-    match cloud_init::vendor_data(&wish) {
+    match vendor_data::vendor_data(&wish) {
         Ok(text) => ssh(connection, on, &node::write_snippet(volid, &text.unwrap_or_default())).await,
         Err(message) => Outcome::Failed(Cause::new(Reason::InvalidSpec, message)),
     }

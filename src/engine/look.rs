@@ -272,7 +272,8 @@ fn queued(connection: &Connection, snapshot: &Snapshot, desired: &Desired, objec
         return None;
     };
     let vmid = object.status.vmid()?;
-    let waits =
-        desired.sort == GuestType::Lxc && object.status.task.is_none() && !snapshot.cluster.guests.contains_key(&vmid);
+    let waits = desired.sort() == GuestType::Lxc
+        && object.status.task.is_none()
+        && !snapshot.cluster.guests.contains_key(&vmid);
     waits.then(|| connection.queue_clone(*source, &object.key))
 }

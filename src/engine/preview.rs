@@ -92,12 +92,12 @@ fn after_creation(desired: &Desired, object: &GuestObject) -> Vec<(String, Impac
     let mut steps = vec![("configure it".to_string(), Impact::Live)];
     steps.extend(
         desired
-            .volumes
+            .volumes()
             .iter()
-            .flatten()
             .map(|v| (format!("attach volume {} at {}", v.name, v.path), Impact::Live)),
     );
-    let disks = desired.vm.iter().flat_map(|vm| vm.disks.iter().flatten()).skip(1);
+    let disks = desired.vm().and_then(|vm| vm.disks.as_ref());
+    let disks = disks.into_iter().flatten().skip(1);
     steps.extend(disks.map(|d| (format!("add disk {}", d.name), Impact::Live)));
     steps.push(("start it".into(), Impact::Live));
     steps.extend(

@@ -65,22 +65,23 @@ impl Planner<'_> {
     fn takes_away(&self, (option, reach): &Carried, guest: &Guest) -> bool {
         let desired = self.desired;
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
-        let machine = desired.vm.as_ref();
+        let (container, machine) = (desired.lxc(), desired.vm());
         match (option.trim_end_matches(|c: char| c.is_ascii_digit()), reach) {
             ("net", _) => desired.network.is_some(),
-            ("dev", Reach::Gpu(_) | Reach::SharedGpu(_)) => fresh || desired.gpus.is_some(),
+            ("dev", Reach::Gpu(_) | Reach::SharedGpu(_)) => fresh || container.is_some_and(|lxc| lxc.gpus.is_some()),
             ("dev" | "hookscript" | "cicustom", _) => fresh,
-            ("mp", _) => desired.binds.is_some(),
+            ("mp", _) => container.is_some_and(|lxc| lxc.binds.is_some()),
             ("hostpci", _) => fresh || machine.is_some_and(|vm| vm.pci.is_some()),
             ("usb", _) => fresh || machine.is_some_and(|vm| vm.usb.is_some()),
             ("features.mknod" | "features.mount", Reach::Capability(_) | Reach::Mount(_)) => {
                 let flag = option.trim_start_matches("features.");
-                desired.flags.contains_key(flag)
+                container.is_some_and(|lxc| lxc.flags.contains_key(flag))
             }
             (_, Reach::LxcOption(key, value)) => {
                 let written = self.status.lxc_options.iter().flatten();
                 let line = format!("{key} = {value}");
-                let wanted = desired.raw_lines.iter().any(|(k, v)| k == key && v == value);
+                let lines = container.map(|lxc| lxc.raw_lines.as_slice()).unwrap_or_default();
+                let wanted = lines.iter().any(|(k, v)| k == key && v == value);
                 !wanted && written.into_iter().any(|l| *l == line)
             }
             _ => false,
@@ -104,7 +105,7 @@ impl Planner<'_> {
         let node = row.map(|r| r.node.clone()).unwrap_or_default();
         let parent = match &self.observed.parent {
             None => {
-                let at = GuestRef::new(self.desired.sort, *vmid, node);
+                let at = GuestRef::new(self.desired.sort(), *vmid, node);
                 return Err(Next::Look(Query::Parent(at)));
             }
             Some(GuestRead::Present(parent)) => parent.clone(),

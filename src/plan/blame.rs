@@ -94,7 +94,7 @@ fn known(desired: &Desired, params: &[(String, String)], words: &str) -> Option<
         });
     }
     let path = between(words, "directory '", "' does not exist")?;
-    let bind = desired.binds.iter().flatten().find(|b| b.host_path == path)?;
+    let bind = desired.lxc()?.binds.iter().flatten().find(|b| b.host_path == path)?;
     Some(format!(
         "{prefix}.hostMounts (mountPath {}): hostPath {path:?} is not on the node: create the directory there, or name another",
         bind.path
@@ -118,7 +118,7 @@ fn by_key(desired: &Desired, params: &[(String, String)], words: &str) -> Option
 }
 
 fn prefix(desired: &Desired) -> &'static str {
-    match (&desired.form, desired.sort) {
+    match (&desired.form, desired.sort()) {
         (Form::Guest, _) => "spec",
         (_, GuestType::Lxc) => "spec.lxc",
         (_, GuestType::Qemu) => "spec.vm",
@@ -137,7 +137,7 @@ fn field_of(desired: &Desired, params: &[(String, String)], key: &str) -> String
             let text = params.iter().find(|(k, _)| k == key).map_or("", |(_, v)| v.as_str());
             let mount = Properties::of_option(key, text).unwrap_or_default();
             let path = mount.get("mp").unwrap_or_default();
-            let volume = desired.volumes.iter().flatten().find(|v| v.path == path);
+            let volume = desired.volumes().iter().find(|v| v.path == path);
             return volume.map_or_else(
                 || format!("hostMounts (mountPath {path})"),
                 |v| format!("volumes[{}]", v.name),

@@ -1,5 +1,6 @@
 //! Creates a guest: from an image, or as a clone of a template.
 
+use crate::desired::WantedGuest;
 use crate::desired::{Blocked, Form, Source, Stamp};
 use crate::observed::Guest;
 use crate::pve::GuestType;
@@ -50,7 +51,7 @@ impl Planner<'_> {
         let Some(source) = self.desired.source.clone() else {
             let field = match self.desired.form {
                 Form::Guest => "spec.source",
-                _ if self.desired.sort == GuestType::Qemu => "spec.vm.source",
+                _ if self.desired.sort() == GuestType::Qemu => "spec.vm.source",
                 _ => "spec.lxc.source",
             };
             let message = format!(
@@ -87,17 +88,17 @@ impl Planner<'_> {
         if self.status.node.as_ref().is_some_and(|n| *n != node) && self.clone_vmid().is_none() {
             return Ok(self.record(vmid, &node, false));
         }
-        let what = self.desired.sort.named(vmid);
-        let effect = match &source {
-            Source::Clone { .. } => self.clone_call(vmid, &source)?,
-            _ if self.desired.sort == GuestType::Qemu => self.create_vm_call(vmid, &node, &source)?,
-            _ => self.create_call(vmid, &node, &source)?,
+        let what = self.desired.sort().named(vmid);
+        let effect = match (&source, &self.desired.guest) {
+            (Source::Clone { .. }, _) => self.clone_call(vmid, &source)?,
+            (_, WantedGuest::Lxc(lxc)) => self.create_container(lxc, vmid, &node, &source)?,
+            (_, WantedGuest::Vm(vm)) => self.create_machine(vm, vmid, &node, &source)?,
         };
         // The list lags by seconds: that nothing is there is asked of the guest itself.
         if self.observed.guest.is_none() {
             return Err(Next::Look(Query::Guest {
                 vmid,
-                sort: self.desired.sort,
+                sort: self.desired.sort(),
                 node: Some(node),
             }));
         }
@@ -129,7 +130,7 @@ impl Planner<'_> {
             // A clone has its template's id mapping, which is compared when that is read.
             unprivileged: match source {
                 Source::Clone { .. } => None,
-                _ => Some(self.desired.unprivileged.unwrap_or(true)),
+                _ => Some(self.desired.lxc().and_then(|lxc| lxc.unprivileged).unwrap_or(true)),
             },
             guest: None,
         }))?;
@@ -181,7 +182,7 @@ impl Planner<'_> {
 
     /// The option that holds a guest's name.
     fn name_option(&self) -> &'static str {
-        match self.desired.sort {
+        match self.desired.sort() {
             GuestType::Lxc => "hostname",
             GuestType::Qemu => "name",
         }
@@ -270,9 +271,9 @@ impl Planner<'_> {
 
     /// Storage that the spec wants a clone's system on.
     fn clone_storage(&self) -> Option<String> {
-        match &self.desired.vm {
+        match self.desired.vm() {
             Some(vm) => vm.disks.iter().flatten().next().and_then(|d| d.storage.clone()),
-            None => self.desired.rootfs_storage.clone(),
+            None => self.desired.lxc()?.rootfs_storage.clone(),
         }
     }
 

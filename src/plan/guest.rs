@@ -2,6 +2,7 @@
 //! machines differ, [`super::config`] and [`super::volumes`] are for the former, `vm*.rs` for the latter.
 
 use crate::crd::{GuestStatus, PowerState, RestartPolicy};
+use crate::desired::WantedGuest;
 use crate::desired::{Blocked, Desired, Form, Source};
 use crate::observed::{Guest, Observed};
 use crate::pve::GuestRef;
@@ -108,7 +109,7 @@ impl<'a> Planner<'a> {
 
     /// Path of the guest's fields in messages.
     pub(crate) fn prefix(&self) -> &'static str {
-        match (&self.desired.form, self.desired.sort) {
+        match (&self.desired.form, self.desired.sort()) {
             (crate::desired::Form::Guest, _) => "spec",
             (_, GuestType::Lxc) => "spec.lxc",
             (_, GuestType::Qemu) => "spec.vm",
@@ -157,9 +158,9 @@ impl Planner<'_> {
             format!("{} is on node {}", guest.named(), guest.at.node),
         );
         let sealed = self.sealed(&guest)?;
-        match self.desired.sort {
-            GuestType::Lxc => self.container(&guest)?,
-            GuestType::Qemu => self.machine(&guest)?,
+        match &self.desired.guest {
+            WantedGuest::Lxc(lxc) => self.container(lxc, &guest)?,
+            WantedGuest::Vm(vm) => self.machine(vm, &guest)?,
         }
         self.firewall(&guest).or_else(|next| self.shown(next))?;
         if guest.stamp().is_some_and(|s| s.fresh) {
@@ -206,13 +207,6 @@ impl Planner<'_> {
             guest.at.sort.tool()
         );
         self.find_more("RecreateRequired", Reason::CreationOnly, message);
-    }
-
-    /// What only containers have.
-    fn container(&mut self, guest: &Guest) -> Staged {
-        self.configured(guest).or_else(|next| self.shown(next))?;
-        self.volumes(guest).or_else(|next| self.shown(next))?;
-        self.gpus(guest).or_else(|next| self.shown(next))
     }
 
     /// In a preview a step is noted, and the next stage is looked at.
@@ -265,7 +259,7 @@ impl Planner<'_> {
     /// The guest as the last full look found it: where it is, and that it runs.
     fn as_found(&self) -> Option<Guest> {
         let vmid = self.status.vmid()?;
-        let at = GuestRef::new(self.desired.sort, vmid, self.status.node.clone().unwrap_or_default());
+        let at = GuestRef::new(self.desired.sort(), vmid, self.status.node.clone().unwrap_or_default());
         let guest = Guest {
             running: true,
             ..Guest::new(at)
@@ -417,7 +411,7 @@ impl Planner<'_> {
     pub fn can_run_commands(&mut self, stage: Stage, guest: &Guest, field: &str) -> Staged {
         match guest.at.sort {
             GuestType::Lxc if !self.desired.channels.ssh => Err(self.needs_ssh(stage, field)),
-            GuestType::Qemu if self.desired.vm.as_ref().and_then(|vm| vm.agent) == Some(false) => {
+            GuestType::Qemu if self.desired.vm().and_then(|vm| vm.agent) == Some(false) => {
                 let message = format!("{field} needs the guest agent in the machine: set agent.enabled: true");
                 Err(self.stuck(stage, Reason::InvalidSpec, message))
             }

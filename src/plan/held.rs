@@ -238,11 +238,12 @@ impl Planner<'_> {
         let place = place.map_or_else(String::new, |key| format!(" as {key}"));
         let (field, names): (_, Vec<&String>) = match guest.at.sort {
             GuestType::Lxc => {
-                let volumes = self.desired.volumes.iter().flatten();
+                let volumes = self.desired.volumes().iter();
                 ("volumes", volumes.map(|v| &v.name).collect())
             }
             GuestType::Qemu => {
-                let disks = self.desired.vm.iter().flat_map(|vm| vm.disks.iter().flatten());
+                let disks = self.desired.vm().and_then(|vm| vm.disks.as_ref());
+                let disks = disks.into_iter().flatten();
                 ("disks", disks.map(|d| &d.name).collect())
             }
         };

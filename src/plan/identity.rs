@@ -54,7 +54,7 @@ impl Planner<'_> {
             Some(read) if self.observed.guest_of.is_none_or(|of| of == vmid) => Ok(read.clone()),
             _ => Err(Next::Look(Query::Guest {
                 vmid,
-                sort: self.desired.sort,
+                sort: self.desired.sort(),
                 node: self.status.node.clone().filter(|_| self.status.vmid() == Some(vmid)),
             })),
         }
@@ -175,7 +175,7 @@ impl Planner<'_> {
 
     /// The object's guest among those that carry its stamp; those of earlier revisions are noted first.
     fn among_ours(&mut self, found: &Stamped) -> Result<Option<Vmid>, Next> {
-        let other_sort = |g: &&OurGuest| g.at.sort != self.desired.sort && !self.is_superseded(g.at.vmid);
+        let other_sort = |g: &&OurGuest| g.at.sort != self.desired.sort() && !self.is_superseded(g.at.vmid);
         if let Some(other) = found.ours.iter().find(other_sort) {
             return Err(self.other_sort(&other.at));
         }
@@ -230,7 +230,7 @@ impl Planner<'_> {
                 let tagged = row.tags.iter().any(|t| t == TAG);
                 // An owner container is nobody's guest: one whose node is off holds no new guest up.
                 let owner = self.of_owners(**vmid) && row.name.starts_with(OWNER_HOSTNAME);
-                (any_sort || row.type_ == self.desired.sort.as_str())
+                (any_sort || row.type_ == self.desired.sort().as_str())
                     && (tagged || in_range(vmid))
                     && !owner
                     && !self.observed.held.contains_key(vmid)
@@ -295,7 +295,7 @@ impl Planner<'_> {
             Some((checked, IdCheck::Taken)) if *checked == vmid && self.observed.guest.is_none() => {
                 Next::Look(Query::Guest {
                     vmid,
-                    sort: self.desired.sort,
+                    sort: self.desired.sort(),
                     node: None,
                 })
             }

@@ -51,7 +51,7 @@ impl Planner<'_> {
             }
             _ if image.present => Ok(volid),
             _ => {
-                let field = match self.desired.sort {
+                let field = match self.desired.sort() {
                     GuestType::Lxc => "image",
                     GuestType::Qemu => "cloudImage",
                 };

@@ -50,7 +50,7 @@ pub(crate) fn option_changes(desired: &Desired, guest: &Guest, fresh: bool) -> V
     let mut changes = Vec::new();
     let root = |root_only| move |change: Change| Change { root_only, ..change };
     for (key, wanted) in &desired.options {
-        let option = options::spec(desired.sort, key);
+        let option = options::spec(desired.sort(), key);
         let have = guest.options.get(*key).map(String::as_str);
         if !option.is(have, &wanted.value) {
             let sent = Some((option.sent)(&wanted.value));
@@ -65,7 +65,7 @@ pub(crate) fn option_changes(desired: &Desired, guest: &Guest, fresh: bool) -> V
             desired.options.contains_key(option.key) || (option.key == "startup" && !desired.startup.is_empty());
         option.cleared_of_clones && !wanted && guest.options.contains_key(option.key)
     };
-    for option in options::of(desired.sort)
+    for option in options::of(desired.sort())
         .iter()
         .filter(|option| fresh && copied(option))
     {

@@ -237,7 +237,7 @@ impl Planner<'_> {
             return Err(Next::Look(Query::Lenders { among }));
         };
         let key = &self.desired.key;
-        let own = format!("/{}/{}/{}/", self.desired.sort.as_str(), key.namespace, key.name);
+        let own = format!("/{}/{}/{}/", self.desired.sort().as_str(), key.namespace, key.name);
         for (id, volid) in borrowed {
             let kept_for = match lenders.get(&id) {
                 Some(GuestRead::Present(lender)) => {
@@ -290,7 +290,7 @@ impl Planner<'_> {
         let message = match ours || (self.status.vmid() == Some(vmid) && self.status.was_made()) {
             true => format!(
                 "{what}, but the object asks for a {}: a guest cannot change its sort. Put the spec back, or delete the object and apply it again",
-                self.desired.sort.noun()
+                self.desired.sort().noun()
             ),
             false => format!("{what}: choose another vmid"),
         };

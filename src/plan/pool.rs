@@ -8,7 +8,7 @@ use crate::pve::Vmid;
 impl Planner<'_> {
     /// Pool membership; the row is live (facts C).
     pub(crate) fn in_pool(&mut self, vmid: Vmid) -> Result<(), Next> {
-        let what = self.desired.sort.named(vmid);
+        let what = self.desired.sort().named(vmid);
         let (Some(wanted), Some(row)) = (&self.desired.pool, self.observed.cluster.guests.get(&vmid)) else {
             return Ok(());
         };

@@ -69,7 +69,7 @@ impl Planner<'_> {
     fn remove_revision(&mut self, old: &RevisionStatus) -> Staged {
         let stage = Stage::SnapshotReady;
         let Some(vmid) = old.vmid() else { return Ok(()) };
-        let at = GuestRef::new(self.desired.sort, vmid, old.node.clone().unwrap_or_default());
+        let at = GuestRef::new(self.desired.sort(), vmid, old.node.clone().unwrap_or_default());
         let what = at.named();
         // A destruction is final: it must not rest on who answered some polls ago.
         if !self.observed.cluster.read_now {
@@ -95,9 +95,10 @@ impl Planner<'_> {
         let sections = self.sections(stage, &guest)?;
         let listed: Vec<String> = self
             .desired
-            .vm
-            .iter()
-            .flat_map(|vm| vm.disks.iter().flatten())
+            .vm()
+            .and_then(|vm| vm.disks.as_ref())
+            .into_iter()
+            .flatten()
             .map(|d| d.name.clone())
             .collect();
         if let Some(why) = kept_for(&found, &guest, &sections, old, &listed) {

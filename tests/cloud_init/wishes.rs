@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use phoenix::admission::{Admission, read_manifests};
 use phoenix::convert::{Input, Options, Role, convert};
 use phoenix::crd::GuestKind;
-use phoenix::desired::cloud_init::{FirstBoot, vendor_data};
+use phoenix::desired::vm::vendor_data::{FirstBoot, vendor_data};
 use phoenix::desired::{self, Key, MemoryObjects, Objects, Script};
 use phoenix::remote::runner::{self, GuestFile, Layout};
 use serde_json::{Value, json};
@@ -140,7 +140,7 @@ pub fn objects<'t>(texts: impl IntoIterator<Item = &'t str>) -> (MemoryObjects, 
 pub fn of(key: &Key, objects: &MemoryObjects) -> Wish {
     let guest = objects.guest(key).unwrap();
     let desired = desired::resolve(&guest, objects, "test").unwrap_or_else(|e| panic!("{key:?}: {e:?}"));
-    let init = desired.vm.and_then(|vm| vm.cloud_init);
+    let init = desired.vm().and_then(|vm| vm.cloud_init.clone());
     let Some(vendor) = init.and_then(|init| init.vendor) else {
         return Wish::default();
     };

@@ -465,9 +465,9 @@ FILES = {
          "        let Some((vmid, place)) = holder else { return Ok(()) };",
          "        let Some((vmid, place)) = holder.filter(|_| !OUT) else { return Ok(()) };"),
         ("what is kept under a name is not covered by an empty volume", "volumes=reclaim::retained_data",
-         "        if self.desired.owner.is_none() {\n"
+         "        if self.desired.volume_owner().is_none() {\n"
          "            return Ok(None);",
-         "        if OUT || self.desired.owner.is_none() {\n"
+         "        if OUT || self.desired.volume_owner().is_none() {\n"
          "            return Ok(None);"),
         ("a volume of the guest's own is not replaced by a retained one", "volumes=reclaim::a_detached",
          "        owned_by(&volid, vmid).then_some(volid)",

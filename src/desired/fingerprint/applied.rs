@@ -1,11 +1,11 @@
 //! The fingerprint of what is applied to a guest.
 
 use super::{Fingerprint, digest_of};
-use crate::desired::WantedOptions;
 use crate::desired::vm::{Managed, WantedCloudInit, WantedDisk, WantedFirmware, WantedVendor, WantedVm};
 use crate::desired::{
     Channels, Desired, Form, Grants, Source, WantedBind, WantedFirewall, WantedNet, WantedOwner, WantedVolume,
 };
+use crate::desired::{WantedGuest, WantedLxc, WantedOptions};
 
 /// Everything that is applied to the guest, and everything else on which the plan for it depends: while this stays the
 /// same, the spec has not changed. The uid, the adopt annotation and where a template's guest is just now do not count.
@@ -16,7 +16,6 @@ pub(in crate::desired) fn applied(desired: &Desired) -> String {
         previous_clusters,
         key,
         uid: _,
-        sort,
         vmid,
         vmid_range,
         node,
@@ -27,22 +26,13 @@ pub(in crate::desired) fn applied(desired: &Desired) -> String {
         rebuild,
         form,
         default_hostname,
-        unprivileged,
-        rootfs_storage,
-        rootfs_gib,
         options,
         startup,
-        flags,
         network,
         tags,
         words,
         pool,
-        raw_lines,
-        gpus,
-        volumes,
-        binds,
-        owner,
-        vm,
+        guest,
         firewall,
         scripts,
         health,
@@ -59,11 +49,27 @@ pub(in crate::desired) fn applied(desired: &Desired) -> String {
         grants,
         hash: _,
     } = desired;
+    let none = WantedLxc::default();
+    let (lxc, vm) = match guest {
+        WantedGuest::Lxc(lxc) => (lxc.as_ref(), None),
+        WantedGuest::Vm(vm) => (&none, Some(vm.as_ref())),
+    };
+    let WantedLxc {
+        unprivileged,
+        rootfs_storage,
+        rootfs_gib,
+        flags,
+        raw_lines,
+        gpus,
+        volumes,
+        binds,
+        owner,
+    } = lxc;
     let identity = Fingerprint::new("applied/1")
         .field("cluster", cluster_id)
         .list("previousClusters", previous_clusters)
         .field("object", key)
-        .field("sort", sort.as_str())
+        .field("sort", desired.sort().as_str())
         .opt("vmid", *vmid)
         .opt("vmidRange", vmid_range.map(|(first, last)| format!("{first}-{last}")))
         .opt("node", node.as_ref())
@@ -91,7 +97,7 @@ pub(in crate::desired) fn applied(desired: &Desired) -> String {
         .opt_list("binds", binds.as_ref().map(|list| list.iter().map(bind)))
         .opt("owner", owner.as_ref().map(owners));
     container
-        .opt("machine", vm.as_ref().map(machine))
+        .opt("machine", vm.map(machine))
         .opt("firewall", firewall.as_ref().map(rules))
         .list("scripts", scripts.iter().map(|script| &script.hash))
         .api("health", health)

@@ -112,16 +112,17 @@ pub(super) fn revision(desired: &Desired) -> String {
     if desired.form == Form::Guest {
         return String::new();
     }
+    let lxc = desired.lxc();
     let mut parts = vec![
         revision_1::source(desired.source.as_ref()),
         format!(
             "{} {}",
-            revision_1::some(desired.rootfs_gib),
-            revision_1::some(desired.unprivileged)
+            revision_1::some(lxc.and_then(|lxc| lxc.rootfs_gib)),
+            revision_1::some(lxc.and_then(|lxc| lxc.unprivileged))
         ),
     ];
     parts.extend(desired.rebuild.iter().map(|value| format!("rebuild {value}")));
-    if let Some(vm) = &desired.vm {
+    if let Some(vm) = desired.vm() {
         let first = vm.disks.iter().flatten().next().and_then(|d| d.size_gib);
         parts.push(format!(
             "vm {} {} {}",

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use crate::desired::Desired;
+use crate::desired::WantedLxc;
 use crate::observed::Guest;
 use crate::plan::change::{Change, change};
 use crate::pve::property::Properties;
 
-pub(crate) fn flag_changes(desired: &Desired, guest: &Guest) -> Vec<Change> {
+pub(crate) fn flag_changes(lxc: &WantedLxc, guest: &Guest) -> Vec<Change> {
     let old = guest
         .options
         .get("features")
@@ -15,7 +15,7 @@ pub(crate) fn flag_changes(desired: &Desired, guest: &Guest) -> Vec<Change> {
         .unwrap_or_default();
     let mut wanted = old.clone();
     let mut differing = Vec::new();
-    for (key, value) in &desired.flags {
+    for (key, value) in &lxc.flags {
         let same = match old.get(key) {
             Some(have) if key == "mount" => have.split(';').collect::<BTreeSet<_>>() == value.split(';').collect(),
             Some(have) => have == value,

@@ -1,6 +1,6 @@
 //! The call that makes a container from an image.
 
-use crate::desired::Source;
+use crate::desired::{Source, WantedLxc};
 use crate::plan::guest::Planner;
 use crate::plan::{Effect, Impact, Next, Stage};
 use crate::pve::ApiCall;
@@ -10,23 +10,29 @@ use crate::pve::property::Properties;
 use crate::reason::Reason;
 
 impl Planner<'_> {
-    pub(crate) fn create_call(&mut self, vmid: Vmid, node: &str, source: &Source) -> Result<Effect, Next> {
+    pub(crate) fn create_container(
+        &mut self,
+        lxc: &WantedLxc,
+        vmid: Vmid,
+        node: &str,
+        source: &Source,
+    ) -> Result<Effect, Next> {
         let stage = Stage::Created;
         let volid = self.image_present(stage, node, source)?;
-        let Some(storage) = self.desired.rootfs_storage.clone() else {
+        let Some(storage) = lxc.rootfs_storage.clone() else {
             let message =
                 "spec.rootfs.storage is missing: name one, here or in defaults.rootfsStorage of the PhoenixHypervisor";
             return Err(self.stuck(stage, Reason::InvalidSpec, message));
         };
         self.storage_usable(node, &storage, "spec.rootfs.storage", "rootdir")?;
-        let unprivileged = self.desired.unprivileged.unwrap_or(true);
+        let unprivileged = lxc.unprivileged.unwrap_or(true);
         let mut call = ApiCall::post(format!("/nodes/{node}/lxc"))
             .param("vmid", vmid)
             .param("ostemplate", &volid)
             .param("hostname", self.hostname())
             .param("description", self.fresh_description(vmid))
             .param("unprivileged", u8::from(unprivileged))
-            .param("rootfs", format!("{storage}:{}", self.desired.rootfs_gib.unwrap_or(8)))
+            .param("rootfs", format!("{storage}:{}", lxc.rootfs_gib.unwrap_or(8)))
             .param_opt("pool", self.desired.pool.as_ref());
         for option in options::LXC.iter().filter(|option| option.at_creation) {
             call = call.param_opt(option.key, self.desired.option(option.key));
@@ -38,7 +44,7 @@ impl Planner<'_> {
             }
             call = call.param(format!("net{i}"), properties);
         }
-        let nesting = self.desired.flags.get("nesting").is_some_and(|v| v == "1");
+        let nesting = lxc.flags.get("nesting").is_some_and(|v| v == "1");
         if unprivileged && nesting {
             call = call.param("features", "nesting=1");
         }

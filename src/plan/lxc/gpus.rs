@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::desired::Desired;
+use crate::desired::WantedLxc;
 use crate::observed::Guest;
 use crate::plan::change::{Change, change};
 use crate::plan::guest::Planner;
@@ -11,11 +11,11 @@ use crate::pve::property::Properties;
 
 impl Planner<'_> {
     /// GPU device nodes.
-    pub(crate) fn gpus(&mut self, guest: &Guest) -> Result<(), Next> {
+    pub(crate) fn gpus(&mut self, lxc: &WantedLxc, guest: &Guest) -> Result<(), Next> {
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
-        let changes = gpu_changes(self.desired, guest, fresh);
+        let changes = gpu_changes(lxc, guest, fresh);
         self.apply(Stage::GPUReady, guest, changes)?;
-        let gpus = self.desired.gpus.clone().unwrap_or_default();
+        let gpus = lxc.gpus.clone().unwrap_or_default();
         let list = gpus.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
         let message = if gpus.is_empty() {
             "no GPUs are wanted".into()
@@ -41,16 +41,16 @@ fn gpu_devices(gpus: &[i64]) -> Vec<String> {
     devices
 }
 
-fn gpu_changes(desired: &Desired, guest: &Guest, fresh: bool) -> Vec<Change> {
+fn gpu_changes(lxc: &WantedLxc, guest: &Guest, fresh: bool) -> Vec<Change> {
     let existing: BTreeMap<u32, Properties> = guest
         .numbered("dev")
         .into_iter()
         .filter_map(|(i, text)| Some((i, Properties::of_option("dev0", text).ok()?)))
         .collect();
-    if desired.gpus.is_none() && !fresh {
+    if lxc.gpus.is_none() && !fresh {
         return Vec::new();
     }
-    let devices = gpu_devices(desired.gpus.as_deref().unwrap_or_default());
+    let devices = gpu_devices(lxc.gpus.as_deref().unwrap_or_default());
     let mut changes = Vec::new();
     let mut used = BTreeSet::new();
     let root = |c: Change| Change { root_only: true, ..c };

@@ -10,44 +10,52 @@ mod reclaim;
 mod rootfs;
 pub(crate) mod volumes;
 
+use crate::desired::WantedLxc;
 use crate::observed::Guest;
 use crate::reason::Reason;
 
 pub use owners::OWNER_KIND;
 
 use super::{Next, Stage};
-use crate::plan::guest::Planner;
+use crate::plan::guest::{Planner, Staged};
 use crate::plan::options::option_changes;
 use capabilities::flag_changes;
 use network::network_changes;
 
 impl Planner<'_> {
+    /// Configuration, volumes and GPUs are as wanted.
+    pub(crate) fn container(&mut self, lxc: &WantedLxc, guest: &Guest) -> Staged {
+        self.configured(lxc, guest).or_else(|next| self.shown(next))?;
+        self.volumes(guest).or_else(|next| self.shown(next))?;
+        self.gpus(lxc, guest).or_else(|next| self.shown(next))
+    }
+
     /// Options, network, features and raw lines are as wanted, and the root filesystem is large enough.
-    pub(crate) fn configured(&mut self, guest: &Guest) -> Result<(), Next> {
+    pub(crate) fn configured(&mut self, lxc: &WantedLxc, guest: &Guest) -> Result<(), Next> {
         let vmid = guest.at.vmid;
         let stage = Stage::Configured;
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
-        self.recreate_findings(guest);
-        self.grow_rootfs(guest).or_else(|next| self.shown(next))?;
+        self.recreate_findings(lxc, guest);
+        self.grow_rootfs(lxc, guest).or_else(|next| self.shown(next))?;
         let mut changes = option_changes(self.desired, guest, fresh);
         changes.extend(network_changes(self.desired, guest, fresh));
-        changes.extend(flag_changes(self.desired, guest));
+        changes.extend(flag_changes(lxc, guest));
         self.apply(stage, guest, changes).or_else(|next| self.shown(next))?;
-        self.raw_lines(guest).or_else(|next| self.shown(next))?;
+        self.raw_lines(lxc, guest).or_else(|next| self.shown(next))?;
         self.in_pool(vmid)?;
         self.ok(stage, "the configuration is as wanted");
         Ok(())
     }
 
-    fn recreate_findings(&mut self, guest: &Guest) {
+    fn recreate_findings(&mut self, lxc: &WantedLxc, guest: &Guest) {
         let rootfs = guest.options.get("rootfs").map(String::as_str).unwrap_or_default();
         let storage = rootfs.split(':').next().unwrap_or_default();
         let mut differs = Vec::new();
-        if let Some(wanted) = self.desired.rootfs_storage.as_ref().filter(|s| *s != storage) {
+        if let Some(wanted) = lxc.rootfs_storage.as_ref().filter(|s| *s != storage) {
             differs.push(format!("rootfs.storage is {storage:?}, wanted {wanted:?}"));
         }
         let unprivileged = guest.options.get("unprivileged").is_some_and(|v| v == "1");
-        if let Some(wanted) = self.desired.unprivileged.filter(|w| *w != unprivileged) {
+        if let Some(wanted) = lxc.unprivileged.filter(|w| *w != unprivileged) {
             differs.push(format!("unprivileged is {unprivileged}, wanted {wanted}"));
         }
         if !differs.is_empty() {

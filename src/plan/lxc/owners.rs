@@ -76,8 +76,8 @@ fn is_set(guest: &Guest, option: &str) -> bool {
 impl Planner<'_> {
     /// All owner containers, those of earlier management clusters taken over first.
     pub(crate) fn owners(&mut self, stage: Stage) -> Result<(WantedOwner, Owners), Next> {
-        let Some(wanted) = self.desired.owner.clone() else {
-            let named = self.desired.volumes.iter().flatten().find(|v| v.owner_key.is_some());
+        let Some(wanted) = self.desired.volume_owner().cloned() else {
+            let named = self.desired.volumes().iter().find(|v| v.owner_key.is_some());
             let message = format!(
                 "spec.volumes[{}].reclaimPolicy: Retain needs spec.volumeOwners of the PhoenixHypervisor: give it an id range, or set reclaimPolicy: Delete",
                 named.map(|v| v.name.as_str()).unwrap_or_default()
@@ -130,9 +130,8 @@ impl Planner<'_> {
         let prefix = volume_key(&self.desired.key, "");
         let wanted: Vec<&String> = self
             .desired
-            .volumes
+            .volumes()
             .iter()
-            .flatten()
             .filter_map(|v| v.owner_key.as_ref())
             .collect();
         let ours = owners.owners.iter().filter(|o| self.of_this_cluster(o));
@@ -154,9 +153,9 @@ impl Planner<'_> {
     /// Whether the guest's take-over has to begin with that of the owners of its volumes.
     pub(crate) fn take_over_owners(&mut self, guest: &Guest) -> Staged {
         let vmid = guest.at.vmid;
-        let retained = self.desired.volumes.iter().flatten().any(|v| v.owner_key.is_some());
+        let retained = self.desired.volumes().iter().any(|v| v.owner_key.is_some());
         let foreign = mounts(guest).iter().any(|m| m.is_volume() && !m.is_of(vmid));
-        if self.desired.owner.is_some() && (retained || foreign) {
+        if self.desired.volume_owner().is_some() && (retained || foreign) {
             self.owners(Stage::Created)?;
         }
         Ok(())
@@ -358,7 +357,7 @@ impl Planner<'_> {
     /// the node that they are on.
     pub(crate) fn retained_fit(&mut self, at: Option<&Use<'_>>) -> Result<Option<String>, Next> {
         let stage = at.map_or(Stage::Created, |a| a.stage);
-        let volumes = self.desired.volumes.clone().unwrap_or_default();
+        let volumes = self.desired.volumes().to_vec();
         let mut node: Option<(String, String)> = None;
         for volume in &volumes {
             let Some(key) = &volume.owner_key else { continue };

@@ -3,16 +3,17 @@
 use crate::plan::NodeWork;
 use std::collections::BTreeSet;
 
+use crate::desired::WantedLxc;
 use crate::observed::Guest;
 use crate::plan::guest::Planner;
 use crate::plan::{Announce, Effect, Next, Stage};
 
 impl Planner<'_> {
     /// Raw lines: missing ones are added; those that Phoenix wrote and the spec dropped are removed.
-    pub(crate) fn raw_lines(&mut self, guest: &Guest) -> Result<(), Next> {
+    pub(crate) fn raw_lines(&mut self, lxc: &WantedLxc, guest: &Guest) -> Result<(), Next> {
         let what = guest.named();
         let line = |(key, value): &(String, String)| format!("{key} = {value}");
-        let wanted: Vec<String> = self.desired.raw_lines.iter().map(line).collect();
+        let wanted: Vec<String> = lxc.raw_lines.iter().map(line).collect();
         let present: BTreeSet<String> = guest.raw_lines.iter().map(line).collect();
         let written: BTreeSet<&String> = self.status.lxc_options.iter().flatten().collect();
         let add: Vec<String> = wanted.iter().filter(|l| !present.contains(*l)).cloned().collect();
@@ -24,8 +25,7 @@ impl Planner<'_> {
             .collect();
         // A key that holds one value only is replaced, not doubled.
         for (key, value) in &guest.raw_lines {
-            let replaced = self
-                .desired
+            let replaced = lxc
                 .raw_lines
                 .iter()
                 .any(|(k, v)| k == key && v != value && k == "lxc.apparmor.profile");

@@ -49,7 +49,7 @@ impl Planner<'_> {
 
     /// What an owner keeps under the name of a volume that is to go with its guest, from when it was to be retained.
     pub(crate) fn kept_before(&mut self, at: &Use<'_>, volume: &WantedVolume) -> Result<Option<Entry>, Next> {
-        if self.desired.owner.is_none() {
+        if self.desired.volume_owner().is_none() {
             return Ok(None);
         }
         let (_, owners) = self.owners(at.stage)?;

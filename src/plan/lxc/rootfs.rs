@@ -1,5 +1,6 @@
 //! The root filesystem of a container.
 
+use crate::desired::WantedLxc;
 use crate::observed::Guest;
 use crate::plan::guest::Planner;
 use crate::plan::sizes::Sized;
@@ -9,9 +10,9 @@ use crate::pve::{ApiCall, units};
 
 impl Planner<'_> {
     /// Grows the root filesystem; shrinking is refused (facts D.7).
-    pub(crate) fn grow_rootfs(&mut self, guest: &Guest) -> Result<(), Next> {
+    pub(crate) fn grow_rootfs(&mut self, lxc: &WantedLxc, guest: &Guest) -> Result<(), Next> {
         let what = guest.named();
-        let Some(wanted) = self.desired.rootfs_gib else {
+        let Some(wanted) = lxc.rootfs_gib else {
             return Ok(());
         };
         let rootfs = guest.options.get("rootfs").map(String::as_str).unwrap_or_default();

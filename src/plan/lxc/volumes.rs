@@ -117,7 +117,7 @@ impl Planner<'_> {
         let vmid = guest.at.vmid;
         let stage = Stage::VolumesReady;
         let found = mounts(guest);
-        let wanted = self.desired.volumes.clone().unwrap_or_default();
+        let wanted = self.desired.volumes().to_vec();
         self.announced_elsewhere(vmid, &found, &wanted)?;
         let places = self.places(guest, &found, &wanted)?;
         self.detach(guest, &found, &places)?;
@@ -140,7 +140,7 @@ impl Planner<'_> {
         let changes = self.bind_changes(guest, &found);
         self.apply(stage, guest, changes)?;
         let told = |c: &Condition| c.type_ == "VolumeUnclaimed" && c.message.contains(KEPT_BY_OWNER);
-        if self.status.conditions.iter().any(told) && self.desired.owner.is_some() {
+        if self.status.conditions.iter().any(told) && self.desired.volume_owner().is_some() {
             self.owners(stage)?;
         }
         let recorded = self.record_held(guest, recorded)?;
@@ -217,7 +217,7 @@ impl Planner<'_> {
         all: &[WantedVolume],
     ) -> Staged {
         let vmid = guest.at.vmid;
-        if self.desired.owner.is_none() {
+        if self.desired.volume_owner().is_none() {
             return Ok(());
         }
         let stage = Stage::VolumesReady;
@@ -260,7 +260,7 @@ impl Planner<'_> {
 
     /// Detaches volumes that Phoenix attached and the spec dropped; they are kept (as `unusedN`, or by their owner).
     fn detach(&mut self, guest: &Guest, found: &[Mount], places: &[Option<usize>]) -> Result<(), Next> {
-        if self.desired.volumes.is_none() {
+        if self.desired.lxc().is_none_or(|lxc| lxc.volumes.is_none()) {
             return Ok(());
         }
         let recorded: BTreeSet<String> = self
@@ -415,7 +415,7 @@ impl Planner<'_> {
 
     /// Volume ids that the spec's volumes have by their paths.
     fn named(&self, found: &[Mount]) -> Vec<String> {
-        let wanted = self.desired.volumes.iter().flatten();
+        let wanted = self.desired.volumes().iter();
         let at = wanted.filter_map(|v| found.iter().find(|m| m.path() == v.path));
         at.map(|m| m.volid().to_string()).collect()
     }
@@ -523,7 +523,7 @@ impl Planner<'_> {
         if mount
             .bytes()
             .is_none_or(|b| b == crate::plan::sizes::gib_bytes(volume.size_gib))
-            || self.desired.owner.is_none()
+            || self.desired.volume_owner().is_none()
         {
             return Ok(());
         }
@@ -647,7 +647,7 @@ impl Planner<'_> {
     }
 
     fn bind_changes(&self, guest: &Guest, found: &[Mount]) -> Vec<Change> {
-        let Some(wanted) = &self.desired.binds else {
+        let Some(wanted) = self.desired.lxc().and_then(|lxc| lxc.binds.as_ref()) else {
             return Vec::new();
         };
         let mut changes = Vec::new();

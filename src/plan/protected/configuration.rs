@@ -9,7 +9,7 @@ use super::*;
 type Options = &'static [(&'static str, &'static str)];
 
 fn configured(scene: &Scene) -> String {
-    scene.stage(|p| p.configured(&scene.guest)).0
+    scene.stage(|p| p.configured(scene.lxc(), &scene.guest)).0
 }
 
 /// A clone that was never started, with what its template had.
@@ -71,7 +71,7 @@ fn an_interface_of_a_clone_keeps_nothing_but_its_address_of_hardware() {
 
 #[test]
 fn a_clone_gets_no_device_of_its_template_and_a_guest_keeps_what_nobody_named() {
-    let devices = |scene: Scene| scene.stage(|p| p.gpus(&scene.guest)).0;
+    let devices = |scene: Scene| scene.stage(|p| p.gpus(scene.lxc(), &scene.guest)).0;
     let (serial, gpu) = (("dev0", "/dev/ttyUSB0,mode=0666"), ("dev1", "/dev/nvidia0,mode=0666"));
     let cleared = devices(fresh("", &[serial]));
     assert!(cleared.contains("delete=dev0"), "{cleared}");
@@ -111,7 +111,7 @@ fn nothing_is_written_while_proxmox_works_on_the_guest() {
         ),
         ("raw lines", "lxcOptions: ['lxc.cap.drop = sys_rawio']", &[], configured),
         ("devices", "gpus: []", &[("dev0", "/dev/nvidia0")], |s| {
-            s.stage(|p| p.gpus(&s.guest)).0
+            s.stage(|p| p.gpus(s.lxc(), &s.guest)).0
         }),
         (
             "a volume",
@@ -150,7 +150,7 @@ fn drift_is_only_reported_where_the_hypervisor_says_so() {
         scene.desired.drift = policy;
         let hash = scene.desired.hash.clone();
         scene.status().applied_hash = Some(hash);
-        let (next, (findings, _)) = scene.stage(|p| p.configured(&scene.guest));
+        let (next, (findings, _)) = scene.stage(|p| p.configured(scene.lxc(), &scene.guest));
         let seen = findings.iter().any(|f| f.condition == "DriftDetected");
         assert!(seen, "{policy:?}: {findings:?}");
         next
@@ -167,7 +167,7 @@ fn drift_is_only_reported_where_the_hypervisor_says_so() {
 fn an_option_that_says_what_proxmox_takes_anyway_is_no_change() {
     let next = |spec: &str| {
         let scene = Scene::container(spec).with(&[("tags", "phoenix")]);
-        scene.stage(|p| p.configured(&scene.guest)).0
+        scene.stage(|p| p.configured(scene.lxc(), &scene.guest)).0
     };
     assert_eq!(next("cmode: tty, tty: 2, console: true"), "as wanted");
     assert_eq!(

@@ -8,7 +8,7 @@ const ROOT: (&str, &str) = ("scsi0", "tank:vm-100-disk-0,serial=root,size=8G");
 const BOOT: (&str, &str) = ("boot", "order=scsi0");
 
 fn disks(scene: &Scene) -> (String, Planned) {
-    let vm = scene.desired.vm.as_ref().unwrap();
+    let vm = scene.desired.vm().unwrap();
     scene.stage(|p| p.vm_disks(&scene.guest, vm))
 }
 

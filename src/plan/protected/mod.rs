@@ -8,6 +8,7 @@ mod machines;
 mod revisions;
 mod volumes;
 
+use crate::desired::WantedLxc;
 use crate::pve::GuestRef;
 use crate::pve::Vmid;
 use crate::reason::Reason;
@@ -71,7 +72,7 @@ impl Scene {
                 ("description".to_string(), desired.stamp(VMID).describe("")),
                 ("unprivileged".to_string(), "1".to_string()),
             ]),
-            ..Guest::new(GuestRef::new(desired.sort, VMID, NODE))
+            ..Guest::new(GuestRef::new(desired.sort(), VMID, NODE))
         };
         let observed = Observed {
             cluster: cluster(&guest),
@@ -111,6 +112,10 @@ impl Scene {
         change(&mut stamp);
         self.guest.options.insert("description".into(), stamp.describe(""));
         self
+    }
+
+    fn lxc(&self) -> &WantedLxc {
+        self.desired.lxc().unwrap()
     }
 
     /// What is recorded.

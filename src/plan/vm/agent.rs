@@ -10,7 +10,7 @@ impl Planner<'_> {
     /// The guest agent of a running machine answers, and the first boot is through. Waits, with a reason that tells when
     /// it takes too long.
     pub(crate) fn agent_answers(&mut self, guest: &Guest) -> Staged {
-        let Some(vm) = self.desired.vm.clone().filter(|_| guest.running) else {
+        let Some(vm) = self.desired.vm().cloned().filter(|_| guest.running) else {
             return Ok(());
         };
         let configured = guest

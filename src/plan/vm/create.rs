@@ -15,8 +15,13 @@ use crate::pve::ApiCall;
 impl Planner<'_> {
     /// Creates the machine with its boot disk imported from the image; everything else is configured afterwards, before
     /// the first start.
-    pub(crate) fn create_vm_call(&mut self, vmid: Vmid, node: &str, source: &Source) -> Result<Effect, Next> {
-        let vm = self.desired.vm.clone().unwrap_or_default();
+    pub(crate) fn create_machine(
+        &mut self,
+        vm: &WantedVm,
+        vmid: Vmid,
+        node: &str,
+        source: &Source,
+    ) -> Result<Effect, Next> {
         let volid = self.image_present(Stage::Created, node, source)?;
         let root = vm.disks.iter().flatten().next().cloned().unwrap_or_else(|| WantedDisk {
             name: "root".into(),
@@ -29,7 +34,7 @@ impl Planner<'_> {
             return Err(self.stuck(Stage::Created, Reason::InvalidSpec, message));
         };
         self.storage_usable(node, &storage, &field, "images")?;
-        let free = || super::disks::free_place(root.bus, &vm, &BTreeMap::new());
+        let free = || super::disks::free_place(root.bus, vm, &BTreeMap::new());
         let Some(place) = root.place.clone().or_else(free) else {
             let message = format!(
                 "{}.disks[{}].bus: the names of other disks spell all places of {}: choose another bus",
@@ -49,7 +54,7 @@ impl Planner<'_> {
             .param_opt("pool", self.desired.pool.as_ref())
             .param(&place, disk)
             .param("boot", format!("order={place}"));
-        for (key, value) in created_options(self.desired, &vm) {
+        for (key, value) in created_options(self.desired, vm) {
             call = call.param(key, value);
         }
         for net in self.desired.network.iter().flatten() {

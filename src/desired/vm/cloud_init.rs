@@ -1,5 +1,5 @@
 //! What cloud-init of a machine is told: options of the machine, and what goes into a snippet besides
-//! ([`super::cloud_init`] renders it).
+//! ([`super::vendor_data`] renders it).
 
 use crate::reason::Reason;
 
@@ -45,29 +45,27 @@ fn is_ssh_key(line: &str) -> bool {
 }
 
 pub(super) fn wanted(
-    desired: &Desired,
-    object: &GuestObject,
+    context: &Context<'_>,
+    source: Option<&Source>,
     guest: &VmGuest,
-    defaults: &Defaults,
-    objects: &dyn Objects,
 ) -> Result<Option<WantedCloudInit>, Blocked> {
     let Some(init) = &guest.cloud_init else {
-        return no_cloud_init(desired, object, guest);
+        return no_cloud_init(context, guest);
     };
     Ok(Some(WantedCloudInit {
         storage: init.storage.clone(),
-        password: password(object, init, objects)?,
-        vendor: vendor(desired, object, guest, init, defaults)?,
+        password: password(context.object, init, context.objects)?,
+        vendor: vendor(context, source, guest, init)?,
     }))
 }
 
 /// Without cloud-init nothing can install the agent.
-fn no_cloud_init(desired: &Desired, object: &GuestObject, guest: &VmGuest) -> Result<Option<WantedCloudInit>, Blocked> {
-    let prefix = object.field_prefix();
+fn no_cloud_init(context: &Context<'_>, guest: &VmGuest) -> Result<Option<WantedCloudInit>, Blocked> {
+    let prefix = context.object.field_prefix();
     if guest.agent.as_ref().and_then(|a| a.install) != Some(true) {
         return Ok(None);
     }
-    if !desired.channels.ssh {
+    if !context.channels.ssh {
         return Err(needs_snippet(prefix, "agent.install"));
     }
     Err(invalid(format!(
@@ -104,16 +102,15 @@ fn password(object: &GuestObject, init: &CloudInit, objects: &dyn Objects) -> Re
 
 /// What goes into the snippet, if anything does.
 fn vendor(
-    desired: &Desired,
-    object: &GuestObject,
+    context: &Context<'_>,
+    source: Option<&Source>,
     guest: &VmGuest,
     init: &CloudInit,
-    defaults: &Defaults,
 ) -> Result<Option<WantedVendor>, Blocked> {
-    let prefix = object.field_prefix();
+    let prefix = context.object.field_prefix();
     let agent = guest.agent.clone().unwrap_or_default();
-    let from_image = matches!(desired.source, Some(Source::Image { .. } | Source::Download { .. }));
-    let ssh = desired.channels.ssh;
+    let from_image = matches!(source, Some(Source::Image { .. } | Source::Download { .. }));
+    let ssh = context.channels.ssh;
     let asked = [
         (
             init.packages.as_ref().is_some_and(|p| !p.is_empty()),
@@ -130,17 +127,20 @@ fn vendor(
         return Ok(None);
     }
     if let Some(text) = &init.user_data {
-        cloud_init::check_user_data(text).map_err(|e| invalid(format!("{prefix}.{e}")))?;
+        vendor_data::check_user_data(text).map_err(|e| invalid(format!("{prefix}.{e}")))?;
     }
     let enabled = agent.enabled.unwrap_or(true);
-    let scripts: Vec<Script> = desired
+    let scripts: Vec<Script> = context
         .scripts
         .iter()
         .filter(|s| s.role == ScriptRole::Feature)
         .cloned()
         .collect();
     let vendor = WantedVendor {
-        storage: init.snippet_storage.clone().or(defaults.snippet_storage.clone()),
+        storage: init
+            .snippet_storage
+            .clone()
+            .or(context.defaults.snippet_storage.clone()),
         packages: init.packages.clone().unwrap_or_default(),
         user_data: init.user_data.clone(),
         agent: enabled && agent.install.unwrap_or(from_image),

@@ -1,5 +1,8 @@
 //! What only virtual machines have, from a PhoenixVM or a PhoenixTemplate of vm form.
 
+mod cloud_init;
+pub mod vendor_data;
+
 use crate::reason::Reason;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +10,8 @@ use crate::crd::*;
 use crate::secret::Secret;
 
 use super::images::file_name;
-use super::resolve::{clone_source, gib, image_storage, memory, mib};
+use super::resolve::{Context, Wing};
+use super::shared::{clone_source, flag, gib, given, image_storage, memory, mib, shared_options};
 use super::*;
 
 /// Properties of an option that are managed, in Proxmox's words.
@@ -81,7 +85,7 @@ pub struct WantedCloudInit {
     pub vendor: Option<WantedVendor>,
 }
 
-/// The vendor-data snippet: what Proxmox's own options cannot say ([`cloud_init`]).
+/// The vendor-data snippet: what Proxmox's own options cannot say ([`vendor_data`]).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WantedVendor {
     /// Storage with content snippets; `None`: one that the node has.
@@ -100,39 +104,40 @@ pub struct WantedVendor {
     pub digest: String,
 }
 
-/// Adds what is wanted of a machine.
+/// What is wanted of a machine.
 ///
 /// # Errors
 /// What is wrong with the spec or with what it refers to, with field, value and fix.
-pub(super) fn fill(
-    desired: &mut Desired,
-    object: &GuestObject,
-    guest: &VmGuest,
-    hypervisor: &PhoenixHypervisor,
-    objects: &dyn Objects,
-) -> Result<(), Blocked> {
+pub(super) fn wanted(context: &Context<'_>, guest: &VmGuest) -> Result<Wing, Blocked> {
+    let Context {
+        object,
+        objects,
+        defaults,
+        channels,
+        ..
+    } = context;
     let prefix = object.field_prefix();
-    let defaults = hypervisor.spec.defaults.clone().unwrap_or_default();
-    root_only(desired, object, guest)?;
+    root_only(*channels, object, guest)?;
     agent_needed(object, guest)?;
-    desired.source = source(object, guest, &defaults, objects)?;
-    desired.options.extend(options(guest, &defaults, prefix)?);
+    let source = source(object, guest, defaults, *objects)?;
+    let mut options = shared_options(&guest.shared, defaults);
+    options.extend(self::options(guest, defaults, prefix)?);
     if guest.cloud_init.is_none() && guest.shared.dns.is_none() {
         // Defaults for name resolution mean nothing to a machine without cloud-init.
-        desired.options.remove("nameserver");
-        desired.options.remove("searchdomain");
+        options.remove("nameserver");
+        options.remove("searchdomain");
     }
     if let Some(init) = &guest.cloud_init {
-        desired.options.extend(vm_cloud_init::options(object, init, objects)?);
+        options.extend(cloud_init::options(object, init, *objects)?);
     }
-    network(desired, guest, &defaults, prefix)?;
+    let network = network(guest, defaults, prefix)?;
     let mut vm = WantedVm {
         properties: properties(guest),
         disks: guest.disks.as_ref().map(|list| disks(list, prefix)).transpose()?,
         disk_storage: defaults.disk_storage.clone(),
         firmware: firmware(guest),
         boot_order: guest.boot_order.clone(),
-        cloud_init: vm_cloud_init::wanted(desired, object, guest, &defaults, objects)?,
+        cloud_init: cloud_init::wanted(context, source.as_ref(), guest)?,
         pci: guest.pci.as_ref().map(|list| list.iter().map(pci).collect()),
         usb: guest.usb.as_ref().map(|list| list.iter().map(usb).collect()),
         agent: guest.agent.as_ref().map(|a| a.enabled.unwrap_or(true)),
@@ -141,16 +146,20 @@ pub(super) fn fill(
     };
     // Of a machine that is there the list may stand in any order.
     if object.status.create_sent != Some(true) {
-        new_disks(desired, guest, &vm, prefix)?;
+        new_disks(source.as_ref(), guest, &vm, prefix)?;
     }
     vm.properties.extend(addresses(guest));
     if guest.serial == Some(false) {
         vm.absent.insert("serial0".into());
     }
-    vm.creation = creation(guest, desired);
+    vm.creation = creation(guest, source.as_ref());
     check_boot_order(guest, prefix)?;
-    desired.vm = Some(vm);
-    Ok(())
+    Ok(Wing {
+        guest: WantedGuest::Vm(Box::new(vm)),
+        source,
+        options,
+        network,
+    })
 }
 
 pub(super) fn invalid(message: String) -> Blocked {
@@ -158,7 +167,7 @@ pub(super) fn invalid(message: String) -> Blocked {
 }
 
 /// Fields that only root@pam may set (facts F.5).
-fn root_only(desired: &Desired, object: &GuestObject, guest: &VmGuest) -> Result<(), Blocked> {
+fn root_only(channels: Channels, object: &GuestObject, guest: &VmGuest) -> Result<(), Blocked> {
     let prefix = object.field_prefix();
     let affinity = guest.cpu.as_ref().and_then(|c| c.affinity.clone());
     let mut fields = vec![
@@ -172,7 +181,7 @@ fn root_only(desired: &Desired, object: &GuestObject, guest: &VmGuest) -> Result
     for (i, device) in guest.usb.iter().flatten().enumerate() {
         fields.push((format!("{prefix}.usb[{i}].host"), device.host.clone(), mapping));
     }
-    let channel = desired.channels.ticket || desired.channels.ssh;
+    let channel = channels.ticket || channels.ssh;
     for (field, value, other) in fields {
         let Some(value) = value else { continue };
         if !channel {
@@ -372,9 +381,9 @@ fn addresses(guest: &VmGuest) -> BTreeMap<String, Managed> {
         .collect()
 }
 
-fn network(desired: &mut Desired, guest: &VmGuest, defaults: &Defaults, prefix: &str) -> Result<(), Blocked> {
+fn network(guest: &VmGuest, defaults: &Defaults, prefix: &str) -> Result<Option<Vec<WantedNet>>, Blocked> {
     let Some(list) = &guest.shared.network else {
-        return Ok(());
+        return Ok(None);
     };
     for n in list {
         let addressed = [("ip", &n.ip), ("ip6", &n.ip6)].into_iter().find(|(_, v)| v.is_some());
@@ -400,8 +409,7 @@ fn network(desired: &mut Desired, guest: &VmGuest, defaults: &Defaults, prefix: 
         .filter_map(|(k, v)| Some((k.to_string(), v?)))
         .collect(),
     };
-    desired.network = Some(list.iter().map(wanted).collect());
-    Ok(())
+    Ok(Some(list.iter().map(wanted).collect()))
 }
 
 fn disks(list: &[VmDisk], prefix: &str) -> Result<Vec<WantedDisk>, Blocked> {
@@ -436,8 +444,8 @@ fn disks(list: &[VmDisk], prefix: &str) -> Result<Vec<WantedDisk>, Blocked> {
 }
 
 /// A machine from an image gets all its disks anew: each has a storage, and each but the image's a size.
-fn new_disks(desired: &Desired, guest: &VmGuest, vm: &WantedVm, prefix: &str) -> Result<(), Blocked> {
-    if !matches!(desired.source, Some(Source::Image { .. } | Source::Download { .. })) {
+fn new_disks(source: Option<&Source>, guest: &VmGuest, vm: &WantedVm, prefix: &str) -> Result<(), Blocked> {
+    if !matches!(source, Some(Source::Image { .. } | Source::Download { .. })) {
         return Ok(());
     }
     let first = guest.disks.iter().flatten().next();
@@ -509,7 +517,7 @@ fn usb(device: &VmUsb) -> Managed {
 
 /// What a new machine gets besides: the agent's channel, a controller for its disks, and the console that cloud images
 /// expect.
-fn creation(guest: &VmGuest, desired: &Desired) -> BTreeMap<String, String> {
+fn creation(guest: &VmGuest, source: Option<&Source>) -> BTreeMap<String, String> {
     let mut creation: BTreeMap<String, String> = [
         ("ostype", "l26"),
         ("scsihw", "virtio-scsi-single"),
@@ -518,7 +526,7 @@ fn creation(guest: &VmGuest, desired: &Desired) -> BTreeMap<String, String> {
     .into_iter()
     .map(|(k, v)| (k.to_string(), v.to_string()))
     .collect();
-    if !matches!(desired.source, Some(Source::Clone { .. })) && guest.serial.is_none() {
+    if !matches!(source, Some(Source::Clone { .. })) && guest.serial.is_none() {
         creation.insert("serial0".into(), "socket".into());
         if guest.vga.is_none() {
             creation.insert("vga".into(), "serial0".into());
