@@ -9,10 +9,22 @@ use crate::pve::{ApiCall, GuestRef, GuestType, Vmid};
 use crate::remote::node::{self, NodeLayout, RawLine, RawLinesAnswer};
 use crate::remote::runner::{self, GuestFile, Layout};
 use crate::remote::{Command, InvalidCommand, Output};
-use crate::status::Outcome;
 
 use super::connection::Connection;
 use super::failure::{failure, is_passing, of_call, of_guest};
+
+/// What came of an effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// A Proxmox task works on it.
+    Started(String),
+    /// It failed, or nobody knows (then the next look tells).
+    Failed(Failure),
+    /// Something else is in the way for a moment; not the step's fault.
+    Busy(Failure),
+}
 
 /// Carries out a step's effect.
 pub async fn execute(connection: &Connection, key: &Key, step: &Step) -> Outcome {

@@ -98,7 +98,6 @@ spec: {hypervisorRef: {name: pve}}
             status: &status,
             now: 0,
             clock: 0,
-            preview: false,
         })
     }
 

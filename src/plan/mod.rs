@@ -216,6 +216,4 @@ pub struct Plan {
     pub facts: Facts,
     /// Only part was looked at, because nothing seems to have changed: what was found before still holds.
     pub partial: bool,
-    /// Preview only: the steps that would be done.
-    pub steps: Vec<Step>,
 }

@@ -18,7 +18,7 @@ use crate::observed::{
 };
 use crate::pve::{GuestRef, GuestType, Vmid};
 use crate::secret::Secret;
-use crate::status::{self, Outcome};
+use crate::status::{self, Ended};
 
 use super::{Next, Plan, ProbeRequest, Query};
 
@@ -245,7 +245,7 @@ impl Forecast {
         }
         (self.observed.verified, self.observed.sweep) = (None, true);
         let known = self.effect(&step.effect, now);
-        self.status = status::after_step(&self.status, step, &Outcome::Done, now, 1.0);
+        self.status = status::after_step(&self.status, step, &Ended::Done, now, 1.0);
         if self.works {
             self.status.health = Some("Healthy".into());
         }

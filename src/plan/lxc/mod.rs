@@ -27,12 +27,12 @@ impl Planner<'_> {
         let stage = Stage::Configured;
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
         self.recreate_findings(guest);
-        self.grow_rootfs(guest).or_else(|next| self.shown(next))?;
+        self.grow_rootfs(guest)?;
         let mut changes = option_changes(self.desired, guest, fresh);
         changes.extend(network_changes(self.desired, guest, fresh));
         changes.extend(flag_changes(self.desired, guest));
-        self.apply(stage, guest, changes).or_else(|next| self.shown(next))?;
-        self.raw_lines(guest).or_else(|next| self.shown(next))?;
+        self.apply(stage, guest, changes)?;
+        self.raw_lines(guest)?;
         self.in_pool(vmid)?;
         self.ok(stage, "the configuration is as wanted");
         Ok(())

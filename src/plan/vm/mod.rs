@@ -27,11 +27,11 @@ impl Planner<'_> {
         let Some(vm) = self.desired.vm.clone() else {
             return Ok(());
         };
-        self.vm_disks(guest, &vm).or_else(|next| self.shown(next))?;
-        self.vm_configured(guest, &vm).or_else(|next| self.shown(next))?;
+        self.vm_disks(guest, &vm)?;
+        self.vm_configured(guest, &vm)?;
         self.ok(Stage::VolumesReady, "the disks are as wanted");
-        self.devices(guest, &vm).or_else(|next| self.shown(next))?;
-        self.cloud_init(guest, &vm).or_else(|next| self.shown(next))
+        self.devices(guest, &vm)?;
+        self.cloud_init(guest, &vm)
     }
 
     fn vm_configured(&mut self, guest: &Guest, vm: &WantedVm) -> Staged {

@@ -69,7 +69,6 @@ pub(crate) fn next(forecast: &mut Forecast, desired: &Desired) -> Plan {
             status: &forecast.status,
             now: 1_000_000,
             clock: 0,
-            preview: false,
         });
         let Next::Look(query) = &plan.next else { return plan };
         let Some(query) = forecast.answer(query.clone()) else {
