@@ -13,8 +13,10 @@ mod engine;
 use std::sync::{Arc, Mutex};
 
 use engine::{IMAGE, World, lxc, template, vm, vm_template};
+use phoenix::crd::ADOPT;
 use phoenix::desired::{Key, Objects};
 use phoenix::engine::{Point, Tripwire};
+use phoenix::simulator::Edit;
 use serde_json::{Value, json};
 
 /// Notes what is done.
@@ -83,7 +85,7 @@ fn writes(request: &phoenix::simulator::LoggedRequest) -> bool {
 
 /// Steps without those that only record something, and without the ids of guests and volumes that are only known then.
 fn told(actions: Vec<String>) -> Vec<String> {
-    let records = ["record ", "note that", "note the restart", "keep "];
+    let records = ["record ", "note that", "note the restart", "keep ", "forget "];
     let mut told: Vec<String> = Vec::new();
     for action in actions.iter().filter(|a| !records.iter().any(|r| a.starts_with(r))) {
         let creates = action.starts_with("clone ") || (action.starts_with("create ") && !action.contains(" owner "));
@@ -197,6 +199,45 @@ async fn templates_and_their_clones() {
         let steps = site.applied(base).await;
         assert!(steps[0].starts_with("create guest (next free id)"), "{steps:#?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn earlier_revisions_that_go() {
+    let mut site = Site::new().await;
+    let mut base = template("base", "Template");
+    base["spec"]["revisionHistoryLimit"] = json!(0);
+    base["spec"]["lxc"]["protection"] = json!(false);
+    site.applied(base.clone()).await;
+    base["spec"]["lxc"]["application"] = json!({"script": "#!/bin/sh\ntrue\n"});
+    let steps = site.applied(base).await;
+    assert!(steps.last().unwrap().starts_with("remove container 1000"), "{steps:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guests_and_images_that_are_there() {
+    let mut site = Site::new().await;
+    let options = [("description", "mine"), ("unprivileged", "1"), ("cores", "1")];
+    let edit = Edit::CreateGuest {
+        vmid: 500,
+        node: None,
+        vm: false,
+        options: options.map(|(k, v)| (k.to_string(), v.to_string())).into(),
+        storage: Some("quickOS-lxc-disks".into()),
+    };
+    site.world.sim().edit(edit).unwrap();
+    let mut adopted = lxc("a", json!({}));
+    adopted["spec"].as_object_mut().unwrap().remove("rootfs");
+    adopted["metadata"]["annotations"] = json!({ADOPT: "500"});
+    let steps = site.applied(adopted).await;
+    assert_eq!(steps[0], "take over container 500");
+    let (_, file) = IMAGE.split_once("vztmpl/").unwrap();
+    let mut hypervisor = (*site.world.store.hypervisor("ai", "pve").unwrap()).clone();
+    hypervisor.spec.defaults.as_mut().unwrap().image_storage = Some("fastData-shared-iso".into());
+    site.world.store.objects.insert_hypervisor(hypervisor);
+    let steps = site
+        .applied(lxc("b", json!({"source": {"image": {"appliance": file}}})))
+        .await;
+    assert!(steps[0].starts_with("compare image "), "{steps:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
