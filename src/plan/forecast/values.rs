@@ -1,5 +1,5 @@
 //! How Proxmox keeps what is written into a configuration, and what of it a running guest takes at its next start only
-//! (facts D.3, F.3).
+//! (facts D.5, F.3).
 
 use crate::observed::Guest;
 use crate::plan::held::{owned_by, owner_of};
