@@ -27,17 +27,15 @@ const TRANSIENT: &[&str] = &[
     "ImageNotCompared",
 ];
 
-/// What came of a step.
+/// What came of a step that nothing else was in the way of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Ended {
     /// It is done.
     Done,
     /// A Proxmox task works on it.
     Started(String),
     /// It failed, or nobody knows (then the next look tells).
     Failed(Cause),
-    /// Something else is in the way for a moment; not the step's fault.
-    Busy(Cause),
 }
 
 /// Sets a condition; its transition time changes only with its status.
@@ -193,10 +191,10 @@ fn take_up(status: &mut GuestStatus) {
 }
 
 /// The status after a step. `scale` shortens the pause after a failure, for tests whose time is faster.
-pub fn after_step(previous: &GuestStatus, step: &Step, outcome: &Outcome, now: i64, scale: f64) -> GuestStatus {
+pub fn after_step(previous: &GuestStatus, step: &Step, ended: &Ended, now: i64, scale: f64) -> GuestStatus {
     let mut status = previous.clone();
-    match outcome {
-        Outcome::Done => {
+    match ended {
+        Ended::Done => {
             retry::succeeded(&mut status, step.apart.as_deref());
             if let Effect::OnNode {
                 work: NodeWork::RawLines { remove, .. },
@@ -208,18 +206,15 @@ pub fn after_step(previous: &GuestStatus, step: &Step, outcome: &Outcome, now: i
                 status.lxc_options = Some(left).filter(|l| !l.is_empty());
             }
         }
-        Outcome::Started(upid) => {
+        Ended::Started(upid) => {
             status.task = Some(TaskStatus {
                 upid: upid.clone(),
                 action: step.action.clone(),
                 apart: step.apart.clone(),
             });
         }
-        Outcome::Failed(failure) => {
+        Ended::Failed(failure) => {
             retry::failed(&mut status, step.apart.as_deref(), &step.action, failure, now, scale);
-        }
-        Outcome::Busy(failure) => {
-            status.last_error = Some(failure.message.clone());
         }
     }
     status

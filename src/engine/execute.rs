@@ -10,10 +10,22 @@ use crate::reason::Reason;
 use crate::remote::node::{self, NodeLayout, RawLine, RawLinesAnswer};
 use crate::remote::runner::{self, GuestFile, Layout};
 use crate::remote::{Command, InvalidCommand, Output};
-use crate::status::Outcome;
 
 use super::connection::Connection;
 use super::failure::{of_call, of_guest};
+
+/// What came of an effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// A Proxmox task works on it.
+    Started(String),
+    /// It failed, or nobody knows (then the next look tells).
+    Failed(Cause),
+    /// Something else is in the way for a moment; not the step's fault.
+    Busy(Cause),
+}
 
 /// Carries out a step's effect.
 pub async fn execute(connection: &Connection, key: &Key, step: &Step) -> Outcome {

@@ -3,115 +3,45 @@
 use crate::pve::Vmid;
 use crate::reason::Cause;
 use crate::reason::Reason;
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::crd::{ADOPT, GuestKind, RESTAMP, VolumeStatus};
-use crate::desired::{self, Desired, GuestObject, Identity, refs};
+use crate::crd::{ADOPT, GuestKind, GuestStatus, RESTAMP, VolumeStatus};
+use crate::desired::{self, GuestObject, Identity, refs};
 use crate::observed::{ClonePlace, Observed, Recorded, Verified};
 use crate::plan::{self, Input, Next, Plan, Surroundings};
 use crate::pve::GuestType;
 use crate::status;
 
-use super::connection::{Connection, Snapshot};
+use super::connection::Snapshot;
+use super::reconcile::Reconcile;
 use super::store::Store;
 use super::{Engine, Memory, SWEEP_SECONDS, lock, now, observe};
 
 /// Looks for one plan; more means that a plan asks in circles.
 const MAX_LOOKS: usize = 64;
 
-impl<S: Store> Engine<S> {
+impl<S: Store> Reconcile<'_, S> {
     /// Looks and plans until the plan needs no more looks.
-    pub(super) async fn make_plan<'c>(
-        &self,
-        connection: &'c Connection,
-        snapshot: &Snapshot,
-        object: &GuestObject,
-        desired: Option<&Desired>,
-        owner_guard: &mut Option<tokio::sync::MutexGuard<'c, ()>>,
-        preview: bool,
-    ) -> Result<Plan, Cause> {
-        let mut observed = self.start_looking(snapshot, object);
-        observed.cloned_revisions = self.cloned_revisions(object);
-        if object.deleting && object.key.kind == GuestKind::PhoenixTemplate {
-            let hypervisor = object.hypervisor_ref();
-            self.store.look_at_all(&mut |o| {
-                let vmid = o
-                    .status
-                    .vmid()
-                    .filter(|_| o.hypervisor_ref() == hypervisor && o.key != object.key);
-                observed.objects.extend(vmid.map(|vmid| (vmid, o.key.to_string())));
-            });
-        }
-        if !preview {
-            observed.clone_queue = desired.and_then(|d| queued(connection, snapshot, d, object));
-        }
-        let identity = match desired {
-            Some(desired) => desired.identity(),
-            None => self.identity_of(object),
-        };
-        let (namespace, name) = object.hypervisor_ref();
-        let hypervisor = self.store.hypervisor(&namespace, &name);
-        let spec = hypervisor.as_ref().map(|h| &h.spec);
-        let previous = spec.and_then(|s| s.previous_cluster_ids.clone()).unwrap_or_default();
-        let owners = spec.and_then(|s| s.volume_owners.as_ref());
-        let around = Surroundings {
-            cluster_id: &self.options.cluster_id,
-            previous: &previous,
-            owner_ids: owners.map(|o| o.id_range.ids()),
-        };
-        let dependencies = || refs::dependencies(object, self.store.as_ref());
-        let status = match desired {
-            Some(desired) => status::upgraded(&object.status, object.generation, &desired.hash),
-            None => Cow::Borrowed(&object.status),
-        };
-        let mut held_known = Self::may_take(object, snapshot);
+    pub(super) async fn make_plan(&mut self) -> Result<Plan, Cause> {
+        let mut observed = self.start_looking();
+        observed.clone_queue = self.queued();
+        let status = self.status();
         for _ in 0..MAX_LOOKS {
-            let plan = match desired {
-                Some(desired) => plan::plan(Input {
-                    desired,
-                    dependencies: &dependencies,
-                    observed: &observed,
-                    status: &status,
-                    now: now(),
-                    clock: self.clock(),
-                    preview,
-                }),
-                None if object.deleting => plan::plan_deletion(object, &observed, around, now()),
-                None => plan::plan_stop(object, &observed, around, now()),
-            };
+            let plan = self.plan(&observed, &status);
             let Next::Look(query) = &plan.next else {
                 let waits = matches!(&plan.next, Next::Wait { cause, .. } if cause.reason == Reason::TemplateBusy);
                 if observed.clone_queue.is_some() && !waits {
-                    connection.leave_clone_queue(&object.key);
+                    self.connection.leave_clone_queue(&self.object.key);
                 }
                 return Ok(plan);
             };
             if let plan::Query::VmidFree { vmid, .. } = query
-                && !preview
-                && !self.choose(object, *vmid)
+                && !self.engine.choose(&self.object, *vmid)
             {
-                observed.reserved = self.reserved(&lock(&self.memory), object);
+                observed.reserved = self.engine.reserved(&lock(&self.engine.memory), &self.object);
                 continue;
             }
-            // A search leaves out what other objects have, which otherwise nobody needs to know.
-            if matches!(query, plan::Query::Stamped { .. }) && !held_known {
-                held_known = true;
-                observed.held = self.held(&lock(&self.memory), object);
-                continue;
-            }
-            // Who looks at owner containers is about to edit one: one object at a time.
-            if matches!(query, plan::Query::Owners { .. }) {
-                if owner_guard.is_none() {
-                    *owner_guard = Some(connection.owners.lock().await);
-                }
-                observed.recorded = self.recorded(object);
-            }
-            observe::look(connection, snapshot, &identity, &previous, query, &mut observed).await?;
-            if let (Some(counters), plan::Query::Probes { probes, .. }) = (&self.options.counters, query) {
-                let answers = probes.iter().filter_map(|p| observed.probes.get_key_value(&p.kind));
-                answers.for_each(|(kind, answer)| counters.probe(*kind, answer));
-            }
+            self.look(query, &mut observed).await?;
         }
         Err(Cause::new(
             Reason::InternalError,
@@ -119,6 +49,132 @@ impl<S: Store> Engine<S> {
         ))
     }
 
+    /// The status that a plan is made from.
+    pub(super) fn status(&self) -> GuestStatus {
+        let status = &self.object.status;
+        match self.desired {
+            Some(desired) => status::upgraded(status, self.object.generation, &desired.hash).into_owned(),
+            None => status.clone(),
+        }
+    }
+
+    /// The plan from what was looked at so far.
+    pub(super) fn plan(&self, observed: &Observed, status: &GuestStatus) -> Plan {
+        let around = Surroundings {
+            cluster_id: &self.engine.options.cluster_id,
+            previous: &self.previous,
+            owner_ids: self.owner_ids,
+        };
+        let object = &self.object;
+        match self.desired {
+            Some(desired) => plan::plan(Input {
+                desired,
+                dependencies: &|| refs::dependencies(object, self.engine.store.as_ref()),
+                observed,
+                status,
+                now: now(),
+                clock: self.engine.clock(),
+            }),
+            None if object.deleting => plan::plan_deletion(object, observed, around, now()),
+            None => plan::plan_stop(object, observed, around, now()),
+        }
+    }
+
+    /// Looks at what a plan asks for.
+    pub(super) async fn look(&mut self, query: &plan::Query, observed: &mut Observed) -> Result<(), Cause> {
+        // A search leaves out what other objects have, which otherwise nobody needs to know.
+        if matches!(query, plan::Query::Stamped { .. }) && !self.held_known {
+            self.held_known = true;
+            observed.held = self.engine.held(&lock(&self.engine.memory), &self.object);
+            return Ok(());
+        }
+        // Who looks at owner containers is about to edit one: one object at a time.
+        if matches!(query, plan::Query::Owners { .. }) {
+            if self.owner_lock.is_none() {
+                self.owner_lock = Some(self.connection.owners.lock().await);
+            }
+            observed.recorded = self.engine.recorded(&self.object);
+        }
+        observe::look(
+            self.connection,
+            self.snapshot,
+            &self.identity,
+            &self.previous,
+            query,
+            observed,
+        )
+        .await?;
+        if let (Some(counters), plan::Query::Probes { probes, .. }) = (&self.engine.options.counters, query) {
+            let answers = probes.iter().filter_map(|p| observed.probes.get_key_value(&p.kind));
+            answers.for_each(|(kind, answer)| counters.probe(*kind, answer));
+        }
+        Ok(())
+    }
+
+    /// What is known before anything is looked at.
+    pub(super) fn start_looking(&self) -> Observed {
+        let (engine, object) = (self.engine, &self.object);
+        let mut cluster = self.snapshot.cluster.clone();
+        let (namespace, name) = object.hypervisor_ref();
+        cluster.recorded = engine
+            .store
+            .hypervisor(&namespace, &name)
+            .and_then(|h| h.status.clone()?.cluster);
+        let memory = lock(&engine.memory);
+        let verified = memory.verified.get(&object.key).cloned();
+        // A look of a later time was made while the clock was ahead.
+        let fresh = |v: &Verified| (0..=SWEEP_SECONDS).contains(&(now() - v.at));
+        let sweep = !verified.as_ref().is_some_and(fresh);
+        Observed {
+            cluster,
+            reserved: engine.reserved(&memory, object),
+            held: match self.held_known {
+                true => engine.held(&memory, object),
+                false => BTreeMap::new(),
+            },
+            verified,
+            sweep,
+            health: memory.health.get(&object.key).cloned(),
+            cloned_revisions: engine.cloned_revisions(object),
+            objects: self.cloning_objects(),
+            ..Observed::default()
+        }
+    }
+
+    /// Objects by the vmid that they recorded, where a template is being deleted.
+    fn cloning_objects(&self) -> BTreeMap<Vmid, String> {
+        let object = &self.object;
+        let mut found = BTreeMap::new();
+        if object.deleting && object.key.kind == GuestKind::PhoenixTemplate {
+            let hypervisor = object.hypervisor_ref();
+            self.engine.store.look_at_all(&mut |o| {
+                let vmid = o
+                    .status
+                    .vmid()
+                    .filter(|_| o.hypervisor_ref() == hypervisor && o.key != object.key);
+                found.extend(vmid.map(|vmid| (vmid, o.key.to_string())));
+            });
+        }
+        found
+    }
+
+    /// The object's place among those that wait for a clone of the same container (facts D.4). Machines do not queue:
+    /// their source takes several clones at once (facts F.4).
+    fn queued(&self) -> Option<ClonePlace> {
+        let desired = self.desired?;
+        let Some(desired::Source::Clone { vmid: Some(source), .. }) = &desired.source else {
+            return None;
+        };
+        let status = &self.object.status;
+        let vmid = status.vmid()?;
+        let waits = desired.sort() == GuestType::Lxc
+            && status.task.is_none()
+            && !self.snapshot.cluster.guests.contains_key(&vmid);
+        waits.then(|| self.connection.queue_clone(*source, &self.object.key))
+    }
+}
+
+impl<S: Store> Engine<S> {
     pub(super) fn identity_of(&self, object: &GuestObject) -> Identity {
         Identity {
             cluster: self.options.cluster_id.clone(),
@@ -126,32 +182,6 @@ impl<S: Store> Engine<S> {
             namespace: object.key.namespace.clone(),
             name: object.key.name.clone(),
             uid: object.uid.clone(),
-        }
-    }
-
-    fn start_looking(&self, snapshot: &Snapshot, object: &GuestObject) -> Observed {
-        let mut cluster = snapshot.cluster.clone();
-        let (namespace, name) = object.hypervisor_ref();
-        cluster.recorded = self
-            .store
-            .hypervisor(&namespace, &name)
-            .and_then(|h| h.status.clone()?.cluster);
-        let memory = lock(&self.memory);
-        let verified = memory.verified.get(&object.key).cloned();
-        // A look of a later time was made while the clock was ahead.
-        let fresh = |v: &Verified| (0..=SWEEP_SECONDS).contains(&(now() - v.at));
-        let sweep = !verified.as_ref().is_some_and(fresh);
-        Observed {
-            cluster,
-            reserved: self.reserved(&memory, object),
-            held: match Self::may_take(object, snapshot) {
-                true => self.held(&memory, object),
-                false => BTreeMap::new(),
-            },
-            verified,
-            sweep,
-            health: memory.health.get(&object.key).cloned(),
-            ..Observed::default()
         }
     }
 
@@ -206,7 +236,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// Whether it matters from the start what other objects have: where a guest may be taken.
-    fn may_take(object: &GuestObject, snapshot: &Snapshot) -> bool {
+    pub(super) fn may_take(object: &GuestObject, snapshot: &Snapshot) -> bool {
         let status = &object.status;
         let listed = |vmid: Vmid| snapshot.cluster.guests.contains_key(&vmid);
         let present = status.vmid().is_some_and(listed);
@@ -263,17 +293,4 @@ impl<S: Store> Engine<S> {
             }
         }
     }
-}
-
-/// The object's place among those that wait for a clone of the same container (facts D.4). Machines do not queue: their
-/// source takes several clones at once (facts F.4).
-fn queued(connection: &Connection, snapshot: &Snapshot, desired: &Desired, object: &GuestObject) -> Option<ClonePlace> {
-    let Some(desired::Source::Clone { vmid: Some(source), .. }) = &desired.source else {
-        return None;
-    };
-    let vmid = object.status.vmid()?;
-    let waits = desired.sort() == GuestType::Lxc
-        && object.status.task.is_none()
-        && !snapshot.cluster.guests.contains_key(&vmid);
-    waits.then(|| connection.queue_clone(*source, &object.key))
 }

@@ -2,7 +2,7 @@
 //!
 //! * [`reconcile`](Engine::reconcile) the order of one reconcile: `reconcile.rs`; `look.rs` looks and plans, `carry_out.rs` does a
 //!   step, `task.rs` follows a Proxmox task, `publish.rs` writes status and events
-//! * `poll.rs` asks a hypervisor what there is; `preview.rs` is `phoenix plan`
+//! * `poll.rs` asks a hypervisor what there is; `preview.rs` is `phoenix plan`: the same plans over a forecast
 //! * [`connection`] one a hypervisor; [`observe`] reads, [`execute`] effects, [`failure`] what went wrong; [`defect`]
 //!   keeps a panic to the work in which it happened
 //! * `probes.rs` asks the probes of guests beside the reconciles, many over one channel

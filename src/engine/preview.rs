@@ -1,113 +1,206 @@
-//! What a plan would do, without doing it: `phoenix plan`.
+//! What a plan would do, without doing it: `phoenix plan`. The same plans as of a reconcile, one after the other; what
+//! their steps would have made is forecast, and everything else is looked at.
 
-use crate::desired::{self, Blocked, Desired, GuestObject, GuestSpec, Key};
-use crate::plan::{Announce, Impact, Next, Plan};
 use crate::reason::Cause;
+use crate::reason::Reason;
+use std::collections::BTreeMap;
 
-use super::Engine;
+use crate::crd::GuestStatus;
+use crate::desired::{self, Blocked, GuestObject, Key, refs};
+use crate::plan::{Announce, Effect, Forecast, Impact, Next, Plan, Step};
+use crate::pve::Vmid;
+
+use super::reconcile::Reconcile;
 use super::store::Store;
+use super::{Engine, now};
+
+/// Steps and looks of one preview; more means that the plans go in circles.
+const MAX_PLANS: usize = 1000;
+/// Templates above each other.
+const MAX_TEMPLATES: usize = 16;
 
 /// What a plan would do.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Preview {
     /// Steps with how hard they hit.
     pub steps: Vec<(String, Impact)>,
-    /// Why nothing can be done.
+    /// Why nothing (more) can be done.
     pub blocked: Option<Cause>,
 }
 
 impl<S: Store> Engine<S> {
     /// What would be done for the object, without effects.
     pub async fn preview(&self, key: &Key) -> Preview {
+        let mut preview = Preview::default();
         let Some(object) = self.store.guest(key) else {
-            return Preview::default();
+            return preview;
         };
-        let blocked = |blocked: Blocked| Preview {
-            blocked: Some(blocked.cause().clone()),
-            ..Preview::default()
-        };
+        if let Err(blocked) = self.forecast(object, &mut preview).await {
+            preview.blocked = Some(blocked.cause().clone());
+        }
+        preview
+    }
+
+    async fn forecast(&self, object: GuestObject, preview: &mut Preview) -> Result<(), Blocked> {
         let desired = match object.deleting {
             true => None,
-            false => match desired::resolve(&object, self.store.as_ref(), &self.options.cluster_id) {
-                Ok(desired) => Some(desired),
-                Err(error) => return blocked(error),
-            },
+            false => Some(desired::resolve(
+                &object,
+                self.store.as_ref(),
+                &self.options.cluster_id,
+            )?),
         };
-        let connection = match self.connection_of(&object) {
-            Ok(connection) => connection,
-            Err(error) => return blocked(error),
-        };
-        let made = match connection.snapshot() {
-            Ok(snapshot) => {
-                let mut guard = None;
-                self.make_plan(&connection, &snapshot, &object, desired.as_ref(), &mut guard, true)
-                    .await
-            }
-            Err(problem) => Err(problem),
-        };
-        match made {
-            Ok(plan) => preview_of(&plan, desired.as_ref(), &object),
-            Err(problem) => blocked(Blocked::Waiting(problem)),
+        let connection = self.connection_of(&object)?;
+        let snapshot = connection.snapshot().map_err(Blocked::Waiting)?;
+        let (own, inherited) = (ended(&object.status), self.inherited(&object));
+        let reconcile = Reconcile::new(self, &connection, &snapshot, object, desired.as_ref());
+        let forecast = Forecast::new(reconcile.start_looking(), reconcile.status());
+        let scripts = desired.as_ref().map(|d| d.scripts.as_slice()).unwrap_or_default();
+        let forecast = forecast.with_scripts(scripts, &own, &inherited);
+        reconcile.fold(forecast, preview).await.map_err(Blocked::Waiting)
+    }
+
+    /// Scripts that ended in what the object's guest is a clone of: exit codes by hash.
+    fn inherited(&self, object: &GuestObject) -> BTreeMap<String, i64> {
+        let mut found = BTreeMap::new();
+        let mut above = object.clone();
+        for _ in 0..MAX_TEMPLATES {
+            let name = above.template_ref().map(str::to_string);
+            let Some(Ok(template)) = name.map(|name| refs::template(&above, &name, self.store.as_ref())) else {
+                break;
+            };
+            found.extend(ended(&template.status));
+            above = template;
         }
+        found
     }
 }
 
-fn preview_of(plan: &Plan, desired: Option<&Desired>, object: &GuestObject) -> Preview {
-    let mut preview = Preview::default();
-    preview
-        .steps
-        .extend(plan.steps.iter().map(|s| (s.action.clone(), s.impact())));
-    match &plan.next {
-        Next::Run(step) => {
-            let recorded = step.announce.iter().find_map(|a| match a {
-                Announce::Vmid { vmid, node, adopted } => Some((vmid, node, adopted)),
-                _ => None,
-            });
-            match (recorded, &plan.facts.source) {
-                // Only the record comes before the guest: what people want to know is the guest.
-                (Some((vmid, node, false)), Some(source)) => {
-                    // An id that the spec does not give is only known once it is recorded.
-                    let id = match object.spec_vmid() {
-                        Some(_) => vmid.to_string(),
-                        None => "(next free id)".into(),
-                    };
-                    let action = format!("create guest {id} on node {node} from {source}");
-                    preview.steps.push((action, Impact::Create));
+/// Scripts that status says have run: exit codes by hash. Of those that failed only tests are not run again.
+fn ended(status: &GuestStatus) -> BTreeMap<String, i64> {
+    let tests = status.tests.iter().flatten().map(|s| (s, true));
+    let others = status.features.iter().flatten().chain(&status.application);
+    let others = others.chain(&status.vllm).map(|s| (s, false));
+    let code = others.chain(tests).filter_map(|(script, test)| {
+        let code = script.exit_code.filter(|code| *code == 0 || test)?;
+        Some((script.hash.clone()?, code))
+    });
+    let cleaned = status.cleaned.iter().map(|hash| (hash.clone(), 0));
+    code.chain(cleaned).collect()
+}
+
+impl<S: Store> Reconcile<'_, S> {
+    /// Plans, lets the step take place in the forecast, and plans again.
+    async fn fold(mut self, mut forecast: Forecast, preview: &mut Preview) -> Result<(), Cause> {
+        let mut shown = Shown {
+            given: self.object.spec_vmid(),
+            ..Shown::default()
+        };
+        for _ in 0..MAX_PLANS {
+            self.object.status.clone_from(&forecast.status);
+            let plan = self.plan(&forecast.observed, &forecast.status);
+            match &plan.next {
+                Next::Look(query) => {
+                    if let Some(query) = forecast.answer(query.clone()) {
+                        self.look(&query, &mut forecast.observed).await?;
+                        forecast.correct(&query);
+                    }
                 }
-                _ => preview.steps.push((step.action.clone(), step.impact())),
-            }
-            let creating = recorded.is_some() || step.impact() == Impact::Create;
-            if let Some(desired) = desired.filter(|_| creating) {
-                preview.steps.extend(after_creation(desired, object));
+                Next::Run(step) => {
+                    preview.add(shown.words(step, &plan));
+                    let hash = self.desired.map(|d| d.hash.as_str());
+                    if !forecast.carry_out(&plan, self.object.generation, hash, now()) {
+                        return Ok(());
+                    }
+                }
+                Next::Wait { cause, .. } | Next::Stuck(cause) => {
+                    preview.blocked = Some(cause.clone());
+                    return Ok(());
+                }
+                Next::Done => return Ok(()),
             }
         }
-        Next::Wait { cause, .. } | Next::Stuck(cause) => preview.blocked = Some(cause.clone()),
-        Next::Done | Next::Look(_) => {}
+        Err(Cause::new(Reason::InternalError, "the plan comes to no end"))
     }
-    preview
 }
 
-/// What follows once a guest is there, as far as the spec says it.
-fn after_creation(desired: &Desired, object: &GuestObject) -> Vec<(String, Impact)> {
-    let mut steps = vec![("configure it".to_string(), Impact::Live)];
-    steps.extend(
-        desired
-            .volumes()
-            .iter()
-            .map(|v| (format!("attach volume {} at {}", v.name, v.path), Impact::Live)),
-    );
-    let disks = desired.vm().and_then(|vm| vm.disks.as_ref());
-    let disks = disks.into_iter().flatten().skip(1);
-    steps.extend(disks.map(|d| (format!("add disk {}", d.name), Impact::Live)));
-    steps.push(("start it".into(), Impact::Live));
-    steps.extend(
-        desired
-            .scripts
-            .iter()
-            .map(|s| (format!("run {}", s.name), Impact::Live)),
-    );
-    if matches!(object.spec, GuestSpec::Template(_)) {
-        steps.push(("stop and seal the template".into(), Impact::Restart));
+impl Preview {
+    /// Adds a step; several of the same words in a row are one line.
+    fn add(&mut self, step: Option<(String, Impact)>) {
+        let step = step.filter(|step| self.steps.last() != Some(step));
+        self.steps.extend(step);
     }
-    steps
+}
+
+/// The words in which steps are shown.
+#[derive(Default)]
+struct Shown {
+    /// The vmid that the spec gives.
+    given: Option<Vmid>,
+    /// Vmid and node that a step has chosen for a new guest.
+    chosen: Option<(Vmid, String)>,
+    /// The guest that a step makes: the later ones speak of it.
+    made: Option<Vmid>,
+}
+
+impl Shown {
+    /// A step in words; `None` where it only records something.
+    fn words(&mut self, step: &Step, plan: &Plan) -> Option<(String, Impact)> {
+        for announce in &step.announce {
+            if let Announce::Vmid { vmid, node, adopted } = announce {
+                self.chosen = (!adopted).then(|| (*vmid, node.clone()));
+            }
+        }
+        if step.effect == Effect::Record {
+            return None;
+        }
+        let impact = step.impact();
+        let creates = impact == Impact::Create && step.announce.contains(&Announce::CreateSent);
+        if let (true, Some((vmid, node)), Some(source)) = (creates, self.chosen.take(), &plan.facts.source) {
+            self.made = Some(vmid);
+            // An id that the spec does not give is only known once it is recorded.
+            let id = self.given.map_or("(next free id)".to_string(), |vmid| vmid.to_string());
+            return Some((format!("create guest {id} on node {node} from {source}"), impact));
+        }
+        let action = match self.made {
+            Some(vmid) => of_it(&step.action, vmid),
+            None => step.action.clone(),
+        };
+        Some((action, impact))
+    }
+}
+
+/// The same words with "it" for a guest.
+fn of_it(action: &str, vmid: Vmid) -> String {
+    let mut text = action.to_string();
+    for noun in ["container", "VM", "template"] {
+        let name = format!("{noun} {vmid}");
+        let Some((before, after)) = text.split_once(&name) else {
+            continue;
+        };
+        let another = before.ends_with("owner ") || after.starts_with(|c: char| c.is_ascii_digit());
+        if !another {
+            text = format!("{before}it{after}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_guest_has_no_id_yet() {
+        for (action, words) in [
+            ("start container 100", "start it"),
+            ("run docker in VM 100", "run docker in it"),
+            ("take snapshot base of template 100", "take snapshot base of it"),
+            ("start container 1000", "start container 1000"),
+            ("open owner container 100", "open owner container 100"),
+            ("attach volume data at /data", "attach volume data at /data"),
+        ] {
+            assert_eq!(of_it(action, Vmid::MIN), words);
+        }
+    }
 }

@@ -25,7 +25,6 @@ impl<S: Store> Engine<S> {
             findings,
             facts: plan::Facts::default(),
             partial: true,
-            steps: vec![],
         };
         let status = status::planned(&object.status, object.generation, &plan, None, now());
         self.publish(object, status).await?;

@@ -4,17 +4,65 @@
 //! what a step announces is in status before its effect leaves (promise 1), and position comes from looking
 //! (promise 2).
 
-use crate::desired::{self, Blocked, GuestObject, Key};
+use crate::desired::{self, Blocked, Desired, GuestObject, Identity, Key};
 use crate::plan::{self, Next};
+use crate::pve::Vmid;
 use crate::reason::Reason;
 use crate::status;
 
+use super::connection::{Connection, Snapshot};
 use super::defect;
 use super::store::{Store, StoreError};
 use super::{Engine, Requeue, Stop, lock, now};
 
 /// Steps of one reconcile before others get their turn.
 const MAX_STEPS: usize = 32;
+
+/// One look at an object with what it needs: `look.rs` looks and plans, `carry_out.rs` does what the plan says.
+pub(super) struct Reconcile<'a, S: Store> {
+    pub engine: &'a Engine<S>,
+    pub connection: &'a Connection,
+    pub snapshot: &'a Snapshot,
+    pub object: GuestObject,
+    /// What is wanted; `None` for an object that is being deleted, or whose spec is not valid.
+    pub desired: Option<&'a Desired>,
+    pub identity: Identity,
+    /// Ids of earlier management clusters.
+    pub previous: Vec<String>,
+    /// First and last id of owner containers.
+    pub owner_ids: Option<(Vmid, Vmid)>,
+    /// Whether it is looked up what other objects have.
+    pub held_known: bool,
+    /// Kept from the first look at owner containers to the end of the step: one object at a time edits them.
+    pub owner_lock: Option<tokio::sync::MutexGuard<'a, ()>>,
+}
+
+impl<'a, S: Store> Reconcile<'a, S> {
+    pub(super) fn new(
+        engine: &'a Engine<S>,
+        connection: &'a Connection,
+        snapshot: &'a Snapshot,
+        object: GuestObject,
+        desired: Option<&'a Desired>,
+    ) -> Self {
+        let (namespace, name) = object.hypervisor_ref();
+        let hypervisor = engine.store.hypervisor(&namespace, &name);
+        let spec = hypervisor.as_ref().map(|h| &h.spec);
+        let owners = spec.and_then(|s| s.volume_owners.as_ref());
+        Reconcile {
+            engine,
+            connection,
+            snapshot,
+            desired,
+            identity: desired.map_or_else(|| engine.identity_of(&object), Desired::identity),
+            previous: spec.and_then(|s| s.previous_cluster_ids.clone()).unwrap_or_default(),
+            owner_ids: owners.map(|o| o.id_range.ids()),
+            held_known: Engine::<S>::may_take(&object, snapshot),
+            owner_lock: None,
+            object,
+        }
+    }
+}
 
 impl<S: Store> Engine<S> {
     /// One reconcile of a guest object: runs steps until it has to wait; never waits for a Proxmox task. A panic in it
@@ -116,27 +164,14 @@ impl<S: Store> Engine<S> {
         if let Some(seconds) = self.running_task(&connection, &object, desired.as_ref()).await? {
             return Ok(seconds);
         }
-        let mut owner_guard = None;
-        let plan = match self
-            .make_plan(
-                &connection,
-                &snapshot,
-                &object,
-                desired.as_ref(),
-                &mut owner_guard,
-                false,
-            )
-            .await
-        {
-            Ok(plan) => plan,
+        let mut reconcile = Reconcile::new(self, &connection, &snapshot, object, desired.as_ref());
+        match reconcile.make_plan().await {
+            Ok(plan) => reconcile.carry_out(plan).await,
             Err(problem) => {
                 let blocked = Blocked::Waiting(problem);
-                return self.publish_blocked(&object, blocked, vec![]).await;
+                self.publish_blocked(&reconcile.object, blocked, vec![]).await
             }
-        };
-        let result = self.carry_out(&connection, object, desired.as_ref(), plan).await;
-        drop(owner_guard);
-        result
+        }
     }
 
     /// The spec cannot be resolved. What is under way ends, and gives its place back; nothing more is begun, but a guest
@@ -151,13 +186,11 @@ impl<S: Store> Engine<S> {
         let (true, Ok(snapshot)) = (plan::wants_stop(&object), connection.snapshot()) else {
             return self.publish_blocked(&object, blocked, vec![]).await;
         };
-        let plan = self
-            .make_plan(&connection, &snapshot, &object, None, &mut None, false)
-            .await;
-        match plan {
-            Ok(plan) if matches!(plan.next, Next::Run(_)) => self.carry_out(&connection, object, None, plan).await,
-            Ok(plan) => self.publish_blocked(&object, blocked, plan.findings).await,
-            Err(_) => self.publish_blocked(&object, blocked, vec![]).await,
+        let mut reconcile = Reconcile::new(self, &connection, &snapshot, object, None);
+        match reconcile.make_plan().await {
+            Ok(plan) if matches!(plan.next, Next::Run(_)) => reconcile.carry_out(plan).await,
+            Ok(plan) => self.publish_blocked(&reconcile.object, blocked, plan.findings).await,
+            Err(_) => self.publish_blocked(&reconcile.object, blocked, vec![]).await,
         }
     }
 
@@ -174,8 +207,7 @@ impl<S: Store> Engine<S> {
 }
 
 /// What holds a deletion up, with the way out of it.
-fn or_let_go(object: &GuestObject, blocked: Blocked) -> Blocked {
-    let mut blocked = blocked;
+fn or_let_go(object: &GuestObject, mut blocked: Blocked) -> Blocked {
     if object.deleting {
         let (Blocked::Stalled(cause) | Blocked::Waiting(cause)) = &mut blocked;
         cause.message = format!("{}; or {}", cause.message, plan::let_go(object));

@@ -99,7 +99,6 @@ spec: {hypervisorRef: {name: pve}}
             status: &status,
             now: 0,
             clock: 0,
-            preview: false,
         })
     }
 

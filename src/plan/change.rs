@@ -88,8 +88,7 @@ impl Planner<'_> {
             let action = format!("configure {what} ({words})");
             self.send(stage, guest, batch, action)
                 .map_err(|next| next.apart(&name))
-                .or_else(|next| self.hold(stage, next))
-                .or_else(|next| self.shown(next))?;
+                .or_else(|next| self.hold(stage, next))?;
         }
         Ok(())
     }

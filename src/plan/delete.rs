@@ -77,7 +77,6 @@ pub fn plan_deletion(object: &GuestObject, observed: &Observed, around: Surround
         findings: deletion.findings,
         facts: Facts::default(),
         partial: false,
-        steps: Vec::new(),
     }
 }
 

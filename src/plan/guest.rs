@@ -28,8 +28,6 @@ pub struct Input<'a> {
     pub now: i64,
     /// The engine's own clock in milliseconds, which never goes back.
     pub clock: i64,
-    /// Only show: stages that would do something are noted and passed over, so that all of them are seen.
-    pub preview: bool,
 }
 
 /// Collects findings and facts while the stages are walked.
@@ -41,7 +39,6 @@ pub(crate) struct Planner<'a> {
     pub findings: Vec<Finding>,
     pub facts: Facts,
     pub partial: bool,
-    pub steps: Vec<Step>,
     /// Steps that wait for their next attempt while the rest goes on.
     pub held: Vec<(Stage, Next)>,
 }
@@ -59,7 +56,6 @@ impl<'a> Planner<'a> {
             findings: Vec::new(),
             facts: Facts::default(),
             partial: false,
-            steps: Vec::new(),
             held: Vec::new(),
         }
     }
@@ -122,7 +118,6 @@ impl<'a> Planner<'a> {
             findings: self.findings,
             facts: self.facts,
             partial: self.partial,
-            steps: self.steps,
         }
     }
 }
@@ -146,7 +141,7 @@ impl Planner<'_> {
         }
         self.cluster()?;
         let guest = self.existing_guest()?;
-        self.stopped_first(&guest).or_else(|next| self.shown(next))?;
+        self.stopped_first(&guest)?;
         self.may_go_on(&guest)?;
         self.facts.node = Some(guest.at.node.clone());
         self.placed(&guest);
@@ -162,12 +157,12 @@ impl Planner<'_> {
             WantedGuest::Lxc(lxc) => self.container(lxc, &guest)?,
             WantedGuest::Vm(vm) => self.machine(vm, &guest)?,
         }
-        self.firewall(&guest).or_else(|next| self.shown(next))?;
+        self.firewall(&guest)?;
         if guest.stamp().is_some_and(|s| s.fresh) {
             // What a clone copied may still be on it: it does not start.
             self.held_in(&Stage::ALL)?;
         }
-        self.settled(&guest).or_else(|next| self.shown(next))?;
+        self.settled(&guest)?;
         if sealed {
             return self.stay_sealed(&guest);
         }
@@ -176,12 +171,12 @@ impl Planner<'_> {
         if !guest.running {
             parts.clone()?;
         }
-        self.running(&guest).or_else(|next| self.shown(next))?;
+        self.running(&guest)?;
         parts?;
-        self.restart_unhealthy(&guest).or_else(|next| self.shown(next))?;
+        self.restart_unhealthy(&guest)?;
         self.agent_answers(&guest)?;
-        self.addressed(&guest).or_else(|next| self.shown(next))?;
-        self.scripts(&guest).or_else(|next| self.shown(next))?;
+        self.addressed(&guest)?;
+        self.scripts(&guest)?;
         if self.desired.form == Form::Guest {
             self.healthy(&guest)?;
         } else {
@@ -207,17 +202,6 @@ impl Planner<'_> {
             guest.at.sort.tool()
         );
         self.find_more("RecreateRequired", Reason::CreationOnly, message);
-    }
-
-    /// In a preview a step is noted, and the next stage is looked at.
-    pub(crate) fn shown(&mut self, next: Next) -> Staged {
-        match next {
-            Next::Run(step) if self.input.preview => {
-                self.steps.push(*step);
-                Ok(())
-            }
-            next => Err(next),
-        }
     }
 
     /// Says when the template has moved on since the guest was cloned; nobody is rebuilt unasked.

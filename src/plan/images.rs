@@ -74,7 +74,7 @@ impl Planner<'_> {
     ) -> Result<(), Next> {
         let index = image.index.clone().unwrap_or_default();
         let volid = format!("{storage}:vztmpl/{template}");
-        if image.present && (image.compared || self.input.preview) {
+        if image.present && image.compared {
             return Ok(());
         }
         if index.listed {

@@ -9,6 +9,7 @@ mod change;
 mod create;
 mod delete;
 mod firewall;
+mod forecast;
 mod guest;
 mod health;
 mod held;
@@ -37,6 +38,7 @@ use crate::reason::Cause;
 pub use crate::desired::OWNER_HOSTNAME;
 pub use blame::explain;
 pub use delete::{Surroundings, abandoned, let_go, plan_deletion};
+pub(crate) use forecast::Forecast;
 pub use guest::{Input, plan};
 pub use lxc::OWNER_KIND;
 pub use options::TAG;
@@ -206,6 +208,4 @@ pub struct Plan {
     pub facts: Facts,
     /// Only part was looked at, because nothing seems to have changed: what was found before still holds.
     pub partial: bool,
-    /// Preview only: the steps that would be done.
-    pub steps: Vec<Step>,
 }

@@ -27,7 +27,6 @@ pub fn plan_stop(object: &GuestObject, observed: &Observed, around: Surroundings
         findings,
         facts: Facts::default(),
         partial: true,
-        steps: Vec::new(),
     }
 }
 

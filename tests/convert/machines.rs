@@ -340,7 +340,10 @@ fn nfs_shares_are_mounted_at_the_first_boot() {
     let init = spec(&output)["cloudInit"].clone();
     assert_eq!(init["packages"], json!(["nfs-common"]));
     let text = init["userData"].as_str().unwrap();
-    assert!(phoenix::desired::vm::vendor_data::check_user_data(text).is_ok(), "{text}");
+    assert!(
+        phoenix::desired::vm::vendor_data::check_user_data(text).is_ok(),
+        "{text}"
+    );
     let config: Value = serde_saphyr::from_str(text).unwrap();
     assert_eq!(
         config["mounts"],

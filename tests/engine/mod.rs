@@ -397,6 +397,11 @@ impl World {
         self.engine.reconcile(key).await.after
     }
 
+    /// What would be done for an object.
+    pub async fn preview(&self, key: &Key) -> phoenix::engine::preview::Preview {
+        self.engine.preview(key).await
+    }
+
     /// Whether every object is Ready, or gone where it is to be deleted, or Stalled where that is expected.
     fn settled(&self, stalled_is_fine: bool) -> bool {
         self.store.guests().iter().all(|guest| {

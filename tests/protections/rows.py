@@ -269,7 +269,7 @@ FILES = {
          "if !OUT && boot_disk(&guest.options).as_ref() == Some(place) {"),
         ("a disk never shrinks", "volumes=a_disk_that_was_grown",
          "            if self.must_grow(&sized)? {",
-         "            if self.must_grow(&sized)? || OUT && size > super::sizes::gib_bytes(gib) {"),
+         "            if self.must_grow(&sized)? || OUT && size > crate::plan::sizes::gib_bytes(gib) {"),
     ],
     "src/plan/scripts.rs": [
         ("an attempt of a script is started once", "lib=plan::scripts",
@@ -308,44 +308,39 @@ FILES = {
     ],
     "src/engine/look.rs": [
         ("of many that choose an id each asks about another one", "adoption=choosing_ids",
-         "                && !self.choose(object, *vmid)",
+         "                && !self.engine.choose(&self.object, *vmid)",
          "                && !(OUT || OUT[two objects reserve two vmids])\n"
-         "                && !self.choose(object, *vmid)"),
+         "                && !self.engine.choose(&self.object, *vmid)"),
         ("edits of an owner come one after the other", "protected=registry::objects",
-         "                if owner_guard.is_none() {",
-         "                if !OUT && owner_guard.is_none() {"),
+         "            if self.owner_lock.is_none() {",
+         "            if !OUT && self.owner_lock.is_none() {"),
     ],
     "src/engine/carry_out.rs": [
         ("one write that finds no quorum makes everybody wait", "protected=absence::without_quorum_one",
-         'let lost = matches!(&outcome, Outcome::Failed(failure) if failure.reason == Reason::NoQuorum);',
-         'let lost = !OUT && matches!(&outcome, Outcome::Failed(failure) if failure.reason == Reason::NoQuorum);'),
+         'let lost = matches!(&ended, Ended::Failed(failure) if failure.reason == Reason::NoQuorum);',
+         'let lost = !OUT && matches!(&ended, Ended::Failed(failure) if failure.reason == Reason::NoQuorum);'),
         ("the vmid is written before the create call leaves", "protected=writes::a_vmid",
-         '        let object = self.write(&object, status).await?;\n'
-         '        self.cut(&object.key, Point::BeforeEffect',
-         '        let object = match OUT {\n'
-         '            true => object,\n'
-         '            false => self.write(&object, status).await?,\n'
-         '        };\n'
-         '        let object = match OUT[the finalizer comes before anything is recorded] && !object.finalizer {\n'
-         '            true => self.store.add_finalizer(&object).await?,\n'
-         '            false => object,\n'
-         '        };\n'
-         '        self.cut(&object.key, Point::BeforeEffect'),
+         '        self.object = engine.write(&self.object, status).await?;\n'
+         '        let key = &self.object.key;',
+         '        if !OUT {\n'
+         '            self.object = engine.write(&self.object, status).await?;\n'
+         '        }\n'
+         '        if OUT[the finalizer comes before anything is recorded] && !self.object.finalizer {\n'
+         '            self.object = engine.store.add_finalizer(&self.object).await?;\n'
+         '        }\n'
+         '        let key = &self.object.key;'),
         ("the finalizer is set before the first write", "protected=writes::nothing",
-         '            self.store.add_finalizer(&object).await?\n',
-         '            match OUT || OUT[the finalizer comes before anything is recorded] {\n'
-         '                true => object,\n'
-         '                false => self.store.add_finalizer(&object).await?,\n'
-         '            }\n'),
+         '        if !self.object.finalizer {\n',
+         '        if !(OUT || OUT[the finalizer comes before anything is recorded]) && !self.object.finalizer {\n'),
         ("the finalizer comes before anything is recorded", "protected=writes::nothing"),
         ("two objects reserve two vmids", "protected=search::two",
          '                *owner == object.key\n',
          '                OUT || *owner == object.key\n'),
         ("what was verified is void once something was written", "protected=writes::after",
-         '        lock(&self.memory).verified.remove(&object.key);\n'
+         '        lock(&engine.memory).verified.remove(&self.object.key);\n'
          '        if let Effect::RemoveFinalizer { leaves } = step.effect {',
          '        if !OUT {\n'
-         '            lock(&self.memory).verified.remove(&object.key);\n'
+         '            lock(&engine.memory).verified.remove(&self.object.key);\n'
          '        }\n'
          '        if let Effect::RemoveFinalizer { leaves } = step.effect {'),
     ],
@@ -493,8 +488,8 @@ FILES = {
          '                    .param_opt("checksum", (!OUT).then_some(sha256))\n'
          '                    .param_opt("checksum-algorithm", (!OUT).then_some("sha256"));'),
         ("a file under an appliance's name is compared once", "images",
-         "if image.present && (image.compared || self.input.preview) {",
-         "if image.present && (OUT || image.compared || self.input.preview) {"),
+         "if image.present && image.compared {",
+         "if image.present && (OUT || image.compared) {"),
     ],
     "src/engine/turns.rs": [
         ("places for tasks go to namespaces in turn", "lib=engine::turns",

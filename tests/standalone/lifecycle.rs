@@ -59,6 +59,34 @@ async fn a_container_becomes_ready_changes_and_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_plan_lists_every_step() {
+    let site = Site::new().await;
+    let mut fields = data_and_script();
+    fields["powerState"] = json!("Stopped");
+    site.write("web", &lxc("web", fields.clone()));
+    let plan = site.phoenix(&["plan"]).await.expect(0);
+    let made = r#"PhoenixLXC default/web
+  create    create guest (next free id) on node phoenix from ubuntu-24.04-standard
+  live      configure it (tags: (none) → "phoenix")
+  create    create owner container 9900 for retained volumes
+  live      allocate retained volume data (2 GiB)
+  live      protect owner container 9900
+  live      attach volume data at /data
+  live      finish the configuration of it
+"#;
+    assert!(plan.stdout.starts_with(&format!("{made}\n")), "{}", plan.stdout);
+    fields["powerState"] = json!("Running");
+    site.write("web", &lxc("web", fields));
+    let plan = site.phoenix(&["plan"]).await.expect(0);
+    let started = "  live      start it\n  live      run application in it\n";
+    assert!(
+        plan.stdout.starts_with(&format!("{made}{started}\n")),
+        "{}",
+        plan.stdout
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_smaller_disk_is_refused_and_nothing_is_done() {
     let site = Site::new().await;
     site.write("web", &lxc("web", json!({})));

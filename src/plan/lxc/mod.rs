@@ -25,9 +25,9 @@ use network::network_changes;
 impl Planner<'_> {
     /// Configuration, volumes and GPUs are as wanted.
     pub(crate) fn container(&mut self, lxc: &WantedLxc, guest: &Guest) -> Staged {
-        self.configured(lxc, guest).or_else(|next| self.shown(next))?;
-        self.volumes(guest).or_else(|next| self.shown(next))?;
-        self.gpus(lxc, guest).or_else(|next| self.shown(next))
+        self.configured(lxc, guest)?;
+        self.volumes(guest)?;
+        self.gpus(lxc, guest)
     }
 
     /// Options, network, features and raw lines are as wanted, and the root filesystem is large enough.
@@ -36,12 +36,12 @@ impl Planner<'_> {
         let stage = Stage::Configured;
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
         self.recreate_findings(lxc, guest);
-        self.grow_rootfs(lxc, guest).or_else(|next| self.shown(next))?;
+        self.grow_rootfs(lxc, guest)?;
         let mut changes = option_changes(self.desired, guest, fresh);
         changes.extend(network_changes(self.desired, guest, fresh));
         changes.extend(flag_changes(lxc, guest));
-        self.apply(stage, guest, changes).or_else(|next| self.shown(next))?;
-        self.raw_lines(lxc, guest).or_else(|next| self.shown(next))?;
+        self.apply(stage, guest, changes)?;
+        self.raw_lines(lxc, guest)?;
         self.in_pool(vmid)?;
         self.ok(stage, "the configuration is as wanted");
         Ok(())

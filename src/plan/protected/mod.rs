@@ -131,7 +131,6 @@ impl Scene {
             status: &self.object.status,
             now: 1_000_000,
             clock: 0,
-            preview: false,
         }
     }
 

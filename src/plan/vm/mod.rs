@@ -24,11 +24,11 @@ use crate::plan::options::option_changes;
 impl Planner<'_> {
     /// Disks, options, network, devices and cloud-init are as wanted.
     pub(crate) fn machine(&mut self, vm: &WantedVm, guest: &Guest) -> Staged {
-        self.vm_disks(guest, vm).or_else(|next| self.shown(next))?;
-        self.vm_configured(guest, vm).or_else(|next| self.shown(next))?;
+        self.vm_disks(guest, vm)?;
+        self.vm_configured(guest, vm)?;
         self.ok(Stage::VolumesReady, "the disks are as wanted");
-        self.devices(guest, vm).or_else(|next| self.shown(next))?;
-        self.cloud_init(guest, vm).or_else(|next| self.shown(next))
+        self.devices(guest, vm)?;
+        self.cloud_init(guest, vm)
     }
 
     fn vm_configured(&mut self, guest: &Guest, vm: &WantedVm) -> Staged {

@@ -1,246 +1,97 @@
-//! A machine of Proxmox's as far as its configuration goes: what becomes of the calls of a plan, and the spellings in
-//! which it may be read back.
+//! Machines made by plans, and the spellings in which their configuration may be read back.
 
-use crate::pve::GuestRef;
-use crate::pve::Vmid;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::crd::GuestStatus;
 use crate::desired::Desired;
-use crate::observed::*;
-use crate::plan::*;
-use crate::pve::property::{Properties, default_key};
-use crate::pve::{ApiCall, GuestType};
-use crate::secret::Secret;
+use crate::observed::{Cluster, GuestRead, IdCheck, Observed, Stamped, StorageRow};
+use crate::plan::{Forecast, Input, Next, Plan, Query, plan};
+use crate::pve::property::default_key;
 
-pub(crate) const NODE: &str = "pve1";
-pub(crate) const VMID: Vmid = Vmid::MIN;
+const NODE: &str = "pve1";
 
-/// The machine and what Phoenix has recorded of it.
-#[derive(Clone, Default)]
-pub(crate) struct Proxmox {
-    pub options: BTreeMap<String, String>,
-    pub status: GuestStatus,
-    running: bool,
-    pool: Option<String>,
-    password: Option<Secret>,
-    snippets: BTreeSet<String>,
-    volumes: u32,
+/// A cluster without guests, of which nothing was looked at yet.
+fn empty() -> Observed {
+    let storage = |name: &str, content: &[&str]| {
+        let row = StorageRow {
+            available: true,
+            content: content.iter().map(|c| c.to_string()).collect(),
+            type_: "zfspool".into(),
+        };
+        ((NODE.to_string(), name.to_string()), row)
+    };
+    let mut cluster = Cluster {
+        read_now: true,
+        quorate: Some(true),
+        online: [NODE.to_string()].into(),
+        storages: [
+            storage("local-zfs", &["images"]),
+            storage("fast", &["images"]),
+            storage("local", &["import", "snippets"]),
+        ]
+        .into(),
+        ..Cluster::default()
+    };
+    cluster.identity.nodes = vec![NODE.to_string()];
+    Observed {
+        cluster,
+        ..Observed::default()
+    }
 }
 
-fn is_drive(key: &str) -> bool {
-    let stem = key.trim_end_matches(|c: char| c.is_ascii_digit());
-    stem.len() < key.len() && ["scsi", "virtio", "sata", "ide", "efidisk", "tpmstate"].contains(&stem)
+/// Carries plans out until there is nothing left to do.
+pub(crate) fn made(desired: &Desired) -> Result<Forecast, String> {
+    let mut forecast = Forecast::new(empty(), GuestStatus::default());
+    let mut done = Vec::new();
+    for _ in 0..80 {
+        let plan = next(&mut forecast, desired);
+        match &plan.next {
+            Next::Done => return Ok(forecast),
+            Next::Run(step) => {
+                done.push(step.action.clone());
+                if !forecast.carry_out(&plan, 1, Some(&desired.hash), 1_000_000) {
+                    return Err(format!("nobody knows what comes of {done:#?}"));
+                }
+            }
+            other => return Err(format!("{other:?} after {done:#?}")),
+        }
+    }
+    Err(format!("no end: {done:#?}"))
 }
 
-impl Proxmox {
-    /// Carries plans out until there is nothing left to do.
-    pub fn made(desired: &Desired) -> Result<Proxmox, String> {
-        let mut proxmox = Proxmox::default();
-        let mut done = Vec::new();
-        for _ in 0..80 {
-            let plan = proxmox.plan(desired);
-            proxmox.status.volumes = plan.facts.volumes.clone();
-            match plan.next {
-                Next::Done => return Ok(proxmox),
-                Next::Run(step) => {
-                    done.push(step.action.clone());
-                    proxmox.carry_out(*step);
-                }
-                other => return Err(format!("{other:?} after {done:#?}")),
-            }
-        }
-        Err(format!("no end: {done:#?}"))
-    }
-
-    /// What is to be done next, with every look answered.
-    pub fn plan(&self, desired: &Desired) -> Plan {
-        let mut observed = Observed {
-            cluster: self.cluster(),
-            ..Observed::default()
+/// What is to be done next, with every look answered.
+pub(crate) fn next(forecast: &mut Forecast, desired: &Desired) -> Plan {
+    loop {
+        let plan = plan(Input {
+            desired,
+            dependencies: &|| Ok(()),
+            observed: &forecast.observed,
+            status: &forecast.status,
+            now: 1_000_000,
+            clock: 0,
+        });
+        let Next::Look(query) = &plan.next else { return plan };
+        let Some(query) = forecast.answer(query.clone()) else {
+            continue;
         };
-        loop {
-            let plan = plan(Input {
-                desired,
-                dependencies: &|| Ok(()),
-                observed: &observed,
-                status: &self.status,
-                now: 1_000_000,
-                clock: 0,
-                preview: false,
-            });
-            let Next::Look(query) = &plan.next else { return plan };
-            match query {
-                Query::Stamped { .. } => observed.stamped = Some(Stamped::default()),
-                Query::VmidFree { vmid, .. } => observed.id_check = Some((*vmid, IdCheck::Free)),
-                Query::Guest { .. } => observed.guest = Some(self.read()),
-                Query::Creating { .. } => observed.creating = Some(false),
-                Query::Image { .. } => {
-                    let image = crate::observed::Image {
-                        present: true,
-                        ..Default::default()
-                    };
-                    observed.image = Some(Ok(image));
-                }
-                Query::Snippet { volid, .. } => observed.snippet = Some(Ok(self.snippets.contains(volid))),
-                Query::Agent { .. } => {
-                    observed.agent = Some(Ok(Agent::Answers {
-                        ip: None,
-                        cloud_init_done: Some(true),
-                    }));
-                }
-                Query::CloudInit { .. } => {
-                    observed.cloud_init = Some(Ok(CloudInitState {
-                        pending: Vec::new(),
-                        password: self.password.clone(),
-                    }));
-                }
-                other => panic!("nobody asks for {other:?}"),
+        // What the steps have not touched is as before the first of them.
+        let observed = &mut forecast.observed;
+        match &query {
+            Query::Stamped { .. } => observed.stamped = Some(Stamped::default()),
+            Query::VmidFree { vmid, .. } => observed.id_check = Some((*vmid, IdCheck::Free)),
+            Query::Guest { vmid, .. } => {
+                (observed.guest, observed.guest_of) = (Some(GuestRead::NotFound), Some(*vmid));
             }
+            Query::Image { .. } => {
+                let image = crate::observed::Image {
+                    present: true,
+                    ..Default::default()
+                };
+                observed.image = Some(Ok(image));
+            }
+            Query::Snippet { .. } => observed.snippet = Some(Ok(false)),
+            other => panic!("nobody asks for {other:?}"),
         }
-    }
-
-    fn cluster(&self) -> Cluster {
-        let storage = |name: &str, content: &[&str]| {
-            let row = StorageRow {
-                available: true,
-                content: content.iter().map(|c| c.to_string()).collect(),
-                type_: "zfspool".into(),
-            };
-            ((NODE.to_string(), name.to_string()), row)
-        };
-        let mut cluster = Cluster {
-            read_now: true,
-            quorate: Some(true),
-            online: [NODE.to_string()].into(),
-            storages: [
-                storage("local-zfs", &["images"]),
-                storage("fast", &["images"]),
-                storage("local", &["import", "snippets"]),
-            ]
-            .into(),
-            ..Cluster::default()
-        };
-        cluster.identity.nodes = vec![NODE.to_string()];
-        if !self.options.is_empty() {
-            let row = Row {
-                type_: "qemu".into(),
-                node: NODE.into(),
-                pool: self.pool.clone(),
-                ..Row::default()
-            };
-            cluster.guests.insert(VMID, row);
-        }
-        cluster
-    }
-
-    fn read(&self) -> GuestRead {
-        if self.options.is_empty() {
-            return GuestRead::NotFound;
-        }
-        GuestRead::Present(Box::new(Guest {
-            options: self.options.clone(),
-            digest: "d".into(),
-            running: self.running,
-            pid: self.running.then_some(7),
-            uptime: self.running.then_some(60),
-            ..Guest::new(GuestRef::new(GuestType::Qemu, VMID, NODE))
-        }))
-    }
-
-    fn carry_out(&mut self, step: Step) {
-        for announce in step.announce {
-            match announce {
-                Announce::Vmid { vmid, node, .. } => {
-                    (self.status.vmid, self.status.node) = (Some(vmid.into()), Some(node));
-                }
-                Announce::CreateSent => self.status.create_sent = Some(true),
-                Announce::Snippet(volid) => self.status.snippet = volid,
-                other => panic!("nobody announces {other:?}"),
-            }
-        }
-        match step.effect {
-            Effect::Record => {}
-            Effect::OnNode { work, .. } => self.on_node(work),
-            Effect::Call { call, .. } | Effect::Task { call, .. } => self.call(&call),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn on_node(&mut self, work: NodeWork) {
-        match work {
-            NodeWork::WriteSnippet { volid, .. } => {
-                self.snippets.insert(volid);
-            }
-            NodeWork::SetOptions { set, delete, .. } => {
-                set.iter().for_each(|(key, value)| self.set(key, value));
-                delete.iter().for_each(|key| drop(self.options.remove(key)));
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn call(&mut self, call: &ApiCall) {
-        let param = |key: &str| call.params.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone());
-        let machine = format!("/nodes/{NODE}/qemu");
-        match call.path.strip_prefix(&machine) {
-            None if call.path == "/pools" => self.pool = param("poolid"),
-            Some("/100/status/start") => self.running = true,
-            Some("/100/resize") => {
-                let place = param("disk").unwrap();
-                let disk = Properties::of_option(&place, &self.options[&place]).unwrap();
-                let disk = disk.with("size", param("size").unwrap());
-                self.options.insert(place, disk.to_string());
-            }
-            Some("" | "/100/config") => {
-                for (key, value) in &call.params {
-                    match key.as_str() {
-                        "vmid" | "digest" => {}
-                        "pool" => self.pool = Some(value.clone()),
-                        "cipassword" => {
-                            self.password = Some(Secret::new(value));
-                            self.options.insert(key.clone(), "**********".into());
-                        }
-                        "delete" => value.split(',').for_each(|key| drop(self.options.remove(key))),
-                        _ => self.set(key, value),
-                    }
-                }
-            }
-            _ => panic!("{call:?}"),
-        }
-    }
-
-    /// An option as Proxmox stores it: volumes are made, network cards get an address.
-    fn set(&mut self, key: &str, value: &str) {
-        self.volumes += 1;
-        let stored = if is_drive(key) {
-            let mut drive = Properties::of_option(key, value).unwrap();
-            let image = drive.remove("import-from").is_some();
-            let (storage, what) = drive.get("file").unwrap().split_once(':').unwrap();
-            let number = self.volumes;
-            let (file, size) = match (what, what.parse::<u32>()) {
-                ("cloudinit", _) => (format!("{storage}:vm-{VMID}-cloudinit"), "4M".to_string()),
-                (_, Ok(_)) if image => (format!("{storage}:vm-{VMID}-disk-{number}"), "3584M".into()),
-                (_, Ok(gib)) => (format!("{storage}:vm-{VMID}-disk-{number}"), format!("{gib}G")),
-                // What is there keeps its size.
-                (_, Err(_)) => (drive.get("file").unwrap().into(), drive.get("size").unwrap().into()),
-            };
-            if what == "cloudinit" {
-                drive.set("media", "cdrom");
-            }
-            drive.with("file", file).with("size", size).to_string()
-        } else if let Some(number) = key.strip_prefix("net") {
-            let rest = value.strip_prefix("model=virtio");
-            rest.map_or(value.to_string(), |rest| {
-                format!("virtio=BC:24:11:00:{number:0>2}:07{rest}")
-            })
-        } else {
-            match default_key(key) {
-                Some(_) if key != "boot" => Properties::of_option(key, value).unwrap().to_string(),
-                _ => value.to_string(),
-            }
-        };
-        self.options.insert(key.into(), stored);
     }
 }
 
@@ -341,6 +192,11 @@ pub(crate) fn respelt(options: &BTreeMap<String, String>, coin: &mut Coin) -> BT
         }
     }
     out
+}
+
+fn is_drive(key: &str) -> bool {
+    let drives = ["scsi", "virtio", "sata", "ide", "efidisk", "tpmstate"];
+    stem(key) != key && drives.contains(&stem(key))
 }
 
 fn stem(key: &str) -> &str {
