@@ -1,22 +1,12 @@
 //! Volumes of containers and disks of machines through edits of the spec and of people: the same data stays, nothing
 //! empty takes its place, and sizes grow in place.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "test code: a panic is the report"
-)]
-
-#[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
-#[path = "../engine/mod.rs"]
-mod engine;
-
 mod reclaim;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use engine::{IMAGE, World, lxc, vm};
+use crate::engine::{IMAGE, World, lxc, vm};
 use phoenix::desired::{Key, Objects};
 use phoenix::simulator::Edit;
 use phoenix::simulator::model::Caller;

@@ -1,19 +1,9 @@
 //! What failed waits before it is tried again, and holds nothing else back: neither stopping nor deleting, nor somebody
 //! who asks for another attempt now. No clock that was wrong blocks an object.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "test code: a panic is the report"
-)]
-
-#[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
-#[path = "engine/mod.rs"]
-mod engine;
-
 use std::time::Duration;
 
-use engine::{IMAGE, World, lxc};
+use crate::engine::{IMAGE, World, lxc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use phoenix::crd::RECONCILE;

@@ -1,20 +1,10 @@
 //! A retained volume is found wherever it is, or nothing is allocated: on any node, of any id mapping, outside today's
 //! id range, of an earlier management cluster; and what cannot be read means waiting with a reason.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "test code: a panic is the report"
-)]
-
-#[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
-#[path = "engine/mod.rs"]
-mod engine;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use engine::{CLUSTER, IMAGE, World, lxc, template};
+use crate::engine::{self, CLUSTER, IMAGE, World, lxc, template};
 use phoenix::crd::PhoenixHypervisor;
 use phoenix::desired::{Key, Objects, Stamp};
 use phoenix::engine::{Engine, EngineOptions};

@@ -1,17 +1,7 @@
 //! Revisions of templates: a change builds a new guest beside the old one, nobody is rebuilt unasked, and what still has
 //! children stays.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "test code: a panic is the report"
-)]
-
-#[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
-#[path = "engine/mod.rs"]
-mod engine;
-
-use engine::{World, lxc, template, vm, vm_template};
+use crate::engine::{World, lxc, template, vm, vm_template};
 use phoenix::crd::{GuestStatus, REBUILD};
 use phoenix::desired::{Key, Objects};
 use serde_json::{Value, json};

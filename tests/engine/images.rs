@@ -1,16 +1,6 @@
 //! Images are what their checksum says: which file a guest is made of, whoever fetched it and whatever it was called.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "test code: a panic is the report"
-)]
-
-#[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
-#[path = "engine/mod.rs"]
-mod engine;
-
-use engine::{World, lxc, vm};
+use crate::engine::{self, World, lxc, vm};
 use phoenix::crd::GuestStatus;
 use phoenix::desired::{Key, Objects, resolve};
 use phoenix::simulator::Edit;

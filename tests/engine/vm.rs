@@ -1,18 +1,8 @@
 //! Virtual machines through the engine, against the simulator.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "test code: a panic is the report"
-)]
-
-#[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
-#[path = "engine/mod.rs"]
-mod engine;
-
 use std::collections::BTreeMap;
 
-use engine::{World, vm, vm_template};
+use crate::engine::{World, vm, vm_template};
 use phoenix::crd::GuestStatus;
 use phoenix::desired::{Key, Objects};
 use serde_json::json;

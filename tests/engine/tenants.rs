@@ -1,24 +1,11 @@
 //! What objects of other namespaces than their hypervisor's can reach: nothing beyond their own guests but what
 //! `spec.allow` gives, row by row; and it is as they say as soon as it is given.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "test code: a panic is the report"
-)]
-
-#[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
-#[path = "engine/mod.rs"]
-mod engine;
-
-#[path = "common/allow_table.rs"]
-mod allow_table;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use allow_table::{Row, rows, tenants};
-use engine::{IMAGE, World, lxc, template, vm};
+use crate::allow_table::{self, Row, rows, tenants};
+use crate::engine::{self, IMAGE, World, lxc, template, vm};
 use phoenix::crd::{ADOPT, PhoenixHypervisor};
 use phoenix::desired::{Key, Objects};
 use phoenix::simulator::model::access::AclEntry;

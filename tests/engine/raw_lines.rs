@@ -1,19 +1,9 @@
 //! Raw lines and descriptions are written once: what Proxmox does not read back is a failure that is told, what the spec
 //! dropped goes, and words that are stored otherwise than they were written are no change.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "test code: a panic is the report"
-)]
-
-#[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
-#[path = "engine/mod.rs"]
-mod engine;
-
 use std::time::Duration;
 
-use engine::{IMAGE, World, lxc, vm};
+use crate::engine::{self, IMAGE, World, lxc, vm};
 use phoenix::desired::{Key, Objects};
 use serde_json::{Value, json};
 

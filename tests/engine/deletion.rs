@@ -1,18 +1,8 @@
 //! An object goes only when what it made is proven to be gone, or is left alone on purpose (promise 5).
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "test code: a panic is the report"
-)]
-
-#[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
-#[path = "engine/mod.rs"]
-mod engine;
-
 use std::collections::BTreeMap;
 
-use engine::{IMAGE, World, lxc, template, vm_template};
+use crate::engine::{self, IMAGE, World, lxc, template, vm_template};
 use phoenix::crd::ABANDON;
 use phoenix::desired::{Key, Objects, Stamp};
 use phoenix::engine::store::EventType;

@@ -1,16 +1,6 @@
 //! What must never happen, through the whole engine: each test holds with a protection and fails without it
 //! (`tests/protections`). Where the decision is the plan's alone, its tables are in `src/plan/protected`.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "test code: a panic is the report"
-)]
-
-#[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
-#[path = "../engine/mod.rs"]
-mod engine;
-
 mod absence;
 mod namespaces;
 mod registry;
@@ -21,7 +11,7 @@ use phoenix::pve::Vmid;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use engine::{CLUSTER, IMAGE, World, lxc};
+use crate::engine::{CLUSTER, IMAGE, World, lxc};
 use phoenix::crd::{GuestStatus, PhoenixHypervisor};
 use phoenix::desired::{Identity, Key, Objects, Stamp};
 use phoenix::simulator::{Edit, Fault, FaultKind};

@@ -1,20 +1,10 @@
 //! One bad object never costs more than itself: chains of any length, and panics in the work on one object.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "test code: a panic is the report"
-)]
-
-#[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
-#[path = "engine/mod.rs"]
-mod engine;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use engine::{World, lxc, template};
+use crate::engine::{self, World, lxc, template};
 use phoenix::admission::read_manifests;
 use phoenix::crd::GuestStatus;
 use phoenix::desired::{Blocked, Key, MemoryObjects, Objects, refs, resolve};

@@ -1,19 +1,9 @@
 //! Whose a guest is may change at any moment: a guest that took the place of ours is left exactly as it is.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "test code: a panic is the report"
-)]
-
-#[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
-#[path = "engine/mod.rs"]
-mod engine;
-
 use phoenix::pve::Vmid;
 use std::collections::BTreeMap;
 
-use engine::{IMAGE, World, lxc};
+use crate::engine::{IMAGE, World, lxc};
 use phoenix::desired::{Key, Objects, Stamp};
 use phoenix::simulator::{Edit, Simulator};
 use serde_json::{Value, json};

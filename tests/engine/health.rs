@@ -1,18 +1,8 @@
 //! Startup, readiness and liveness probes by the whole engine on the simulator: what restarts, what waits, what is told.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "test code: a panic is the report"
-)]
-
-#[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
-#[path = "engine/mod.rs"]
-mod engine;
-
 use std::time::Duration;
 
-use engine::{IMAGE, World, lxc, vm};
+use crate::engine::{IMAGE, World, lxc, vm};
 use phoenix::desired::{GuestObject, Key, Objects};
 use phoenix::simulator::Edit;
 use phoenix::simulator::model::{AgentAction, AgentFault};

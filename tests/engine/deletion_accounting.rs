@@ -1,19 +1,9 @@
 //! Destroying a guest counts what Proxmox would really take: volumes in force and pending, unused ones, and those of
 //! snapshots. What nobody said may go keeps the guest.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "test code: a panic is the report"
-)]
-
-#[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
-#[path = "engine/mod.rs"]
-mod engine;
-
 use std::time::Duration;
 
-use engine::{IMAGE, World, lxc, template, vm, vm_template};
+use crate::engine::{IMAGE, World, lxc, template, vm, vm_template};
 use phoenix::desired::{Key, Objects};
 use phoenix::simulator::model::GuestKind;
 use phoenix::simulator::model::storage::{Storage, StorageKind};

@@ -1,18 +1,8 @@
 //! A guest is taken over once, when somebody asks for it, and only if it is nobody's (promise 1).
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "test code: a panic is the report"
-)]
-
-#[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
-#[path = "engine/mod.rs"]
-mod engine;
-
 use std::collections::BTreeMap;
 
-use engine::{IMAGE, World, lxc};
+use crate::engine::{self, IMAGE, World, lxc};
 use phoenix::crd::{ADOPT, PhoenixHypervisor, RESTAMP};
 use phoenix::desired::{Key, Objects, Stamp};
 use phoenix::simulator::Edit;

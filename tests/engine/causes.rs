@@ -1,19 +1,9 @@
 //! What can be wrong with a hypervisor, a reference or a node: each cause shows a reason of its own (docs/reasons.md),
 //! a message that names the object and the field or thing, and is over by itself once the cause is gone.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "test code: a panic is the report"
-)]
-
-#[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
-#[path = "engine/mod.rs"]
-mod engine;
-
 use std::collections::BTreeMap;
 
-use engine::{IMAGE, World, lxc, template};
+use crate::engine::{IMAGE, World, lxc, template};
 use phoenix::crd::PhoenixHypervisor;
 use phoenix::desired::{Key, Objects};
 use phoenix::simulator::Edit;
@@ -443,7 +433,7 @@ async fn shows_and_recovers(name: &str, cause: &Cause) -> Result<(), String> {
 
 #[tokio::test]
 async fn each_cause_has_its_reason_and_recovers_by_itself() {
-    let documented = include_str!("../docs/reasons.md");
+    let documented = include_str!("../../docs/reasons.md");
     let mut wrong = Vec::new();
     for (name, cause) in CAUSES {
         assert!(

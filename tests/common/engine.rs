@@ -1,5 +1,7 @@
 //! A store in memory, a simulator in process, and a driver that runs the engine until nothing moves.
 
+#![allow(dead_code, reason = "shared by several targets, of which none uses all of it")]
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
