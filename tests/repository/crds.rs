@@ -1,11 +1,5 @@
 //! The generated CRDs and `crds/` agree, and stay within what an API server and `kubectl apply` take.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "test code: a panic is the report"
-)]
-
 use kube::ResourceExt;
 use serde_json::Value;
 

@@ -2,19 +2,9 @@
 //! asked through `e2e/check-cloud-init.py`; and a seed applied in a real container. Skipped with one line where the
 //! package cannot be had, or containers cannot run.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "test code: a panic is the report"
-)]
-
-#[path = "cloud_init/container.rs"]
 mod container;
-#[path = "cloud_init/seed.rs"]
 mod seed;
-#[path = "cloud_init/specs.rs"]
 mod specs;
-#[path = "cloud_init/wishes.rs"]
 mod wishes;
 
 use std::collections::BTreeMap;

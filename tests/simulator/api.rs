@@ -1,7 +1,5 @@
 //! The simulator from outside: HTTPS, faults, locks, state file, ownership of volumes.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::sync::Once;
 use std::time::Duration;
 

@@ -9,7 +9,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
-use crate::wishes::{self, Wish};
+use super::wishes::{self, Wish};
 
 /// Text as scripts and files hold it: quotes, blanks, other alphabets, what YAML takes for something else.
 fn text() -> impl Strategy<Value = String> {

@@ -1,17 +1,8 @@
 //! The checks of manifests in process: the table of bad manifests, values of single fields, and the reader.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "test code: a panic is the report"
-)]
-
-#[path = "common/bad_manifests.rs"]
-mod bad_manifests;
-
 use std::collections::BTreeSet;
 
-use bad_manifests::{Verdict, cases, missing, values, world};
+use crate::bad_manifests::{Verdict, cases, missing, values, world};
 use phoenix::admission::{Admission, Violation, read_manifests, report};
 use phoenix::crd::{GuestKind, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
 use phoenix::desired::{self, Blocked, Key, MemoryObjects, Objects};

@@ -1,12 +1,6 @@
 //! The guest client against the simulator's SSH servers: what a lost connection, a wrong host key or a failing script
 //! come to.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "test code: a panic is the report"
-)]
-
 use phoenix::pve::Vmid;
 use std::time::Duration;
 

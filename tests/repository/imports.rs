@@ -1,12 +1,6 @@
 //! The import rule of the architecture (see `src/lib.rs`): pure modules do no I/O, and the simulator
 //! shares no code with what it is used to test.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "test code: a panic is the report"
-)]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -5,8 +5,8 @@ use phoenix::desired::Key;
 use phoenix::simulator::model::config::Section;
 use phoenix::simulator::model::vm_cloudinit;
 
-use crate::container::{Container, PROXY};
-use crate::wishes;
+use super::container::{Container, PROXY};
+use super::wishes;
 
 const NAME: &str = "seeded";
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl phoenix@desk";

@@ -11,7 +11,7 @@ use phoenix::desired::{self, Key, MemoryObjects, Objects, Script};
 use phoenix::remote::runner::{self, GuestFile, Layout};
 use serde_json::{Value, json};
 
-use crate::repository;
+use super::repository;
 
 /// A [`FirstBoot`] that owns what it holds.
 #[derive(Clone, Debug, Default)]

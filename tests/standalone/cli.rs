@@ -1,11 +1,5 @@
 //! The program as a shell sees it: pipes that close, and Ctrl-C.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "test code: a panic is the report"
-)]
-
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

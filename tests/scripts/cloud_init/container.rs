@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use crate::repository;
+use super::repository;
 
 /// Port of the container's loopback that leads to the proxy.
 pub const PROXY: &str = "http://127.0.0.1:3128";

@@ -1,11 +1,6 @@
 //! What runs inside guests, really run here: probes with each tool that a guest may have, and the scripts that install
 //! features. Servers listen on loopback and end with the test.
 
-#![allow(clippy::unwrap_used)]
-
-#[path = "common/vllm_server.rs"]
-mod vllm_server;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -15,6 +10,7 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use crate::vllm_server::server;
 use phoenix::crd::{HttpGetAction, HttpScheme, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, Probe, TcpSocketAction};
 use phoenix::desired::scripts::{probe_command, scripts};
 use phoenix::desired::{GuestObject, MemoryObjects};
@@ -341,7 +337,7 @@ fn features_are_installed_once_and_proven() {
 /// The vLLM script of a container, with this folder in place of the guest's root.
 fn vllm_body(root: &Path, port: i64) -> (PathBuf, String) {
     let block = serde_json::json!({"model": "m", "port": port, "cachePath": root.join("models")});
-    let (object, objects) = vllm_server::server(block);
+    let (object, objects) = server(block);
     let all = scripts(&object, &PhoenixHypervisor::default(), &objects).unwrap();
     let script = &all[1];
     let here = |text: &str| {

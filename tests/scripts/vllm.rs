@@ -1,19 +1,14 @@
 //! The scripts around a vLLM server, run here with stand-ins for systemctl, journalctl, curl and sleep.
 
-#![allow(clippy::unwrap_used)] // a test that cannot prepare its files has failed
-
-#[path = "common/vllm_server.rs"]
-mod vllm_server;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use crate::vllm_server::server;
 use phoenix::crd::PhoenixHypervisor;
 use phoenix::desired::scripts::scripts;
 use serde_json::json;
-use vllm_server::server;
 
 /// A folder in place of the guest's root, with stand-ins in its `bin`.
 struct Guest(tempfile::TempDir);

@@ -1,8 +1,6 @@
 //! Virtual machines of the simulator, as far as the recorded answers do not cover them: cloud images and the guest
 //! agent, linked clones on ZFS, migration, devices, faults from outside, files on nodes.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use phoenix::simulator::api::HttpRequest;

@@ -3,9 +3,6 @@
 //! `PHOENIX_RECORDED` may name further files (separated as `PATH` is). For each file one line
 //! `NAME agree: N of M, skipped K` is printed, and every disagreement.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-#[path = "conformance/compare.rs"]
 mod compare;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -363,7 +360,7 @@ fn known(content: &str) -> BTreeMap<&str, &str> {
 
 #[tokio::test]
 async fn recorded_answers_agree() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/simulator/conformance");
     let outcome = replay_file(&folder.join("recorded.jsonl")).await;
     for path in env::var_os("PHOENIX_RECORDED").iter().flat_map(env::split_paths) {
         replay_file(&path).await;
