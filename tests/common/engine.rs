@@ -14,7 +14,7 @@ use phoenix::desired::{GuestObject, Key, Objects, Stamp};
 use phoenix::engine::store::{Event, Store, StoreError};
 use phoenix::engine::{Engine, EngineOptions, Point, Tripwire};
 use phoenix::simulator::ssh::{SshConfig, SshServer};
-use phoenix::simulator::{Running, SimConfig, Simulator};
+use phoenix::simulator::{Edit, Running, SimConfig, Simulator};
 use serde_json::{Value, json};
 
 pub const CLUSTER: &str = "11111111-2222-4333-8444-555555555555";
@@ -502,6 +502,91 @@ fn engine(store: &Arc<TestStore>, wire: Arc<dyn Tripwire>, time_scale: f64) -> E
     options.time_scale = time_scale;
     options.tripwire = Some(wire);
     Engine::new(store.clone(), options)
+}
+
+/// Looks at everything so many times.
+pub async fn rounds(world: &World, number: usize) {
+    for _ in 0..number {
+        world.round().await;
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+}
+
+/// Runs until it is so.
+pub async fn until(world: &World, what: &str, so: impl Fn(&World) -> bool) {
+    for _ in 0..300 {
+        if so(world) {
+            return;
+        }
+        rounds(world, 1).await;
+    }
+    let standing: Vec<_> = world.store.guests().into_iter().map(|g| g.status).collect();
+    panic!("not so in time: {what}: {standing:?}");
+}
+
+/// Runs until every object is Ready, or gone where it is to be deleted.
+pub async fn settled(world: &mut World) {
+    if let Err(standing) = world.settle(false).await {
+        panic!("{standing}\n{:#?}", world.guests());
+    }
+}
+
+/// Edits the PhoenixHypervisor.
+pub fn hypervisor(world: &World, change: impl FnOnce(&mut PhoenixHypervisor)) {
+    let mut object = (*world.store.hypervisor("ai", "pve").unwrap()).clone();
+    change(&mut object);
+    world.store.objects.insert_hypervisor(object);
+}
+
+/// Something happens to the cluster.
+pub fn edit(world: &World, edit: Edit) {
+    world.sim().edit(edit).unwrap();
+}
+
+/// A second node, `two`, in one cluster with the first, with the same storages, images and devices.
+pub fn second_node(world: &World) {
+    world.sim().with(|state| {
+        let mut twin = state.nodes["phoenix"].clone();
+        twin.ip = "10.0.0.14".into();
+        state.nodes.insert("two".into(), twin);
+        state.cluster = Some("lab".into());
+        for storage in state.storages.values_mut().filter(|s| !s.shared) {
+            if !storage.nodes.is_empty() {
+                storage.nodes.insert("two".into());
+            }
+            let files = storage.volumes.get("phoenix").cloned().unwrap_or_default();
+            storage.volumes.insert("two".into(), files);
+        }
+        state.broadcast();
+    });
+}
+
+pub fn object(world: &World, key: &Key) -> GuestObject {
+    world.store.guest(key).unwrap()
+}
+
+pub fn status(world: &World, key: &Key) -> GuestStatus {
+    object(world, key).status
+}
+
+pub fn message(world: &World, key: &Key) -> String {
+    status(world, key).message.unwrap_or_default()
+}
+
+/// Whether a condition has this reason.
+pub fn says(world: &World, key: &Key, reason: &str) -> bool {
+    status(world, key).conditions.iter().any(|c| c.reason == reason)
+}
+
+/// A guest's configuration as it is written.
+pub fn text(world: &World, vmid: u32) -> String {
+    world.sim().with(|state| state.guests[&vmid].text().to_owned())
+}
+
+/// A PhoenixLXC from the image.
+pub fn guest(name: &str, mut fields: Value) -> Value {
+    fields["source"] = json!({"image": {"volid": IMAGE}});
+    lxc(name, fields)
 }
 
 /// A PhoenixLXC with the given fields over a small default.

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::engine::{self, IMAGE, World, lxc};
-use phoenix::crd::{ADOPT, PhoenixHypervisor, RESTAMP};
+use crate::engine::{self, World, guest as made, hypervisor, lxc, message, rounds, text};
+use phoenix::crd::{ADOPT, RESTAMP};
 use phoenix::desired::{Key, Objects, Stamp};
 use phoenix::simulator::Edit;
 use serde_json::{Value, json};
@@ -35,22 +35,8 @@ fn adopter(name: &str, vmid: u32, fields: Value) -> Value {
     object
 }
 
-fn made(name: &str, fields: Value) -> Value {
-    let mut fields = fields;
-    fields["source"] = json!({"image": {"volid": IMAGE}});
-    lxc(name, fields)
-}
-
-fn text(world: &World, vmid: u32) -> String {
-    world.sim().with(|state| state.guests[&vmid].text().to_owned())
-}
-
 fn stamp(world: &World, vmid: u32) -> Option<Stamp> {
     Stamp::find(world.guests()[&vmid].get("description")?)
-}
-
-fn message(world: &World, key: &Key) -> String {
-    world.store.guest(key).unwrap().status.message.unwrap_or_default()
 }
 
 fn conflict(world: &World, key: &Key) -> bool {
@@ -66,19 +52,6 @@ fn conflict(world: &World, key: &Key) -> bool {
 
 fn writes(world: &World) -> usize {
     world.sim().requests().iter().filter(|r| r.method != "GET").count()
-}
-
-async fn rounds(world: &World, number: usize) {
-    for _ in 0..number {
-        world.round().await;
-        tokio::time::sleep(std::time::Duration::from_millis(3)).await;
-    }
-}
-
-fn hypervisor(world: &World, change: impl FnOnce(&mut PhoenixHypervisor)) {
-    let mut object = (*world.store.hypervisor("ai", "pve").unwrap()).clone();
-    change(&mut object);
-    world.store.objects.insert_hypervisor(object);
 }
 
 /// The annotation stays in Git for ever.

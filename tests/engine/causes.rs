@@ -3,8 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::engine::{IMAGE, World, lxc, template};
-use phoenix::crd::PhoenixHypervisor;
+use crate::engine::{IMAGE, World, edit, hypervisor, lxc, template};
 use phoenix::desired::{Key, Objects};
 use phoenix::simulator::Edit;
 use phoenix::simulator::model::state::TaskFault;
@@ -58,18 +57,8 @@ fn right_token(world: &World) {
     world.store.objects.insert_secret(kept);
 }
 
-fn hypervisor(world: &World, change: impl FnOnce(&mut PhoenixHypervisor)) {
-    let mut object = (*world.store.hypervisor("ai", "pve").unwrap()).clone();
-    change(&mut object);
-    world.store.objects.insert_hypervisor(object);
-}
-
 fn vmids(world: &World, end: i64) {
     hypervisor(world, |h| h.spec.vmid_range.as_mut().unwrap().end = end);
-}
-
-fn edit(world: &World, edit: Edit) {
-    world.sim().edit(edit).unwrap();
 }
 
 fn online(world: &World, online: bool) {

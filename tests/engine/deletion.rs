@@ -2,34 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use crate::engine::{self, IMAGE, World, lxc, template, vm_template};
+use crate::engine::{self, World, guest, rounds, says, template, vm_template};
 use phoenix::crd::ABANDON;
 use phoenix::desired::{Key, Objects, Stamp};
 use phoenix::engine::store::EventType;
 use phoenix::simulator::Edit;
 use serde_json::{Value, json};
 
-fn guest(name: &str, fields: Value) -> Value {
-    let mut fields = fields;
-    fields["source"] = json!({"image": {"volid": IMAGE}});
-    lxc(name, fields)
-}
-
-async fn rounds(world: &World, number: usize) {
-    for _ in 0..number {
-        world.round().await;
-        tokio::time::sleep(std::time::Duration::from_millis(3)).await;
-    }
-}
-
 fn message(world: &World, key: &Key) -> String {
     let guest = world.store.guest(key);
     guest.and_then(|g| g.status.message).unwrap_or_default()
-}
-
-fn says(world: &World, key: &Key, reason: &str) -> bool {
-    let guest = world.store.guest(key).unwrap();
-    guest.status.conditions.iter().any(|c| c.reason == reason)
 }
 
 fn lose_status(world: &World, key: &Key) {

@@ -1,9 +1,7 @@
 //! Destroying a guest counts what Proxmox would really take: volumes in force and pending, unused ones, and those of
 //! snapshots. What nobody said may go keeps the guest.
 
-use std::time::Duration;
-
-use crate::engine::{IMAGE, World, lxc, template, vm, vm_template};
+use crate::engine::{IMAGE, World, lxc, rounds, template, vm, vm_template};
 use phoenix::desired::{Key, Objects};
 use phoenix::simulator::model::GuestKind;
 use phoenix::simulator::model::storage::{Storage, StorageKind};
@@ -13,13 +11,6 @@ use serde_json::{Value, json};
 const VMID: u32 = 1000;
 /// The volume that nobody said may go.
 const DATA: &str = "precious";
-
-async fn rounds(world: &World, n: usize) {
-    for _ in 0..n {
-        world.round().await;
-        tokio::time::sleep(Duration::from_millis(3)).await;
-    }
-}
 
 /// A volume of the guest's own; its id.
 fn made(state: &mut State, storage: &str, name: &str) -> String {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::engine::{IMAGE, World, lxc, vm};
-use phoenix::desired::{GuestObject, Key, Objects};
+use crate::engine::{IMAGE, World, lxc, object, vm};
+use phoenix::desired::{Key, Objects};
 use phoenix::simulator::Edit;
 use phoenix::simulator::model::{AgentAction, AgentFault};
 use phoenix::simulator::ssh::{SshAction, SshFault};
@@ -35,10 +35,6 @@ fn fails(world: &World, command: &str) {
 
 fn mend(world: &World) {
     world.sim().with(|state| state.ssh.faults.clear());
-}
-
-fn object(world: &World, key: &Key) -> GuestObject {
-    world.store.guest(key).unwrap()
 }
 
 /// Reason and message of a condition that does not hold.

@@ -1,7 +1,6 @@
 //! Images are what their checksum says: which file a guest is made of, whoever fetched it and whatever it was called.
 
-use crate::engine::{self, World, lxc, vm};
-use phoenix::crd::GuestStatus;
+use crate::engine::{self, World, hypervisor, lxc, status, vm};
 use phoenix::desired::{Key, Objects, resolve};
 use phoenix::simulator::Edit;
 use phoenix::simulator::model::download::RemoteFile;
@@ -23,12 +22,6 @@ fn serve(world: &World, url: &str, sha256: &str, mib: u64) {
     world.sim().edit(Edit::RemoteFile { url: url.into(), file }).unwrap();
 }
 
-fn hypervisor(world: &World, change: impl FnOnce(&mut phoenix::crd::PhoenixHypervisor)) {
-    let mut hypervisor = (*world.store.hypervisor("ai", "pve").unwrap()).clone();
-    change(&mut hypervisor);
-    world.store.objects.insert_hypervisor(hypervisor);
-}
-
 async fn world() -> World {
     let world = World::new(&[]).await;
     hypervisor(&world, |h| {
@@ -39,10 +32,6 @@ async fn world() -> World {
 
 fn image(url: &str, sha256: &str) -> Value {
     json!({"source": {"image": {"url": url, "sha256": sha256}}, "network": []})
-}
-
-fn status(world: &World, key: &Key) -> GuestStatus {
-    world.store.guest(key).unwrap().status
 }
 
 /// First digit of the checksum of the file that a guest was made of: it stands for the system in it, see [`serve`].

@@ -3,7 +3,7 @@
 use phoenix::pve::Vmid;
 use std::collections::BTreeMap;
 
-use crate::engine::{IMAGE, World, lxc};
+use crate::engine::{self, World, says};
 use phoenix::desired::{Key, Objects, Stamp};
 use phoenix::simulator::{Edit, Simulator};
 use serde_json::{Value, json};
@@ -11,9 +11,7 @@ use serde_json::{Value, json};
 const VMID: u32 = 1000;
 
 fn guest(fields: Value) -> Value {
-    let mut fields = fields;
-    fields["source"] = json!({"image": {"volid": IMAGE}});
-    lxc("a", fields)
+    engine::guest("a", fields)
 }
 
 /// A world with one guest, Ready.
@@ -40,19 +38,11 @@ fn replace(sim: &Simulator, description: &str) {
 }
 
 fn text(world: &World) -> String {
-    world.sim().with(|state| state.guests[&VMID].text().to_owned())
-}
-
-fn says(world: &World, key: &Key, reason: &str) -> bool {
-    let guest = world.store.guest(key).unwrap();
-    guest.status.conditions.iter().any(|c| c.reason == reason)
+    engine::text(world, VMID)
 }
 
 async fn rounds(world: &World) {
-    for _ in 0..30 {
-        world.round().await;
-        tokio::time::sleep(std::time::Duration::from_millis(3)).await;
-    }
+    engine::rounds(world, 30).await;
 }
 
 /// Between the read that showed our stamp and the write: the digest of the read tells Proxmox.

@@ -1,44 +1,18 @@
 //! Raw lines and descriptions are written once: what Proxmox does not read back is a failure that is told, what the spec
 //! dropped goes, and words that are stored otherwise than they were written are no change.
 
-use std::time::Duration;
-
-use crate::engine::{self, IMAGE, World, lxc, vm};
-use phoenix::desired::{Key, Objects};
+use crate::engine::{self, World, message, rounds, until, vm};
+use phoenix::desired::Objects;
 use serde_json::{Value, json};
 
 const VMID: u32 = 1000;
 
 fn guest(fields: Value) -> Value {
-    let mut fields = fields;
-    fields["source"] = json!({"image": {"volid": IMAGE}});
-    lxc("a", fields)
-}
-
-async fn rounds(world: &World, number: usize) {
-    for _ in 0..number {
-        world.round().await;
-        tokio::time::sleep(Duration::from_millis(3)).await;
-    }
-}
-
-async fn until(world: &World, what: &str, so: impl Fn(&World) -> bool) {
-    for _ in 0..300 {
-        if so(world) {
-            return;
-        }
-        rounds(world, 1).await;
-    }
-    let standing: Vec<_> = world.store.guests().into_iter().map(|g| g.status).collect();
-    panic!("not so in time: {what}: {standing:?}");
-}
-
-fn message(world: &World, key: &Key) -> String {
-    world.store.guest(key).unwrap().status.message.unwrap_or_default()
+    engine::guest("a", fields)
 }
 
 fn text(world: &World) -> String {
-    world.sim().with(|state| state.guests[&VMID].text().to_owned())
+    engine::text(world, VMID)
 }
 
 fn writes(world: &World) -> usize {

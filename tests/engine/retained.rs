@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::engine::{self, CLUSTER, IMAGE, World, lxc, template};
-use phoenix::crd::PhoenixHypervisor;
+use crate::engine::{self, CLUSTER, IMAGE, World, hypervisor, lxc, rounds, second_node, template};
 use phoenix::desired::{Key, Objects, Stamp};
 use phoenix::engine::{Engine, EngineOptions};
 use phoenix::simulator::model::access::AclEntry;
-use phoenix::simulator::{Edit, Fault, FaultKind, State};
+use phoenix::simulator::{Edit, Fault, FaultKind};
 use serde_json::{Value, json};
 
 const OWNER: u32 = 9900;
@@ -34,7 +33,7 @@ fn guest() -> Value {
 /// A world whose owner container keeps the volume of an object that is gone.
 async fn kept() -> World {
     let mut world = World::new(&[]).await;
-    world.sim().with(second_node);
+    second_node(&world);
     hypervisor(&world, |h| {
         h.spec.defaults.as_mut().unwrap().node = Some("phoenix".into());
     });
@@ -43,13 +42,6 @@ async fn kept() -> World {
     world.store.delete(&key);
     world.settle(false).await.unwrap();
     world
-}
-
-async fn rounds(world: &World, n: usize) {
-    for _ in 0..n {
-        world.round().await;
-        tokio::time::sleep(Duration::from_millis(3)).await;
-    }
 }
 
 /// Everything that owner containers have registered: container and value.
@@ -90,25 +82,6 @@ async fn refused(world: &mut World, key: &Key, reason: &str, words: &[&str]) {
     }
     assert_eq!(registered(world), before);
     assert_eq!(world.guests().len(), guests, "{:?}", world.guests().keys());
-}
-
-fn hypervisor(world: &World, change: impl FnOnce(&mut PhoenixHypervisor)) {
-    let mut object = (*world.store.hypervisor("ai", "pve").unwrap()).clone();
-    change(&mut object);
-    world.store.objects.insert_hypervisor(object);
-}
-
-/// A second node with the same storages.
-fn second_node(state: &mut State) {
-    let mut node = state.nodes["phoenix"].clone();
-    node.ip = "10.0.0.14".into();
-    state.nodes.insert("two".into(), node);
-    for storage in state.storages.values_mut() {
-        if let Some(volumes) = storage.volumes.get("phoenix").cloned() {
-            storage.volumes.insert("two".into(), volumes);
-        }
-    }
-    state.cluster = Some("lab".into());
 }
 
 /// The owner container moves to the second node, by hand.

@@ -1,14 +1,10 @@
 //! Revisions of templates: a change builds a new guest beside the old one, nobody is rebuilt unasked, and what still has
 //! children stays.
 
-use crate::engine::{World, lxc, template, vm, vm_template};
+use crate::engine::{World, lxc, status, template, vm, vm_template};
 use phoenix::crd::{GuestStatus, REBUILD};
 use phoenix::desired::{Key, Objects};
 use serde_json::{Value, json};
-
-fn status(world: &World, key: &Key) -> GuestStatus {
-    world.store.guest(key).unwrap().status
-}
 
 fn message(world: &World, key: &Key, condition: &str) -> Option<String> {
     let conditions = status(world, key).conditions;

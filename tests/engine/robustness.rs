@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::engine::{self, World, lxc, template};
+use crate::engine::{self, World, lxc, status, template};
 use phoenix::admission::read_manifests;
-use phoenix::crd::GuestStatus;
 use phoenix::desired::{Blocked, Key, MemoryObjects, Objects, refs, resolve};
 use serde_json::{Value, json};
 
@@ -17,10 +16,6 @@ fn feature(name: &str, requires: &[String]) -> phoenix::crd::PhoenixFeature {
     let value =
         json!({"metadata": {"name": name, "namespace": "ai"}, "spec": {"install": "true", "requires": requires}});
     serde_json::from_value(value).unwrap()
-}
-
-fn status(world: &World, key: &Key) -> GuestStatus {
-    world.store.guest(key).unwrap().status
 }
 
 fn blocked(result: Result<(), Blocked>) -> (&'static str, String) {

@@ -2,22 +2,15 @@
 //! `spec.allow` gives, row by row; and it is as they say as soon as it is given.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use crate::allow_table::{self, Row, rows, tenants};
-use crate::engine::{self, IMAGE, World, lxc, template, vm};
+use crate::engine::{self, IMAGE, World, hypervisor, lxc, rounds, settled, template, vm};
 use phoenix::crd::{ADOPT, PhoenixHypervisor};
 use phoenix::desired::{Key, Objects};
 use phoenix::simulator::model::access::AclEntry;
 use phoenix::simulator::model::storage::Volume;
 use phoenix::simulator::{Edit, Simulator};
 use serde_json::{Value, json};
-
-fn hypervisor(world: &World, change: impl FnOnce(&mut PhoenixHypervisor)) {
-    let mut object = (*world.store.hypervisor("ai", "pve").unwrap()).clone();
-    change(&mut object);
-    world.store.objects.insert_hypervisor(object);
-}
 
 fn allow(world: &World, allow: &Value) {
     hypervisor(world, |h| h.spec.allow = serde_json::from_value(allow.clone()).unwrap());
@@ -82,13 +75,6 @@ fn with_source(mut fields: Value) -> Value {
     fields
 }
 
-async fn rounds(world: &World, count: usize) {
-    for _ in 0..count {
-        world.round().await;
-        tokio::time::sleep(Duration::from_millis(3)).await;
-    }
-}
-
 fn writes(world: &World) -> Vec<String> {
     let requests = world.sim().requests();
     let writes = requests.iter().filter(|r| r.method != "GET");
@@ -112,12 +98,6 @@ fn not_allowed(world: &World, key: &Key, words: &[&str]) -> String {
         assert!(message.contains(word), "{key}: {message} lacks {word}");
     }
     message
-}
-
-async fn settled(world: &mut World) {
-    if let Err(standing) = world.settle(false).await {
-        panic!("{standing}");
-    }
 }
 
 /// One row: refused without the entry, with nothing written; Ready with it; and when the entry is taken away again the

@@ -2,26 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use crate::engine::{World, vm, vm_template};
-use phoenix::crd::GuestStatus;
-use phoenix::desired::{Key, Objects};
+use crate::engine::{World, settled, status, vm, vm_template};
+use phoenix::desired::Objects;
 use serde_json::json;
 use sha2::Digest as _;
-
-fn status(world: &World, key: &Key) -> GuestStatus {
-    world.store.guest(key).unwrap().status
-}
 
 fn requests(world: &World) -> Vec<String> {
     let log = world.sim().requests();
     let writes = log.iter().filter(|r| r.method != "GET" && !r.path.contains("/agent/"));
     writes.map(|r| format!("{} {}", r.method, r.path)).collect()
-}
-
-async fn settled(world: &mut World) {
-    if let Err(standing) = world.settle(false).await {
-        panic!("{standing}\n{:#?}", world.guests());
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

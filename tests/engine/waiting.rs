@@ -1,13 +1,11 @@
 //! What failed waits before it is tried again, and holds nothing else back: neither stopping nor deleting, nor somebody
 //! who asks for another attempt now. No clock that was wrong blocks an object.
 
-use std::time::Duration;
-
-use crate::engine::{IMAGE, World, lxc};
+use crate::engine::{self, World, object, rounds, until};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use phoenix::crd::RECONCILE;
-use phoenix::desired::{GuestObject, Key, Objects};
+use phoenix::desired::{Key, Objects};
 use phoenix::simulator::model::state::TaskFault;
 use phoenix::simulator::{Edit, Fault, FaultKind};
 use serde_json::{Value, json};
@@ -15,9 +13,7 @@ use serde_json::{Value, json};
 const VMID: u32 = 1000;
 
 fn guest(fields: Value) -> Value {
-    let mut fields = fields;
-    fields["source"] = json!({"image": {"volid": IMAGE}});
-    lxc("a", fields)
+    engine::guest("a", fields)
 }
 
 async fn world(fields: Value) -> (World, Key) {
@@ -31,29 +27,6 @@ async fn world(fields: Value) -> (World, Key) {
 fn in_real_time(world: &mut World) {
     world.time_scale = 1.0;
     world.restart();
-}
-
-fn object(world: &World, key: &Key) -> GuestObject {
-    world.store.guest(key).unwrap()
-}
-
-async fn rounds(world: &World, number: usize) {
-    for _ in 0..number {
-        world.round().await;
-        tokio::time::sleep(Duration::from_millis(3)).await;
-    }
-}
-
-/// Runs until it is so.
-async fn until(world: &World, what: &str, so: impl Fn(&World) -> bool) {
-    for _ in 0..300 {
-        if so(world) {
-            return;
-        }
-        rounds(world, 1).await;
-    }
-    let standing: Vec<_> = world.store.guests().into_iter().map(|g| g.status).collect();
-    panic!("not so in time: {what}: {standing:?}");
 }
 
 /// Every request of this method and path is refused.

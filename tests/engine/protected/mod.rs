@@ -11,19 +11,13 @@ use phoenix::pve::Vmid;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::engine::{CLUSTER, IMAGE, World, lxc};
-use phoenix::crd::{GuestStatus, PhoenixHypervisor};
+use crate::engine::{self, CLUSTER, World, edit, guest, hypervisor, second_node, status, text};
+use phoenix::crd::GuestStatus;
 use phoenix::desired::{Identity, Key, Objects, Stamp};
 use phoenix::simulator::{Edit, Fault, FaultKind};
 use serde_json::{Value, json};
 
 const DISKS: &str = "quickOS-lxc-disks";
-
-/// A container from the image with the given fields.
-fn guest(name: &str, mut fields: Value) -> Value {
-    fields["source"] = json!({"image": {"volid": IMAGE}});
-    lxc(name, fields)
-}
 
 /// One guest `a` under vmid 1000, Ready.
 async fn one_guest(fields: Value) -> (World, Key) {
@@ -35,14 +29,7 @@ async fn one_guest(fields: Value) -> (World, Key) {
 }
 
 async fn rounds(world: &World) {
-    for _ in 0..30 {
-        world.round().await;
-        tokio::time::sleep(Duration::from_millis(3)).await;
-    }
-}
-
-fn status(world: &World, key: &Key) -> GuestStatus {
-    world.store.guest(key).unwrap().status
+    engine::rounds(world, 30).await;
 }
 
 /// What the object's conditions with this type or reason say.
@@ -50,10 +37,6 @@ fn said(world: &World, key: &Key, what: &str) -> Option<String> {
     let conditions = status(world, key).conditions.into_iter();
     let mut fitting = conditions.filter(|c| c.type_ == what || c.reason == what);
     fitting.next().map(|c| c.message)
-}
-
-fn edit(world: &World, edit: Edit) {
-    world.sim().edit(edit).unwrap();
 }
 
 fn set(world: &World, vmid: u32, options: &[(&str, &str)]) {
@@ -82,27 +65,6 @@ fn somebodys(world: &World, vmid: u32, node: Option<&str>, options: &[(&str, &st
     );
 }
 
-/// A second node beside the first one, with its storages and images.
-fn second_node(world: &World) {
-    world.sim().with(|state| {
-        let mut twin = state.nodes["phoenix"].clone();
-        twin.ip = "10.0.0.14".into();
-        state.nodes.insert("two".into(), twin);
-        state.cluster = Some("lab".into());
-        for storage in state.storages.values_mut() {
-            if let Some(volumes) = storage.volumes.get("phoenix").cloned() {
-                storage.volumes.insert("two".into(), volumes);
-            }
-        }
-    });
-}
-
-fn hypervisor(world: &World, change: impl FnOnce(&mut PhoenixHypervisor)) {
-    let mut object = (*world.store.hypervisor("ai", "pve").unwrap()).clone();
-    change(&mut object);
-    world.store.objects.insert_hypervisor(object);
-}
-
 /// Paths of the writes since the log was cleared, with their methods.
 fn writes(world: &World) -> Vec<String> {
     let log = world.sim().requests();
@@ -118,11 +80,6 @@ fn fault(method: &str, path: &str, count: u32, kind: FaultKind) -> Fault {
         count,
         kind,
     }
-}
-
-/// A guest's configuration as it is written.
-fn text(world: &World, vmid: u32) -> String {
-    world.sim().with(|state| state.guests[&vmid].text().to_owned())
 }
 
 /// The stamp of PhoenixLXC `ai/NAME` for a vmid.

@@ -6,7 +6,7 @@ mod reclaim;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::engine::{IMAGE, World, lxc, vm};
+use crate::engine::{IMAGE, World, lxc, rounds, vm};
 use phoenix::desired::{Key, Objects};
 use phoenix::simulator::Edit;
 use phoenix::simulator::model::Caller;
@@ -34,13 +34,6 @@ async fn world(object: Value) -> (World, Key) {
     let key = world.store.apply(object);
     world.settle(false).await.unwrap();
     (world, key)
-}
-
-async fn rounds(world: &World, n: usize) {
-    for _ in 0..n {
-        world.round().await;
-        tokio::time::sleep(Duration::from_millis(3)).await;
-    }
 }
 
 /// Mount points as they are after a restart: path → volume id.
