@@ -37,6 +37,7 @@ mod operator;
 mod plan;
 mod proxmox;
 pub mod pve;
+pub mod reason;
 pub mod remote;
 mod secret;
 pub mod simulator;

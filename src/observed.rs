@@ -1,6 +1,7 @@
 //! Snapshots of what Proxmox and the guests say (pure data). The plan asks for what it needs with a
 //! [`Query`](crate::plan::Query); what was not asked for is `None`.
 
+use crate::reason::Cause;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crd::Health;
@@ -223,16 +224,7 @@ pub enum GuestRead {
     /// A guest of the other sort has this vmid: it.
     OtherType(GuestRef),
     /// It could not be read.
-    Unreadable(Failure),
-}
-
-/// Why something could not be read or done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// Documented reason (docs/reasons.md), such as `Unauthorized`.
-    pub reason: &'static str,
-    /// Proxmox's own words with what was attempted.
-    pub message: String,
+    Unreadable(Cause),
 }
 
 /// Whether a vmid can be used for a new guest.
@@ -287,7 +279,7 @@ pub struct Owners {
     /// cluster.
     pub owners: Vec<Guest>,
     /// Containers that may be owners and could not be read, and why.
-    pub unreadable: Vec<(Vmid, Failure)>,
+    pub unreadable: Vec<(Vmid, Cause)>,
     /// Ids of the owners' range that are being created just now.
     pub creating: Vec<Vmid>,
     /// Every vmid that the cluster's list showed.
@@ -463,7 +455,7 @@ pub enum ProbeAnswer {
     /// Another exit code, or none in time: why.
     Failed(String),
     /// It could not be carried out, which says nothing about the guest.
-    Unknown(Failure),
+    Unknown(Cause),
     /// It is still running.
     UnderWay,
 }
@@ -482,7 +474,7 @@ pub struct ProbeCounts {
     /// Why it last failed.
     pub why: String,
     /// Why it could not be carried out.
-    pub failure: Option<Failure>,
+    pub failure: Option<Cause>,
 }
 
 /// What the probes said since the guest was started. It is kept in memory only: losing it costs a few more probes.
@@ -526,33 +518,33 @@ pub struct Observed {
     /// The template's guest.
     pub parent: Option<GuestRead>,
     /// The source image on its storage.
-    pub image: Option<Result<Image, Failure>>,
+    pub image: Option<Result<Image, Cause>>,
     /// Records of scripts in the guest, by id.
-    pub scripts: Option<Result<BTreeMap<String, ScriptRecord>, Failure>>,
+    pub scripts: Option<Result<BTreeMap<String, ScriptRecord>, Cause>>,
     /// Firewall of the guest.
-    pub firewall: Option<Result<FirewallState, Failure>>,
+    pub firewall: Option<Result<FirewallState, Cause>>,
     /// What statuses have recorded, for the search for owner containers.
     pub recorded: Recorded,
     /// Owner containers.
-    pub owners: Option<Result<Owners, Failure>>,
+    pub owners: Option<Result<Owners, Cause>>,
     /// By volume id: the container of no object's that has it, and as what.
-    pub holders: BTreeMap<String, Result<Option<(Vmid, String)>, Failure>>,
+    pub holders: BTreeMap<String, Result<Option<(Vmid, String)>, Cause>>,
     /// The id range of owner containers.
-    pub owner_range: Option<Result<OwnerRange, Failure>>,
+    pub owner_range: Option<Result<OwnerRange, Cause>>,
     /// Every section of guests' configurations, by vmid.
-    pub sections: BTreeMap<Vmid, Result<Sections, Failure>>,
+    pub sections: BTreeMap<Vmid, Result<Sections, Cause>>,
     /// What the machine's guest agent says.
-    pub agent: Option<Result<Agent, Failure>>,
+    pub agent: Option<Result<Agent, Cause>>,
     /// Whether a snippet has the wanted content on the guest's node.
-    pub snippet: Option<Result<bool, Failure>>,
+    pub snippet: Option<Result<bool, Cause>>,
     /// What the machine's cloud-init drive lacks.
-    pub cloud_init: Option<Result<CloudInitState, Failure>>,
+    pub cloud_init: Option<Result<CloudInitState, Cause>>,
     /// Revisions of this template from which objects were cloned; `None` for an object whose revision is not known.
     pub cloned_revisions: Vec<Option<String>>,
     /// Objects by the vmid that they recorded, for messages; only where a template is being deleted.
     pub objects: BTreeMap<Vmid, String>,
     /// An earlier revision of the template.
-    pub old_revision: Option<Result<OldRevision, Failure>>,
+    pub old_revision: Option<Result<OldRevision, Cause>>,
     /// Where the object stands in the queue for clones of its template.
     pub clone_queue: Option<ClonePlace>,
     /// What the probes said before this reconcile.

@@ -2,12 +2,13 @@
 //! that nothing is written.
 
 use crate::plan::NodeWork;
+use crate::reason::Cause;
+use crate::reason::Reason;
 use std::borrow::Cow;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::crd::{GuestStatus, RevisionStatus, TaskStatus, VolumeStatus};
-use crate::observed::Failure;
 use crate::plan::{Announce, Effect, Finding, Next, Plan, Stage, Step, retry};
 
 pub use crate::plan::retry::time;
@@ -34,9 +35,9 @@ pub enum Outcome {
     /// A Proxmox task works on it.
     Started(String),
     /// It failed, or nobody knows (then the next look tells).
-    Failed(Failure),
+    Failed(Cause),
     /// Something else is in the way for a moment; not the step's fault.
-    Busy(Failure),
+    Busy(Cause),
 }
 
 /// Sets a condition; its transition time changes only with its status.
@@ -44,7 +45,7 @@ pub fn set_condition(
     conditions: &mut Vec<Condition>,
     type_: &str,
     status: &str,
-    reason: &str,
+    reason: Reason,
     message: &str,
     generation: i64,
     now: i64,
@@ -225,7 +226,7 @@ pub fn after_step(previous: &GuestStatus, step: &Step, outcome: &Outcome, now: i
 }
 
 /// The status after a task ended.
-pub fn after_task(previous: &GuestStatus, failure: Option<&Failure>, now: i64, scale: f64) -> GuestStatus {
+pub fn after_task(previous: &GuestStatus, failure: Option<&Cause>, now: i64, scale: f64) -> GuestStatus {
     let mut status = previous.clone();
     let task = status.task.take().unwrap_or_default();
     match failure {
@@ -240,17 +241,14 @@ pub fn panicked(previous: &GuestStatus, generation: i64, message: &str, now: i64
     let mut status = previous.clone();
     status.observed_generation = Some(generation);
     let message: String = message.chars().take(2000).collect();
-    let failure = Failure {
-        reason: "InternalError",
-        message: message.clone(),
-    };
+    let failure = Cause::new(Reason::InternalError, message.clone());
     retry::failed(&mut status, None, "go on", &failure, now, scale);
     for (type_, value) in [("Ready", "Unknown"), ("Reconciling", "True")] {
         set_condition(
             &mut status.conditions,
             type_,
             value,
-            "InternalError",
+            Reason::InternalError,
             &message,
             generation,
             now,
@@ -319,8 +317,8 @@ fn condition(status: &mut GuestStatus, finding: &Finding, generation: i64, now: 
         &mut status.conditions,
         finding.condition,
         value,
-        finding.reason,
-        &finding.message,
+        finding.cause.reason,
+        &finding.cause.message,
         generation,
         now,
     );
@@ -367,20 +365,17 @@ fn order(type_: &str) -> usize {
 
 /// Ready, Reconciling, Stalled, phase and message.
 fn summary(status: &mut GuestStatus, plan: &Plan, generation: i64, now: i64) {
-    let (ready, reason, message): (&str, &str, String) = match &plan.next {
-        Next::Done => ("True", "Ready", String::new()),
-        Next::Wait { reason, message, .. } => {
-            let unknown = ["HypervisorUnreachable", "HypervisorNotReady"].contains(reason);
-            (if unknown { "Unknown" } else { "False" }, reason, message.clone())
-        }
-        Next::Stuck { reason, message } => ("False", reason, message.clone()),
-        Next::Run(step) => ("False", "InProgress", step.action.clone()),
+    let (ready, Cause { reason, message }) = match &plan.next {
+        Next::Done => ("True", Cause::new(Reason::Ready, "")),
+        Next::Wait { cause, .. } if cause.reason.hides_the_guest() => ("Unknown", cause.clone()),
+        Next::Wait { cause, .. } | Next::Stuck(cause) => ("False", cause.clone()),
+        Next::Run(step) => ("False", Cause::new(Reason::InProgress, &step.action)),
         Next::Look(_) => return,
     };
     let conditions = &mut status.conditions;
     set_condition(conditions, "Ready", ready, reason, &message, generation, now);
     for (name, on) in [
-        ("Stalled", matches!(plan.next, Next::Stuck { .. })),
+        ("Stalled", matches!(plan.next, Next::Stuck(_))),
         ("Reconciling", matches!(plan.next, Next::Wait { .. } | Next::Run(_))),
     ] {
         if on {
@@ -394,7 +389,7 @@ fn summary(status: &mut GuestStatus, plan: &Plan, generation: i64, now: i64) {
 }
 
 fn phase(plan: &Plan) -> String {
-    let deleting = plan.findings.iter().any(|f| f.reason == "Deleting");
+    let deleting = plan.findings.iter().any(|f| f.cause.reason == Reason::Deleting);
     let at = plan
         .findings
         .iter()
@@ -405,13 +400,13 @@ fn phase(plan: &Plan) -> String {
         _ if deleting => "Deleting",
         (Next::Done, _) if plan.facts.stopped => "Stopped",
         (Next::Done, _) => "Ready",
-        (Next::Stuck { .. }, _) => "Stalled",
+        (Next::Stuck(_), _) => "Stalled",
         (_, Some("DependenciesReady")) => "Waiting",
         (_, Some("Created")) => "Creating",
         (_, Some("Configured" | "VolumesReady" | "GPUReady")) => "Configuring",
         (_, Some("Running")) => "Starting",
         (_, Some("FeaturesApplied" | "ApplicationReady" | "TestsPassed")) => "Installing",
-        (Next::Wait { reason: "Starting", .. }, Some("Healthy")) => "Starting",
+        (Next::Wait { cause, .. }, Some("Healthy")) if cause.reason == Reason::Starting => "Starting",
         (_, Some("Healthy")) => "Unhealthy",
         (_, Some("SnapshotReady")) => "Sealing",
         _ => "Waiting",

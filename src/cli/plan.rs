@@ -1,5 +1,6 @@
 //! `phoenix plan`: what `phoenix apply` would change on Proxmox and how hard each change hits, without doing it.
 
+use crate::reason::Reason;
 use std::process::ExitCode;
 
 use crate::desired::{GuestObject, Objects};
@@ -91,7 +92,7 @@ impl std::fmt::Display for Count {
 }
 
 /// Reasons that the objects of the same plan resolve by themselves, once it is carried out.
-const PASSING: &[&str] = &["TemplateNotReady", "DependencyNotReady"];
+const PASSING: &[Reason] = &[Reason::TemplateNotReady, Reason::DependencyNotReady];
 
 /// One object's part of the plan.
 fn describe(object: &GuestObject, preview: &Preview, count: &mut Count) -> String {
@@ -106,13 +107,13 @@ fn describe(object: &GuestObject, preview: &Preview, count: &mut Count) -> Strin
         text.push_str(&format!("  {:8}  {action}\n", word(*impact)));
     }
     match &preview.blocked {
-        Some((reason, message)) if PASSING.contains(&reason.as_str()) => {
+        Some(cause) if PASSING.contains(&cause.reason) => {
             count.waiting += 1;
-            text.push_str(&format!("  waits     {reason}: {message}\n"));
+            text.push_str(&format!("  waits     {cause}\n"));
         }
-        Some((reason, message)) => {
+        Some(cause) => {
             count.blocked += 1;
-            text.push_str(&format!("  blocked   {reason}: {message}\n"));
+            text.push_str(&format!("  blocked   {cause}\n"));
         }
         None if preview.steps.is_empty() => {
             count.unchanged += 1;

@@ -6,6 +6,7 @@ use crate::crd::{
     ADOPT, Allow, AllowedCapability, Capabilities, Defaults, LxcGuest, PhoenixHypervisor, PhoenixLXCSpec, VmGuest,
 };
 use crate::pve::Vmid;
+use crate::reason::Reason;
 
 use super::{Blocked, GuestObject, GuestSpec, Objects, Reach, refs};
 
@@ -166,7 +167,7 @@ pub(super) fn check(
     };
     asked.object(object);
     match asked.list.iter().find(|(_, reach)| !grants.covers(reach)) {
-        Some((field, reach)) => Err(Blocked::stalled("NotAllowed", grants.refusal(field, reach))),
+        Some((field, reach)) => Err(Blocked::stalled(Reason::NotAllowed, grants.refusal(field, reach))),
         None => Ok(Some(grants)),
     }
 }
@@ -189,7 +190,7 @@ fn adopt_can_be_followed(object: &GuestObject) -> Result<(), Blocked> {
     };
     match (adopts(object), object.spec_vmid()) {
         (Some(id), Some(given)) if id != given => refused(
-            "Conflict",
+            Reason::Conflict,
             format!(
                 "{id} and {}.vmid: {given} name two guests: give the same id, or leave vmid out",
                 object.field_prefix()
@@ -197,7 +198,7 @@ fn adopt_can_be_followed(object: &GuestObject) -> Result<(), Blocked> {
         ),
         (Some(_), _) => Ok(()),
         (None, _) => refused(
-            "InvalidSpec",
+            Reason::InvalidSpec,
             format!("{text:?} is no id of a guest: give the id of the guest to adopt, such as \"500\""),
         ),
     }
@@ -232,7 +233,7 @@ fn owners_are_nobodys(object: &GuestObject, hypervisor: &PhoenixHypervisor) -> R
         .find(|(_, id)| (first..=last).contains(id))
     {
         Some((field, id)) => Err(Blocked::stalled(
-            "NotAllowed",
+            Reason::NotAllowed,
             format!(
                 "{field}: {id} is one of the ids {first}-{last} of spec.volumeOwners.idRange, whose containers hold everybody's retained volumes and are nobody's: choose another id"
             ),

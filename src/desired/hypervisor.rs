@@ -1,5 +1,6 @@
 //! A PhoenixHypervisor and its Secrets, resolved to what a connection needs.
 
+use crate::reason::Reason;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -118,7 +119,7 @@ pub fn access(hypervisor: &PhoenixHypervisor, objects: &dyn Objects) -> Result<A
     };
     if let Some(version) = &spec.driver_version {
         return Err(Blocked::stalled(
-            "NotYetSupported",
+            Reason::NotYetSupported,
             format!("spec.driverVersion: {version:?} cannot be ensured yet: leave the field out"),
         ));
     }
@@ -136,7 +137,7 @@ pub fn access(hypervisor: &PhoenixHypervisor, objects: &dyn Objects) -> Result<A
             .unwrap_or(GUEST_TASKS_DEFAULT),
         poll_seconds: units::seconds(poll).ok_or_else(|| {
             Blocked::stalled(
-                "InvalidSpec",
+                Reason::InvalidSpec,
                 format!("spec.pollInterval: {poll:?} is not a duration such as 10s"),
             )
         })?,

@@ -1,5 +1,6 @@
 //! What only containers have, from a PhoenixLXC or a PhoenixTemplate of lxc form.
 
+use crate::reason::Reason;
 use std::collections::BTreeMap;
 
 use crate::crd::*;
@@ -53,7 +54,7 @@ pub(super) fn fill(
 
 /// Refuses fields whose behaviour is not built.
 fn unbuilt(object: &GuestObject, guest: &LxcGuest) -> Result<(), Blocked> {
-    let no = |what: String| Blocked::stalled("NotYetSupported", what);
+    let no = |what: String| Blocked::stalled(Reason::NotYetSupported, what);
     let prefix = object.field_prefix();
     let unbuilt = [
         (
@@ -102,7 +103,7 @@ fn readable(object: &GuestObject, guest: &LxcGuest, hypervisor: &PhoenixHypervis
         let (key, value) = line.split_once(['=', ':']).unwrap_or((line, ""));
         if let Some(why) = super::raw_lines::refusal(key.trim(), value.trim(), version) {
             return Err(Blocked::stalled(
-                "InvalidSpec",
+                Reason::InvalidSpec,
                 format!("{prefix}.lxcOptions[{i}]: {line:?}: {why}"),
             ));
         }
@@ -139,7 +140,7 @@ fn source(
     let filename = file_name(&url);
     if !CONTAINER_ENDS.iter().any(|end| filename.ends_with(end)) {
         return Err(Blocked::stalled(
-            "InvalidSpec",
+            Reason::InvalidSpec,
             format!(
                 "{prefix}.source.image.url: {url:?} must end in the name of a container image ({}): Proxmox takes no other",
                 CONTAINER_ENDS.join(", ")
@@ -251,7 +252,7 @@ fn single_valued(object: &GuestObject, lines: &[(String, String)]) -> Result<(),
         return Ok(());
     }
     Err(Blocked::stalled(
-        "InvalidSpec",
+        Reason::InvalidSpec,
         format!(
             "{0}.apparmorProfile, {0}.lxcOptions: {key} is {values:?}, but holds one value: give it once",
             object.field_prefix()
@@ -282,7 +283,7 @@ fn mounts(object: &GuestObject, defaults: &Defaults) -> Result<Mounts, Blocked> 
         let trimmed = path.trim_end_matches('/');
         if let Some((_, other)) = taken.iter().find(|(p, _)| *p == trimmed) {
             return Err(Blocked::stalled(
-                "InvalidSpec",
+                Reason::InvalidSpec,
                 format!("{field}.mountPath: {path:?} is also the mount path of {other}: give each its own"),
             ));
         }
@@ -296,7 +297,7 @@ fn mounts(object: &GuestObject, defaults: &Defaults) -> Result<Mounts, Blocked> 
             .or(defaults.volume_storage.clone())
             .or(defaults.rootfs_storage.clone())
             .ok_or_else(|| {
-                Blocked::stalled("InvalidSpec", format!("{field}.storage is missing: name one, here or in defaults.volumeStorage of the PhoenixHypervisor"))
+                Blocked::stalled(Reason::InvalidSpec, format!("{field}.storage is missing: name one, here or in defaults.volumeStorage of the PhoenixHypervisor"))
             })?;
         let retain = volume.reclaim_policy.unwrap_or_default() == ReclaimPolicy::Retain;
         let mut properties = BTreeMap::new();

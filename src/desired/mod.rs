@@ -20,6 +20,8 @@ pub(crate) mod testing;
 pub mod vm;
 mod vm_cloud_init;
 
+use crate::reason::Cause;
+use crate::reason::Reason;
 use std::collections::BTreeMap;
 
 use crate::crd::{DeletionPolicy, DriftPolicy, Health, PowerState, RerunPolicy, RestartPolicy};
@@ -38,35 +40,26 @@ pub use vm::{WantedCloudInit, WantedDisk, WantedFirmware, WantedVendor, WantedVm
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Blocked {
     /// Only a change by somebody helps.
-    Stalled {
-        /// Documented reason (docs/reasons.md).
-        reason: &'static str,
-        /// Field, value and fix.
-        message: String,
-    },
+    Stalled(Cause),
     /// Something else has to happen first.
-    Waiting {
-        /// Documented reason.
-        reason: &'static str,
-        /// What is waited for.
-        message: String,
-    },
+    Waiting(Cause),
 }
 
 impl Blocked {
-    /// A stall.
-    pub fn stalled(reason: &'static str, message: impl Into<String>) -> Self {
-        Blocked::Stalled {
-            reason,
-            message: message.into(),
-        }
+    /// A stall: field, value and fix.
+    pub fn stalled(reason: Reason, message: impl Into<String>) -> Self {
+        Blocked::Stalled(Cause::new(reason, message))
     }
-    /// A wait.
-    pub fn waiting(reason: &'static str, message: impl Into<String>) -> Self {
-        Blocked::Waiting {
-            reason,
-            message: message.into(),
-        }
+
+    /// A wait for something.
+    pub fn waiting(reason: Reason, message: impl Into<String>) -> Self {
+        Blocked::Waiting(Cause::new(reason, message))
+    }
+
+    /// Why, whichever of the two it is.
+    pub fn cause(&self) -> &Cause {
+        let (Blocked::Stalled(cause) | Blocked::Waiting(cause)) = self;
+        cause
     }
 }
 

@@ -1,5 +1,6 @@
 //! What an object refers to: its hypervisor, template and dependencies.
 
+use crate::reason::Reason;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ pub fn hypervisor(object: &GuestObject, objects: &dyn Objects) -> Result<Arc<Pho
     let (namespace, name) = object.hypervisor_ref();
     let hypervisor = objects.hypervisor(&namespace, &name).ok_or_else(|| {
         Blocked::stalled(
-            "HypervisorNotFound",
+            Reason::HypervisorNotFound,
             format!("spec.hypervisorRef.name: there is no PhoenixHypervisor {namespace}/{name}: create it or correct the name"),
         )
     })?;
@@ -36,7 +37,7 @@ pub fn hypervisor(object: &GuestObject, objects: &dyn Objects) -> Result<Arc<Pho
         return Ok(hypervisor);
     }
     Err(Blocked::stalled(
-        "NotAllowed",
+        Reason::NotAllowed,
         format!(
             "spec.hypervisorRef: PhoenixHypervisor {namespace}/{name} does not let namespace {} use it: add it to its \
              spec.allowedNamespaces",
@@ -79,7 +80,7 @@ pub fn template(object: &GuestObject, name: &str, objects: &dyn Objects) -> Resu
         .find_map(|namespace| objects.guest(&Key::new(GuestKind::PhoenixTemplate, namespace, name)))
         .ok_or_else(|| {
             Blocked::stalled(
-                "TemplateNotFound",
+                Reason::TemplateNotFound,
                 format!(
                     "{}: there is no PhoenixTemplate {name} in namespace {}: create it or correct the name",
                     template_field(object),
@@ -116,7 +117,7 @@ pub fn lineage(object: &GuestObject, objects: &dyn Objects) -> Result<Vec<GuestO
         }
         if ancestors.len() == MAX_LINEAGE {
             return Err(Blocked::stalled(
-                "InvalidSpec",
+                Reason::InvalidSpec,
                 format!(
                     "{}: more than {MAX_LINEAGE} templates stand behind each other: clone from one that is nearer to its image",
                     template_field(object)
@@ -174,7 +175,7 @@ impl Needs {
 pub fn dependencies(object: &GuestObject, objects: &dyn Objects) -> Result<(), Blocked> {
     if let Some(cycle) = find_cycle(object, objects) {
         return Err(Blocked::stalled(
-            "DependencyCycle",
+            Reason::DependencyCycle,
             format!(
                 "spec.dependsOn: {} wait for each other: take one of the dependencies out",
                 circle(&cycle)
@@ -187,13 +188,13 @@ pub fn dependencies(object: &GuestObject, objects: &dyn Objects) -> Result<(), B
             Some(other) if other.is_ready() && !other.deleting => {}
             Some(_) => {
                 return Err(Blocked::waiting(
-                    "DependencyNotReady",
+                    Reason::DependencyNotReady,
                     format!("waits for {} {} to be Ready", key.kind.as_str(), key.name),
                 ));
             }
             None => {
                 return Err(Blocked::waiting(
-                    "DependencyNotFound",
+                    Reason::DependencyNotFound,
                     format!(
                         "spec.dependsOn: waits for {} {}, which does not exist",
                         key.kind.as_str(),
@@ -264,7 +265,7 @@ pub fn secret_value(
     key: &str,
     field: &str,
 ) -> Result<String, Blocked> {
-    let missing = |what: String| Blocked::stalled("SecretNotFound", format!("{field}: {what}"));
+    let missing = |what: String| Blocked::stalled(Reason::SecretNotFound, format!("{field}: {what}"));
     let secret = objects
         .secret(namespace, name)
         .ok_or_else(|| missing(format!("there is no Secret {namespace}/{name}: create it")))?;
@@ -294,7 +295,7 @@ pub fn config_map_value(
     field: &str,
 ) -> Result<String, Blocked> {
     let KeyRef { name, key } = reference;
-    let missing = |what: String| Blocked::stalled("ConfigMapNotFound", format!("{field}: {what}"));
+    let missing = |what: String| Blocked::stalled(Reason::ConfigMapNotFound, format!("{field}: {what}"));
     let map = objects
         .config_map(namespace, name)
         .ok_or_else(|| missing(format!("there is no ConfigMap {namespace}/{name}: create it")))?;

@@ -1,6 +1,7 @@
 //! An object resolved to what is wanted of its guest: what containers and machines share is here, what only one of
 //! them has in [`super::lxc`] and [`super::vm`].
 
+use crate::reason::Reason;
 use std::collections::BTreeMap;
 
 use crate::crd::*;
@@ -39,7 +40,7 @@ fn not_named_as_owners(object: &GuestObject, desired: &Desired) -> Result<(), Bl
     };
     let field = format!("{}.hostname", object.field_prefix());
     Err(Blocked::stalled(
-        "InvalidSpec",
+        Reason::InvalidSpec,
         format!(
             "{field}: {name:?} begins with {OWNER_HOSTNAME}, as the names of owner containers of retained volumes do: give another"
         ),
@@ -47,7 +48,7 @@ fn not_named_as_owners(object: &GuestObject, desired: &Desired) -> Result<(), Bl
 }
 
 fn no(what: String) -> Blocked {
-    Blocked::stalled("NotYetSupported", what)
+    Blocked::stalled(Reason::NotYetSupported, what)
 }
 
 /// Refuses fields whose behaviour is not built, for either sort of guest.
@@ -59,7 +60,7 @@ fn unbuilt(object: &GuestObject) -> Result<(), Blocked> {
     }
     match &object.spec {
         GuestSpec::Template(spec) if spec.lxc.is_none() && spec.vm.is_none() => Err(Blocked::stalled(
-            "InvalidSpec",
+            Reason::InvalidSpec,
             "spec: neither lxc nor vm is given: give one",
         )),
         _ if object
@@ -68,7 +69,7 @@ fn unbuilt(object: &GuestObject) -> Result<(), Blocked> {
             .is_some_and(Stamp::is_forged_in) =>
         {
             Err(Blocked::stalled(
-                "InvalidSpec",
+                Reason::InvalidSpec,
                 format!(
                     "{}.description: a line begins as the stamp by which Phoenix knows its guests: take that line out",
                     object.field_prefix()
@@ -87,7 +88,7 @@ fn shared(
 ) -> Result<Desired, Blocked> {
     let spec = object
         .shared()
-        .ok_or_else(|| Blocked::stalled("InvalidSpec", "spec: neither lxc nor vm is given: give one"))?;
+        .ok_or_else(|| Blocked::stalled(Reason::InvalidSpec, "spec: neither lxc nor vm is given: give one"))?;
     let defaults = hypervisor.spec.defaults.clone().unwrap_or_default();
     let update = match &object.spec {
         GuestSpec::Lxc(spec) => spec.update_policy.as_ref(),
@@ -217,7 +218,7 @@ pub(super) fn clone_source(object: &GuestObject, name: &str, objects: &dyn Objec
         };
         let field = format!("{}.source.templateRef.name", object.field_prefix());
         return Err(Blocked::stalled(
-            "InvalidSpec",
+            Reason::InvalidSpec,
             format!("{field}: PhoenixTemplate {name} is of {is} form: {needs}"),
         ));
     }
@@ -236,13 +237,13 @@ pub(super) fn clone_source(object: &GuestObject, name: &str, objects: &dyn Objec
 }
 
 pub(super) fn gib(field: &str, size: &str) -> Result<i64, Blocked> {
-    units::whole_gib(field, size).map_err(|m| Blocked::stalled("InvalidSpec", m))
+    units::whole_gib(field, size).map_err(|m| Blocked::stalled(Reason::InvalidSpec, m))
 }
 
 /// A quantity in whole MiB, as Proxmox takes memory: at least 16 (facts D.1, F.1).
 pub(super) fn mib(field: &str, value: Option<&String>) -> Result<Option<i64>, Blocked> {
     let mib = value.map(|v| units::whole_mib(field, v)).transpose();
-    mib.map_err(|m| Blocked::stalled("InvalidSpec", m))
+    mib.map_err(|m| Blocked::stalled(Reason::InvalidSpec, m))
 }
 
 /// Memory of a guest.
@@ -251,7 +252,7 @@ pub(super) fn memory(prefix: &str, own: Option<&String>, default: Option<&String
     let memory = mib(&field, own)?;
     if let Some(memory) = memory.filter(|m| *m < 16) {
         return Err(Blocked::stalled(
-            "InvalidSpec",
+            Reason::InvalidSpec,
             format!("{field}: {memory}Mi is too little: Proxmox needs at least 16Mi"),
         ));
     }
@@ -267,7 +268,7 @@ pub(super) fn image_storage(
 ) -> Result<String, Blocked> {
     own.or(defaults.image_storage.as_ref()).cloned().ok_or_else(|| {
         Blocked::stalled(
-            "InvalidSpec",
+            Reason::InvalidSpec,
             format!("{prefix}.{field}.storage is missing: name a storage for images, here or in defaults.imageStorage of the PhoenixHypervisor"),
         )
     })

@@ -1,5 +1,6 @@
 //! What only virtual machines have, from a PhoenixVM or a PhoenixTemplate of vm form.
 
+use crate::reason::Reason;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crd::*;
@@ -153,7 +154,7 @@ pub(super) fn fill(
 }
 
 pub(super) fn invalid(message: String) -> Blocked {
-    Blocked::stalled("InvalidSpec", message)
+    Blocked::stalled(Reason::InvalidSpec, message)
 }
 
 /// Fields that only root@pam may set (facts F.5).
@@ -176,7 +177,7 @@ fn root_only(desired: &Desired, object: &GuestObject, guest: &VmGuest) -> Result
         let Some(value) = value else { continue };
         if !channel {
             return Err(Blocked::stalled(
-                "MissingPrivilege",
+                Reason::MissingPrivilege,
                 format!(
                     "{field}: {value:?} can only be set by root@pam or over SSH: {other}set credentials.rootPasswordSecretRef or ssh of the PhoenixHypervisor, or leave it out"
                 ),

@@ -1,6 +1,7 @@
 //! What cloud-init of a machine is told: options of the machine, and what goes into a snippet besides
 //! ([`super::cloud_init`] renders it).
 
+use crate::reason::Reason;
 use std::collections::BTreeMap;
 
 use crate::crd::*;
@@ -83,7 +84,7 @@ fn no_cloud_init(desired: &Desired, object: &GuestObject, guest: &VmGuest) -> Re
 
 fn needs_snippet(prefix: &str, field: &str) -> Blocked {
     Blocked::stalled(
-        "MissingPrivilege",
+        Reason::MissingPrivilege,
         format!(
             "{prefix}.{field} is put into a snippet on the node, which needs SSH: set spec.ssh of the PhoenixHypervisor, or leave it out"
         ),

@@ -2,15 +2,16 @@
 //! bounded, and what ended can be read once. The runner's programs are short: they start scripts detached, or read records.
 //! What people run ([`start`], [`end`]) may take as long as it takes.
 
+use crate::reason::Cause;
+use crate::reason::Reason;
 use std::time::Duration;
 
-use crate::observed::Failure;
 use crate::proxmox::qemu::ExecStatus;
 use crate::proxmox::{Client, Error};
 use crate::pve::GuestRef;
 use crate::remote::{Captured, Output};
 
-use super::failure::{failure, of_call};
+use super::failure::of_call;
 
 /// The agent takes so much input with a command, in bytes.
 const INPUT: usize = 64 << 10;
@@ -25,7 +26,7 @@ const FOLDER: &str = "/run/phoenix-input";
 ///
 /// # Errors
 /// With the reason, and whether it may have run.
-pub async fn run(client: &Client, at: &GuestRef, input: &[u8]) -> Result<Output, (Failure, bool)> {
+pub async fn run(client: &Client, at: &GuestRef, input: &[u8]) -> Result<Output, (Cause, bool)> {
     let of = |e: Error| (of_call(&e), e.may_have_happened());
     if input.len() <= INPUT {
         let text = String::from_utf8_lossy(input);
@@ -43,7 +44,7 @@ pub async fn run(client: &Client, at: &GuestRef, input: &[u8]) -> Result<Output,
 ///
 /// # Errors
 /// With the reason, and whether it may have run.
-pub async fn start(client: &Client, at: &GuestRef, argv: &[&str], input: &[u8]) -> Result<i64, (Failure, bool)> {
+pub async fn start(client: &Client, at: &GuestRef, argv: &[&str], input: &[u8]) -> Result<i64, (Cause, bool)> {
     let of = |e: Error| (of_call(&e), e.may_have_happened());
     // Proxmox takes the input as text.
     if input.len() <= INPUT && input.is_ascii() {
@@ -54,7 +55,7 @@ pub async fn start(client: &Client, at: &GuestRef, argv: &[&str], input: &[u8]) 
         Ok(folder) => folder,
         Err(refused) => {
             let message = format!("{} does not take the input: {}", at.named(), refused.complaint());
-            return Err((failure("GuestUnreachable", message), false));
+            return Err((Cause::new(Reason::GuestUnreachable, message), false));
         }
     };
     let text = joined(&folder, "\"$@\"");
@@ -65,7 +66,7 @@ pub async fn start(client: &Client, at: &GuestRef, argv: &[&str], input: &[u8]) 
 
 /// Puts input that is too large for one call into the machine: the folder with its pieces, or what the machine said
 /// where it has no room for it.
-async fn send(client: &Client, at: &GuestRef, input: &[u8]) -> Result<Result<String, Output>, (Failure, bool)> {
+async fn send(client: &Client, at: &GuestRef, input: &[u8]) -> Result<Result<String, Output>, (Cause, bool)> {
     // Input may hold secrets: the folder is root's alone before anything is put into it. Pieces of a run that was cut
     // off carry another number and go with the folder, which lies in memory.
     let run = rand::random::<u64>();
@@ -95,7 +96,7 @@ fn joined(folder: &str, program: &str) -> String {
 ///
 /// # Errors
 /// With the reason, and whether it may have run.
-pub async fn exec(client: &Client, at: &GuestRef, argv: &[&str]) -> Result<Output, (Failure, bool)> {
+pub async fn exec(client: &Client, at: &GuestRef, argv: &[&str]) -> Result<Output, (Cause, bool)> {
     let pid = client
         .agent_exec(at, argv, "")
         .await
@@ -104,14 +105,14 @@ pub async fn exec(client: &Client, at: &GuestRef, argv: &[&str]) -> Result<Outpu
 }
 
 /// Waits for a short program to end.
-async fn wait(client: &Client, at: &GuestRef, pid: i64) -> Result<Output, (Failure, bool)> {
+async fn wait(client: &Client, at: &GuestRef, pid: i64) -> Result<Output, (Cause, bool)> {
     let Ok(ended) = tokio::time::timeout(DEADLINE, end(client, at, pid)).await else {
         let message = format!(
             "a command in {} did not end within {} s",
             at.named(),
             DEADLINE.as_secs()
         );
-        return Err((failure("GuestUnreachable", message), true));
+        return Err((Cause::new(Reason::GuestUnreachable, message), true));
     };
     let status = ended.map_err(|failure| (failure, true))?;
     let captured = |text: &Option<String>| {
@@ -138,7 +139,7 @@ pub fn exit_code(status: &ExecStatus) -> u32 {
 ///
 /// # Errors
 /// With the reason; the program may still run.
-pub async fn end(client: &Client, at: &GuestRef, pid: i64) -> Result<ExecStatus, Failure> {
+pub async fn end(client: &Client, at: &GuestRef, pid: i64) -> Result<ExecStatus, Cause> {
     let mut pause = Duration::from_millis(50);
     loop {
         let status = client.agent_exec_status(at, pid).await;

@@ -4,6 +4,7 @@ use crate::crd::GuestStatus;
 use crate::desired::{Desired, GuestObject};
 use crate::observed::Verified;
 use crate::plan::{self, Announce, Effect, Next, Plan, Step};
+use crate::reason::Reason;
 use crate::status::{self, Outcome};
 
 use super::connection::Connection;
@@ -100,14 +101,14 @@ impl<S: Store> Engine<S> {
     ) -> Result<Option<f64>, Stop> {
         match &outcome {
             Outcome::Busy(reason) => {
-                tracing::debug!(key = %object.key, reason = reason.reason, message = %reason.message, "busy");
+                tracing::debug!(key = %object.key, reason = %reason.reason, message = %reason.message, "busy");
                 if let Some(status) = status::unclaimed(&object.status, step) {
                     self.write(object, status).await?;
                 }
                 return Ok(Some(2.0));
             }
             Outcome::Failed(failure) => {
-                tracing::warn!(key = %object.key, action = %step.action, reason = failure.reason, message = %failure.message, "step failed");
+                tracing::warn!(key = %object.key, action = %step.action, reason = %failure.reason, message = %failure.message, "step failed");
                 self.warn(
                     object,
                     failure.reason,
@@ -120,7 +121,7 @@ impl<S: Store> Engine<S> {
         let status = status::after_step(&object.status, step, &outcome, now(), self.options.time_scale);
         self.write(object, status).await?;
         // Without quorum nothing can be written: every object is to wait for it, instead of trying for itself.
-        let lost = matches!(&outcome, Outcome::Failed(failure) if failure.reason == "NoQuorum");
+        let lost = matches!(&outcome, Outcome::Failed(failure) if failure.reason == Reason::NoQuorum);
         let refresh = matches!(&step.effect, Effect::Call { refresh: true, .. });
         if lost || refresh {
             connection.store(connection.look(lost).await);
@@ -153,7 +154,7 @@ impl<S: Store> Engine<S> {
         self.cut(&object.key, Point::BeforeStatus, why)?;
         let event = Event {
             type_: if leaves { EventType::Warning } else { EventType::Normal },
-            reason: "Released".into(),
+            reason: Reason::Released.into(),
             message: why.to_string(),
         };
         self.store.event(object, event).await;

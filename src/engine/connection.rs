@@ -2,6 +2,8 @@
 
 use crate::pve::GuestRef;
 use crate::pve::Vmid;
+use crate::reason::Cause;
+use crate::reason::Reason;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -9,14 +11,14 @@ use std::time::Instant;
 use crate::crd::status::ProxmoxCluster;
 use crate::desired::Key;
 use crate::desired::hypervisor::{Access, TlsPolicy};
-use crate::observed::{ClonePlace, Cluster, Failure};
+use crate::observed::{ClonePlace, Cluster};
 use crate::plan::Download;
 use crate::proxmox::cluster::ClusterStatus;
 use crate::proxmox::{ApiToken, Client, ConnectOptions, Login, Tls};
 use crate::pve::GuestType;
 use crate::remote::{self, Command, Input, Node, Output, Running, Ssh, SshOptions, Terminal};
 
-use super::failure::{failure, of_ssh};
+use super::failure::of_ssh;
 use super::probes::Prober;
 use super::turns::{CloneQueue, Places};
 
@@ -48,7 +50,7 @@ pub struct Connection {
 #[derive(Default)]
 struct State {
     snapshot: Option<Arc<Snapshot>>,
-    problem: Option<Failure>,
+    problem: Option<Cause>,
     /// Places for Proxmox tasks, by node.
     tasks: HashMap<String, Places>,
     polls: u64,
@@ -110,14 +112,14 @@ impl Connection {
     ///
     /// # Errors
     /// What in `access` cannot be used.
-    pub fn new(access: Access) -> Result<Self, Failure> {
+    pub fn new(access: Access) -> Result<Self, Cause> {
         let mut options = ConnectOptions::new(access.endpoints.clone());
         options.tls = match &access.tls {
             TlsPolicy::System => Tls::Roots,
             TlsPolicy::Ca(pem) => Tls::Ca(pem.clone()),
             TlsPolicy::Fingerprint(text) => Tls::Fingerprint(
                 text.parse()
-                    .map_err(|e| failure("InvalidSpec", format!("spec.tls.fingerprint: {e}")))?,
+                    .map_err(|e| Cause::new(Reason::InvalidSpec, format!("spec.tls.fingerprint: {e}")))?,
             ),
             TlsPolicy::Insecure => Tls::InsecureSkipVerify,
         };
@@ -129,7 +131,7 @@ impl Connection {
             username: "root@pam".into(),
             password: password.as_str().into(),
         });
-        let client = Client::new(options).map_err(|e| failure("InvalidSpec", e))?;
+        let client = Client::new(options).map_err(|e| Cause::new(Reason::InvalidSpec, e))?;
         let ssh = match &access.ssh {
             Some(ssh) => {
                 let mut options = SshOptions::new(&ssh.user, ssh.key.as_str(), &ssh.known_hosts);
@@ -152,12 +154,15 @@ impl Connection {
     ///
     /// # Errors
     /// The problem of the last poll.
-    pub fn snapshot(&self) -> Result<Arc<Snapshot>, Failure> {
+    pub fn snapshot(&self) -> Result<Arc<Snapshot>, Cause> {
         let state = lock(&self.state);
         match (&state.problem, &state.snapshot) {
             (Some(problem), _) => Err(problem.clone()),
             (None, Some(snapshot)) => Ok(snapshot.clone()),
-            (None, None) => Err(failure("HypervisorNotReady", "the hypervisor was not reached yet")),
+            (None, None) => Err(Cause::new(
+                Reason::HypervisorNotReady,
+                "the hypervisor was not reached yet",
+            )),
         }
     }
 
@@ -167,7 +172,7 @@ impl Connection {
     }
 
     /// Stores what a poll came to.
-    pub fn store(&self, result: Result<Snapshot, Failure>) {
+    pub fn store(&self, result: Result<Snapshot, Cause>) {
         let mut state = lock(&self.state);
         match result {
             Ok(snapshot) => {
@@ -229,7 +234,7 @@ impl Connection {
     ///
     /// # Errors
     /// With the reason, and whether it may have run.
-    pub async fn ssh(&self, node: &str, command: &Command) -> Result<Output, (Failure, bool)> {
+    pub async fn ssh(&self, node: &str, command: &Command) -> Result<Output, (Cause, bool)> {
         let ssh = self.ssh.as_ref().ok_or_else(no_ssh)?;
         let ran = ssh.run(&self.target(node)?, command).await;
         ran.map_err(|e: remote::Error| (of_ssh(&e), e.may_have_happened()))
@@ -244,14 +249,14 @@ impl Connection {
         node: &str,
         command: &Command,
         terminal: Option<&Terminal>,
-    ) -> Result<(Running, Input), Failure> {
+    ) -> Result<(Running, Input), Cause> {
         let ssh = self.ssh.as_ref().ok_or_else(no_ssh).map_err(|(f, _)| f)?;
         let target = self.target(node).map_err(|(f, _)| f)?;
         ssh.start(&target, command, terminal).await.map_err(|e| of_ssh(&e))
     }
 
     /// Where a node's SSH server is.
-    pub(super) fn target(&self, node: &str) -> Result<Node, (Failure, bool)> {
+    pub(super) fn target(&self, node: &str) -> Result<Node, (Cause, bool)> {
         let access = self.access.ssh.as_ref().ok_or_else(no_ssh)?;
         let known = self.last_snapshot().and_then(|s| s.addresses.get(node).cloned());
         let host = access
@@ -279,7 +284,7 @@ impl Connection {
     ///
     /// # Errors
     /// With the reason, and whether it may have run.
-    pub async fn in_guest(&self, at: &GuestRef, command: &Command) -> Result<Output, (Failure, bool)> {
+    pub async fn in_guest(&self, at: &GuestRef, command: &Command) -> Result<Output, (Cause, bool)> {
         match at.sort {
             GuestType::Lxc => self.ssh(&at.node, command).await,
             GuestType::Qemu => super::agent::run(&self.client, at, &command.stdin).await,
@@ -303,7 +308,7 @@ impl Connection {
     ///
     /// # Errors
     /// Why it cannot be looked at.
-    pub async fn look(&self, full: bool) -> Result<Snapshot, Failure> {
+    pub async fn look(&self, full: bool) -> Result<Snapshot, Cause> {
         let of = |e: crate::proxmox::Error| super::failure::of_call(&e);
         let previous = self.last_snapshot();
         let rows = self.client.cluster_resources().await.map_err(of)?;
@@ -347,7 +352,7 @@ impl Connection {
     ///
     /// # Errors
     /// Why it cannot be asked.
-    pub async fn who_answers(&self) -> Result<Option<ClusterStatus>, Failure> {
+    pub async fn who_answers(&self) -> Result<Option<ClusterStatus>, Cause> {
         match self.client.cluster_status().await {
             Ok(status) => Ok(Some(status)),
             Err(crate::proxmox::Error::Forbidden { .. }) => Ok(None),
@@ -359,7 +364,7 @@ impl Connection {
         &self,
         rows: &[crate::proxmox::cluster::Resource],
         known: Option<&ProxmoxCluster>,
-    ) -> Result<Identity, Failure> {
+    ) -> Result<Identity, Cause> {
         let of = |e: crate::proxmox::Error| super::failure::of_call(&e);
         let version = self.client.version().await.map_err(of)?.version;
         let Some(status) = self.who_answers().await? else {
@@ -397,7 +402,7 @@ impl Connection {
     ///
     /// # Errors
     /// Why it cannot be asked.
-    pub async fn identity_of(&self, status: &ClusterStatus) -> Result<ProxmoxCluster, Failure> {
+    pub async fn identity_of(&self, status: &ClusterStatus) -> Result<ProxmoxCluster, Cause> {
         let mut online = status.nodes.iter().filter(|n| n.online);
         let local = online.clone().find(|n| n.local).or_else(|| online.next());
         let ca_fingerprint = match local {
@@ -417,9 +422,9 @@ impl Connection {
     }
 }
 
-pub(super) fn no_ssh() -> (Failure, bool) {
+pub(super) fn no_ssh() -> (Cause, bool) {
     let message = "this needs SSH to the node: set spec.ssh of the PhoenixHypervisor";
-    (failure("MissingPrivilege", message), false)
+    (Cause::new(Reason::MissingPrivilege, message), false)
 }
 
 type Identity = (ProxmoxCluster, Option<bool>, BTreeMap<String, String>, String);

@@ -2,17 +2,18 @@
 
 use crate::desired::cloud_init::{self, FirstBoot};
 use crate::desired::{Key, Script, WantedVendor};
-use crate::observed::Failure;
 use crate::plan::{Download, Effect, GuestWork, NodeWork, Step};
 use crate::proxmox::Upid;
 use crate::pve::{ApiCall, GuestRef, GuestType, Vmid};
+use crate::reason::Cause;
+use crate::reason::Reason;
 use crate::remote::node::{self, NodeLayout, RawLine, RawLinesAnswer};
 use crate::remote::runner::{self, GuestFile, Layout};
 use crate::remote::{Command, InvalidCommand, Output};
 use crate::status::Outcome;
 
 use super::connection::Connection;
-use super::failure::{failure, is_passing, of_call, of_guest};
+use super::failure::{of_call, of_guest};
 
 /// Carries out a step's effect.
 pub async fn execute(connection: &Connection, key: &Key, step: &Step) -> Outcome {
@@ -58,8 +59,8 @@ async fn in_guest(connection: &Connection, at: &GuestRef, work: &GuestWork) -> O
     done.map_or_else(|outcome| outcome, |()| Outcome::Done)
 }
 
-fn failed(failure: Failure) -> Outcome {
-    if is_passing(&failure) {
+fn failed(failure: Cause) -> Outcome {
+    if failure.reason.passes_soon() {
         Outcome::Busy(failure)
     } else {
         Outcome::Failed(failure)
@@ -87,14 +88,17 @@ fn only_hotplug(error: &crate::proxmox::Error) -> bool {
 async fn task(connection: &Connection, key: &Key, call: &ApiCall, node: &str, downloads: Option<&Download>) -> Outcome {
     if !connection.claim_task(key, node) {
         let message = format!("node {node} has as many Phoenix tasks as limits.parallelTasksPerNode allows");
-        return Outcome::Busy(failure("TaskLimit", message));
+        return Outcome::Busy(Cause::new(Reason::TaskLimit, message));
     }
     if let Some(download) = downloads
         && !connection.claim_download(key, download.clone())
     {
         connection.release(key);
         let volid = &download.volid;
-        return Outcome::Busy(failure("ImageDownloading", format!("another object downloads {volid}")));
+        return Outcome::Busy(Cause::new(
+            Reason::ImageDownloading,
+            format!("another object downloads {volid}"),
+        ));
     }
     let outcome = match connection.client.call(call).await {
         Ok(value) => match value.as_str().map(str::parse::<Upid>) {
@@ -114,8 +118,8 @@ async fn ssh(connection: &Connection, on: &str, command: &Command) -> Outcome {
         Ok(output) if output.is_success() => Outcome::Done,
         Ok(output) => {
             let text = output.complaint();
-            let reason = super::failure::reason_of(&text).unwrap_or("CommandFailed");
-            failed(failure(reason, text))
+            let reason = super::failure::reason_of(&text).unwrap_or(Reason::CommandFailed);
+            failed(Cause::new(reason, text))
         }
         Err((error, _)) => Outcome::Failed(error),
     }
@@ -132,7 +136,7 @@ async fn raw_lines(
     let parse = |lines: &[String]| lines.iter().map(|l| RawLine::parse(l)).collect::<Result<Vec<_>, _>>();
     let (add, remove) = match (parse(add), parse(remove)) {
         (Ok(add), Ok(remove)) => (add, remove),
-        (Err(e), _) | (_, Err(e)) => return Outcome::Failed(failure("InvalidSpec", e.to_string())),
+        (Err(e), _) | (_, Err(e)) => return Outcome::Failed(Cause::new(Reason::InvalidSpec, e.to_string())),
     };
     let command = node::raw_lines(vmid, &add, &remove, digest, &NodeLayout::default());
     let output = match connection.ssh(on, &command).await {
@@ -141,22 +145,22 @@ async fn raw_lines(
     };
     match RawLinesAnswer::parse(output.exit, &output.stdout.text(), &output.stderr.text()) {
         RawLinesAnswer::Done { .. } => read_back(connection, on, vmid, &add).await,
-        RawLinesAnswer::Locked(text) => Outcome::Busy(failure("GuestLocked", text)),
+        RawLinesAnswer::Locked(text) => Outcome::Busy(Cause::new(Reason::GuestLocked, text)),
         RawLinesAnswer::Modified => {
             let message = format!("the configuration of container {vmid} was changed meanwhile; it is read again");
-            Outcome::Busy(failure("ConfigChanged", message))
+            Outcome::Busy(Cause::new(Reason::ConfigChanged, message))
         }
         RawLinesAnswer::Busy => {
             let message = format!("Proxmox is at work on the configuration of container {vmid}");
-            Outcome::Busy(failure("GuestLocked", message))
+            Outcome::Busy(Cause::new(Reason::GuestLocked, message))
         }
         RawLinesAnswer::Missing => {
             let message = format!("container {vmid} is not on node {on} any more; it is looked for again");
-            Outcome::Busy(failure("ConfigChanged", message))
+            Outcome::Busy(Cause::new(Reason::ConfigChanged, message))
         }
         RawLinesAnswer::Failed(text) => {
             let message = format!("cannot write raw lines of container {vmid} on node {on}: {text}");
-            Outcome::Failed(failure("CommandFailed", message))
+            Outcome::Failed(Cause::new(Reason::CommandFailed, message))
         }
     }
 }
@@ -189,7 +193,7 @@ async fn read_back(connection: &Connection, on: &str, vmid: Vmid, added: &[RawLi
         "lxcOptions: Proxmox does not read back what was written into the configuration of container {vmid}: {}: leave it out, or update Proxmox",
         lost.join(", ")
     );
-    Outcome::Failed(failure("RawLineNotRead", message))
+    Outcome::Failed(Cause::new(Reason::RawLineNotRead, message))
 }
 
 /// The script as the runner takes it.
@@ -230,7 +234,7 @@ async fn write_snippet(connection: &Connection, on: &str, volid: &str, vendor: &
     let program = |script: &Script| runner::start_program(&runner_script(script, 1), &Layout::default());
     let programs: Vec<String> = match vendor.scripts.iter().map(program).collect() {
         Ok(programs) => programs,
-        Err(error) => return Outcome::Failed(failure("InvalidSpec", error.to_string())),
+        Err(error) => return Outcome::Failed(Cause::new(Reason::InvalidSpec, error.to_string())),
     };
     let wish = FirstBoot {
         packages: &vendor.packages,
@@ -240,7 +244,7 @@ async fn write_snippet(connection: &Connection, on: &str, volid: &str, vendor: &
     };
     match cloud_init::vendor_data(&wish) {
         Ok(text) => ssh(connection, on, &node::write_snippet(volid, &text.unwrap_or_default())).await,
-        Err(message) => Outcome::Failed(failure("InvalidSpec", message)),
+        Err(message) => Outcome::Failed(Cause::new(Reason::InvalidSpec, message)),
     }
 }
 
@@ -250,7 +254,7 @@ async fn run(
     at: &GuestRef,
     command: Result<Command, InvalidCommand>,
 ) -> Result<Output, Outcome> {
-    let command = command.map_err(|error| Outcome::Failed(failure("InvalidSpec", error.to_string())))?;
+    let command = command.map_err(|error| Outcome::Failed(Cause::new(Reason::InvalidSpec, error.to_string())))?;
     match connection.in_guest(at, &command).await {
         Ok(output) if output.is_success() => Ok(output),
         Ok(output) => Err(Outcome::Failed(of_guest(at, &output))),
@@ -260,7 +264,7 @@ async fn run(
 
 /// An answer of the runner's that cannot be read.
 fn unreadable(error: runner::AnswerError) -> Outcome {
-    Outcome::Failed(failure("GuestUnreachable", error.to_string()))
+    Outcome::Failed(Cause::new(Reason::GuestUnreachable, error.to_string()))
 }
 
 /// systemd answers at once and restarts the unit by itself: a service that takes long to stop holds up nothing.
@@ -278,7 +282,7 @@ async fn restart_unit(connection: &Connection, at: &GuestRef, unit: &str) -> Res
         answer.exit,
         answer.output.trim()
     );
-    Err(Outcome::Failed(failure("CommandFailed", message)))
+    Err(Outcome::Failed(Cause::new(Reason::CommandFailed, message)))
 }
 
 async fn start_script(connection: &Connection, at: &GuestRef, script: &Script, attempt: i64) -> Result<(), Outcome> {
@@ -287,7 +291,7 @@ async fn start_script(connection: &Connection, at: &GuestRef, script: &Script, a
     let record = runner::Record::parse(&output.stdout.text()).map_err(unreadable)?;
     if record.busy {
         let message = format!("an earlier version of {} still runs", script.name);
-        return Err(Outcome::Busy(failure("ScriptRunning", message)));
+        return Err(Outcome::Busy(Cause::new(Reason::ScriptRunning, message)));
     }
     Ok(())
 }

@@ -1,44 +1,37 @@
 //! Failures of the shell's effects as documented reasons (docs/reasons.md).
 
-use crate::observed::Failure;
 use crate::proxmox::Error;
 use crate::pve::GuestRef;
+use crate::reason::Cause;
+use crate::reason::Reason;
 use crate::remote;
 
-/// A failure with its reason.
-pub fn failure(reason: &'static str, message: impl Into<String>) -> Failure {
-    Failure {
-        reason,
-        message: message.into(),
-    }
-}
-
 /// Proxmox's words → reason, for refusals that are told apart by their text only.
-const TEXTS: &[(&str, &str)] = &[
-    ("is locked (", "GuestLocked"),
-    ("got timeout", "GuestLocked"),
-    ("no quorum", "NoQuorum"),
-    ("still in use by linked clone", "TemplateInUse"),
-    ("config file already exists", "AlreadyExists"),
-    ("disk image '", "VolumeExists"),
-    ("dataset already exists", "VolumeExists"),
-    ("detected modified configuration", "ConfigChanged"),
-    ("checksum mismatch (file change", "ConfigChanged"),
-    ("out of space", "StorageFull"),
-    ("No space left", "StorageFull"),
-    ("not enough free space", "StorageFull"),
-    ("storage '", "StorageError"),
-    ("protection mode enabled", "Protected"),
-    ("no such template", "ImageNotFound"),
-    ("checksum mismatch: got", "ChecksumMismatch"),
-    ("can't find file", "ImageNotFound"),
-    ("does not exist", "NotFound"),
+const TEXTS: &[(&str, Reason)] = &[
+    ("is locked (", Reason::GuestLocked),
+    ("got timeout", Reason::GuestLocked),
+    ("no quorum", Reason::NoQuorum),
+    ("still in use by linked clone", Reason::TemplateInUse),
+    ("config file already exists", Reason::AlreadyExists),
+    ("disk image '", Reason::VolumeExists),
+    ("dataset already exists", Reason::VolumeExists),
+    ("detected modified configuration", Reason::ConfigChanged),
+    ("checksum mismatch (file change", Reason::ConfigChanged),
+    ("out of space", Reason::StorageFull),
+    ("No space left", Reason::StorageFull),
+    ("not enough free space", Reason::StorageFull),
+    ("storage '", Reason::StorageError),
+    ("protection mode enabled", Reason::Protected),
+    ("no such template", Reason::ImageNotFound),
+    ("checksum mismatch: got", Reason::ChecksumMismatch),
+    ("can't find file", Reason::ImageNotFound),
+    ("does not exist", Reason::NotFound),
 ];
 
 /// The reason that Proxmox's words give, if they give one.
-pub fn reason_of(text: &str) -> Option<&'static str> {
+pub fn reason_of(text: &str) -> Option<Reason> {
     if names_taken_guest(text) {
-        return Some("AlreadyExists");
+        return Some(Reason::AlreadyExists);
     }
     TEXTS
         .iter()
@@ -58,17 +51,17 @@ fn names_taken_guest(text: &str) -> bool {
 }
 
 /// A failed API call.
-pub fn of_call(error: &Error) -> Failure {
+pub fn of_call(error: &Error) -> Cause {
     let message = error.to_string();
     let reason = match error {
-        Error::Unauthorized { .. } => "Unauthorized",
-        Error::NoCredential(_) | Error::Forbidden { .. } => "MissingPrivilege",
-        Error::Certificate { .. } => "CertificateNotTrusted",
-        Error::NotSent { .. } => "HypervisorUnreachable",
+        Error::Unauthorized { .. } => Reason::Unauthorized,
+        Error::NoCredential(_) | Error::Forbidden { .. } => Reason::MissingPrivilege,
+        Error::Certificate { .. } => Reason::CertificateNotTrusted,
+        Error::NotSent { .. } => Reason::HypervisorUnreachable,
         _ => match reason_of(&message) {
             Some(reason) => reason,
-            None if matches!(error, Error::Unknown { .. }) => "OutcomeUnknown",
-            None => "ProxmoxRefused",
+            None if matches!(error, Error::Unknown { .. }) => Reason::OutcomeUnknown,
+            None => Reason::ProxmoxRefused,
         },
     };
     let message = match error {
@@ -80,17 +73,17 @@ pub fn of_call(error: &Error) -> Failure {
         ),
         _ => message,
     };
-    Failure { reason, message }
+    Cause::new(reason, message)
 }
 
 /// A failed SSH command.
-pub fn of_ssh(error: &remote::Error) -> Failure {
+pub fn of_ssh(error: &remote::Error) -> Cause {
     let reason = match error {
-        remote::Error::BadKey(_) => "SSHKeyInvalid",
-        remote::Error::HostKeyMismatch { .. } => "HostKeyMismatch",
-        remote::Error::AuthFailed { .. } => "SSHAuthFailed",
-        remote::Error::Unreachable { .. } => "SSHUnreachable",
-        _ => "SSHConnectionLost",
+        remote::Error::BadKey(_) => Reason::SSHKeyInvalid,
+        remote::Error::HostKeyMismatch { .. } => Reason::HostKeyMismatch,
+        remote::Error::AuthFailed { .. } => Reason::SSHAuthFailed,
+        remote::Error::Unreachable { .. } => Reason::SSHUnreachable,
+        _ => Reason::SSHConnectionLost,
     };
     let message = match error {
         remote::Error::BadKey(_) => {
@@ -107,11 +100,11 @@ pub fn of_ssh(error: &remote::Error) -> Failure {
         ),
         _ => error.to_string(),
     };
-    Failure { reason, message }
+    Cause::new(reason, message)
 }
 
 /// A command in a guest that ended badly, or an answer that is none.
-pub fn of_guest(at: &GuestRef, output: &remote::Output) -> Failure {
+pub fn of_guest(at: &GuestRef, output: &remote::Output) -> Cause {
     let stdout = output.stdout.text();
     let told = stdout.lines().find_map(|line| line.strip_prefix("error="));
     let stderr = output.stderr.text();
@@ -122,14 +115,9 @@ pub fn of_guest(at: &GuestRef, output: &remote::Output) -> Failure {
     };
     if words.to_lowercase().contains("no space left") {
         let message = format!("{}: {words}: make room in it, or grow its disk", at.named());
-        return failure("GuestDiskFull", message);
+        return Cause::new(Reason::GuestDiskFull, message);
     }
-    failure("GuestUnreachable", format!("{}: {words}", at.named()))
-}
-
-/// Whether the failure is nobody's fault and passes by itself: the step is tried again soon, without counting.
-pub fn is_passing(failure: &Failure) -> bool {
-    ["GuestLocked", "ConfigChanged"].contains(&failure.reason)
+    Cause::new(Reason::GuestUnreachable, format!("{}: {words}", at.named()))
 }
 
 #[cfg(test)]
@@ -139,22 +127,22 @@ mod tests {
     #[test]
     fn what_exists_already_is_told_apart() {
         for (text, reason) in [
-            ("CT 100 already exists on node 'pve1'", Some("AlreadyExists")),
+            ("CT 100 already exists on node 'pve1'", Some(Reason::AlreadyExists)),
             (
                 "unable to create VM 100 - VM 100 already exists on node 'pve1'",
-                Some("AlreadyExists"),
+                Some(Reason::AlreadyExists),
             ),
             (
                 "unable to create VM 101: config file already exists",
-                Some("AlreadyExists"),
+                Some(Reason::AlreadyExists),
             ),
             (
                 "unable to create CT 100 - disk image '/var/lib/vz/images/100/vm-100-disk-0.raw' already exists",
-                Some("VolumeExists"),
+                Some(Reason::VolumeExists),
             ),
             (
                 "zfs error: cannot create 'tank/vm-100-disk-0': dataset already exists",
-                Some("VolumeExists"),
+                Some(Reason::VolumeExists),
             ),
             ("alias 'a' already exists", None),
         ] {

@@ -1,18 +1,19 @@
 //! Looks and plans, again and again, until the plan needs no more looks.
 
 use crate::pve::Vmid;
+use crate::reason::Cause;
+use crate::reason::Reason;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::crd::{ADOPT, GuestKind, RESTAMP, VolumeStatus};
 use crate::desired::{self, Desired, GuestObject, Identity, refs};
-use crate::observed::{ClonePlace, Failure, Observed, Recorded, Verified};
+use crate::observed::{ClonePlace, Observed, Recorded, Verified};
 use crate::plan::{self, Input, Next, Plan, Surroundings};
 use crate::pve::GuestType;
 use crate::status;
 
 use super::connection::{Connection, Snapshot};
-use super::failure::failure;
 use super::store::Store;
 use super::{Engine, Memory, SWEEP_SECONDS, lock, now, observe};
 
@@ -29,7 +30,7 @@ impl<S: Store> Engine<S> {
         desired: Option<&Desired>,
         owner_guard: &mut Option<tokio::sync::MutexGuard<'c, ()>>,
         preview: bool,
-    ) -> Result<Plan, Failure> {
+    ) -> Result<Plan, Cause> {
         let mut observed = self.start_looking(snapshot, object);
         observed.cloned_revisions = self.cloned_revisions(object);
         if object.deleting && object.key.kind == GuestKind::PhoenixTemplate {
@@ -80,13 +81,7 @@ impl<S: Store> Engine<S> {
                 None => plan::plan_stop(object, &observed, around, now()),
             };
             let Next::Look(query) = &plan.next else {
-                let waits = matches!(
-                    plan.next,
-                    Next::Wait {
-                        reason: "TemplateBusy",
-                        ..
-                    }
-                );
+                let waits = matches!(&plan.next, Next::Wait { cause, .. } if cause.reason == Reason::TemplateBusy);
                 if observed.clone_queue.is_some() && !waits {
                     connection.leave_clone_queue(&object.key);
                 }
@@ -118,8 +113,8 @@ impl<S: Store> Engine<S> {
                 answers.for_each(|(kind, answer)| counters.probe(*kind, answer));
             }
         }
-        Err(failure(
-            "InternalError",
+        Err(Cause::new(
+            Reason::InternalError,
             "the plan asks for the same looks again and again",
         ))
     }

@@ -28,6 +28,7 @@ mod task;
 mod turns;
 
 use crate::pve::Vmid;
+use crate::reason::Reason;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -133,14 +134,14 @@ impl<S: Store> Engine<S> {
             let message = format!(
                 "spec.hypervisorRef: there is no PhoenixHypervisor {namespace}/{name}: create it or correct the name"
             );
-            return Err(Blocked::stalled("HypervisorNotFound", message));
+            return Err(Blocked::stalled(Reason::HypervisorNotFound, message));
         }
         lock(&self.connections)
             .get(&(namespace.clone(), name.clone()))
             .cloned()
             .ok_or_else(|| {
                 let message = format!("PhoenixHypervisor {namespace}/{name} was not reached yet");
-                Blocked::waiting("HypervisorNotReady", message)
+                Blocked::waiting(Reason::HypervisorNotReady, message)
             })
     }
 }

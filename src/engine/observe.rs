@@ -2,6 +2,8 @@
 
 use crate::pve::GuestRef;
 use crate::pve::Vmid;
+use crate::reason::Cause;
+use crate::reason::Reason;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::desired::Identity;
@@ -12,7 +14,7 @@ use crate::pve::GuestType;
 use crate::remote::runner::{self, Layout, State};
 
 use super::connection::{Connection, Snapshot};
-use super::failure::{failure, of_call, of_guest};
+use super::failure::{of_call, of_guest};
 use super::probes::Place;
 
 mod ownership;
@@ -31,7 +33,7 @@ pub async fn look(
     previous: &[String],
     query: &Query,
     observed: &mut Observed,
-) -> Result<(), Failure> {
+) -> Result<(), Cause> {
     match query {
         Query::Cluster => {
             let status = connection.who_answers().await?;
@@ -119,7 +121,7 @@ pub async fn look(
     Ok(())
 }
 
-async fn vmid_free(connection: &Connection, vmid: Vmid, volumes_on: Option<&str>) -> Result<IdCheck, Failure> {
+async fn vmid_free(connection: &Connection, vmid: Vmid, volumes_on: Option<&str>) -> Result<IdCheck, Cause> {
     let client = &connection.client;
     if !client.vmid_is_free(vmid).await.map_err(|e| of_call(&e))? {
         return Ok(IdCheck::Taken);
@@ -168,7 +170,7 @@ async fn guest(
         (None, None) => online.iter().cloned().collect(),
     };
     if let Some(offline) = nodes.iter().find(|n| !online.contains(*n)) {
-        return GuestRead::Unreadable(failure("NodeOffline", format!("node {offline} is offline")));
+        return GuestRead::Unreadable(Cause::new(Reason::NodeOffline, format!("node {offline} is offline")));
     }
     for node in &nodes {
         match read_guest(connection, GuestRef::new(sort, vmid, node), details).await {
@@ -251,7 +253,7 @@ pub(super) fn reachable(interfaces: impl Iterator<Item = (String, Vec<String>)>)
 }
 
 /// The guest of an earlier revision, and the volumes of linked clones that rest on its own.
-async fn old_revision(connection: &Connection, snapshot: &Snapshot, at: &GuestRef) -> Result<OldRevision, Failure> {
+async fn old_revision(connection: &Connection, snapshot: &Snapshot, at: &GuestRef) -> Result<OldRevision, Cause> {
     let node = Some(at.node.as_str()).filter(|n| !n.is_empty());
     let read = guest(connection, snapshot, at.sort, at.vmid, node, true).await;
     let mut linked = Vec::new();
@@ -277,7 +279,7 @@ async fn old_revision(connection: &Connection, snapshot: &Snapshot, at: &GuestRe
 }
 
 /// Whether a task works on the vmid. A clone's task carries its source's id (facts B.4).
-async fn creating(connection: &Connection, vmid: Vmid, source: Option<Vmid>, node: &str) -> Result<bool, Failure> {
+async fn creating(connection: &Connection, vmid: Vmid, source: Option<Vmid>, node: &str) -> Result<bool, Cause> {
     let tasks = connection
         .client
         .tasks(node, None, None, 200)
@@ -295,7 +297,7 @@ async fn creating(connection: &Connection, vmid: Vmid, source: Option<Vmid>, nod
     }))
 }
 
-async fn image(connection: &Connection, node: &str, volid: &str, appliance: Option<&str>) -> Result<Image, Failure> {
+async fn image(connection: &Connection, node: &str, volid: &str, appliance: Option<&str>) -> Result<Image, Cause> {
     let client = &connection.client;
     let (storage, path) = volid.split_once(':').unwrap_or_default();
     let content = path.split('/').next();
@@ -304,7 +306,7 @@ async fn image(connection: &Connection, node: &str, volid: &str, appliance: Opti
         let failed = of_call(&error);
         let missing = failed.message.contains("does not exist") || failed.message.contains("No such storage");
         if missing {
-            failure("StorageNotFound", format!("image {volid}: {}", failed.message))
+            Cause::new(Reason::StorageNotFound, format!("image {volid}: {}", failed.message))
         } else {
             failed
         }
@@ -330,17 +332,17 @@ async fn scripts(
     connection: &Connection,
     at: &GuestRef,
     ids: &[String],
-) -> Result<BTreeMap<String, ScriptRecord>, Failure> {
+) -> Result<BTreeMap<String, ScriptRecord>, Cause> {
     let mut records = BTreeMap::new();
     for script in ids {
         let command = runner::poll(at.vmid, script, None, &Layout::default())
-            .map_err(|e| failure("InvalidSpec", e.to_string()))?;
+            .map_err(|e| Cause::new(Reason::InvalidSpec, e.to_string()))?;
         let output = connection.in_guest(at, &command).await.map_err(|(f, _)| f)?;
         if !output.is_success() {
             return Err(of_guest(at, &output));
         }
-        let record =
-            runner::Record::parse(&output.stdout.text()).map_err(|e| failure("GuestUnreachable", e.to_string()))?;
+        let record = runner::Record::parse(&output.stdout.text())
+            .map_err(|e| Cause::new(Reason::GuestUnreachable, e.to_string()))?;
         if record.state == State::Absent {
             continue;
         }
@@ -361,7 +363,7 @@ async fn scripts(
     Ok(records)
 }
 
-async fn firewall(connection: &Connection, at: &GuestRef) -> Result<FirewallState, Failure> {
+async fn firewall(connection: &Connection, at: &GuestRef) -> Result<FirewallState, Cause> {
     let client = &connection.client;
     let mut options = client.firewall_options(at).await.map_err(|e| of_call(&e))?;
     let rules = client.firewall_rules(at).await.map_err(|e| of_call(&e))?;

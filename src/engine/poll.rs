@@ -1,18 +1,18 @@
 //! The poll of a hypervisor: one look at the whole cluster, whatever the number of guests.
 
+use crate::reason::Cause;
+use crate::reason::Reason;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::crd::status::{NodeStatus, ProxmoxCluster};
 use crate::crd::{HypervisorStatus, PhoenixHypervisor};
-use crate::desired::{Blocked, Key, hypervisor};
-use crate::observed::Failure;
+use crate::desired::{Key, hypervisor};
 use crate::status::{clear_condition, set_condition};
 
 use super::connection::{Connection, Snapshot};
 use super::defect;
-use super::failure::failure;
 use super::store::Store;
 use super::{Engine, lock, now};
 
@@ -47,7 +47,7 @@ impl<S: Store> Engine<S> {
         if let Some(counters) = &self.options.counters {
             counters.panicked("PhoenixHypervisor");
         }
-        let problem = failure("InternalError", defect::message(words));
+        let problem = Cause::new(Reason::InternalError, defect::message(words));
         let key = (namespace.to_string(), name.to_string());
         let connection = lock(&self.connections).get(&key).cloned();
         if let Some(connection) = connection {
@@ -129,10 +129,8 @@ impl<S: Store> Engine<S> {
     }
 
     /// The connection for a hypervisor, made anew when its spec or Secrets changed.
-    fn connect(&self, object: &PhoenixHypervisor, namespace: &str, name: &str) -> Result<Arc<Connection>, Failure> {
-        let access = hypervisor::access(object, self.store.as_ref()).map_err(|blocked| match blocked {
-            Blocked::Stalled { reason, message } | Blocked::Waiting { reason, message } => failure(reason, message),
-        });
+    fn connect(&self, object: &PhoenixHypervisor, namespace: &str, name: &str) -> Result<Arc<Connection>, Cause> {
+        let access = hypervisor::access(object, self.store.as_ref()).map_err(|blocked| blocked.cause().clone());
         let key = (namespace.to_string(), name.to_string());
         let existing = lock(&self.connections).get(&key).cloned();
         let access = match access {
@@ -181,11 +179,7 @@ impl<S: Store> Engine<S> {
     }
 }
 
-fn hypervisor_status(
-    object: &PhoenixHypervisor,
-    result: Result<&Snapshot, &Failure>,
-    proven: bool,
-) -> HypervisorStatus {
+fn hypervisor_status(object: &PhoenixHypervisor, result: Result<&Snapshot, &Cause>, proven: bool) -> HypervisorStatus {
     let mut status = object.status.clone().unwrap_or_default();
     let generation = object.metadata.generation.unwrap_or_default();
     let time = now();
@@ -197,7 +191,7 @@ fn hypervisor_status(
                 conditions,
                 "Ready",
                 "True",
-                "Ready",
+                Reason::Ready,
                 "the Proxmox API answers",
                 generation,
                 time,
@@ -214,15 +208,7 @@ fn hypervisor_status(
                 generation,
                 time,
             );
-            let stalled = [
-                "SecretNotFound",
-                "InvalidSpec",
-                "Unauthorized",
-                "CertificateNotTrusted",
-                "NotYetSupported",
-                "SSHKeyInvalid",
-            ];
-            if stalled.contains(&failure.reason) {
+            if failure.reason.stops_the_hypervisor() {
                 set_condition(
                     conditions,
                     "Stalled",
@@ -243,7 +229,7 @@ fn hypervisor_status(
             conditions,
             "HostConfigured",
             "False",
-            "NotYetSupported",
+            Reason::NotYetSupported,
             message,
             generation,
             time,

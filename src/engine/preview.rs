@@ -2,6 +2,7 @@
 
 use crate::desired::{self, Blocked, Desired, GuestObject, GuestSpec, Key};
 use crate::plan::{Announce, Impact, Next, Plan};
+use crate::reason::Cause;
 
 use super::Engine;
 use super::store::Store;
@@ -11,8 +12,8 @@ use super::store::Store;
 pub struct Preview {
     /// Steps with how hard they hit.
     pub steps: Vec<(String, Impact)>,
-    /// Why nothing can be done: reason and message.
-    pub blocked: Option<(String, String)>,
+    /// Why nothing can be done.
+    pub blocked: Option<Cause>,
 }
 
 impl<S: Store> Engine<S> {
@@ -21,11 +22,9 @@ impl<S: Store> Engine<S> {
         let Some(object) = self.store.guest(key) else {
             return Preview::default();
         };
-        let blocked = |blocked: Blocked| match blocked {
-            Blocked::Stalled { reason, message } | Blocked::Waiting { reason, message } => Preview {
-                blocked: Some((reason.into(), message)),
-                ..Preview::default()
-            },
+        let blocked = |blocked: Blocked| Preview {
+            blocked: Some(blocked.cause().clone()),
+            ..Preview::default()
         };
         let desired = match object.deleting {
             true => None,
@@ -48,7 +47,7 @@ impl<S: Store> Engine<S> {
         };
         match made {
             Ok(plan) => preview_of(&plan, desired.as_ref(), &object),
-            Err(problem) => blocked(Blocked::waiting(problem.reason, problem.message)),
+            Err(problem) => blocked(Blocked::Waiting(problem)),
         }
     }
 }
@@ -82,9 +81,7 @@ fn preview_of(plan: &Plan, desired: Option<&Desired>, object: &GuestObject) -> P
                 preview.steps.extend(after_creation(desired, object));
             }
         }
-        Next::Wait { reason, message, .. } | Next::Stuck { reason, message } => {
-            preview.blocked = Some(((*reason).to_string(), message.clone()));
-        }
+        Next::Wait { cause, .. } | Next::Stuck(cause) => preview.blocked = Some(cause.clone()),
         Next::Done | Next::Look(_) => {}
     }
     preview

@@ -5,6 +5,8 @@
 use crate::pve::GuestRef;
 use crate::pve::GuestType;
 use crate::pve::Vmid;
+use crate::reason::Cause;
+use crate::reason::Reason;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +21,7 @@ use crate::remote::runner::{self, Layout, ProbeAnswer as Said};
 use crate::remote::{Node, Ssh};
 
 use super::defect;
-use super::failure::{failure, of_ssh};
+use super::failure::of_ssh;
 
 /// A reconcile waits so long for an answer before it leaves it to a later one.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -102,7 +104,7 @@ impl Prober {
             Ok(said) => said.ok().and_then(|said| said.clone().map(|(_, answer)| answer)),
         };
         lock(&self.asked).remove(&key);
-        said.unwrap_or_else(|| ProbeAnswer::Unknown(failure("SSHConnectionLost", "the probe was dropped")))
+        said.unwrap_or_else(|| ProbeAnswer::Unknown(Cause::new(Reason::SSHConnectionLost, "the probe was dropped")))
     }
 
     fn under_way(&self, key: (Vmid, ProbeKind), request: &ProbeRequest) -> Option<Answer> {
@@ -163,7 +165,7 @@ impl Prober {
 /// The answer to a probe in which Phoenix panicked.
 fn defective(words: &str) -> ProbeAnswer {
     tracing::error!(panic = words, "a defect in Phoenix ended a probe");
-    ProbeAnswer::Unknown(failure("InternalError", defect::message(words)))
+    ProbeAnswer::Unknown(Cause::new(Reason::InternalError, defect::message(words)))
 }
 
 /// Sends what gathers in a node's queue, until it is empty.
@@ -213,8 +215,8 @@ async fn run(ssh: &Ssh, node: &Node, batch: &[Waiting]) {
         }
     };
     let problem = match ssh.run_streaming(node, &command, limit, stdout).await {
-        Ok(output) => failure(
-            "CommandFailed",
+        Ok(output) => Cause::new(
+            Reason::CommandFailed,
             format!("probes on node {}: {}", node.name, output.complaint()),
         ),
         Err(error) => of_ssh(&error),
@@ -230,7 +232,7 @@ fn of_batch(answer: BatchAnswer, seconds: u64) -> ProbeAnswer {
         BatchAnswer::Ran(said) => said_by(&said, seconds),
         BatchAnswer::Late => ProbeAnswer::Failed(format!("the guest let nobody in within {seconds} s")),
         // It is not running, or the node cannot: no reason to restart it.
-        BatchAnswer::NotRun(words) => ProbeAnswer::Unknown(failure("GuestUnreachable", shortened(&words))),
+        BatchAnswer::NotRun(words) => ProbeAnswer::Unknown(Cause::new(Reason::GuestUnreachable, shortened(&words))),
     }
 }
 
@@ -254,7 +256,7 @@ async fn in_machine(client: &Client, at: &GuestRef, probe: &GuestProbe) -> Probe
     let output = match super::agent::run(client, at, &command.stdin).await {
         Ok(output) => output,
         // The agent does not answer: who is cut off by it is no less unwell than one whose server is.
-        Err((failure, _)) if ["ProxmoxRefused", "GuestUnreachable"].contains(&failure.reason) => {
+        Err((failure, _)) if [Reason::ProxmoxRefused, Reason::GuestUnreachable].contains(&failure.reason) => {
             return ProbeAnswer::Failed(shortened(&failure.message));
         }
         Err((failure, _)) => return ProbeAnswer::Unknown(failure),
@@ -264,6 +266,6 @@ async fn in_machine(client: &Client, at: &GuestRef, probe: &GuestProbe) -> Probe
     }
     match Said::parse(&output.stdout.text()) {
         Ok(said) => said_by(&said, probe.seconds),
-        Err(error) => ProbeAnswer::Unknown(failure("GuestUnreachable", error.to_string())),
+        Err(error) => ProbeAnswer::Unknown(Cause::new(Reason::GuestUnreachable, error.to_string())),
     }
 }

@@ -3,6 +3,7 @@
 use crate::crd::GuestStatus;
 use crate::desired::{Blocked, GuestObject};
 use crate::plan::{self, Announce, Finding, Next, Plan, Step};
+use crate::reason::Reason;
 use crate::status;
 
 use super::store::{Event, EventType, Store};
@@ -16,15 +17,8 @@ impl<S: Store> Engine<S> {
         findings: Vec<Finding>,
     ) -> Result<Option<f64>, Stop> {
         let (next, seconds) = match blocked {
-            Blocked::Stalled { reason, message } => (Next::Stuck { reason, message }, 60.0),
-            Blocked::Waiting { reason, message } => (
-                Next::Wait {
-                    reason,
-                    message,
-                    seconds: 5,
-                },
-                5.0,
-            ),
+            Blocked::Stalled(cause) => (Next::Stuck(cause), 60.0),
+            Blocked::Waiting(cause) => (Next::Wait { cause, seconds: 5 }, 5.0),
         };
         let plan = Plan {
             next,
@@ -79,7 +73,7 @@ impl<S: Store> Engine<S> {
         Ok(self.store.write_status(object, &status).await?)
     }
 
-    pub(super) async fn warn(&self, object: &GuestObject, reason: &str, message: &str) {
+    pub(super) async fn warn(&self, object: &GuestObject, reason: Reason, message: &str) {
         let event = Event {
             type_: EventType::Warning,
             reason: reason.into(),
@@ -96,7 +90,7 @@ impl<S: Store> Engine<S> {
         if let Some(counters) = &self.options.counters {
             counters.health_restart(&object.key);
         }
-        self.warn(object, "Restarting", &step.action).await;
+        self.warn(object, Reason::Restarting, &step.action).await;
     }
 }
 
@@ -105,7 +99,7 @@ fn health_event(old: &GuestStatus, new: &GuestStatus) -> Option<Event> {
     let of = |s: &GuestStatus| s.conditions.iter().find(|c| c.type_ == "Healthy").cloned();
     let (old, new) = (of(old)?, of(new)?);
     let (type_, reason) = match (old.status.as_str(), new.status.as_str()) {
-        ("False" | "Unknown", "True") => (EventType::Normal, "Healthy".to_string()),
+        ("False" | "Unknown", "True") => (EventType::Normal, Reason::Healthy.into()),
         ("True", "False" | "Unknown") => (EventType::Warning, new.reason),
         _ => return None,
     };

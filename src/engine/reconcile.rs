@@ -6,6 +6,7 @@
 
 use crate::desired::{self, Blocked, GuestObject, Key};
 use crate::plan::{self, Next};
+use crate::reason::Reason;
 use crate::status;
 
 use super::defect;
@@ -56,7 +57,7 @@ impl<S: Store> Engine<S> {
             let scale = self.options.time_scale;
             let status = status::panicked(&object.status, object.generation, &defect::message(words), now(), scale);
             let pause = plan::retry::pause(status.failures.unwrap_or(1));
-            self.warn(&object, "InternalError", &defect::message(words)).await;
+            self.warn(&object, Reason::InternalError, &defect::message(words)).await;
             // Where it cannot be written, the log and the metric tell.
             drop(self.store.write_status(&object, &status).await);
             Some(pause)
@@ -108,7 +109,7 @@ impl<S: Store> Engine<S> {
             Ok(snapshot) => snapshot,
             Err(problem) => {
                 lock(&self.memory).verified.remove(&object.key);
-                let blocked = or_let_go(&object, Blocked::waiting(problem.reason, problem.message));
+                let blocked = or_let_go(&object, Blocked::Waiting(problem));
                 return self.publish_blocked(&object, blocked, vec![]).await;
             }
         };
@@ -129,7 +130,7 @@ impl<S: Store> Engine<S> {
         {
             Ok(plan) => plan,
             Err(problem) => {
-                let blocked = Blocked::waiting(problem.reason, problem.message);
+                let blocked = Blocked::Waiting(problem);
                 return self.publish_blocked(&object, blocked, vec![]).await;
             }
         };
@@ -174,12 +175,10 @@ impl<S: Store> Engine<S> {
 
 /// What holds a deletion up, with the way out of it.
 fn or_let_go(object: &GuestObject, blocked: Blocked) -> Blocked {
-    let hint = |message: String| match object.deleting {
-        true => format!("{message}; or {}", plan::let_go(object)),
-        false => message,
-    };
-    match blocked {
-        Blocked::Stalled { reason, message } => Blocked::stalled(reason, hint(message)),
-        Blocked::Waiting { reason, message } => Blocked::waiting(reason, hint(message)),
+    let mut blocked = blocked;
+    if object.deleting {
+        let (Blocked::Stalled(cause) | Blocked::Waiting(cause)) = &mut blocked;
+        cause.message = format!("{}; or {}", cause.message, plan::let_go(object));
     }
+    blocked
 }

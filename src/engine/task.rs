@@ -3,10 +3,12 @@
 use crate::desired::{Blocked, Desired, GuestObject};
 use crate::plan;
 use crate::proxmox::{Upid, task::TaskState};
+use crate::reason::Cause;
+use crate::reason::Reason;
 use crate::status;
 
 use super::connection::Connection;
-use super::failure::{failure, of_call, reason_of};
+use super::failure::{of_call, reason_of};
 use super::store::Store;
 use super::{Engine, Stop, now};
 
@@ -40,7 +42,7 @@ impl<S: Store> Engine<S> {
             }
             Ok(TaskState::Forgotten) => None,
             Ok(TaskState::Failed(text)) => {
-                let reason = reason_of(&text).unwrap_or("TaskFailed");
+                let reason = reason_of(&text).unwrap_or(Reason::TaskFailed);
                 // The exit status is one line; the log before it often says why (facts B.3).
                 let log = connection.client.task_log(&upid, 4).await.unwrap_or_default();
                 let told = |line: &&String| !line.starts_with("TASK ERROR") && !line.is_empty() && **line != text;
@@ -50,7 +52,7 @@ impl<S: Store> Engine<S> {
                 } else {
                     format!(" ({})", details.join("; "))
                 };
-                let failure = failure(reason, format!("{text}{details}"));
+                let failure = Cause::new(reason, format!("{text}{details}"));
                 Some(desired.map_or_else(
                     || failure.clone(),
                     |desired| plan::explain(desired, None, failure.clone()),
@@ -58,9 +60,7 @@ impl<S: Store> Engine<S> {
             }
             Err(error) => {
                 let problem = of_call(&error);
-                let wait = self
-                    .publish_blocked(object, Blocked::waiting(problem.reason, problem.message), vec![])
-                    .await?;
+                let wait = self.publish_blocked(object, Blocked::Waiting(problem), vec![]).await?;
                 return Ok(Some(wait.or(Some(5.0))));
             }
         };

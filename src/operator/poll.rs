@@ -1,5 +1,6 @@
 //! Polls of hypervisors, and the statuses of hypervisors and features.
 
+use crate::reason::Reason;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -95,7 +96,7 @@ fn with_deletion(
     status.conditions.push(Condition {
         type_: DELETION_BLOCKED.into(),
         status: "True".into(),
-        reason: "InUse".into(),
+        reason: Reason::InUse.into(),
         message: message.clone(),
         observed_generation: hypervisor.metadata.generation,
         last_transition_time: before.map_or(Time(now), |c| c.last_transition_time.clone()),
@@ -141,7 +142,7 @@ fn feature_status(feature: &PhoenixFeature, now: Timestamp) -> FeatureStatus {
         conditions: vec![Condition {
             type_: "Ready".into(),
             status: "True".into(),
-            reason: "Accepted".into(),
+            reason: Reason::Accepted.into(),
             message: "can be used by guests".into(),
             observed_generation: feature.metadata.generation,
             last_transition_time: before.map_or(Time(now), |c| c.last_transition_time.clone()),

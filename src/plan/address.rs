@@ -2,6 +2,7 @@
 
 use crate::observed::{Agent, Guest};
 use crate::pve::GuestType;
+use crate::reason::Reason;
 
 use super::Stage;
 use super::guest::{Planner, Staged};
@@ -36,7 +37,7 @@ impl Planner<'_> {
         };
         if uptime < ADDRESS_WAIT {
             let message = format!("waits for the address of the guest, which was started {uptime} s ago");
-            return Err(self.wait(Stage::Running, "AddressPending", message, 2));
+            return Err(self.wait(Stage::Running, Reason::AddressPending, message, 2));
         }
         if uptime < ADDRESS_LOOKS {
             self.facts.look_again = Some(ADDRESS_AGAIN);
@@ -112,11 +113,11 @@ spec: {hypervisorRef: {name: pve}}
         ] {
             let plan = started(uptime, ip);
             let reason = match &plan.next {
-                Next::Wait { reason, .. } => Some(*reason),
+                Next::Wait { cause, .. } => Some(cause.reason),
                 Next::Done => None,
                 other => panic!("{other:?}"),
             };
-            assert_eq!(reason, waits.then_some("AddressPending"), "{uptime} {ip:?}");
+            assert_eq!(reason, waits.then_some(Reason::AddressPending), "{uptime} {ip:?}");
             assert_eq!(plan.facts.look_again.is_some(), looks_again, "{uptime} {ip:?}");
             // Only what is at rest is looked at no more.
             assert_eq!(plan.facts.verified.is_some(), !waits && !looks_again);

@@ -9,6 +9,7 @@ use crate::pve::GuestRef;
 use crate::pve::GuestType;
 use crate::pve::Vmid;
 use crate::pve::property::{Properties, default_key, parse_bool};
+use crate::reason::Reason;
 
 use super::guest::{Planner, Staged};
 use super::held::is_adopted;
@@ -54,7 +55,7 @@ impl Planner<'_> {
         match list.into_iter().find(|(_, reach)| !grants.covers(reach)) {
             Some((option, reach)) => {
                 let message = grants.refusal(&format!("{what} carries {option}"), &reach);
-                Err(self.stuck(Stage::Created, "NotAllowed", message))
+                Err(self.stuck(Stage::Created, Reason::NotAllowed, message))
             }
             None => Ok(()),
         }
@@ -96,7 +97,7 @@ impl Planner<'_> {
             ..
         } = source
         else {
-            return Err(self.wait(Stage::Created, "TemplateNotReady", "waits for its template", 30));
+            return Err(self.wait(Stage::Created, Reason::TemplateNotReady, "waits for its template", 30));
         };
         let stage = Stage::Created;
         let row = self.observed.cluster.guests.get(vmid);
@@ -113,7 +114,7 @@ impl Planner<'_> {
             }
             Some(_) => {
                 let message = format!("waits for PhoenixTemplate {template}: its guest {vmid} is not there");
-                return Err(self.wait(stage, "TemplateNotReady", message, 10));
+                return Err(self.wait(stage, Reason::TemplateNotReady, message, 10));
             }
         };
         // The vmid comes from another object's status, and perhaps from another Proxmox cluster: what is copied is
@@ -127,7 +128,7 @@ impl Planner<'_> {
                 "waits for PhoenixTemplate {namespace}/{template}: {} of this Proxmox cluster does not carry its stamp and is not cloned",
                 parent.named()
             );
-            return Err(self.wait(stage, "TemplateNotReady", message, 30));
+            return Err(self.wait(stage, Reason::TemplateNotReady, message, 30));
         }
         self.may_be_cloned(template, &parent)?;
         Ok(*parent)
@@ -149,7 +150,7 @@ impl Planner<'_> {
         let field = format!("{}.source.templateRef.name", self.prefix());
         let carries = format!("({}) {option}", parent.named());
         let message = grants.refusal_of_template(&field, template, &carries, &reach);
-        Err(self.stuck(Stage::Created, "NotAllowed", message))
+        Err(self.stuck(Stage::Created, Reason::NotAllowed, message))
     }
 }
 

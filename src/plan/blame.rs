@@ -1,31 +1,29 @@
 //! Which field of the spec Proxmox's words speak of, so that a refusal names field, value and fix.
 
 use crate::desired::{Desired, Form, WantedNet};
-use crate::observed::Failure;
 use crate::pve::GuestType;
 use crate::pve::property::Properties;
+use crate::reason::Cause;
+use crate::reason::Reason;
 
 use super::{Effect, NodeWork, Step};
 
 /// Reasons of failures whose words may be about a field.
-const ABOUT_FIELDS: &[&str] = &[
-    "ProxmoxRefused",
-    "OutcomeUnknown",
-    "CommandFailed",
-    "TaskFailed",
-    "NotFound",
+const ABOUT_FIELDS: &[Reason] = &[
+    Reason::ProxmoxRefused,
+    Reason::OutcomeUnknown,
+    Reason::CommandFailed,
+    Reason::TaskFailed,
+    Reason::NotFound,
 ];
 /// What stands before Proxmox's own words.
 const PREFIXES: &[&str] = &["the outcome is unknown: ", "Parameter verification failed. "];
 
 /// The failure with the field that it is about; as it is, where none is found. What is wrong with a field is a refusal,
 /// whichever way it was told.
-pub fn explain(desired: &Desired, step: Option<&Step>, failure: Failure) -> Failure {
+pub fn explain(desired: &Desired, step: Option<&Step>, failure: Cause) -> Cause {
     if let Some(message) = step.and_then(|step| hidden_pool(step, &failure)) {
-        return Failure {
-            reason: "MissingPrivilege",
-            message,
-        };
+        return Cause::new(Reason::MissingPrivilege, message);
     }
     if !ABOUT_FIELDS.contains(&failure.reason) {
         return failure;
@@ -35,21 +33,18 @@ pub fn explain(desired: &Desired, step: Option<&Step>, failure: Failure) -> Fail
     });
     let params = step.map(params).unwrap_or_default();
     match known(desired, params, words).or_else(|| by_key(desired, params, words)) {
-        Some(message) => Failure {
-            reason: "ProxmoxRefused",
-            message,
-        },
+        Some(message) => Cause::new(Reason::ProxmoxRefused, message),
         None => failure,
     }
 }
 
 /// A guest is put into its pool where Proxmox does not show that it is in it, which takes Pool.Audit; being refused that
 /// is told as Pool.Allocate (facts L.4.3).
-fn hidden_pool(step: &Step, failure: &Failure) -> Option<String> {
+fn hidden_pool(step: &Step, failure: &Cause) -> Option<String> {
     let Effect::Call { call, .. } = &step.effect else {
         return None;
     };
-    let refused = failure.reason == "MissingPrivilege" || failure.message.contains("update pools failed: 403");
+    let refused = failure.reason == Reason::MissingPrivilege || failure.message.contains("update pools failed: 403");
     let pool = call.get_param("poolid").filter(|_| refused && call.path == "/pools")?;
     Some(format!(
         "pool: Proxmox does not show guest {} in pool {pool:?}: grant the token Pool.Audit on /pool/{pool} to see it there, and Pool.Allocate too if it is not in it ({})",
@@ -221,7 +216,7 @@ spec:
   hostMounts: [{name: a, hostPath: /srv/a, mountPath: /a}]
 "#;
 
-    fn told(reason: &'static str, text: &str) -> String {
+    fn told(reason: Reason, text: &str) -> String {
         let objects = objects(WORLD);
         let desired = crate::desired::resolve(&lxc(&objects, "a"), &objects, "cluster").unwrap();
         let call = ApiCall::put("/nodes/a/lxc/100/config")
@@ -235,8 +230,12 @@ spec:
             apart: None,
         };
         let message = text.to_string();
-        let found = explain(&desired, Some(&step), Failure { reason, message });
-        assert_eq!(found.reason == "ProxmoxRefused", found.message != text, "{found:?}");
+        let found = explain(&desired, Some(&step), Cause { reason, message });
+        assert_eq!(
+            found.reason == Reason::ProxmoxRefused,
+            found.message != text,
+            "{found:?}"
+        );
         found.message
     }
 
@@ -245,37 +244,37 @@ spec:
         let mtu = "net3: MTU size '9000' is bigger than bridge MTU '1500'";
         for (reason, text, expected) in [
             (
-                "OutcomeUnknown",
+                Reason::OutcomeUnknown,
                 format!("the outcome is unknown: {mtu}"),
                 "spec.network[lan].mtu: 9000 is above the bridge's 1500: ",
             ),
             (
-                "TaskFailed",
+                Reason::TaskFailed,
                 format!("startup failed ({mtu})"),
                 "spec.network[lan].mtu: 9000 is above the bridge's 1500: ",
             ),
             (
-                "TaskFailed",
+                Reason::TaskFailed,
                 "bridge 'vmbr9' does not exist".into(),
                 "spec.network[lan].bridge: the node has no bridge \"vmbr9\": ",
             ),
             (
-                "NotFound",
+                Reason::NotFound,
                 "the outcome is unknown: Device /dev/nvidia7 does not exist".into(),
                 "spec.gpus: index 7: the node has no /dev/nvidia7: ",
             ),
             (
-                "TaskFailed",
+                Reason::TaskFailed,
                 "directory '/srv/a' does not exist".into(),
                 "spec.hostMounts (mountPath /a): hostPath \"/srv/a\" is not on the node: ",
             ),
             (
-                "ProxmoxRefused",
+                Reason::ProxmoxRefused,
                 "Parameter verification failed. net3: invalid format - format error\nnet3.hwaddr: bad".into(),
                 "spec.network[lan].mac: Proxmox refuses the value: invalid format",
             ),
             (
-                "ProxmoxRefused",
+                Reason::ProxmoxRefused,
                 "Parameter verification failed. hostname: no".into(),
                 "spec.hostname: Proxmox refuses the value: no",
             ),
@@ -298,15 +297,18 @@ spec:
             apart: None,
         };
         for (reason, text) in [
-            ("MissingPrivilege", "Permission check failed (/pool/ai, Pool.Allocate)"),
             (
-                "OutcomeUnknown",
+                Reason::MissingPrivilege,
+                "Permission check failed (/pool/ai, Pool.Allocate)",
+            ),
+            (
+                Reason::OutcomeUnknown,
                 "the outcome is unknown: update pools failed: 403 Permission check failed",
             ),
         ] {
             let message = text.to_string();
-            let found = explain(&desired, Some(&step), Failure { reason, message });
-            assert_eq!(found.reason, "MissingPrivilege");
+            let found = explain(&desired, Some(&step), Cause { reason, message });
+            assert_eq!(found.reason, Reason::MissingPrivilege);
             assert!(
                 found.message.contains("grant the token Pool.Audit on /pool/ai"),
                 "{found:?}"
@@ -317,10 +319,10 @@ spec:
     #[test]
     fn other_words_stay_as_they_are() {
         for (reason, text) in [
-            ("OutcomeUnknown", "the outcome is unknown: got no answer"),
-            ("TaskFailed", "unable to start: exit code 1"),
-            ("OutcomeUnknown", "the outcome is unknown: other: words"),
-            ("MissingPrivilege", "bridge 'vmbr9' does not exist"),
+            (Reason::OutcomeUnknown, "the outcome is unknown: got no answer"),
+            (Reason::TaskFailed, "unable to start: exit code 1"),
+            (Reason::OutcomeUnknown, "the outcome is unknown: other: words"),
+            (Reason::MissingPrivilege, "bridge 'vmbr9' does not exist"),
         ] {
             assert_eq!(told(reason, text), text);
         }

@@ -5,6 +5,7 @@ use crate::crd::DriftPolicy;
 use crate::observed::Guest;
 use crate::plan::NodeWork;
 use crate::pve::ApiCall;
+use crate::reason::Reason;
 
 use super::guest::Planner;
 use super::{Effect, Next, Stage, retry};
@@ -75,7 +76,7 @@ impl Planner<'_> {
             self.find(
                 "DriftDetected",
                 true,
-                "ChangedOutsidePhoenix",
+                Reason::ChangedOutsidePhoenix,
                 format!("found → wanted: {words}"),
             );
             if self.desired.drift == DriftPolicy::Report {
@@ -135,8 +136,8 @@ impl Planner<'_> {
     }
 
     fn note_held(&mut self, stage: Stage, waits: Next) {
-        if let Next::Wait { reason, message, .. } | Next::Stuck { reason, message } = &waits {
-            self.find(stage.as_str(), false, reason, message.clone());
+        if let Next::Wait { cause, .. } | Next::Stuck(cause) = &waits {
+            self.find(stage.as_str(), false, cause.reason, cause.message.clone());
         }
         self.held.push((stage, waits));
     }
@@ -184,7 +185,7 @@ impl Planner<'_> {
                 let message = format!(
                     "{field} can only be set by root@pam: set credentials.rootPasswordSecretRef or ssh of the PhoenixHypervisor"
                 );
-                return Err(self.stuck(stage, "MissingPrivilege", message));
+                return Err(self.stuck(stage, Reason::MissingPrivilege, message));
             }
             let work = NodeWork::SetOptions {
                 at: guest.at.clone(),

@@ -4,6 +4,7 @@ use crate::desired::{Blocked, Form, Source, Stamp};
 use crate::observed::Guest;
 use crate::pve::GuestType;
 use crate::pve::Vmid;
+use crate::reason::Reason;
 
 use super::guest::Planner;
 use super::lxc::owners::Use;
@@ -43,8 +44,8 @@ impl Planner<'_> {
         let stage = Stage::DependenciesReady;
         match (self.input.dependencies)() {
             Ok(()) => {}
-            Err(Blocked::Waiting { reason, message }) => return Err(self.wait(stage, reason, message, 30)),
-            Err(Blocked::Stalled { reason, message }) => return Err(self.stuck(stage, reason, message)),
+            Err(Blocked::Waiting(cause)) => return Err(self.wait(stage, cause.reason, cause.message, 30)),
+            Err(Blocked::Stalled(cause)) => return Err(self.stuck(stage, cause.reason, cause.message)),
         }
         let Some(source) = self.desired.source.clone() else {
             let field = match self.desired.form {
@@ -56,7 +57,7 @@ impl Planner<'_> {
                 "{field} is missing: name an image or a template, or adopt an existing guest with the annotation {}",
                 crate::crd::ADOPT
             );
-            return Err(self.stuck(stage, "SourceMissing", message));
+            return Err(self.stuck(stage, Reason::SourceMissing, message));
         };
         if let Source::Clone {
             vmid: None, template, ..
@@ -64,7 +65,7 @@ impl Planner<'_> {
         {
             return Err(self.wait(
                 stage,
-                "TemplateNotReady",
+                Reason::TemplateNotReady,
                 format!("waits for PhoenixTemplate {template} to be Ready"),
                 30,
             ));
@@ -149,7 +150,7 @@ impl Planner<'_> {
                 (None, None, None, None) => {
                     let guests = |node: &String| cluster.guests.values().filter(|r| &r.node == node).count();
                     let Some(node) = cluster.online.iter().min_by_key(|n| (guests(n), (*n).clone())) else {
-                        return Err(self.wait(stage, "NodeOffline", "no node of the cluster is online", 10));
+                        return Err(self.wait(stage, Reason::NodeOffline, "no node of the cluster is online", 10));
                     };
                     node.clone()
                 }
@@ -160,10 +161,10 @@ impl Planner<'_> {
                 "node {node:?} is not a node of the cluster ({}): correct spec.node",
                 cluster.identity.nodes.join(", ")
             );
-            return Err(self.stuck(stage, "NodeNotFound", message));
+            return Err(self.stuck(stage, Reason::NodeNotFound, message));
         }
         if !cluster.online.contains(&node) {
-            return Err(self.wait(stage, "NodeOffline", format!("node {node} is offline"), 10));
+            return Err(self.wait(stage, Reason::NodeOffline, format!("node {node} is offline"), 10));
         }
         Ok(node)
     }
@@ -214,14 +215,14 @@ impl Planner<'_> {
             let message = format!(
                 "waits for template {template} ({from}), which is locked ({lock}) by another clone or task{place}"
             );
-            return Err(self.wait(stage, "TemplateBusy", message, 2));
+            return Err(self.wait(stage, Reason::TemplateBusy, message, 2));
         }
         if let Some(queue) = queue.filter(|q| q.place > 1) {
             let message = format!(
                 "waits for template {template} ({from}): {} comes first{place}",
                 queue.first
             );
-            return Err(self.wait(stage, "TemplateBusy", message, 2));
+            return Err(self.wait(stage, Reason::TemplateBusy, message, 2));
         }
         self.retained_fit(Some(&Use {
             stage,
@@ -244,7 +245,7 @@ impl Planner<'_> {
             }
             Some(name) => {
                 let message = format!("waits for snapshot {name} of template {template} ({from})");
-                return Err(self.wait(stage, "TemplateNotReady", message, 10));
+                return Err(self.wait(stage, Reason::TemplateNotReady, message, 10));
             }
             None => {
                 let volume = system_volume(&parent);
@@ -283,7 +284,7 @@ impl Planner<'_> {
         match storages.get(&(node.to_string(), storage.to_string())) {
             Some(row) if !row.available => Err(self.wait(
                 stage,
-                "StorageUnavailable",
+                Reason::StorageUnavailable,
                 format!("storage {storage} on node {node} is not available"),
                 10,
             )),
@@ -295,7 +296,7 @@ impl Planner<'_> {
                 };
                 let message =
                     format!("{field}: storage {storage:?} is not for {guests}: choose one with content {content}");
-                Err(self.stuck(stage, "InvalidSpec", message))
+                Err(self.stuck(stage, Reason::InvalidSpec, message))
             }
             Some(_) => Ok(()),
             None if storages.is_empty() => Ok(()),
@@ -309,7 +310,7 @@ impl Planner<'_> {
                     "{field}: node {node} has no storage {storage:?} (there are {}): correct the name",
                     known.join(", ")
                 );
-                Err(self.stuck(stage, "StorageNotFound", message))
+                Err(self.stuck(stage, Reason::StorageNotFound, message))
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use crate::plan::NodeWork;
 use crate::pve::Vmid;
+use crate::reason::Cause;
+use crate::reason::Reason;
 use std::collections::BTreeSet;
 
 use crate::crd::status::VolumeStatus;
@@ -119,7 +121,7 @@ impl Deletion<'_> {
                 cluster.identity.nodes,
                 let_go(self.object)
             );
-            return self.stuck("WrongCluster", message);
+            return self.stuck(Reason::WrongCluster, message);
         }
         let Some(vmid) = vmid else {
             return self.without_vmid();
@@ -152,7 +154,7 @@ impl Deletion<'_> {
                 "no guest here proves that the endpoint is the cluster that the object's guest was on (another may have its name and nodes): correct spec.endpoints of the PhoenixHypervisor, or {}",
                 let_go(self.object)
             );
-            return Err(self.stuck("WrongCluster", message));
+            return Err(self.stuck(Reason::WrongCluster, message));
         }
         match self.observed.cluster.quorate {
             None => {
@@ -160,9 +162,9 @@ impl Deletion<'_> {
                     "deleting needs Sys.Audit on / to see whether the cluster is quorate: grant it to the token, or {}",
                     let_go(self.object)
                 );
-                Err(self.stuck("MissingPrivilege", message))
+                Err(self.stuck(Reason::MissingPrivilege, message))
             }
-            Some(false) => Err(self.wait("NoQuorum", "the Proxmox cluster is not quorate", 10)),
+            Some(false) => Err(self.wait(Reason::NoQuorum, "the Proxmox cluster is not quorate", 10)),
             Some(true) => Ok(()),
         }
     }
@@ -177,9 +179,11 @@ impl Deletion<'_> {
                 Some(next) => next,
                 None => self.gone(vmid),
             },
-            Some((checked, _)) if *checked == vmid => {
-                self.wait("GuestUnreadable", format!("guest {vmid} exists but cannot be read"), 10)
-            }
+            Some((checked, _)) if *checked == vmid => self.wait(
+                Reason::GuestUnreadable,
+                format!("guest {vmid} exists but cannot be read"),
+                10,
+            ),
             _ => Next::Look(Query::VmidFree { vmid, volumes_on: None }),
         }
     }
@@ -189,7 +193,7 @@ impl Deletion<'_> {
         let volid = self.status.snippet.clone()?;
         let node = self.status.node.clone()?;
         let action = format!("remove cloud-init snippet {volid}");
-        self.find("Deleting", action.clone());
+        self.find(Reason::Deleting, action.clone());
         Some(Next::Run(Box::new(Step {
             action,
             stage: Stage::Created,
@@ -217,7 +221,7 @@ impl Deletion<'_> {
             return self.elsewhere(&why);
         };
         if let Some(lock) = &guest.lock {
-            return self.wait("GuestLocked", format!("{what} is locked ({lock})"), 5);
+            return self.wait(Reason::GuestLocked, format!("{what} is locked ({lock})"), 5);
         }
         let adopted = stamp.adopted || self.status.adopted == Some(true);
         let policy = self.policy().unwrap_or(if adopted {
@@ -248,7 +252,7 @@ impl Deletion<'_> {
                 source: None,
                 node: guest.at.node.clone(),
             }),
-            Some(true) => self.wait("CreateRunning", format!("guest {vmid} is still being created"), 3),
+            Some(true) => self.wait(Reason::CreateRunning, format!("guest {vmid} is still being created"), 3),
             Some(false) => {
                 let message = format!(
                     "guest {vmid} has the lock '{}' and no task that works on it. If it is not needed, run on node {}: {tool} unlock {vmid} && {tool} destroy {vmid}; or let go with the annotation {ABANDON}: \"{vmid}\"",
@@ -256,7 +260,7 @@ impl Deletion<'_> {
                     guest.at.node,
                     tool = guest.at.sort.tool()
                 );
-                self.stuck("CreateInterrupted", message)
+                self.stuck(Reason::CreateInterrupted, message)
             }
         }
     }
@@ -301,7 +305,7 @@ impl Deletion<'_> {
                 return self.run(format!("take the protection off {what}"), Effect::call(call));
             }
             let message = format!("{what} is protected: set spec.protection: false, or set deletionPolicy: Retain");
-            return self.stuck("Protected", message);
+            return self.stuck(Reason::Protected, message);
         }
         if let Some(next) = self.linked_clones(guest) {
             return next;
@@ -362,7 +366,7 @@ impl Deletion<'_> {
             "{} stays: linked clones rest on it ({rests}): it goes when they are gone, or when they are made full ones (Proxmox: Move disk to the same or another storage)",
             guest.named()
         );
-        Some(self.wait("TemplateInUse", message, IN_USE_AGAIN))
+        Some(self.wait(Reason::TemplateInUse, message, IN_USE_AGAIN))
     }
 
     /// Volumes of the guest's own that nobody said may go, wherever in its configuration they stand.
@@ -384,7 +388,7 @@ impl Deletion<'_> {
             "{what} owns volumes that nobody said may go ({}): keep it with deletionPolicy: Retain, or detach and remove those volumes in Proxmox yourself",
             super::held::listed(&volumes)
         );
-        Some(self.stuck("UnaccountedVolumes", message))
+        Some(self.stuck(Reason::UnaccountedVolumes, message))
     }
 
     /// What may go: volumes recorded as `Delete` wherever they are, a new one that was announced and not recorded yet,
@@ -452,7 +456,7 @@ impl Deletion<'_> {
                 old.vmid,
                 old.revision
             );
-            self.find("Deleting", action.clone());
+            self.find(Reason::Deleting, action.clone());
             return Next::Run(Box::new(Step {
                 action,
                 stage: Stage::Created,
@@ -498,7 +502,7 @@ impl Deletion<'_> {
     }
 
     pub(crate) fn run(&mut self, action: String, effect: Effect) -> Next {
-        self.find("Deleting", action.clone());
+        self.find(Reason::Deleting, action.clone());
         Next::Run(Box::new(Step {
             action,
             stage: Stage::Created,
@@ -508,28 +512,23 @@ impl Deletion<'_> {
         }))
     }
 
-    pub(crate) fn wait(&mut self, reason: &'static str, message: impl Into<String>, seconds: u64) -> Next {
-        let message = message.into();
-        self.find(reason, message.clone());
-        Next::Wait {
-            reason,
-            message,
-            seconds,
-        }
+    pub(crate) fn wait(&mut self, reason: Reason, message: impl Into<String>, seconds: u64) -> Next {
+        let cause = Cause::new(reason, message);
+        self.find(reason, cause.message.clone());
+        Next::Wait { cause, seconds }
     }
 
-    pub(crate) fn stuck(&mut self, reason: &'static str, message: impl Into<String>) -> Next {
-        let message = message.into();
-        self.find(reason, message.clone());
-        Next::Stuck { reason, message }
+    pub(crate) fn stuck(&mut self, reason: Reason, message: impl Into<String>) -> Next {
+        let cause = Cause::new(reason, message);
+        self.find(reason, cause.message.clone());
+        Next::Stuck(cause)
     }
 
-    pub(crate) fn find(&mut self, reason: &'static str, message: String) {
+    pub(crate) fn find(&mut self, reason: Reason, message: impl Into<String>) {
         self.findings.push(Finding {
             condition: "Created",
             holds: Some(true),
-            reason,
-            message,
+            cause: Cause::new(reason, message),
         });
     }
 }

@@ -6,6 +6,8 @@ use crate::desired::{Blocked, Desired, Form, Source};
 use crate::observed::{Guest, Observed};
 use crate::pve::GuestRef;
 use crate::pve::GuestType;
+use crate::reason::Cause;
+use crate::reason::Reason;
 
 use super::{Announce, Effect, Facts, Finding, Impact, Next, Plan, Stage, Step, retry};
 use crate::pve::ApiCall;
@@ -61,12 +63,11 @@ impl<'a> Planner<'a> {
         }
     }
 
-    pub fn find(&mut self, condition: &'static str, holds: bool, reason: &'static str, message: impl Into<String>) {
+    pub fn find(&mut self, condition: &'static str, holds: bool, reason: Reason, message: impl Into<String>) {
         self.findings.push(Finding {
             condition,
             holds: Some(holds),
-            reason,
-            message: message.into(),
+            cause: Cause::new(reason, message),
         });
     }
 
@@ -75,31 +76,27 @@ impl<'a> Planner<'a> {
         if self.held.iter().any(|(held, _)| *held == stage) {
             return;
         }
-        self.find(stage.as_str(), true, "AsWanted", message);
+        self.find(stage.as_str(), true, Reason::AsWanted, message);
     }
 
     /// Something else has to happen before the stage can go on.
-    pub fn wait(&mut self, stage: Stage, reason: &'static str, message: impl Into<String>, seconds: u64) -> Next {
-        let message = message.into();
-        self.find(stage.as_str(), false, reason, message.clone());
-        Next::Wait {
-            reason,
-            message,
-            seconds,
-        }
+    pub fn wait(&mut self, stage: Stage, reason: Reason, message: impl Into<String>, seconds: u64) -> Next {
+        let cause = Cause::new(reason, message);
+        self.find(stage.as_str(), false, reason, cause.message.clone());
+        Next::Wait { cause, seconds }
     }
 
     /// Only a change by somebody helps.
-    pub fn stuck(&mut self, stage: Stage, reason: &'static str, message: impl Into<String>) -> Next {
-        let message = message.into();
-        self.find(stage.as_str(), false, reason, message.clone());
-        Next::Stuck { reason, message }
+    pub fn stuck(&mut self, stage: Stage, reason: Reason, message: impl Into<String>) -> Next {
+        let cause = Cause::new(reason, message);
+        self.find(stage.as_str(), false, reason, cause.message.clone());
+        Next::Stuck(cause)
     }
 
     /// One effect for a stage.
     pub fn run(&mut self, stage: Stage, action: impl Into<String>, announce: Vec<Announce>, effect: Effect) -> Next {
         let action = action.into();
-        self.find(stage.as_str(), false, "InProgress", action.clone());
+        self.find(stage.as_str(), false, Reason::InProgress, action.clone());
         Next::Run(Box::new(Step {
             action,
             stage,
@@ -208,7 +205,7 @@ impl Planner<'_> {
             guest.at.node,
             guest.at.sort.tool()
         );
-        self.find_more("RecreateRequired", "CreationOnly", message);
+        self.find_more("RecreateRequired", Reason::CreationOnly, message);
     }
 
     /// What only containers have.
@@ -242,7 +239,7 @@ impl Planner<'_> {
         let Some(built) = built else { return };
         if !revision.is_empty() && *revision != built {
             let message = format!("cloned from revision {built} of template {template}, which is now at {revision}");
-            self.find("TemplateOutdated", true, "NewerRevision", message);
+            self.find("TemplateOutdated", true, Reason::NewerRevision, message);
         }
         self.facts.template_revision = Some(built);
     }
@@ -298,7 +295,11 @@ impl Planner<'_> {
         for stage in Stage::ALL {
             let old = self.status.conditions.iter().find(|c| c.type_ == stage.as_str());
             if let Some(old) = old.filter(|_| stage != Stage::Healthy || self.as_found().is_none()) {
-                let reason = if old.status == "True" { "AsWanted" } else { "TestFailed" };
+                let reason = if old.status == "True" {
+                    Reason::AsWanted
+                } else {
+                    Reason::TestFailed
+                };
                 self.find(stage.as_str(), old.status == "True", reason, old.message.clone());
             }
         }
@@ -313,10 +314,15 @@ impl Planner<'_> {
                 "the endpoint answers as cluster {:?} with nodes {:?}, but this hypervisor is {:?} with nodes {:?}: correct spec.endpoints of the PhoenixHypervisor",
                 cluster.identity.name, cluster.identity.nodes, recorded.name, recorded.nodes
             );
-            return Err(self.stuck(Stage::Created, "WrongCluster", message));
+            return Err(self.stuck(Stage::Created, Reason::WrongCluster, message));
         }
         if cluster.quorate == Some(false) {
-            return Err(self.wait(Stage::Created, "NoQuorum", "the Proxmox cluster is not quorate", 10));
+            return Err(self.wait(
+                Stage::Created,
+                Reason::NoQuorum,
+                "the Proxmox cluster is not quorate",
+                10,
+            ));
         }
         Ok(())
     }
@@ -327,7 +333,7 @@ impl Planner<'_> {
         match &guest.lock {
             Some(lock) => {
                 let message = format!("{what} is locked ({lock}); Phoenix waits for the lock to go");
-                Err(self.wait(stage, "GuestLocked", message, 10))
+                Err(self.wait(stage, Reason::GuestLocked, message, 10))
             }
             None => Ok(()),
         }
@@ -365,7 +371,7 @@ impl Planner<'_> {
                 "{message}: set updatePolicy.restart: Automatic, or the annotation {}",
                 crate::crd::RESTARTED_AT
             );
-            self.find("RestartRequired", true, "PendingChanges", message);
+            self.find("RestartRequired", true, Reason::PendingChanges, message);
         }
         let wanted = if self.desired.form == Form::Guest {
             self.desired.power
@@ -413,7 +419,7 @@ impl Planner<'_> {
             GuestType::Lxc if !self.desired.channels.ssh => Err(self.needs_ssh(stage, field)),
             GuestType::Qemu if self.desired.vm.as_ref().and_then(|vm| vm.agent) == Some(false) => {
                 let message = format!("{field} needs the guest agent in the machine: set agent.enabled: true");
-                Err(self.stuck(stage, "InvalidSpec", message))
+                Err(self.stuck(stage, Reason::InvalidSpec, message))
             }
             _ => Ok(()),
         }
@@ -422,7 +428,7 @@ impl Planner<'_> {
     /// SSH is needed for a field and not there.
     pub fn needs_ssh(&mut self, stage: Stage, field: &str) -> Next {
         let message = format!("{field} needs SSH to the node: set spec.ssh of the PhoenixHypervisor");
-        self.stuck(stage, "MissingPrivilege", message)
+        self.stuck(stage, Reason::MissingPrivilege, message)
     }
 }
 

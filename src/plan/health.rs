@@ -9,6 +9,8 @@
 use crate::crd::{Health, Probe, RestartStatus};
 use crate::observed::{Guest, HealthState, ProbeAnswer, ProbeCounts, ProbeKind};
 use crate::plan::GuestWork;
+use crate::reason::Cause;
+use crate::reason::Reason;
 use crate::status::time;
 
 use super::guest::{Planner, Staged, restart};
@@ -283,16 +285,16 @@ impl Planner<'_> {
                 self.ok(stage, format!("the {kind} probe succeeds"));
                 Ok(())
             }
-            Some((reason, message)) => {
+            Some(cause) => {
                 self.facts.health = Some("Unhealthy".into());
                 let seconds = u64::try_from(verdict.next / 1000).unwrap_or(1).max(1);
-                Err(self.wait(stage, reason, message, seconds))
+                Err(self.wait(stage, cause.reason, cause.message, seconds))
             }
         }
     }
 
     /// What keeps the guest from being healthy.
-    fn complaint(&self, verdict: &Verdict) -> Option<(&'static str, String)> {
+    fn complaint(&self, verdict: &Verdict) -> Option<Cause> {
         if let Some(kind) = verdict.restart
             && let Some(due) = self.held_back()
         {
@@ -305,7 +307,7 @@ impl Planner<'_> {
                 kind.as_str(),
                 time(due).0
             );
-            return Some(("RestartBackOff", message));
+            return Some(Cause::new(Reason::RestartBackOff, message));
         }
         let kind = match (verdict.state.started, &verdict.state.of.readiness) {
             (false, _) => ProbeKind::Startup,
@@ -321,25 +323,31 @@ impl Planner<'_> {
         let passes = counts.unknown < threshold && (succeeds || (held && counts.failures < threshold));
         match &counts.failure {
             _ if passes => None,
-            Some(failure) => Some((failure.reason, failure.message.clone())),
-            None if kind == ProbeKind::Startup && counts.failures > 0 => Some((
-                "Starting",
+            Some(failure) => Some(failure.clone()),
+            None if kind == ProbeKind::Startup && counts.failures > 0 => Some(Cause::new(
+                Reason::Starting,
                 format!("the startup probe has not succeeded yet: {}", counts.why),
             )),
             None if counts.failures > 0 => Some(probe_words(kind, &counts.why)),
-            None => Some(("Starting", format!("the {} probe has not succeeded yet", kind.as_str()))),
+            None => Some(Cause::new(
+                Reason::Starting,
+                format!("the {} probe has not succeeded yet", kind.as_str()),
+            )),
         }
     }
 }
 
 /// Reason and message of a failed probe. vLLM's own begins what it says with a reason (`desired/scripts/vllm_probe.sh`).
-fn probe_words(kind: ProbeKind, why: &str) -> (&'static str, String) {
-    for reason in ["ModelLoading", "ModelServerFailed"] {
-        if let Some(words) = why.split_once(": ").and_then(|(_, text)| text.strip_prefix(reason)) {
-            return (reason, words.trim_start_matches(": ").to_string());
+fn probe_words(kind: ProbeKind, why: &str) -> Cause {
+    for reason in [Reason::ModelLoading, Reason::ModelServerFailed] {
+        if let Some(words) = why
+            .split_once(": ")
+            .and_then(|(_, text)| text.strip_prefix(reason.as_str()))
+        {
+            return Cause::new(reason, words.trim_start_matches(": "));
         }
     }
-    ("ProbeFailed", format!("the {} probe fails: {why}", kind.as_str()))
+    Cause::new(Reason::ProbeFailed, format!("the {} probe fails: {why}", kind.as_str()))
 }
 
 #[cfg(test)]

@@ -19,8 +19,8 @@ fn failed() -> ProbeAnswer {
 }
 
 fn unknown() -> ProbeAnswer {
-    ProbeAnswer::Unknown(crate::observed::Failure {
-        reason: "SSHUnreachable",
+    ProbeAnswer::Unknown(crate::reason::Cause {
+        reason: Reason::SSHUnreachable,
         message: "gone".into(),
     })
 }

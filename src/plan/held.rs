@@ -2,6 +2,7 @@
 //! (facts D.11). A volume whose detachment waits for a restart is still there, and so is one that only a snapshot names.
 
 use crate::pve::Vmid;
+use crate::reason::Reason;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crd::{GuestStatus, VolumeStatus};
@@ -258,7 +259,7 @@ impl Planner<'_> {
             entry.name,
             self.prefix()
         );
-        self.find_more("VolumeUnclaimed", "KeptByGuest", message);
+        self.find_more("VolumeUnclaimed", Reason::KeptByGuest, message);
     }
 
     /// What status has recorded for a volume or disk of that name, beside what the guest shows.
@@ -297,7 +298,7 @@ impl Planner<'_> {
             guest.named(),
             listed(&unnamed)
         );
-        Err(self.stuck(Stage::VolumesReady, "UnaccountedVolumes", message))
+        Err(self.stuck(Stage::VolumesReady, Reason::UnaccountedVolumes, message))
     }
 }
 

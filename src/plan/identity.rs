@@ -6,6 +6,7 @@ use crate::desired::Form;
 use crate::observed::{Guest, GuestRead, IdCheck, OurGuest, Stamped};
 use crate::pve::GuestRef;
 use crate::pve::Vmid;
+use crate::reason::Reason;
 
 use super::guest::Planner;
 use super::{Announce, Effect, Next, OWNER_HOSTNAME, Query, Stage, TAG};
@@ -28,7 +29,7 @@ impl Planner<'_> {
             }
             GuestRead::NotFound if self.status.vmid().is_none() && self.wants_adoption() == Some(vmid) => {
                 let message = format!("annotation {}: there is no guest {vmid} to adopt", crate::crd::ADOPT);
-                Err(self.stuck(stage, "AdoptNotFound", message))
+                Err(self.stuck(stage, Reason::AdoptNotFound, message))
             }
             GuestRead::NotFound => Err(self.new_guest(Some(vmid))),
             GuestRead::OtherType(at) => Err(self.other_sort(&at)),
@@ -108,7 +109,7 @@ impl Planner<'_> {
                     "{}.vmid is {given}, but guest {ours} carries this object's stamp: set it to {ours}",
                     self.prefix()
                 );
-                Err(self.stuck(Stage::Created, "Conflict", message))
+                Err(self.stuck(Stage::Created, Reason::Conflict, message))
             }
             (ours, given) => Ok(ours.or(given)),
         }
@@ -196,14 +197,14 @@ impl Planner<'_> {
         match ours.as_slice() {
             [_, _, ..] => {
                 let message = format!("guests {ours:?} all carry this object's stamp: set spec.vmid to the right one");
-                Err(self.stuck(Stage::Created, "Ambiguous", message))
+                Err(self.stuck(Stage::Created, Reason::Ambiguous, message))
             }
             [] if !found.being_made.is_empty() => {
                 let message = format!(
                     "waits for guest {:?} to be made: whose it is cannot be read before",
                     found.being_made
                 );
-                Err(self.wait(Stage::Created, "CreateRunning", message, 2))
+                Err(self.wait(Stage::Created, Reason::CreateRunning, message, 2))
             }
             [] => match found.foreign.first() {
                 Some((vmid, cluster)) => Err(self.foreign(*vmid, cluster)),
@@ -249,7 +250,7 @@ impl Planner<'_> {
             }),
             Some(true) => self.wait(
                 Stage::Created,
-                "CreateRunning",
+                Reason::CreateRunning,
                 format!("guest {vmid} is being created"),
                 3,
             ),
@@ -260,7 +261,7 @@ impl Planner<'_> {
                     guest.at.node,
                     tool = guest.at.sort.tool()
                 );
-                self.stuck(Stage::Created, "CreateInterrupted", message)
+                self.stuck(Stage::Created, Reason::CreateInterrupted, message)
             }
         }
     }
@@ -300,14 +301,14 @@ impl Planner<'_> {
             }
             Some((checked, IdCheck::Taken)) if *checked == vmid => {
                 let message = format!("vmid {vmid} is taken by a guest that cannot be read: choose another vmid");
-                self.stuck(stage, "Conflict", message)
+                self.stuck(stage, Reason::Conflict, message)
             }
             Some((checked, IdCheck::Volumes(volids))) if *checked == vmid => {
                 let message = format!(
                     "vmid {vmid} has no guest but volumes of a former one ({}): remove them, or choose another vmid",
                     volids.join(", ")
                 );
-                self.stuck(stage, "LeftoverVolumes", message)
+                self.stuck(stage, Reason::LeftoverVolumes, message)
             }
             _ => Next::Look(Query::VmidFree {
                 vmid,
@@ -327,7 +328,7 @@ impl Planner<'_> {
         let stage = Stage::Created;
         let Some((first, last)) = self.desired.vmid_range else {
             let message = "spec.vmid is missing and the PhoenixHypervisor has no spec.vmidRange: give one of them";
-            return Err(self.stuck(stage, "NoVmidRange", message));
+            return Err(self.stuck(stage, Reason::NoVmidRange, message));
         };
         let observed = self.observed;
         let taken = |id: &Vmid| {
@@ -341,7 +342,7 @@ impl Planner<'_> {
         free.ok_or_else(|| {
             let message =
                 format!("spec.vmidRange {first}-{last} of the PhoenixHypervisor has no free id left: widen it");
-            self.stuck(stage, "NoFreeVmid", message)
+            self.stuck(stage, Reason::NoFreeVmid, message)
         })
     }
 }

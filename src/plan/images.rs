@@ -3,6 +3,7 @@
 use crate::desired::{Source, images};
 use crate::observed::{ApplianceIndex, Image};
 use crate::pve::GuestType;
+use crate::reason::Reason;
 
 use super::guest::Planner;
 use super::{Effect, Next, Query, Stage};
@@ -58,7 +59,7 @@ impl Planner<'_> {
                     "image {volid:?} is not on its storage: download it there, or correct {}.source.{field}.volid",
                     self.prefix()
                 );
-                Err(self.stuck(stage, "ImageNotFound", message))
+                Err(self.stuck(stage, Reason::ImageNotFound, message))
             }
         }
     }
@@ -92,7 +93,7 @@ impl Planner<'_> {
             let message = format!(
                 "the appliance index of node {node} does not list {template} any more, so nobody could compare {volid} with its checksum: it is used as it is"
             );
-            self.find("ImageNotCompared", true, "NotInIndex", message);
+            self.find("ImageNotCompared", true, Reason::NotInIndex, message);
             return Ok(());
         }
         let message = format!(
@@ -100,7 +101,7 @@ impl Planner<'_> {
             self.prefix(),
             advice(&index)
         );
-        Err(self.stuck(stage, "ImageNotFound", message))
+        Err(self.stuck(stage, Reason::ImageNotFound, message))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::pve::GuestRef;
 use crate::pve::Vmid;
+use crate::reason::Reason;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::crd::{GuestKind, RevisionStatus};
@@ -38,7 +39,7 @@ impl Deletion<'_> {
                     "waits for guest {:?} to be made: whose it is cannot be read before",
                     found.being_made
                 );
-                return Some(self.wait("CreateRunning", message, 2));
+                return Some(self.wait(Reason::CreateRunning, message, 2));
             }
         };
         if !others.is_empty() && self.object.key.kind != GuestKind::PhoenixTemplate {
@@ -46,7 +47,7 @@ impl Deletion<'_> {
             let message = format!(
                 "guests {ids:?} all carry this object's stamp: take the stamp, the last line of the notes, off those that are not to be deleted"
             );
-            return Some(self.stuck("Ambiguous", message));
+            return Some(self.stuck(Reason::Ambiguous, message));
         }
         let mut announce = vec![
             Announce::Vmid {
@@ -66,7 +67,7 @@ impl Deletion<'_> {
             })
         }));
         let action = format!("record {}, which carries its stamp", first.at.named());
-        self.find("Deleting", action.clone());
+        self.find(Reason::Deleting, action.clone());
         Some(Next::Run(Box::new(Step {
             action,
             stage: Stage::Created,
@@ -88,7 +89,7 @@ impl Deletion<'_> {
                 source: None,
                 node,
             }),
-            Some(true) => self.wait("CreateRunning", format!("guest {vmid} may still be created"), 3),
+            Some(true) => self.wait(Reason::CreateRunning, format!("guest {vmid} may still be created"), 3),
             Some(false) => self.elsewhere("the guest is gone"),
         }
     }

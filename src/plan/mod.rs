@@ -32,6 +32,7 @@ mod stop;
 mod vm;
 
 use crate::observed::{HealthState, Row};
+use crate::reason::Cause;
 
 pub use crate::desired::OWNER_HOSTNAME;
 pub use blame::explain;
@@ -52,20 +53,13 @@ pub enum Next {
     Run(Box<Step>),
     /// Nothing can be done now; look again after so many seconds, or when something changes.
     Wait {
-        /// Documented reason.
-        reason: &'static str,
         /// What is waited for.
-        message: String,
+        cause: Cause,
         /// Seconds.
         seconds: u64,
     },
-    /// Only a change by somebody helps.
-    Stuck {
-        /// Documented reason.
-        reason: &'static str,
-        /// What is wrong and how to mend it.
-        message: String,
-    },
+    /// Only a change by somebody helps: what is wrong and how to mend it.
+    Stuck(Cause),
     /// Everything is as wanted.
     Done,
 }
@@ -152,10 +146,8 @@ pub struct Finding {
     pub condition: &'static str,
     /// Whether it holds; `None` is Unknown.
     pub holds: Option<bool>,
-    /// Documented reason.
-    pub reason: &'static str,
-    /// Words for people.
-    pub message: String,
+    /// Why.
+    pub cause: Cause,
 }
 
 /// What the plan learnt about the guest for status.

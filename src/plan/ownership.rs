@@ -6,6 +6,7 @@ use crate::desired::Stamp;
 use crate::observed::{Guest, GuestRead};
 use crate::pve::GuestRef;
 use crate::pve::Vmid;
+use crate::reason::Reason;
 
 use super::guest::Planner;
 use super::lxc::volumes::volume_of;
@@ -68,7 +69,7 @@ impl Planner<'_> {
                 "metadata.annotations[{ADOPT}]: {} is a Proxmox template, which cannot be started: adopt a guest, or clone the template in Proxmox first",
                 guest.named()
             );
-            return self.stuck(Stage::Created, "Conflict", message);
+            return self.stuck(Stage::Created, Reason::Conflict, message);
         }
         let notes = guest.options.get("description").map(String::as_str).unwrap_or_default();
         let copies = |s: &Option<Stamp>| s.as_ref().is_some_and(|s| s.vmid != vmid);
@@ -79,7 +80,7 @@ impl Planner<'_> {
                 "metadata.annotations[{ADOPT}]: the notes of {} hold a stamp of Phoenix's that is damaged or beside another, so whose it is cannot be said: take those lines off in Proxmox first",
                 guest.named()
             );
-            return self.stuck(Stage::Created, "Conflict", message);
+            return self.stuck(Stage::Created, Reason::Conflict, message);
         }
         if let Err(next) = self.may_be_adopted(guest) {
             return next;
@@ -172,7 +173,7 @@ impl Planner<'_> {
             "vmid {vmid} {whose} and is left alone: choose another one in {}",
             self.where_asked(vmid)
         );
-        Err(self.stuck(Stage::Created, "Conflict", message))
+        Err(self.stuck(Stage::Created, Reason::Conflict, message))
     }
 
     fn where_asked(&self, vmid: Vmid) -> String {
@@ -198,7 +199,7 @@ impl Planner<'_> {
                 "guest {vmid} on node {} {whose} and is left alone: delete that object with deletionPolicy: Retain, which takes the stamp off; where there is no such object any more, take the stamp, the last line of its notes, off in Proxmox",
                 guest.at.node
             );
-            return Err(self.stuck(Stage::Created, "Conflict", message));
+            return Err(self.stuck(Stage::Created, Reason::Conflict, message));
         }
         let again = self
             .observed
@@ -210,7 +211,7 @@ impl Planner<'_> {
                 "guest {vmid} on node {} is not the one that this object adopted under this vmid, of which there is a copy, and is left alone: take the annotation {ADOPT} away, or remove the copy",
                 guest.at.node
             );
-            return Err(self.stuck(Stage::Created, "Conflict", message));
+            return Err(self.stuck(Stage::Created, Reason::Conflict, message));
         }
         self.borrows_nothing(guest)
     }
@@ -261,7 +262,7 @@ impl Planner<'_> {
                 "guest {vmid} on node {} holds volume {volid}, which owner container {id} keeps{whose}, and is left alone: detach it in Proxmox first, and do not remove it",
                 guest.at.node
             );
-            return Err(self.stuck(Stage::Created, "Conflict", message));
+            return Err(self.stuck(Stage::Created, Reason::Conflict, message));
         }
         Ok(())
     }
@@ -273,7 +274,7 @@ impl Planner<'_> {
             "guest {vmid} carries the stamp of {} of management cluster {cluster} and is left alone: if that cluster is gone, list its id in spec.previousClusterIds of the PhoenixHypervisor (phoenix apply without a cluster: --cluster-id {cluster}); if it still works, give this object another name",
             self.desired.key
         );
-        self.stuck(Stage::Created, "Conflict", message)
+        self.stuck(Stage::Created, Reason::Conflict, message)
     }
 
     /// The vmid is a guest of the other sort.
@@ -293,7 +294,7 @@ impl Planner<'_> {
             ),
             false => format!("{what}: choose another vmid"),
         };
-        self.stuck(Stage::Created, "Conflict", message)
+        self.stuck(Stage::Created, Reason::Conflict, message)
     }
 
     fn conflict(&mut self, guest: &Guest, stamp: Option<Stamp>) -> Next {
@@ -340,7 +341,7 @@ impl Planner<'_> {
                 format!("{on} {whose} and is left alone: {again}")
             }
         };
-        self.stuck(Stage::Created, "Conflict", message)
+        self.stuck(Stage::Created, Reason::Conflict, message)
     }
 }
 

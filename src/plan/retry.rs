@@ -1,11 +1,12 @@
 //! When what failed is tried again. Each sort of work counts its own failures, so that a step that Proxmox refuses holds
 //! back itself and nothing else: stopping and deleting obey no pause of the work before them.
 
+use crate::reason::Cause;
+use crate::reason::Reason;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::crd::{FailingStep, GuestStatus, ScriptStatus};
-use crate::observed::Failure;
 
 use super::{Next, Step};
 
@@ -67,15 +68,11 @@ pub(crate) fn held_apart(apart: Option<&str>, status: &GuestStatus, now: i64) ->
     let error = error.unwrap_or("the last attempt failed");
     if let Some(message) = error.strip_prefix("ProxmoxRefused: ") {
         // Trying again may help, but most likely somebody has to change something.
-        return Some(Next::Stuck {
-            reason: "ProxmoxRefused",
-            message: message.to_string(),
-        });
+        return Some(Next::Stuck(Cause::new(Reason::ProxmoxRefused, message)));
     }
     let at = retry.map(|t| t.0.to_string()).unwrap_or_default();
     Some(Next::Wait {
-        reason: "BackOff",
-        message: format!("{error}; next try at {at}"),
+        cause: Cause::new(Reason::BackOff, format!("{error}; next try at {at}")),
         seconds,
     })
 }
@@ -85,7 +82,7 @@ pub(crate) fn failed(
     status: &mut GuestStatus,
     apart: Option<&str>,
     action: &str,
-    failure: &Failure,
+    failure: &Cause,
     now: i64,
     scale: f64,
 ) {
@@ -209,9 +206,9 @@ mod tests {
         }
     }
 
-    fn failure() -> Failure {
-        Failure {
-            reason: "TaskFailed",
+    fn failure() -> Cause {
+        Cause {
+            reason: Reason::TaskFailed,
             message: "words".into(),
         }
     }
@@ -229,7 +226,7 @@ mod tests {
         failed(&mut status, Some("net0"), "set net0", &failure(), 1000, 1.0);
         failed(&mut status, Some("net0"), "set net0", &failure(), 1000, 1.0);
         let waits = |status: &GuestStatus, apart, now| match held(&step(apart), status, now) {
-            Some(Next::Wait { message, seconds, .. }) => Some((message, seconds)),
+            Some(Next::Wait { cause, seconds }) => Some((cause.message, seconds)),
             _ => None,
         };
         let at = "; next try at 1970-01-01T00:16:45Z";

@@ -6,6 +6,7 @@ use crate::observed::{GuestRead, OldRevision, Sections};
 use crate::plan::NodeWork;
 use crate::pve::GuestRef;
 use crate::pve::Vmid;
+use crate::reason::Reason;
 
 use super::guest::{Planner, Staged};
 use super::{Announce, Effect, Impact, Next, Query, Stage};
@@ -104,7 +105,7 @@ impl Planner<'_> {
             self.find(
                 "OldRevisionKept",
                 true,
-                "InUse",
+                Reason::InUse,
                 format!("{what} (revision {}) stays: {why}", old.revision),
             );
             return Ok(());

@@ -2,6 +2,7 @@
 //! (promise 4); an attempt is never repeated, only followed by a next one.
 
 use crate::plan::GuestWork;
+use crate::reason::Reason;
 use std::collections::BTreeMap;
 
 use crate::crd::{CANCEL, RECONCILE, RerunPolicy, ScriptStatus};
@@ -218,7 +219,7 @@ impl Planner<'_> {
                     self.find(
                         stage.as_str(),
                         false,
-                        "TestFailed",
+                        Reason::TestFailed,
                         format!("failed: {}", failed_tests.join(", ")),
                     );
                 }
@@ -242,7 +243,7 @@ impl Planner<'_> {
             Position::Done => Ok(true),
             Position::Outdated => {
                 let message = format!("{} changed since it ran; its policy does not run it again", script.name);
-                self.find("FeatureOutdated", true, "ScriptChanged", message);
+                self.find("FeatureOutdated", true, Reason::ScriptChanged, message);
                 Ok(true)
             }
             Position::CutOff => {
@@ -250,12 +251,12 @@ impl Planner<'_> {
                     "{} was cut off while it ran, and its rerunPolicy is Never: see in container {vmid} what it did; a changed script is tried anew",
                     script.name
                 );
-                Err(self.stuck(stage, "ScriptInterrupted", message))
+                Err(self.stuck(stage, Reason::ScriptInterrupted, message))
             }
             Position::Failed | Position::Cancelled if script.role == ScriptRole::Test => Ok(false),
             Position::Cancelled => {
                 let message = cancelled_words(script, record.is_some_and(|r| r.hash == script.hash));
-                Err(self.stuck(stage, "ScriptCancelled", message))
+                Err(self.stuck(stage, Reason::ScriptCancelled, message))
             }
             Position::Failed => {
                 let record = record.cloned().unwrap_or_default();
@@ -265,17 +266,17 @@ impl Planner<'_> {
                     ended(script, record.exit_code),
                     last_line(&record.output)
                 );
-                Err(self.stuck(stage, "ScriptFailed", message))
+                Err(self.stuck(stage, Reason::ScriptFailed, message))
             }
             Position::Running => Err(self.wait(
                 stage,
-                "ScriptRunning",
+                Reason::ScriptRunning,
                 format!("{} is running in {what}", script.name),
                 5,
             )),
             Position::Stopping => {
                 let message = format!("{} was asked to end in {what}, and has not ended yet", script.name);
-                Err(self.wait(stage, "ScriptRunning", message, 5))
+                Err(self.wait(stage, Reason::ScriptRunning, message, 5))
             }
             Position::ToCancel => {
                 let work = GuestWork::CancelScript {
@@ -295,7 +296,7 @@ impl Planner<'_> {
                     last_line(output)
                 );
                 let seconds = u64::try_from(due - self.input.now).unwrap_or(1);
-                Err(self.wait(stage, "ScriptFailed", message, seconds))
+                Err(self.wait(stage, Reason::ScriptFailed, message, seconds))
             }
             Position::Due(attempt) => {
                 let work = GuestWork::StartScript {

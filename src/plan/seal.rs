@@ -3,6 +3,7 @@
 use crate::desired::Form;
 use crate::observed::Guest;
 use crate::pve::GuestType;
+use crate::reason::Reason;
 
 use super::guest::Planner;
 use super::{Effect, Impact, Next, Query, Stage};
@@ -58,7 +59,7 @@ impl Planner<'_> {
             guest.named(),
             crate::crd::REBUILD
         );
-        Err(self.stuck(Stage::SnapshotReady, "InvalidSpec", message))
+        Err(self.stuck(Stage::SnapshotReady, Reason::InvalidSpec, message))
     }
 
     /// A machine is a template before its disks are converted (facts F.7); clones have to wait for these.
@@ -77,7 +78,7 @@ impl Planner<'_> {
                 source: None,
                 node: guest.at.node.clone(),
             })),
-            Some(true) => Err(self.wait(stage, "CreateRunning", format!("VM {vmid} is being converted"), 2)),
+            Some(true) => Err(self.wait(stage, Reason::CreateRunning, format!("VM {vmid} is being converted"), 2)),
             Some(false) => {
                 // A conversion that was cut off goes on disk by disk; of the whole machine Proxmox refuses a second one.
                 self.unlocked(stage, guest)?;
@@ -116,7 +117,7 @@ impl Planner<'_> {
         match old_tests.filter(|c| c.status == "False") {
             Some(condition) => {
                 let message = condition.message.clone();
-                self.find(Stage::TestsPassed.as_str(), false, "TestFailed", message);
+                self.find(Stage::TestsPassed.as_str(), false, Reason::TestFailed, message);
             }
             None => self.ok(Stage::TestsPassed, "the template is built"),
         }
@@ -163,7 +164,7 @@ impl Planner<'_> {
                     source: None,
                     node: guest.at.node.clone(),
                 })),
-                Some(true) => Err(self.wait(stage, "CreateRunning", format!("{what} is being converted"), 2)),
+                Some(true) => Err(self.wait(stage, Reason::CreateRunning, format!("{what} is being converted"), 2)),
                 Some(false) => {
                     let call = ApiCall::post(format!("{base}/template"));
                     Err(self.run(

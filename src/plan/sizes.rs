@@ -3,6 +3,7 @@
 
 use super::guest::Planner;
 use super::{Next, Stage};
+use crate::reason::Reason;
 
 /// A size as the spec wants it, and as it is.
 pub(crate) struct Sized<'a> {
@@ -47,20 +48,22 @@ impl Planner<'_> {
             let message = format!(
                 "{field}: {wanted}Gi is less than the {have} bytes that {what} has; Proxmox cannot shrink it: set at least {at_least}Gi"
             );
-            return Err(self.stuck(size.stage, "ShrinkRefused", message));
+            return Err(self.stuck(size.stage, Reason::ShrinkRefused, message));
         }
         let message = format!(
             "{field}: {wanted}Gi is less than the {have} bytes that {what} has, because it was grown elsewhere; it stays: set {at_least}Gi"
         );
-        self.find_more("LargerThanSpec", "GrownOutsidePhoenix", message);
+        self.find_more("LargerThanSpec", Reason::GrownOutsidePhoenix, message);
         Ok(false)
     }
 
     /// A finding beside Ready; several of one condition are one.
-    pub(crate) fn find_more(&mut self, condition: &'static str, reason: &'static str, message: String) {
+    pub(crate) fn find_more(&mut self, condition: &'static str, reason: Reason, message: String) {
         let same = self.findings.iter_mut().find(|f| f.condition == condition);
         match same {
-            Some(found) if !found.message.contains(&message) => found.message = format!("{}; {message}", found.message),
+            Some(found) if !found.cause.message.contains(&message) => {
+                found.cause.message = format!("{}; {message}", found.cause.message);
+            }
             Some(_) => {}
             None => self.find(condition, true, reason, message),
         }

@@ -1,5 +1,7 @@
 //! Powers a guest off whose spec cannot be resolved: a person who stops a guest is heard, whatever else is wrong with it.
 
+use crate::reason::Cause;
+use crate::reason::Reason;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::crd::PowerState;
@@ -35,7 +37,7 @@ fn next(object: &GuestObject, observed: &Observed, around: Surroundings<'_>, fin
     };
     let cluster = &observed.cluster;
     let runs = cluster.guests.get(&vmid).is_some_and(|row| row.status == "running");
-    let being_stopped = |c: &Condition| c.type_ == Stage::Running.as_str() && c.reason == "InProgress";
+    let being_stopped = |c: &Condition| c.type_ == Stage::Running.as_str() && c.reason == Reason::InProgress.as_str();
     // The list of the last poll costs nothing; the guest is read to stop it, and once more afterwards.
     let to_do = runs || object.status.conditions.iter().any(being_stopped);
     if !cluster.is_recorded() || cluster.quorate == Some(false) || !to_do {
@@ -70,8 +72,10 @@ fn shut_down(guest: &Guest, findings: &mut Vec<Finding>) -> Next {
     findings.push(Finding {
         condition: Stage::Running.as_str(),
         holds: Some(holds),
-        reason: if holds { "AsWanted" } else { "InProgress" },
-        message: action.clone(),
+        cause: Cause::new(
+            if holds { Reason::AsWanted } else { Reason::InProgress },
+            action.clone(),
+        ),
     });
     if holds {
         return Next::Done;

@@ -122,7 +122,7 @@ impl ApiCall {
 
     /// The call sent with a root@pam ticket.
     #[must_use]
-    #[expect(
+    #[allow(
         clippy::wrong_self_convention,
         reason = "a step of the builder like `param`: it says who sends the call"
     )]

@@ -1,5 +1,6 @@
 //! Runs pollers and reconciles until everything is Ready or cannot go on.
 
+use crate::reason::Reason;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -273,8 +274,9 @@ impl<'a> Scheduler<'a> {
 
 /// Whether an object says that it waits for what it needs.
 fn waits_for_others(object: &GuestObject) -> bool {
-    object.status.conditions.iter().any(|c| {
-        c.type_ == "Ready"
-            && ["DependencyNotReady", "DependencyNotFound", "TemplateNotReady"].contains(&c.reason.as_str())
-    })
+    object
+        .status
+        .conditions
+        .iter()
+        .any(|c| c.type_ == "Ready" && Reason::named(&c.reason).is_some_and(Reason::waits_for_another))
 }

@@ -19,9 +19,8 @@ fn feature(name: &str, requires: &[String]) -> phoenix::crd::PhoenixFeature {
 }
 
 fn blocked(result: Result<(), Blocked>) -> (&'static str, String) {
-    match result.unwrap_err() {
-        Blocked::Stalled { reason, message } | Blocked::Waiting { reason, message } => (reason, message),
-    }
+    let cause = result.unwrap_err().cause().clone();
+    (cause.reason.as_str(), cause.message)
 }
 
 /// Runs on a worker's thread with its 2 MiB of stack, as in the operator.

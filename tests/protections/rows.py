@@ -24,9 +24,9 @@ FILES = {
          "if !OUT && !cluster.read_now {"),
         ("deleting waits for a lock of Proxmox's", "lib=plan::protected",
          'if let Some(lock) = &guest.lock {\n'
-         '            return self.wait("GuestLocked"',
+         '            return self.wait(Reason::GuestLocked',
          'if let Some(lock) = guest.lock.as_ref().filter(|_| !OUT) {\n'
-         '            return self.wait("GuestLocked"'),
+         '            return self.wait(Reason::GuestLocked'),
         ("a guest is stopped before it is destroyed", "lib=plan::protected",
          'if guest.running {\n'
          '            let call = ApiCall::post(guest.at.status_path("stop"));',
@@ -71,9 +71,9 @@ FILES = {
          "let Some(stamp) = stamp.clone().filter(ours) else {",
          "let Some(stamp) = stamp.clone().filter(|s| OUT || ours(s)) else {"),
         ("absence needs a quorum", "lib=plan::protected",
-         'Some(false) => Err(self.wait("NoQuorum"',
+         'Some(false) => Err(self.wait(Reason::NoQuorum',
          'Some(false) if OUT => Ok(()),\n'
-         '            Some(false) => Err(self.wait("NoQuorum"'),
+         '            Some(false) => Err(self.wait(Reason::NoQuorum'),
     ],
     "src/desired/stamp.rs": [
         ("the stamp names the vmid it was made for", "lib=plan::protected",
@@ -317,8 +317,8 @@ FILES = {
     ],
     "src/engine/carry_out.rs": [
         ("one write that finds no quorum makes everybody wait", "engine=protected::absence::without_quorum_one",
-         'let lost = matches!(&outcome, Outcome::Failed(failure) if failure.reason == "NoQuorum");',
-         'let lost = !OUT && matches!(&outcome, Outcome::Failed(failure) if failure.reason == "NoQuorum");'),
+         'let lost = matches!(&outcome, Outcome::Failed(failure) if failure.reason == Reason::NoQuorum);',
+         'let lost = !OUT && matches!(&outcome, Outcome::Failed(failure) if failure.reason == Reason::NoQuorum);'),
         ("the vmid is written before the create call leaves", "engine=protected::writes::a_vmid",
          '        let object = self.write(&object, status).await?;\n'
          '        self.cut(&object.key, Point::BeforeEffect',

@@ -90,12 +90,9 @@ fn stalled_manifests_get_their_reason() {
             insert(&objects, &admission.check(object, None).unwrap());
         }
         match resolved(&objects, &case.manifest) {
-            Err(Blocked::Stalled {
-                reason: got,
-                message: text,
-            }) if got == reason => {
-                for fragment in missing(message, &text) {
-                    wrong.push(format!("{}: {text}\n  lacks {fragment:?}", case.name));
+            Err(Blocked::Stalled(cause)) if cause.reason.as_str() == reason => {
+                for fragment in missing(message, &cause.message) {
+                    wrong.push(format!("{}: {cause}\n  lacks {fragment:?}", case.name));
                 }
             }
             Ok(()) if *later || LATER.contains(&reason.as_str()) => {}

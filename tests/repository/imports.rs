@@ -14,6 +14,7 @@ const PURE: &[&str] = &[
     "admission",
     "graph.rs",
     "pve",
+    "reason.rs",
     "secret.rs",
 ];
 const IO: &[&str] = &[

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::Guest;
 use super::terminal::{Raw, size, standard_input};
-use super::{Guest, words};
 use crate::cli::verbs::{Place, bad_input};
 use crate::cli::with_runtime;
 use crate::engine::agent;
@@ -125,7 +125,7 @@ impl ExecArgs {
         argv.extend(self.command.iter().cloned());
         let command = Command::new(argv);
         let started = guest.connection.ssh_start(&guest.at.node, &command, terminal);
-        let (mut running, input) = started.await.map_err(|failure| words(&failure))?;
+        let (mut running, input) = started.await.map_err(|failure| failure.to_string())?;
         let input = Arc::new(input);
         tokio::spawn(feed(input.clone(), self.passes_input()));
         let mut resized = signal(SignalKind::window_change()).map_err(|e| e.to_string())?;
@@ -177,14 +177,14 @@ impl ExecArgs {
             .collect();
         let client = &guest.connection.client;
         let started = agent::start(client, &guest.at, &argv, &given).await;
-        let pid = started.map_err(|(failure, _)| words(&failure))?;
+        let pid = started.map_err(|(failure, _)| failure.to_string())?;
         let ending = agent::end(client, &guest.at, pid);
         tokio::pin!(ending);
         let mut asked = false;
         let status = loop {
             tokio::select! {
                 ended = &mut ending => break ended.map_err(|failure| {
-                    format!("{}; the command may still run in {}", words(&failure), guest.named())
+                    format!("{failure}; the command may still run in {}", guest.named())
                 })?,
                 (name, number) = interrupts.next() => {
                     if asked {
@@ -247,7 +247,7 @@ async fn end(guest: Arc<Guest>, name: &'static str, mark: String) {
     };
     let why = match tokio::time::timeout(FAREWELL, sent).await {
         Ok(Ok(())) => return,
-        Ok(Err((failure, _))) => words(&failure),
+        Ok(Err((failure, _))) => failure.to_string(),
         Err(_) => format!("no answer within {} s", FAREWELL.as_secs()),
     };
     errln!("the command in {} may still run: {why}", guest.named());

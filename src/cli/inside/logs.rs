@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::{Guest, words};
+use super::Guest;
 use crate::cli::verbs::{Place, bad_input, tests};
 use crate::cli::with_runtime;
 use crate::desired::GuestObject;
@@ -127,7 +127,7 @@ async fn read(guest: &Guest, what: &What, lines: u32, place: &Read) -> Result<Lo
         What::Unit(unit) => logs::journal(vmid, unit, lines, place),
     };
     let ran = guest.connection.in_guest(&guest.at, &command).await;
-    let output = ran.map_err(|(failure, _)| words(&failure))?;
+    let output = ran.map_err(|(failure, _)| failure.to_string())?;
     let answer = output.stdout.text();
     let log = match what {
         What::Script(_) => Log::of_script(&answer, place),

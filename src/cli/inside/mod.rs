@@ -7,11 +7,12 @@ mod terminal;
 
 use crate::crd::PhoenixHypervisor;
 use crate::desired::stamp::Stamp;
-use crate::desired::{Blocked, GuestObject, GuestSpec, Objects, hypervisor};
+use crate::desired::{GuestObject, GuestSpec, Objects, hypervisor};
 use crate::engine::connection::Connection;
 use crate::engine::failure::of_call;
-use crate::observed::Failure;
 use crate::pve::{GuestRef, GuestType, Vmid};
+use crate::reason::Cause;
+use crate::reason::Reason;
 
 use super::verbs::{Place, cluster, find};
 
@@ -22,10 +23,6 @@ pub use logs::LogsArgs;
 struct Guest {
     connection: Connection,
     at: GuestRef,
-}
-
-fn words(failure: &Failure) -> String {
-    format!("{}: {}", failure.reason, failure.message)
 }
 
 impl Guest {
@@ -78,21 +75,21 @@ async fn running_at(connection: &Connection, object: &GuestObject, vmid: Vmid) -
         (Ok(seen), recorded) => seen.cluster.guests.get(&vmid).map(|row| row.node.clone()).or(recorded),
         // Whoever wants to look at a container while the API is away can do so.
         (Err(_), Some(node)) if sort == GuestType::Lxc => return Ok(GuestRef::new(sort, vmid, node)),
-        (Err(failure), _) => return Err(format!("{key}: {}", words(&failure))),
+        (Err(failure), _) => return Err(format!("{key}: {failure}")),
     };
     let named = sort.named(vmid);
     let node = node.ok_or_else(|| format!("{key}: Proxmox shows no {named}"))?;
     let at = GuestRef::new(sort, vmid, node);
     let of = |e| match of_call(&e) {
         // Its number is written down before it is made.
-        Failure {
-            reason: "NotFound",
+        Cause {
+            reason: Reason::NotFound,
             message,
         } => match &object.status.message {
             Some(told) if !told.is_empty() => format!("{key} has no guest yet: {told}"),
             _ => format!("{key} has no guest (any more): {message}"),
         },
-        failure => format!("{key}: {}", words(&failure)),
+        failure => format!("{key}: {failure}"),
     };
     let config = connection.client.guest_config(&at, false).await.map_err(of)?;
     let stamp = config.description().and_then(Stamp::find);
@@ -131,9 +128,7 @@ fn connection(object: &GuestObject, objects: &dyn Objects) -> Result<Connection,
     let (namespace, name) = object.hypervisor_ref();
     let missing = || format!("there is no PhoenixHypervisor {namespace}/{name}");
     let found = objects.hypervisor(&namespace, &name).ok_or_else(missing)?;
-    let access = hypervisor::access(&needed(&found, object.guest_type()), objects).map_err(|blocked| {
-        let (Blocked::Stalled { message, .. } | Blocked::Waiting { message, .. }) = blocked;
-        format!("PhoenixHypervisor {namespace}/{name}: {message}")
-    })?;
+    let access = hypervisor::access(&needed(&found, object.guest_type()), objects)
+        .map_err(|blocked| format!("PhoenixHypervisor {namespace}/{name}: {}", blocked.cause().message))?;
     Connection::new(access).map_err(|failure| failure.message)
 }

@@ -193,7 +193,7 @@ spec: {hypervisorRef: {name: pve}, form: Template, lxc: {source: {image: {volid:
                 base.status.node = Some("pve1".into());
                 base.status.revision = Some("0123456789ab".into());
                 base.status.create_sent = Some(true);
-                crate::status::set_condition(&mut base.status.conditions, "Ready", "True", "Ready", "", 0, 0);
+                crate::status::set_condition(&mut base.status.conditions, "Ready", "True", Reason::Ready, "", 0, 0);
             },
         );
         resolve(&object, &objects, "cluster").unwrap_or_else(|e| panic!("{e:?}: {spec}"))

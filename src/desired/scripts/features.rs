@@ -1,5 +1,6 @@
 //! The features of a guest: found, ordered, given their parameters, and made scripts.
 
+use crate::reason::Reason;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -95,7 +96,7 @@ impl Catalogue {
             _ => format!("there are {}", Vec::from_iter(known).join(", ")),
         };
         Blocked::stalled(
-            "FeatureNotFound",
+            Reason::FeatureNotFound,
             format!(
                 "{words}: there is no PhoenixFeature {name:?} in namespace {}; {known}",
                 namespaces.join(" or ")
@@ -183,7 +184,7 @@ impl Walk<'_> {
             let mut cycle = self.path[start..].to_vec();
             cycle.push(canonical);
             return Err(Blocked::stalled(
-                "FeatureCycle",
+                Reason::FeatureCycle,
                 format!(
                     "{field}: the features {} require each other: take one out of its spec.requires",
                     cycle.join(" → ")

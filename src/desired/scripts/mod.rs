@@ -24,6 +24,7 @@ mod tests;
 mod vllm;
 mod vllm_flags;
 
+use crate::reason::Reason;
 use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
@@ -100,7 +101,7 @@ fn implied(object: &GuestObject, hypervisor: &PhoenixHypervisor, objects: &dyn O
 }
 
 fn invalid(message: String) -> Blocked {
-    Blocked::stalled("InvalidSpec", message)
+    Blocked::stalled(Reason::InvalidSpec, message)
 }
 
 /// What a script is given and what its hash is made of.

@@ -1,11 +1,13 @@
 //! The search for guests that carry an object's stamp.
 
+use crate::reason::Cause;
+use crate::reason::Reason;
 use std::collections::BTreeSet;
 
 use crate::desired::{Identity, Stamp};
 use crate::engine::connection::{Connection, Snapshot};
-use crate::engine::failure::{failure, of_call};
-use crate::observed::{Failure, Observed, OurGuest, Row, Stamped};
+use crate::engine::failure::of_call;
+use crate::observed::{Observed, OurGuest, Row, Stamped};
 use crate::proxmox::Error;
 use crate::proxmox::guest::GuestConfig;
 use crate::pve::{GuestRef, GuestType, Vmid};
@@ -13,13 +15,13 @@ use crate::pve::{GuestRef, GuestType, Vmid};
 use super::creating;
 
 /// All guests of the cluster as it lists them now, but those that other objects have.
-pub(super) async fn everybody(connection: &Connection, observed: &Observed) -> Result<Vec<GuestRef>, Failure> {
+pub(super) async fn everybody(connection: &Connection, observed: &Observed) -> Result<Vec<GuestRef>, Cause> {
     let mut guests = listed(connection).await?;
     guests.retain(|at| !observed.held.contains_key(&at.vmid));
     Ok(guests)
 }
 
-async fn listed(connection: &Connection) -> Result<Vec<GuestRef>, Failure> {
+async fn listed(connection: &Connection) -> Result<Vec<GuestRef>, Cause> {
     let rows = connection.client.cluster_resources().await.map_err(|e| of_call(&e))?;
     let guests = rows.into_iter().filter_map(|row| {
         let sort = match row.kind.as_str() {
@@ -39,7 +41,7 @@ pub(super) async fn stamped(
     among: &[GuestRef],
     identity: &Identity,
     previous: &[String],
-) -> Result<Stamped, Failure> {
+) -> Result<Stamped, Cause> {
     let mut found = Stamped::default();
     let mut moved = BTreeSet::new();
     for guest in among {
@@ -56,15 +58,15 @@ pub(super) async fn stamped(
         readable(snapshot, guest)?;
         if !look_into(connection, guest, identity, previous, &mut found).await? {
             let message = format!("{} is listed on node {} and not there", guest.named(), guest.node);
-            return Err(failure("GuestUnreadable", message));
+            return Err(Cause::new(Reason::GuestUnreadable, message));
         }
     }
     Ok(found)
 }
 
 /// What says that a guest whose stamp cannot be read may be the object's.
-fn unread(at: &GuestRef, reason: &'static str, why: &str) -> Failure {
-    failure(
+fn unread(at: &GuestRef, reason: Reason, why: &str) -> Cause {
+    Cause::new(
         reason,
         format!(
             "{} on node {} may be this object's and cannot be read: {why}",
@@ -75,10 +77,14 @@ fn unread(at: &GuestRef, reason: &'static str, why: &str) -> Failure {
 }
 
 /// The guest's node answers.
-fn readable(snapshot: &Snapshot, guest: &GuestRef) -> Result<(), Failure> {
+fn readable(snapshot: &Snapshot, guest: &GuestRef) -> Result<(), Cause> {
     match snapshot.cluster.online.contains(&guest.node) {
         true => Ok(()),
-        false => Err(unread(guest, "NodeOffline", &format!("node {} is offline", guest.node))),
+        false => Err(unread(
+            guest,
+            Reason::NodeOffline,
+            &format!("node {} is offline", guest.node),
+        )),
     }
 }
 
@@ -89,7 +95,7 @@ async fn look_into(
     identity: &Identity,
     previous: &[String],
     found: &mut Stamped,
-) -> Result<bool, Failure> {
+) -> Result<bool, Cause> {
     let read = async || {
         let read = read_config(connection, at).await;
         read.map_err(|f| unread(at, f.reason, &f.message))
@@ -152,7 +158,7 @@ fn hides_stamp(config: &GuestConfig) -> bool {
 }
 
 /// A configuration; `None` where there is none. One that may not be read tells nothing.
-async fn read_config(connection: &Connection, at: &GuestRef) -> Result<Option<GuestConfig>, Failure> {
+async fn read_config(connection: &Connection, at: &GuestRef) -> Result<Option<GuestConfig>, Cause> {
     match connection.client.guest_config(at, false).await {
         Ok(config) => Ok(Some(config)),
         Err(Error::NotFound { .. }) => Ok(None),

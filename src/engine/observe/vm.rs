@@ -1,16 +1,18 @@
 //! What only machines are asked.
 
-use crate::observed::{Agent, CloudInitState, Failure};
+use crate::observed::{Agent, CloudInitState};
 use crate::pve::GuestRef;
+use crate::reason::Cause;
+use crate::reason::Reason;
 use crate::remote::node;
 use crate::secret::Secret;
 
 use super::reachable;
 use crate::engine::connection::Connection;
-use crate::engine::failure::{failure, of_call};
+use crate::engine::failure::of_call;
 
 /// Whether the guest agent answers, and what it knows.
-pub(super) async fn agent(connection: &Connection, at: &GuestRef, cloud_init: bool) -> Result<Agent, Failure> {
+pub(super) async fn agent(connection: &Connection, at: &GuestRef, cloud_init: bool) -> Result<Agent, Cause> {
     let client = &connection.client;
     match client.agent_ping(at).await {
         Ok(()) => {}
@@ -36,14 +38,14 @@ pub(super) async fn agent(connection: &Connection, at: &GuestRef, cloud_init: bo
 }
 
 /// Whether a snippet is on the node.
-pub(super) async fn snippet(connection: &Connection, on: &str, volid: &str) -> Result<bool, Failure> {
+pub(super) async fn snippet(connection: &Connection, on: &str, volid: &str) -> Result<bool, Cause> {
     let output = connection
         .ssh(on, &node::find_snippet(volid))
         .await
         .map_err(|(f, _)| f)?;
     if !output.is_success() {
         let message = format!("cannot look for snippet {volid} on node {on}: {}", output.complaint());
-        return Err(failure("CommandFailed", message));
+        return Err(Cause::new(Reason::CommandFailed, message));
     }
     Ok(output.stdout.text().lines().any(|l| l == "present=1"))
 }
@@ -53,7 +55,7 @@ pub(super) async fn cloud_init(
     connection: &Connection,
     at: &GuestRef,
     password: bool,
-) -> Result<CloudInitState, Failure> {
+) -> Result<CloudInitState, Cause> {
     let client = &connection.client;
     let rows = client.cloud_init_pending(at).await.map_err(|e| of_call(&e))?;
     let pending = rows.into_iter().filter(|r| r.is_pending()).map(|r| r.key).collect();

@@ -1,6 +1,8 @@
 //! Looks that only volumes need: the owner containers of the whole cluster, their id range, and every section of a
 //! guest's configuration.
 
+use crate::reason::Cause;
+use crate::reason::Reason;
 use std::collections::BTreeSet;
 
 use crate::desired::Stamp;
@@ -11,7 +13,7 @@ use crate::pve::{GuestRef, GuestType, Vmid};
 
 use super::{IdCheck, read_guest, vmid_free};
 use crate::engine::connection::{Connection, Snapshot};
-use crate::engine::failure::{failure, of_call};
+use crate::engine::failure::of_call;
 
 /// Ids of the owners' range that are asked for one by one at most.
 const RANGE_LIMIT: usize = 128;
@@ -24,7 +26,7 @@ pub(super) async fn owners(
     snapshot: &Snapshot,
     ids: (Vmid, Vmid),
     recorded: &Recorded,
-) -> Result<Owners, Failure> {
+) -> Result<Owners, Cause> {
     let rows = connection.client.cluster_resources().await.map_err(|e| of_call(&e))?;
     let listed: BTreeSet<Vmid> = rows
         .iter()
@@ -77,7 +79,7 @@ pub(super) async fn holder(
     volid: &str,
     but: Option<Vmid>,
     recorded: &Recorded,
-) -> Result<Option<(Vmid, String)>, Failure> {
+) -> Result<Option<(Vmid, String)>, Cause> {
     let theirs = |vmid: &Vmid| Some(*vmid) == but || recorded.guests.contains(vmid) || recorded.owners.contains(vmid);
     let online = &snapshot.cluster.online;
     let others = snapshot.cluster.guests.iter();
@@ -113,22 +115,22 @@ fn in_range(ids: (Vmid, Vmid), vmid: Vmid) -> bool {
     (ids.0..=ids.1).contains(&vmid)
 }
 
-async fn is_free(connection: &Connection, vmid: Vmid) -> Result<bool, Failure> {
+async fn is_free(connection: &Connection, vmid: Vmid) -> Result<bool, Cause> {
     connection.client.vmid_is_free(vmid).await.map_err(|e| of_call(&e))
 }
 
-fn hidden(vmid: Vmid) -> Failure {
+fn hidden(vmid: Vmid) -> Cause {
     let message = format!(
         "guest {vmid} may be an owner container of retained volumes, and no list shows it: grant VM.Audit on /vms/{vmid}"
     );
-    failure("MissingPrivilege", message)
+    Cause::new(Reason::MissingPrivilege, message)
 }
 
-async fn read_owner(connection: &Connection, snapshot: &Snapshot, vmid: Vmid, node: &str) -> Result<Guest, Failure> {
+async fn read_owner(connection: &Connection, snapshot: &Snapshot, vmid: Vmid, node: &str) -> Result<Guest, Cause> {
     let what = format!("container {vmid} on node {node}, which may be an owner of retained volumes,");
     if !snapshot.cluster.online.contains(node) {
-        return Err(failure(
-            "NodeOffline",
+        return Err(Cause::new(
+            Reason::NodeOffline,
             format!("{what} cannot be read: node {node} is offline"),
         ));
     }
@@ -136,12 +138,12 @@ async fn read_owner(connection: &Connection, snapshot: &Snapshot, vmid: Vmid, no
     read.map_err(|error| {
         let failed = match of_call(&error) {
             // It was in the list a moment ago: it moves, or it goes.
-            Failure { message, .. } if matches!(error, crate::proxmox::Error::NotFound { .. }) => {
-                failure("GuestUnreadable", message)
+            Cause { message, .. } if matches!(error, crate::proxmox::Error::NotFound { .. }) => {
+                Cause::new(Reason::GuestUnreadable, message)
             }
             failed => failed,
         };
-        failure(failed.reason, format!("{what} cannot be read: {}", failed.message))
+        Cause::new(failed.reason, format!("{what} cannot be read: {}", failed.message))
     })
 }
 
@@ -153,7 +155,7 @@ pub(super) async fn owner_range(
     ids: (Vmid, Vmid),
     node: Option<&str>,
     listed: &BTreeSet<Vmid>,
-) -> Result<OwnerRange, Failure> {
+) -> Result<OwnerRange, Cause> {
     let mut result = OwnerRange {
         looked_for_free: node.is_some(),
         ..OwnerRange::default()
@@ -182,7 +184,7 @@ pub(super) async fn owner_range(
 }
 
 /// Every section of a guest's configuration, as it is now.
-pub(super) async fn sections(connection: &Connection, at: &GuestRef) -> Result<Sections, Failure> {
+pub(super) async fn sections(connection: &Connection, at: &GuestRef) -> Result<Sections, Cause> {
     let client = &connection.client;
     let rows = client.guest_pending(at).await.map_err(|e| of_call(&e))?;
     let mut now = Section {

@@ -1,5 +1,6 @@
 //! [`Store`] over a Kubernetes API server: reads from caches that watches fill, writes under the object's version.
 
+use crate::reason::Reason;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -119,7 +120,7 @@ impl KubeStore {
         let recorder = self.recorder.clone();
         let published = kube::runtime::events::Event {
             type_: KubeEventType::Warning,
-            reason: "NotDecodable".into(),
+            reason: Reason::NotDecodable.into(),
             note: Some(shortened(format!("does not fit its kind and is left out: {error}"))),
             action: "Reconcile".into(),
             secondary: None,

@@ -6,6 +6,7 @@ use crate::plan::{Effect, Impact, Next, Stage};
 use crate::pve::ApiCall;
 use crate::pve::Vmid;
 use crate::pve::property::Properties;
+use crate::reason::Reason;
 
 impl Planner<'_> {
     pub(crate) fn create_call(&mut self, vmid: Vmid, node: &str, source: &Source) -> Result<Effect, Next> {
@@ -14,7 +15,7 @@ impl Planner<'_> {
         let Some(storage) = self.desired.rootfs_storage.clone() else {
             let message =
                 "spec.rootfs.storage is missing: name one, here or in defaults.rootfsStorage of the PhoenixHypervisor";
-            return Err(self.stuck(stage, "InvalidSpec", message));
+            return Err(self.stuck(stage, Reason::InvalidSpec, message));
         };
         self.storage_usable(node, &storage, "spec.rootfs.storage", "rootdir")?;
         let unprivileged = self.desired.unprivileged.unwrap_or(true);

@@ -11,6 +11,7 @@ mod rootfs;
 pub(crate) mod volumes;
 
 use crate::observed::Guest;
+use crate::reason::Reason;
 
 pub use owners::OWNER_KIND;
 
@@ -54,7 +55,7 @@ impl Planner<'_> {
                 "{}: the container keeps what it has; only a new container can change it",
                 differs.join("; ")
             );
-            self.find_more("RecreateRequired", "CreationOnly", message);
+            self.find_more("RecreateRequired", Reason::CreationOnly, message);
         }
     }
 }

@@ -3,8 +3,10 @@
 
 use crate::crd::VolumeStatus;
 use crate::desired::{Identity, Stamp, WantedOwner, WantedVolume, volume_key};
-use crate::observed::{Failure, Guest, Owners};
+use crate::observed::{Guest, Owners};
 use crate::pve::Vmid;
+use crate::reason::Cause;
+use crate::reason::Reason;
 
 use super::volumes::{Mount, free_index, lane, mounts};
 use crate::plan::TAG;
@@ -80,7 +82,7 @@ impl Planner<'_> {
                 "spec.volumes[{}].reclaimPolicy: Retain needs spec.volumeOwners of the PhoenixHypervisor: give it an id range, or set reclaimPolicy: Delete",
                 named.map(|v| v.name.as_str()).unwrap_or_default()
             );
-            return Err(self.stuck(stage, "NoVolumeOwners", message));
+            return Err(self.stuck(stage, Reason::NoVolumeOwners, message));
         };
         match &self.observed.owners {
             None => Err(Next::Look(Query::Owners { ids: wanted.ids })),
@@ -145,7 +147,7 @@ impl Planner<'_> {
                 "{KEPT_BY_OWNER} that spec.volumes does not name: {}; a volume of that name uses it again",
                 kept.join(", ")
             );
-            self.find_more("VolumeUnclaimed", "KeptByOwner", message);
+            self.find_more("VolumeUnclaimed", Reason::KeptByOwner, message);
         }
     }
 
@@ -205,7 +207,7 @@ impl Planner<'_> {
         self.none_of_others(stage, owners, volume, key)?;
         if let Some(vmid) = owners.creating.first() {
             let message = format!("waits for owner container {vmid} to be created");
-            return Err(self.wait(stage, "CreateRunning", message, 2));
+            return Err(self.wait(stage, Reason::CreateRunning, message, 2));
         }
         if let Some((_, failure)) = owners.unreadable.first() {
             let failure = failure.clone();
@@ -219,12 +221,10 @@ impl Planner<'_> {
             Some(Err(failure)) => Err(self.not_readable(stage, volume, &failure)),
             Some(Ok(range)) => match range.hidden.first() {
                 Some(hidden) => {
-                    let failure = Failure {
-                        reason: "MissingPrivilege",
-                        message: format!(
-                            "guest {hidden} in spec.volumeOwners.idRange may be an owner container, and no list shows it: grant VM.Audit on /vms/{hidden}"
-                        ),
-                    };
+                    let message = format!(
+                        "guest {hidden} in spec.volumeOwners.idRange may be an owner container, and no list shows it: grant VM.Audit on /vms/{hidden}"
+                    );
+                    let failure = Cause::new(Reason::MissingPrivilege, message);
                     Err(self.not_readable(stage, volume, &failure))
                 }
                 None => Ok(None),
@@ -251,12 +251,12 @@ impl Planner<'_> {
                     volume.name,
                     places.join(", ")
                 );
-                Err(self.stuck(stage, "DoubleVolume", message))
+                Err(self.stuck(stage, Reason::DoubleVolume, message))
             }
         }
     }
 
-    pub(crate) fn not_readable(&mut self, stage: Stage, volume: &WantedVolume, failure: &Failure) -> Next {
+    pub(crate) fn not_readable(&mut self, stage: Stage, volume: &WantedVolume, failure: &Cause) -> Next {
         let message = format!(
             "volume {} is looked for on all owner containers before a new one is made: {}",
             volume.name, failure.message
@@ -284,7 +284,7 @@ impl Planner<'_> {
                 stamp.map(|s| s.cluster).unwrap_or_default()
             ),
         };
-        Err(self.stuck(stage, "Conflict", message))
+        Err(self.stuck(stage, Reason::Conflict, message))
     }
 
     /// A volume that status has recorded was there: an empty one in its place would look as if the data were lost.
@@ -313,7 +313,7 @@ impl Planner<'_> {
                 volume.name
             ),
         };
-        Err(self.stuck(stage, "VolumeMissing", message))
+        Err(self.stuck(stage, Reason::VolumeMissing, message))
     }
 
     /// Whether a registered volume can be used by the guest; where not, both ways out.
@@ -333,7 +333,7 @@ impl Planner<'_> {
                 owner.at.vmid,
                 at.node
             );
-            return Err(self.stuck(at.stage, "VolumeElsewhere", message));
+            return Err(self.stuck(at.stage, Reason::VolumeElsewhere, message));
         }
         let was = is_unprivileged(owner);
         if at.unprivileged.is_some_and(|wanted| wanted != was) {
@@ -349,7 +349,7 @@ impl Planner<'_> {
                 },
                 entry.mount.volid(),
             );
-            return Err(self.stuck(at.stage, "VolumeMapping", message));
+            return Err(self.stuck(at.stage, Reason::VolumeMapping, message));
         }
         Ok(())
     }
@@ -379,7 +379,7 @@ impl Planner<'_> {
                         volume.name,
                         entry.words()
                     );
-                    return Err(self.stuck(stage, "VolumeElsewhere", message));
+                    return Err(self.stuck(stage, Reason::VolumeElsewhere, message));
                 }
                 _ => node = Some((there, volume.name.clone())),
             }
@@ -517,12 +517,12 @@ impl Planner<'_> {
                 "spec.volumeOwners.idRange {}-{} of the PhoenixHypervisor has no free id left: widen it",
                 wanted.ids.0, wanted.ids.1
             );
-            return self.stuck(stage, "NoFreeVmid", message);
+            return self.stuck(stage, Reason::NoFreeVmid, message);
         };
         let own = self.desired.source.clone().filter(|s| s.image_volid().is_some());
         let (true, Some(storage)) = (wanted.image.is_some() || own.is_some(), wanted.storage.clone()) else {
             let message = "spec.volumeOwners.image and .storage of the PhoenixHypervisor are needed for the first retained volume: name any small container image and a storage";
-            return self.stuck(stage, "NoVolumeOwners", message);
+            return self.stuck(stage, Reason::NoVolumeOwners, message);
         };
         if let Err(next) = self.storage_usable(at.node, &storage, "spec.volumeOwners.storage", "rootdir") {
             return next;

@@ -4,6 +4,7 @@
 use crate::crd::{ADOPT, VolumeStatus};
 use crate::desired::{WantedVolume, volume_key};
 use crate::pve::Vmid;
+use crate::reason::Reason;
 
 use super::owners::{Entry, Use};
 use super::volumes::Mount;
@@ -95,6 +96,6 @@ impl Planner<'_> {
             volume.name,
             entry.words()
         );
-        Err(self.stuck(at.stage, "VolumeHeld", message))
+        Err(self.stuck(at.stage, Reason::VolumeHeld, message))
     }
 }

@@ -5,6 +5,7 @@
 //! otherwise the one at the volume's path. A retained volume's key on its owner tells for sure.
 
 use crate::pve::Vmid;
+use crate::reason::Reason;
 use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -236,7 +237,7 @@ impl Planner<'_> {
                 own.mount.volid(),
                 mount.key()
             );
-            return Err(self.stuck(stage, "Conflict", message));
+            return Err(self.stuck(stage, Reason::Conflict, message));
         }
         let Some(entry) = entry else { return Ok(()) };
         let object = key.rsplit_once('/').map_or(key, |(object, _)| object);
@@ -254,7 +255,7 @@ impl Planner<'_> {
             entry.owner.at.vmid,
             mount.key()
         );
-        Err(self.stuck(stage, "Conflict", message))
+        Err(self.stuck(stage, Reason::Conflict, message))
     }
 
     /// Detaches volumes that Phoenix attached and the spec dropped; they are kept (as `unusedN`, or by their owner).
@@ -340,7 +341,7 @@ impl Planner<'_> {
             mount.key(),
             guest.named()
         );
-        Err(self.stuck(Stage::VolumesReady, "InvalidSpec", message))
+        Err(self.stuck(Stage::VolumesReady, Reason::InvalidSpec, message))
     }
 
     /// Attaches a volume: the one that was there before, or a new one.
@@ -351,7 +352,7 @@ impl Planner<'_> {
         self.path_is_free(guest, found, volume, occupant)?;
         let Some(index) = free_index(guest) else {
             let message = format!("container {vmid} has {MAX_MOUNTS} mount points already");
-            return Err(self.stuck(stage, "TooManyVolumes", message));
+            return Err(self.stuck(stage, Reason::TooManyVolumes, message));
         };
         let own = self.own_recorded(vmid, volume);
         let kept = match (&volume.owner_key, &own) {
@@ -440,7 +441,7 @@ impl Planner<'_> {
             "{field} was {volid}, which {} holds neither attached nor as unused disk: attach it again, or take {field} out of the spec once and put it back for an empty one",
             guest.named()
         );
-        Err(self.stuck(Stage::VolumesReady, "VolumeMissing", message))
+        Err(self.stuck(Stage::VolumesReady, Reason::VolumeMissing, message))
     }
 
     /// A detachment by hand that waits for a restart is taken back.
@@ -538,7 +539,7 @@ impl Planner<'_> {
                 mount.volid(),
                 owner_of(mount.volid()).map_or_else(String::new, |id| id.to_string())
             );
-            return Err(self.stuck(stage, "InvalidSpec", message));
+            return Err(self.stuck(stage, Reason::InvalidSpec, message));
         };
         let Some(have) = entry.mount.bytes() else {
             return Ok(());
@@ -599,8 +600,8 @@ impl Planner<'_> {
             guest.named(),
             crate::crd::RESTARTED_AT
         );
-        self.find("RestartRequired", true, "PendingChanges", message.clone());
-        self.wait(stage, "VolumeInUse", message, 30)
+        self.find("RestartRequired", true, Reason::PendingChanges, message.clone());
+        self.wait(stage, Reason::VolumeInUse, message, 30)
     }
 
     /// What status says of a volume that is attached.
@@ -615,7 +616,7 @@ impl Planner<'_> {
                     "volume {} at {} belongs to the container itself and goes with it; it is kept and never covered",
                     volume.name, volume.path
                 );
-                self.find_more("VolumeNotRetained", "GuestOwnsVolume", message);
+                self.find_more("VolumeNotRetained", Reason::GuestOwnsVolume, message);
                 "Unaccounted"
             }
             (false, false) => {
@@ -623,7 +624,7 @@ impl Planner<'_> {
                     "volumes[{}].reclaimPolicy is Retain, wanted Delete: the volume belongs to an owner container and stays there",
                     volume.name
                 );
-                self.find_more("RecreateRequired", "CreationOnly", message);
+                self.find_more("RecreateRequired", Reason::CreationOnly, message);
                 "Retain"
             }
         };
@@ -633,7 +634,7 @@ impl Planner<'_> {
                 "volumes[{0}].storage is {storage:?}, wanted {1:?}: the volume stays where it is; give a volume on {1} another name and copy the data",
                 volume.name, volume.storage
             );
-            self.find_more("RecreateRequired", "CreationOnly", message);
+            self.find_more("RecreateRequired", Reason::CreationOnly, message);
         }
         VolumeStatus {
             name: volume.name.clone(),

@@ -158,8 +158,8 @@ fn absence_counts_only_when_a_quorate_cluster_says_that_the_id_is_free() {
         ),
         (
             "it cannot be read",
-            absent(|o| o.guest = Some(GuestRead::Unreadable(failing("Forbidden")))),
-            "wait Forbidden",
+            absent(|o| o.guest = Some(GuestRead::Unreadable(failing(Reason::MissingPrivilege)))),
+            "wait MissingPrivilege",
         ),
         (
             "the id is free",

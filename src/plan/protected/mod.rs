@@ -10,6 +10,7 @@ mod volumes;
 
 use crate::pve::GuestRef;
 use crate::pve::Vmid;
+use crate::reason::Reason;
 use std::collections::BTreeMap;
 
 use crate::crd::GuestStatus;
@@ -62,7 +63,7 @@ impl Scene {
             ..GuestStatus::default()
         };
         let seen = &mut object.status.conditions;
-        crate::status::set_condition(seen, "Created", "True", "AsWanted", "", 1, 0);
+        crate::status::set_condition(seen, "Created", "True", Reason::AsWanted, "", 1, 0);
         let desired = resolve(&object, &objects, CLUSTER).unwrap_or_else(|e| panic!("{e:?}: {spec}"));
         let guest = Guest {
             digest: "of-the-read".into(),
@@ -214,8 +215,8 @@ fn told(next: &Next) -> String {
     match next {
         Next::Done => "done".into(),
         Next::Look(query) => format!("look {query:?}"),
-        Next::Wait { reason, .. } => format!("wait {reason}"),
-        Next::Stuck { reason, .. } => format!("stuck {reason}"),
+        Next::Wait { cause, .. } => format!("wait {}", cause.reason),
+        Next::Stuck(cause) => format!("stuck {}", cause.reason),
         Next::Run(step) => match &step.effect {
             Effect::Call { call, .. } | Effect::Task { call, .. } => {
                 let params = call.params.iter().map(|(k, v)| format!(" {k}={}", v.trim()));
@@ -238,8 +239,8 @@ fn first_word(work: &impl std::fmt::Debug) -> String {
     format!("{work:?}").split(' ').next().unwrap_or_default().to_string()
 }
 
-fn failing(reason: &'static str) -> Failure {
-    Failure {
+fn failing(reason: Reason) -> Cause {
+    Cause {
         reason,
         message: "it failed".into(),
     }

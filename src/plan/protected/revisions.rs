@@ -41,7 +41,7 @@ fn earlier_of(mut scene: Scene, change: impl FnOnce(&mut Guest), linked: &[&str]
     }));
     let (next, (findings, _)) = scene.stage(|p| p.remove_old_revisions());
     let kept = findings.into_iter().filter(|f| f.condition == "OldRevisionKept");
-    (next, kept.map(|f| f.message).collect())
+    (next, kept.map(|f| f.cause.message).collect())
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::observed::{Agent, Guest};
 use crate::plan::guest::{Planner, Staged};
 use crate::plan::{Next, Query, Stage};
 use crate::pve::property::Properties;
+use crate::reason::Reason;
 
 impl Planner<'_> {
     /// The guest agent of a running machine answers, and the first boot is through. Waits, with a reason that tells when
@@ -31,7 +32,7 @@ impl Planner<'_> {
                 self.facts.ip = ip;
                 if cloud_init_done == Some(false) {
                     let message = format!("cloud-init of {what} is still at work");
-                    return Err(self.wait(Stage::FeaturesApplied, "CloudInitRunning", message, 5));
+                    return Err(self.wait(Stage::FeaturesApplied, Reason::CloudInitRunning, message, 5));
                 }
                 self.ok(stage, format!("{what} runs and its guest agent answers"));
                 Ok(())
@@ -40,12 +41,12 @@ impl Planner<'_> {
                 let uptime = guest.uptime.unwrap_or(0);
                 if uptime < vm.agent_deadline {
                     let message = format!("{what} runs since {uptime} s; waits for its guest agent ({why})");
-                    return Err(self.wait(stage, "AgentNotReady", message, 5));
+                    return Err(self.wait(stage, Reason::AgentNotReady, message, 5));
                 }
                 let message = format!(
                     "the guest agent of {what} does not answer {uptime} s after the start ({why}): install and start qemu-guest-agent in the machine, or set agent.enabled: false"
                 );
-                Err(self.wait(stage, "AgentSilent", message, 30))
+                Err(self.wait(stage, Reason::AgentSilent, message, 30))
             }
             Some(Err(failure)) => Err(self.wait(stage, failure.reason, failure.message, 10)),
         }

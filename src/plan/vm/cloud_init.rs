@@ -4,6 +4,7 @@ use crate::desired::{WantedCloudInit, WantedVendor, WantedVm};
 use crate::observed::Guest;
 use crate::plan::NodeWork;
 use crate::pve::property::Properties;
+use crate::reason::Reason;
 use crate::secret::Secret;
 
 use crate::plan::change::{Change, change};
@@ -146,7 +147,7 @@ impl Planner<'_> {
                 let message = format!(
                     "{prefix}.cloudInit.snippetStorage: storage {storage:?} takes no snippets: add snippets to its content, or name another"
                 );
-                Err(self.stuck(Stage::Configured, "InvalidSpec", message))
+                Err(self.stuck(Stage::Configured, Reason::InvalidSpec, message))
             }
             None => {
                 let found = storages
@@ -158,7 +159,7 @@ impl Planner<'_> {
                         "{prefix}.cloudInit needs a storage with content snippets on node {}, and there is none: add snippets to the content of a directory storage",
                         guest.at.node
                     );
-                    return Err(self.stuck(Stage::Configured, "StorageNotFound", message));
+                    return Err(self.stuck(Stage::Configured, Reason::StorageNotFound, message));
                 }
                 Ok(found)
             }

@@ -1,6 +1,7 @@
 //! The call that makes a machine from a cloud image.
 
 use crate::pve::Vmid;
+use crate::reason::Reason;
 use std::collections::BTreeMap;
 
 use crate::desired::{Source, WantedDisk, WantedVm};
@@ -24,7 +25,7 @@ impl Planner<'_> {
         let Some(storage) = root.storage.clone().or(vm.disk_storage.clone()) else {
             let message =
                 format!("{field} is missing: name a storage, here or in defaults.diskStorage of the PhoenixHypervisor");
-            return Err(self.stuck(Stage::Created, "InvalidSpec", message));
+            return Err(self.stuck(Stage::Created, Reason::InvalidSpec, message));
         };
         self.storage_usable(node, &storage, &field, "images")?;
         let free = || super::disks::free_place(root.bus, &vm, &BTreeMap::new());
@@ -35,7 +36,7 @@ impl Planner<'_> {
                 root.name,
                 root.bus.as_str()
             );
-            return Err(self.stuck(Stage::Created, "TooManyVolumes", message));
+            return Err(self.stuck(Stage::Created, Reason::TooManyVolumes, message));
         };
         let disk = super::disks::new_properties(&root)
             .with("file", format!("{storage}:0"))

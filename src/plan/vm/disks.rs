@@ -1,6 +1,7 @@
 //! Disks of a machine: found by name, which is their serial number, so that the order of the list means nothing.
 //! Nothing is ever shrunk, and what the spec drops is detached and kept.
 
+use crate::reason::Reason;
 use std::collections::BTreeMap;
 
 use crate::crd::{DiskBus, VolumeStatus};
@@ -195,7 +196,7 @@ impl Planner<'_> {
         }
         if !differs.is_empty() {
             let message = format!("{}: the disk keeps what it has", differs.join("; "));
-            self.find_more("RecreateRequired", "CreationOnly", message);
+            self.find_more("RecreateRequired", Reason::CreationOnly, message);
         }
     }
 
@@ -205,7 +206,7 @@ impl Planner<'_> {
         let field = format!("{}.disks[{}]", self.prefix(), wanted.name);
         let Some(gib) = wanted.size_gib else {
             let message = format!("{field}.size is missing: the disk is not there yet, and a new one needs its size");
-            return Err(self.stuck(stage, "InvalidSpec", message));
+            return Err(self.stuck(stage, Reason::InvalidSpec, message));
         };
         let free = wanted
             .place
@@ -217,7 +218,7 @@ impl Planner<'_> {
                 wanted.name,
                 wanted.bus.as_str()
             );
-            return Err(self.stuck(stage, "TooManyVolumes", message));
+            return Err(self.stuck(stage, Reason::TooManyVolumes, message));
         };
         // A disk that was detached by hand is attached again, and never replaced by an empty one.
         if let Some(volid) = self.recorded(&wanted.name).and_then(|v| v.volid)
@@ -258,7 +259,7 @@ impl Planner<'_> {
             let message = format!(
                 "{field}.storage is missing: name a storage, here or in defaults.diskStorage of the PhoenixHypervisor"
             );
-            return Err(self.stuck(Stage::VolumesReady, "InvalidSpec", message));
+            return Err(self.stuck(Stage::VolumesReady, Reason::InvalidSpec, message));
         };
         self.storage_usable(&guest.at.node, &storage, &format!("{field}.storage"), "images")?;
         Ok(storage)
@@ -323,7 +324,7 @@ impl Planner<'_> {
                 "{field}: {place} of {} holds something else: remove it first",
                 guest.named()
             );
-            return Err(self.stuck(Stage::VolumesReady, "InvalidSpec", message));
+            return Err(self.stuck(Stage::VolumesReady, Reason::InvalidSpec, message));
         }
         let storage = self.disk_storage(guest, vm, storage.as_ref(), &field)?;
         let action = format!("add {name} to {}", guest.named());
@@ -360,7 +361,7 @@ impl Planner<'_> {
         });
         for differs in drives.flatten().collect::<Vec<_>>() {
             let message = format!("{differs}: the drive keeps what it has");
-            self.find_more("RecreateRequired", "CreationOnly", message);
+            self.find_more("RecreateRequired", Reason::CreationOnly, message);
         }
     }
 
@@ -385,7 +386,7 @@ impl Planner<'_> {
                 volid(disk),
                 guest.named()
             );
-            return Err(self.stuck(Stage::VolumesReady, "InvalidSpec", message));
+            return Err(self.stuck(Stage::VolumesReady, Reason::InvalidSpec, message));
         }
         self.unlocked(Stage::VolumesReady, guest)?;
         let call = ApiCall::put(format!("{}/config", guest.at.path()))
@@ -459,7 +460,7 @@ impl Planner<'_> {
         let message = format!(
             "spec.form: Snapshot cannot be cloned from storage {storage} ({type_}), which copies no machine from a snapshot: set form: Template, or another storage"
         );
-        Err(self.stuck(Stage::Created, "InvalidSpec", message))
+        Err(self.stuck(Stage::Created, Reason::InvalidSpec, message))
     }
 }
 

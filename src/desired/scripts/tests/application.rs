@@ -126,72 +126,72 @@ fn what_is_wrong_is_named_with_its_fix() {
     for (spec, reason, words) in [
         (
             "application: {scriptFrom: {name: none, key: a}}",
-            "ConfigMapNotFound",
+            Reason::ConfigMapNotFound,
             "spec.application.scriptFrom: there is no ConfigMap ai/none: create it",
         ),
         (
             "application: {scriptFrom: {name: scripts, key: a}}",
-            "ConfigMapNotFound",
+            Reason::ConfigMapNotFound,
             "spec.application.scriptFrom: ConfigMap ai/scripts has no key \"a\"",
         ),
         (
             "application: {}",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             "spec.application: neither script nor scriptFrom",
         ),
         (
             "application: {script: a, files: [{path: b}]}",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             "spec.application.files[0]: neither content nor contentFrom",
         ),
         (
             "application: {script: a, files: [{path: b, contentFrom: {name: none, key: a}}]}",
-            "ConfigMapNotFound",
+            Reason::ConfigMapNotFound,
             "spec.application.files[0].contentFrom: there is no ConfigMap ai/none",
         ),
         (
             "application: {script: a, files: [{path: ../b, content: c}]}",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             "spec.application.files[0].path: \"../b\" is not the path of a file",
         ),
         (
             "application: {script: a, files: [{path: /etc/, content: c}]}",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             "\"/etc/\" is not the path of a file",
         ),
         (
             "application: {script: a, files: [{path: b, content: c}, {path: ./b, content: c}]}",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             "spec.application.files[1].path: \"./b\" is the path of another file too",
         ),
         (
             "application: {script: a, files: [{path: script, content: c}]}",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             "\"/var/lib/phoenix/application/script\" is where the script itself goes",
         ),
         (
             "application: {script: a, environment: [{name: P, secretKeyRef: {name: none, key: k}}]}",
-            "SecretNotFound",
+            Reason::SecretNotFound,
             "spec.application.environment[P].secretKeyRef: there is no Secret ai/none",
         ),
         (
             "application: {script: a, environment: [{name: P}]}",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             "spec.application.environment[P]: neither value nor secretKeyRef",
         ),
         (
             "application: {script: a, environment: [{name: P, value: \"\\0\"}]}",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             "spec.application.environment[P]: the value holds a NUL character",
         ),
         (
             "tests: [{name: t}]",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             "spec.tests[t]: neither script nor scriptFrom",
         ),
         (
             "tests: [{name: t, scriptFrom: {name: none, key: k}}]",
-            "ConfigMapNotFound",
+            Reason::ConfigMapNotFound,
             "spec.tests[t].scriptFrom: there is no ConfigMap ai/none",
         ),
     ] {

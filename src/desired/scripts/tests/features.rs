@@ -1,6 +1,7 @@
 //! Features: lookup, order, parameters, inheritance.
 
 use super::*;
+use crate::reason::Cause;
 
 #[test]
 fn order_follows_requirements_and_the_spec_otherwise() {
@@ -97,67 +98,67 @@ fn what_is_wrong_is_named_with_its_fix() {
     for (features, reason, words) in [
         (
             "[{name: dokcer}]",
-            "FeatureNotFound",
+            Reason::FeatureNotFound,
             &[
                 "spec.features[dokcer]: there is no PhoenixFeature \"dokcer\" in namespace ai or infra; there are bad-default, base-setup, clash, dangling, docker,",
             ][..],
         ),
         (
             "[{name: dangling}]",
-            "FeatureNotFound",
+            Reason::FeatureNotFound,
             &[
                 "spec.features[dangling]: PhoenixFeature dangling requires nowhere: there is no PhoenixFeature \"nowhere\"",
             ],
         ),
         (
             "[{name: into-ring}]",
-            "FeatureCycle",
+            Reason::FeatureCycle,
             &[
                 "spec.features[into-ring]: the features ring-b → ring-c → ring-a → ring-b require each other: take one out",
             ],
         ),
         (
             "[{name: twin}]",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             &["\"twin\" is an alias of twin-1 and twin-2 in namespace infra"],
         ),
         (
             "[{name: kernel}]",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             &["spec.features[kernel]: the feature kernel is not for containers"],
         ),
         (
             "[{name: needs-kernel}]",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             &[
                 "spec.features[needs-kernel]: PhoenixFeature needs-kernel requires kernel: the feature kernel is not for",
             ],
         ),
         (
             "[{name: base-setup}, {name: base_setup}]",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             &["spec.features[base_setup]: it is the feature base-setup, as is spec.features[base-setup]"],
         ),
         (
             "[{name: vllm, parameters: {colour: red}}]",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             &[
                 "spec.features[vllm].parameters.colour: the feature vllm has no such parameter (given as \"red\"); use one of version",
             ],
         ),
         (
             "[{name: docker, parameters: {colour: red}}]",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             &["it has none: take it out"],
         ),
         (
             "[{name: portainer}]",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             &["spec.features[portainer].parameters.role is missing: the feature portainer needs it: give a value"],
         ),
         (
             "[{name: portainer, parameters: {role: server, port: https}}]",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             &[
                 "spec.features[portainer].parameters.port: \"https\" is not what",
                 "give a whole number",
@@ -165,22 +166,22 @@ fn what_is_wrong_is_named_with_its_fix() {
         ),
         (
             "[{name: portainer, parameters: {role: server, agent: 'yes'}}]",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             &["parameters.agent: \"yes\" is not what", "give true or false"],
         ),
         (
             "[{name: portainer, parameters: {role: \"a\\0b\"}}]",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             &["parameters.role: the value holds a NUL character"],
         ),
         (
             "[{name: clash}]",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             &["are both given as PHOENIX_A_B: rename one"],
         ),
         (
             "[{name: bad-default}]",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             &["spec.features[bad-default]: default of parameter port: \"eighty\""],
         ),
     ] {
@@ -199,7 +200,7 @@ fn what_is_wrong_is_named_with_its_fix() {
         &objects.hypervisor("ai", "pve").unwrap(),
         &objects,
     );
-    let Err(Blocked::Stalled { message, .. }) = found else {
+    let Err(Blocked::Stalled(Cause { message, .. })) = found else {
         panic!("{found:?}")
     };
     assert!(
@@ -213,7 +214,7 @@ fn a_parameter_that_a_requirement_needs_is_asked_for_where_it_can_be_given() {
     let objects = with_lxc("  features: [{name: stack}]");
     let stack = "kind: PhoenixFeature\nmetadata: {name: stack}\nspec: {requires: [portainer], install: 'true'}";
     testing::apply(&objects, stack);
-    let Err(Blocked::Stalled { message, .. }) = lxc_scripts(&objects) else {
+    let Err(Blocked::Stalled(Cause { message, .. })) = lxc_scripts(&objects) else {
         panic!("not stalled")
     };
     assert!(

@@ -54,9 +54,9 @@ fn file<'a>(script: &'a Script, path: &str) -> &'a ScriptFile {
 }
 
 /// Reason and message of what blocks the container `x` of this spec.
-fn blocked(spec: &str) -> (&'static str, String) {
+fn blocked(spec: &str) -> (Reason, String) {
     match lxc_scripts(&with_lxc(spec)) {
-        Err(Blocked::Stalled { reason, message }) => (reason, message),
+        Err(Blocked::Stalled(cause)) => (cause.reason, cause.message),
         other => panic!("{spec}: not stalled but {other:?}"),
     }
 }

@@ -183,42 +183,42 @@ fn what_is_wrong_is_named_with_its_fix() {
     for (spec, reason, words) in [
         (
             "  vllm: {model: m}",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             "spec.vllm: vLLM is not installed in this guest: add {name: vllm} to spec.features",
         ),
         (
             "  features: [{name: docker}]\n  vllm: {model: m}",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             "add {name: vllm}",
         ),
         (
             "  features: [{name: vllm}]\n  vllm: {model: --x}",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             "spec.vllm.model: \"--x\" reads as an option",
         ),
         (
             "  features: [{name: vllm}]\n  vllm: {model: m, servedName: -x}",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             "spec.vllm.servedName: \"-x\" reads as an option: give another name",
         ),
         (
             "  vllm: {model: m, quantization: -q, extraArgs: [a]}\n  features: [{name: vllm, parameters: {version: 0.16.0}}]",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             "spec.vllm.quantization: \"-q\" reads as an option",
         ),
         (
             "  features: [{name: vllm}]\n  vllm: {model: m, extraArgs: [\"a\\0\"]}",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             "spec.vllm.extraArgs[0]: the value holds a NUL character",
         ),
         (
             "  features: [{name: vllm}]\n  vllm: {model: m, tokenSecretRef: {name: keys, key: hub}}",
-            "SecretNotFound",
+            Reason::SecretNotFound,
             "spec.vllm.tokenSecretRef: Secret ai/keys has no key \"hub\"",
         ),
         (
             "  features: [{name: vllm}]\n  vllm: {model: m, tokenSecretRef: {name: keys, key: broken}}",
-            "InvalidSpec",
+            Reason::InvalidSpec,
             "spec.vllm.tokenSecretRef: key \"broken\" of Secret ai/keys is empty or holds blanks",
         ),
     ] {

@@ -186,7 +186,7 @@ fn words_are_judged_as_vllm_does() {
 fn only_the_version_that_is_known_is_judged() {
     let bad = "  vllm: {model: m, quantization: awq_marlim}";
     let (reason, message) = blocked(&format!("{FEATURE}{bad}"));
-    assert_eq!(reason, "InvalidSpec");
+    assert_eq!(reason, Reason::InvalidSpec);
     assert_eq!(
         message.split(" it takes").next(),
         Some(

@@ -237,8 +237,11 @@ fn only_a_machine_to_be_made_needs_its_image_disk_first() {
             "source": {"cloudImage": {"volid": "local:import/noble.qcow2"}}});
         match resolved(&spec, &status) {
             Ok(_) => assert!(taken, "{created:?} {spec}"),
-            Err(Blocked::Stalled { message, .. }) => {
-                assert!(!taken && message.contains("disks[root].size is missing"), "{message}");
+            Err(Blocked::Stalled(cause)) => {
+                assert!(
+                    !taken && cause.message.contains("disks[root].size is missing"),
+                    "{cause}"
+                );
             }
             Err(other) => panic!("{other:?}"),
         }

@@ -1,0 +1,209 @@
+//! Why an object is as it is: one word that programs compare, and a sentence for people.
+
+use std::fmt;
+
+/// Defines [`Reason`] with its words.
+macro_rules! reasons {
+    ($($name:ident)*) => {
+        /// A reason, as conditions and events carry it. docs/reasons.md says of each what it means and what to do.
+        #[allow(missing_docs, reason = "docs/reasons.md says it")]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason {
+            $($name,)*
+        }
+
+        impl Reason {
+            /// All of them.
+            pub const ALL: &[Reason] = &[$(Reason::$name,)*];
+
+            /// As conditions and events carry it.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Reason::$name => stringify!($name),)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    AdoptNotFound
+    Ambiguous
+    ConfigMapNotFound
+    Conflict
+    CreateInterrupted
+    DependencyCycle
+    DoubleVolume
+    FeatureCycle
+    FeatureNotFound
+    HypervisorNotFound
+    ImageNotFound
+    InvalidSpec
+    LeftoverVolumes
+    MissingPrivilege
+    NoFreeVmid
+    NoVmidRange
+    NoVolumeOwners
+    NodeNotFound
+    NotAllowed
+    NotYetSupported
+    ProxmoxRefused
+    Protected
+    ScriptCancelled
+    ScriptFailed
+    ScriptInterrupted
+    SecretNotFound
+    ShrinkRefused
+    SourceMissing
+    StorageNotFound
+    TemplateNotFound
+    TooManyVolumes
+    UnaccountedVolumes
+    VolumeElsewhere
+    VolumeHeld
+    VolumeMapping
+    VolumeMissing
+    WrongCluster
+    AddressPending
+    AgentNotReady
+    AgentSilent
+    BackOff
+    CloudInitRunning
+    CreateRunning
+    DependencyNotFound
+    DependencyNotReady
+    GuestLocked
+    GuestUnreachable
+    GuestUnreadable
+    HypervisorNotReady
+    HypervisorUnreachable
+    ModelLoading
+    ModelServerFailed
+    NoQuorum
+    NodeOffline
+    ProbeFailed
+    RestartBackOff
+    ScriptRunning
+    Starting
+    StorageUnavailable
+    TemplateBusy
+    TemplateInUse
+    TemplateNotReady
+    VolumeInUse
+    InternalError
+    AlreadyExists
+    CertificateNotTrusted
+    ChecksumMismatch
+    CommandFailed
+    ConfigChanged
+    GuestDiskFull
+    HostKeyMismatch
+    ImageDownloading
+    NotDecodable
+    NotFound
+    OutcomeUnknown
+    RawLineNotRead
+    SSHAuthFailed
+    SSHConnectionLost
+    SSHKeyInvalid
+    SSHUnreachable
+    StorageError
+    StorageFull
+    TaskFailed
+    TaskLimit
+    Unauthorized
+    VolumeExists
+    ChangedOutsidePhoenix
+    PendingChanges
+    CreationOnly
+    ScriptChanged
+    NewerRevision
+    InUse
+    NotInIndex
+    GuestOwnsVolume
+    KeptByGuest
+    KeptByOwner
+    GrownOutsidePhoenix
+    TestFailed
+    Ready
+    AsWanted
+    InProgress
+    Deleting
+    Released
+    Accepted
+    Healthy
+    Restarting
+}
+
+impl Reason {
+    /// The reason of a condition that was read back.
+    pub fn named(word: &str) -> Option<Reason> {
+        Reason::ALL.iter().find(|reason| reason.as_str() == word).copied()
+    }
+
+    /// Whether it is nobody's fault and passes by itself within seconds: what met it is tried again soon, without counting.
+    pub fn passes_soon(self) -> bool {
+        matches!(self, Reason::GuestLocked | Reason::ConfigChanged)
+    }
+
+    /// Whether another object has to come first.
+    pub fn waits_for_another(self) -> bool {
+        matches!(
+            self,
+            Reason::DependencyNotReady | Reason::DependencyNotFound | Reason::TemplateNotReady
+        )
+    }
+
+    /// Whether nothing is known of the guest, because the hypervisor was not reached.
+    pub fn hides_the_guest(self) -> bool {
+        matches!(self, Reason::HypervisorUnreachable | Reason::HypervisorNotReady)
+    }
+
+    /// Whether a hypervisor stays unusable until somebody changes something.
+    pub fn stops_the_hypervisor(self) -> bool {
+        matches!(
+            self,
+            Reason::SecretNotFound
+                | Reason::InvalidSpec
+                | Reason::Unauthorized
+                | Reason::CertificateNotTrusted
+                | Reason::NotYetSupported
+                | Reason::SSHKeyInvalid
+        )
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl From<Reason> for String {
+    fn from(reason: Reason) -> String {
+        reason.as_str().to_string()
+    }
+}
+
+/// A reason with a sentence that names object, field, value and fix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// The reason.
+    pub reason: Reason,
+    /// For people.
+    pub message: String,
+}
+
+impl Cause {
+    /// A cause.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Cause { reason, message }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason, self.message)
+    }
+}
