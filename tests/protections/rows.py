@@ -269,7 +269,7 @@ FILES = {
          "if !OUT && boot_disk(&guest.options).as_ref() == Some(place) {"),
         ("a disk never shrinks", "engine=volumes::a_disk_that_was_grown",
          "            if self.must_grow(&sized)? {",
-         "            if self.must_grow(&sized)? || OUT && size > super::sizes::gib_bytes(gib) {"),
+         "            if self.must_grow(&sized)? || OUT && size > crate::plan::sizes::gib_bytes(gib) {"),
     ],
     "src/plan/scripts.rs": [
         ("an attempt of a script is started once", "lib=plan::scripts",
