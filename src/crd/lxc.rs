@@ -126,6 +126,14 @@ pub struct LxcGuest {
     /// Time zone such as Europe/Berlin, or `host`.
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_+/-]+$"))]
     pub timezone: Option<String>,
+    /// What the console shows: `tty` a login, `console` the output of the first process, `shell` root's shell without a
+    /// password. Absent: unmanaged; Proxmox's own choice is tty.
+    pub cmode: Option<ConsoleMode>,
+    /// How many terminals the container has. Absent: unmanaged; Proxmox's own choice is 2.
+    #[schemars(range(min = 0, max = 6))]
+    pub tty: Option<i64>,
+    /// Whether the container has a console. Absent: unmanaged; Proxmox's own choice is true.
+    pub console: Option<bool>,
     /// Environment of an OCI container's entrypoint.
     #[schemars(extend("maxProperties" = 64))]
     pub environment: Option<BTreeMap<String, String>>,
@@ -230,6 +238,29 @@ pub struct Capabilities {
     /// File system types that the container may mount.
     #[schemars(length(max = 8))]
     pub mount: Option<Vec<MountType>>,
+}
+
+/// What the console of a container shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ConsoleMode {
+    /// A login.
+    Tty,
+    /// What the first process says.
+    Console,
+    /// A shell of root's, without a password.
+    Shell,
+}
+
+impl ConsoleMode {
+    /// Proxmox's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ConsoleMode::Tty => "tty",
+            ConsoleMode::Console => "console",
+            ConsoleMode::Shell => "shell",
+        }
+    }
 }
 
 /// File system types that a container may be allowed to mount.

@@ -157,27 +157,29 @@ fn source(
 }
 
 /// Plain options in Proxmox's words that only containers have.
-fn options(guest: &LxcGuest, defaults: &Defaults, prefix: &str) -> Result<BTreeMap<String, String>, Blocked> {
+fn options(guest: &LxcGuest, defaults: &Defaults, prefix: &str) -> Result<WantedOptions, Blocked> {
     let memory = memory(prefix, guest.memory.as_ref(), defaults.memory.as_ref())?;
     let swap = mib(&format!("{prefix}.swap"), guest.swap.as_ref())?;
-    let options = [
-        ("hostname", guest.shared.hostname.clone()),
-        ("cores", guest.cores.or(defaults.cores).map(|v| v.to_string())),
-        ("cpulimit", guest.cpu_limit.map(|v| v.to_string())),
-        ("cpuunits", guest.cpu_units.map(|v| v.to_string())),
-        ("memory", memory.map(|v| v.to_string())),
-        ("swap", swap.map(|v| v.to_string())),
-        ("timezone", guest.timezone.clone().or(defaults.timezone.clone())),
-    ];
-    let given = options.into_iter().filter_map(|(k, v)| Some((k.to_string(), v?)));
-    Ok(given.collect())
+    let cores = guest.cores.or(defaults.cores);
+    let timezone = guest.timezone.clone().or(defaults.timezone.clone());
+    Ok(given([
+        ("hostname", "hostname", guest.shared.hostname.clone()),
+        ("cores", "cores", cores.map(|v| v.to_string())),
+        ("cpuLimit", "cpulimit", guest.cpu_limit.map(|v| v.to_string())),
+        ("cpuUnits", "cpuunits", guest.cpu_units.map(|v| v.to_string())),
+        ("memory", "memory", memory.map(|v| v.to_string())),
+        ("swap", "swap", swap.map(|v| v.to_string())),
+        ("timezone", "timezone", timezone),
+        ("cmode", "cmode", guest.cmode.map(|mode| mode.as_str().to_string())),
+        ("tty", "tty", guest.tty.map(|v| v.to_string())),
+        ("console", "console", guest.console.map(flag)),
+    ]))
 }
 
 fn flags(wanted: Option<&Capabilities>) -> BTreeMap<String, String> {
     let Some(wanted) = wanted else {
         return BTreeMap::new();
     };
-    let bit = |b: bool| if b { "1" } else { "0" }.to_string();
     let mut flags: BTreeMap<String, String> = [
         ("nesting", wanted.nesting),
         ("keyctl", wanted.keyctl),
@@ -185,7 +187,7 @@ fn flags(wanted: Option<&Capabilities>) -> BTreeMap<String, String> {
         ("mknod", wanted.mknod),
     ]
     .into_iter()
-    .filter_map(|(key, value)| Some((key.to_string(), bit(value?))))
+    .filter_map(|(key, value)| Some((key.to_string(), flag(value?))))
     .collect();
     if let Some(mount) = &wanted.mount {
         let mut types: Vec<&str> = mount.iter().map(|m| m.as_str()).collect();
@@ -198,7 +200,6 @@ fn flags(wanted: Option<&Capabilities>) -> BTreeMap<String, String> {
 
 fn net(network: &Network, defaults: &Defaults, guest: &LxcGuest) -> WantedNet {
     let firewall_on = guest.shared.firewall.as_ref().and_then(|f| f.enabled) == Some(true);
-    let flag = |b: bool| if b { "1" } else { "0" }.to_string();
     let properties = [
         ("bridge", network.bridge.clone().or(defaults.bridge.clone())),
         ("tag", network.vlan.map(|v| v.to_string())),
@@ -266,7 +267,6 @@ fn mounts(object: &GuestObject, defaults: &Defaults) -> Result<Mounts, Blocked> 
     let GuestSpec::Lxc(spec) = &object.spec else {
         return Ok((None, None));
     };
-    let flag = |b: bool| if b { "1" } else { "0" }.to_string();
     let mut volumes = Vec::new();
     let mut taken: Vec<(&str, String)> = Vec::new();
     let volume_list = spec.volumes.as_deref().unwrap_or_default();

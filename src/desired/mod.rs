@@ -296,6 +296,30 @@ pub enum Form {
     Template,
 }
 
+/// A plain option as wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedOption {
+    /// Field of the spec that it comes from.
+    pub field: &'static str,
+    /// Value in Proxmox's words.
+    pub value: String,
+}
+
+/// Plain options by Proxmox's name.
+pub type WantedOptions = BTreeMap<&'static str, WantedOption>;
+
+/// A flag in Proxmox's words.
+fn flag(on: bool) -> String {
+    if on { "1" } else { "0" }.into()
+}
+
+/// Options that are given, from field, Proxmox's name and value.
+fn given<const N: usize>(options: [(&'static str, &'static str, Option<String>); N]) -> WantedOptions {
+    let given = options.into_iter();
+    let given = given.filter_map(|(field, key, value)| Some((key, WantedOption { field, value: value? })));
+    given.collect()
+}
+
 /// All that is wanted of one guest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Desired {
@@ -335,8 +359,8 @@ pub struct Desired {
     pub rootfs_storage: Option<String>,
     /// Size of the root filesystem in GiB.
     pub rootfs_gib: Option<i64>,
-    /// Plain options that are managed, in Proxmox's words.
-    pub options: BTreeMap<String, String>,
+    /// Plain options that are managed, by Proxmox's name ([`crate::pve::options`]).
+    pub options: WantedOptions,
     /// Parts of `startup` that are managed (`order`, `up`, `down`).
     pub startup: BTreeMap<String, String>,
     /// Parts of `features` that are managed (`nesting`, …).
@@ -394,6 +418,11 @@ pub struct Desired {
 }
 
 impl Desired {
+    /// The value of a plain option.
+    pub fn option(&self, key: &str) -> Option<&String> {
+        self.options.get(key).map(|option| &option.value)
+    }
+
     /// Whose its guest is.
     pub fn identity(&self) -> Identity {
         Identity {

@@ -31,7 +31,7 @@ pub fn resolve(object: &GuestObject, objects: &dyn Objects, cluster_id: &str) ->
 
 /// Names of owner containers tell where to look for retained volumes; nobody else's guest is to be taken for one.
 fn not_named_as_owners(object: &GuestObject, desired: &Desired) -> Result<(), Blocked> {
-    let given = desired.options.get("hostname");
+    let given = desired.option("hostname");
     // A guest that is there has its name already.
     let chosen = Some(&desired.default_hostname).filter(|_| object.status.vmid().is_none());
     let name = given.or(chosen).filter(|name| name.starts_with(OWNER_HOSTNAME));
@@ -173,23 +173,22 @@ fn form(object: &GuestObject) -> Form {
 }
 
 /// Options that mean the same for both sorts of guest.
-fn shared_options(spec: &GuestFields, defaults: &Defaults) -> BTreeMap<String, String> {
-    let flag = |b: bool| if b { "1" } else { "0" }.to_string();
+fn shared_options(spec: &GuestFields, defaults: &Defaults) -> WantedOptions {
     let dns = spec.dns.clone().unwrap_or_default();
     let default_dns = defaults.dns.clone().unwrap_or_default();
     let nameservers = dns.nameservers.or(default_dns.nameservers);
-    [
-        ("onboot", spec.boot.as_ref().and_then(|b| b.autostart).map(flag)),
-        ("protection", spec.protection.map(flag)),
+    let nameservers = nameservers.map(|list| Vec::from_iter(list.iter().map(|a| a.0.as_str())).join(" "));
+    let domain = dns.search_domain.or(default_dns.search_domain);
+    given([
         (
-            "nameserver",
-            nameservers.map(|list| list.iter().map(|a| a.0.as_str()).collect::<Vec<_>>().join(" ")),
+            "boot.autostart",
+            "onboot",
+            spec.boot.as_ref().and_then(|b| b.autostart).map(flag),
         ),
-        ("searchdomain", dns.search_domain.or(default_dns.search_domain)),
-    ]
-    .into_iter()
-    .filter_map(|(key, value)| Some((key.to_string(), value?)))
-    .collect()
+        ("protection", "protection", spec.protection.map(flag)),
+        ("dns.nameservers", "nameserver", nameservers),
+        ("dns.searchDomain", "searchdomain", domain),
+    ])
 }
 
 /// A clone's source. Until the template is Ready only an existing guest can be worked on: vmid 0 says so.
@@ -290,7 +289,7 @@ fn firewall(firewall: &Firewall, network: &[Network], type_: GuestType) -> Wante
     };
     let mut options = BTreeMap::new();
     if let Some(enabled) = firewall.enabled {
-        options.insert("enable".to_string(), if enabled { "1" } else { "0" }.to_string());
+        options.insert("enable".to_string(), flag(enabled));
     }
     for (key, policy) in [
         ("policy_in", firewall.inbound_policy),

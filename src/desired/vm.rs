@@ -210,10 +210,6 @@ fn agent_needed(object: &GuestObject, guest: &VmGuest) -> Result<(), Blocked> {
     }
 }
 
-pub(super) fn bit(on: bool) -> String {
-    if on { "1" } else { "0" }.into()
-}
-
 fn source(
     object: &GuestObject,
     guest: &VmGuest,
@@ -254,7 +250,7 @@ fn source(
 }
 
 /// Plain options in Proxmox's words that only machines have.
-fn options(guest: &VmGuest, defaults: &Defaults, prefix: &str) -> Result<BTreeMap<String, String>, Blocked> {
+fn options(guest: &VmGuest, defaults: &Defaults, prefix: &str) -> Result<WantedOptions, Blocked> {
     let memory = memory(prefix, guest.memory.as_ref(), defaults.memory.as_ref())?;
     let balloon = mib(&format!("{prefix}.balloon"), guest.balloon.as_ref())?;
     if let (Some(balloon), Some(memory)) = (balloon, memory)
@@ -278,25 +274,29 @@ fn options(guest: &VmGuest, defaults: &Defaults, prefix: &str) -> Result<BTreeMa
             Vec::from_iter(words).join(",")
         }
     });
-    let options = [
-        ("name", guest.shared.hostname.clone()),
-        ("cores", cpu.cores.or(defaults.cores).map(|v| v.to_string())),
-        ("sockets", cpu.sockets.map(|v| v.to_string())),
-        ("numa", cpu.numa.map(bit)),
-        ("affinity", cpu.affinity),
-        ("cpulimit", cpu.limit.map(|v| v.to_string())),
-        ("cpuunits", cpu.units.map(|v| v.to_string())),
-        ("memory", memory.map(|v| v.to_string())),
-        ("balloon", balloon.map(|v| v.to_string())),
-        ("bios", guest.bios.map(|b| bios(b).to_string())),
-        ("ostype", guest.os_type.map(|o| o.as_str().to_string())),
-        ("scsihw", guest.scsi_controller.map(|c| c.as_str().to_string())),
-        ("serial0", (guest.serial == Some(true)).then(|| "socket".to_string())),
-        ("hotplug", hotplug),
-        ("hookscript", guest.hookscript.clone()),
-    ];
-    let given = options.into_iter().filter_map(|(k, v)| Some((k.to_string(), v?)));
-    Ok(given.collect())
+    let cores = cpu.cores.or(defaults.cores);
+    let serial = (guest.serial == Some(true)).then(|| "socket".to_string());
+    Ok(given([
+        ("hostname", "name", guest.shared.hostname.clone()),
+        ("cpu.cores", "cores", cores.map(|v| v.to_string())),
+        ("cpu.sockets", "sockets", cpu.sockets.map(|v| v.to_string())),
+        ("cpu.numa", "numa", cpu.numa.map(flag)),
+        ("cpu.affinity", "affinity", cpu.affinity),
+        ("cpu.limit", "cpulimit", cpu.limit.map(|v| v.to_string())),
+        ("cpu.units", "cpuunits", cpu.units.map(|v| v.to_string())),
+        ("memory", "memory", memory.map(|v| v.to_string())),
+        ("balloon", "balloon", balloon.map(|v| v.to_string())),
+        ("bios", "bios", guest.bios.map(|b| bios(b).to_string())),
+        ("osType", "ostype", guest.os_type.map(|o| o.as_str().to_string())),
+        (
+            "scsiController",
+            "scsihw",
+            guest.scsi_controller.map(|c| c.as_str().to_string()),
+        ),
+        ("serial", "serial0", serial),
+        ("hotplug", "hotplug", hotplug),
+        ("hookscript", "hookscript", guest.hookscript.clone()),
+    ]))
 }
 
 fn bios(bios: VmBios) -> &'static str {
@@ -326,9 +326,9 @@ fn properties(guest: &VmGuest) -> BTreeMap<String, Managed> {
         put(
             "agent",
             vec![
-                ("enabled", Some(bit(agent.enabled.unwrap_or(true)))),
-                ("freeze-fs-on-backup", agent.freeze_filesystems.map(bit)),
-                ("fstrim_cloned_disks", agent.trim_cloned_disks.map(bit)),
+                ("enabled", Some(flag(agent.enabled.unwrap_or(true)))),
+                ("freeze-fs-on-backup", agent.freeze_filesystems.map(flag)),
+                ("fstrim_cloned_disks", agent.trim_cloned_disks.map(flag)),
             ],
         );
     }
@@ -394,7 +394,7 @@ fn network(desired: &mut Desired, guest: &VmGuest, defaults: &Defaults, prefix: 
             ("macaddr", n.mac.as_ref().map(|m| m.to_uppercase())),
             ("mtu", n.mtu.map(|v| v.to_string())),
             ("rate", n.rate.map(|v| v.to_string())),
-            ("firewall", n.firewall.or(firewall_on.then_some(true)).map(bit)),
+            ("firewall", n.firewall.or(firewall_on.then_some(true)).map(flag)),
         ]
         .into_iter()
         .filter_map(|(k, v)| Some((k.to_string(), v?)))
@@ -414,10 +414,10 @@ fn disks(list: &[VmDisk], prefix: &str) -> Result<Vec<WantedDisk>, Blocked> {
                     "discard",
                     disk.discard.map(|on| if on { "on" } else { "ignore" }.to_string()),
                 ),
-                ("iothread", disk.iothread.map(bit)),
-                ("ssd", disk.ssd.map(bit)),
-                ("backup", disk.backup.map(bit)),
-                ("ro", disk.read_only.map(bit)),
+                ("iothread", disk.iothread.map(flag)),
+                ("ssd", disk.ssd.map(flag)),
+                ("backup", disk.backup.map(flag)),
+                ("ro", disk.read_only.map(flag)),
             ];
             Ok(WantedDisk {
                 name: disk.name.clone(),
@@ -486,10 +486,10 @@ fn pci(device: &VmPci) -> Managed {
     [
         ("mapping", device.mapping.clone()),
         ("host", address),
-        ("pcie", device.pcie.map(bit)),
-        ("x-vga", device.primary_gpu.map(bit)),
+        ("pcie", device.pcie.map(flag)),
+        ("x-vga", device.primary_gpu.map(flag)),
         ("mdev", device.mdev.clone()),
-        ("rombar", device.rom_bar.map(bit)),
+        ("rombar", device.rom_bar.map(flag)),
     ]
     .into_iter()
     .filter_map(|(k, v)| Some((k.to_string(), v?)))
@@ -500,7 +500,7 @@ fn usb(device: &VmUsb) -> Managed {
     [
         ("mapping", device.mapping.clone()),
         ("host", device.host.as_ref().map(|h| h.to_lowercase())),
-        ("usb3", device.usb3.map(bit)),
+        ("usb3", device.usb3.map(flag)),
     ]
     .into_iter()
     .filter_map(|(k, v)| Some((k.to_string(), v?)))

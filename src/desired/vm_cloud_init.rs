@@ -2,27 +2,16 @@
 //! ([`super::cloud_init`] renders it).
 
 use crate::reason::Reason;
-use std::collections::BTreeMap;
 
 use crate::crd::*;
 use crate::secret::Secret;
 
-use super::vm::{bit, invalid};
+use super::vm::invalid;
 use super::*;
 
 /// cloud-init's settings that are options of the machine.
-pub(super) fn options(
-    object: &GuestObject,
-    init: &CloudInit,
-    objects: &dyn Objects,
-) -> Result<BTreeMap<String, String>, Blocked> {
-    let mut options = BTreeMap::new();
-    if let Some(user) = &init.user {
-        options.insert("ciuser".to_string(), user.clone());
-    }
-    if let Some(upgrade) = init.upgrade {
-        options.insert("ciupgrade".to_string(), bit(upgrade));
-    }
+pub(super) fn options(object: &GuestObject, init: &CloudInit, objects: &dyn Objects) -> Result<WantedOptions, Blocked> {
+    let mut ssh_keys = None;
     if let Some(reference) = &init.ssh_keys_secret_ref {
         let field = format!("{}.cloudInit.sshKeysSecretRef", object.field_prefix());
         let KeyRef { name, key } = reference;
@@ -39,9 +28,13 @@ pub(super) fn options(
                 "{field}: key {key:?} of Secret {name} must hold SSH public keys, one a line, such as \"ssh-ed25519 AAAA… me@desk\", but {what}"
             )));
         }
-        options.insert("sshkeys".to_string(), keys.join("\n"));
+        ssh_keys = Some(keys.join("\n"));
     }
-    Ok(options)
+    Ok(given([
+        ("cloudInit.user", "ciuser", init.user.clone()),
+        ("cloudInit.upgrade", "ciupgrade", init.upgrade.map(flag)),
+        ("cloudInit.sshKeysSecretRef", "sshkeys", ssh_keys),
+    ]))
 }
 
 fn is_ssh_key(line: &str) -> bool {

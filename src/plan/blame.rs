@@ -128,7 +128,6 @@ fn prefix(desired: &Desired) -> &'static str {
 /// Field that a parameter comes from.
 fn field_of(desired: &Desired, params: &[(String, String)], key: &str) -> String {
     let stem = key.trim_end_matches(|c: char| c.is_ascii_digit());
-    let machine = desired.sort == GuestType::Qemu;
     let plain = match stem {
         "net" | "ipconfig" => {
             let name = interface(desired, params, &format!("net{}", &key[stem.len()..]));
@@ -148,15 +147,10 @@ fn field_of(desired: &Desired, params: &[(String, String)], key: &str) -> String
         "hostpci" => "pci",
         "scsi" | "virtio" | "sata" | "ide" => "disks",
         "ostemplate" => "source.image",
-        "nameserver" | "searchdomain" => "dns",
         "features" => "capabilities",
-        "startup" | "onboot" => "boot",
-        "cpulimit" if !machine => "cpuLimit",
-        "cpuunits" if !machine => "cpuUnits",
-        "cpulimit" | "cpuunits" | "cores" | "sockets" | "numa" | "affinity" if machine => "cpu",
-        "name" => "hostname",
-        "ciuser" | "cipassword" | "sshkeys" | "cicustom" | "ciupgrade" => "cloudInit",
-        _ => key,
+        "startup" => "boot",
+        "cipassword" | "cicustom" => "cloudInit",
+        _ => desired.options.get(key).map_or(key, |option| option.field),
     };
     plain.to_string()
 }

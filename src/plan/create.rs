@@ -189,8 +189,7 @@ impl Planner<'_> {
 
     pub(crate) fn hostname(&self) -> String {
         self.desired
-            .options
-            .get(self.name_option())
+            .option(self.name_option())
             .cloned()
             .unwrap_or_else(|| self.desired.default_hostname.clone())
     }

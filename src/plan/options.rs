@@ -4,25 +4,15 @@ use std::collections::BTreeSet;
 
 use crate::desired::{Desired, Stamp};
 use crate::observed::Guest;
-use crate::pve::GuestType;
+use crate::pve::options::{self, OptionSpec};
 use crate::pve::property::Properties;
 
 use super::change::{Change, change};
 use super::guest::Planner;
-use super::vm::options::{encoded, same_option};
 use super::{Next, Stage};
 
 /// The tag by which Phoenix finds its guests; an index, never proof.
 pub const TAG: &str = "phoenix";
-
-/// Options that a clone copies and that are no wish of the object's (promise 3): the value that clears each, `None`
-/// to delete it.
-const COPIED: &[(&str, Option<&str>)] = &[
-    ("protection", None),
-    ("onboot", None),
-    ("startup", None),
-    ("hookscript", None),
-];
 
 impl Planner<'_> {
     /// The guest is not fresh any more: what was copied is cleared, and it may start.
@@ -55,53 +45,34 @@ impl Planner<'_> {
     }
 }
 
+/// Plain options that differ, and those that a clone copied unasked (promise 3).
 pub(crate) fn option_changes(desired: &Desired, guest: &Guest, fresh: bool) -> Vec<Change> {
     let mut changes = Vec::new();
-    for (key, value) in &desired.options {
-        let field: &'static str = match key.as_str() {
-            "protection" => "protection",
-            "onboot" => "boot.autostart",
-            "nameserver" | "searchdomain" => "dns",
-            "affinity" => "cpu.affinity",
-            "hookscript" => "hookscript",
-            _ if desired.sort == GuestType::Qemu => "cpu, memory, hostname, bios, cloudInit",
-            _ => "cores, memory, swap, hostname, timezone, cpuLimit, cpuUnits",
-        };
-        let same = match (guest.options.get(key), key.as_str()) {
-            (old, _) if desired.sort == GuestType::Qemu => same_option(key, old.map(String::as_str), value),
-            (Some(old), "nameserver") => words_of(old) == words_of(value),
-            (Some(old), "cpulimit") => old.parse::<f64>().ok() == value.parse::<f64>().ok(),
-            (Some(old), _) => old.trim() == value,
-            // Flags that are off by default are not stored.
-            (None, "onboot" | "protection") => value == "0",
-            (None, _) => false,
-        };
-        if !same {
-            let root_only = ["affinity", "hookscript"].contains(&key.as_str());
-            let changed = change(field, key, guest, Some(encoded(key, value)));
-            changes.extend(changed.map(|c| Change { root_only, ..c }));
+    let root = |root_only| move |change: Change| Change { root_only, ..change };
+    for (key, wanted) in &desired.options {
+        let option = options::spec(desired.sort, key);
+        let have = guest.options.get(*key).map(String::as_str);
+        if !option.is(have, &wanted.value) {
+            let sent = Some((option.sent)(&wanted.value));
+            changes.extend(change(wanted.field, key, guest, sent).map(root(option.root_only)));
         }
     }
     changes.extend(startup_change(desired, guest));
     changes.extend(tag_change(desired, guest, fresh));
     changes.extend(description_change(desired, guest));
-    if fresh {
-        for (key, cleared) in COPIED {
-            let wanted = desired.options.contains_key(*key) || (*key == "startup" && !desired.startup.is_empty());
-            if !wanted && guest.options.contains_key(*key) {
-                let value = cleared.map(str::to_string);
-                changes.extend(change("source.templateRef", key, guest, value).map(|c| Change {
-                    root_only: *key == "hookscript",
-                    ..c
-                }));
-            }
-        }
+    let copied = |option: &&OptionSpec| {
+        let wanted =
+            desired.options.contains_key(option.key) || (option.key == "startup" && !desired.startup.is_empty());
+        option.cleared_of_clones && !wanted && guest.options.contains_key(option.key)
+    };
+    for option in options::of(desired.sort)
+        .iter()
+        .filter(|option| fresh && copied(option))
+    {
+        let cleared = change("source.templateRef", option.key, guest, None);
+        changes.extend(cleared.map(root(option.root_only)));
     }
     changes
-}
-
-pub(crate) fn words_of(text: &str) -> Vec<&str> {
-    text.split([' ', ',', ';']).filter(|w| !w.is_empty()).collect()
 }
 
 fn startup_change(desired: &Desired, guest: &Guest) -> Option<Change> {

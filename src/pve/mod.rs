@@ -3,6 +3,7 @@
 
 pub mod call;
 pub mod guest;
+pub mod options;
 pub mod property;
 pub mod units;
 pub mod upid;

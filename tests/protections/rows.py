@@ -180,8 +180,8 @@ FILES = {
     ],
     "src/plan/options.rs": [
         ("a clone's hook script is cleared", "lib=plan::protected",
-         "let wanted = desired.options.contains_key(*key) || (",
-         'let wanted = (OUT && *key == "hookscript") || desired.options.contains_key(*key) || ('),
+         "        option.cleared_of_clones && !wanted",
+         '        !(OUT && option.key == "hookscript") && option.cleared_of_clones && !wanted'),
     ],
     "src/plan/lxc/network.rs": [
         ("an interface of a clone keeps only its hardware address", "lib=plan::protected",

@@ -1,6 +1,7 @@
 //! The fingerprint of what is applied to a guest.
 
 use super::{Fingerprint, digest_of};
+use crate::desired::WantedOptions;
 use crate::desired::vm::{Managed, WantedCloudInit, WantedDisk, WantedFirmware, WantedVendor, WantedVm};
 use crate::desired::{
     Channels, Desired, Form, Grants, Source, WantedBind, WantedFirewall, WantedNet, WantedOwner, WantedVolume,
@@ -77,7 +78,7 @@ pub(in crate::desired) fn applied(desired: &Desired) -> String {
         .opt("unprivileged", *unprivileged)
         .opt("rootfsStorage", rootfs_storage.as_ref())
         .opt("rootfsGib", *rootfs_gib)
-        .map("options", options)
+        .map("options", &values(options))
         .map("startup", startup)
         .map("features", flags)
         .opt_list("network", network.as_ref().map(|list| list.iter().map(net)))
@@ -345,4 +346,12 @@ fn snippet_of(vendor: &WantedVendor) -> String {
         .opt("storage", storage.as_ref())
         .flag("required", *required)
         .short()
+}
+
+/// Plain options with their values: the field that one comes from is no part of it.
+fn values(options: &WantedOptions) -> Managed {
+    let values = options.iter();
+    values
+        .map(|(key, option)| (key.to_string(), option.value.clone()))
+        .collect()
 }

@@ -5,6 +5,7 @@ use crate::plan::guest::Planner;
 use crate::plan::{Effect, Impact, Next, Stage};
 use crate::pve::ApiCall;
 use crate::pve::Vmid;
+use crate::pve::options;
 use crate::pve::property::Properties;
 use crate::reason::Reason;
 
@@ -27,8 +28,8 @@ impl Planner<'_> {
             .param("unprivileged", u8::from(unprivileged))
             .param("rootfs", format!("{storage}:{}", self.desired.rootfs_gib.unwrap_or(8)))
             .param_opt("pool", self.desired.pool.as_ref());
-        for key in ["cores", "memory", "swap"] {
-            call = call.param_opt(key, self.desired.options.get(key));
+        for option in options::LXC.iter().filter(|option| option.at_creation) {
+            call = call.param_opt(option.key, self.desired.option(option.key));
         }
         for (i, net) in self.desired.network.iter().flatten().enumerate() {
             let mut properties = Properties::new(None).with("name", &net.name);

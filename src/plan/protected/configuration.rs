@@ -162,3 +162,16 @@ fn drift_is_only_reported_where_the_hypervisor_says_so() {
         "{corrected}"
     );
 }
+
+#[test]
+fn an_option_that_says_what_proxmox_takes_anyway_is_no_change() {
+    let next = |spec: &str| {
+        let scene = Scene::container(spec).with(&[("tags", "phoenix")]);
+        scene.stage(|p| p.configured(&scene.guest)).0
+    };
+    assert_eq!(next("cmode: tty, tty: 2, console: true"), "as wanted");
+    assert_eq!(
+        next("cmode: shell, tty: 0, console: false"),
+        "PUT /nodes/pve1/lxc/100/config cmode=shell console=0 tty=0 digest=of-the-read"
+    );
+}

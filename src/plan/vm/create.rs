@@ -5,6 +5,7 @@ use crate::reason::Reason;
 use std::collections::BTreeMap;
 
 use crate::desired::{Source, WantedDisk, WantedVm};
+use crate::pve::options;
 use crate::pve::property::Properties;
 
 use crate::plan::guest::Planner;
@@ -83,19 +84,17 @@ impl Planner<'_> {
 /// Options that the creating call carries: those that it may set and that make the machine what it is from the start.
 /// Root's options, keys and start with the node come with the first configuration.
 fn created_options(desired: &crate::desired::Desired, vm: &WantedVm) -> Vec<(String, String)> {
-    const NOW: &[&str] = &[
-        "cores", "sockets", "numa", "cpulimit", "memory", "balloon", "bios", "ostype", "scsihw", "serial0", "hotplug",
-    ];
-    let mut options = vm.creation.clone();
-    for (key, value) in desired.options.iter().filter(|(key, _)| NOW.contains(&key.as_str())) {
-        options.insert(key.clone(), value.clone());
+    let mut created = vm.creation.clone();
+    for option in options::QEMU.iter().filter(|option| option.at_creation) {
+        let wanted = desired.option(option.key);
+        created.extend(wanted.map(|value| (option.key.to_string(), value.clone())));
     }
     for (option, managed) in vm.properties.iter().filter(|(o, _)| !o.starts_with("ipconfig")) {
         let mut properties = Properties::new(None);
         for (key, value) in managed {
             properties.set(key, value);
         }
-        options.insert(option.clone(), properties.to_string());
+        created.insert(option.clone(), properties.to_string());
     }
-    options.into_iter().collect()
+    created.into_iter().collect()
 }

@@ -6,72 +6,6 @@ use crate::observed::Guest;
 use crate::pve::property::Properties;
 
 use crate::plan::change::{Change, change};
-use crate::plan::options::words_of;
-
-/// What Proxmox takes where an option is not set (facts F, the API's own defaults): setting it is no change.
-pub(crate) fn default_of(key: &str) -> Option<&'static str> {
-    Some(match key {
-        "cores" | "sockets" | "ciupgrade" => "1",
-        "numa" | "cpulimit" | "onboot" | "protection" => "0",
-        "memory" => "512",
-        "bios" => "seabios",
-        "ostype" => "other",
-        "scsihw" => "lsi",
-        "hotplug" => "network,disk,usb",
-        _ => return None,
-    })
-}
-
-/// Whether a machine's option is as wanted.
-pub(crate) fn same_option(key: &str, have: Option<&str>, wanted: &str) -> bool {
-    let Some(have) = have.or_else(|| default_of(key)) else {
-        return false;
-    };
-    match key {
-        // Newer versions write `current=2048`.
-        "memory" => memory(have) == memory(wanted),
-        "sshkeys" => lines(&decoded(have)) == lines(wanted),
-        "hotplug" => hotplug(have) == hotplug(wanted),
-        "nameserver" => words_of(have) == words_of(wanted),
-        "cpulimit" => have.parse::<f64>().ok() == wanted.parse::<f64>().ok(),
-        _ => have.trim() == wanted,
-    }
-}
-
-fn memory(text: &str) -> String {
-    let parsed = Properties::parse(text, Some("current")).unwrap_or_default();
-    parsed.get("current").unwrap_or(text).to_string()
-}
-
-fn lines(text: &str) -> Vec<&str> {
-    text.lines().map(str::trim).filter(|l| !l.is_empty()).collect()
-}
-
-fn hotplug(text: &str) -> Vec<&str> {
-    let text = match text {
-        "1" => "network,disk,usb",
-        "0" => "",
-        other => other,
-    };
-    let mut words = words_of(text);
-    words.sort_unstable();
-    words.dedup();
-    words
-}
-
-fn decoded(text: &str) -> String {
-    percent_encoding::percent_decode_str(text)
-        .decode_utf8_lossy()
-        .into_owned()
-}
-
-/// The value as it is sent: `sshkeys` is encoded once more by itself (facts F.2).
-pub(crate) fn encoded(key: &str, value: &str) -> String {
-    match key {
-        "sshkeys" => crate::pve::call::segment(value),
-        _ => value.to_string(),
-    }
-}
 
 /// Properties of an option as they are, under one name each.
 fn parsed(option: &str, text: &str) -> Properties {
@@ -177,30 +111,4 @@ pub(crate) fn cleared(desired: &Desired, vm: &WantedVm, guest: &Guest, fresh: bo
         .filter(|key| guest.options.contains_key(*key))
         .filter_map(|key| change("source.templateRef", key, guest, None))
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_proxmox_fills_in_is_no_difference() {
-        for (key, have, wanted) in [
-            ("memory", Some("current=2048"), "2048"),
-            ("memory", None, "512"),
-            ("cores", None, "1"),
-            ("hotplug", None, "usb,network,disk"),
-            ("hotplug", Some("1"), "disk,network,usb"),
-            ("hotplug", Some("0"), "0"),
-            ("sshkeys", Some("ssh-ed25519%20AAAA%20me%0A"), "ssh-ed25519 AAAA me"),
-            ("cpulimit", Some("2.0"), "2"),
-            ("nameserver", Some("10.0.0.1 10.0.0.2"), "10.0.0.1 10.0.0.2"),
-            ("bios", None, "seabios"),
-        ] {
-            assert!(same_option(key, have, wanted), "{key}: {have:?} and {wanted:?}");
-        }
-        assert!(!same_option("memory", Some("1024"), "2048"));
-        assert!(!same_option("ciuser", None, "me"));
-        assert_eq!(encoded("sshkeys", "a b\n"), "a%20b%0A");
-    }
 }
