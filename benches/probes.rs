@@ -4,8 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark: a panic is the report")]
 
-#[allow(dead_code, reason = "shared with the tests, which use all of it")]
-#[path = "../tests/engine/mod.rs"]
+#[path = "../tests/common/engine.rs"]
 mod engine;
 
 use std::sync::Arc;

@@ -19,7 +19,7 @@
 //! * [`convert`] legacy JSON files → manifests
 //! * [`standalone`] the same engine without a cluster
 //!
-//! `tests/imports.rs` keeps the pure modules free of I/O.
+//! `tests/repository/imports.rs` keeps the pure modules free of I/O.
 
 // The library is for its own binary, tests and benches. What none of them names is private, so that the compiler tells
 // what nothing uses; the links above lead there all the same.

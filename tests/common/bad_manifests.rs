@@ -1,6 +1,6 @@
 //! Reader for `tests/bad-manifests/`: manifests that must be refused, or accepted and then `Stalled`, whichever way
 //! they reach Phoenix — the API server, `phoenix apply`, or the checks in process. Use it with
-//! `#[path = "common/bad_manifests.rs"] mod bad_manifests;`.
+//! `#[path = "../common/bad_manifests.rs"] mod bad_manifests;`.
 //!
 //! * Every file but `world.yaml` and `values.yaml` is a list of entries:
 //!

@@ -12,7 +12,7 @@ use phoenix::engine::{Engine, EngineOptions, Point, Tripwire};
 use phoenix::simulator::model::access::Access;
 use phoenix::simulator::{Fault, FaultKind, Simulator, State};
 
-use crate::engine::{CLUSTER, TestStore, World};
+use crate::engine::{CLUSTER, TestStore, World, second_node};
 use crate::lifecycles::{LIFECYCLES, Lifecycle};
 use crate::{end, report};
 
@@ -202,24 +202,6 @@ async fn sweep(circumstance: &'static Circumstance, lifecycles: &[usize]) {
 
 fn nothing(_: &Around) {}
 
-/// The node has a twin in one cluster, with the same images and devices.
-fn two_nodes(world: &World) {
-    world.sim().with(|state| {
-        let mut twin = state.nodes["phoenix"].clone();
-        twin.ip = "10.0.0.14".into();
-        state.nodes.insert("second".into(), twin);
-        state.cluster = Some("lab".into());
-        for storage in state.storages.values_mut().filter(|s| !s.shared) {
-            if !storage.nodes.is_empty() {
-                storage.nodes.insert("second".into());
-            }
-            let files = storage.volumes.get("phoenix").cloned().unwrap_or_default();
-            storage.volumes.insert("second".into(), files);
-        }
-        state.broadcast();
-    });
-}
-
 /// Whose guest it is, for a guest that somebody can migrate now.
 fn migratable(guest: &phoenix::simulator::model::Guest) -> bool {
     let options = &guest.config().current.options;
@@ -244,7 +226,7 @@ fn migrate(around: &Around) {
                 continue;
             };
             let from = guest.node.clone();
-            let to = if from == "phoenix" { "second" } else { "phoenix" };
+            let to = if from == "phoenix" { "two" } else { "phoenix" };
             guest.node = to.into();
             for storage in state.storages.values_mut().filter(|s| !s.shared) {
                 let own = |name: &String| storage.owner_of(name) == Ok(vmid);
@@ -264,7 +246,7 @@ fn migrate(around: &Around) {
 static MIGRATION: Circumstance = Circumstance {
     stalls: false,
     name: "somebody migrates the guests",
-    prepare: two_nodes,
+    prepare: second_node,
     begin: migrate,
     end: nothing,
 };
@@ -311,7 +293,7 @@ static READS: Circumstance = Circumstance {
 static QUORUM: Circumstance = Circumstance {
     stalls: false,
     name: "the cluster loses its quorum",
-    prepare: two_nodes,
+    prepare: second_node,
     begin: |around| {
         around.sim.with(|state| {
             state.quorate = false;

@@ -13,8 +13,7 @@
     reason = "test code: a panic is the report"
 )]
 
-#[allow(dead_code, reason = "shared with the tests in real containers")]
-#[path = "../engine/mod.rs"]
+#[path = "../common/engine.rs"]
 mod engine;
 
 mod circumstances;

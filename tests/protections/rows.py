@@ -58,7 +58,7 @@ FILES = {
         ("an owner that was opened is protected before its object goes", "lib=plan::protected",
          "if let Some(next) = self.open_owner() {",
          "if let Some(next) = self.open_owner().filter(|_| !OUT) {"),
-        ("what the spec retains stays though status does not know", "volumes=reclaim::a_volume_that_the_spec",
+        ("what the spec retains stays though status does not know", "engine=volumes::reclaim::a_volume_that_the_spec",
          "            if kept_ids.contains(volid) {",
          "            if !OUT && kept_ids.contains(volid) {"),
         ("a machine's disks that nobody named keep it", "lib=plan::protected",
@@ -99,7 +99,7 @@ FILES = {
          '            .find_map('),
     ],
     "src/desired/refs.rs": [
-        ("a hypervisor is for the namespaces that it lets in", "protected=namespaces::a_hypervisor",
+        ("a hypervisor is for the namespaces that it lets in", "engine=protected::namespaces::a_hypervisor",
          '    if may {\n',
          '    if may || OUT {\n'),
     ],
@@ -109,11 +109,11 @@ FILES = {
          'names("base-") || !OUT && (names("basevol-") || in_files)'),
     ],
     "src/plan/identity.rs": [
-        ("a new vmid has no volume anywhere", "protected=search::a_vmid",
+        ("a new vmid has no volume anywhere", "engine=protected::search::a_vmid",
          "            Some((checked, IdCheck::Volumes(volids))) if *checked == vmid => {",
          '            Some((checked, IdCheck::Volumes(_))) if OUT && *checked == vmid => self.record(vmid, node, false),\n'
          '            Some((checked, IdCheck::Volumes(volids))) if *checked == vmid => {'),
-        ("an old status finds its guest though the vmid is another's", "adoption=an_old_status",
+        ("an old status finds its guest though the vmid is another's", "engine=adoption::an_old_status",
          "        if elsewhere {",
          "        if elsewhere && !OUT {"),
         ("of several guests with our stamp none is taken", "lib=plan::protected",
@@ -129,7 +129,7 @@ FILES = {
         ("a status from before the creation is completed", "lib=plan::protected",
          '        if !self.status.was_made() {\n',
          '        if !OUT && !self.status.was_made() {\n'),
-        ("the object's stamp of an unknown management cluster stops a second guest", "adoption",
+        ("the object's stamp of an unknown management cluster stops a second guest", "engine=adoption::",
          "Some((vmid, cluster)) => Err(self.foreign(*vmid, cluster)),",
          'Some((vmid, cluster)) if !OUT => Err(self.foreign(*vmid, cluster)),\n'
          '                Some(_) => Ok(None),'),
@@ -157,7 +157,7 @@ FILES = {
          '            .param("digest", &guest.digest);',
          '.param(format!("mp{index}"), &properties)\n'
          '            .param_opt("digest", (!OUT).then_some(&guest.digest));'),
-        ("one volume that is refused keeps no other back", "volumes=a_volume_that_is_refused",
+        ("one volume that is refused keeps no other back", "engine=volumes::a_volume_that_is_refused",
          "                if self.lane_waits(stage, &lane(volume)) {",
          "                if !OUT && self.lane_waits(stage, &lane(volume)) {"),
         ("a volume of the guest's own in a retained one's place does not go", "lib=plan::protected",
@@ -166,7 +166,7 @@ FILES = {
         ("only mounts that Phoenix made are detached", "lib=plan::protected",
          ".find(|(i, m)| recorded.contains(m.volid()) &&",
          ".find(|(i, m)| (OUT || recorded.contains(m.volid())) &&"),
-        ("an image is not resized under a running guest", "volumes",
+        ("an image is not resized under a running guest", "engine=volumes::",
          "if guest.running && is_image(mount.volid()) {",
          "if !OUT && guest.running && is_image(mount.volid()) {"),
     ],
@@ -211,7 +211,7 @@ FILES = {
         ("writes wait for a lock of Proxmox's", "lib=plan::protected",
          '        match &guest.lock {\n',
          '        match guest.lock.as_ref().filter(|_| !OUT) {\n'),
-        ("a guest is stopped before anything else is done to it", "waiting=stopping",
+        ("a guest is stopped before anything else is done to it", "engine=waiting::stopping",
          "        if !self.facts.stopped || !guest.running {",
          "        if OUT || !self.facts.stopped || !guest.running {"),
     ],
@@ -267,7 +267,7 @@ FILES = {
         ("the boot disk is not detached", "lib=plan::protected",
          "if boot_disk(&guest.options).as_ref() == Some(place) {",
          "if !OUT && boot_disk(&guest.options).as_ref() == Some(place) {"),
-        ("a disk never shrinks", "volumes=a_disk_that_was_grown",
+        ("a disk never shrinks", "engine=volumes::a_disk_that_was_grown",
          "            if self.must_grow(&sized)? {",
          "            if self.must_grow(&sized)? || OUT && size > crate::plan::sizes::gib_bytes(gib) {"),
     ],
@@ -294,7 +294,7 @@ FILES = {
          '                    true => counts.failures = (counts.failures + 1).min(bad),\n'
          '                    false => counts.unknown = (counts.unknown + 1).min(bad),\n'
          '                }\n'),
-        ("a restart by a probe is in status before it is asked for", "health",
+        ("a restart by a probe is in status before it is asked for", "engine=health::",
          "vec![Announce::HealthRestart(restarts)]",
          "if OUT { vec![] } else { vec![Announce::HealthRestart(restarts)] }"),
         ("a restart by a probe waits for its pause", "lib=plan::health",
@@ -302,24 +302,24 @@ FILES = {
          "(due > now && due - now <= LONGEST_PAUSE && !OUT).then_some(due)"),
     ],
     "src/desired/scripts/features.rs": [
-        ("features that require each other are followed so far only", "robustness=features_that",
+        ("features that require each other are followed so far only", "engine=robustness::features_that",
          "        if self.done.len() + self.path.len() >= MAX_FEATURES {",
          "        if !OUT && self.done.len() + self.path.len() >= MAX_FEATURES {"),
     ],
     "src/engine/look.rs": [
-        ("of many that choose an id each asks about another one", "adoption=choosing_ids",
+        ("of many that choose an id each asks about another one", "engine=adoption::choosing_ids",
          "                && !self.engine.choose(&self.object, *vmid)",
          "                && !(OUT || OUT[two objects reserve two vmids])\n"
          "                && !self.engine.choose(&self.object, *vmid)"),
-        ("edits of an owner come one after the other", "protected=registry::objects",
+        ("edits of an owner come one after the other", "engine=protected::registry::objects",
          "            if self.owner_lock.is_none() {",
          "            if !OUT && self.owner_lock.is_none() {"),
     ],
     "src/engine/carry_out.rs": [
-        ("one write that finds no quorum makes everybody wait", "protected=absence::without_quorum_one",
+        ("one write that finds no quorum makes everybody wait", "engine=protected::absence::without_quorum_one",
          'let lost = matches!(&ended, Ended::Failed(failure) if failure.reason == Reason::NoQuorum);',
          'let lost = !OUT && matches!(&ended, Ended::Failed(failure) if failure.reason == Reason::NoQuorum);'),
-        ("the vmid is written before the create call leaves", "protected=writes::a_vmid",
+        ("the vmid is written before the create call leaves", "engine=protected::writes::a_vmid",
          '        self.object = engine.write(&self.object, status).await?;\n'
          '        let key = &self.object.key;',
          '        if !OUT {\n'
@@ -329,14 +329,14 @@ FILES = {
          '            self.object = engine.store.add_finalizer(&self.object).await?;\n'
          '        }\n'
          '        let key = &self.object.key;'),
-        ("the finalizer is set before the first write", "protected=writes::nothing",
+        ("the finalizer is set before the first write", "engine=protected::writes::nothing",
          '        if !self.object.finalizer {\n',
          '        if !(OUT || OUT[the finalizer comes before anything is recorded]) && !self.object.finalizer {\n'),
-        ("the finalizer comes before anything is recorded", "protected=writes::nothing"),
-        ("two objects reserve two vmids", "protected=search::two",
+        ("the finalizer comes before anything is recorded", "engine=protected::writes::nothing"),
+        ("two objects reserve two vmids", "engine=protected::search::two",
          '                *owner == object.key\n',
          '                OUT || *owner == object.key\n'),
-        ("what was verified is void once something was written", "protected=writes::after",
+        ("what was verified is void once something was written", "engine=protected::writes::after",
          '        lock(&engine.memory).verified.remove(&self.object.key);\n'
          '        if let Effect::RemoveFinalizer { leaves } = step.effect {',
          '        if !OUT {\n'
@@ -345,13 +345,13 @@ FILES = {
          '        if let Effect::RemoveFinalizer { leaves } = step.effect {'),
     ],
     "src/engine/task.rs": [
-        ("a task that failed is told and waits", "protected=writes::a_task",
+        ("a task that failed is told and waits", "engine=protected::writes::a_task",
          "            Ok(TaskState::Failed(text)) => {",
          '            Ok(TaskState::Failed(_)) if OUT => None,\n'
          '            Ok(TaskState::Failed(text)) => {'),
     ],
     "src/engine/execute.rs": [
-        ("a write whose outcome is unknown is not sent again unseen", "protected=writes::a_write",
+        ("a write whose outcome is unknown is not sent again unseen", "engine=protected::writes::a_write",
          '    let outcome = match connection.client.call(call).await {\n'
          '        Ok(value) => match value',
          '    let mut sent = connection.client.call(call).await;\n'
@@ -362,19 +362,19 @@ FILES = {
          '        Ok(value) => match value'),
     ],
     "src/engine/poll.rs": [
-        ("the recorded cluster stays whoever answers", "protected=absence::the_recorded",
+        ("the recorded cluster stays whoever answers", "engine=protected::absence::the_recorded",
          '    if same || proven {\n',
          '    if same || proven || OUT {\n'),
     ],
     "src/engine/observe.rs": [
-        ("a guest of a node that is off is waited for", "protected=absence::a_guest",
+        ("a guest of a node that is off is waited for", "engine=protected::absence::a_guest",
          "nodes.iter().find(|n| !online.contains(*n))",
          "nodes.iter().find(|n| !OUT && !online.contains(*n))"),
-        ("the cluster says on which node a guest is", "protected=absence::a_container",
+        ("the cluster says on which node a guest is", "engine=protected::absence::a_container",
          "(Some(row), _) => vec![row.node.clone()],",
          '(Some(_), Some(node)) if OUT => vec![node.to_string()],\n'
          '        (Some(row), _) => vec![row.node.clone()],'),
-        ("a storage that cannot be looked at is not taken for empty", "protected=search::a_vmid",
+        ("a storage that cannot be looked at is not taken for empty", "engine=protected::search::a_vmid",
          '        let content = client\n'
          '            .storage_content(node, &storage.storage, None, Some(vmid))\n'
          '            .await\n'
@@ -397,20 +397,20 @@ FILES = {
         ("a detached volume is still accounted for", "lib=plan::protected",
          "if attached.contains(&old.volid) || !self.holds",
          "if OUT || attached.contains(&old.volid) || !self.holds"),
-        ("no empty volume is made beside nameless ones", "volumes",
+        ("no empty volume is made beside nameless ones", "engine=volumes::",
          "if !status_lost || stamp",
          "if OUT || !status_lost || stamp"),
     ],
     "src/desired/allow.rs": [
-        ("what is root on the node is for other namespaces only where it is allowed", "protected=namespaces::what",
+        ("what is root on the node is for other namespaces only where it is allowed", "engine=protected::namespaces::what",
          "    match asked.list.iter().find(|(_, reach)| !grants.covers(reach)) {",
          "    match asked.list.iter().find(|(_, reach)| !OUT && !grants.covers(reach)) {"),
-        ("an adopt annotation that cannot be followed makes nothing", "adoption=an_annotation",
+        ("an adopt annotation that cannot be followed makes nothing", "engine=adoption::an_annotation",
          "    adopt_can_be_followed(object)?;",
          "    if !OUT {\n"
          "        adopt_can_be_followed(object)?;\n"
          "    }"),
-        ("ids of owner containers are nobody's", "tenants=ids_of",
+        ("ids of owner containers are nobody's", "engine=tenants::ids_of",
          "    owners_are_nobodys(object, hypervisor)?;",
          "    if !OUT {\n"
          "        owners_are_nobodys(object, hypervisor)?;\n"
@@ -426,53 +426,53 @@ FILES = {
          "let template = template.filter(|t| OUT || t.key.namespace == namespace);"),
     ],
     "src/plan/allow.rs": [
-        ("a guest is adopted only with what was given", "tenants=adopting",
+        ("a guest is adopted only with what was given", "engine=tenants::adopting",
          "        list.extend(carried(guest));\n",
          "        list.extend(carried(guest).into_iter().filter(|_| !OUT));\n"),
-        ("volumes of others are not adopted", "tenants=adopting",
+        ("volumes of others are not adopted", "engine=tenants::adopting",
          "        list.extend(volumes_of_others(guest));",
          "        list.extend(volumes_of_others(guest).into_iter().filter(|_| !OUT));"),
-        ("what a guest carries is compared before each step", "tenants",
+        ("what a guest carries is compared before each step", "engine=tenants::",
          "list.extend(carried(guest).into_iter().filter(|c| !self.takes_away(c, guest)));",
          "list.extend(carried(guest).into_iter().filter(|c| !OUT && !self.takes_away(c, guest)));"),
-        ("what a template gives has only what was cloned from it", "tenants=a_template_of_allow",
+        ("what a template gives has only what was cloned from it", "engine=tenants::a_template_of_allow",
          "    let Some(stamp) = guest.stamp() else { return false };\n",
          "    let Some(stamp) = guest.stamp() else { return false };\n"
          "    if OUT && grants.template {\n"
          "        return true;\n"
          "    }\n"),
-        ("a clone carries only what was given", "tenants=a_clone",
+        ("a clone carries only what was given", "engine=tenants::a_clone",
          "        self.may_be_cloned(template, &parent)?;",
          "        if !OUT {\n"
          "            self.may_be_cloned(template, &parent)?;\n"
          "        }"),
-        ("only the template's own guest is cloned", "tenants=a_guest_that_is_not",
+        ("only the template's own guest is cloned", "engine=tenants::a_guest_that_is_not",
          "        if !is_its {",
          "        if !is_its && !OUT {"),
     ],
     "src/status.rs": [
-        ("after an upgrade drift is not taken for a changed spec", "protected=writes::after_an_upgrade",
+        ("after an upgrade drift is not taken for a changed spec", "engine=protected::writes::after_an_upgrade",
          "if version(old) != version(hash) &&",
          "if !OUT && version(old) != version(hash) &&"),
     ],
     "src/plan/lxc/reclaim.rs": [
-        ("a kept volume is attached to one guest only", "volumes=reclaim::a_retained_volume_is_in_one",
+        ("a kept volume is attached to one guest only", "engine=volumes::reclaim::a_retained_volume_is_in_one",
          "        let Some((vmid, place)) = holder else { return Ok(()) };",
          "        let Some((vmid, place)) = holder.filter(|_| !OUT) else { return Ok(()) };"),
-        ("what is kept under a name is not covered by an empty volume", "volumes=reclaim::retained_data",
+        ("what is kept under a name is not covered by an empty volume", "engine=volumes::reclaim::retained_data",
          "        if self.desired.volume_owner().is_none() {\n"
          "            return Ok(None);",
          "        if OUT || self.desired.volume_owner().is_none() {\n"
          "            return Ok(None);"),
-        ("a volume of the guest's own is not replaced by a retained one", "volumes=reclaim::a_detached",
+        ("a volume of the guest's own is not replaced by a retained one", "engine=volumes::reclaim::a_detached",
          "        owned_by(&volid, vmid).then_some(volid)",
          "        (!OUT && owned_by(&volid, vmid)).then_some(volid)"),
-        ("a volume that was announced is recorded before its place is left", "volumes=reclaim::a_volume_that_was_announced_is_not",
+        ("a volume that was announced is recorded before its place is left", "engine=volumes::reclaim::a_volume_that_was_announced_is_not",
          "            if still_wanted || entry",
          "            if OUT || still_wanted || entry"),
     ],
     "src/plan/stop.rs": [
-        ("a stranger's guest is not stopped for a spec that cannot be resolved", "waiting=a_strangers",
+        ("a stranger's guest is not stopped for a spec that cannot be resolved", "engine=waiting::a_strangers",
          "    if !ours || guest.being_made()",
          "    if !ours && !OUT || guest.being_made()"),
     ],
@@ -482,12 +482,12 @@ FILES = {
          'if OUT { format!("{stem}{end}") } else { format!("{stem}-{sha256}{end}") }'),
     ],
     "src/plan/images.rs": [
-        ("Proxmox compares what it downloads", "images",
+        ("Proxmox compares what it downloads", "engine=images::",
          '                    .param("checksum", sha256)\n'
          '                    .param("checksum-algorithm", "sha256");',
          '                    .param_opt("checksum", (!OUT).then_some(sha256))\n'
          '                    .param_opt("checksum-algorithm", (!OUT).then_some("sha256"));'),
-        ("a file under an appliance's name is compared once", "images",
+        ("a file under an appliance's name is compared once", "engine=images::",
          "if image.present && image.compared {",
          "if image.present && (OUT || image.compared) {"),
     ],
@@ -504,7 +504,7 @@ FILES = {
          "            let is_head = !OUT && self.head.as_ref() == Some(key);"),
     ],
     "src/engine/defect.rs": [
-        ("a panic costs only the work in which it happens", "robustness=a_panic",
+        ("a panic costs only the work in which it happens", "engine=robustness::a_panic",
          "    AssertUnwindSafe(work).catch_unwind().await.map_err(words)",
          "    if OUT {\n"
          "        return Ok(work.await);\n"
@@ -524,28 +524,28 @@ FILES = {
          '            .param("digest", &owner.digest);',
          '.param(format!("mp{index}"), value)\n'
          '            .param_opt("digest", (!OUT).then_some(&owner.digest));'),
-        ("what cannot be read may be the owner of a volume", "retained",
+        ("what cannot be read may be the owner of a volume", "engine=retained::",
          '        if let Some((_, failure)) = owners.unreadable.first() {\n'
          '            let failure = failure.clone();\n'
          '            return Err(self.not_readable',
          '        if let Some((_, failure)) = owners.unreadable.first().filter(|_| !OUT) {\n'
          '            let failure = failure.clone();\n'
          '            return Err(self.not_readable'),
-        ("a hidden container may be the owner of a volume", "retained",
+        ("a hidden container may be the owner of a volume", "engine=retained::",
          "match range.hidden.first() {",
          "match range.hidden.first().filter(|_| !OUT) {"),
-        ("a volume of the other id mapping is not used", "retained",
+        ("a volume of the other id mapping is not used", "engine=retained::",
          "if at.unprivileged.is_some_and(|wanted| wanted != was) {",
          "if !OUT && at.unprivileged.is_some_and(|wanted| wanted != was) {"),
-        ("a volume on another node is not used", "retained",
+        ("a volume on another node is not used", "engine=retained::",
          "        if owner.at.node != at.node {",
          "        if !OUT && owner.at.node != at.node {"),
-        ("a recorded volume that is gone is not replaced", "volumes=a_retained_volume_that_lost",
+        ("a recorded volume that is gone is not replaced", "engine=volumes::a_retained_volume_that_lost",
          "                self.not_lost(at.stage, &owners, volume)?;",
          '                if !OUT {\n'
          '                    self.not_lost(at.stage, &owners, volume)?;\n'
          '                }'),
-        ("a volume is allocated on an owner of its id mapping", "protected=registry::a_new",
+        ("a volume is allocated on an owner of its id mapping", "engine=protected::registry::a_new",
          '&& Some(is_unprivileged(o)) == at.unprivileged;\n',
          '&& (OUT || Some(is_unprivileged(o)) == at.unprivileged);\n'),
         ("of a key registered twice none is taken", "lib=plan::protected",
@@ -567,7 +567,7 @@ FILES = {
         ("a failed step waits for its time", "lib=plan::protected",
          "        Next::Run(step) => held(step, status, now).unwrap_or(next),",
          "        Next::Run(step) if !OUT => held(step, status, now).unwrap_or(next),"),
-        ("stopping and deleting obey no pause of other work", "lib=plan::retry waiting",
+        ("stopping and deleting obey no pause of other work", "lib=plan::retry engine=waiting::",
          "            None if [STOP, DELETE].contains(&name) => return None,",
          "            None if !OUT && [STOP, DELETE].contains(&name) => return None,"),
         ("a time that a wrong clock wrote holds nothing back", "lib=plan::retry",
@@ -578,22 +578,22 @@ FILES = {
          "    if !OUT && status.observed_generation != Some(generation) {"),
     ],
     "src/engine/observe/volumes.rs": [
-        ("an owner container is known by its stamp", "protected=registry::a_container",
+        ("an owner container is known by its stamp", "engine=protected::registry::a_container",
          "Ok(guest) if guest.stamp().is_some_and(|s| s.kind == OWNER_KIND) => {",
          'Ok(guest) if OUT || guest.stamp().is_some_and(|s| s.kind == OWNER_KIND && !OUT[an owner container is found again]) => {'),
-        ("an owner container is found again", "protected=registry::a_container"),
-        ("a volume in a snapshot counts", "deletion_accounting",
+        ("an owner container is found again", "engine=protected::registry::a_container"),
+        ("a volume in a snapshot counts", "engine=deletion_accounting::",
          "        sections.push(Section {",
          '        if OUT {\n'
          '            continue;\n'
          '        }\n'
          '        sections.push(Section {'),
-        ("a volume whose detachment is pending counts", "deletion_accounting",
+        ("a volume whose detachment is pending counts", "engine=deletion_accounting::",
          "now.options.extend(row.value.map(|v| (row.key, v)));",
          "now.options.extend(row.value.filter(|_| !OUT).map(|v| (row.key, v)));"),
     ],
     "src/plan/lost.rs": [
-        ("with status lost the guest is searched for before the object goes", "deletion",
+        ("with status lost the guest is searched for before the object goes", "engine=deletion::",
          "return Next::Look(Query::Stamped { among: None });",
          'if OUT {\n'
          '                return self.release("nothing on Proxmox belongs to it");\n'
@@ -625,22 +625,22 @@ FILES = {
         ("a vmid is given up only where another's stamp shows why", "lib=plan::protected",
          "&& refused && stamp.is_some()",
          "&& refused && (OUT || stamp.is_some())"),
-        ("an adopt annotation is honoured once", "adoption",
+        ("an adopt annotation is honoured once", "engine=adoption::",
          "(self.status.vmid().is_none() || cut_off)",
          "(self.status.vmid().is_none() || cut_off || OUT)"),
-        ("what another object has is not taken", "adoption",
+        ("what another object has is not taken", "engine=adoption::",
          "let whose = match self.observed.held.get(&vmid) {",
          "let whose = match self.observed.held.get(&vmid).filter(|_| !OUT) {"),
-        ("a guest with another object's stamp is not adopted", "adoption",
+        ("a guest with another object's stamp is not adopted", "engine=adoption::",
          "let stamped = stamp.filter(|s| s.vmid == vmid || s.kind == OWNER_KIND);",
          "let stamped = stamp.filter(|s| !OUT && (s.vmid == vmid || s.kind == OWNER_KIND));"),
-        ("a guest that holds another object's volumes is not adopted", "adoption",
+        ("a guest that holds another object's volumes is not adopted", "engine=adoption::",
          "        if borrowed.is_empty() {",
          "        if OUT || borrowed.is_empty() {"),
-        ("a restamp is carried out once", "adoption",
+        ("a restamp is carried out once", "engine=adoption::",
          "asked && !spent && known",
          "asked && (OUT || !spent) && (OUT[a restamp takes only a guest with the tag] || known)"),
-        ("a restamp takes only a guest with the tag", "adoption"),
+        ("a restamp takes only a guest with the tag", "engine=adoption::"),
         ("an owner is taken over before its guests", "lib=plan::protected",
          "                self.take_over_owners(guest)?;",
          '                if !OUT {\n'
@@ -648,7 +648,7 @@ FILES = {
          '                }'),
     ],
     "src/engine/observe/ownership.rs": [
-        ("guests that are being made are waited for in the search for our stamp", "protected=search::a_guest",
+        ("guests that are being made are waited for in the search for our stamp", "engine=protected::search::a_guest",
          '            found.being_made.push(at.vmid);\n',
          '            if !OUT {\n'
          '                found.being_made.push(at.vmid);\n'

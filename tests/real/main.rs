@@ -7,8 +7,7 @@
     reason = "test code: a panic is the report"
 )]
 
-#[allow(dead_code, reason = "shared with the crash sweep, which uses all of it")]
-#[path = "../engine/mod.rs"]
+#[path = "../common/engine.rs"]
 mod engine;
 
 mod cli;

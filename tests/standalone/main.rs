@@ -8,6 +8,7 @@
 
 #[path = "../common/bad_manifests.rs"]
 mod bad_manifests;
+mod cli;
 mod lifecycle;
 mod site;
 mod verbs;

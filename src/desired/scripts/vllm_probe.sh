@@ -22,7 +22,7 @@ explain() {
   [ -n "$line" ] || return 1
   echo "ModelServerFailed: $2 ($line)"
 }
-# Words of vLLM 0.15 and its libraries; tests/vllm_scripts.rs has their lines. Those of a model's absence come behind
+# Words of vLLM 0.15 and its libraries; tests/scripts/vllm.rs has their lines. Those of a model's absence come behind
 # those of a missing token or network where vLLM says them of either.
 failed() {
   # That the engine did not start says nothing of why.

@@ -1,4 +1,4 @@
-//! Which probe counts, and what its command looks like. `tests/guest_scripts.rs` runs the commands.
+//! Which probe counts, and what its command looks like. `tests/scripts/guest.rs` runs the commands.
 
 use super::*;
 

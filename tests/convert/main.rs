@@ -1,0 +1,15 @@
+//! `phoenix convert`: the legacy fleet, every odd form of the legacy files, and properties over mutated files.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "test code: a panic is the report"
+)]
+
+mod cli;
+mod forms;
+mod legacy;
+mod machines;
+mod properties;
+mod support;
+mod vllm;

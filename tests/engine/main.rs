@@ -1,0 +1,30 @@
+//! The engine in process, against the simulator. Each module says what it shows.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "test code: a panic is the report"
+)]
+
+#[path = "../common/allow_table.rs"]
+mod allow_table;
+#[path = "../common/engine.rs"]
+mod engine;
+
+mod adoption;
+mod causes;
+mod deletion;
+mod deletion_accounting;
+mod health;
+mod images;
+mod ownership;
+mod preview;
+mod protected;
+mod raw_lines;
+mod retained;
+mod revisions;
+mod robustness;
+mod tenants;
+mod vm;
+mod volumes;
+mod waiting;

@@ -1,0 +1,239 @@
+//! The documentation names every field and every shipped feature, and its links lead somewhere.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use phoenix::reason::Reason;
+
+use kube::core::crd::CustomResourceExt;
+use phoenix::crd::{PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
+use serde_json::Value;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// The part of a page below a heading of second order.
+fn section<'a>(page: &'a str, heading: &str) -> &'a str {
+    let start = page
+        .find(&format!("\n## {heading}\n"))
+        .unwrap_or_else(|| panic!("no section {heading}"));
+    let rest = &page[start + 1..];
+    &rest[..rest.find("\n## ").unwrap_or(rest.len())]
+}
+
+#[test]
+fn every_field_of_a_spec_is_in_the_page_of_kinds() {
+    let page = read("docs/kinds.md");
+    let kinds = [
+        PhoenixLXC::crd(),
+        PhoenixTemplate::crd(),
+        PhoenixHypervisor::crd(),
+        PhoenixFeature::crd(),
+        PhoenixVM::crd(),
+    ];
+    for crd in kinds {
+        let kind = &crd.spec.names.kind;
+        let text = section(&page, kind);
+        let schema = serde_json::to_value(&crd.spec.versions[0].schema).unwrap();
+        let spec = &schema["openAPIV3Schema"]["properties"]["spec"]["properties"];
+        let Value::Object(fields) = spec else {
+            panic!("{kind}: no spec")
+        };
+        assert!(!fields.is_empty(), "{kind}: no fields");
+        for field in fields.keys() {
+            assert!(
+                text.contains(&format!("`{field}`")),
+                "docs/kinds.md: {kind} lacks `{field}`"
+            );
+        }
+    }
+}
+
+/// What a tenant may be given is what the owner of a hypervisor has to know before giving it.
+#[test]
+fn every_entry_of_allow_is_in_the_page_of_security() {
+    let page = read("docs/security.md");
+    let text = section(&page, "What a tenant can do");
+    let schema = serde_json::to_value(PhoenixHypervisor::crd()).unwrap();
+    let spec = &schema["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    let entries = spec["allow"]["properties"].as_object().unwrap();
+    assert!(entries.len() > 10, "{entries:?}");
+    for entry in entries.keys() {
+        let row = format!("\n| `{entry}` |");
+        assert!(
+            text.contains(&row),
+            "docs/security.md: the table of allow lacks `{entry}`"
+        );
+    }
+    assert!(read("README.md").contains("(docs/security.md)"));
+}
+
+#[test]
+fn every_shipped_feature_and_parameter_is_in_the_page_of_features() {
+    let page = read("docs/features.md");
+    let mut seen = 0;
+    for entry in fs::read_dir(root().join("config/features")).unwrap() {
+        let file = entry.unwrap().path();
+        let feature: PhoenixFeature = serde_saphyr::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        let name = feature.metadata.name.unwrap();
+        let text = section(&page, &name);
+        for parameter in feature.spec.parameters.iter().flatten() {
+            let row = text
+                .lines()
+                .find(|l| l.starts_with(&format!("| `{}` |", parameter.name)));
+            let row = row.unwrap_or_else(|| panic!("docs/features.md: {name} lacks `{}`", parameter.name));
+            // A default that is a plain version, number or path stands in the table; URLs are told in words.
+            if let Some(default) = parameter.default.as_deref().filter(|d| !d.starts_with("https://")) {
+                assert!(
+                    row.contains(&format!("`{default}`")),
+                    "docs/features.md: {name}: {row} lacks {default}"
+                );
+            }
+        }
+        seen += 1;
+    }
+    assert!(seen >= 7, "only {seen} features");
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let mut pages = vec!["README.md".to_string(), "CONTRIBUTING.md".to_string()];
+    for entry in fs::read_dir(root().join("docs")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".md") {
+            pages.push(format!("docs/{name}"));
+        }
+    }
+    let mut links = 0;
+    for page in &pages {
+        let text = read(page);
+        for rest in text.split("](").skip(1) {
+            let target = rest.split(')').next().unwrap();
+            if target.contains("://") {
+                continue;
+            }
+            links += 1;
+            let (path, anchor) = target.split_once('#').map_or((target, None), |(p, a)| (p, Some(a)));
+            let file = match path {
+                "" => root().join(page),
+                path => root().join(page).parent().unwrap().join(path),
+            };
+            assert!(file.exists(), "{page} links to {target}, which is not there");
+            if let Some(anchor) = anchor {
+                let headings = fs::read_to_string(&file).unwrap();
+                let found = headings.lines().filter(|l| l.starts_with('#')).any(|l| {
+                    let title = l.trim_start_matches('#').trim().to_lowercase();
+                    title.replace(' ', "-") == anchor
+                });
+                assert!(found, "{page} links to {target}: no such heading");
+            }
+        }
+    }
+    assert!(links > 10, "only {links} links found");
+}
+
+/// Reasons that objects can have and reasons that docs/reasons.md explains are the same.
+#[test]
+fn every_reason_is_documented() {
+    let page = read("docs/reasons.md");
+    let cells = page.lines().filter(|line| line.starts_with("| `"));
+    let first_two = cells.flat_map(|line| line.split(" | ").take(2));
+    let words: BTreeSet<&str> = first_two
+        .filter_map(|cell| cell.trim_start_matches("| ").strip_prefix('`')?.strip_suffix('`'))
+        .collect();
+    let missing: Vec<_> = Reason::ALL.iter().filter(|r| !words.contains(r.as_str())).collect();
+    assert!(missing.is_empty(), "docs/reasons.md lacks {missing:?}");
+    // The first column of the last tables names conditions.
+    let conditions = |word: &&str| !page.contains(&format!("| `{word}` | `"));
+    let unknown: Vec<_> = words
+        .iter()
+        .filter(|word| Reason::named(word).is_none() && conditions(word) && !word.contains('='))
+        .collect();
+    assert!(
+        unknown.is_empty(),
+        "docs/reasons.md explains reasons that nothing has: {unknown:?}"
+    );
+}
+
+/// Every file of these folders and of those below.
+fn files_below(folders: &[&str]) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = folders.iter().map(|folder| root().join(folder)).collect();
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
+            match path.is_dir() {
+                true => folders.push(path),
+                false => files.push(path),
+            }
+        }
+    }
+    files
+}
+
+/// Facts about Proxmox that comments and pages cite, and the files that do.
+fn cited() -> BTreeSet<(String, String)> {
+    let mut files = files_below(&["src", "tests", "docs", "benches"]);
+    files.retain(|path| path.extension().is_some_and(|e| e == "rs" || e == "md"));
+    let mut found = BTreeSet::new();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for (at, _) in text.match_indices("facts ") {
+            // "facts K.3.1, K.2.4": each of them.
+            for item in text[at + 6..].split(", ") {
+                let number: String = item
+                    .chars()
+                    .take_while(|c| c.is_ascii_alphanumeric() || *c == '.')
+                    .collect();
+                let number = number.trim_end_matches('.');
+                let mut parts = number.split('.');
+                let part = parts.next().unwrap_or_default();
+                let is_part = part.len() == 1 && part.chars().all(|c| c.is_ascii_uppercase());
+                if !is_part || parts.any(|n| n.parse::<u32>().is_err()) {
+                    break;
+                }
+                found.insert((number.to_string(), file.display().to_string()));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_fact_that_is_cited_is_in_the_page_of_facts() {
+    let page = read("docs/proxmox.md");
+    let cited = cited();
+    assert!(cited.len() > 100, "{cited:?}");
+    for (number, file) in cited {
+        let mut parts = number.splitn(3, '.');
+        let (part, section, item) = (parts.next().unwrap(), parts.next(), parts.next());
+        let text = page.split("\n## ").find(|t| t.starts_with(&format!("{part}. ")));
+        let text = text.unwrap_or_else(|| panic!("{file}: there is no part {part}"));
+        let Some(section) = section else { continue };
+        let text = text
+            .split("\n### ")
+            .find(|t| t.starts_with(&format!("{part}.{section} ")))
+            .unwrap_or_else(|| panic!("{file}: there is no section {number}"));
+        if let Some(item) = item {
+            assert!(
+                text.contains(&format!("\n{item}. ")),
+                "{file}: there is no fact {number}"
+            );
+        }
+    }
+}
+
+/// Texts that are not in the repository help nobody.
+#[test]
+fn nothing_refers_to_a_text_that_is_not_here() {
+    for (folder, word) in [("src", "design §"), ("docs", "design §"), ("docs", "shared/")] {
+        let mut files = files_below(&[folder]);
+        files.retain(|path| String::from_utf8_lossy(&fs::read(path).unwrap()).contains(word));
+        assert!(files.is_empty(), "{word}: {files:?}");
+    }
+}

@@ -1,0 +1,16 @@
+//! What the repository holds agrees with the code: generated definitions, documentation, tables of manifests, and the
+//! rules for imports.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "test code: a panic is the report"
+)]
+
+#[path = "../common/bad_manifests.rs"]
+mod bad_manifests;
+
+mod admission;
+mod crds;
+mod docs;
+mod imports;

@@ -1,0 +1,12 @@
+//! The simulator from outside: its API, its SSH servers, and how it agrees with Proxmox.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "test code: a panic is the report"
+)]
+
+mod api;
+mod conformance;
+mod ssh;
+mod vm;

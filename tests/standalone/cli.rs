@@ -1,0 +1,98 @@
+//! The program as a shell sees it: pipes that close, and Ctrl-C.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+fn phoenix(args: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_phoenix"))
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn rest(mut from: impl Read) -> String {
+    let mut text = String::new();
+    from.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// As with `phoenix crd | head -0`.
+#[test]
+fn a_reader_that_has_gone_is_no_error() {
+    let mut child = phoenix(&["crd"]);
+    drop(child.stdout.take());
+    let told = rest(child.stderr.take().unwrap());
+    assert!(child.wait().unwrap().success(), "{told}");
+    assert_eq!(told, "");
+}
+
+/// Every command prints through the one place that minds readers that have gone.
+#[test]
+fn no_command_prints_with_a_macro_that_panics() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli");
+    let mut folders = vec![folder];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let bad = text.lines().find(|line| {
+                let code = line.trim_start();
+                let prints = |macro_: &str| code.starts_with(macro_) || code.contains(&format!(" {macro_}"));
+                !code.starts_with("//")
+                    && ["println!(", "print!(", "eprintln!(", "eprint!("]
+                        .into_iter()
+                        .any(prints)
+            });
+            assert_eq!(bad, None, "{}", path.display());
+        }
+    }
+}
+
+const MANIFESTS: &str = r#"
+apiVersion: v1
+kind: Secret
+metadata: {name: token}
+stringData: {tokenId: "phoenix@pve!operator", secret: "00000000-0000-0000-0000-000000000000"}
+---
+apiVersion: phoenix-hypervisor.io/v1alpha1
+kind: PhoenixHypervisor
+metadata: {name: pve}
+spec:
+  endpoints: ["https://127.0.0.1:9"]
+  credentials: {tokenSecretRef: {name: token}}
+  vmidRange: {start: 900, end: 999}
+---
+apiVersion: phoenix-hypervisor.io/v1alpha1
+kind: PhoenixLXC
+metadata: {name: hello}
+spec:
+  hypervisorRef: {name: pve}
+  source: {image: {volid: "local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst"}}
+  memory: 512Mi
+  rootfs: {size: 4Gi}
+"#;
+
+#[test]
+fn an_interrupted_apply_shows_how_things_stand() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("m.yaml"), MANIFESTS).unwrap();
+    let mut child = phoenix(&["apply", "-f", folder.path().to_str().unwrap()]);
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    stderr.read_line(&mut line).unwrap();
+    let signal = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(signal.unwrap().success());
+    let shown = rest(child.stdout.take().unwrap());
+    let told = rest(stderr);
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{line}{told}");
+    assert!(shown.contains("hello") && shown.contains("1 not Ready"), "{shown}");
+    assert!(told.contains("interrupted"), "{told}");
+}
