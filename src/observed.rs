@@ -24,7 +24,7 @@ pub struct Cluster {
     /// Nodes that are online.
     pub online: BTreeSet<String>,
     /// All guests of the cluster by vmid.
-    pub guests: BTreeMap<Vmid, Row>,
+    pub guests: BTreeMap<Vmid, ResourceRow>,
     /// Storages by (node, storage): whether they are available.
     pub storages: BTreeMap<(String, String), StorageRow>,
 }
@@ -47,7 +47,7 @@ impl Cluster {
 
 /// A guest's row in `/cluster/resources` (facts C: name and status lag by up to 12 s, lock and tags do not).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Row {
+pub struct ResourceRow {
     /// `lxc` or `qemu`.
     pub type_: String,
     /// Node.
@@ -74,7 +74,7 @@ pub struct Row {
     pub uptime: Option<i64>,
 }
 
-impl Row {
+impl ResourceRow {
     /// Container or machine.
     pub fn guest_type(&self) -> GuestType {
         if self.type_ == GuestType::Qemu.as_str() {
@@ -85,8 +85,8 @@ impl Row {
     }
 
     /// Whether a later look shows the same guest, which was not started anew meanwhile.
-    pub fn is_still(&self, later: &Row) -> bool {
-        let lasting = |row: &Row| Row {
+    pub fn is_still(&self, later: &ResourceRow) -> bool {
+        let lasting = |row: &ResourceRow| ResourceRow {
             uptime: None,
             ..row.clone()
         };
@@ -340,8 +340,8 @@ pub struct Sections {
 pub struct Verified {
     /// Hash of the desired state.
     pub hash: String,
-    /// Row of the guest.
-    pub row: Option<Row>,
+    /// ResourceRow of the guest.
+    pub row: Option<ResourceRow>,
     /// Unix time in seconds.
     pub at: i64,
 }
@@ -580,10 +580,10 @@ mod tests {
 
     #[test]
     fn a_guest_that_was_restarted_between_two_looks_is_noticed() {
-        let row = |uptime, status: &str| Row {
+        let row = |uptime, status: &str| ResourceRow {
             uptime,
             status: status.into(),
-            ..Row::default()
+            ..ResourceRow::default()
         };
         let before = row(Some(500), "running");
         for (later, same) in [

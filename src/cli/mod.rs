@@ -11,7 +11,7 @@ mod apply;
 mod convert;
 mod crd;
 mod graph;
-mod inside;
+mod into;
 mod operator;
 mod plan;
 mod simulate;
@@ -44,9 +44,9 @@ enum Command {
     /// Run the tests of guests and print what they say
     Test(verbs::Args),
     /// Run a command in a guest
-    Exec(inside::ExecArgs),
+    Exec(into::ExecArgs),
     /// Show what features, application, tests and the model server said in a guest
-    Logs(inside::LogsArgs),
+    Logs(into::LogsArgs),
     /// Delete objects and, as their deletionPolicy says, their guests
     Delete(verbs::Args),
     /// Show templates, their clones and dependencies as a tree or drawing

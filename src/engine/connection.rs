@@ -430,11 +430,11 @@ pub(super) fn no_ssh() -> (Cause, bool) {
 type Identity = (ProxmoxCluster, Option<bool>, BTreeMap<String, String>, String);
 
 fn place(cluster: &mut Cluster, row: crate::proxmox::cluster::Resource) {
-    use crate::observed::{Row, StorageRow};
+    use crate::observed::{ResourceRow, StorageRow};
     let node = row.node.clone().unwrap_or_default();
     match (row.kind.as_str(), row.vmid.and_then(|id| Vmid::try_from(id).ok())) {
         ("lxc" | "qemu", Some(vmid)) => {
-            let guest = Row {
+            let guest = ResourceRow {
                 type_: row.kind.clone(),
                 node,
                 name: row.name.unwrap_or_default(),

@@ -73,7 +73,7 @@ impl Planner<'_> {
         }
         let words = changes.iter().map(Change::words).collect::<Vec<_>>().join("; ");
         if self.status.applied_hash.as_ref() == Some(&self.desired.hash) {
-            self.find(
+            self.condition(
                 "DriftDetected",
                 true,
                 Reason::ChangedOutsidePhoenix,
@@ -136,7 +136,7 @@ impl Planner<'_> {
 
     fn note_held(&mut self, stage: Stage, waits: Next) {
         if let Next::Wait { cause, .. } | Next::Stuck(cause) = &waits {
-            self.find(stage.as_str(), false, cause.reason, cause.message.clone());
+            self.condition(stage.as_str(), false, cause.reason, cause.message.clone());
         }
         self.held.push((stage, waits));
     }

@@ -1,6 +1,7 @@
 //! Deletion (promise 5): proven, and only what it may.
 
 use crate::plan::NodeWork;
+use crate::plan::calls;
 use crate::pve::Vmid;
 use crate::reason::Cause;
 use crate::reason::Reason;
@@ -14,7 +15,7 @@ use crate::observed::{Guest, GuestRead, IdCheck, Observed, Sections};
 use super::held::{goes_with_guest, is_adopted, owner_of};
 use super::lost::left_alone;
 use super::lxc::owners::{is_open, protection};
-use super::{Announce, Effect, Facts, Finding, Impact, Next, Plan, Query, Stage, Step, TAG, retry};
+use super::{Announce, Effect, Facts, Finding, Next, Plan, Query, Stage, Step, TAG, retry};
 use crate::pve::{ApiCall, GuestType};
 
 /// Owners are found by their stamps where the hypervisor names no range.
@@ -192,7 +193,7 @@ impl Deletion<'_> {
         let volid = self.status.snippet.clone()?;
         let node = self.status.node.clone()?;
         let action = format!("remove cloud-init snippet {volid}");
-        self.find(Reason::Deleting, action.clone());
+        self.condition(Reason::Deleting, action.clone());
         Some(Next::Run(Box::new(Step {
             action,
             stage: Stage::Created,
@@ -313,17 +314,9 @@ impl Deletion<'_> {
             return next;
         }
         if guest.running {
-            let call = ApiCall::post(guest.at.status_path("stop"));
-            return self.run(
-                format!("stop {what}"),
-                Effect::task(&guest.at.node, call).with(Impact::Restart),
-            );
+            return self.run(format!("stop {what}"), calls::stop(&guest.at));
         }
-        let call = ApiCall::delete(guest.at.path()).param("purge", 1);
-        self.run(
-            format!("destroy {what}"),
-            Effect::task(&guest.at.node, call).with(Impact::Destroy),
-        )
+        self.run(format!("destroy {what}"), calls::destroy(&guest.at))
     }
 
     /// Whether the spec says that the guest is not protected; absent says nothing.
@@ -455,7 +448,7 @@ impl Deletion<'_> {
                 old.vmid,
                 old.revision
             );
-            self.find(Reason::Deleting, action.clone());
+            self.condition(Reason::Deleting, action.clone());
             return Next::Run(Box::new(Step {
                 action,
                 stage: Stage::Created,
@@ -501,7 +494,7 @@ impl Deletion<'_> {
     }
 
     pub(crate) fn run(&mut self, action: String, effect: Effect) -> Next {
-        self.find(Reason::Deleting, action.clone());
+        self.condition(Reason::Deleting, action.clone());
         Next::Run(Box::new(Step {
             action,
             stage: Stage::Created,
@@ -513,17 +506,17 @@ impl Deletion<'_> {
 
     pub(crate) fn wait(&mut self, reason: Reason, message: impl Into<String>, seconds: u64) -> Next {
         let cause = Cause::new(reason, message);
-        self.find(reason, cause.message.clone());
+        self.condition(reason, cause.message.clone());
         Next::Wait { cause, seconds }
     }
 
     pub(crate) fn stuck(&mut self, reason: Reason, message: impl Into<String>) -> Next {
         let cause = Cause::new(reason, message);
-        self.find(reason, cause.message.clone());
+        self.condition(reason, cause.message.clone());
         Next::Stuck(cause)
     }
 
-    pub(crate) fn find(&mut self, reason: Reason, message: impl Into<String>) {
+    pub(crate) fn condition(&mut self, reason: Reason, message: impl Into<String>) {
         self.findings.push(Finding {
             condition: "Created",
             holds: Some(true),

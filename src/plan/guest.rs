@@ -5,13 +5,13 @@ use crate::crd::{GuestStatus, PowerState, RestartPolicy};
 use crate::desired::WantedGuest;
 use crate::desired::{Blocked, Desired, Form, Source};
 use crate::observed::{Guest, Observed};
+use crate::plan::calls;
 use crate::pve::GuestRef;
 use crate::pve::GuestType;
 use crate::reason::Cause;
 use crate::reason::Reason;
 
-use super::{Announce, Effect, Facts, Finding, Impact, Next, Plan, Stage, Step, retry};
-use crate::pve::ApiCall;
+use super::{Announce, Effect, Facts, Finding, Next, Plan, Stage, Step, retry};
 
 /// Everything that a plan is made from.
 #[derive(Clone, Copy)]
@@ -60,7 +60,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    pub fn find(&mut self, condition: &'static str, holds: bool, reason: Reason, message: impl Into<String>) {
+    pub fn condition(&mut self, condition: &'static str, holds: bool, reason: Reason, message: impl Into<String>) {
         self.findings.push(Finding {
             condition,
             holds: Some(holds),
@@ -73,27 +73,27 @@ impl<'a> Planner<'a> {
         if self.held.iter().any(|(held, _)| *held == stage) {
             return;
         }
-        self.find(stage.as_str(), true, Reason::AsWanted, message);
+        self.condition(stage.as_str(), true, Reason::AsWanted, message);
     }
 
     /// Something else has to happen before the stage can go on.
     pub fn wait(&mut self, stage: Stage, reason: Reason, message: impl Into<String>, seconds: u64) -> Next {
         let cause = Cause::new(reason, message);
-        self.find(stage.as_str(), false, reason, cause.message.clone());
+        self.condition(stage.as_str(), false, reason, cause.message.clone());
         Next::Wait { cause, seconds }
     }
 
     /// Only a change by somebody helps.
     pub fn stuck(&mut self, stage: Stage, reason: Reason, message: impl Into<String>) -> Next {
         let cause = Cause::new(reason, message);
-        self.find(stage.as_str(), false, reason, cause.message.clone());
+        self.condition(stage.as_str(), false, reason, cause.message.clone());
         Next::Stuck(cause)
     }
 
     /// One effect for a stage.
     pub fn run(&mut self, stage: Stage, action: impl Into<String>, announce: Vec<Announce>, effect: Effect) -> Next {
         let action = action.into();
-        self.find(stage.as_str(), false, Reason::InProgress, action.clone());
+        self.condition(stage.as_str(), false, Reason::InProgress, action.clone());
         Next::Run(Box::new(Step {
             action,
             stage,
@@ -217,7 +217,7 @@ impl Planner<'_> {
         let Some(built) = built else { return };
         if !revision.is_empty() && *revision != built {
             let message = format!("cloned from revision {built} of template {template}, which is now at {revision}");
-            self.find("TemplateOutdated", true, Reason::NewerRevision, message);
+            self.condition("TemplateOutdated", true, Reason::NewerRevision, message);
         }
         self.facts.template_revision = Some(built);
     }
@@ -278,7 +278,7 @@ impl Planner<'_> {
                 } else {
                     Reason::TestFailed
                 };
-                self.find(stage.as_str(), old.status == "True", reason, old.message.clone());
+                self.condition(stage.as_str(), old.status == "True", reason, old.message.clone());
             }
         }
     }
@@ -343,13 +343,13 @@ impl Planner<'_> {
             if self.desired.restart == RestartPolicy::Automatic {
                 self.unlocked(stage, guest)?;
                 let action = format!("restart {what} ({message})");
-                return Err(self.run(stage, action, vec![], restart(guest)));
+                return Err(self.run(stage, action, vec![], calls::restart(&guest.at)));
             }
             let message = format!(
                 "{message}: set updatePolicy.restart: Automatic, or the annotation {}",
                 crate::crd::RESTARTED_AT
             );
-            self.find("RestartRequired", true, Reason::PendingChanges, message);
+            self.condition("RestartRequired", true, Reason::PendingChanges, message);
         }
         let wanted = if self.desired.form == Form::Guest {
             self.desired.power
@@ -359,13 +359,7 @@ impl Planner<'_> {
         match (wanted, guest.running) {
             (PowerState::Running, false) if self.desired.form == Form::Guest || !self.scripts_recorded() => {
                 self.unlocked(stage, guest)?;
-                let call = ApiCall::post(guest.at.status_path("start"));
-                return Err(self.run(
-                    stage,
-                    format!("start {what}"),
-                    vec![],
-                    Effect::task(&guest.at.node, call),
-                ));
+                return Err(self.run(stage, format!("start {what}"), vec![], calls::start(&guest.at)));
             }
             _ => {}
         }
@@ -376,7 +370,7 @@ impl Planner<'_> {
             if guest.running && self.desired.form == Form::Guest {
                 self.unlocked(stage, guest)?;
                 let action = format!("restart {what} (annotation restartedAt)");
-                return Err(self.run(stage, action, announce, restart(guest)));
+                return Err(self.run(stage, action, announce, calls::restart(&guest.at)));
             }
             return Err(self.run(stage, "note the restart annotation", announce, Effect::Record));
         }
@@ -388,7 +382,7 @@ impl Planner<'_> {
     /// A clean stop with a hard one after the deadline (facts D.8).
     pub fn shutdown(&mut self, stage: Stage, guest: &Guest) -> Next {
         let action = format!("shut {} down", guest.named());
-        self.run(stage, action, vec![], shutdown(guest))
+        self.run(stage, action, vec![], calls::shutdown(&guest.at))
     }
 
     /// Commands run in a container through SSH, in a machine through its guest agent.
@@ -407,34 +401,6 @@ impl Planner<'_> {
     pub fn needs_ssh(&mut self, stage: Stage, field: &str) -> Next {
         let message = format!("{field} needs SSH to the node: set spec.ssh of the PhoenixHypervisor");
         self.stuck(stage, Reason::MissingPrivilege, message)
-    }
-}
-
-/// A restart that applies what is pending. A machine whose system does not answer would not reboot (facts F.7), so it is
-/// shut down, hard after the deadline, and the next look starts it.
-pub(crate) fn restart(guest: &Guest) -> Effect {
-    match guest.at.sort {
-        GuestType::Lxc => {
-            let call = ApiCall::post(guest.at.status_path("reboot")).param("timeout", 60);
-            Effect::task(&guest.at.node, call).with(Impact::Restart)
-        }
-        GuestType::Qemu => shutdown(guest),
-    }
-}
-
-/// A clean stop, and a hard one after the deadline.
-pub(crate) fn shutdown(guest: &Guest) -> Effect {
-    let call = ApiCall::post(guest.at.status_path("shutdown"))
-        .param("timeout", shutdown_seconds(guest))
-        .param("forceStop", 1);
-    Effect::task(&guest.at.node, call).with(Impact::Restart)
-}
-
-/// Seconds for a clean shutdown. A machine has to stop a whole system with its disks.
-fn shutdown_seconds(guest: &Guest) -> u32 {
-    match guest.at.sort {
-        GuestType::Lxc => 60,
-        GuestType::Qemu => 180,
     }
 }
 

@@ -9,11 +9,12 @@
 use crate::crd::{Health, Probe, RestartStatus};
 use crate::observed::{Guest, HealthState, ProbeAnswer, ProbeCounts, ProbeKind};
 use crate::plan::GuestWork;
+use crate::plan::calls;
 use crate::reason::Cause;
 use crate::reason::Reason;
 use crate::status::time;
 
-use super::guest::{Planner, Staged, restart};
+use super::guest::{Planner, Staged};
 use super::{Announce, Effect, Next, ProbeRequest, Query, Stage};
 use std::collections::BTreeMap;
 
@@ -238,7 +239,7 @@ impl Planner<'_> {
         let why = verdict.state.of_kind(kind).why;
         let what = guest.named();
         let (what, effect) = match &verdict.state.of.restart_unit {
-            None => (what, restart(guest)),
+            None => (what, calls::restart(&guest.at)),
             Some(unit) => {
                 let work = GuestWork::RestartUnit { unit: unit.clone() };
                 let effect = Effect::in_guest(guest, work);

@@ -93,7 +93,7 @@ impl Planner<'_> {
             let message = format!(
                 "the appliance index of node {node} does not list {template} any more, so nobody could compare {volid} with its checksum: it is used as it is"
             );
-            self.find("ImageNotCompared", true, Reason::NotInIndex, message);
+            self.condition("ImageNotCompared", true, Reason::NotInIndex, message);
             return Ok(());
         }
         let message = format!(

@@ -67,7 +67,7 @@ impl Deletion<'_> {
             })
         }));
         let action = format!("record {}, which carries its stamp", first.at.named());
-        self.find(Reason::Deleting, action.clone());
+        self.condition(Reason::Deleting, action.clone());
         Some(Next::Run(Box::new(Step {
             action,
             stage: Stage::Created,

@@ -5,6 +5,7 @@
 mod address;
 mod allow;
 mod blame;
+mod calls;
 mod change;
 mod create;
 mod delete;
@@ -32,7 +33,7 @@ mod step;
 mod stop;
 mod vm;
 
-use crate::observed::{HealthState, Row};
+use crate::observed::{HealthState, ResourceRow};
 use crate::reason::Cause;
 
 pub use crate::desired::OWNER_HOSTNAME;
@@ -193,8 +194,8 @@ pub struct Facts {
     pub health: Option<String>,
     /// Seconds until a full look is due although everything is as wanted.
     pub look_again: Option<i64>,
-    /// Row of the guest at the time of a full look that found everything as wanted.
-    pub verified: Option<Option<Row>>,
+    /// ResourceRow of the guest at the time of a full look that found everything as wanted.
+    pub verified: Option<Option<ResourceRow>>,
 }
 
 /// A plan: what to do next, and what was found on the way.

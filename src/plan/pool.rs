@@ -1,8 +1,8 @@
 //! Membership in a pool.
 
 use super::guest::Planner;
-use super::{Effect, Next, Stage};
-use crate::pve::ApiCall;
+use super::{Next, Stage};
+use crate::plan::calls;
 use crate::pve::Vmid;
 
 impl Planner<'_> {
@@ -15,7 +15,6 @@ impl Planner<'_> {
         if row.pool.as_ref() == Some(wanted) {
             return Ok(());
         }
-        let mut call = ApiCall::put("/pools").param("poolid", wanted).param("vms", vmid);
         // Without Pool.Audit no list tells that it is in a pool, and Proxmox then complains of Pool.Allocate.
         let action = match row.pool {
             Some(_) => format!("put {what} into pool {wanted}"),
@@ -23,9 +22,7 @@ impl Planner<'_> {
                 format!("put {what} into pool {wanted} (whether it is there is seen with Pool.Audit on /pool/{wanted})")
             }
         };
-        if row.pool.is_some() {
-            call = call.param("allow-move", 1);
-        }
-        Err(self.run(Stage::Configured, action, vec![], Effect::call(call).refreshing()))
+        let effect = calls::put_in_pool(vmid, wanted, row.pool.is_some());
+        Err(self.run(Stage::Configured, action, vec![], effect))
     }
 }

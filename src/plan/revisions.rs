@@ -4,13 +4,13 @@
 use crate::crd::RevisionStatus;
 use crate::observed::{GuestRead, OldRevision, Sections};
 use crate::plan::NodeWork;
+use crate::plan::calls;
 use crate::pve::GuestRef;
 use crate::pve::Vmid;
 use crate::reason::Reason;
 
 use super::guest::{Planner, Staged};
-use super::{Announce, Effect, Impact, Next, Query, Stage};
-use crate::pve::ApiCall;
+use super::{Announce, Effect, Next, Query, Stage};
 
 impl Planner<'_> {
     /// Whether the guest is one of an earlier revision.
@@ -103,7 +103,7 @@ impl Planner<'_> {
             .collect();
         if let Some(why) = kept_for(&found, &guest, &sections, old, &listed) {
             // It is no fault of the template's: it is Ready all the same.
-            self.find(
+            self.condition(
                 "OldRevisionKept",
                 true,
                 Reason::InUse,
@@ -116,13 +116,7 @@ impl Planner<'_> {
             "remove {what} of revision {}, from which nothing was cloned",
             old.revision
         );
-        let call = ApiCall::delete(guest.at.path()).param("purge", 1);
-        Err(self.run(
-            stage,
-            action,
-            vec![],
-            Effect::task(&guest.at.node, call).with(Impact::Destroy),
-        ))
+        Err(self.run(stage, action, vec![], calls::destroy(&guest.at)))
     }
 
     fn forget_revision(&mut self, vmid: Vmid, old: &RevisionStatus) -> Next {

@@ -216,7 +216,7 @@ impl Planner<'_> {
                 ScriptRole::Application => self.ok(stage, "the application is set up"),
                 ScriptRole::Test if failed_tests.is_empty() => self.ok(stage, "the tests passed"),
                 ScriptRole::Test => {
-                    self.find(
+                    self.condition(
                         stage.as_str(),
                         false,
                         Reason::TestFailed,
@@ -243,7 +243,7 @@ impl Planner<'_> {
             Position::Done => Ok(true),
             Position::Outdated => {
                 let message = format!("{} changed since it ran; its policy does not run it again", script.name);
-                self.find("FeatureOutdated", true, Reason::ScriptChanged, message);
+                self.condition("FeatureOutdated", true, Reason::ScriptChanged, message);
                 Ok(true)
             }
             Position::CutOff => {

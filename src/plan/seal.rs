@@ -2,12 +2,12 @@
 
 use crate::desired::Form;
 use crate::observed::Guest;
+use crate::plan::calls;
 use crate::pve::GuestType;
 use crate::reason::Reason;
 
 use super::guest::Planner;
-use super::{Effect, Impact, Next, Query, Stage};
-use crate::pve::ApiCall;
+use super::{Next, Query, Stage};
 
 const MARK: &str = "phoenix revision=";
 
@@ -82,14 +82,8 @@ impl Planner<'_> {
             Some(false) => {
                 // A conversion that was cut off goes on disk by disk; of the whole machine Proxmox refuses a second one.
                 self.unlocked(stage, guest)?;
-                let call = ApiCall::post(format!("{}/template", guest.at.path())).param("disk", place);
                 let action = format!("convert disk {place} of template {vmid}");
-                Err(self.run(
-                    stage,
-                    action,
-                    vec![],
-                    Effect::task(&guest.at.node, call).with(Impact::Restart),
-                ))
+                Err(self.run(stage, action, vec![], calls::make_template(&guest.at, Some(&place))))
             }
         }
     }
@@ -117,7 +111,7 @@ impl Planner<'_> {
         match old_tests.filter(|c| c.status == "False") {
             Some(condition) => {
                 let message = condition.message.clone();
-                self.find(Stage::TestsPassed.as_str(), false, Reason::TestFailed, message);
+                self.condition(Stage::TestsPassed.as_str(), false, Reason::TestFailed, message);
             }
             None => self.ok(Stage::TestsPassed, "the template is built"),
         }
@@ -138,26 +132,17 @@ impl Planner<'_> {
         if guest.running {
             return Err(self.shutdown(stage, guest));
         }
-        let base = guest.at.path();
         match &self.desired.form {
             Form::Guest => Ok(()),
             Form::Snapshot(name) => {
-                let call = ApiCall::post(format!("{base}/snapshot"))
-                    .param("snapname", name)
-                    .param("description", format!("{MARK}{}", self.desired.revision));
+                let description = format!("{MARK}{}", self.desired.revision);
                 let action = format!("take snapshot {name} of template {vmid}");
-                Err(self.run(stage, action, vec![], Effect::task(&guest.at.node, call)))
+                Err(self.run(stage, action, vec![], calls::snapshot(&guest.at, name, description)))
             }
             Form::Template if guest.at.sort == GuestType::Qemu => {
-                let call = ApiCall::post(format!("{base}/template"));
-                Err(self.run(
-                    stage,
-                    format!("convert {what} to a template"),
-                    vec![],
-                    Effect::task(&guest.at.node, call).with(Impact::Restart),
-                ))
+                let action = format!("convert {what} to a template");
+                Err(self.run(stage, action, vec![], calls::make_template(&guest.at, None)))
             }
-            // The call answers at once while an unnamed task works without a lock (facts D.10, K.2.1).
             Form::Template => match self.observed.creating {
                 None => Err(Next::Look(Query::Creating {
                     vmid,
@@ -166,13 +151,8 @@ impl Planner<'_> {
                 })),
                 Some(true) => Err(self.wait(stage, Reason::CreateRunning, format!("{what} is being converted"), 2)),
                 Some(false) => {
-                    let call = ApiCall::post(format!("{base}/template"));
-                    Err(self.run(
-                        stage,
-                        format!("convert {what} to a template"),
-                        vec![],
-                        Effect::call(call).with(Impact::Restart),
-                    ))
+                    let action = format!("convert {what} to a template");
+                    Err(self.run(stage, action, vec![], calls::make_template(&guest.at, None)))
                 }
             },
         }

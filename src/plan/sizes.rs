@@ -65,7 +65,7 @@ impl Planner<'_> {
                 found.cause.message = format!("{}; {message}", found.cause.message);
             }
             Some(_) => {}
-            None => self.find(condition, true, reason, message),
+            None => self.condition(condition, true, reason, message),
         }
     }
 }

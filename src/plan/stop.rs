@@ -1,5 +1,6 @@
 //! Powers a guest off whose spec cannot be resolved: a person who stops a guest is heard, whatever else is wrong with it.
 
+use crate::plan::calls;
 use crate::reason::Cause;
 use crate::reason::Reason;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -8,7 +9,6 @@ use crate::crd::PowerState;
 use crate::desired::GuestObject;
 use crate::observed::{Guest, GuestRead, Observed};
 
-use super::guest::shutdown;
 use super::{Facts, Finding, Next, Plan, Query, Stage, Step, Surroundings, retry};
 
 /// Whether the object asks for its guest to be stopped, and has one.
@@ -83,7 +83,7 @@ fn shut_down(guest: &Guest, findings: &mut Vec<Finding>) -> Next {
         action,
         stage: Stage::Running,
         announce: vec![],
-        effect: shutdown(guest),
+        effect: calls::shutdown(&guest.at),
         apart: Some(retry::STOP.into()),
     }))
 }

@@ -29,9 +29,9 @@ FILES = {
          '            return self.wait(Reason::GuestLocked'),
         ("a guest is stopped before it is destroyed", "lib=plan::protected",
          'if guest.running {\n'
-         '            let call = ApiCall::post(guest.at.status_path("stop"));',
+         '            return self.run(format!("stop {what}"), calls::stop(&guest.at));',
          'if guest.running && !OUT {\n'
-         '            let call = ApiCall::post(guest.at.status_path("stop"));'),
+         '            return self.run(format!("stop {what}"), calls::stop(&guest.at));'),
         ("absence needs to know of the quorum", "lib=plan::protected",
          "match self.observed.cluster.quorate {",
          "match self.observed.cluster.quorate.or(OUT.then_some(true)) {"),
@@ -366,7 +366,7 @@ FILES = {
          '    if same || proven {\n',
          '    if same || proven || OUT {\n'),
     ],
-    "src/engine/observe.rs": [
+    "src/engine/observe/mod.rs": [
         ("a guest of a node that is off is waited for", "engine=protected::absence::a_guest",
          "nodes.iter().find(|n| !online.contains(*n))",
          "nodes.iter().find(|n| !OUT && !online.contains(*n))"),

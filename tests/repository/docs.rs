@@ -237,3 +237,19 @@ fn nothing_refers_to_a_text_that_is_not_here() {
         assert!(files.is_empty(), "{word}: {files:?}");
     }
 }
+
+/// Who looks for a behaviour finds its room on the page, and every room of the page is there.
+#[test]
+fn the_page_of_the_architecture_names_every_room() {
+    let page = read("docs/architecture.md");
+    let rows = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+    let named: BTreeSet<String> = rows.map(|(room, _)| room.trim_end_matches('/').to_string()).collect();
+    let there: BTreeSet<String> = fs::read_dir(root().join("src"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !["lib.rs", "main.rs"].contains(&name.as_str()))
+        .collect();
+    assert_eq!(named, there);
+}

@@ -128,3 +128,17 @@ fn the_client_knows_no_plan() {
     );
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
+
+/// Containers and machines share what is above them, and nothing of each other.
+#[test]
+fn the_wings_do_not_know_each_other() {
+    let mut found = violations(
+        &["plan/lxc", "desired/lxc.rs"],
+        &["plan::vm", "desired::vm", "WantedVm"],
+    );
+    found.extend(violations(
+        &["plan/vm", "desired/vm"],
+        &["plan::lxc", "desired::lxc", "WantedLxc"],
+    ));
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}

@@ -17,7 +17,7 @@ use crate::desired::memory::MemoryObjects;
 use crate::desired::{GuestObject, Key};
 use crate::standalone::run::{Standing, standing};
 
-use super::super::inside::needed;
+use super::super::into::needed;
 use super::{Verb, bad_input, chosen, report, show, sorted, stamp_of_now, test_hashes, tested};
 
 const KINDS: [GuestKind; 3] = [GuestKind::PhoenixLXC, GuestKind::PhoenixVM, GuestKind::PhoenixTemplate];

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use crate::desired::{Identity, Stamp};
 use crate::engine::connection::{Connection, Snapshot};
 use crate::engine::failure::of_call;
-use crate::observed::{Observed, OurGuest, Row, Stamped};
+use crate::observed::{Observed, OurGuest, ResourceRow, Stamped};
 use crate::proxmox::Error;
 use crate::proxmox::guest::GuestConfig;
 use crate::pve::{GuestRef, GuestType, Vmid};
@@ -140,7 +140,7 @@ async fn look_into(
 pub(in crate::engine) async fn carries(
     connection: &Connection,
     vmid: Vmid,
-    row: &Row,
+    row: &ResourceRow,
     identity: &Identity,
     previous: &[String],
 ) -> bool {

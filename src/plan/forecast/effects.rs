@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::desired::Script;
-use crate::observed::{Guest, GuestRead, Image, OldRevision, Row, ScriptRecord};
+use crate::observed::{Guest, GuestRead, Image, OldRevision, ResourceRow, ScriptRecord};
 use crate::plan::{Download, Effect, GuestWork, NodeWork};
 use crate::pve::call::Method;
 use crate::pve::property::Properties;
@@ -198,12 +198,12 @@ impl Forecast {
 
     fn appear(&mut self, call: &ApiCall, guest: Guest) {
         let at = guest.at.clone();
-        let row = Row {
+        let row = ResourceRow {
             type_: at.sort.as_str().into(),
             node: at.node.clone(),
             status: "stopped".into(),
             pool: call.get_param("pool").map(str::to_string),
-            ..Row::default()
+            ..ResourceRow::default()
         };
         self.observed.cluster.guests.insert(at.vmid, row);
         self.touched.insert(at.vmid);

@@ -4,6 +4,7 @@
 use crate::crd::VolumeStatus;
 use crate::desired::{Identity, Stamp, WantedOwner, WantedVolume, volume_key};
 use crate::observed::{Guest, Owners};
+use crate::plan::calls;
 use crate::pve::Vmid;
 use crate::reason::Cause;
 use crate::reason::Reason;
@@ -114,8 +115,7 @@ impl Planner<'_> {
             };
             let description = owner.options.get("description").map(String::as_str);
             let words = Stamp::strip(description.unwrap_or_default());
-            let call = self
-                .put_config(owner)
+            let call = calls::put_config(owner, self.desired.channels)
                 .param("description", stamp.describe(&words))
                 .param("digest", &owner.digest);
             let action = format!("take over owner container {}", owner.at.vmid);
@@ -433,8 +433,7 @@ impl Planner<'_> {
             return next;
         }
         let value = entry.mount.properties.clone().with("mp", key);
-        let call = self
-            .put_config(owner)
+        let call = calls::put_config(owner, self.desired.channels)
             .param(format!("mp{}", entry.mount.index), value)
             .param("digest", &owner.digest);
         let action = format!(
@@ -479,8 +478,7 @@ impl Planner<'_> {
             return next;
         }
         let value = format!("{}:{},mp={key}", volume.storage, volume.size_gib);
-        let call = self
-            .put_config(&owner)
+        let call = calls::put_config(&owner, self.desired.channels)
             .param(format!("mp{index}"), value)
             .param("digest", &owner.digest);
         let new = VolumeStatus {

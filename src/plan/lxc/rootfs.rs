@@ -2,11 +2,12 @@
 
 use crate::desired::WantedLxc;
 use crate::observed::Guest;
+use crate::plan::calls;
 use crate::plan::guest::Planner;
 use crate::plan::sizes::Sized;
-use crate::plan::{Effect, Next, Stage};
+use crate::plan::{Next, Stage};
 use crate::pve::property::Properties;
-use crate::pve::{ApiCall, units};
+use crate::pve::units;
 
 impl Planner<'_> {
     /// Grows the root filesystem; shrinking is refused (facts D.7).
@@ -35,12 +36,13 @@ impl Planner<'_> {
             return Ok(());
         }
         self.unlocked(Stage::Configured, guest)?;
-        let call = ApiCall::put(format!("{}/resize", guest.at.path()))
-            .param("disk", "rootfs")
-            .param("size", format!("{wanted}G"))
-            .param("digest", &guest.digest);
         let action = format!("grow the root filesystem of {what} to {wanted} GiB");
-        let next = self.run(Stage::Configured, action, vec![], Effect::task(&guest.at.node, call));
+        let next = self.run(
+            Stage::Configured,
+            action,
+            vec![],
+            calls::resize(guest, "rootfs", wanted),
+        );
         self.hold(Stage::Configured, next.apart("rootfs"))
     }
 }

@@ -4,6 +4,7 @@
 //! Which mount is which volume: the one whose volume id status has recorded under the name, wherever it is mounted;
 //! otherwise the one at the volume's path. A retained volume's key on its owner tells for sure.
 
+use crate::plan::calls;
 use crate::pve::Vmid;
 use crate::reason::Reason;
 use std::collections::BTreeSet;
@@ -22,7 +23,6 @@ use crate::plan::guest::{Planner, Staged};
 use crate::plan::held::{in_sight, owned_by, owner_of};
 use crate::plan::sizes::Sized;
 use crate::plan::{Announce, Effect, Next, Stage};
-use crate::pve::ApiCall;
 
 /// Mount points that a container can have (facts D.1).
 const MAX_MOUNTS: u32 = 256;
@@ -276,8 +276,7 @@ impl Planner<'_> {
             .find(|(i, m)| recorded.contains(m.volid()) && !places.contains(&Some(*i)));
         let Some((_, mount)) = dropped else { return Ok(()) };
         self.unlocked(Stage::VolumesReady, guest)?;
-        let call = self
-            .put_config(guest)
+        let call = calls::put_config(guest, self.desired.channels)
             .param("delete", mount.key())
             .param("digest", &guest.digest);
         let action = format!("detach volume {} from {} (it is kept)", mount.volid(), mount.path());
@@ -405,8 +404,7 @@ impl Planner<'_> {
             properties.set(key, value);
         }
         self.unlocked(stage, guest)?;
-        let call = self
-            .put_config(guest)
+        let call = calls::put_config(guest, self.desired.channels)
             .param(format!("mp{index}"), &properties)
             .param("digest", &guest.digest);
         let action = format!("attach volume {} at {}", volume.name, volume.path);
@@ -467,21 +465,11 @@ impl Planner<'_> {
         if let Err(next) = self.unlocked(Stage::VolumesReady, guest) {
             return next;
         }
-        let call = self
-            .put_config(guest)
+        let call = calls::put_config(guest, self.desired.channels)
             .param("revert", key)
             .param("digest", &guest.digest);
         let action = format!("keep {volid} as {key} of {}", guest.named());
         self.run(Stage::VolumesReady, action, vec![], Effect::call(call))
-    }
-
-    pub(crate) fn put_config(&self, guest: &Guest) -> ApiCall {
-        let call = ApiCall::put(format!("{}/config", guest.at.path()));
-        if self.desired.channels.token {
-            call
-        } else {
-            call.as_root()
-        }
     }
 
     /// The volume is large enough.
@@ -499,9 +487,9 @@ impl Planner<'_> {
         let Some(have) = real else { return Ok(()) };
         if self.must_grow(&self.size_of(volume, have))? {
             self.unlocked(Stage::VolumesReady, guest)?;
-            let call = resize(guest, &mount.key(), volume);
+            let grown = calls::resize(guest, &mount.key(), volume.size_gib);
             let action = format!("grow volume {} to {} GiB", volume.name, volume.size_gib);
-            return Err(self.run(Stage::VolumesReady, action, vec![], Effect::task(&guest.at.node, call)));
+            return Err(self.run(Stage::VolumesReady, action, vec![], grown));
         }
         self.size_shown(guest, mount, have)
     }
@@ -550,12 +538,12 @@ impl Planner<'_> {
                 return Err(self.stop_to_grow(guest, volume));
             }
             self.unlocked(stage, &entry.owner)?;
-            let call = resize(&entry.owner, &entry.mount.key(), volume);
+            let grown = calls::resize(&entry.owner, &entry.mount.key(), volume.size_gib);
             let action = format!(
                 "grow retained volume {} to {} GiB on owner container {}",
                 volume.name, volume.size_gib, entry.owner.at.vmid
             );
-            return Err(self.run(stage, action, vec![], Effect::task(&entry.owner.at.node, call)));
+            return Err(self.run(stage, action, vec![], grown));
         }
         self.size_shown(guest, mount, have)
     }
@@ -568,8 +556,7 @@ impl Planner<'_> {
         let target = mount.properties.clone().with("size", proxmox_size(have));
         let change = mount_change(guest, mount, &target);
         self.unlocked(Stage::VolumesReady, guest)?;
-        let call = self
-            .put_config(guest)
+        let call = calls::put_config(guest, self.desired.channels)
             .param(change.key, target)
             .param("digest", &guest.digest);
         let action = format!("note the size of {} in {}", mount.volid(), guest.named());
@@ -600,7 +587,7 @@ impl Planner<'_> {
             guest.named(),
             crate::crd::RESTARTED_AT
         );
-        self.find("RestartRequired", true, Reason::PendingChanges, message.clone());
+        self.condition("RestartRequired", true, Reason::PendingChanges, message.clone());
         self.wait(stage, Reason::VolumeInUse, message, 30)
     }
 
@@ -712,13 +699,6 @@ fn mount_change(guest: &Guest, mount: &Mount, target: &Properties) -> Change {
         root_only: false,
         field: "volumes",
     }
-}
-
-fn resize(guest: &Guest, disk: &str, volume: &WantedVolume) -> ApiCall {
-    ApiCall::put(format!("{}/resize", guest.at.path()))
-        .param("disk", disk)
-        .param("size", format!("{}G", volume.size_gib))
-        .param("digest", &guest.digest)
 }
 
 /// Bytes as Proxmox writes them into a configuration: in the largest unit that divides them.

@@ -201,10 +201,10 @@ fn a_guest_that_is_being_made_is_waited_for() {
 
 #[test]
 fn a_new_guest_takes_no_id_that_anything_else_has() {
-    let row = Row {
+    let row = ResourceRow {
         type_: "qemu".into(),
         node: NODE.into(),
-        ..Row::default()
+        ..ResourceRow::default()
     };
     check(vec![
         (

@@ -196,10 +196,10 @@ fn cluster(guest: &Guest) -> Cluster {
         type_: "zfspool".into(),
     };
     let storages = ["tank", "local"].map(|name| ((NODE.to_string(), name.to_string()), storage.clone()));
-    let row = Row {
+    let row = ResourceRow {
         type_: guest.at.sort.as_str().into(),
         node: NODE.into(),
-        ..Row::default()
+        ..ResourceRow::default()
     };
     let mut cluster = Cluster {
         read_now: true,

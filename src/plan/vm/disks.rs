@@ -1,6 +1,7 @@
 //! Disks of a machine: found by name, which is their serial number, so that the order of the list means nothing.
 //! Nothing is ever shrunk, and what the spec drops is detached and kept.
 
+use crate::plan::calls;
 use crate::reason::Reason;
 use std::collections::BTreeMap;
 
@@ -152,12 +153,8 @@ impl Planner<'_> {
             };
             if self.must_grow(&sized)? {
                 self.unlocked(stage, guest)?;
-                let call = ApiCall::put(format!("{}/resize", guest.at.path()))
-                    .param("disk", place)
-                    .param("size", format!("{gib}G"))
-                    .param("digest", &guest.digest);
                 let action = format!("grow disk {} of {} to {gib} GiB", wanted.name, guest.named());
-                let next = self.run(stage, action, vec![], Effect::task(&guest.at.node, call));
+                let next = self.run(stage, action, vec![], calls::resize(guest, place, gib));
                 self.hold(stage, next.apart(&lane(wanted)))?;
             }
         }
