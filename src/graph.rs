@@ -1,11 +1,11 @@
 //! The tree of templates and what was cloned from them, with the dependencies beside it: `phoenix graph`.
 
-use crate::pve::Vmid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use crate::crd::GuestKind;
 use crate::desired::{GuestObject, Key};
+use crate::pve::Vmid;
 
 /// Levels of the tree that are indented.
 const DEEPEST: usize = 40;

@@ -1,4 +1,5 @@
 //! The `phoenix` binary: see [`phoenix::cli`].
+
 use clap::Parser;
 
 fn main() -> std::process::ExitCode {

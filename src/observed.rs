@@ -1,13 +1,13 @@
 //! Snapshots of what Proxmox and the guests say (pure data). The plan asks for what it needs with a
 //! [`Query`](crate::plan::Query); what was not asked for is `None`.
 
-use crate::reason::Cause;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crd::Health;
 use crate::crd::status::ProxmoxCluster;
 use crate::desired::Stamp;
 use crate::pve::{GuestRef, GuestType, Vmid};
+use crate::reason::Cause;
 use crate::secret::Secret;
 
 /// What is known of the Proxmox cluster, from the poller.

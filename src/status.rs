@@ -1,15 +1,13 @@
 //! Plan, outcome and previous status to new status. Pure; a status that says the same as before is equal to it, so
 //! that nothing is written.
 
-use crate::plan::NodeWork;
-use crate::reason::Cause;
-use crate::reason::Reason;
 use std::borrow::Cow;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::crd::{GuestStatus, RevisionStatus, TaskStatus, VolumeStatus};
-use crate::plan::{Announce, Effect, Finding, Next, Plan, Stage, Step, retry};
+use crate::plan::{Announce, Effect, Finding, Next, NodeWork, Plan, Stage, Step, retry};
+use crate::reason::{Cause, Reason};
 
 pub use crate::plan::retry::time;
 

@@ -1,11 +1,11 @@
 //! `phoenix plan`: what `phoenix apply` would change on Proxmox and how hard each change hits, without doing it.
 
-use crate::reason::Reason;
 use std::process::ExitCode;
 
 use crate::desired::{GuestObject, Objects};
 use crate::engine::preview::Preview;
 use crate::plan::Impact;
+use crate::reason::Reason;
 
 use super::apply::{BAD_INPUT, Opened, Source};
 

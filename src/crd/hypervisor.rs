@@ -1,6 +1,5 @@
 //! `PhoenixHypervisor`: a Proxmox cluster.
 
-use crate::pve::Vmid;
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -8,6 +7,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
+
+use crate::pve::Vmid;
 
 use super::common::*;
 use super::host::Host;

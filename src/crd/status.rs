@@ -1,12 +1,13 @@
 //! Status of every kind.
 
-use crate::pve::Vmid;
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
+
+use crate::pve::Vmid;
 
 /// Status of a guest: PhoenixLXC, PhoenixVM and PhoenixTemplate.
 #[skip_serializing_none]

@@ -1,10 +1,10 @@
 //! A PhoenixHypervisor and its Secrets, resolved to what a connection needs.
 
-use crate::reason::Reason;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::crd::{GUEST_TASKS_DEFAULT, PhoenixHypervisor};
+use crate::reason::Reason;
 
 use super::{Blocked, Objects, refs, units};
 

@@ -1,14 +1,17 @@
 //! What only containers have, from a PhoenixLXC or a PhoenixTemplate of lxc form.
 
-use crate::reason::Reason;
 use std::collections::BTreeMap;
 
-use crate::crd::*;
+use crate::crd::{Capabilities, Defaults, LxcGuest, Network, PhoenixHypervisor, ReclaimPolicy};
+use crate::reason::Reason;
 
 use super::images::{CONTAINER_ENDS, file_name};
 use super::resolve::{Context, Wing};
 use super::shared::{clone_source, flag, gib, given, image_storage, memory, mib, shared_options};
-use super::*;
+use super::{
+    Blocked, GuestObject, GuestSpec, Objects, Source, WantedBind, WantedGuest, WantedNet, WantedOptions, WantedOwner,
+    WantedVolume, volume_key,
+};
 
 /// What only containers have.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -19,13 +19,11 @@ pub mod stamp;
 pub(crate) mod testing;
 pub mod vm;
 
-use crate::reason::Cause;
-use crate::reason::Reason;
 use std::collections::BTreeMap;
 
 use crate::crd::{DeletionPolicy, DriftPolicy, Health, PowerState, RerunPolicy, RestartPolicy};
-
 use crate::pve::{GuestType, Vmid, units};
+use crate::reason::{Cause, Reason};
 
 pub use allow::Grants;
 pub use lxc::WantedLxc;

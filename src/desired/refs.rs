@@ -1,10 +1,10 @@
 //! What an object refers to: its hypervisor, template and dependencies.
 
-use crate::reason::Reason;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::crd::{GuestKind, KeyRef, NamespacesFrom, PhoenixHypervisor};
+use crate::reason::Reason;
 
 use super::{Blocked, GuestObject, Key, Objects};
 

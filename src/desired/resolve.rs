@@ -1,12 +1,15 @@
 //! An object resolved to what is wanted of its guest: the order of it. What only containers
 //! have is in [`super::lxc`], what only machines have in [`super::vm`], and what both use in [`super::shared`].
 
+use crate::crd::{ADOPT, CANCEL, Defaults, IdRange, PhoenixHypervisor, REBUILD, RECREATE, RESTAMP, RESTARTED_AT};
+use crate::pve::GuestType;
 use crate::reason::Reason;
 
-use crate::crd::*;
-
 use super::shared::{firewall, form, startup};
-use super::*;
+use super::{
+    Blocked, Channels, Desired, GuestObject, GuestSpec, OWNER_HOSTNAME, Objects, Script, Source, Stamp, WantedGuest,
+    WantedNet, WantedOptions, allow, fingerprint, refs, scripts,
+};
 
 /// Resolves an object to what is wanted of its guest.
 ///

@@ -1,7 +1,8 @@
 //! The ownership stamp: the last line of a guest's description, proof of whose it is (promise 1, facts K.3).
 
-use crate::pve::Vmid;
 use std::fmt;
+
+use crate::pve::Vmid;
 
 const PREFIX: &str = "<!-- phoenix-hypervisor.io ";
 const SUFFIX: &str = " -->";

@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
-use super::{GuestObject, Key, MemoryObjects, Objects};
 use crate::crd::GuestKind;
+
+use super::{GuestObject, Key, MemoryObjects, Objects};
 
 /// Objects of a YAML text of several documents. `apiVersion` may be left out; objects without a namespace are in `ai`.
 pub fn objects(manifests: &str) -> MemoryObjects {

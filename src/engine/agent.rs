@@ -2,13 +2,12 @@
 //! bounded, and what ended can be read once. The runner's programs are short: they start scripts detached, or read records.
 //! What people run ([`start`], [`end`]) may take as long as it takes.
 
-use crate::reason::Cause;
-use crate::reason::Reason;
 use std::time::Duration;
 
 use crate::proxmox::qemu::ExecStatus;
 use crate::proxmox::{Client, Error};
 use crate::pve::GuestRef;
+use crate::reason::{Cause, Reason};
 use crate::remote::{Captured, Output};
 
 use super::failure::of_call;

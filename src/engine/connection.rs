@@ -1,9 +1,5 @@
 //! One connection a hypervisor: API client, SSH, the poller's snapshot, and what is under way on it.
 
-use crate::pve::GuestRef;
-use crate::pve::Vmid;
-use crate::reason::Cause;
-use crate::reason::Reason;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -15,7 +11,8 @@ use crate::observed::{ClonePlace, Cluster};
 use crate::plan::Download;
 use crate::proxmox::cluster::ClusterStatus;
 use crate::proxmox::{ApiToken, Client, ConnectOptions, Login, Tls};
-use crate::pve::GuestType;
+use crate::pve::{GuestRef, GuestType, Vmid};
+use crate::reason::{Cause, Reason};
 use crate::remote::{self, Command, Input, Node, Output, Running, Ssh, SshOptions, Terminal};
 
 use super::failure::of_ssh;

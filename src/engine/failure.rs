@@ -2,8 +2,7 @@
 
 use crate::proxmox::Error;
 use crate::pve::GuestRef;
-use crate::reason::Cause;
-use crate::reason::Reason;
+use crate::reason::{Cause, Reason};
 use crate::remote;
 
 /// Proxmox's words → reason, for refusals that are told apart by their text only.

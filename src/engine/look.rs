@@ -1,15 +1,13 @@
 //! Looks and plans, again and again, until the plan needs no more looks.
 
-use crate::pve::Vmid;
-use crate::reason::Cause;
-use crate::reason::Reason;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::crd::{ADOPT, GuestKind, GuestStatus, RESTAMP, VolumeStatus};
 use crate::desired::{self, GuestObject, Identity, refs};
 use crate::observed::{ClonePlace, Observed, Recorded, Verified};
 use crate::plan::{self, Input, Next, Plan, Surroundings};
-use crate::pve::GuestType;
+use crate::pve::{GuestType, Vmid};
+use crate::reason::{Cause, Reason};
 use crate::status;
 
 use super::connection::Snapshot;

@@ -27,16 +27,17 @@ pub mod store;
 mod task;
 mod turns;
 
-use crate::pve::Vmid;
-use crate::reason::Reason;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use connection::Connection;
+
 use crate::desired::{Blocked, GuestObject, Key};
 use crate::observed::{HealthState, Verified};
+use crate::pve::Vmid;
+use crate::reason::Reason;
 
-use connection::Connection;
 pub use options::{Counters, EngineOptions, Point, Tripwire};
 use store::{Store, StoreError};
 

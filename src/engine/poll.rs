@@ -1,7 +1,5 @@
 //! The poll of a hypervisor: one look at the whole cluster, whatever the number of guests.
 
-use crate::reason::Cause;
-use crate::reason::Reason;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +7,12 @@ use std::time::Duration;
 use crate::crd::status::{NodeStatus, ProxmoxCluster};
 use crate::crd::{HypervisorStatus, PhoenixHypervisor};
 use crate::desired::{Key, hypervisor};
+use crate::reason::{Cause, Reason};
 use crate::status::{clear_condition, set_condition};
 
 use super::connection::{Connection, Snapshot};
-use super::defect;
 use super::store::Store;
-use super::{Engine, lock, now};
+use super::{Engine, defect, lock, now};
 
 /// Polls after which nodes, quorum and version are read again.
 const FULL_EVERY: u64 = 30;

@@ -1,14 +1,13 @@
 //! What a plan would do, without doing it: `phoenix plan`. The same plans as of a reconcile, one after the other; what
 //! their steps would have made is forecast, and everything else is looked at.
 
-use crate::reason::Cause;
-use crate::reason::Reason;
 use std::collections::BTreeMap;
 
 use crate::crd::GuestStatus;
 use crate::desired::{self, Blocked, GuestObject, Key, refs};
 use crate::plan::{Announce, Effect, Forecast, Impact, Next, Plan, Step};
 use crate::pve::Vmid;
+use crate::reason::{Cause, Reason};
 
 use super::reconcile::Reconcile;
 use super::store::Store;

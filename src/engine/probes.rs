@@ -2,11 +2,6 @@
 //! not come at once is fetched by a later reconcile. Probes of a node's containers that come together share one SSH
 //! channel; a machine's go through the API to its guest agent.
 
-use crate::pve::GuestRef;
-use crate::pve::GuestType;
-use crate::pve::Vmid;
-use crate::reason::Cause;
-use crate::reason::Reason;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +11,8 @@ use tokio::sync::{Semaphore, watch};
 use crate::observed::{ProbeAnswer, ProbeKind};
 use crate::plan::ProbeRequest;
 use crate::proxmox::Client;
+use crate::pve::{GuestRef, GuestType, Vmid};
+use crate::reason::{Cause, Reason};
 use crate::remote::probes::{self, AT_A_TIME, BatchAnswer, GuestProbe, Lines, SLACK};
 use crate::remote::runner::{self, Layout, ProbeAnswer as Said};
 use crate::remote::{Node, Ssh};

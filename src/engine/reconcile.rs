@@ -11,9 +11,8 @@ use crate::reason::Reason;
 use crate::status;
 
 use super::connection::{Connection, Snapshot};
-use super::defect;
 use super::store::{Store, StoreError};
-use super::{Engine, Requeue, Stop, lock, now};
+use super::{Engine, Requeue, Stop, defect, lock, now};
 
 /// Steps of one reconcile before others get their turn.
 const MAX_STEPS: usize = 32;

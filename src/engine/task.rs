@@ -1,11 +1,9 @@
 //! Follows the Proxmox task that status names; a reconcile never blocks on it.
 
 use crate::desired::{Blocked, Desired, GuestObject};
-use crate::plan;
 use crate::proxmox::{Upid, task::TaskState};
-use crate::reason::Cause;
-use crate::reason::Reason;
-use crate::status;
+use crate::reason::{Cause, Reason};
+use crate::{plan, status};
 
 use super::connection::Connection;
 use super::failure::{of_call, reason_of};

@@ -12,14 +12,15 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{Instrument, error, info_span, warn};
 
-use super::objects::state::State;
-use super::objects::store::KubeStore;
-use super::objects::{Item, Name};
-use super::queue::Queue;
 use crate::crd::HypervisorStatus;
 use crate::desired::{GuestObject, Key};
 use crate::engine::Engine;
 use crate::engine::store::Store;
+
+use super::objects::state::State;
+use super::objects::store::KubeStore;
+use super::objects::{Item, Name};
+use super::queue::Queue;
 
 /// Longest time that one piece of work may take. The engine's own deadlines are far shorter; this one only keeps a
 /// place from being lost for good. Work that is dropped here is as work that a crash ended: the next run converges.

@@ -6,9 +6,10 @@ use std::sync::Mutex;
 use serde_json::json;
 use tokio::sync::{Notify, oneshot};
 
-use super::*;
 use crate::crd::{GuestKind, PhoenixHypervisor, PhoenixLXC};
 use crate::operator::objects::{Guest, Object, Origin};
+
+use super::*;
 
 /// Counts calls; guests of the hypervisor `hung` never end.
 #[derive(Default)]

@@ -15,8 +15,9 @@ use kube::api::{Api, PostParams};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::objects::store::call;
 use crate::engine::store::StoreError;
+
+use super::objects::store::call;
 
 /// How long a Lease lasts, how long a holder tries to renew it, and how often it does. Each is well below the former.
 #[derive(Clone, Copy, Debug)]

@@ -9,11 +9,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use super::objects::{Item, Name};
 use crate::desired::Key;
 use crate::engine::Counters;
 use crate::engine::store::StoreError;
 use crate::observed::{ProbeAnswer, ProbeKind};
+
+use super::objects::{Item, Name};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Outcome {

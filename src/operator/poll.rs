@@ -1,18 +1,19 @@
 //! Polls of hypervisors, and the statuses of hypervisors and features.
 
-use crate::reason::Reason;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use tracing::warn;
 
+use crate::crd::{FeatureStatus, HypervisorStatus, PhoenixFeature, PhoenixHypervisor};
+use crate::engine::store::StoreError;
+use crate::reason::Reason;
+
 use super::controller::{Polled, Reconciler};
 use super::objects::state::State;
 use super::objects::store::KubeStore;
 use super::objects::{Item, Name};
-use crate::crd::{FeatureStatus, HypervisorStatus, PhoenixFeature, PhoenixHypervisor};
-use crate::engine::store::StoreError;
 
 /// Condition of a hypervisor that is being deleted and still needed.
 const DELETION_BLOCKED: &str = "DeletionBlocked";

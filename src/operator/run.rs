@@ -14,13 +14,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::engine::store::StoreError;
+
 use super::controller::{Controller, Reconciler};
 use super::lease::{Elector, KubeLease, Timing};
 use super::metrics::Metrics;
 use super::objects::store::{KubeStore, call};
 use super::objects::watch::all;
 use super::probes::{Probes, serve};
-use crate::engine::store::StoreError;
 
 /// The API server ends watches after about 290 s; a connection that says nothing for longer is dead.
 const READ_TIMEOUT: Duration = Duration::from_secs(320);

@@ -5,10 +5,8 @@
 use crate::crd::{ADOPT, AllowedCapability};
 use crate::desired::{Grants, Reach, Source};
 use crate::observed::{Guest, GuestRead};
-use crate::pve::GuestRef;
-use crate::pve::GuestType;
-use crate::pve::Vmid;
 use crate::pve::property::{Properties, default_key, parse_bool};
+use crate::pve::{GuestRef, GuestType, Vmid};
 use crate::reason::Reason;
 
 use super::guest::{Planner, Staged};

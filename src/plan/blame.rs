@@ -3,8 +3,7 @@
 use crate::desired::{Desired, Form, WantedNet};
 use crate::pve::GuestType;
 use crate::pve::property::Properties;
-use crate::reason::Cause;
-use crate::reason::Reason;
+use crate::reason::{Cause, Reason};
 
 use super::{Effect, NodeWork, Step};
 

@@ -1,16 +1,13 @@
 //! Creates a guest: from an image, or as a clone of a template.
 
-use crate::desired::WantedGuest;
-use crate::desired::{Blocked, Form, Source, Stamp};
+use crate::desired::{Blocked, Form, Source, Stamp, WantedGuest};
 use crate::observed::Guest;
-use crate::pve::GuestType;
-use crate::pve::Vmid;
+use crate::pve::{ApiCall, GuestType, Vmid};
 use crate::reason::Reason;
 
 use super::guest::Planner;
 use super::lxc::owners::Use;
 use super::{Announce, Effect, Impact, Next, Query, Stage};
-use crate::pve::ApiCall;
 
 /// Storage types whose base volumes can be cloned without copying (facts G.3).
 const LINKED_CLONES: &[&str] = &["zfspool", "lvmthin", "btrfs", "rbd"];

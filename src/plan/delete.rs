@@ -1,22 +1,19 @@
 //! Deletion (promise 5): proven, and only what it may.
 
-use crate::plan::NodeWork;
-use crate::plan::calls;
-use crate::pve::Vmid;
-use crate::reason::Cause;
-use crate::reason::Reason;
 use std::collections::BTreeSet;
 
 use crate::crd::status::VolumeStatus;
 use crate::crd::{ABANDON, DeletionPolicy, GuestStatus, ReclaimPolicy, Volume as VolumeSpec};
 use crate::desired::{GuestObject, GuestSpec, Key, Stamp};
 use crate::observed::{Guest, GuestRead, IdCheck, Observed, Sections};
+use crate::plan::{NodeWork, calls};
+use crate::pve::{ApiCall, GuestType, Vmid};
+use crate::reason::{Cause, Reason};
 
 use super::held::{goes_with_guest, is_adopted, owner_of};
 use super::lost::left_alone;
 use super::lxc::owners::{is_open, protection};
 use super::{Announce, Effect, Facts, Finding, Next, Plan, Query, Stage, Step, TAG, retry};
-use crate::pve::{ApiCall, GuestType};
 
 /// Owners are found by their stamps where the hypervisor names no range.
 const NO_IDS: (Vmid, Vmid) = (Vmid::MAX, Vmid::MIN);

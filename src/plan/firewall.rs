@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use crate::desired::{WantedFirewall, WantedRule};
 use crate::observed::{FirewallState, Guest};
+use crate::pve::ApiCall;
 
 use super::guest::Planner;
 use super::{Effect, Next, Query, Stage};
-use crate::pve::ApiCall;
 
 impl Planner<'_> {
     /// The guest firewall is as wanted; a fresh clone's copy of its template's is cleared.

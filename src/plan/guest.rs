@@ -2,14 +2,11 @@
 //! machines differ, [`super::config`] and [`super::volumes`] are for the former, `vm*.rs` for the latter.
 
 use crate::crd::{GuestStatus, PowerState, RestartPolicy};
-use crate::desired::WantedGuest;
-use crate::desired::{Blocked, Desired, Form, Source};
+use crate::desired::{Blocked, Desired, Form, Source, WantedGuest};
 use crate::observed::{Guest, Observed};
 use crate::plan::calls;
-use crate::pve::GuestRef;
-use crate::pve::GuestType;
-use crate::reason::Cause;
-use crate::reason::Reason;
+use crate::pve::{GuestRef, GuestType};
+use crate::reason::{Cause, Reason};
 
 use super::{Announce, Effect, Facts, Finding, Next, Plan, Stage, Step, retry};
 

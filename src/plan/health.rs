@@ -6,17 +6,16 @@
 //! Counts live in the engine's memory; what must outlive it, the number of restarts and the time of the last one, is in
 //! status before the restart is asked for.
 
+use std::collections::BTreeMap;
+
 use crate::crd::{Health, Probe, RestartStatus};
 use crate::observed::{Guest, HealthState, ProbeAnswer, ProbeCounts, ProbeKind};
-use crate::plan::GuestWork;
-use crate::plan::calls;
-use crate::reason::Cause;
-use crate::reason::Reason;
+use crate::plan::{GuestWork, calls};
+use crate::reason::{Cause, Reason};
 use crate::status::time;
 
 use super::guest::{Planner, Staged};
 use super::{Announce, Effect, Next, ProbeRequest, Query, Stage};
-use std::collections::BTreeMap;
 
 /// Seconds before the second restart in a row; doubles up to [`LONGEST_PAUSE`], as the kubelet's.
 const FIRST_PAUSE: i64 = 10;

@@ -1,7 +1,8 @@
 //! Thresholds, order and pauses of probes, by tables over the engine's clock.
 
-use super::*;
 use crate::crd::TcpSocketAction;
+
+use super::*;
 
 fn tcp() -> Probe {
     Probe {

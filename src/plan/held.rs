@@ -1,14 +1,13 @@
 //! What a guest holds: the volumes of its own in every section of its configuration, which destroying it may take
 //! (facts D.11). A volume whose detachment waits for a restart is still there, and so is one that only a snapshot names.
 
-use crate::pve::Vmid;
-use crate::reason::Reason;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crd::{GuestStatus, VolumeStatus};
 use crate::observed::{Guest, Section, SectionOf, Sections};
-use crate::pve::GuestType;
 use crate::pve::property::Properties;
+use crate::pve::{GuestType, Vmid};
+use crate::reason::Reason;
 
 use super::guest::Planner;
 use super::vm::disks::boot_disk;

@@ -4,8 +4,7 @@
 use crate::crd::GuestKind;
 use crate::desired::Form;
 use crate::observed::{Guest, GuestRead, IdCheck, OurGuest, Stamped};
-use crate::pve::GuestRef;
-use crate::pve::Vmid;
+use crate::pve::{GuestRef, Vmid};
 use crate::reason::Reason;
 
 use super::guest::Planner;

@@ -2,12 +2,11 @@
 
 use crate::desired::{Source, images};
 use crate::observed::{ApplianceIndex, Image};
-use crate::pve::GuestType;
+use crate::pve::{ApiCall, GuestType};
 use crate::reason::Reason;
 
 use super::guest::Planner;
 use super::{Effect, Next, Query, Stage};
-use crate::pve::ApiCall;
 
 impl Planner<'_> {
     /// The image is on its storage and may be used: its volume id. A name that holds the checksum says enough: Proxmox

@@ -1,13 +1,12 @@
 //! Guests of a deleted object that its status does not name (promise 5): status may have been lost, or be an old one.
 
-use crate::pve::GuestRef;
-use crate::pve::Vmid;
-use crate::reason::Reason;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::crd::{GuestKind, RevisionStatus};
 use crate::desired::Stamp;
 use crate::observed::{Guest, OurGuest, Stamped};
+use crate::pve::{GuestRef, Vmid};
+use crate::reason::Reason;
 
 use super::delete::Deletion;
 use super::{Announce, Effect, Next, Query, Stage, Step, TAG, retry};

@@ -4,14 +4,12 @@
 use crate::crd::{ADOPT, RESTAMP};
 use crate::desired::Stamp;
 use crate::observed::{Guest, GuestRead};
-use crate::pve::GuestRef;
-use crate::pve::Vmid;
+use crate::pve::{ApiCall, GuestRef, Vmid};
 use crate::reason::Reason;
 
 use super::guest::Planner;
 use super::lxc::volumes::volume_of;
 use super::{Announce, Effect, Next, OWNER_KIND, Query, Stage, TAG};
-use crate::pve::ApiCall;
 
 impl Planner<'_> {
     /// Checks that the guest under the vmid is this object's.

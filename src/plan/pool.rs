@@ -1,9 +1,10 @@
 //! Membership in a pool.
 
-use super::guest::Planner;
-use super::{Next, Stage};
 use crate::plan::calls;
 use crate::pve::Vmid;
+
+use super::guest::Planner;
+use super::{Next, Stage};
 
 impl Planner<'_> {
     /// Pool membership; the row is live (facts C).

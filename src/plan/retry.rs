@@ -1,12 +1,11 @@
 //! When what failed is tried again. Each sort of work counts its own failures, so that a step that Proxmox refuses holds
 //! back itself and nothing else: stopping and deleting obey no pause of the work before them.
 
-use crate::reason::Cause;
-use crate::reason::Reason;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::crd::{FailingStep, GuestStatus, ScriptStatus};
+use crate::reason::{Cause, Reason};
 
 use super::{Next, Step};
 

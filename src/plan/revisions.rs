@@ -3,10 +3,8 @@
 
 use crate::crd::RevisionStatus;
 use crate::observed::{GuestRead, OldRevision, Sections};
-use crate::plan::NodeWork;
-use crate::plan::calls;
-use crate::pve::GuestRef;
-use crate::pve::Vmid;
+use crate::plan::{NodeWork, calls};
+use crate::pve::{GuestRef, Vmid};
 use crate::reason::Reason;
 
 use super::guest::{Planner, Staged};

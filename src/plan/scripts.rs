@@ -1,13 +1,13 @@
 //! Scripts in the guest: features, the vLLM unit, the application, tests. Their records in the guest tell what ran
 //! (promise 4); an attempt is never repeated, only followed by a next one.
 
-use crate::plan::GuestWork;
-use crate::reason::Reason;
 use std::collections::BTreeMap;
 
 use crate::crd::{CANCEL, RECONCILE, RerunPolicy, ScriptStatus};
 use crate::desired::{Script, ScriptRole};
 use crate::observed::{Guest, ScriptRecord};
+use crate::plan::GuestWork;
+use crate::reason::Reason;
 
 use super::guest::Planner;
 use super::{Effect, Next, Query, Stage};

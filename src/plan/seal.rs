@@ -83,7 +83,7 @@ impl Planner<'_> {
                 // A conversion that was cut off goes on disk by disk; of the whole machine Proxmox refuses a second one.
                 self.unlocked(stage, guest)?;
                 let action = format!("convert disk {place} of template {vmid}");
-                Err(self.run(stage, action, vec![], calls::make_template(&guest.at, Some(&place))))
+                Err(self.run(stage, action, vec![], calls::make_template(&guest.at, Some(place))))
             }
         }
     }

@@ -1,9 +1,10 @@
 //! Sizes of root filesystems, volumes and disks: they grow in place and never shrink. One that somebody grew elsewhere
 //! is told of and left alone; a spec that was made smaller is refused.
 
+use crate::reason::Reason;
+
 use super::guest::Planner;
 use super::{Next, Stage};
-use crate::reason::Reason;
 
 /// A size as the spec wants it, and as it is.
 pub(crate) struct Sized<'a> {

@@ -1,13 +1,12 @@
 //! Powers a guest off whose spec cannot be resolved: a person who stops a guest is heard, whatever else is wrong with it.
 
-use crate::plan::calls;
-use crate::reason::Cause;
-use crate::reason::Reason;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::crd::PowerState;
 use crate::desired::GuestObject;
 use crate::observed::{Guest, GuestRead, Observed};
+use crate::plan::calls;
+use crate::reason::{Cause, Reason};
 
 use super::{Facts, Finding, Next, Plan, Query, Stage, Step, Surroundings, retry};
 

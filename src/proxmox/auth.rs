@@ -9,9 +9,10 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::pve::call::{self, Method};
+
 use super::http::{ApiToken, Login};
 use super::{Error, Secret};
-use crate::pve::call::{self, Method};
 
 /// A ticket lives for 2 hours; it is renewed well before.
 pub(super) const TICKET_LIFETIME: Duration = Duration::from_secs(90 * 60);

@@ -1,11 +1,12 @@
 //! The cluster: version, members, resources, free vmids, pools (facts C).
 
-use crate::pve::Vmid;
 use serde::Deserialize;
+
+use crate::pve::Vmid;
+use crate::pve::call::path;
 
 use super::lenient::{boolean, list, opt_number, opt_text, text};
 use super::{ApiCall, Client, Error, Result};
-use crate::pve::call::path;
 
 /// GET /version.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

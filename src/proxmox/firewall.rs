@@ -1,10 +1,11 @@
 //! A guest's firewall: options and rules (facts D.12).
 
-use crate::pve::GuestRef;
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
+
+use crate::pve::GuestRef;
 
 use super::lenient::{boolean, number, opt_text, text, text_map};
 use super::{ApiCall, Client, Result};

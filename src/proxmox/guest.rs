@@ -1,10 +1,11 @@
 //! Guests of either sort: config, pending changes, status, snapshots; a container's addresses (facts D, F).
 
-use crate::pve::GuestRef;
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::pve::GuestRef;
 
 use super::lenient::{boolean, list, number, opt_number, opt_text, scalar, text, text_map};
 use super::{ApiCall, Client, Error, Result};

@@ -9,10 +9,11 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
+use crate::pve::call::{ApiCall, Auth, Method};
+
 use super::auth::{TICKET_LIFETIME, Ticket, TicketAnswer, TicketStore, token_header};
 use super::endpoint::{self, Endpoint, NodeLimits};
 use super::{Error, Result, Secret, Tls, error, tls};
-use crate::pve::call::{ApiCall, Auth, Method};
 
 /// How to reach one Proxmox cluster.
 #[derive(Debug, Clone)]

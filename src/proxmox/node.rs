@@ -2,9 +2,10 @@
 
 use serde::Deserialize;
 
+use crate::pve::call::path;
+
 use super::lenient::{opt_text, text};
 use super::{ApiCall, Client, Result};
-use crate::pve::call::path;
 
 /// One row of GET /nodes/{node}/aplinfo: a template that Proxmox knows where to download.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

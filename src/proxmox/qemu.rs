@@ -1,10 +1,11 @@
 //! What only virtual machines have: cloud-init's drive and the guest agent (facts F.2, F.8).
 
-use crate::pve::GuestRef;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::pve::GuestRef;
 
 use super::lenient::{boolean, number, opt_number, opt_text, text};
 use super::{ApiCall, Client, Error, Result};

@@ -1,11 +1,12 @@
 //! Storages of a node and what is on them (facts G).
 
-use crate::pve::Vmid;
 use serde::Deserialize;
+
+use crate::pve::Vmid;
+use crate::pve::call::path;
 
 use super::lenient::{boolean, list, number, opt_number, opt_text, text};
 use super::{ApiCall, Client, Result};
-use crate::pve::call::path;
 
 /// One storage as a node sees it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

@@ -2,9 +2,10 @@
 
 use serde::Deserialize;
 
+use crate::pve::call::path;
+
 use super::lenient::{number, opt_number, opt_text, text};
 use super::{ApiCall, Client, Error, Result, Upid};
-use crate::pve::call::path;
 
 /// GET …/tasks/{upid}/status.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

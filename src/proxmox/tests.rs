@@ -1,7 +1,5 @@
 //! The client against a small HTTPS server: what becomes of calls.
 
-use crate::pve::GuestRef;
-use crate::pve::Vmid;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,10 +11,11 @@ use axum::http::{Response, StatusCode};
 use axum_server::tls_rustls::RustlsConfig;
 use serde_json::{Value, json};
 
+use crate::pve::call::Auth;
+use crate::pve::{GuestRef, GuestType, Vmid};
+
 use super::tls::Fingerprint;
 use super::{ApiCall, ApiToken, Client, ConnectOptions, Error, Login, Tls};
-use crate::pve::GuestType;
-use crate::pve::call::Auth;
 
 /// One request as the server saw it.
 #[derive(Debug, Clone)]

@@ -3,10 +3,11 @@
 //! [`said`] and [`journal`] are programs for the guest as those of [`runner`](super::runner) are. Their answers are
 //! [`Log`]s: each has the new text and a [`Place`] from which the next one goes on.
 
+use crate::pve::Vmid;
+
 use super::answer::{AnswerError, Lines};
 use super::command::{Command, InvalidCommand, quote};
 use super::runner::{Layout, check_token, encode, in_guest, program, settings};
-use crate::pve::Vmid;
 
 const LOGS: &str = include_str!("logs.sh");
 

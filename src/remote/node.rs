@@ -1,8 +1,9 @@
 //! Commands for the node itself: `pct set`, raw `lxc.*` lines, snippets.
 
-use crate::pve::Vmid;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+
+use crate::pve::Vmid;
 
 use super::command::{Command, InvalidCommand, quote};
 

@@ -1,9 +1,10 @@
 //! Probes of several guests as one program for a node: one channel, a bounded number at a time, each answer as soon as it
 //! is there. A guest that hangs keeps one place for the time of its own deadline and holds up nobody else.
 
-use crate::pve::Vmid;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+
+use crate::pve::Vmid;
 
 use super::answer::ProbeAnswer;
 use super::command::{Command, quote};

@@ -13,11 +13,12 @@
 //! A record whose process is gone without an exit code reads [`State::Interrupted`]: the guest was stopped, cloned or
 //! rolled back meanwhile. Another run needs a higher attempt.
 
-use crate::pve::Vmid;
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+
+use crate::pve::Vmid;
 
 pub use super::answer::{AnswerError, ProbeAnswer, Record, State};
 use super::command::{Command, InvalidCommand, quote};

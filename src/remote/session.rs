@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use russh::client;
-use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
+use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::ssh::Error;

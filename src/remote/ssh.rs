@@ -12,11 +12,12 @@ use russh::{Channel, Preferred};
 use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
+use crate::secret::Secret;
+
 use super::command::Command;
 use super::known_hosts::{fingerprint, keys_of};
 use super::output::Output;
 use super::session::{Event, Input, Running, Terminal};
-use crate::secret::Secret;
 
 /// How to log in to the nodes of one hypervisor.
 #[derive(Debug, Clone)]

@@ -1,6 +1,5 @@
 //! The shell programs in a real shell: scripts run at most once, whatever their environment and output.
 
-use crate::pve::Vmid;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -8,6 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
 use std::time::{Duration, Instant};
+
+use crate::pve::Vmid;
 
 use super::command::Command;
 use super::node::{self, NodeLayout, RawLine, RawLinesAnswer};

@@ -1,6 +1,5 @@
 //! Runs pollers and reconciles until everything is Ready or cannot go on.
 
-use crate::reason::Reason;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +9,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::desired::{GuestObject, Key, Objects};
 use crate::engine::Engine;
+use crate::reason::Reason;
 
 use super::store::FileStore;
 

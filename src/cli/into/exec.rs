@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::Guest;
-use super::terminal::{Raw, size, standard_input};
 use crate::cli::verbs::{Place, bad_input};
 use crate::cli::with_runtime;
 use crate::engine::agent;
 use crate::pve::GuestType;
 use crate::remote::{Command, Event, Input};
+
+use super::Guest;
+use super::terminal::{Raw, size, standard_input};
 
 /// Arguments of `phoenix exec`.
 #[derive(Debug, clap::Args)]

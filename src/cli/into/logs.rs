@@ -4,12 +4,13 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::Guest;
 use crate::cli::verbs::{Place, bad_input, tests};
 use crate::cli::with_runtime;
 use crate::desired::GuestObject;
 use crate::remote::logs::{self, Log, Place as Read, last_lines};
 use crate::remote::runner::Layout;
+
+use super::Guest;
 
 /// Pause between two looks at what was added, for `--follow`.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -11,8 +11,7 @@ use crate::desired::{GuestObject, GuestSpec, Objects, hypervisor};
 use crate::engine::connection::Connection;
 use crate::engine::failure::of_call;
 use crate::pve::{GuestRef, GuestType, Vmid};
-use crate::reason::Cause;
-use crate::reason::Reason;
+use crate::reason::{Cause, Reason};
 
 use super::verbs::{Place, cluster, find};
 

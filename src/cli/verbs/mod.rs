@@ -3,13 +3,13 @@
 
 pub(super) mod cluster;
 
-use crate::pve::Vmid;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::crd::{GuestKind, GuestTest, PowerState, RECONCILE, RESTARTED_AT, RUN_TESTS};
 use crate::desired::{GuestObject, GuestSpec, Key, Objects};
+use crate::pve::Vmid;
 use crate::standalone::run::{End, Standing, run, standing};
 use crate::standalone::state::Record;
 use crate::standalone::table;

@@ -1,11 +1,12 @@
 //! The fingerprint of what is applied to a guest.
 
-use super::{Fingerprint, digest_of};
 use crate::desired::vm::{Managed, WantedCloudInit, WantedDisk, WantedFirmware, WantedVendor, WantedVm};
 use crate::desired::{
-    Channels, Desired, Form, Grants, Source, WantedBind, WantedFirewall, WantedNet, WantedOwner, WantedVolume,
+    Channels, Desired, Form, Grants, Source, WantedBind, WantedFirewall, WantedGuest, WantedLxc, WantedNet,
+    WantedOptions, WantedOwner, WantedVolume,
 };
-use crate::desired::{WantedGuest, WantedLxc, WantedOptions};
+
+use super::{Fingerprint, digest_of};
 
 /// Everything that is applied to the guest, and everything else on which the plan for it depends: while this stays the
 /// same, the spec has not changed. The uid, the adopt annotation and where a template's guest is just now do not count.

@@ -13,9 +13,10 @@ use std::fmt::Display;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::secret::Secret;
+
 use super::vm::{Managed, WantedVendor};
 use super::{Desired, Form, ScriptRole};
-use crate::secret::Secret;
 
 pub(super) use applied::applied;
 

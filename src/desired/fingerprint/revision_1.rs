@@ -3,9 +3,10 @@
 
 use std::fmt::Display;
 
-use super::digest_of;
 use crate::desired::vm::{WantedCloudInit, WantedFirmware, WantedVendor};
 use crate::desired::{Script, Source};
+
+use super::digest_of;
 
 pub fn some(value: Option<impl Display>) -> String {
     value.map_or("None".to_string(), |value| format!("Some({value})"))

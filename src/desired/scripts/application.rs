@@ -4,9 +4,10 @@
 //! legacy contract that folder is /tmp/phoenix_run and the first argument is the guest's id; an object's tests then
 //! lie there too, beside the application's files and each other. A test is always given the guest's id.
 
-use super::{Given, RUN, invalid, launcher, no_nul};
 use crate::crd::{Application, GuestFile, GuestTest, KeyRef, RUN_TESTS, ScriptContract};
 use crate::desired::{Blocked, GuestObject, Objects, RunAs, Script, ScriptFile, ScriptRole, refs};
+
+use super::{Given, RUN, invalid, launcher, no_nul};
 
 const PHOENIX_FOLDER: &str = "/var/lib/phoenix/application";
 /// The same for another user than root: records of scripts, which lie beside the other folder, are root's alone.

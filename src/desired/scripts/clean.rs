@@ -1,7 +1,8 @@
 //! What a machine loses before it becomes a template, so that its clones differ from it and from each other.
 
-use super::{Given, RUN, launcher};
 use crate::desired::{Script, ScriptFile, ScriptRole};
+
+use super::{Given, RUN, launcher};
 
 /// Identity, keys, cloud-init's state and logs go; Phoenix's own records stay, so that a clone does not repeat what its
 /// template has. Containers need none of this: Proxmox empties their machine-id on cloning (facts D.4).

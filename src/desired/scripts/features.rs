@@ -1,15 +1,16 @@
 //! The features of a guest: found, ordered, given their parameters, and made scripts.
 
-use crate::reason::Reason;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kube::ResourceExt;
 
-use super::{Given, RUN, invalid, invocation, no_nul};
 use crate::crd::{FeatureParameter, FeatureRef, FeatureTarget, ParameterType, PhoenixFeature, PhoenixHypervisor};
 use crate::desired::{Blocked, GuestObject, Objects, Script, ScriptFile, ScriptRole, refs};
 use crate::pve::GuestType;
+use crate::reason::Reason;
+
+use super::{Given, RUN, invalid, invocation, no_nul};
 
 /// Seconds for a feature that does not say.
 const DEADLINE: i64 = 1800;

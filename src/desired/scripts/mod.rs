@@ -24,14 +24,15 @@ mod tests;
 mod vllm;
 mod vllm_flags;
 
-use crate::reason::Reason;
 use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-use super::{Blocked, GuestObject, GuestSpec, Objects, RunAs, Script, ScriptFile, ScriptRole};
 use crate::crd::{Health, PhoenixHypervisor, Probe, RerunPolicy, Vllm};
 use crate::pve::GuestType;
+use crate::reason::Reason;
+
+use super::{Blocked, GuestObject, GuestSpec, Objects, RunAs, Script, ScriptFile, ScriptRole};
 
 pub use probes::probe_command;
 

@@ -2,10 +2,11 @@
 //!
 //! Arguments are those of `vllm serve` of vLLM 0.10.1 and newer; older ones know no `--runner`.
 
-use super::features::{Wanted, lineage_has};
-use super::{Given, RUN, invalid, no_nul, vllm_flags};
 use crate::crd::{ExecAction, Probe, Vllm, VllmModelType};
 use crate::desired::{Blocked, GuestObject, Objects, Script, ScriptFile, ScriptRole, refs};
+
+use super::features::{Wanted, lineage_has};
+use super::{Given, RUN, invalid, no_nul, vllm_flags};
 
 /// The feature that brings `/opt/vllm/bin/vllm`.
 pub(super) const FEATURE: &str = "vllm";

@@ -1,13 +1,17 @@
 //! What cloud-init of a machine is told: options of the machine, and what goes into a snippet besides
 //! ([`super::vendor_data`] renders it).
 
+use crate::crd::{CloudInit, KeyRef, VmGuest};
+use crate::desired::resolve::Context;
+use crate::desired::shared::flag;
+use crate::desired::{
+    Blocked, GuestObject, Objects, Script, ScriptRole, Source, WantedCloudInit, WantedOptions, WantedVendor,
+    fingerprint, refs,
+};
 use crate::reason::Reason;
-
-use crate::crd::*;
 use crate::secret::Secret;
 
-use super::vm::invalid;
-use super::*;
+use super::{given, invalid, vendor_data};
 
 /// cloud-init's settings that are options of the machine.
 pub(super) fn options(object: &GuestObject, init: &CloudInit, objects: &dyn Objects) -> Result<WantedOptions, Blocked> {

@@ -3,16 +3,18 @@
 mod cloud_init;
 pub mod vendor_data;
 
-use crate::reason::Reason;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::crd::*;
+use crate::crd::{Defaults, DiskBus, Hotplug, Network, TpmVersion, VmBios, VmDisk, VmGuest, VmPci, VmUsb};
+use crate::desired::{
+    Blocked, Channels, GuestObject, GuestSpec, Objects, Script, Source, WantedGuest, WantedNet, WantedOptions,
+};
+use crate::reason::Reason;
 use crate::secret::Secret;
 
 use super::images::file_name;
 use super::resolve::{Context, Wing};
 use super::shared::{clone_source, flag, gib, given, image_storage, memory, mib, shared_options};
-use super::*;
 
 /// Properties of an option that are managed, in Proxmox's words.
 pub type Managed = BTreeMap<String, String>;

@@ -1,16 +1,13 @@
 //! Carries out the reads that a plan asks for. What is read is the plan's choice; nothing is decided here.
 
-use crate::pve::GuestRef;
-use crate::pve::Vmid;
-use crate::reason::Cause;
-use crate::reason::Reason;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::desired::Identity;
 use crate::observed::*;
 use crate::plan::{ProbeRequest, Query};
 use crate::proxmox::Error;
-use crate::pve::GuestType;
+use crate::pve::{GuestRef, GuestType, Vmid};
+use crate::reason::{Cause, Reason};
 use crate::remote::runner::{self, Layout, State};
 
 use super::connection::{Connection, Snapshot};

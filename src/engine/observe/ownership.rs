@@ -1,7 +1,5 @@
 //! The search for guests that carry an object's stamp.
 
-use crate::reason::Cause;
-use crate::reason::Reason;
 use std::collections::BTreeSet;
 
 use crate::desired::{Identity, Stamp};
@@ -11,6 +9,7 @@ use crate::observed::{Observed, OurGuest, ResourceRow, Stamped};
 use crate::proxmox::Error;
 use crate::proxmox::guest::GuestConfig;
 use crate::pve::{GuestRef, GuestType, Vmid};
+use crate::reason::{Cause, Reason};
 
 use super::creating;
 

@@ -1,15 +1,14 @@
 //! What only machines are asked.
 
+use crate::engine::connection::Connection;
+use crate::engine::failure::of_call;
 use crate::observed::{Agent, CloudInitState};
 use crate::pve::GuestRef;
-use crate::reason::Cause;
-use crate::reason::Reason;
+use crate::reason::{Cause, Reason};
 use crate::remote::node;
 use crate::secret::Secret;
 
 use super::reachable;
-use crate::engine::connection::Connection;
-use crate::engine::failure::of_call;
 
 /// Whether the guest agent answers, and what it knows.
 pub(super) async fn agent(connection: &Connection, at: &GuestRef, cloud_init: bool) -> Result<Agent, Cause> {

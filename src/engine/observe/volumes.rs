@@ -1,19 +1,18 @@
 //! Looks that only volumes need: the owner containers of the whole cluster, their id range, and every section of a
 //! guest's configuration.
 
-use crate::reason::Cause;
-use crate::reason::Reason;
 use std::collections::BTreeSet;
 
 use crate::desired::Stamp;
+use crate::engine::connection::{Connection, Snapshot};
+use crate::engine::failure::of_call;
 use crate::observed::*;
 use crate::plan::{OWNER_HOSTNAME, OWNER_KIND, TAG};
 use crate::proxmox::guest::PendingOption;
 use crate::pve::{GuestRef, GuestType, Vmid};
+use crate::reason::{Cause, Reason};
 
 use super::{IdCheck, read_guest, vmid_free};
-use crate::engine::connection::{Connection, Snapshot};
-use crate::engine::failure::of_call;
 
 /// Ids of the owners' range that are asked for one by one at most.
 const RANGE_LIMIT: usize = 128;

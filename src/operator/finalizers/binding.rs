@@ -14,9 +14,10 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 use tracing::{debug, info};
 
-use super::{has_ours, with_ours};
 use crate::engine::store::StoreError;
 use crate::operator::objects::store::call;
+
+use super::{has_ours, with_ours};
 
 /// What is known of a namespace's RoleBinding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,13 +10,14 @@ use kube::{Resource, ResourceExt};
 use tokio::sync::RwLockReadGuard;
 use tracing::{info, warn};
 
-use super::{ended, has_ours, with_ours};
 use crate::crd::PhoenixHypervisor;
 use crate::engine::store::StoreError;
 use crate::operator::objects::index::secrets_of;
 use crate::operator::objects::state::State;
 use crate::operator::objects::store::KubeStore;
 use crate::operator::objects::{Kind, Name, Origin, decode};
+
+use super::{ended, has_ours, with_ours};
 
 /// A finalizer to be set or taken off.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::Name;
 use crate::crd::{GuestKind, PhoenixHypervisor};
 use crate::desired::{GuestObject, GuestSpec, Key};
+
+use super::Name;
 
 /// Something that guest objects refer to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

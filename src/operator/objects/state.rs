@@ -6,12 +6,13 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::{Resource, ResourceExt};
 
-use super::cache::{Applied, Cache, Mark};
-use super::index::{Index, Ref, refs, secrets_of};
-use super::{Guest, Item, Kind, Lookup, Name, Object, Origin, place_of};
 use crate::crd::{HypervisorStatus, PhoenixFeature, PhoenixHypervisor};
 use crate::desired::Key;
 use crate::operator::finalizers::has_ours;
+
+use super::cache::{Applied, Cache, Mark};
+use super::index::{Index, Ref, refs, secrets_of};
+use super::{Guest, Item, Kind, Lookup, Name, Object, Origin, place_of};
 
 /// All objects that the operator knows.
 #[derive(Debug, Default)]

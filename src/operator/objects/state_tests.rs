@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::*;
 use crate::crd::{FINALIZER, GuestKind, PhoenixLXC};
 use crate::desired::GuestObject;
 use crate::operator::objects::decode;
+
+use super::*;
 
 fn guest(name: &str, spec: Value, status: Value, meta: Value) -> Object {
     let mut metadata = json!({"namespace": "ai", "name": name, "uid": name, "generation": 1});

@@ -1,6 +1,5 @@
 //! [`Store`] over a Kubernetes API server: reads from caches that watches fill, writes under the object's version.
 
-use crate::reason::Reason;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -15,8 +14,6 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{debug, warn};
 
-use super::state::State;
-use super::{Item, Lookup, Name, Object, Origin, decode, decode_guest, place_of};
 use crate::crd::{
     GROUP, GuestKind, GuestStatus, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM, VERSION,
 };
@@ -26,6 +23,10 @@ use crate::engine::store::{Event, EventType, Store, StoreError};
 use crate::operator::finalizers::binding::Bindings;
 use crate::operator::finalizers::{ended, has_ours, with_ours};
 use crate::operator::metrics::Metrics;
+use crate::reason::Reason;
+
+use super::state::State;
+use super::{Item, Lookup, Name, Object, Origin, decode, decode_guest, place_of};
 
 /// Seconds that one call to the API server may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(15);

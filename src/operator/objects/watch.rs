@@ -14,10 +14,11 @@ use kube::{Resource, ResourceExt};
 use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
-use super::store::KubeStore;
-use super::{Kind, Object, Origin, decode, name_of};
 use crate::crd::{GuestKind, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
 use crate::engine::{Counters, defect};
+
+use super::store::KubeStore;
+use super::{Kind, Object, Origin, decode, name_of};
 
 /// A watch that runs until it is dropped.
 type Running = Pin<Box<dyn Future<Output = ()> + Send>>;

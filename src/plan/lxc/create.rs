@@ -3,10 +3,8 @@
 use crate::desired::{Source, WantedLxc};
 use crate::plan::guest::Planner;
 use crate::plan::{Effect, Impact, Next, Stage};
-use crate::pve::ApiCall;
-use crate::pve::Vmid;
-use crate::pve::options;
 use crate::pve::property::Properties;
+use crate::pve::{ApiCall, Vmid, options};
 use crate::reason::Reason;
 
 impl Planner<'_> {

@@ -1,12 +1,11 @@
 //! Raw `lxc.*` lines of a container.
 
-use crate::plan::NodeWork;
 use std::collections::BTreeSet;
 
 use crate::desired::WantedLxc;
 use crate::observed::Guest;
 use crate::plan::guest::Planner;
-use crate::plan::{Announce, Effect, Next, Stage};
+use crate::plan::{Announce, Effect, Next, NodeWork, Stage};
 
 impl Planner<'_> {
     /// Raw lines: missing ones are added; those that Phoenix wrote and the spec dropped are removed.

@@ -2,10 +2,9 @@
 
 use crate::desired::WantedLxc;
 use crate::observed::Guest;
-use crate::plan::calls;
 use crate::plan::guest::Planner;
 use crate::plan::sizes::Sized;
-use crate::plan::{Next, Stage};
+use crate::plan::{Next, Stage, calls};
 use crate::pve::property::Properties;
 use crate::pve::units;
 

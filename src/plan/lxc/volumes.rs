@@ -4,9 +4,6 @@
 //! Which mount is which volume: the one whose volume id status has recorded under the name, wherever it is mounted;
 //! otherwise the one at the volume's path. A retained volume's key on its owner tells for sure.
 
-use crate::plan::calls;
-use crate::pve::Vmid;
-use crate::reason::Reason;
 use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -14,15 +11,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use crate::crd::{PowerState, RestartPolicy, VolumeStatus};
 use crate::desired::WantedVolume;
 use crate::observed::Guest;
-use crate::pve::property::Properties;
-use crate::pve::units;
-
-use super::owners::{KEPT_BY_OWNER, Use};
 use crate::plan::change::Change;
 use crate::plan::guest::{Planner, Staged};
 use crate::plan::held::{in_sight, owned_by, owner_of};
 use crate::plan::sizes::Sized;
-use crate::plan::{Announce, Effect, Next, Stage};
+use crate::plan::{Announce, Effect, Next, Stage, calls};
+use crate::pve::property::Properties;
+use crate::pve::{Vmid, units};
+use crate::reason::Reason;
+
+use super::owners::{KEPT_BY_OWNER, Use};
 
 /// Mount points that a container can have (facts D.1).
 const MAX_MOUNTS: u32 = 256;

@@ -2,9 +2,7 @@
 
 use crate::crd::status::ProxmoxCluster;
 use crate::desired::Source;
-use crate::pve::GuestRef;
-use crate::pve::GuestType;
-use crate::pve::Vmid;
+use crate::pve::{GuestRef, GuestType, Vmid};
 
 use super::*;
 

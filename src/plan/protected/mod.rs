@@ -8,15 +8,13 @@ mod machines;
 mod revisions;
 mod volumes;
 
-use crate::desired::WantedLxc;
-use crate::pve::GuestRef;
-use crate::pve::Vmid;
-use crate::reason::Reason;
 use std::collections::BTreeMap;
 
 use crate::crd::GuestStatus;
-use crate::desired::{Blocked, Desired, GuestObject, Objects, Stamp, resolve, testing};
+use crate::desired::{Blocked, Desired, GuestObject, Objects, Stamp, WantedLxc, resolve, testing};
 use crate::observed::*;
+use crate::pve::{GuestRef, Vmid};
+use crate::reason::Reason;
 
 use super::guest::Planner;
 use super::*;

@@ -2,9 +2,7 @@
 //! (promise 5).
 
 use crate::crd::VolumeStatus;
-use crate::pve::GuestRef;
-use crate::pve::GuestType;
-use crate::pve::Vmid;
+use crate::pve::{GuestRef, GuestType, Vmid};
 
 use super::*;
 

@@ -2,15 +2,13 @@
 
 use crate::desired::{WantedCloudInit, WantedVendor, WantedVm};
 use crate::observed::Guest;
-use crate::plan::NodeWork;
+use crate::plan::change::{Change, change};
+use crate::plan::guest::{Planner, Staged};
+use crate::plan::{Announce, Effect, Next, NodeWork, Query, Stage};
+use crate::pve::ApiCall;
 use crate::pve::property::Properties;
 use crate::reason::Reason;
 use crate::secret::Secret;
-
-use crate::plan::change::{Change, change};
-use crate::plan::guest::{Planner, Staged};
-use crate::plan::{Announce, Effect, Next, Query, Stage};
-use crate::pve::ApiCall;
 
 impl Planner<'_> {
     /// The password hash and the snippet are as wanted, and the drive holds what the options say.

@@ -1,16 +1,13 @@
 //! The call that makes a machine from a cloud image.
 
-use crate::pve::Vmid;
-use crate::reason::Reason;
 use std::collections::BTreeMap;
 
 use crate::desired::{Source, WantedDisk, WantedVm};
-use crate::pve::options;
-use crate::pve::property::Properties;
-
 use crate::plan::guest::Planner;
 use crate::plan::{Effect, Impact, Next, Stage};
-use crate::pve::ApiCall;
+use crate::pve::property::Properties;
+use crate::pve::{ApiCall, Vmid, options};
+use crate::reason::Reason;
 
 impl Planner<'_> {
     /// Creates the machine with its boot disk imported from the image; everything else is configured afterwards, before

@@ -1,22 +1,19 @@
 //! Disks of a machine: found by name, which is their serial number, so that the order of the list means nothing.
 //! Nothing is ever shrunk, and what the spec drops is detached and kept.
 
-use crate::plan::calls;
-use crate::reason::Reason;
 use std::collections::BTreeMap;
 
 use crate::crd::{DiskBus, VolumeStatus};
 use crate::desired::{Form, Source, WantedDisk, WantedVm};
 use crate::observed::Guest;
-use crate::pve::property::Properties;
-use crate::pve::units;
-
 use crate::plan::change::{Change, change};
 use crate::plan::guest::{Planner, Staged};
 use crate::plan::held::owned_by;
 use crate::plan::sizes::Sized;
-use crate::plan::{Effect, Next, Stage};
-use crate::pve::ApiCall;
+use crate::plan::{Effect, Next, Stage, calls};
+use crate::pve::property::Properties;
+use crate::pve::{ApiCall, units};
+use crate::reason::Reason;
 
 /// Storage types from which a machine cannot be copied in full from a snapshot (facts F.4).
 const NO_COPY_OF_SNAPSHOTS: &[&str] = &["zfspool"];

@@ -14,12 +14,11 @@ use std::collections::BTreeMap;
 use crate::desired::WantedVm;
 use crate::desired::vm::Managed;
 use crate::observed::Guest;
-use crate::pve::property::Properties;
-
 use crate::plan::Stage;
 use crate::plan::change::{Change, change};
 use crate::plan::guest::{Planner, Staged};
 use crate::plan::options::option_changes;
+use crate::pve::property::Properties;
 
 impl Planner<'_> {
     /// Disks, options, network, devices and cloud-init are as wanted.

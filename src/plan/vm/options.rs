@@ -3,9 +3,8 @@
 use crate::desired::vm::Managed;
 use crate::desired::{Desired, WantedVm};
 use crate::observed::Guest;
-use crate::pve::property::Properties;
-
 use crate::plan::change::{Change, change};
+use crate::pve::property::Properties;
 
 /// Properties of an option as they are, under one name each.
 fn parsed(option: &str, text: &str) -> Properties {

@@ -1,7 +1,8 @@
 //! The application script, its files and environment, both contracts, and the tests.
 
-use super::*;
 use crate::desired::ScriptRole;
+
+use super::*;
 
 fn application(fields: &str) -> Script {
     let scripts = lxc_scripts(&with_lxc(&format!("  application: {{{fields}}}"))).unwrap();

@@ -1,7 +1,8 @@
 //! Features: lookup, order, parameters, inheritance.
 
-use super::*;
 use crate::reason::Cause;
+
+use super::*;
 
 #[test]
 fn order_follows_requirements_and_the_spec_otherwise() {

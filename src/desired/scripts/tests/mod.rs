@@ -6,9 +6,9 @@ mod probe;
 mod vllm;
 mod vllm_flags;
 
+use crate::desired::{MemoryObjects, testing};
+
 use super::*;
-use crate::desired::MemoryObjects;
-use crate::desired::testing;
 
 /// A hypervisor in another namespace than the guests, and a few features: some in its namespace, some in the guests'.
 const WORLD: &str = include_str!("world.yaml");

@@ -2,8 +2,9 @@
 
 use proptest::prelude::*;
 
-use super::*;
 use crate::desired::ScriptRole;
+
+use super::*;
 
 /// Not the version whose options are known: arguments are passed as they are.
 const FEATURES: &str = "  features: [{name: vllm, parameters: {version: 0.16.0}}]\n";

@@ -1,7 +1,8 @@
 //! The options of `vllm serve`: what the file of them says, and what is found wrong by it.
 
-use super::*;
 use crate::desired::scripts::vllm_flags::{fault, version};
+
+use super::*;
 
 const FLAGS: &str = include_str!("../vllm_flags.txt");
 const SHIPPED: &str = include_str!("../../../../config/features/vllm.yaml");

@@ -7,15 +7,13 @@ mod specs;
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use proxmox::{Coin, made, next, respelt};
 use serde_json::{Value, json};
 
 use crate::crd::{GuestKind, GuestStatus};
 use crate::desired::{Blocked, Desired, Key, Objects, resolve, testing};
-use crate::pve::property::Properties;
-
 use crate::plan::{Forecast, Next};
-
-use proxmox::{Coin, made, next, respelt};
+use crate::pve::property::Properties;
 
 const HYPERVISOR: &str = "
 kind: PhoenixHypervisor
