@@ -156,7 +156,13 @@ pub struct IdRange {
 impl IdRange {
     /// First and last id. What is no guest's id is not in it, whatever the bounds say.
     pub fn ids(&self) -> (Vmid, Vmid) {
-        (Vmid::nearest(self.start), Vmid::nearest(self.end))
+        let first = Vmid::try_from(self.start.max(Vmid::MIN.into()));
+        let last = Vmid::try_from(self.end.min(Vmid::MAX.into()));
+        match (first, last) {
+            (Ok(first), Ok(last)) => (first, last),
+            // No id is in it.
+            _ => (Vmid::MAX, Vmid::MIN),
+        }
     }
 }
 
@@ -352,4 +358,25 @@ pub struct Limits {
     /// Proxmox tasks that Phoenix keeps running on one node. Absent: 4.
     #[schemars(range(min = 1, max = 64))]
     pub parallel_tasks_per_node: Option<i64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_holds_only_ids_of_guests() {
+        for (start, end, ids) in [
+            (100, 199, 100..=199),
+            (1, 150, 100..=150),
+            (500, 5_000_000_000, 500..=999_999_999),
+        ] {
+            let (first, last) = IdRange { start, end }.ids();
+            assert_eq!((first.into(), last.into()), (*ids.start(), *ids.end()));
+        }
+        for (start, end) in [(10, 50), (200, 100), (2_000_000_000, 3_000_000_000)] {
+            let (first, last) = IdRange { start, end }.ids();
+            assert!(first > last, "{start} to {end}");
+        }
+    }
 }

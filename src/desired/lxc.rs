@@ -6,8 +6,7 @@ use crate::crd::{Capabilities, Defaults, LxcGuest, Network, PhoenixHypervisor, R
 use crate::reason::Reason;
 
 use super::images::{CONTAINER_ENDS, file_name};
-use super::resolve::{Context, Wing};
-use super::shared::{clone_source, flag, gib, given, image_storage, memory, mib, shared_options};
+use super::shared::{Context, Wing, clone_source, flag, gib, given, image_storage, memory, mib, shared_options};
 use super::{
     Blocked, GuestObject, GuestSpec, Objects, Source, WantedBind, WantedGuest, WantedNet, WantedOptions, WantedOwner,
     WantedVolume, volume_key,

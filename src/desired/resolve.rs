@@ -1,14 +1,14 @@
 //! An object resolved to what is wanted of its guest: the order of it. What only containers
 //! have is in [`super::lxc`], what only machines have in [`super::vm`], and what both use in [`super::shared`].
 
-use crate::crd::{ADOPT, CANCEL, Defaults, IdRange, PhoenixHypervisor, REBUILD, RECREATE, RESTAMP, RESTARTED_AT};
+use crate::crd::{ADOPT, CANCEL, IdRange, PhoenixHypervisor, REBUILD, RECREATE, RESTAMP, RESTARTED_AT};
 use crate::pve::GuestType;
 use crate::reason::Reason;
 
-use super::shared::{firewall, form, startup};
+use super::shared::{Context, Wing, firewall, form, startup};
 use super::{
-    Blocked, Channels, Desired, GuestObject, GuestSpec, OWNER_HOSTNAME, Objects, Script, Source, Stamp, WantedGuest,
-    WantedNet, WantedOptions, allow, fingerprint, refs, scripts,
+    Blocked, Channels, Desired, GuestObject, GuestSpec, OWNER_HOSTNAME, Objects, Stamp, allow, fingerprint, refs,
+    scripts,
 };
 
 /// Resolves an object to what is wanted of its guest.
@@ -40,24 +40,6 @@ pub fn resolve(object: &GuestObject, objects: &dyn Objects, cluster_id: &str) ->
     desired.revision = fingerprint::revision(&desired);
     desired.hash = fingerprint::applied(&desired);
     Ok(desired)
-}
-
-/// What a guest is resolved from.
-pub(super) struct Context<'a> {
-    pub object: &'a GuestObject,
-    pub hypervisor: &'a PhoenixHypervisor,
-    pub objects: &'a dyn Objects,
-    pub defaults: Defaults,
-    pub channels: Channels,
-    pub scripts: &'a [Script],
-}
-
-/// What a wing makes of its part of a spec.
-pub(super) struct Wing {
-    pub guest: WantedGuest,
-    pub source: Option<Source>,
-    pub options: WantedOptions,
-    pub network: Option<Vec<WantedNet>>,
 }
 
 fn formless() -> Blocked {

@@ -3,15 +3,34 @@
 use std::collections::BTreeMap;
 
 use crate::crd::{
-    Boot, Defaults, Firewall, FirewallAction, FirewallDirection, FirewallRule, GuestFields, Network, TemplateForm,
+    Boot, Defaults, Firewall, FirewallAction, FirewallDirection, FirewallRule, GuestFields, Network, PhoenixHypervisor,
+    TemplateForm,
 };
 use crate::pve::{GuestType, units};
 use crate::reason::Reason;
 
 use super::{
-    Blocked, Form, GuestObject, GuestSpec, Objects, Source, WantedFirewall, WantedOption, WantedOptions, WantedRule,
-    refs,
+    Blocked, Channels, Form, GuestObject, GuestSpec, Objects, Script, Source, WantedFirewall, WantedGuest, WantedNet,
+    WantedOption, WantedOptions, WantedRule, refs,
 };
+
+/// What a guest is resolved from.
+pub(super) struct Context<'a> {
+    pub object: &'a GuestObject,
+    pub hypervisor: &'a PhoenixHypervisor,
+    pub objects: &'a dyn Objects,
+    pub defaults: Defaults,
+    pub channels: Channels,
+    pub scripts: &'a [Script],
+}
+
+/// What a wing makes of its part of a spec.
+pub(super) struct Wing {
+    pub guest: WantedGuest,
+    pub source: Option<Source>,
+    pub options: WantedOptions,
+    pub network: Option<Vec<WantedNet>>,
+}
 
 /// A flag in Proxmox's words.
 pub(super) fn flag(on: bool) -> String {

@@ -213,7 +213,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// Vmids that other objects have or want on the same hypervisor.
-    fn reserved(&self, memory: &Memory, object: &GuestObject) -> BTreeSet<Vmid> {
+    pub(super) fn reserved(&self, memory: &Memory, object: &GuestObject) -> BTreeSet<Vmid> {
         if object.status.vmid().is_some() {
             return BTreeSet::new();
         }

@@ -11,7 +11,7 @@ use crate::reason::{Cause, Reason};
 
 use super::reconcile::Reconcile;
 use super::store::Store;
-use super::{Engine, now};
+use super::{Engine, lock, now};
 
 /// Steps and looks of one preview; more means that the plans go in circles.
 const MAX_PLANS: usize = 1000;
@@ -97,6 +97,7 @@ impl<S: Store> Reconcile<'_, S> {
         };
         for _ in 0..MAX_PLANS {
             self.object.status.clone_from(&forecast.status);
+            forecast.observed.reserved = self.engine.reserved(&lock(&self.engine.memory), &self.object);
             let plan = self.plan(&forecast.observed, &forecast.status);
             match &plan.next {
                 Next::Look(query) => {

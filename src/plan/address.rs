@@ -5,7 +5,7 @@ use crate::pve::GuestType;
 use crate::reason::Reason;
 
 use super::Stage;
-use super::guest::{Planner, Staged};
+use super::planner::{Planner, Staged};
 
 /// Seconds since its start for which a guest without an address is not Ready.
 const ADDRESS_WAIT: i64 = 12;
@@ -52,7 +52,8 @@ mod tests {
     use crate::crd::GuestStatus;
     use crate::desired::{resolve, testing};
     use crate::observed::{GuestRead, Observed};
-    use crate::plan::guest::{Input, plan};
+    use crate::plan::guest::plan;
+    use crate::plan::planner::Input;
     use crate::plan::{Next, Plan, TAG};
     use crate::pve::{GuestRef, Vmid};
 

@@ -9,8 +9,8 @@ use crate::pve::property::{Properties, default_key, parse_bool};
 use crate::pve::{GuestRef, GuestType, Vmid};
 use crate::reason::Reason;
 
-use super::guest::{Planner, Staged};
 use super::held::is_adopted;
+use super::planner::{Planner, Staged};
 use super::{Next, Query, Stage};
 
 /// Options that hand a machine something of the node's and that no field sets.

@@ -148,6 +148,8 @@ fn field_of(desired: &Desired, params: &[(String, String)], key: &str) -> String
         "ostemplate" => "source.image",
         "features" => "capabilities",
         "startup" => "boot",
+        // The default name of a guest is no option of the spec's.
+        "name" => "hostname",
         "cipassword" | "cicustom" => "cloudInit",
         _ => desired.options.get(key).map_or(key, |option| option.field),
     };
@@ -214,7 +216,8 @@ spec:
         let desired = crate::desired::resolve(&lxc(&objects, "a"), &objects, "cluster").unwrap();
         let call = ApiCall::put("/nodes/a/lxc/100/config")
             .param("net3", "name=lan,mtu=9000")
-            .param("hostname", "x");
+            .param("hostname", "x")
+            .param("name", "x-");
         let step = Step {
             action: String::new(),
             stage: Stage::Configured,
@@ -236,6 +239,11 @@ spec:
     fn a_refusal_names_field_value_and_fix() {
         let mtu = "net3: MTU size '9000' is bigger than bridge MTU '1500'";
         for (reason, text, expected) in [
+            (
+                Reason::ProxmoxRefused,
+                "name: value does not look like a valid DNS name".into(),
+                "spec.hostname: Proxmox refuses the value: ",
+            ),
             (
                 Reason::OutcomeUnknown,
                 format!("the outcome is unknown: {mtu}"),

@@ -7,7 +7,7 @@ use crate::plan::NodeWork;
 use crate::pve::ApiCall;
 use crate::reason::Reason;
 
-use super::guest::Planner;
+use super::planner::Planner;
 use super::{Effect, Next, Stage, retry};
 
 /// Characters of a value that are shown.

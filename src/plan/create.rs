@@ -5,8 +5,8 @@ use crate::observed::Guest;
 use crate::pve::{ApiCall, GuestType, Vmid};
 use crate::reason::Reason;
 
-use super::guest::Planner;
 use super::lxc::owners::Use;
+use super::planner::Planner;
 use super::{Announce, Effect, Impact, Next, Query, Stage};
 
 /// Storage types whose base volumes can be cloned without copying (facts G.3).
@@ -16,7 +16,7 @@ const LINKED_CLONES: &[&str] = &["zfspool", "lvmthin", "btrfs", "rbd"];
 fn system_volume(guest: &Guest) -> String {
     let key = match guest.at.sort {
         GuestType::Lxc => "rootfs".to_string(),
-        GuestType::Qemu => super::vm::disks::boot_disk(&guest.options).unwrap_or_default(),
+        GuestType::Qemu => super::vm::drives::boot_disk(&guest.options).unwrap_or_default(),
     };
     let value = guest.options.get(&key).map(String::as_str).unwrap_or_default();
     value.split(',').next().unwrap_or_default().to_string()

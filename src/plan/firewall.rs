@@ -7,7 +7,7 @@ use crate::desired::{WantedFirewall, WantedRule};
 use crate::observed::{FirewallState, Guest};
 use crate::pve::ApiCall;
 
-use super::guest::Planner;
+use super::planner::Planner;
 use super::{Effect, Next, Query, Stage};
 
 impl Planner<'_> {

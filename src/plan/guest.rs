@@ -1,123 +1,15 @@
 //! The plan for a guest: the stages in order, each of which is satisfied or says what to do next. Where containers and
-//! machines differ, [`super::config`] and [`super::volumes`] are for the former, `vm*.rs` for the latter.
+//! machines differ, [`super::lxc`] is for the former, [`super::vm`] for the latter.
 
-use crate::crd::{GuestStatus, PowerState, RestartPolicy};
-use crate::desired::{Blocked, Desired, Form, Source, WantedGuest};
-use crate::observed::{Guest, Observed};
+use crate::crd::{PowerState, RestartPolicy};
+use crate::desired::{Form, Source, WantedGuest};
+use crate::observed::Guest;
 use crate::plan::calls;
-use crate::pve::{GuestRef, GuestType};
-use crate::reason::{Cause, Reason};
+use crate::pve::GuestRef;
+use crate::reason::Reason;
 
-use super::{Announce, Effect, Facts, Finding, Next, Plan, Stage, Step, retry};
-
-/// Everything that a plan is made from.
-#[derive(Clone, Copy)]
-pub struct Input<'a> {
-    /// What is wanted.
-    pub desired: &'a Desired,
-    /// Whether what the object depends on is Ready; asked only while there is no guest.
-    pub dependencies: &'a dyn Fn() -> Result<(), Blocked>,
-    /// What was looked at so far.
-    pub observed: &'a Observed,
-    /// What was recorded.
-    pub status: &'a GuestStatus,
-    /// Unix time in seconds.
-    pub now: i64,
-    /// The engine's own clock in milliseconds, which never goes back.
-    pub clock: i64,
-}
-
-/// Collects findings and facts while the stages are walked.
-pub(crate) struct Planner<'a> {
-    pub input: Input<'a>,
-    pub desired: &'a Desired,
-    pub observed: &'a Observed,
-    pub status: &'a GuestStatus,
-    pub findings: Vec<Finding>,
-    pub facts: Facts,
-    pub partial: bool,
-    /// Steps that wait for their next attempt while the rest goes on.
-    pub held: Vec<(Stage, Next)>,
-}
-
-/// A stage either holds, or says what comes next.
-pub(crate) type Staged = Result<(), Next>;
-
-impl<'a> Planner<'a> {
-    pub fn new(input: Input<'a>) -> Self {
-        Planner {
-            input,
-            desired: input.desired,
-            observed: input.observed,
-            status: input.status,
-            findings: Vec::new(),
-            facts: Facts::default(),
-            partial: false,
-            held: Vec::new(),
-        }
-    }
-
-    pub fn condition(&mut self, condition: &'static str, holds: bool, reason: Reason, message: impl Into<String>) {
-        self.findings.push(Finding {
-            condition,
-            holds: Some(holds),
-            cause: Cause::new(reason, message),
-        });
-    }
-
-    /// The stage holds, unless a step of it is held back.
-    pub fn ok(&mut self, stage: Stage, message: impl Into<String>) {
-        if self.held.iter().any(|(held, _)| *held == stage) {
-            return;
-        }
-        self.condition(stage.as_str(), true, Reason::AsWanted, message);
-    }
-
-    /// Something else has to happen before the stage can go on.
-    pub fn wait(&mut self, stage: Stage, reason: Reason, message: impl Into<String>, seconds: u64) -> Next {
-        let cause = Cause::new(reason, message);
-        self.condition(stage.as_str(), false, reason, cause.message.clone());
-        Next::Wait { cause, seconds }
-    }
-
-    /// Only a change by somebody helps.
-    pub fn stuck(&mut self, stage: Stage, reason: Reason, message: impl Into<String>) -> Next {
-        let cause = Cause::new(reason, message);
-        self.condition(stage.as_str(), false, reason, cause.message.clone());
-        Next::Stuck(cause)
-    }
-
-    /// One effect for a stage.
-    pub fn run(&mut self, stage: Stage, action: impl Into<String>, announce: Vec<Announce>, effect: Effect) -> Next {
-        let action = action.into();
-        self.condition(stage.as_str(), false, Reason::InProgress, action.clone());
-        Next::Run(Box::new(Step {
-            action,
-            stage,
-            announce,
-            effect,
-            apart: None,
-        }))
-    }
-
-    /// Path of the guest's fields in messages.
-    pub(crate) fn prefix(&self) -> &'static str {
-        match (&self.desired.form, self.desired.sort()) {
-            (crate::desired::Form::Guest, _) => "spec",
-            (_, GuestType::Lxc) => "spec.lxc",
-            (_, GuestType::Qemu) => "spec.vm",
-        }
-    }
-
-    fn finish(self, next: Next) -> Plan {
-        Plan {
-            next: retry::hold_back(next, self.status, self.input.now),
-            findings: self.findings,
-            facts: self.facts,
-            partial: self.partial,
-        }
-    }
-}
+use super::planner::{Input, Planner, Staged};
+use super::{Announce, Effect, Next, Plan, Stage, retry};
 
 /// Decides what to do next for a guest.
 pub fn plan(input: Input<'_>) -> Plan {
@@ -302,18 +194,6 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Writes wait for a lock of Proxmox's to go.
-    pub fn unlocked(&mut self, stage: Stage, guest: &Guest) -> Staged {
-        let what = guest.named();
-        match &guest.lock {
-            Some(lock) => {
-                let message = format!("{what} is locked ({lock}); Phoenix waits for the lock to go");
-                Err(self.wait(stage, Reason::GuestLocked, message, 10))
-            }
-            None => Ok(()),
-        }
-    }
-
     /// A guest that is to be stopped is so before anything else is done to it: no refused change and no pause of other
     /// steps keeps it running.
     fn stopped_first(&mut self, guest: &Guest) -> Staged {
@@ -329,9 +209,7 @@ impl Planner<'_> {
         let what = guest.named();
         let stage = Stage::Running;
         let pending = guest.pending.keys().map(String::as_str);
-        let mut names: Vec<&str> = pending
-            .filter(|k| !super::lxc::volumes::only_size_pends(guest, k))
-            .collect();
+        let mut names: Vec<&str> = pending.filter(|k| !super::sizes::only_size_pends(guest, k)).collect();
         if self.cloud_init_unread(guest) {
             names.push("cloud-init");
         }
@@ -380,24 +258,6 @@ impl Planner<'_> {
     pub fn shutdown(&mut self, stage: Stage, guest: &Guest) -> Next {
         let action = format!("shut {} down", guest.named());
         self.run(stage, action, vec![], calls::shutdown(&guest.at))
-    }
-
-    /// Commands run in a container through SSH, in a machine through its guest agent.
-    pub fn can_run_commands(&mut self, stage: Stage, guest: &Guest, field: &str) -> Staged {
-        match guest.at.sort {
-            GuestType::Lxc if !self.desired.channels.ssh => Err(self.needs_ssh(stage, field)),
-            GuestType::Qemu if self.desired.vm().and_then(|vm| vm.agent) == Some(false) => {
-                let message = format!("{field} needs the guest agent in the machine: set agent.enabled: true");
-                Err(self.stuck(stage, Reason::InvalidSpec, message))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// SSH is needed for a field and not there.
-    pub fn needs_ssh(&mut self, stage: Stage, field: &str) -> Next {
-        let message = format!("{field} needs SSH to the node: set spec.ssh of the PhoenixHypervisor");
-        self.stuck(stage, Reason::MissingPrivilege, message)
     }
 }
 

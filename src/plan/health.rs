@@ -14,7 +14,7 @@ use crate::plan::{GuestWork, calls};
 use crate::reason::{Cause, Reason};
 use crate::status::time;
 
-use super::guest::{Planner, Staged};
+use super::planner::{Planner, Staged};
 use super::{Announce, Effect, Next, ProbeRequest, Query, Stage};
 
 /// Seconds before the second restart in a row; doubles up to [`LONGEST_PAUSE`], as the kubelet's.

@@ -9,8 +9,8 @@ use crate::pve::property::Properties;
 use crate::pve::{GuestType, Vmid};
 use crate::reason::Reason;
 
-use super::guest::Planner;
-use super::vm::disks::boot_disk;
+use super::planner::Planner;
+use super::vm::drives::boot_disk;
 use super::{Next, Query, Stage};
 
 /// Vmid that a volume belongs to (facts G.3): in the name (`subvol-<id>-disk-N`, `vm-<id>-disk-N`, of a linked clone

@@ -7,7 +7,7 @@ use crate::observed::{Guest, GuestRead, IdCheck, OurGuest, Stamped};
 use crate::pve::{GuestRef, Vmid};
 use crate::reason::Reason;
 
-use super::guest::Planner;
+use super::planner::Planner;
 use super::{Announce, Effect, Next, OWNER_HOSTNAME, Query, Stage, TAG};
 
 impl Planner<'_> {

@@ -5,7 +5,7 @@ use crate::observed::{ApplianceIndex, Image};
 use crate::pve::{ApiCall, GuestType};
 use crate::reason::Reason;
 
-use super::guest::Planner;
+use super::planner::Planner;
 use super::{Effect, Next, Query, Stage};
 
 impl Planner<'_> {

@@ -8,7 +8,7 @@ use crate::pve::options::{self, OptionSpec};
 use crate::pve::property::Properties;
 
 use super::change::{Change, change};
-use super::guest::Planner;
+use super::planner::Planner;
 use super::{Next, Stage};
 
 /// The tag by which Phoenix finds its guests; an index, never proof.

@@ -7,8 +7,8 @@ use crate::observed::{Guest, GuestRead};
 use crate::pve::{ApiCall, GuestRef, Vmid};
 use crate::reason::Reason;
 
-use super::guest::Planner;
-use super::lxc::volumes::volume_of;
+use super::lxc::mounts::volume_of;
+use super::planner::Planner;
 use super::{Announce, Effect, Next, OWNER_KIND, Query, Stage, TAG};
 
 impl Planner<'_> {

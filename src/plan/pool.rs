@@ -3,7 +3,7 @@
 use crate::plan::calls;
 use crate::pve::Vmid;
 
-use super::guest::Planner;
+use super::planner::Planner;
 use super::{Next, Stage};
 
 impl Planner<'_> {

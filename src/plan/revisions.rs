@@ -7,7 +7,7 @@ use crate::plan::{NodeWork, calls};
 use crate::pve::{GuestRef, Vmid};
 use crate::reason::Reason;
 
-use super::guest::{Planner, Staged};
+use super::planner::{Planner, Staged};
 use super::{Announce, Effect, Next, Query, Stage};
 
 impl Planner<'_> {
@@ -55,7 +55,7 @@ impl Planner<'_> {
             .revisions
             .iter()
             .flatten()
-            .filter(|r| !has_children(r))
+            .filter(|r| r.vmid().is_some() && !has_children(r))
             .cloned()
             .collect();
         let Some(oldest) = childless.first().filter(|_| childless.len() > limit) else {

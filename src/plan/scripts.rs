@@ -9,7 +9,7 @@ use crate::observed::{Guest, ScriptRecord};
 use crate::plan::GuestWork;
 use crate::reason::Reason;
 
-use super::guest::Planner;
+use super::planner::Planner;
 use super::{Effect, Next, Query, Stage};
 
 /// Attempts before a failing script waits for a change.
@@ -230,7 +230,6 @@ impl Planner<'_> {
 
     /// One script: `true` when it is done, `false` for a test that failed.
     fn script(&mut self, guest: &Guest, script: &Script, record: Option<&ScriptRecord>) -> Result<bool, Next> {
-        let vmid = guest.at.vmid;
         let what = guest.named();
         let stage = stage_of(script.role);
         let cancel = self.desired.cancel.as_deref();
@@ -248,7 +247,7 @@ impl Planner<'_> {
             }
             Position::CutOff => {
                 let message = format!(
-                    "{} was cut off while it ran, and its rerunPolicy is Never: see in container {vmid} what it did; a changed script is tried anew",
+                    "{} was cut off while it ran, and its rerunPolicy is Never: see in {what} what it did; a changed script is tried anew",
                     script.name
                 );
                 Err(self.stuck(stage, Reason::ScriptInterrupted, message))

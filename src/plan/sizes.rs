@@ -1,9 +1,11 @@
 //! Sizes of root filesystems, volumes and disks: they grow in place and never shrink. One that somebody grew elsewhere
 //! is told of and left alone; a spec that was made smaller is refused.
 
+use crate::observed::Guest;
+use crate::pve::property::Properties;
 use crate::reason::Reason;
 
-use super::guest::Planner;
+use super::planner::Planner;
 use super::{Next, Stage};
 
 /// A size as the spec wants it, and as it is.
@@ -24,6 +26,18 @@ pub(crate) struct Sized<'a> {
 /// Bytes of so many GiB.
 pub(crate) fn gib_bytes(gib: i64) -> u128 {
     u128::try_from(gib).unwrap_or(0) << 30
+}
+
+/// Whether a pending mount point differs from what is in force in its size text only: the volume has its size already
+/// (facts K.1.4), and no restart is needed for it.
+pub(crate) fn only_size_pends(guest: &Guest, key: &str) -> bool {
+    let without = |text: &String| {
+        let mut properties = Properties::of_option("mp0", text).ok()?;
+        properties.remove("size");
+        Some(properties)
+    };
+    let now = guest.pending.get(key).and_then(Option::as_ref).and_then(without);
+    key.starts_with("mp") && now.is_some() && now == guest.options.get(key).and_then(without)
 }
 
 impl Planner<'_> {
@@ -56,17 +70,5 @@ impl Planner<'_> {
         );
         self.find_more("LargerThanSpec", Reason::GrownOutsidePhoenix, message);
         Ok(false)
-    }
-
-    /// A finding beside Ready; several of one condition are one.
-    pub(crate) fn find_more(&mut self, condition: &'static str, reason: Reason, message: String) {
-        let same = self.findings.iter_mut().find(|f| f.condition == condition);
-        match same {
-            Some(found) if !found.cause.message.contains(&message) => {
-                found.cause.message = format!("{}; {message}", found.cause.message);
-            }
-            Some(_) => {}
-            None => self.condition(condition, true, reason, message),
-        }
     }
 }

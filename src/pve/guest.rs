@@ -118,11 +118,10 @@ impl From<Vmid> for i64 {
 impl FromStr for Vmid {
     type Err = InvalidVmid;
 
-    /// Digits alone: Proxmox writes no sign and no zeros before an id.
+    /// What people write may have zeros before it.
     fn from_str(text: &str) -> Result<Self, InvalidVmid> {
-        let digits = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
-        let number = text.parse().ok().filter(|_| digits);
-        number.ok_or(InvalidVmid(0)).and_then(|n: i64| Vmid::try_from(n))
+        let number: i64 = text.parse().map_err(|_| InvalidVmid(0))?;
+        Vmid::try_from(number)
     }
 }
 
@@ -197,7 +196,8 @@ mod tests {
             assert_eq!(Vmid::try_from(number).is_ok(), valid, "{number}");
             assert_eq!(number.to_string().parse::<Vmid>().is_ok(), valid, "{number}");
         }
-        for text in ["", "0100", "+100", "1e3", " 100"] {
+        assert_eq!("0500".parse::<Vmid>(), Vmid::try_from(500_i64));
+        for text in ["", "1e3", " 100", "a"] {
             assert!(text.parse::<Vmid>().is_err(), "{text:?}");
         }
         assert_eq!(Vmid::MAX.next(), None);

@@ -207,17 +207,19 @@ FILES = {
          '            .chain(present.iter().filter(|l| OUT && !wanted.contains(l)).cloned())\n'
          '            .collect();'),
     ],
-    "src/plan/guest.rs": [
+    "src/plan/planner.rs": [
         ("writes wait for a lock of Proxmox's", "lib=plan::protected",
          '        match &guest.lock {\n',
          '        match guest.lock.as_ref().filter(|_| !OUT) {\n'),
+    ],
+    "src/plan/guest.rs": [
         ("a guest is stopped before anything else is done to it", "engine=waiting::stopping",
          "        if !self.facts.stopped || !guest.running {",
          "        if OUT || !self.facts.stopped || !guest.running {"),
     ],
     "src/plan/revisions.rs": [
         ("a revision from which something was cloned stays", "lib=plan::protected",
-         ".filter(|r| !has_children(r))",
+         ".filter(|r| r.vmid().is_some() && !has_children(r))",
          ".filter(|r| OUT || !has_children(r))"),
         ("a revision on which linked clones rest stays", "lib=plan::protected",
          "if !found.linked.is_empty() {",

@@ -2,8 +2,7 @@
 //! ([`super::vendor_data`] renders it).
 
 use crate::crd::{CloudInit, KeyRef, VmGuest};
-use crate::desired::resolve::Context;
-use crate::desired::shared::flag;
+use crate::desired::shared::{Context, flag};
 use crate::desired::{
     Blocked, GuestObject, Objects, Script, ScriptRole, Source, WantedCloudInit, WantedOptions, WantedVendor,
     fingerprint, refs,

@@ -13,8 +13,7 @@ use crate::reason::Reason;
 use crate::secret::Secret;
 
 use super::images::file_name;
-use super::resolve::{Context, Wing};
-use super::shared::{clone_source, flag, gib, given, image_storage, memory, mib, shared_options};
+use super::shared::{Context, Wing, clone_source, flag, gib, given, image_storage, memory, mib, shared_options};
 
 /// Properties of an option that are managed, in Proxmox's words.
 pub type Managed = BTreeMap<String, String>;

@@ -1,7 +1,7 @@
 //! The call that makes a container from an image.
 
 use crate::desired::{Source, WantedLxc};
-use crate::plan::guest::Planner;
+use crate::plan::planner::Planner;
 use crate::plan::{Effect, Impact, Next, Stage};
 use crate::pve::property::Properties;
 use crate::pve::{ApiCall, Vmid, options};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::desired::WantedLxc;
 use crate::observed::Guest;
 use crate::plan::change::{Change, change};
-use crate::plan::guest::Planner;
+use crate::plan::planner::Planner;
 use crate::plan::{Next, Stage};
 use crate::pve::property::Properties;
 

@@ -3,6 +3,7 @@
 mod capabilities;
 mod create;
 mod gpus;
+pub(super) mod mounts;
 mod network;
 pub(super) mod owners;
 mod raw_lines;
@@ -17,8 +18,8 @@ use crate::reason::Reason;
 pub use owners::OWNER_KIND;
 
 use super::{Next, Stage};
-use crate::plan::guest::{Planner, Staged};
 use crate::plan::options::option_changes;
+use crate::plan::planner::{Planner, Staged};
 use capabilities::flag_changes;
 use network::network_changes;
 

@@ -4,12 +4,12 @@
 use crate::crd::VolumeStatus;
 use crate::desired::{Identity, Stamp, WantedOwner, WantedVolume, volume_key};
 use crate::observed::{Guest, Owners};
-use crate::plan::guest::{Planner, Staged};
+use crate::plan::planner::{Planner, Staged};
 use crate::plan::{Announce, Effect, Impact, Next, OWNER_HOSTNAME, Query, Stage, TAG, calls};
 use crate::pve::{ApiCall, Vmid};
 use crate::reason::{Cause, Reason};
 
-use super::volumes::{Mount, free_index, lane, mounts};
+use super::mounts::{Mount, free_index, lane, mounts};
 
 /// Kind in the stamp of an owner container.
 pub const OWNER_KIND: &str = "VolumeOwner";

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::desired::WantedLxc;
 use crate::observed::Guest;
-use crate::plan::guest::Planner;
+use crate::plan::planner::Planner;
 use crate::plan::{Announce, Effect, Next, NodeWork, Stage};
 
 impl Planner<'_> {

@@ -3,14 +3,14 @@
 
 use crate::crd::{ADOPT, VolumeStatus};
 use crate::desired::{WantedVolume, volume_key};
-use crate::plan::guest::{Planner, Staged};
 use crate::plan::held::owned_by;
+use crate::plan::planner::{Planner, Staged};
 use crate::plan::{Announce, Effect, Next, Query, Stage};
 use crate::pve::Vmid;
 use crate::reason::Reason;
 
+use super::mounts::Mount;
 use super::owners::{Entry, Use};
-use super::volumes::Mount;
 
 impl Planner<'_> {
     /// The guest's own volume that status has recorded under the name, whatever its policy is now.

@@ -2,7 +2,7 @@
 
 use crate::desired::WantedLxc;
 use crate::observed::Guest;
-use crate::plan::guest::Planner;
+use crate::plan::planner::Planner;
 use crate::plan::sizes::Sized;
 use crate::plan::{Next, Stage, calls};
 use crate::pve::property::Properties;

@@ -12,102 +12,16 @@ use crate::crd::{PowerState, RestartPolicy, VolumeStatus};
 use crate::desired::WantedVolume;
 use crate::observed::Guest;
 use crate::plan::change::Change;
-use crate::plan::guest::{Planner, Staged};
-use crate::plan::held::{in_sight, owned_by, owner_of};
-use crate::plan::sizes::Sized;
+use crate::plan::held::{in_sight, owner_of};
+use crate::plan::planner::{Planner, Staged};
+use crate::plan::sizes::{Sized, only_size_pends};
 use crate::plan::{Announce, Effect, Next, Stage, calls};
 use crate::pve::property::Properties;
 use crate::pve::{Vmid, units};
 use crate::reason::Reason;
 
+use super::mounts::{MAX_MOUNTS, Mount, free_index, is_image, lane, mounts};
 use super::owners::{KEPT_BY_OWNER, Use};
-
-/// Mount points that a container can have (facts D.1).
-const MAX_MOUNTS: u32 = 256;
-
-#[derive(Clone, Debug)]
-pub(crate) struct Mount {
-    pub index: u32,
-    pub properties: Properties,
-}
-
-impl Mount {
-    pub fn volid(&self) -> &str {
-        self.properties.get("volume").unwrap_or_default()
-    }
-    pub fn path(&self) -> &str {
-        self.properties.get("mp").unwrap_or_default().trim_end_matches('/')
-    }
-    /// A volume of a storage, not a directory or device of the node.
-    pub fn is_volume(&self) -> bool {
-        !self.volid().starts_with('/')
-    }
-    pub fn is_of(&self, vmid: Vmid) -> bool {
-        owned_by(self.volid(), vmid)
-    }
-    fn key(&self) -> String {
-        format!("mp{}", self.index)
-    }
-    fn bytes(&self) -> Option<u128> {
-        units::proxmox_bytes(self.properties.get("size")?)
-    }
-}
-
-pub(crate) fn mounts(guest: &Guest) -> Vec<Mount> {
-    guest
-        .numbered("mp")
-        .into_iter()
-        .filter_map(|(index, text)| {
-            Some(Mount {
-                index,
-                properties: Properties::of_option("mp0", text).ok()?,
-            })
-        })
-        .collect()
-}
-
-/// A place that nothing takes, also not until the next restart.
-pub(crate) fn free_index(guest: &Guest) -> Option<u32> {
-    let taken = guest.numbered("mp");
-    (0..MAX_MOUNTS).find(|i| !taken.contains_key(i) && !guest.pending.contains_key(&format!("mp{i}")))
-}
-
-/// Whether a pending mount point differs from what is in force in its size text only: the volume has its size already
-/// (facts K.1.4), and no restart is needed for it.
-pub(crate) fn only_size_pends(guest: &Guest, key: &str) -> bool {
-    let without = |text: &String| {
-        let mut properties = Properties::of_option("mp0", text).ok()?;
-        properties.remove("size");
-        Some(properties)
-    };
-    let now = guest.pending.get(key).and_then(Option::as_ref).and_then(without);
-    key.starts_with("mp") && now.is_some() && now == guest.options.get(key).and_then(without)
-}
-
-/// Whether a volume is an image with a filesystem in it, rather than a directory with a quota (facts K.1.4).
-fn is_image(volid: &str) -> bool {
-    let name = volid.rsplit(['/', ':']).next().unwrap_or_default();
-    let directory = name.starts_with("subvol-") || name.starts_with("basevol-") || name.ends_with(".subvol");
-    !directory
-}
-
-/// The volume that an option's value names, with the id in its name, which is the guest's that it was made for.
-pub(crate) fn volume_of(text: &str) -> Option<(Vmid, String)> {
-    let first = text.split(',').next()?;
-    let volid = first.trim_start_matches("volume=").trim_start_matches("file=");
-    let (_, path) = volid.split_once(':')?;
-    let name = path.rsplit('/').next()?;
-    let kinds = ["vm", "subvol", "base", "basevol"];
-    let mut parts = name.split('-');
-    kinds.contains(&parts.next()?).then_some(())?;
-    Some((parts.next()?.parse().ok()?, volid.to_string()))
-}
-
-/// Name under which failures of making, attaching and growing a volume are counted: one that Proxmox refuses keeps no
-/// other back.
-pub(crate) fn lane(volume: &WantedVolume) -> String {
-    format!("volume-{}", volume.name)
-}
 
 impl Planner<'_> {
     /// Volumes and bind mounts are attached as wanted.

@@ -1,7 +1,7 @@
 //! The guest agent of a machine.
 
 use crate::observed::{Agent, Guest};
-use crate::plan::guest::{Planner, Staged};
+use crate::plan::planner::{Planner, Staged};
 use crate::plan::{Next, Query, Stage};
 use crate::pve::property::Properties;
 use crate::reason::Reason;

@@ -3,7 +3,7 @@
 use crate::desired::{WantedCloudInit, WantedVendor, WantedVm};
 use crate::observed::Guest;
 use crate::plan::change::{Change, change};
-use crate::plan::guest::{Planner, Staged};
+use crate::plan::planner::{Planner, Staged};
 use crate::plan::{Announce, Effect, Next, NodeWork, Query, Stage};
 use crate::pve::ApiCall;
 use crate::pve::property::Properties;

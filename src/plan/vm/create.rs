@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::desired::{Source, WantedDisk, WantedVm};
-use crate::plan::guest::Planner;
+use crate::plan::planner::Planner;
 use crate::plan::{Effect, Impact, Next, Stage};
 use crate::pve::property::Properties;
 use crate::pve::{ApiCall, Vmid, options};

@@ -7,46 +7,18 @@ use crate::crd::{DiskBus, VolumeStatus};
 use crate::desired::{Form, Source, WantedDisk, WantedVm};
 use crate::observed::Guest;
 use crate::plan::change::{Change, change};
-use crate::plan::guest::{Planner, Staged};
 use crate::plan::held::owned_by;
+use crate::plan::planner::{Planner, Staged};
 use crate::plan::sizes::Sized;
 use crate::plan::{Effect, Next, Stage, calls};
 use crate::pve::property::Properties;
 use crate::pve::{ApiCall, units};
 use crate::reason::Reason;
 
+use super::drives::{boot_disk, disks};
+
 /// Storage types from which a machine cannot be copied in full from a snapshot (facts F.4).
 const NO_COPY_OF_SNAPSHOTS: &[&str] = &["zfspool"];
-
-/// Disks by place, without CD-ROMs and the cloud-init drive.
-pub(crate) fn disks(options: &BTreeMap<String, String>) -> BTreeMap<String, Properties> {
-    let is_drive = |key: &str| {
-        let stem = key.trim_end_matches(|c: char| c.is_ascii_digit());
-        stem.len() < key.len() && ["scsi", "virtio", "sata", "ide"].contains(&stem)
-    };
-    options
-        .iter()
-        .filter(|(key, _)| is_drive(key))
-        .filter_map(|(key, text)| Some((key.clone(), Properties::of_option(key, text).ok()?)))
-        .filter(|(_, p)| p.get("media") != Some("cdrom"))
-        .collect()
-}
-
-/// Place of the disk that the machine boots from.
-pub(crate) fn boot_disk(options: &BTreeMap<String, String>) -> Option<String> {
-    let disks = disks(options);
-    let order = options
-        .get("boot")
-        .and_then(|b| Properties::parse(b, Some("legacy")).ok());
-    let first = order.and_then(|o| {
-        o.get("order")?
-            .split(';')
-            .find(|d| disks.contains_key(*d))
-            .map(str::to_string)
-    });
-    let only = || (disks.len() == 1).then(|| disks.keys().next().cloned()).flatten();
-    first.or_else(|| options.get("bootdisk").cloned()).or_else(only)
-}
 
 fn volid(disk: &Properties) -> &str {
     disk.get("file").or(disk.get("volume")).unwrap_or_default()

@@ -3,7 +3,8 @@
 mod agent;
 mod cloud_init;
 mod create;
-pub(super) mod disks;
+mod disks;
+pub(super) mod drives;
 mod network;
 pub(super) mod options;
 #[cfg(test)]
@@ -16,8 +17,8 @@ use crate::desired::vm::Managed;
 use crate::observed::Guest;
 use crate::plan::Stage;
 use crate::plan::change::{Change, change};
-use crate::plan::guest::{Planner, Staged};
 use crate::plan::options::option_changes;
+use crate::plan::planner::{Planner, Staged};
 use crate::pve::property::Properties;
 
 impl Planner<'_> {
