@@ -433,6 +433,15 @@ impl Desired {
         self.options.get(key).map(|option| &option.value)
     }
 
+    /// Path of the guest's fields in messages.
+    pub fn field_prefix(&self) -> &'static str {
+        match (&self.form, self.sort()) {
+            (Form::Guest, _) => "spec",
+            (_, GuestType::Lxc) => "spec.lxc",
+            (_, GuestType::Qemu) => "spec.vm",
+        }
+    }
+
     /// Whose its guest is.
     pub fn identity(&self) -> Identity {
         Identity {

@@ -1,7 +1,6 @@
 //! Which field of the spec Proxmox's words speak of, so that a refusal names field, value and fix.
 
-use crate::desired::{Desired, Form, WantedNet};
-use crate::pve::GuestType;
+use crate::desired::{Desired, WantedNet};
 use crate::pve::property::Properties;
 use crate::reason::{Cause, Reason};
 
@@ -66,7 +65,7 @@ fn params(step: &Step) -> &[(String, String)] {
 
 /// Refusals whose cause is known well enough to name value and fix.
 fn known(desired: &Desired, params: &[(String, String)], words: &str) -> Option<String> {
-    let prefix = prefix(desired);
+    let prefix = desired.field_prefix();
     if let Some(mtu) = between(words, "MTU size '", "'") {
         let limit = between(words, "is bigger than bridge MTU '", "'")?;
         let key = words.split(": MTU size").next()?.rsplit([' ', '(']).next()?;
@@ -112,16 +111,8 @@ fn by_key(desired: &Desired, params: &[(String, String)], words: &str) -> Option
         .map(|(property, _)| property)
         .filter(|property| property.bytes().all(|b| b.is_ascii_alphanumeric()));
     let inner = inner.map_or(String::new(), |property| format!(".{}", property_field(property)));
-    let prefix = prefix(desired);
+    let prefix = desired.field_prefix();
     Some(format!("{prefix}.{field}{inner}: Proxmox refuses the value: {rest}"))
-}
-
-fn prefix(desired: &Desired) -> &'static str {
-    match (&desired.form, desired.sort()) {
-        (Form::Guest, _) => "spec",
-        (_, GuestType::Lxc) => "spec.lxc",
-        (_, GuestType::Qemu) => "spec.vm",
-    }
 }
 
 /// Field that a parameter comes from.

@@ -6,7 +6,7 @@ use crate::pve::{ApiCall, GuestType, Vmid};
 use crate::reason::Reason;
 
 use super::lxc::owners::Use;
-use super::planner::Planner;
+use super::planner::{Planner, Staged};
 use super::{Announce, Effect, Impact, Next, Query, Stage};
 
 /// Storage types whose base volumes can be cloned without copying (facts G.3).
@@ -39,35 +39,7 @@ impl Planner<'_> {
     }
 
     fn try_new_guest(&mut self, vmid: Option<Vmid>) -> Result<Next, Next> {
-        let stage = Stage::DependenciesReady;
-        match (self.input.dependencies)() {
-            Ok(()) => {}
-            Err(Blocked::Waiting(cause)) => return Err(self.wait(stage, cause.reason, cause.message, 30)),
-            Err(Blocked::Stalled(cause)) => return Err(self.stuck(stage, cause.reason, cause.message)),
-        }
-        let Some(source) = self.desired.source.clone() else {
-            let field = match self.desired.form {
-                Form::Guest => "spec.source",
-                _ if self.desired.sort() == GuestType::Qemu => "spec.vm.source",
-                _ => "spec.lxc.source",
-            };
-            let message = format!(
-                "{field} is missing: name an image or a template, or adopt an existing guest with the annotation {}",
-                crate::crd::ADOPT
-            );
-            return Err(self.stuck(stage, Reason::SourceMissing, message));
-        };
-        if let Source::Clone {
-            vmid: None, template, ..
-        } = &source
-        {
-            return Err(self.wait(
-                stage,
-                Reason::TemplateNotReady,
-                format!("waits for PhoenixTemplate {template} to be Ready"),
-                30,
-            ));
-        }
+        let source = self.ready_source()?;
         // No guest is made, and no vmid chosen, by who answered some polls ago.
         if !self.observed.cluster.read_now {
             return Err(Next::Look(Query::Cluster));
@@ -78,7 +50,7 @@ impl Planner<'_> {
             // What the object may not have takes no vmid.
             self.template_guest(&source)?;
         }
-        self.ok(stage, "");
+        self.ok(Stage::DependenciesReady, "");
         let Some(vmid) = self.status.vmid() else {
             return Ok(self.allocate(vmid, &node));
         };
@@ -111,6 +83,40 @@ impl Planner<'_> {
             other => format!("create {what} from {}", other.image_volid().unwrap_or_default()),
         };
         Ok(self.run(Stage::Created, action, announce, effect))
+    }
+
+    /// What the guest is made from, once all that it needs is there.
+    fn ready_source(&mut self) -> Result<Source, Next> {
+        let stage = Stage::DependenciesReady;
+        match (self.input.dependencies)() {
+            Ok(()) => {}
+            Err(Blocked::Waiting(cause)) => return Err(self.wait(stage, cause.reason, cause.message, 30)),
+            Err(Blocked::Stalled(cause)) => return Err(self.stuck(stage, cause.reason, cause.message)),
+        }
+        let Some(source) = self.desired.source.clone() else {
+            let field = match self.desired.form {
+                Form::Guest => "spec.source",
+                _ if self.desired.sort() == GuestType::Qemu => "spec.vm.source",
+                _ => "spec.lxc.source",
+            };
+            let message = format!(
+                "{field} is missing: name an image or a template, or adopt an existing guest with the annotation {}",
+                crate::crd::ADOPT
+            );
+            return Err(self.stuck(stage, Reason::SourceMissing, message));
+        };
+        if let Source::Clone {
+            vmid: None, template, ..
+        } = &source
+        {
+            return Err(self.wait(
+                stage,
+                Reason::TemplateNotReady,
+                format!("waits for PhoenixTemplate {template} to be Ready"),
+                30,
+            ));
+        }
+        Ok(source)
     }
 
     /// The node of a new guest: where its retained volumes are, unless something else says where it has to be.
@@ -204,6 +210,36 @@ impl Planner<'_> {
         };
         let stage = Stage::Created;
         let parent = self.template_guest(source)?;
+        self.its_turn(template, *from, &parent)?;
+        self.retained_fit(Some(&Use {
+            stage,
+            node: &parent.at.node,
+            unprivileged: Some(parent.options.get("unprivileged").is_some_and(|v| v == "1")),
+            guest: None,
+        }))?;
+        let call = ApiCall::post(parent.at.path_of(&["clone"]))
+            .param("newid", vmid)
+            .param(self.name_option(), self.hostname())
+            .param("description", self.fresh_description(vmid))
+            .param_opt("pool", self.desired.pool.as_ref());
+        let call = match snapshot {
+            Some(name) if parent.snapshots.contains_key(name) => call
+                .param("snapname", name)
+                .param("full", 1)
+                .param_opt("storage", self.clone_storage()),
+            Some(name) => {
+                let message = format!("waits for snapshot {name} of template {template} ({from})");
+                return Err(self.wait(stage, Reason::TemplateNotReady, message, 10));
+            }
+            None if self.can_link(&parent) => call.param("full", 0),
+            None => call.param("full", 1).param_opt("storage", self.clone_storage()),
+        };
+        Ok(Effect::task(&parent.at.node, call).with(Impact::Create))
+    }
+
+    /// Proxmox locks the source of a clone (facts D.4): who wants another one waits in a queue.
+    fn its_turn(&mut self, template: &str, from: Vmid, parent: &Guest) -> Staged {
+        let stage = Stage::Created;
         let queue = self.observed.clone_queue.clone();
         let place = queue.as_ref().filter(|q| q.of > 1).map_or(String::new(), |q| {
             format!("; place {} of {} in the queue for its clones", q.place, q.of)
@@ -221,49 +257,19 @@ impl Planner<'_> {
             );
             return Err(self.wait(stage, Reason::TemplateBusy, message, 2));
         }
-        self.retained_fit(Some(&Use {
-            stage,
-            node: &parent.at.node,
-            unprivileged: Some(parent.options.get("unprivileged").is_some_and(|v| v == "1")),
-            guest: None,
-        }))?;
-        let mut call = ApiCall::post(format!("{}/clone", parent.at.path()))
-            .param("newid", vmid)
-            .param(self.name_option(), self.hostname())
-            .param("description", self.fresh_description(vmid))
-            .param_opt("pool", self.desired.pool.as_ref());
-        let wanted_storage = self.clone_storage();
-        match snapshot {
-            Some(name) if parent.snapshots.contains_key(name) => {
-                call = call
-                    .param("snapname", name)
-                    .param("full", 1)
-                    .param_opt("storage", wanted_storage.as_ref());
-            }
-            Some(name) => {
-                let message = format!("waits for snapshot {name} of template {template} ({from})");
-                return Err(self.wait(stage, Reason::TemplateNotReady, message, 10));
-            }
-            None => {
-                let volume = system_volume(&parent);
-                let storage = volume.split(':').next().unwrap_or_default().to_string();
-                let type_ = self
-                    .observed
-                    .cluster
-                    .storages
-                    .get(&(parent.at.node.clone(), storage.clone()))
-                    .map(|s| s.type_.as_str());
-                let elsewhere = wanted_storage.as_ref().is_some_and(|s| *s != storage);
-                // A qcow2 file can have another one behind it, whatever the storage.
-                let linked = type_.is_some_and(|t| LINKED_CLONES.contains(&t)) || volume.ends_with(".qcow2");
-                if elsewhere || !linked {
-                    call = call.param("full", 1).param_opt("storage", wanted_storage.as_ref());
-                } else {
-                    call = call.param("full", 0);
-                }
-            }
-        }
-        Ok(Effect::task(&parent.at.node, call).with(Impact::Create))
+        Ok(())
+    }
+
+    /// Whether a clone can rest on the template's own volume instead of a copy of it.
+    fn can_link(&self, parent: &Guest) -> bool {
+        let volume = system_volume(parent);
+        let storage = volume.split(':').next().unwrap_or_default().to_string();
+        let at = (parent.at.node.clone(), storage.clone());
+        let type_ = self.observed.cluster.storages.get(&at).map(|s| s.type_.as_str());
+        let elsewhere = self.clone_storage().is_some_and(|s| s != storage);
+        // A qcow2 file can have another one behind it, whatever the storage.
+        let links = type_.is_some_and(|t| LINKED_CLONES.contains(&t)) || volume.ends_with(".qcow2");
+        links && !elsewhere
     }
 
     /// Storage that the spec wants a clone's system on.

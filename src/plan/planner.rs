@@ -100,11 +100,7 @@ impl<'a> Planner<'a> {
 
     /// Path of the guest's fields in messages.
     pub fn prefix(&self) -> &'static str {
-        match (&self.desired.form, self.desired.sort()) {
-            (crate::desired::Form::Guest, _) => "spec",
-            (_, GuestType::Lxc) => "spec.lxc",
-            (_, GuestType::Qemu) => "spec.vm",
-        }
+        self.desired.field_prefix()
     }
 
     pub fn finish(self, next: Next) -> Plan {
