@@ -13,6 +13,7 @@
 //! * [`plan`] `Desired` + `Observed` + now → `Plan`
 //! * [`status`] plan, outcome and previous status → new status
 //! * [`engine`] the only effects: observe, execute one step, publish; [`operator`] drives it from an API server
+//! * [`reason`] why an object is as it is
 //! * [`pve`] Proxmox's vocabulary: guests, calls, task ids, property strings, sizes
 //! * [`proxmox`] the API client, [`remote`] running things in guests and on nodes
 //! * [`simulator`] a Proxmox VE look-alike for demos and tests

@@ -1,5 +1,5 @@
 //! Snapshots of what Proxmox and the guests say (pure data). The plan asks for what it needs with a
-//! [`Query`](crate::plan::Query); what was not asked for is `None`.
+//! query; what was not asked for is `None`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

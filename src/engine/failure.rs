@@ -1,4 +1,4 @@
-//! Failures of the shell's effects as documented reasons (docs/reasons.md).
+//! What failed, as a documented reason (docs/reasons.md).
 
 use crate::proxmox::Error;
 use crate::pve::GuestRef;
