@@ -442,17 +442,6 @@ impl Desired {
         }
     }
 
-    /// Whose its guest is.
-    pub fn identity(&self) -> Identity {
-        Identity {
-            cluster: self.cluster_id.clone(),
-            kind: self.key.kind.as_str().into(),
-            namespace: self.key.namespace.clone(),
-            name: self.key.name.clone(),
-            uid: self.uid.clone(),
-        }
-    }
-
     /// The stamp that proves the guest to be this object's.
     pub fn stamp(&self, vmid: Vmid) -> Stamp {
         Stamp {
@@ -465,7 +454,7 @@ impl Desired {
                 Some(Source::Clone { revision, .. }) if self.form != Form::Guest => Some(revision.clone()),
                 _ => None,
             },
-            ..self.identity().stamp(vmid)
+            ..Identity::of(&self.cluster_id, &self.key, &self.uid).stamp(vmid)
         }
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use crate::pve::Vmid;
 
+use super::Key;
+
 const PREFIX: &str = "<!-- phoenix-hypervisor.io ";
 const SUFFIX: &str = " -->";
 
@@ -23,6 +25,17 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// The identity of an object of a management cluster.
+    pub fn of(cluster_id: &str, key: &Key, uid: &str) -> Self {
+        Identity {
+            cluster: cluster_id.into(),
+            kind: key.kind.as_str().into(),
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+            uid: uid.into(),
+        }
+    }
+
     /// A stamp for the guest with this id, with nothing else in it.
     pub fn stamp(&self, vmid: Vmid) -> Stamp {
         Stamp {

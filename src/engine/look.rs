@@ -1,5 +1,6 @@
 //! Looks and plans, again and again, until the plan needs no more looks.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::crd::{ADOPT, GuestKind, GuestStatus, RESTAMP, VolumeStatus};
@@ -23,9 +24,8 @@ impl<S: Store> Reconcile<'_, S> {
     pub(super) async fn make_plan(&mut self) -> Result<Plan, Cause> {
         let mut observed = self.start_looking();
         observed.clone_queue = self.queued();
-        let status = self.status();
         for _ in 0..MAX_LOOKS {
-            let plan = self.plan(&observed, &status);
+            let plan = self.plan(&observed, &self.status());
             let Next::Look(query) = &plan.next else {
                 let waits = matches!(&plan.next, Next::Wait { cause, .. } if cause.reason == Reason::TemplateBusy);
                 if observed.clone_queue.is_some() && !waits {
@@ -48,11 +48,11 @@ impl<S: Store> Reconcile<'_, S> {
     }
 
     /// The status that a plan is made from.
-    pub(super) fn status(&self) -> GuestStatus {
+    pub(super) fn status(&self) -> Cow<'_, GuestStatus> {
         let status = &self.object.status;
         match self.desired {
-            Some(desired) => status::upgraded(status, self.object.generation, &desired.hash).into_owned(),
-            None => status.clone(),
+            Some(desired) => status::upgraded(status, self.object.generation, &desired.hash),
+            None => Cow::Borrowed(status),
         }
     }
 
@@ -174,13 +174,7 @@ impl<S: Store> Reconcile<'_, S> {
 
 impl<S: Store> Engine<S> {
     pub(super) fn identity_of(&self, object: &GuestObject) -> Identity {
-        Identity {
-            cluster: self.options.cluster_id.clone(),
-            kind: object.key.kind.as_str().into(),
-            namespace: object.key.namespace.clone(),
-            name: object.key.name.clone(),
-            uid: object.uid.clone(),
-        }
+        Identity::of(&self.options.cluster_id, &object.key, &object.uid)
     }
 
     /// Revisions of a template from which objects were cloned.

@@ -53,7 +53,7 @@ impl<S: Store> Engine<S> {
         let snapshot = connection.snapshot().map_err(Blocked::Waiting)?;
         let (own, inherited) = (ended(&object.status), self.inherited(&object));
         let reconcile = Reconcile::new(self, &connection, &snapshot, object, desired.as_ref());
-        let forecast = Forecast::new(reconcile.start_looking(), reconcile.status());
+        let forecast = Forecast::new(reconcile.start_looking(), reconcile.status().into_owned());
         let scripts = desired.as_ref().map(|d| d.scripts.as_slice()).unwrap_or_default();
         let forecast = forecast.with_scripts(scripts, &own, &inherited);
         reconcile.fold(forecast, preview).await.map_err(Blocked::Waiting)

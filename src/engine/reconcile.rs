@@ -53,7 +53,7 @@ impl<'a, S: Store> Reconcile<'a, S> {
             connection,
             snapshot,
             desired,
-            identity: desired.map_or_else(|| engine.identity_of(&object), Desired::identity),
+            identity: engine.identity_of(&object),
             previous: spec.and_then(|s| s.previous_cluster_ids.clone()).unwrap_or_default(),
             owner_ids: owners.map(|o| o.id_range.ids()),
             held_known: Engine::<S>::may_take(&object, snapshot),
