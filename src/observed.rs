@@ -77,11 +77,7 @@ pub struct ResourceRow {
 impl ResourceRow {
     /// Container or machine.
     pub fn guest_type(&self) -> GuestType {
-        if self.type_ == GuestType::Qemu.as_str() {
-            GuestType::Qemu
-        } else {
-            GuestType::Lxc
-        }
+        GuestType::of(&self.type_).unwrap_or_default()
     }
 
     /// Whether a later look shows the same guest, which was not started anew meanwhile.

@@ -429,7 +429,7 @@ type Identity = (ProxmoxCluster, Option<bool>, BTreeMap<String, String>, String)
 fn place(cluster: &mut Cluster, row: crate::proxmox::cluster::Resource) {
     use crate::observed::{ResourceRow, StorageRow};
     let node = row.node.clone().unwrap_or_default();
-    match (row.kind.as_str(), row.vmid.and_then(|id| Vmid::try_from(id).ok())) {
+    match (row.kind.as_str(), row.vmid()) {
         ("lxc" | "qemu", Some(vmid)) => {
             let guest = ResourceRow {
                 type_: row.kind.clone(),

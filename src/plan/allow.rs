@@ -5,7 +5,7 @@
 use crate::crd::{ADOPT, AllowedCapability};
 use crate::desired::{Grants, Reach, Source};
 use crate::observed::{Guest, GuestRead};
-use crate::pve::property::{Properties, default_key, parse_bool};
+use crate::pve::property::{Properties, default_key, parse_bool, stem};
 use crate::pve::{GuestRef, GuestType, Vmid};
 use crate::reason::Reason;
 
@@ -64,7 +64,7 @@ impl Planner<'_> {
         let desired = self.desired;
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
         let (container, machine) = (desired.lxc(), desired.vm());
-        match (option.trim_end_matches(|c: char| c.is_ascii_digit()), reach) {
+        match (stem(option), reach) {
             ("net", _) => desired.network.is_some(),
             ("dev", Reach::Gpu(_) | Reach::SharedGpu(_)) => fresh || container.is_some_and(|lxc| lxc.gpus.is_some()),
             ("dev" | "hookscript" | "cicustom", _) => fresh,
@@ -175,7 +175,7 @@ fn carried(guest: &Guest) -> Vec<Carried> {
     let vmid = guest.at.vmid;
     let mut list = Vec::new();
     for (option, text) in &guest.options {
-        let stem = option.trim_end_matches(|c: char| c.is_ascii_digit());
+        let stem = stem(option);
         let reaches = match (stem, guest.at.sort) {
             ("net", _) => network(option, text),
             ("hookscript", _) => vec![Reach::Hookscript(text.clone())],

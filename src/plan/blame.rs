@@ -1,7 +1,7 @@
 //! Which field of the spec Proxmox's words speak of, so that a refusal names field, value and fix.
 
 use crate::desired::{Desired, WantedNet};
-use crate::pve::property::Properties;
+use crate::pve::property::{Properties, stem};
 use crate::reason::{Cause, Reason};
 
 use super::{Effect, NodeWork, Step};
@@ -117,7 +117,7 @@ fn by_key(desired: &Desired, params: &[(String, String)], words: &str) -> Option
 
 /// Field that a parameter comes from.
 fn field_of(desired: &Desired, params: &[(String, String)], key: &str) -> String {
-    let stem = key.trim_end_matches(|c: char| c.is_ascii_digit());
+    let stem = stem(key);
     let plain = match stem {
         "net" | "ipconfig" => {
             let name = interface(desired, params, &format!("net{}", &key[stem.len()..]));

@@ -5,6 +5,7 @@ use crate::crd::DriftPolicy;
 use crate::observed::Guest;
 use crate::plan::NodeWork;
 use crate::pve::ApiCall;
+use crate::pve::property::stem;
 use crate::reason::Reason;
 
 use super::planner::Planner;
@@ -56,7 +57,7 @@ fn shortened(value: &str) -> String {
 /// Name under which the failures of an option's change are counted, so that it holds back no other. Options that have no
 /// parts of their own belong together.
 fn part(key: &str) -> &str {
-    let stem = key.trim_end_matches(|c: char| c.is_ascii_digit());
+    let stem = stem(key);
     match stem {
         "dev" | "hostpci" | "usb" if stem != key => DEVICES,
         "net" | "mp" | "scsi" | "virtio" | "sata" | "ide" if stem != key => key,

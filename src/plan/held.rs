@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crd::{GuestStatus, VolumeStatus};
 use crate::observed::{Guest, Section, SectionOf, Sections};
-use crate::pve::property::Properties;
+use crate::pve::property::{Properties, is_numbered};
 use crate::pve::{GuestType, Vmid};
 use crate::reason::Reason;
 
@@ -53,12 +53,6 @@ fn volid_of(key: &str, text: &str) -> Option<String> {
     let properties = Properties::of_option(key, text).ok()?;
     let volid = properties.get("volume").or(properties.get("file"))?;
     volid.contains(':').then(|| volid.to_string())
-}
-
-/// `key` is one of the stems with a number.
-fn is_numbered(key: &str, stems: &[&str]) -> bool {
-    let stem = key.trim_end_matches(|c: char| c.is_ascii_digit());
-    stem.len() < key.len() && stems.contains(&stem)
 }
 
 /// Options of a section that name a volume Proxmox would take with the guest.

@@ -160,6 +160,13 @@ pub struct Resource {
     pub hastate: Option<String>,
 }
 
+impl Resource {
+    /// The guest's id, in a row of a guest.
+    pub fn vmid(&self) -> Option<Vmid> {
+        Vmid::try_from(self.vmid?).ok()
+    }
+}
+
 impl Client {
     /// Version of the endpoint that answers; any credential may ask.
     pub async fn version(&self) -> Result<Version> {

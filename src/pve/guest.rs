@@ -42,6 +42,12 @@ impl GuestType {
         }
     }
 
+    /// The sort that this word of paths and rows means.
+    pub fn of(word: &str) -> Option<Self> {
+        let sorts = [GuestType::Lxc, GuestType::Qemu];
+        sorts.into_iter().find(|sort| sort.as_str() == word)
+    }
+
     /// The guest for people: `container 950`.
     pub fn named(self, vmid: Vmid) -> String {
         format!("{} {vmid}", self.noun())

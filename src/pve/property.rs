@@ -25,9 +25,23 @@ pub enum PropertyError {
     DuplicateKey(String),
 }
 
+/// An option without its number: `net` of `net0`, and what has none as it is.
+pub fn stem(option: &str) -> &str {
+    option.trim_end_matches(|c: char| c.is_ascii_digit())
+}
+
+/// Whether an option is one of these with a number.
+pub fn is_numbered(option: &str, stems: &[&str]) -> bool {
+    let stem = stem(option);
+    stem.len() < option.len() && stems.contains(&stem)
+}
+
+/// Buses of a machine's disks; with a number each is a place such as `scsi0`.
+pub const BUSES: &[&str] = &["scsi", "virtio", "sata", "ide"];
+
 /// The key whose name may be left out in the option of that name, such as the volume of a mount point.
 pub fn default_key(option: &str) -> Option<&'static str> {
-    let stem = option.trim_end_matches(|c: char| c.is_ascii_digit());
+    let stem = stem(option);
     match (stem, stem.len() < option.len()) {
         ("rootfs", _) | ("mp", true) | ("unused", true) => Some("volume"),
         ("dev", true) => Some("path"),

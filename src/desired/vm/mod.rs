@@ -9,6 +9,7 @@ use crate::crd::{Defaults, DiskBus, Hotplug, Network, TpmVersion, VmBios, VmDisk
 use crate::desired::{
     Blocked, Channels, GuestObject, GuestSpec, Objects, Script, Source, WantedGuest, WantedNet, WantedOptions,
 };
+use crate::pve::property::{BUSES, is_numbered};
 use crate::reason::Reason;
 use crate::secret::Secret;
 
@@ -468,8 +469,7 @@ fn new_disks(source: Option<&Source>, guest: &VmGuest, vm: &WantedVm, prefix: &s
 
 /// Whether a name spells a place of Proxmox's such as `scsi0`.
 fn is_place(name: &str) -> bool {
-    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
-    stem.len() < name.len() && ["scsi", "virtio", "sata", "ide"].contains(&stem)
+    is_numbered(name, BUSES)
 }
 
 fn firmware(guest: &VmGuest) -> WantedFirmware {

@@ -22,14 +22,9 @@ pub(super) async fn everybody(connection: &Connection, observed: &Observed) -> R
 
 async fn listed(connection: &Connection) -> Result<Vec<GuestRef>, Cause> {
     let rows = connection.client.cluster_resources().await.map_err(|e| of_call(&e))?;
-    let guests = rows.into_iter().filter_map(|row| {
-        let sort = match row.kind.as_str() {
-            "lxc" => GuestType::Lxc,
-            "qemu" => GuestType::Qemu,
-            _ => return None,
-        };
-        Some(GuestRef::new(sort, Vmid::try_from(row.vmid?).ok()?, row.node?))
-    });
+    let guests = rows
+        .into_iter()
+        .filter_map(|row| Some(GuestRef::new(GuestType::of(&row.kind)?, row.vmid()?, row.node?)));
     Ok(guests.collect())
 }
 

@@ -27,14 +27,11 @@ pub(super) async fn owners(
     recorded: &Recorded,
 ) -> Result<Owners, Cause> {
     let rows = connection.client.cluster_resources().await.map_err(|e| of_call(&e))?;
-    let listed: BTreeSet<Vmid> = rows
-        .iter()
-        .filter_map(|r| r.vmid.and_then(|id| Vmid::try_from(id).ok()))
-        .collect();
+    let listed: BTreeSet<Vmid> = rows.iter().filter_map(|r| r.vmid()).collect();
     connection.seen_owner_ids(listed.iter().filter(|v| in_range(ids, **v)));
     let mut result = Owners::default();
     for row in rows.iter().filter(|r| r.kind == "lxc") {
-        let (Some(vmid), Some(node)) = (row.vmid.and_then(|id| Vmid::try_from(id).ok()), row.node.as_deref()) else {
+        let (Some(vmid), Some(node)) = (row.vmid(), row.node.as_deref()) else {
             continue;
         };
         let name = row.name.as_deref().unwrap_or_default();

@@ -109,7 +109,7 @@ impl Forecast {
                 row.map(|row| row.pool = call.get_param("poolid").map(str::to_string))
                     .is_some()
             }
-            ["nodes", node, sort] => self.create(call, node, sort_of(sort)).is_some(),
+            ["nodes", node, sort] => self.create(call, node, sort).is_some(),
             ["nodes", _, _, vmid, rest @ ..] => match (vmid.parse(), call.method, rest) {
                 (Ok(vmid), Method::Delete, []) => self.destroy(vmid),
                 (Ok(vmid), _, ["clone"]) => self.copy(call, vmid).is_some(),
@@ -166,7 +166,8 @@ impl Forecast {
     }
 
     /// A new guest: the object's, or an owner container.
-    fn create(&mut self, call: &ApiCall, node: &str, sort: GuestType) -> Option<()> {
+    fn create(&mut self, call: &ApiCall, node: &str, sort: &str) -> Option<()> {
+        let sort = GuestType::of(sort)?;
         let vmid = call.get_param("vmid")?.parse().ok()?;
         self.appear(call, Guest::new(GuestRef::new(sort, vmid, node)));
         Some(())
@@ -307,9 +308,7 @@ impl Forecast {
             *guest = changed;
         }
         self.correct_stamped();
-        if self.observed.sections.contains_key(&vmid) {
-            self.correct_sections(vmid);
-        }
+        self.correct_sections(vmid);
     }
 
     fn cloud_init_lacks(&mut self, keys: Vec<String>) {
@@ -335,9 +334,7 @@ impl Forecast {
         if own && guest.running {
             self.is_started();
         }
-        if self.observed.sections.contains_key(&vmid) {
-            self.correct_sections(vmid);
-        }
+        self.correct_sections(vmid);
         true
     }
 
@@ -378,12 +375,5 @@ fn ran(script: &Script, attempt: i64, now: i64) -> ScriptRecord {
         this_start: Some(true),
         tries: 1,
         ..ScriptRecord::default()
-    }
-}
-
-fn sort_of(sort: &str) -> GuestType {
-    match sort == GuestType::Qemu.as_str() {
-        true => GuestType::Qemu,
-        false => GuestType::Lxc,
     }
 }

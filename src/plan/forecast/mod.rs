@@ -171,17 +171,7 @@ impl Forecast {
     pub fn correct(&mut self, query: &Query) {
         match query {
             Query::Stamped { .. } => self.correct_stamped(),
-            Query::Scripts { .. } if self.started => {
-                for record in self
-                    .observed
-                    .scripts
-                    .iter_mut()
-                    .flatten()
-                    .flat_map(BTreeMap::values_mut)
-                {
-                    record.this_start = Some(false);
-                }
-            }
+            Query::Scripts { .. } if self.started => self.ran_before_this_start(),
             Query::CloudInit { .. } => {
                 if let Some(Ok(state)) = &mut self.observed.cloud_init {
                     if self.made || self.started {
@@ -212,7 +202,8 @@ impl Forecast {
 
     /// What stands in snapshots is as it was; what is in force is what the steps have made.
     fn correct_sections(&mut self, vmid: Vmid) {
-        let Some(guest) = self.guest().filter(|g| g.at.vmid == vmid).cloned() else {
+        let looked_at = self.observed.sections.contains_key(&vmid);
+        let Some(guest) = self.guest().filter(|g| looked_at && g.at.vmid == vmid).cloned() else {
             return;
         };
         let mut now = guest.options.clone();
@@ -281,9 +272,14 @@ impl Forecast {
         if let Some(Ok(state)) = &mut observed.cloud_init {
             state.pending.clear();
         }
-        for record in observed.scripts.iter_mut().flatten().flat_map(BTreeMap::values_mut) {
-            record.this_start = Some(false);
-        }
+        self.ran_before_this_start();
+    }
+
+    fn ran_before_this_start(&mut self) {
+        let records = self.observed.scripts.iter_mut().flatten();
+        records
+            .flat_map(BTreeMap::values_mut)
+            .for_each(|record| record.this_start = Some(false));
     }
 
     /// A guest to be changed, and whether it is the object's own; else it is an owner container.

@@ -3,7 +3,7 @@
 
 use crate::observed::Guest;
 use crate::plan::held::{owned_by, owner_of};
-use crate::pve::property::{Properties, default_key};
+use crate::pve::property::{BUSES, Properties, default_key, is_numbered, stem};
 use crate::pve::{GuestType, Vmid};
 
 /// What stands in the name of a volume that a step has made, where Proxmox has a number.
@@ -55,20 +55,13 @@ pub(super) struct Place {
     pub directories: bool,
 }
 
-/// The option without its number, where it has one.
-fn numbered(key: &str) -> Option<&str> {
-    let stem = key.trim_end_matches(|c: char| c.is_ascii_digit());
-    (stem.len() < key.len()).then_some(stem)
-}
-
 fn is_drive(key: &str) -> bool {
-    let drives = ["scsi", "virtio", "sata", "ide", "efidisk", "tpmstate"];
-    numbered(key).is_some_and(|stem| drives.contains(&stem))
+    is_numbered(key, BUSES) || is_numbered(key, &["efidisk", "tpmstate"])
 }
 
 fn is_volume(sort: GuestType, key: &str) -> bool {
     match sort {
-        GuestType::Lxc => key == "rootfs" || numbered(key) == Some("mp"),
+        GuestType::Lxc => key == "rootfs" || is_numbered(key, &["mp"]),
         GuestType::Qemu => is_drive(key),
     }
 }
@@ -85,7 +78,7 @@ pub(super) fn is_cloud_init(key: &str) -> bool {
         "nameserver",
         "searchdomain",
     ];
-    plain.contains(&key) || numbered(key) == Some("ipconfig")
+    plain.contains(&key) || is_numbered(key, &["ipconfig"])
 }
 
 /// The volume that an option's value names.
@@ -104,7 +97,7 @@ pub(super) fn set(guest: &mut Guest, key: &str, value: &str, place: &Place) {
     }
     if is_volume(guest.at.sort, key) {
         let used = volid(key, &stored);
-        let is_used = |key: &str, value: &str| numbered(key) == Some("unused") && Some(value) == used.as_deref();
+        let is_used = |key: &str, value: &str| is_numbered(key, &["unused"]) && Some(value) == used.as_deref();
         guest.options.retain(|key, value| !is_used(key, value));
     }
     guest.options.insert(key.into(), stored);
@@ -127,7 +120,7 @@ pub(super) fn delete(guest: &mut Guest, key: &str) {
 
 /// Whether a running guest takes the change at its next start only.
 fn waits(guest: &Guest, key: &str, old: Option<&str>, new: Option<&str>) -> bool {
-    let stem = numbered(key).unwrap_or(key);
+    let stem = stem(key);
     if guest.at.sort == GuestType::Lxc {
         let plugged = ["mp", "dev"].contains(&stem) && old.is_none();
         return !(LXC_LIVE.contains(&key) || ["net", "unused"].contains(&stem) || plugged);
@@ -164,11 +157,11 @@ fn only_live(key: &str, old: Option<&str>, new: Option<&str>) -> bool {
 
 /// An option as Proxmox stores it: volumes are made, interfaces get an address, properties are spelt its way.
 fn stored(sort: GuestType, key: &str, value: &str, old: Option<&str>, place: &Place) -> String {
-    match (sort, numbered(key)) {
+    match sort {
         _ if key == "cipassword" => "**********".into(),
         _ if is_volume(sort, key) => volume(key, value, old, place).unwrap_or_else(|| value.to_string()),
-        (GuestType::Lxc, Some("net")) => interface(value, place).unwrap_or_else(|| value.to_string()),
-        (GuestType::Qemu, Some("net")) => match value.strip_prefix("model=virtio") {
+        GuestType::Lxc if is_numbered(key, &["net"]) => interface(value, place).unwrap_or_else(|| value.to_string()),
+        GuestType::Qemu if is_numbered(key, &["net"]) => match value.strip_prefix("model=virtio") {
             Some(rest) => format!("virtio={}{rest}", address(place)),
             None => value.to_string(),
         },
@@ -229,12 +222,12 @@ fn volume(key: &str, value: &str, old: Option<&str>, place: &Place) -> Option<St
 
 /// Whether a clone has an option of its template.
 pub(super) fn is_copied(key: &str) -> bool {
-    !["lock", "parent", "template", "vmstate"].contains(&key) && numbered(key) != Some("unused")
+    !["lock", "parent", "template", "vmstate"].contains(&key) && !is_numbered(key, &["unused"])
 }
 
 /// An option of a template as its clone has it: volumes are copied.
 pub(super) fn copied(key: &str, value: &str, from: Vmid, to: Vmid, storage: Option<&str>) -> String {
-    let sort_key = key == "rootfs" || numbered(key) == Some("mp") || is_drive(key);
+    let sort_key = key == "rootfs" || is_numbered(key, &["mp"]) || is_drive(key);
     let of_template = volid(key, value).filter(|v| sort_key && owner_of(v) == Some(from));
     let renamed = of_template.and_then(|volid| {
         let (own, path) = volid.split_once(':')?;

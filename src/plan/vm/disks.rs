@@ -11,7 +11,7 @@ use crate::plan::held::owned_by;
 use crate::plan::planner::{Planner, Staged};
 use crate::plan::sizes::Sized;
 use crate::plan::{Effect, Next, Stage, calls};
-use crate::pve::property::Properties;
+use crate::pve::property::{Properties, stem};
 use crate::pve::{ApiCall, units};
 use crate::reason::Reason;
 
@@ -152,7 +152,7 @@ impl Planner<'_> {
                 wanted.name
             ));
         }
-        let bus = place.trim_end_matches(|c: char| c.is_ascii_digit());
+        let bus = stem(place);
         if let Some(other) = wanted.bus_given.filter(|b| wanted.place.is_none() && b.as_str() != bus) {
             differs.push(format!(
                 "disks[{}].bus is {bus:?}, wanted {:?}",

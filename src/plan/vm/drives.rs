@@ -2,17 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::pve::property::Properties;
+use crate::pve::property::{BUSES, Properties, is_numbered};
 
 /// Disks by place, without CD-ROMs and the cloud-init drive.
 pub(crate) fn disks(options: &BTreeMap<String, String>) -> BTreeMap<String, Properties> {
-    let is_drive = |key: &str| {
-        let stem = key.trim_end_matches(|c: char| c.is_ascii_digit());
-        stem.len() < key.len() && ["scsi", "virtio", "sata", "ide"].contains(&stem)
-    };
     options
         .iter()
-        .filter(|(key, _)| is_drive(key))
+        .filter(|(key, _)| is_numbered(key, BUSES))
         .filter_map(|(key, text)| Some((key.clone(), Properties::of_option(key, text).ok()?)))
         .filter(|(_, p)| p.get("media") != Some("cdrom"))
         .collect()
