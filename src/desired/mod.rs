@@ -315,35 +315,57 @@ pub enum WantedGuest {
     Vm(Box<WantedVm>),
 }
 
-/// All that is wanted of one guest.
+/// Which guest it is: whose, with which id, and where.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Desired {
+pub struct WantedIdentity {
     /// Management cluster id.
     pub cluster_id: String,
     /// Earlier management clusters whose guests are taken over.
     pub previous_clusters: Vec<String>,
-    /// The object.
-    pub key: Key,
     /// uid of the object.
     pub uid: String,
     /// Vmid that the spec gives.
     pub vmid: Option<Vmid>,
     /// Range for vmids that Phoenix chooses, both ends included.
     pub vmid_range: Option<(Vmid, Vmid)>,
+    /// Ids of owner containers, both ends included: nobody else's.
+    pub owner_ids: Option<(Vmid, Vmid)>,
     /// Node that the spec gives; a clone lives on its source's node.
     pub node: Option<String>,
     /// Node that the hypervisor's defaults give, for guests that are free to live anywhere.
     pub default_node: Option<String>,
-    /// What it is made from; absent for adopted guests only.
-    pub source: Option<Source>,
-    /// Hash of what a template's content comes from (its revision); empty for other guests.
-    pub revision: String,
+    /// Value of the adopt annotation.
+    pub adopt: Option<String>,
+    /// Value of the restamp annotation.
+    pub restamp: Option<String>,
+}
+
+/// What becomes of it: its form in the end, its power, and what is done when.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lifecycle {
+    /// What it is in the end.
+    pub form: Form,
     /// Earlier revisions of a template that are kept without children; `None` keeps all.
     pub history_limit: Option<usize>,
     /// Value of the annotation that asks for a new revision of a template.
     pub rebuild: Option<String>,
-    /// What it is in the end.
-    pub form: Form,
+    /// Whether it runs.
+    pub power: PowerState,
+    /// Value of the restartedAt annotation.
+    pub restarted_at: Option<String>,
+    /// Whether a pending change may restart it.
+    pub restart: RestartPolicy,
+    /// Value of the cancel annotation: hash of a script that is to be stopped.
+    pub cancel: Option<String>,
+    /// What happens to changes made elsewhere.
+    pub drift: DriftPolicy,
+    /// Deletion policy that the spec gives.
+    pub deletion: Option<DeletionPolicy>,
+}
+
+/// What containers and machines have both.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shared {
     /// Host name for creation when the spec gives none.
     pub default_hostname: String,
     /// Plain options that are managed, by Proxmox's name ([`crate::pve::options`]).
@@ -355,41 +377,47 @@ pub struct Desired {
     /// Tags of the user's; `None` is unmanaged.
     pub tags: Option<Vec<String>>,
     /// The user's part of the description; `None` is unmanaged.
-    pub words: Option<String>,
+    pub description: Option<String>,
     /// Pool.
     pub pool: Option<String>,
-    /// What only its sort of guest has.
-    pub guest: WantedGuest,
     /// Firewall; `None` is unmanaged.
     pub firewall: Option<WantedFirewall>,
+}
+
+/// Hashes by which changes are noticed; [`fingerprint`] makes them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prints {
+    /// Hash of what a template's content comes from (its revision); empty for other guests.
+    pub revision: String,
+    /// Hash of all of the above that is applied to the guest.
+    pub applied: String,
+}
+
+/// All that is wanted of one guest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Desired {
+    /// The object.
+    pub key: Key,
+    /// Which guest it is.
+    pub identity: WantedIdentity,
+    /// What becomes of it.
+    pub life: Lifecycle,
+    /// What it is made from; absent for adopted guests only.
+    pub source: Option<Source>,
+    /// What both sorts of guest have.
+    pub shared: Shared,
+    /// What only its sort of guest has.
+    pub guest: WantedGuest,
     /// Scripts in the order they run.
     pub scripts: Vec<Script>,
     /// Probes.
     pub health: Health,
-    /// Whether it runs.
-    pub power: PowerState,
-    /// Value of the restartedAt annotation.
-    pub restarted_at: Option<String>,
-    /// Value of the cancel annotation: hash of a script that is to be stopped.
-    pub cancel: Option<String>,
-    /// Whether a pending change may restart it.
-    pub restart: RestartPolicy,
-    /// What happens to changes made elsewhere.
-    pub drift: DriftPolicy,
-    /// Value of the adopt annotation.
-    pub adopt: Option<String>,
-    /// Value of the restamp annotation.
-    pub restamp: Option<String>,
-    /// Ids of owner containers, both ends included: nobody else's.
-    pub owner_ids: Option<(Vmid, Vmid)>,
-    /// Deletion policy that the spec gives.
-    pub deletion: Option<DeletionPolicy>,
     /// Ways to set root-only options.
     pub channels: Channels,
     /// What it may reach beyond its own guest; `None`: everything, as objects of the hypervisor's namespace.
     pub grants: Option<Grants>,
-    /// Hash of all of the above that is applied to the guest.
-    pub hash: String,
+    /// Hashes of it.
+    pub prints: Prints,
 }
 
 impl Desired {
@@ -430,12 +458,12 @@ impl Desired {
 
     /// The value of a plain option.
     pub fn option(&self, key: &str) -> Option<&String> {
-        self.options.get(key).map(|option| &option.value)
+        self.shared.options.get(key).map(|option| &option.value)
     }
 
     /// Path of the guest's fields in messages.
     pub fn field_prefix(&self) -> &'static str {
-        match (&self.form, self.sort()) {
+        match (&self.life.form, self.sort()) {
             (Form::Guest, _) => "spec",
             (_, GuestType::Lxc) => "spec.lxc",
             (_, GuestType::Qemu) => "spec.vm",
@@ -446,15 +474,15 @@ impl Desired {
     pub fn stamp(&self, vmid: Vmid) -> Stamp {
         Stamp {
             revision: match &self.source {
-                _ if self.form != Form::Guest => Some(self.revision.clone()),
+                _ if self.life.form != Form::Guest => Some(self.prints.revision.clone()),
                 Some(Source::Clone { revision, .. }) => Some(revision.clone()),
                 _ => None,
             },
             parent: match &self.source {
-                Some(Source::Clone { revision, .. }) if self.form != Form::Guest => Some(revision.clone()),
+                Some(Source::Clone { revision, .. }) if self.life.form != Form::Guest => Some(revision.clone()),
                 _ => None,
             },
-            ..Identity::of(&self.cluster_id, &self.key, &self.uid).stamp(vmid)
+            ..Identity::of(&self.identity.cluster_id, &self.key, &self.identity.uid).stamp(vmid)
         }
     }
 }

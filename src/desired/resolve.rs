@@ -1,14 +1,14 @@
 //! An object resolved to what is wanted of its guest: the order of it. What only containers
 //! have is in [`super::lxc`], what only machines have in [`super::vm`], and what both use in [`super::shared`].
 
-use crate::crd::{ADOPT, CANCEL, IdRange, PhoenixHypervisor, REBUILD, RECREATE, RESTAMP, RESTARTED_AT};
+use crate::crd::{ADOPT, CANCEL, GuestFields, IdRange, PhoenixHypervisor, REBUILD, RECREATE, RESTAMP, RESTARTED_AT};
 use crate::pve::GuestType;
 use crate::reason::Reason;
 
 use super::shared::{Context, Wing, firewall, form, startup};
 use super::{
-    Blocked, Channels, Desired, GuestObject, GuestSpec, OWNER_HOSTNAME, Objects, Stamp, allow, fingerprint, refs,
-    scripts,
+    Blocked, Channels, Desired, GuestObject, GuestSpec, Lifecycle, OWNER_HOSTNAME, Objects, Prints, Shared, Stamp,
+    WantedIdentity, allow, fingerprint, refs, scripts,
 };
 
 /// Resolves an object to what is wanted of its guest.
@@ -37,8 +37,8 @@ pub fn resolve(object: &GuestObject, objects: &dyn Objects, cluster_id: &str) ->
     desired.grants = grants;
     not_named_as_owners(object, &desired)?;
     desired.scripts = scripts;
-    desired.revision = fingerprint::revision(&desired);
-    desired.hash = fingerprint::applied(&desired);
+    desired.prints.revision = fingerprint::revision(&desired);
+    desired.prints.applied = fingerprint::applied(&desired);
     Ok(desired)
 }
 
@@ -58,7 +58,7 @@ fn channels(hypervisor: &PhoenixHypervisor) -> Channels {
 fn not_named_as_owners(object: &GuestObject, desired: &Desired) -> Result<(), Blocked> {
     let given = desired.option("hostname");
     // A guest that is there has its name already.
-    let chosen = Some(&desired.default_hostname).filter(|_| object.status.vmid().is_none());
+    let chosen = Some(&desired.shared.default_hostname).filter(|_| object.status.vmid().is_none());
     let name = given.or(chosen).filter(|name| name.starts_with(OWNER_HOSTNAME));
     let Some(name) = name.filter(|_| object.guest_type() == GuestType::Lxc) else {
         return Ok(());
@@ -102,68 +102,70 @@ fn refuse_unsupported(object: &GuestObject) -> Result<(), Blocked> {
 }
 
 fn shared(context: &Context<'_>, wing: Wing, cluster_id: &str) -> Result<Desired, Blocked> {
-    let Context {
-        object,
-        hypervisor,
-        objects,
-        defaults,
-        ..
-    } = context;
+    let object = context.object;
     let spec = object.shared().ok_or_else(formless)?;
-    let update = match &object.spec {
-        GuestSpec::Lxc(spec) => spec.update_policy.as_ref(),
-        GuestSpec::Vm(spec) => spec.update_policy.as_ref(),
-        GuestSpec::Template(_) => None,
-    };
     Ok(Desired {
+        key: object.key.clone(),
+        identity: identity(context, spec, cluster_id),
+        life: life(context),
+        source: wing.source,
+        shared: Shared {
+            default_hostname: object.key.name.replace('.', "-").chars().take(63).collect(),
+            options: wing.options,
+            startup: startup(spec.boot.as_ref()),
+            network: wing.network,
+            tags: spec
+                .tags
+                .as_ref()
+                .map(|tags| tags.iter().map(|t| t.0.clone()).collect()),
+            description: spec.description.as_deref().map(Stamp::strip),
+            pool: spec.pool.clone(),
+            firewall: spec
+                .firewall
+                .as_ref()
+                .map(|f| firewall(f, spec.network.as_deref().unwrap_or_default(), object.guest_type())),
+        },
+        guest: wing.guest,
+        scripts: Vec::new(),
+        health: scripts::health(object, context.hypervisor, context.objects),
+        channels: context.channels,
+        grants: None,
+        prints: Prints::default(),
+    })
+}
+
+fn identity(context: &Context<'_>, spec: &GuestFields, cluster_id: &str) -> WantedIdentity {
+    let Context { object, hypervisor, .. } = context;
+    WantedIdentity {
         cluster_id: cluster_id.to_string(),
         previous_clusters: hypervisor.spec.previous_cluster_ids.clone().unwrap_or_default(),
-        key: object.key.clone(),
         uid: object.uid.clone(),
         vmid: object.spec_vmid(),
         vmid_range: hypervisor.spec.vmid_range.as_ref().map(IdRange::ids),
+        owner_ids: hypervisor.spec.volume_owners.as_ref().map(|o| o.id_range.ids()),
         node: spec.node.clone(),
-        default_node: defaults.node.clone(),
-        source: wing.source,
-        revision: String::new(),
-        history_limit: match &object.spec {
-            GuestSpec::Template(spec) => spec.revision_history_limit.and_then(|n| usize::try_from(n).ok()),
-            _ => None,
-        },
-        rebuild: object.annotations.get(REBUILD).cloned(),
-        form: form(object),
-        default_hostname: object.key.name.replace('.', "-").chars().take(63).collect(),
-        options: wing.options,
-        startup: startup(spec.boot.as_ref()),
-        network: wing.network,
-        tags: spec
-            .tags
-            .as_ref()
-            .map(|tags| tags.iter().map(|t| t.0.clone()).collect()),
-        words: spec.description.as_deref().map(Stamp::strip),
-        pool: spec.pool.clone(),
-        guest: wing.guest,
-        firewall: spec
-            .firewall
-            .as_ref()
-            .map(|f| firewall(f, spec.network.as_deref().unwrap_or_default(), object.guest_type())),
-        scripts: Vec::new(),
-        health: scripts::health(object, hypervisor, *objects),
-        power: object.power_state().unwrap_or_default(),
-        restarted_at: object.annotations.get(RESTARTED_AT).cloned(),
-        cancel: object.annotations.get(CANCEL).cloned(),
-        restart: update.and_then(|u| u.restart).unwrap_or_default(),
-        drift: hypervisor.spec.drift_policy.unwrap_or_default(),
+        default_node: context.defaults.node.clone(),
         adopt: object.annotations.get(ADOPT).cloned(),
         restamp: object.annotations.get(RESTAMP).cloned(),
-        owner_ids: hypervisor.spec.volume_owners.as_ref().map(|o| o.id_range.ids()),
-        deletion: match &object.spec {
-            GuestSpec::Lxc(spec) => spec.deletion_policy,
-            GuestSpec::Template(spec) => spec.deletion_policy,
-            GuestSpec::Vm(spec) => spec.deletion_policy,
-        },
-        channels: context.channels,
-        grants: None,
-        hash: String::new(),
-    })
+    }
+}
+
+fn life(context: &Context<'_>) -> Lifecycle {
+    let Context { object, hypervisor, .. } = context;
+    let (update, deletion, history_limit) = match &object.spec {
+        GuestSpec::Lxc(spec) => (spec.update_policy.as_ref(), spec.deletion_policy, None),
+        GuestSpec::Vm(spec) => (spec.update_policy.as_ref(), spec.deletion_policy, None),
+        GuestSpec::Template(spec) => (None, spec.deletion_policy, spec.revision_history_limit),
+    };
+    Lifecycle {
+        form: form(object),
+        history_limit: history_limit.and_then(|n| usize::try_from(n).ok()),
+        rebuild: object.annotations.get(REBUILD).cloned(),
+        power: object.power_state().unwrap_or_default(),
+        restarted_at: object.annotations.get(RESTARTED_AT).cloned(),
+        restart: update.and_then(|u| u.restart).unwrap_or_default(),
+        cancel: object.annotations.get(CANCEL).cloned(),
+        drift: hypervisor.spec.drift_policy.unwrap_or_default(),
+        deletion,
+    }
 }

@@ -16,7 +16,7 @@ impl<S: Store> Reconcile<'_, S> {
     /// Does what the plan says next, and publishes.
     pub(super) async fn carry_out(self, plan: Plan) -> Result<Option<f64>, Stop> {
         let (engine, object) = (self.engine, &self.object);
-        let hash = self.desired.map(|d| d.hash.as_str());
+        let hash = self.desired.map(|d| d.prints.applied.as_str());
         if let Some(state) = &plan.facts.health_state {
             lock(&engine.memory).health.insert(object.key.clone(), state.clone());
         }

@@ -51,7 +51,7 @@ impl<S: Store> Reconcile<'_, S> {
     pub(super) fn status(&self) -> Cow<'_, GuestStatus> {
         let status = &self.object.status;
         match self.desired {
-            Some(desired) => status::upgraded(status, self.object.generation, &desired.hash),
+            Some(desired) => status::upgraded(status, self.object.generation, &desired.prints.applied),
             None => Cow::Borrowed(status),
         }
     }

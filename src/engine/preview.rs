@@ -108,7 +108,7 @@ impl<S: Store> Reconcile<'_, S> {
                 }
                 Next::Run(step) => {
                     preview.add(shown.words(step, &plan));
-                    let hash = self.desired.map(|d| d.hash.as_str());
+                    let hash = self.desired.map(|d| d.prints.applied.as_str());
                     if !forecast.carry_out(&plan, self.object.generation, hash, now()) {
                         return Ok(());
                     }

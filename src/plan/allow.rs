@@ -65,7 +65,7 @@ impl Planner<'_> {
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
         let (container, machine) = (desired.lxc(), desired.vm());
         match (stem(option), reach) {
-            ("net", _) => desired.network.is_some(),
+            ("net", _) => desired.shared.network.is_some(),
             ("dev", Reach::Gpu(_) | Reach::SharedGpu(_)) => fresh || container.is_some_and(|lxc| lxc.gpus.is_some()),
             ("dev" | "hookscript" | "cicustom", _) => fresh,
             ("mp", _) => container.is_some_and(|lxc| lxc.binds.is_some()),
@@ -119,7 +119,8 @@ impl Planner<'_> {
         // The vmid comes from another object's status, and perhaps from another Proxmox cluster: what is copied is
         // somebody's disk.
         let is_its = parent.stamp().is_some_and(|s| {
-            let known = s.cluster == self.desired.cluster_id || self.desired.previous_clusters.contains(&s.cluster);
+            let known = s.cluster == self.desired.identity.cluster_id
+                || self.desired.identity.previous_clusters.contains(&s.cluster);
             known && s.kind == "PhoenixTemplate" && s.namespace == *namespace && s.name == *template && s.vmid == *vmid
         });
         if !is_its {
@@ -137,7 +138,7 @@ impl Planner<'_> {
         let Some(grants) = self.desired.grants.clone().filter(|g| !g.template) else {
             return Ok(());
         };
-        let network = self.desired.network.is_some();
+        let network = self.desired.shared.network.is_some();
         let stays = |(option, _): &Carried| !(network && option.starts_with("net"));
         let refused = carried(parent)
             .into_iter()

@@ -142,7 +142,7 @@ fn field_of(desired: &Desired, params: &[(String, String)], key: &str) -> String
         // The default name of a guest is no option of the spec's.
         "name" => "hostname",
         "cipassword" | "cicustom" => "cloudInit",
-        _ => desired.options.get(key).map_or(key, |option| option.field),
+        _ => desired.shared.options.get(key).map_or(key, |option| option.field),
     };
     plain.to_string()
 }
@@ -161,7 +161,7 @@ fn property_field(property: &str) -> &str {
 /// The interface that `netN` is: by the name that is sent, else by its place.
 fn interface<'d>(desired: &'d Desired, params: &[(String, String)], key: &str) -> Option<&'d WantedNet> {
     let index: usize = key.strip_prefix("net")?.parse().ok()?;
-    let nets = desired.network.as_deref().unwrap_or_default();
+    let nets = desired.shared.network.as_deref().unwrap_or_default();
     let sent = params.iter().find(|(k, _)| k == key);
     let sent = sent.and_then(|(_, text)| Properties::of_option("net0", text).ok());
     let name = sent.as_ref().and_then(|p| p.get("name")).unwrap_or(key);
@@ -169,7 +169,7 @@ fn interface<'d>(desired: &'d Desired, params: &[(String, String)], key: &str) -
 }
 
 fn having<'d>(desired: &'d Desired, property: &str, value: &str) -> Option<&'d WantedNet> {
-    let mut nets = desired.network.iter().flatten();
+    let mut nets = desired.shared.network.iter().flatten();
     nets.find(|net| net.properties.get(property).is_some_and(|v| v == value))
 }
 

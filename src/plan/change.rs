@@ -73,14 +73,14 @@ impl Planner<'_> {
             return Ok(());
         }
         let words = changes.iter().map(Change::words).collect::<Vec<_>>().join("; ");
-        if self.status.applied_hash.as_ref() == Some(&self.desired.hash) {
+        if self.status.applied_hash.as_ref() == Some(&self.desired.prints.applied) {
             self.condition(
                 "DriftDetected",
                 true,
                 Reason::ChangedOutsidePhoenix,
                 format!("found → wanted: {words}"),
             );
-            if self.desired.drift == DriftPolicy::Report {
+            if self.desired.life.drift == DriftPolicy::Report {
                 return Ok(());
             }
         }

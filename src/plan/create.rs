@@ -73,7 +73,7 @@ impl Planner<'_> {
         }
         self.no_other(vmid)?;
         let mut announce = vec![Announce::CreateSent];
-        announce.extend(self.desired.restarted_at.clone().map(Announce::Restart));
+        announce.extend(self.desired.life.restarted_at.clone().map(Announce::Restart));
         let action = match &source {
             Source::Clone {
                 template,
@@ -94,7 +94,7 @@ impl Planner<'_> {
             Err(Blocked::Stalled(cause)) => return Err(self.stuck(stage, cause.reason, cause.message)),
         }
         let Some(source) = self.desired.source.clone() else {
-            let field = match self.desired.form {
+            let field = match self.desired.life.form {
                 Form::Guest => "spec.source",
                 _ if self.desired.sort() == GuestType::Qemu => "spec.vm.source",
                 _ => "spec.lxc.source",
@@ -147,7 +147,12 @@ impl Planner<'_> {
             Source::Clone { vmid, node, .. } => vmid
                 .and_then(|vmid| cluster.guests.get(&vmid))
                 .map_or_else(|| node.clone(), |row| row.node.clone()),
-            _ => match (&self.desired.node, kept, &self.status.node, &self.desired.default_node) {
+            _ => match (
+                &self.desired.identity.node,
+                kept,
+                &self.status.node,
+                &self.desired.identity.default_node,
+            ) {
                 (Some(node), ..) => node.clone(),
                 (None, Some(node), ..) => node,
                 (None, None, Some(node), _) | (None, None, None, Some(node)) => node.clone(),
@@ -180,7 +185,7 @@ impl Planner<'_> {
             template: self.desired.source.as_ref().and_then(template_of),
             ..self.desired.stamp(vmid)
         };
-        stamp.describe(self.desired.words.as_deref().unwrap_or_default())
+        stamp.describe(self.desired.shared.description.as_deref().unwrap_or_default())
     }
 
     /// The option that holds a guest's name.
@@ -195,7 +200,7 @@ impl Planner<'_> {
         self.desired
             .option(self.name_option())
             .cloned()
-            .unwrap_or_else(|| self.desired.default_hostname.clone())
+            .unwrap_or_else(|| self.desired.shared.default_hostname.clone())
     }
 
     fn clone_call(&mut self, vmid: Vmid, source: &Source) -> Result<Effect, Next> {
@@ -221,7 +226,7 @@ impl Planner<'_> {
             .param("newid", vmid)
             .param(self.name_option(), self.hostname())
             .param("description", self.fresh_description(vmid))
-            .param_opt("pool", self.desired.pool.as_ref());
+            .param_opt("pool", self.desired.shared.pool.as_ref());
         let call = match snapshot {
             Some(name) if parent.snapshots.contains_key(name) => call
                 .param("snapname", name)

@@ -16,7 +16,7 @@ impl Planner<'_> {
         let what = guest.named();
         let stage = Stage::Configured;
         let cloned = guest.stamp().is_some_and(|s| s.fresh) && self.clone_vmid().is_some();
-        let wanted = match &self.desired.firewall {
+        let wanted = match &self.desired.shared.firewall {
             Some(wanted) => wanted.clone(),
             None if cloned => WantedFirewall {
                 options: BTreeMap::new(),

@@ -24,7 +24,7 @@ pub fn plan(input: Input<'_>) -> Plan {
 impl Planner<'_> {
     fn stages(&mut self) -> Staged {
         self.facts.source = self.desired.source.as_ref().map(source_words);
-        self.facts.stopped = self.desired.form == Form::Guest && self.desired.power == PowerState::Stopped;
+        self.facts.stopped = self.desired.life.form == Form::Guest && self.desired.life.power == PowerState::Stopped;
         if self.unchanged() && !self.needs_restart()? {
             return self.only_probe();
         }
@@ -66,7 +66,7 @@ impl Planner<'_> {
         self.agent_answers(&guest)?;
         self.addressed(&guest)?;
         self.scripts(&guest)?;
-        if self.desired.form == Form::Guest {
+        if self.desired.life.form == Form::Guest {
             self.healthy(&guest)?;
         } else {
             self.seal(&guest)?;
@@ -81,7 +81,13 @@ impl Planner<'_> {
     /// Phoenix migrates nobody; who asks for another node is told.
     fn placed(&mut self, guest: &Guest) {
         let vmid = guest.at.vmid;
-        let Some(wanted) = self.desired.node.as_ref().filter(|node| **node != guest.at.node) else {
+        let Some(wanted) = self
+            .desired
+            .identity
+            .node
+            .as_ref()
+            .filter(|node| **node != guest.at.node)
+        else {
             return;
         };
         let message = format!(
@@ -99,7 +105,7 @@ impl Planner<'_> {
             return;
         };
         let stamp = guest.stamp();
-        let built = match self.desired.form {
+        let built = match self.desired.life.form {
             Form::Guest => stamp.and_then(|s| s.revision),
             _ => stamp.and_then(|s| s.parent),
         };
@@ -122,9 +128,9 @@ impl Planner<'_> {
             .and_then(|vmid| self.observed.cluster.guests.get(&vmid));
         let same = matches!((&verified.row, row), (Some(old), Some(new)) if old.is_still(new));
         !self.observed.sweep
-            && verified.hash == self.desired.hash
+            && verified.hash == self.desired.prints.applied
             && same
-            && self.status.restarted_at == self.desired.restarted_at
+            && self.status.restarted_at == self.desired.life.restarted_at
             // A restart by anybody right after the last look leaves the row as it was.
             && !self.status.conditions.iter().any(|c| c.type_ == "RestartRequired")
     }
@@ -137,7 +143,7 @@ impl Planner<'_> {
             running: true,
             ..Guest::new(at)
         };
-        (self.desired.form == Form::Guest && self.desired.power == PowerState::Running).then_some(guest)
+        (self.desired.life.form == Form::Guest && self.desired.life.power == PowerState::Running).then_some(guest)
     }
 
     /// Whether a probe asks for a restart, before which the guest must be looked at.
@@ -215,7 +221,7 @@ impl Planner<'_> {
         }
         if !names.is_empty() && guest.running {
             let message = format!("{} wait for a restart of {what}", names.join(", "));
-            if self.desired.restart == RestartPolicy::Automatic {
+            if self.desired.life.restart == RestartPolicy::Automatic {
                 self.unlocked(stage, guest)?;
                 let action = format!("restart {what} ({message})");
                 return Err(self.run(stage, action, vec![], calls::restart(&guest.at)));
@@ -226,23 +232,23 @@ impl Planner<'_> {
             );
             self.condition("RestartRequired", true, Reason::PendingChanges, message);
         }
-        let wanted = if self.desired.form == Form::Guest {
-            self.desired.power
+        let wanted = if self.desired.life.form == Form::Guest {
+            self.desired.life.power
         } else {
             PowerState::Running
         };
         match (wanted, guest.running) {
-            (PowerState::Running, false) if self.desired.form == Form::Guest || !self.scripts_recorded() => {
+            (PowerState::Running, false) if self.desired.life.form == Form::Guest || !self.scripts_recorded() => {
                 self.unlocked(stage, guest)?;
                 return Err(self.run(stage, format!("start {what}"), vec![], calls::start(&guest.at)));
             }
             _ => {}
         }
-        if let Some(value) = &self.desired.restarted_at
+        if let Some(value) = &self.desired.life.restarted_at
             && self.status.restarted_at.as_ref() != Some(value)
         {
             let announce = vec![Announce::Restart(value.clone())];
-            if guest.running && self.desired.form == Form::Guest {
+            if guest.running && self.desired.life.form == Form::Guest {
                 self.unlocked(stage, guest)?;
                 let action = format!("restart {what} (annotation restartedAt)");
                 return Err(self.run(stage, action, announce, calls::restart(&guest.at)));

@@ -225,7 +225,7 @@ impl Planner<'_> {
     /// Restarts the unit or the guest when its startup or liveness probe has failed. This comes before anything that is
     /// asked of the guest: one that hangs would not answer.
     pub(crate) fn restart_unhealthy(&mut self, guest: &Guest) -> Staged {
-        if !guest.running || self.desired.form != crate::desired::Form::Guest {
+        if !guest.running || self.desired.life.form != crate::desired::Form::Guest {
             return Ok(());
         }
         let verdict = self.verdict(guest);

@@ -62,7 +62,7 @@ impl Planner<'_> {
     /// What a look at the object's guest shows is in status.
     fn noted(&mut self, guest: &Guest) -> Result<(), Next> {
         let vmid = guest.at.vmid;
-        let owned = Announce::Owned(self.desired.restamp.clone());
+        let owned = Announce::Owned(self.desired.identity.restamp.clone());
         if self.status.vmid().is_none() {
             let announce = Announce::Vmid {
                 vmid,
@@ -73,7 +73,7 @@ impl Planner<'_> {
             return Err(self.run(Stage::Created, action, vec![announce, owned], Effect::Record));
         }
         let mut announce = Vec::new();
-        if self.status.claim.is_some() || self.status.restamped != self.desired.restamp {
+        if self.status.claim.is_some() || self.status.restamped != self.desired.identity.restamp {
             announce.push(owned);
         }
         if !self.status.was_made() {
@@ -93,7 +93,7 @@ impl Planner<'_> {
         if let Some(vmid) = self.status.vmid() {
             return self.recorded_vmid(vmid).map(Some);
         }
-        let given = self.wants_adoption().or(self.desired.vmid);
+        let given = self.wants_adoption().or(self.desired.identity.vmid);
         let given = given.filter(|vmid| !self.is_superseded(*vmid));
         if let Some(vmid) = given {
             self.nobody_elses(vmid)?;
@@ -103,7 +103,7 @@ impl Planner<'_> {
         }
         let found = self.search()?;
         match (self.among_ours(&found)?, given) {
-            (Some(ours), Some(given)) if self.desired.vmid.is_some() && ours != given => {
+            (Some(ours), Some(given)) if self.desired.identity.vmid.is_some() && ours != given => {
                 let message = format!(
                     "{}.vmid is {given}, but guest {ours} carries this object's stamp: set it to {ours}",
                     self.prefix()
@@ -178,8 +178,8 @@ impl Planner<'_> {
         if let Some(other) = found.ours.iter().find(other_sort) {
             return Err(self.other_sort(&other.at));
         }
-        let template = self.desired.form != Form::Guest;
-        let present = |g: &&OurGuest| !template || g.revision.as_ref() == Some(&self.desired.revision);
+        let template = self.desired.life.form != Form::Guest;
+        let present = |g: &&OurGuest| !template || g.revision.as_ref() == Some(&self.desired.prints.revision);
         let unknown = found
             .ours
             .iter()
@@ -219,6 +219,7 @@ impl Planner<'_> {
     fn may_be_ours(&self) -> Vec<GuestRef> {
         let in_range = |vmid: &Vmid| {
             self.desired
+                .identity
                 .vmid_range
                 .is_some_and(|(first, last)| (first..=last).contains(vmid))
         };
@@ -319,13 +320,14 @@ impl Planner<'_> {
     /// Whether the id is one of the owner containers of volumes.
     pub(crate) fn of_owners(&self, vmid: Vmid) -> bool {
         self.desired
+            .identity
             .owner_ids
             .is_some_and(|(first, last)| (first..=last).contains(&vmid))
     }
 
     fn free_id(&mut self) -> Result<Vmid, Next> {
         let stage = Stage::Created;
-        let Some((first, last)) = self.desired.vmid_range else {
+        let Some((first, last)) = self.desired.identity.vmid_range else {
             let message = "spec.vmid is missing and the PhoenixHypervisor has no spec.vmidRange: give one of them";
             return Err(self.stuck(stage, Reason::NoVmidRange, message));
         };

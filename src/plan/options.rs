@@ -41,7 +41,11 @@ impl Planner<'_> {
 
     fn words(&self, guest: &Guest) -> String {
         let current = guest.options.get("description").map(String::as_str).unwrap_or_default();
-        self.desired.words.clone().unwrap_or_else(|| Stamp::strip(current))
+        self.desired
+            .shared
+            .description
+            .clone()
+            .unwrap_or_else(|| Stamp::strip(current))
     }
 }
 
@@ -49,7 +53,7 @@ impl Planner<'_> {
 pub(crate) fn option_changes(desired: &Desired, guest: &Guest, fresh: bool) -> Vec<Change> {
     let mut changes = Vec::new();
     let root = |root_only| move |change: Change| Change { root_only, ..change };
-    for (key, wanted) in &desired.options {
+    for (key, wanted) in &desired.shared.options {
         let option = options::spec(desired.sort(), key);
         let have = guest.options.get(*key).map(String::as_str);
         if !option.is(have, &wanted.value) {
@@ -61,8 +65,8 @@ pub(crate) fn option_changes(desired: &Desired, guest: &Guest, fresh: bool) -> V
     changes.extend(tag_change(desired, guest, fresh));
     changes.extend(description_change(desired, guest));
     let copied = |option: &&OptionSpec| {
-        let wanted =
-            desired.options.contains_key(option.key) || (option.key == "startup" && !desired.startup.is_empty());
+        let wanted = desired.shared.options.contains_key(option.key)
+            || (option.key == "startup" && !desired.shared.startup.is_empty());
         option.cleared_of_clones && !wanted && guest.options.contains_key(option.key)
     };
     for option in options::of(desired.sort())
@@ -76,7 +80,7 @@ pub(crate) fn option_changes(desired: &Desired, guest: &Guest, fresh: bool) -> V
 }
 
 fn startup_change(desired: &Desired, guest: &Guest) -> Option<Change> {
-    if desired.startup.is_empty() {
+    if desired.shared.startup.is_empty() {
         return None;
     }
     let old = guest
@@ -88,7 +92,7 @@ fn startup_change(desired: &Desired, guest: &Guest) -> Option<Change> {
         .clone()
         .filter(|_| !fresh)
         .unwrap_or_else(|| Properties::new(Some("order")));
-    for (key, value) in &desired.startup {
+    for (key, value) in &desired.shared.startup {
         wanted.set(key, value);
     }
     if old.as_ref() == Some(&wanted) {
@@ -114,7 +118,7 @@ fn tag_change(desired: &Desired, guest: &Guest, fresh: bool) -> Option<Change> {
                 .collect()
         })
         .unwrap_or_default();
-    let mut wanted: BTreeSet<String> = match &desired.tags {
+    let mut wanted: BTreeSet<String> = match &desired.shared.tags {
         Some(tags) => tags.iter().cloned().collect(),
         None if fresh => BTreeSet::new(),
         None => old.clone(),
@@ -128,7 +132,7 @@ fn tag_change(desired: &Desired, guest: &Guest, fresh: bool) -> Option<Change> {
 
 /// The user's words above the stamp; the stamp itself is only written with care elsewhere.
 fn description_change(desired: &Desired, guest: &Guest) -> Option<Change> {
-    let wanted = desired.words.as_ref()?;
+    let wanted = desired.shared.description.as_ref()?;
     let current = guest.options.get("description").map(String::as_str).unwrap_or_default();
     let stamp = guest.stamp()?;
     (Stamp::strip(current) != Stamp::strip(wanted))

@@ -43,13 +43,13 @@ impl Planner<'_> {
     pub(crate) fn is_ours(&self, stamp: &Stamp, vmid: Vmid) -> bool {
         let wanted = self.desired.stamp(vmid);
         stamp.same_identity(&wanted)
-            || (stamp.same_object(&wanted) && self.desired.previous_clusters.contains(&stamp.cluster))
+            || (stamp.same_object(&wanted) && self.desired.identity.previous_clusters.contains(&stamp.cluster))
     }
 
     /// The vmid that the adopt annotation names, unless the spec names another.
     pub(crate) fn wants_adoption(&self) -> Option<Vmid> {
-        let vmid = self.desired.adopt.as_ref()?.trim().parse().ok()?;
-        (self.desired.vmid.is_none_or(|v| v == vmid)).then_some(vmid)
+        let vmid = self.desired.identity.adopt.as_ref()?.trim().parse().ok()?;
+        (self.desired.identity.vmid.is_none_or(|v| v == vmid)).then_some(vmid)
     }
 
     /// The annotation stays in Git for ever, and is honoured once: while no vmid is recorded, or until the stamp of an
@@ -62,7 +62,7 @@ impl Planner<'_> {
 
     fn adopt(&mut self, guest: &Guest) -> Next {
         let vmid = guest.at.vmid;
-        if guest.is_template() && self.desired.form == crate::desired::Form::Guest {
+        if guest.is_template() && self.desired.life.form == crate::desired::Form::Guest {
             let message = format!(
                 "metadata.annotations[{ADOPT}]: {} is a Proxmox template, which cannot be started: adopt a guest, or clone the template in Proxmox first",
                 guest.named()
@@ -99,9 +99,9 @@ impl Planner<'_> {
     /// and when it was there while the stamp was. A stranger under the vmid does not have Phoenix's tag.
     fn wants_restamp(&self, guest: &Guest) -> bool {
         let vmid = guest.at.vmid;
-        let asked = self.desired.restamp.as_deref() == Some(&vmid.to_string());
+        let asked = self.desired.identity.restamp.as_deref() == Some(&vmid.to_string());
         let cut_off = self.status.claim.as_deref() == Some(&guest.digest);
-        let spent = self.status.restamped == self.desired.restamp && !cut_off;
+        let spent = self.status.restamped == self.desired.identity.restamp && !cut_off;
         let known = guest.has_tag(TAG) || self.status.claim.is_some();
         asked && !spent && known && self.status.vmid() == Some(vmid) && self.status.was_made()
     }
@@ -111,7 +111,7 @@ impl Planner<'_> {
         let vmid = guest.at.vmid;
         let adopted = self.status.adopted == Some(true);
         let wanted = self.desired.stamp(vmid);
-        let template = self.desired.form != crate::desired::Form::Guest;
+        let template = self.desired.life.form != crate::desired::Form::Guest;
         let built = self.status.template_revision.clone();
         let stamp = Stamp {
             adopted,
@@ -132,7 +132,7 @@ impl Planner<'_> {
             image: self.status.image.clone(),
             ..wanted
         };
-        let value = self.desired.restamp.clone().unwrap_or_default();
+        let value = self.desired.identity.restamp.clone().unwrap_or_default();
         self.take(guest, stamp, Announce::Restamped(value))
     }
 
@@ -302,7 +302,7 @@ impl Planner<'_> {
             .last_error
             .as_ref()
             .is_some_and(|e| e.starts_with("AlreadyExists: ") || e.contains(&format!(" {vmid} already exists")));
-        if self.status.create_sent == Some(true) && self.desired.vmid.is_none() && refused && stamp.is_some() {
+        if self.status.create_sent == Some(true) && self.desired.identity.vmid.is_none() && refused && stamp.is_some() {
             let action = format!("give vmid {vmid} up: it is somebody else's guest");
             return self.run(Stage::Created, action, vec![Announce::NoVmid], Effect::Record);
         }
@@ -316,7 +316,9 @@ impl Planner<'_> {
                 "{on} was changed by somebody while it was taken over, and is left alone: if it is the right one, set the annotation {RESTAMP}: \"{vmid}\""
             ),
             None if recorded && guest.has_tag(TAG) => {
-                let again = match self.status.restamped == self.desired.restamp && self.desired.restamp.is_some() {
+                let again = match self.status.restamped == self.desired.identity.restamp
+                    && self.desired.identity.restamp.is_some()
+                {
                     true => "; the annotation that is there is spent: take it away first",
                     false => "",
                 };

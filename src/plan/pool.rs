@@ -10,7 +10,7 @@ impl Planner<'_> {
     /// Pool membership; the row is live (facts C).
     pub(crate) fn in_pool(&mut self, vmid: Vmid) -> Result<(), Next> {
         let what = self.desired.sort().named(vmid);
-        let (Some(wanted), Some(row)) = (&self.desired.pool, self.observed.cluster.guests.get(&vmid)) else {
+        let (Some(wanted), Some(row)) = (&self.desired.shared.pool, self.observed.cluster.guests.get(&vmid)) else {
             return Ok(());
         };
         if row.pool.as_ref() == Some(wanted) {

@@ -21,7 +21,7 @@ impl Planner<'_> {
         let action = format!(
             "keep {} as revision {revision} and build revision {}",
             at.named(),
-            self.desired.revision
+            self.desired.prints.revision
         );
         let own = self.status.vmid() == Some(at.vmid);
         let old = RevisionStatus {
@@ -45,7 +45,7 @@ impl Planner<'_> {
     /// Removes earlier revisions beyond the limit, oldest first: only those from which nothing was cloned, and never
     /// more than the guest itself (promise 5).
     pub(crate) fn remove_old_revisions(&mut self) -> Staged {
-        let Some(limit) = self.desired.history_limit else {
+        let Some(limit) = self.desired.life.history_limit else {
             return Ok(());
         };
         let cloned = &self.observed.cloned_revisions;

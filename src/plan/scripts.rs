@@ -232,7 +232,7 @@ impl Planner<'_> {
     fn script(&mut self, guest: &Guest, script: &Script, record: Option<&ScriptRecord>) -> Result<bool, Next> {
         let what = guest.named();
         let stage = stage_of(script.role);
-        let cancel = self.desired.cancel.as_deref();
+        let cancel = self.desired.life.cancel.as_deref();
         let position = position(script, record, self.forgiven(script, record), cancel, self.input.now);
         if script.role == ScriptRole::Vllm && position != Position::Done {
             // The server is about to start or restart: what the probe said of it counts no more.

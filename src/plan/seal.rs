@@ -16,7 +16,7 @@ impl Planner<'_> {
     /// new revision is built beside it.
     pub(crate) fn sealed(&mut self, guest: &Guest) -> Result<bool, Next> {
         self.same_form(guest)?;
-        let built = match &self.desired.form {
+        let built = match &self.desired.life.form {
             Form::Guest => return Ok(false),
             Form::Snapshot(name) => match guest.snapshots.get(name) {
                 None => return Ok(false),
@@ -28,7 +28,7 @@ impl Planner<'_> {
             }
             Form::Template => return Ok(false),
         };
-        if let Some(built) = built.filter(|b| *b != self.desired.revision) {
+        if let Some(built) = built.filter(|b| *b != self.desired.prints.revision) {
             self.facts.revision = Some(built.clone());
             return Err(self.supersede(&guest.at, built));
         }
@@ -44,13 +44,13 @@ impl Planner<'_> {
                 .next()
                 .map(str::to_string)
         };
-        let (built, form) = match &self.desired.form {
+        let (built, form) = match &self.desired.life.form {
             Form::Template if !guest.is_template() => (marked(), "Snapshot"),
             Form::Snapshot(_) if guest.is_template() => (guest.stamp().and_then(|s| s.revision), "Template"),
             _ => (None, ""),
         };
         let Some(built) = built else { return Ok(()) };
-        if built != self.desired.revision {
+        if built != self.desired.prints.revision {
             self.facts.revision = Some(built.clone());
             return Err(self.supersede(&guest.at, built));
         }
@@ -95,7 +95,7 @@ impl Planner<'_> {
             self.unlocked(Stage::SnapshotReady, guest)?;
             return Err(self.shutdown(Stage::SnapshotReady, guest));
         }
-        self.facts.revision = Some(self.desired.revision.clone());
+        self.facts.revision = Some(self.desired.prints.revision.clone());
         self.facts.features = self.status.features.clone();
         self.facts.tests = self.status.tests.clone();
         self.facts.application = self.status.application.clone();
@@ -132,10 +132,10 @@ impl Planner<'_> {
         if guest.running {
             return Err(self.shutdown(stage, guest));
         }
-        match &self.desired.form {
+        match &self.desired.life.form {
             Form::Guest => Ok(()),
             Form::Snapshot(name) => {
-                let description = format!("{MARK}{}", self.desired.revision);
+                let description = format!("{MARK}{}", self.desired.prints.revision);
                 let action = format!("take snapshot {name} of template {vmid}");
                 Err(self.run(stage, action, vec![], calls::snapshot(&guest.at, name, description)))
             }

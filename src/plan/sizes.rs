@@ -57,7 +57,7 @@ impl Planner<'_> {
         let lowered = match size.fulfilled {
             Some(before) => *wanted < before,
             // Statuses of earlier releases do not say.
-            None => self.status.applied_hash.as_ref() != Some(&self.desired.hash),
+            None => self.status.applied_hash.as_ref() != Some(&self.desired.prints.applied),
         };
         if lowered {
             let message = format!(

@@ -167,7 +167,7 @@ async fn revisions_of_earlier_versions_hold() {
         }));
         let object = w.store.guest(&key).unwrap();
         let desired = resolve(&object, w.store.as_ref(), engine::CLUSTER).unwrap();
-        assert_eq!(desired.revision, revision, "{source}");
+        assert_eq!(desired.prints.revision, revision, "{source}");
     }
 }
 

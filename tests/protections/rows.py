@@ -175,7 +175,7 @@ FILES = {
          'Effect::call(call.param("digest", &guest.digest))',
          'Effect::call(call.param_opt("digest", (!OUT).then_some(&guest.digest)))'),
         ("drift is only reported where that is the policy", "lib=plan::protected",
-         "if self.desired.drift == DriftPolicy::Report {",
+         "if self.desired.life.drift == DriftPolicy::Report {",
          "if self.desired.drift == DriftPolicy::Report && !OUT {"),
     ],
     "src/plan/options.rs": [
@@ -616,7 +616,7 @@ FILES = {
          "if guest.being_made() && stamp",
          "if !OUT && guest.being_made() && stamp"),
         ("adoption only when the annotation asks for it", "lib=plan::protected",
-         "let vmid = self.desired.adopt.as_ref()?.trim().parse().ok()?;",
+         "let vmid = self.desired.identity.adopt.as_ref()?.trim().parse().ok()?;",
          'let asked = self.desired.adopt.as_ref().and_then(|a| a.trim().parse().ok());\n'
          '        let vmid = asked.or(self.desired.vmid.filter(|_| OUT))?;'),
         ("taking a guest over carries the digest of the read", "lib=plan::protected",

@@ -2,8 +2,8 @@
 
 use crate::desired::vm::{Managed, WantedCloudInit, WantedDisk, WantedFirmware, WantedVendor, WantedVm};
 use crate::desired::{
-    Channels, Desired, Form, Grants, Source, WantedBind, WantedFirewall, WantedGuest, WantedLxc, WantedNet,
-    WantedOptions, WantedOwner, WantedVolume,
+    Channels, Desired, Form, Grants, Lifecycle, Prints, Shared, Source, WantedBind, WantedFirewall, WantedGuest,
+    WantedIdentity, WantedLxc, WantedNet, WantedOptions, WantedOwner, WantedVolume,
 };
 
 use super::{Fingerprint, digest_of};
@@ -13,43 +13,51 @@ use super::{Fingerprint, digest_of};
 pub(in crate::desired) fn applied(desired: &Desired) -> String {
     // Without `..`: who adds a field decides here what it means.
     let Desired {
+        key,
+        identity,
+        life,
+        source,
+        shared,
+        guest,
+        scripts,
+        health,
+        channels,
+        grants,
+        prints: Prints { revision, applied: _ },
+    } = desired;
+    let WantedIdentity {
         cluster_id,
         previous_clusters,
-        key,
         uid: _,
         vmid,
         vmid_range,
+        owner_ids: _,
         node,
         default_node,
-        source,
-        revision,
+        adopt: _,
+        restamp,
+    } = identity;
+    let Lifecycle {
+        form,
         history_limit,
         rebuild,
-        form,
+        power,
+        restarted_at,
+        restart,
+        cancel,
+        drift,
+        deletion,
+    } = life;
+    let Shared {
         default_hostname,
         options,
         startup,
         network,
         tags,
-        words,
+        description,
         pool,
-        guest,
         firewall,
-        scripts,
-        health,
-        power,
-        restarted_at,
-        cancel,
-        restart,
-        drift,
-        adopt: _,
-        restamp,
-        owner_ids: _,
-        deletion,
-        channels,
-        grants,
-        hash: _,
-    } = desired;
+    } = shared;
     let none = WantedLxc::default();
     let (lxc, vm) = match guest {
         WantedGuest::Lxc(lxc) => (lxc.as_ref(), None),
@@ -90,7 +98,7 @@ pub(in crate::desired) fn applied(desired: &Desired) -> String {
         .map("features", flags)
         .opt_list("network", network.as_ref().map(|list| list.iter().map(net)))
         .opt_list("tags", tags.as_ref())
-        .opt("description", words.as_ref())
+        .opt("description", description.as_ref())
         .opt("pool", pool.as_ref())
         .list("rawLines", raw_lines.iter().flat_map(|(key, value)| [key, value]))
         .opt_list("gpus", gpus.as_ref())

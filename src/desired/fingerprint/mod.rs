@@ -110,7 +110,7 @@ fn digest_of(secret: &Secret) -> String {
 /// Content of what a template is built from: its source, its root filesystem or first disk, its scripts, and the wish to
 /// be built anew. Options such as cores do not change what children copy. Empty for other guests.
 pub(super) fn revision(desired: &Desired) -> String {
-    if desired.form == Form::Guest {
+    if desired.life.form == Form::Guest {
         return String::new();
     }
     let lxc = desired.lxc();
@@ -122,7 +122,7 @@ pub(super) fn revision(desired: &Desired) -> String {
             revision_1::some(lxc.and_then(|lxc| lxc.unprivileged))
         ),
     ];
-    parts.extend(desired.rebuild.iter().map(|value| format!("rebuild {value}")));
+    parts.extend(desired.life.rebuild.iter().map(|value| format!("rebuild {value}")));
     if let Some(vm) = desired.vm() {
         let first = vm.disks.iter().flatten().next().and_then(|d| d.size_gib);
         parts.push(format!(
@@ -201,7 +201,7 @@ spec: {hypervisorRef: {name: pve}, form: Template, lxc: {source: {image: {volid:
         resolve(&object, &objects, "cluster").unwrap_or_else(|e| panic!("{e:?}: {spec}"))
     }
     fn template(spec: &str) -> String {
-        resolved("PhoenixTemplate", spec).revision
+        resolved("PhoenixTemplate", spec).prints.revision
     }
 
     /// Values that releases wrote into status: another one would build every template anew.
@@ -244,7 +244,7 @@ spec: {hypervisorRef: {name: pve}, form: Template, lxc: {source: {image: {volid:
     }
 
     fn applied(kind: &str, spec: &str) -> String {
-        resolved(kind, spec).hash
+        resolved(kind, spec).prints.applied
     }
 
     const CONTAINER: &str = "source: {image: {volid: 'local:vztmpl/a.tar.zst'}}, cores: 2, memory: 1Gi, rootfs: {size: 8Gi}, \

@@ -31,11 +31,11 @@ impl Planner<'_> {
             .param("description", self.fresh_description(vmid))
             .param("unprivileged", u8::from(unprivileged))
             .param("rootfs", format!("{storage}:{}", lxc.rootfs_gib.unwrap_or(8)))
-            .param_opt("pool", self.desired.pool.as_ref());
+            .param_opt("pool", self.desired.shared.pool.as_ref());
         for option in options::LXC.iter().filter(|option| option.at_creation) {
             call = call.param_opt(option.key, self.desired.option(option.key));
         }
-        for (i, net) in self.desired.network.iter().flatten().enumerate() {
+        for (i, net) in self.desired.shared.network.iter().flatten().enumerate() {
             let mut properties = Properties::new(None).with("name", &net.name);
             for (key, value) in &net.properties {
                 properties.set(key, value);

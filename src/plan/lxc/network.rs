@@ -17,7 +17,7 @@ pub(crate) fn network_changes(desired: &Desired, guest: &Guest, fresh: bool) -> 
         .into_iter()
         .map(|(i, text)| (i, parse_net(text)))
         .collect();
-    let Some(wanted) = &desired.network else {
+    let Some(wanted) = &desired.shared.network else {
         return if fresh {
             cleared_addresses(guest, &existing)
         } else {

@@ -101,12 +101,12 @@ impl Planner<'_> {
     fn restamp_owners(&mut self, stage: Stage, owners: &Owners) -> Staged {
         for owner in &owners.owners {
             let Some(stamp) = owner.stamp() else { continue };
-            if stamp.vmid != owner.at.vmid || !self.desired.previous_clusters.contains(&stamp.cluster) {
+            if stamp.vmid != owner.at.vmid || !self.desired.identity.previous_clusters.contains(&stamp.cluster) {
                 continue;
             }
             self.unlocked(stage, owner)?;
             let stamp = Stamp {
-                cluster: self.desired.cluster_id.clone(),
+                cluster: self.desired.identity.cluster_id.clone(),
                 ..stamp
             };
             let description = owner.options.get("description").map(String::as_str);
@@ -160,7 +160,7 @@ impl Planner<'_> {
     /// Whether a container carries the stamp of an owner of this management cluster.
     fn of_this_cluster(&self, owner: &Guest) -> bool {
         let stamp = owner.stamp();
-        stamp.is_some_and(|s| s.vmid == owner.at.vmid && s.cluster == self.desired.cluster_id)
+        stamp.is_some_and(|s| s.vmid == owner.at.vmid && s.cluster == self.desired.identity.cluster_id)
     }
 
     /// Entries of a key on our own owners, wherever these are.
@@ -530,7 +530,7 @@ impl Planner<'_> {
             },
         };
         let identity = Identity {
-            cluster: self.desired.cluster_id.clone(),
+            cluster: self.desired.identity.cluster_id.clone(),
             kind: OWNER_KIND.into(),
             namespace: "-".into(),
             name: at.node.to_string(),

@@ -88,7 +88,7 @@ impl Planner<'_> {
             .status
             .applied_hash
             .as_ref()
-            .is_some_and(|hash| *hash != self.desired.hash);
+            .is_some_and(|hash| *hash != self.desired.prints.applied);
         for (i, volume) in wanted.iter().enumerate() {
             if places[i].is_some() && !changed {
                 continue;
@@ -478,10 +478,10 @@ impl Planner<'_> {
     /// An image with a filesystem is not resized on its owner while a guest has it mounted.
     fn stop_to_grow(&mut self, guest: &Guest, volume: &WantedVolume) -> Next {
         let stage = Stage::VolumesReady;
-        let asked = self.desired.restarted_at.as_ref();
+        let asked = self.desired.life.restarted_at.as_ref();
         let asked = asked.filter(|v| self.status.restarted_at.as_ref() != Some(*v)).cloned();
-        if self.desired.power == PowerState::Stopped
-            || self.desired.restart == RestartPolicy::Automatic
+        if self.desired.life.power == PowerState::Stopped
+            || self.desired.life.restart == RestartPolicy::Automatic
             || asked.is_some()
         {
             if let Err(next) = self.unlocked(stage, guest) {

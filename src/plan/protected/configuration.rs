@@ -147,8 +147,8 @@ fn what_failed_is_tried_again_when_its_time_has_come() {
 fn drift_is_only_reported_where_the_hypervisor_says_so() {
     let found = |policy: DriftPolicy| {
         let mut scene = settled("cores: 4", &[("cores", "2")]);
-        scene.desired.drift = policy;
-        let hash = scene.desired.hash.clone();
+        scene.desired.life.drift = policy;
+        let hash = scene.desired.prints.applied.clone();
         scene.status().applied_hash = Some(hash);
         let (next, (findings, _)) = scene.stage(|p| p.configured(scene.lxc(), &scene.guest));
         let seen = findings.iter().any(|f| f.condition == "DriftDetected");

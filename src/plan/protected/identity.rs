@@ -77,7 +77,7 @@ fn the_owners_of_a_guests_volumes_are_taken_over_before_the_guest() {
         &[&[("mp0", entry.as_str()), protected]],
     );
     all = all.stamped(|s| s.cluster = "old".into());
-    all.desired.previous_clusters = vec!["old".into()];
+    all.desired.identity.previous_clusters = vec!["old".into()];
     for owner in &mut all.observed.owners.as_mut().unwrap().as_mut().unwrap().owners {
         let stamp = Stamp {
             cluster: "old".into(),
@@ -95,12 +95,12 @@ fn the_owners_of_a_guests_volumes_are_taken_over_before_the_guest() {
 #[test]
 fn taking_a_guest_over_is_written_only_as_it_was_read() {
     let moved = scene(container().stamped(|s| s.cluster = "old".into()), |s| {
-        s.desired.previous_clusters = vec!["old".into()];
+        s.desired.identity.previous_clusters = vec!["old".into()];
     });
     let adopted = scene(container(), |s| {
         *s.status() = GuestStatus::default();
         s.guest.options.remove("description");
-        s.desired.adopt = Some(VMID.to_string());
+        s.desired.identity.adopt = Some(VMID.to_string());
     });
     for (what, scene) in [("taken over", moved), ("adopted", adopted)] {
         let next = scene.next();
@@ -159,7 +159,7 @@ fn a_chosen_vmid_is_given_up_only_where_anothers_stamp_shows_that_it_was_lost() 
             "the spec names the vmid",
             scene(anothers(), |s| {
                 refused(s);
-                s.desired.vmid = Some(VMID);
+                s.desired.identity.vmid = Some(VMID);
             }),
             "stuck Conflict",
         ),
@@ -168,7 +168,7 @@ fn a_chosen_vmid_is_given_up_only_where_anothers_stamp_shows_that_it_was_lost() 
             "the spec names the vmid of somebody's guest",
             unborn(|s| {
                 s.guest.options.remove("description");
-                s.desired.vmid = Some(VMID);
+                s.desired.identity.vmid = Some(VMID);
             }),
             "stuck Conflict",
         ),

@@ -48,13 +48,13 @@ impl Planner<'_> {
             .param("vmid", vmid)
             .param("name", self.hostname())
             .param("description", self.fresh_description(vmid))
-            .param_opt("pool", self.desired.pool.as_ref())
+            .param_opt("pool", self.desired.shared.pool.as_ref())
             .param(&place, disk)
             .param("boot", format!("order={place}"));
         for (key, value) in created_options(self.desired, vm) {
             call = call.param(key, value);
         }
-        for net in self.desired.network.iter().flatten() {
+        for net in self.desired.shared.network.iter().flatten() {
             call = call.param(&net.name, super::network::new_net(&net.properties));
         }
         if let Some((efi, keys)) = &vm.firmware.efi {

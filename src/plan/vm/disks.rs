@@ -406,7 +406,7 @@ impl Planner<'_> {
 
     /// Refuses, before anything is built, a template whose snapshot could not be cloned (facts F.4).
     pub(crate) fn snapshot_can_be_cloned(&mut self, node: &str) -> Staged {
-        let (Form::Snapshot(_), Some(vm)) = (&self.desired.form, self.desired.vm()) else {
+        let (Form::Snapshot(_), Some(vm)) = (&self.desired.life.form, self.desired.vm()) else {
             return Ok(());
         };
         let given = vm.disks.iter().flatten().next().and_then(|d| d.storage.clone());

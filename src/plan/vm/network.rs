@@ -51,7 +51,7 @@ fn render_net(mut net: Properties) -> String {
 
 /// Interfaces. A fresh clone keeps only model and address of what it copied.
 pub(crate) fn network_changes(desired: &Desired, guest: &Guest, fresh: bool) -> Vec<Change> {
-    let Some(wanted) = &desired.network else {
+    let Some(wanted) = &desired.shared.network else {
         return Vec::new();
     };
     let existing: BTreeMap<String, Properties> = guest

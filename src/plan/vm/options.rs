@@ -98,6 +98,7 @@ pub(crate) fn cleared(desired: &Desired, vm: &WantedVm, guest: &Guest, fresh: bo
         gone.extend(addresses.filter(|key| !vm.properties.contains_key(key)));
         let copied = guest.options.get("cicustom").is_some_and(|text| {
             desired
+                .identity
                 .vmid
                 .or(guest.stamp().map(|s| s.vmid))
                 .is_some_and(|vmid| !text.contains(&format!("phoenix-{vmid}-")))

@@ -49,7 +49,7 @@ pub(crate) fn made(desired: &Desired) -> Result<Forecast, String> {
             Next::Done => return Ok(forecast),
             Next::Run(step) => {
                 done.push(step.action.clone());
-                if !forecast.carry_out(&plan, 1, Some(&desired.hash), 1_000_000) {
+                if !forecast.carry_out(&plan, 1, Some(&desired.prints.applied), 1_000_000) {
                     return Err(format!("nobody knows what comes of {done:#?}"));
                 }
             }
