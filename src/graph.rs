@@ -45,7 +45,7 @@ impl<'a> Graph<'a> {
         };
         for (key, object) in &objects {
             // As templates are looked up: in the object's own namespace, then in the hypervisor's.
-            let namespaces = [key.namespace.clone(), object.hypervisor_ref().0];
+            let namespaces = [key.namespace.clone(), object.hypervisor_ref().namespace];
             let found = object.template_ref().and_then(|name| {
                 let key = |ns: &String| objects.get_key_value(&Key::new(GuestKind::PhoenixTemplate, ns, name));
                 namespaces.iter().find_map(key)

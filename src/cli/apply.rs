@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::desired::{GuestObject, Key, Objects};
+use crate::desired::{ObjectName, GuestObject, Key, Objects};
 use crate::engine::store::{Event, Store};
 use crate::engine::{Engine, EngineOptions};
 use crate::standalone::manifests::{ManifestError, load};
@@ -183,7 +183,7 @@ impl Args {
     async fn apply(&self, opened: &Opened, limit: Duration) -> ExitCode {
         let mut keys = opened.keys();
         if let Some(name) = &self.hypervisor {
-            keys.retain(|k| opened.store.guest(k).is_some_and(|o| o.hypervisor_ref().1 == *name));
+            keys.retain(|k| opened.store.guest(k).is_some_and(|o| o.hypervisor_ref().name == *name));
         }
         if let Err(error) = opened.resume(&keys).await {
             errln!("{error}");
@@ -241,7 +241,7 @@ impl Args {
 
 /// A line for each hypervisor of the manifests that is not Ready.
 fn unready_hypervisors(opened: &Opened) -> Vec<String> {
-    let line = |(namespace, name): (String, String)| {
+    let line = |ObjectName { namespace, name }: ObjectName| {
         let status = opened.store.hypervisor(&namespace, &name)?.status.clone()?;
         let ready = status.conditions.into_iter().find(|c| c.type_ == "Ready")?;
         (ready.status != "True").then(|| {

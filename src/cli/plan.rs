@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::desired::{GuestObject, Objects};
+use crate::desired::{ObjectName, GuestObject, Objects};
 use crate::engine::preview::Preview;
 use crate::plan::Impact;
 use crate::reason::Reason;
@@ -43,7 +43,7 @@ impl Args {
     }
 
     async fn plan(&self, opened: &Opened) -> ExitCode {
-        for (namespace, name) in opened.store.hypervisors() {
+        for ObjectName { namespace, name } in opened.store.hypervisors() {
             let outcome = opened.engine.poll(&namespace, &name).await;
             if let Err(error) = opened.store.store_hypervisor(&namespace, &name, outcome.status) {
                 errln!("{error}");
@@ -53,7 +53,7 @@ impl Args {
         let mut keys = opened.keys();
         keys.retain(|k| {
             let object = opened.store.guest(k);
-            object.is_some_and(|o| self.hypervisor.as_ref().is_none_or(|h| o.hypervisor_ref().1 == *h))
+            object.is_some_and(|o| self.hypervisor.as_ref().is_none_or(|h| o.hypervisor_ref().name == *h))
         });
         for object in opened.objects(&keys) {
             let preview = opened.engine.preview(&object.key).await;

@@ -2,9 +2,8 @@
 //! docs/security.md). Every field that reaches out is named here; the plan asks the same judge about what a guest on
 //! Proxmox really carries.
 
-use crate::crd::{
-    ADOPT, Allow, AllowedCapability, Capabilities, Defaults, LxcGuest, PhoenixHypervisor, PhoenixLXCSpec, VmGuest,
-};
+use crate::crd::{ADOPT, Allow, AllowedCapability, Capabilities, Defaults, LxcGuest, PhoenixHypervisor, PhoenixLXCSpec, VmGuest};
+use crate::desired::ObjectName;
 use crate::pve::Vmid;
 use crate::reason::Reason;
 
@@ -26,7 +25,7 @@ pub struct Grants {
 
 impl Grants {
     fn new(object: &GuestObject, hypervisor: &PhoenixHypervisor, objects: &dyn Objects) -> Self {
-        let (namespace, name) = object.hypervisor_ref();
+        let ObjectName { namespace, name } = object.hypervisor_ref();
         let allow = hypervisor.spec.allow.clone().unwrap_or_default();
         let defaults = hypervisor.spec.defaults.clone().unwrap_or_default();
         // The name in the list means the template of the hypervisor's namespace, not one of the tenant's own.

@@ -4,22 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::ResourceExt;
 
 use crate::crd::{PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
 
-use super::{GuestObject, Key, Objects};
-
-/// Namespace and name.
-type Name = (String, String);
+use super::{GuestObject, Key, ObjectName, Objects};
 
 #[derive(Default)]
 struct Maps {
     guests: BTreeMap<Key, GuestObject>,
-    hypervisors: BTreeMap<Name, Arc<PhoenixHypervisor>>,
-    features: BTreeMap<Name, Arc<PhoenixFeature>>,
-    secrets: BTreeMap<Name, Arc<Secret>>,
-    config_maps: BTreeMap<Name, Arc<ConfigMap>>,
+    hypervisors: BTreeMap<ObjectName, Arc<PhoenixHypervisor>>,
+    features: BTreeMap<ObjectName, Arc<PhoenixFeature>>,
+    secrets: BTreeMap<ObjectName, Arc<Secret>>,
+    config_maps: BTreeMap<ObjectName, Arc<ConfigMap>>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
 }
 
@@ -67,22 +63,26 @@ impl MemoryObjects {
 
     /// Puts a hypervisor in.
     pub fn insert_hypervisor(&self, object: PhoenixHypervisor) {
-        self.write().hypervisors.insert(name(&object), Arc::new(object));
+        self.write()
+            .hypervisors
+            .insert(ObjectName::of(&object), Arc::new(object));
     }
 
     /// Puts a feature in.
     pub fn insert_feature(&self, object: PhoenixFeature) {
-        self.write().features.insert(name(&object), Arc::new(object));
+        self.write().features.insert(ObjectName::of(&object), Arc::new(object));
     }
 
     /// Puts a Secret in.
     pub fn insert_secret(&self, object: Secret) {
-        self.write().secrets.insert(name(&object), Arc::new(object));
+        self.write().secrets.insert(ObjectName::of(&object), Arc::new(object));
     }
 
     /// Puts a ConfigMap in.
     pub fn insert_config_map(&self, object: ConfigMap) {
-        self.write().config_maps.insert(name(&object), Arc::new(object));
+        self.write()
+            .config_maps
+            .insert(ObjectName::of(&object), Arc::new(object));
     }
 
     /// Makes a namespace known, with its labels.
@@ -102,17 +102,13 @@ impl MemoryObjects {
 
     /// Takes a Secret out.
     pub fn remove_secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
-        self.write().secrets.remove(&(namespace.to_string(), name.to_string()))
+        self.write().secrets.remove(&ObjectName::new(namespace, name))
     }
 
     /// All hypervisors, by namespace and name.
     pub fn hypervisors(&self) -> Vec<Arc<PhoenixHypervisor>> {
         self.read().hypervisors.values().cloned().collect()
     }
-}
-
-fn name<K: ResourceExt>(object: &K) -> Name {
-    (object.namespace().unwrap_or_default(), object.name_any())
 }
 
 impl Objects for MemoryObjects {
@@ -133,30 +129,21 @@ impl Objects for MemoryObjects {
     }
 
     fn hypervisor(&self, namespace: &str, name: &str) -> Option<Arc<PhoenixHypervisor>> {
-        self.read()
-            .hypervisors
-            .get(&(namespace.to_string(), name.to_string()))
-            .cloned()
+        self.read().hypervisors.get(&ObjectName::new(namespace, name)).cloned()
     }
 
     fn features(&self, namespace: &str) -> Vec<Arc<PhoenixFeature>> {
         let maps = self.read();
-        let of_namespace = maps.features.iter().filter(|((ns, _), _)| ns == namespace);
+        let of_namespace = maps.features.iter().filter(|(name, _)| name.namespace == namespace);
         of_namespace.map(|(_, feature)| feature.clone()).collect()
     }
 
     fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
-        self.read()
-            .secrets
-            .get(&(namespace.to_string(), name.to_string()))
-            .cloned()
+        self.read().secrets.get(&ObjectName::new(namespace, name)).cloned()
     }
 
     fn config_map(&self, namespace: &str, name: &str) -> Option<Arc<ConfigMap>> {
-        self.read()
-            .config_maps
-            .get(&(namespace.to_string(), name.to_string()))
-            .cloned()
+        self.read().config_maps.get(&ObjectName::new(namespace, name)).cloned()
     }
 
     fn namespace_labels(&self, namespace: &str) -> Option<BTreeMap<String, String>> {
@@ -166,6 +153,8 @@ impl Objects for MemoryObjects {
 
 #[cfg(test)]
 mod tests {
+    use kube::ResourceExt;
+
     use super::*;
     use crate::crd::{GuestKind, PhoenixFeatureSpec, PhoenixLXCSpec};
 

@@ -28,7 +28,7 @@ use crate::reason::{Cause, Reason};
 pub use allow::Grants;
 pub use lxc::WantedLxc;
 pub use memory::MemoryObjects;
-pub use objects::{GuestObject, GuestSpec, Key, Objects};
+pub use objects::{GuestObject, GuestSpec, Key, ObjectName, Objects};
 pub use reach::Reach;
 pub use resolve::resolve;
 pub use stamp::{Identity, Stamp};

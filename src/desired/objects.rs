@@ -7,11 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::ResourceExt;
 
-use crate::crd::{
-    Dependency, FINALIZER, FeatureRef, GuestFields, GuestKind, GuestStatus, GuestTest, Health, LxcGuest,
-    PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixLXCSpec, PhoenixTemplate, PhoenixTemplateSpec, PhoenixVM,
-    PhoenixVMSpec, PowerState, VmGuest,
-};
+use crate::crd::{Dependency, FINALIZER, FeatureRef, GuestFields, GuestKind, GuestStatus, GuestTest, Health, LxcGuest, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixLXCSpec, PhoenixTemplate, PhoenixTemplateSpec, PhoenixVM, PhoenixVMSpec, PowerState, VmGuest};
 use crate::pve::{GuestType, Vmid};
 
 /// Names one guest object.
@@ -39,6 +35,39 @@ impl Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}/{}", self.kind.as_str(), self.namespace, self.name)
+    }
+}
+
+/// Names one object whose kind is known: a hypervisor, most of the time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectName {
+    /// Namespace; empty for a namespace itself.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl ObjectName {
+    /// A name from its parts.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        ObjectName {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
+    /// The name of an object.
+    pub fn of(object: &impl ResourceExt) -> Self {
+        ObjectName {
+            namespace: object.namespace().unwrap_or_default(),
+            name: object.name_any(),
+        }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
     }
 }
 
@@ -124,15 +153,10 @@ impl GuestObject {
     }
 
     /// The hypervisor that the object names, with the namespace filled in.
-    pub fn hypervisor_ref(&self) -> (String, String) {
+    pub fn hypervisor_ref(&self) -> ObjectName {
         let reference = of_all!(self, hypervisor_ref);
-        (
-            reference
-                .namespace
-                .clone()
-                .unwrap_or_else(|| self.key.namespace.clone()),
-            reference.name.clone(),
-        )
+        let namespace = reference.namespace.as_ref().unwrap_or(&self.key.namespace);
+        ObjectName::new(namespace, &reference.name)
     }
 
     /// The container part of the spec, where it is one.

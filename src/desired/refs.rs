@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::crd::{GuestKind, KeyRef, NamespacesFrom, PhoenixHypervisor};
+use crate::desired::ObjectName;
 use crate::reason::Reason;
 
 use super::{Blocked, GuestObject, Key, Objects};
@@ -13,7 +14,7 @@ use super::{Blocked, GuestObject, Key, Objects};
 /// # Errors
 /// `HypervisorNotFound`, `NotAllowed`.
 pub fn hypervisor(object: &GuestObject, objects: &dyn Objects) -> Result<Arc<PhoenixHypervisor>, Blocked> {
-    let (namespace, name) = object.hypervisor_ref();
+    let ObjectName { namespace, name } = object.hypervisor_ref();
     let hypervisor = objects.hypervisor(&namespace, &name).ok_or_else(|| {
         Blocked::stalled(
             Reason::HypervisorNotFound,
@@ -74,7 +75,7 @@ fn selector_matches(
 /// # Errors
 /// `TemplateNotFound`.
 pub fn template(object: &GuestObject, name: &str, objects: &dyn Objects) -> Result<GuestObject, Blocked> {
-    let (hypervisor_namespace, _) = object.hypervisor_ref();
+    let hypervisor_namespace = object.hypervisor_ref().namespace;
     [&object.key.namespace, &hypervisor_namespace]
         .into_iter()
         .find_map(|namespace| objects.guest(&Key::new(GuestKind::PhoenixTemplate, namespace, name)))
@@ -147,7 +148,7 @@ impl Needs {
         let namespace = &object.key.namespace;
         let dependencies = object.depends_on().iter();
         let template = |name| {
-            let hypervisors = object.hypervisor_ref().0;
+            let hypervisors = object.hypervisor_ref().namespace;
             [namespace.clone(), hypervisors].map(|ns| Key::new(GuestKind::PhoenixTemplate, &ns, name))
         };
         Needs {
@@ -306,11 +307,14 @@ pub fn config_map_value(
         .ok_or_else(|| missing(format!("ConfigMap {namespace}/{name} has no key {key:?}: add it")))
 }
 /// Whether two PhoenixHypervisors, by namespace and name, are the same Proxmox cluster.
-pub fn same_proxmox(a: &(String, String), b: &(String, String), objects: &dyn Objects) -> bool {
+pub fn same_proxmox(a: &ObjectName, b: &ObjectName, objects: &dyn Objects) -> bool {
     if a == b {
         return true;
     }
-    let (Some(a), Some(b)) = (objects.hypervisor(&a.0, &a.1), objects.hypervisor(&b.0, &b.1)) else {
+    let (Some(a), Some(b)) = (
+        objects.hypervisor(&a.namespace, &a.name),
+        objects.hypervisor(&b.namespace, &b.name),
+    ) else {
         return false;
     };
     let ca = |h: &PhoenixHypervisor| h.status.as_ref()?.cluster.as_ref()?.ca_fingerprint.clone();

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::crd::{ADOPT, GuestKind, GuestStatus, RESTAMP, VolumeStatus};
-use crate::desired::{self, GuestObject, Identity, refs};
+use crate::desired::{ObjectName, self, GuestObject, Identity, refs};
 use crate::observed::{ClonePlace, Observed, Recorded, Verified};
 use crate::plan::{self, Input, Next, Plan, Surroundings};
 use crate::pve::{GuestType, Vmid};
@@ -113,7 +113,7 @@ impl<S: Store> Reconcile<'_, S> {
     pub(super) fn start_looking(&self) -> Observed {
         let (engine, object) = (self.engine, &self.object);
         let mut cluster = self.snapshot.cluster.clone();
-        let (namespace, name) = object.hypervisor_ref();
+        let ObjectName { namespace, name } = object.hypervisor_ref();
         cluster.recorded = engine
             .store
             .hypervisor(&namespace, &name)
@@ -239,8 +239,8 @@ impl<S: Store> Engine<S> {
     /// Vmids that other objects have on the same Proxmox, with who has each.
     fn held(&self, memory: &Memory, object: &GuestObject) -> BTreeMap<Vmid, String> {
         let own = object.hypervisor_ref();
-        let mut known: HashMap<(String, String), bool> = HashMap::new();
-        let mut here = |other: (String, String)| {
+        let mut known: HashMap<ObjectName, bool> = HashMap::new();
+        let mut here = |other: ObjectName| {
             if let Some(same) = known.get(&other) {
                 return *same;
             }

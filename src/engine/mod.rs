@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use connection::Connection;
 
-use crate::desired::{Blocked, GuestObject, Key};
+use crate::desired::{ObjectName, Blocked, GuestObject, Key};
 use crate::observed::{HealthState, Verified};
 use crate::pve::Vmid;
 use crate::reason::Reason;
@@ -68,7 +68,7 @@ impl From<StoreError> for Stop {
 pub struct Engine<S: Store> {
     pub(super) store: Arc<S>,
     pub(super) options: EngineOptions,
-    pub(super) connections: Mutex<HashMap<(String, String), Arc<Connection>>>,
+    pub(super) connections: Mutex<HashMap<ObjectName, Arc<Connection>>>,
     memory: Mutex<Memory>,
     began: std::time::Instant,
 }
@@ -80,7 +80,7 @@ struct Memory {
     /// What the probes of the objects' guests said.
     health: HashMap<Key, HealthState>,
     /// Vmids that were chosen, until status shows them: hypervisor and vmid → object.
-    reserved: HashMap<((String, String), Vmid), Key>,
+    reserved: HashMap<(ObjectName, Vmid), Key>,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -130,7 +130,7 @@ impl<S: Store> Engine<S> {
 
     /// The connection of an object's hypervisor.
     pub(super) fn connection_of(&self, object: &GuestObject) -> Result<Arc<Connection>, Blocked> {
-        let (namespace, name) = object.hypervisor_ref();
+        let ObjectName { namespace, name } = object.hypervisor_ref();
         if self.store.hypervisor(&namespace, &name).is_none() {
             let message = format!(
                 "spec.hypervisorRef: there is no PhoenixHypervisor {namespace}/{name}: create it or correct the name"
@@ -138,7 +138,7 @@ impl<S: Store> Engine<S> {
             return Err(Blocked::stalled(Reason::HypervisorNotFound, message));
         }
         lock(&self.connections)
-            .get(&(namespace.clone(), name.clone()))
+            .get(&ObjectName::new(&namespace, &name))
             .cloned()
             .ok_or_else(|| {
                 let message = format!("PhoenixHypervisor {namespace}/{name} was not reached yet");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::crd::status::{NodeStatus, ProxmoxCluster};
 use crate::crd::{HypervisorStatus, PhoenixHypervisor};
-use crate::desired::{Key, hypervisor};
+use crate::desired::{ObjectName, Key, hypervisor};
 use crate::reason::{Cause, Reason};
 use crate::status::{clear_condition, set_condition};
 
@@ -46,7 +46,7 @@ impl<S: Store> Engine<S> {
             counters.panicked("PhoenixHypervisor");
         }
         let problem = Cause::new(Reason::InternalError, defect::message(words));
-        let key = (namespace.to_string(), name.to_string());
+        let key = ObjectName::new(namespace, name);
         let connection = lock(&self.connections).get(&key).cloned();
         if let Some(connection) = connection {
             connection.store(Err(problem.clone()));
@@ -64,7 +64,7 @@ impl<S: Store> Engine<S> {
 
     async fn try_poll(&self, namespace: &str, name: &str) -> PollOutcome {
         let Some(object) = self.store.hypervisor(namespace, name) else {
-            lock(&self.connections).remove(&(namespace.to_string(), name.to_string()));
+            lock(&self.connections).remove(&ObjectName::new(namespace, name));
             return PollOutcome {
                 status: HypervisorStatus::default(),
                 changed: vec![],
@@ -106,10 +106,7 @@ impl<S: Store> Engine<S> {
         if known || now.ca_fingerprint.is_none() || recorded.is_some_and(|r| r.name != now.name) {
             return false;
         }
-        let name = (
-            object.metadata.namespace.clone().unwrap_or_default(),
-            object.metadata.name.clone().unwrap_or_default(),
-        );
+        let name = ObjectName::of(object);
         let mut guests = self.store.guests();
         guests.retain(|g| g.hypervisor_ref() == name && (g.finalizer || g.status.vmid().is_some()));
         let none = guests.is_empty() && recorded.is_none_or(|r| r.is(now));
@@ -129,7 +126,7 @@ impl<S: Store> Engine<S> {
     /// The connection for a hypervisor, made anew when its spec or Secrets changed.
     fn connect(&self, object: &PhoenixHypervisor, namespace: &str, name: &str) -> Result<Arc<Connection>, Cause> {
         let access = hypervisor::access(object, self.store.as_ref()).map_err(|blocked| blocked.cause().clone());
-        let key = (namespace.to_string(), name.to_string());
+        let key = ObjectName::new(namespace, name);
         let existing = lock(&self.connections).get(&key).cloned();
         let access = match access {
             Ok(access) => access,
@@ -152,9 +149,8 @@ impl<S: Store> Engine<S> {
     /// Objects of the hypervisor whose guest's row changed; all of them when it came or went.
     fn changed(&self, namespace: &str, name: &str, before: Option<&Snapshot>, after: Option<&Snapshot>) -> Vec<Key> {
         let objects = self.store.guests();
-        let of_this = objects
-            .iter()
-            .filter(|o| o.hypervisor_ref() == (namespace.to_string(), name.to_string()));
+        let hypervisor = ObjectName::new(namespace, name);
+        let of_this = objects.iter().filter(|o| o.hypervisor_ref() == hypervisor);
         let (Some(before), Some(after)) = (before, after) else {
             // Down before and after is nothing new.
             let same = before.is_none() && after.is_none();

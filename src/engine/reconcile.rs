@@ -4,7 +4,7 @@
 //! what a step announces is in status before its effect leaves (promise 1), and position comes from looking
 //! (promise 2).
 
-use crate::desired::{self, Blocked, Desired, GuestObject, Identity, Key};
+use crate::desired::{ObjectName, self, Blocked, Desired, GuestObject, Identity, Key};
 use crate::plan::{self, Next};
 use crate::pve::Vmid;
 use crate::reason::Reason;
@@ -44,7 +44,7 @@ impl<'a, S: Store> Reconcile<'a, S> {
         object: GuestObject,
         desired: Option<&'a Desired>,
     ) -> Self {
-        let (namespace, name) = object.hypervisor_ref();
+        let ObjectName { namespace, name } = object.hypervisor_ref();
         let hypervisor = engine.store.hypervisor(&namespace, &name);
         let spec = hypervisor.as_ref().map(|h| &h.spec);
         let owners = spec.and_then(|s| s.volume_owners.as_ref());

@@ -13,13 +13,13 @@ use tokio::time::Instant;
 use tracing::{Instrument, error, info_span, warn};
 
 use crate::crd::HypervisorStatus;
-use crate::desired::{GuestObject, Key};
+use crate::desired::{ObjectName, GuestObject, Key};
 use crate::engine::Engine;
 use crate::engine::store::Store;
 
+use super::objects::Item;
 use super::objects::state::State;
 use super::objects::store::KubeStore;
-use super::objects::{Item, Name};
 use super::queue::Queue;
 
 /// Longest time that one piece of work may take. The engine's own deadlines are far shorter; this one only keeps a
@@ -72,9 +72,9 @@ enum Lane {
     /// Finalizers and features.
     Shared,
     /// Polls of one hypervisor.
-    Poll(Name),
+    Poll(ObjectName),
     /// Guests of one hypervisor.
-    Guests(Name),
+    Guests(ObjectName),
 }
 
 /// Takes work and does it.
@@ -203,7 +203,7 @@ fn party(item: &Item) -> String {
     match item {
         Item::Guest(key) => key.namespace.clone(),
         Item::Guard(namespace) => namespace.clone(),
-        Item::Poll((namespace, _)) | Item::Feature((namespace, _)) => namespace.clone(),
+        Item::Poll(name) | Item::Feature(name) => name.namespace.clone(),
     }
 }
 
@@ -219,9 +219,9 @@ async fn work<R: Reconciler>(store: Arc<KubeStore>, reconciler: Arc<R>, item: It
                 name = key.name
             )
         }
-        Item::Poll(name) => info_span!("poll", namespace = name.0, name = name.1),
+        Item::Poll(name) => info_span!("poll", namespace = name.namespace, name = name.name),
         Item::Guard(namespace) => info_span!("finalizers", namespace),
-        Item::Feature(name) => info_span!("feature", namespace = name.0, name = name.1),
+        Item::Feature(name) => info_span!("feature", namespace = name.namespace, name = name.name),
     };
     let attempt = tokio::time::timeout(WORK_DEADLINE, attempt(&store, reconciler.as_ref(), &item));
     let (result, done) = attempt.instrument(span).await.unwrap_or_else(|_| {

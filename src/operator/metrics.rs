@@ -9,12 +9,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::desired::Key;
+use crate::desired::{ObjectName, Key};
 use crate::engine::Counters;
 use crate::engine::store::StoreError;
 use crate::observed::{ProbeAnswer, ProbeKind};
 
-use super::objects::{Item, Name};
+use super::objects::Item;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Outcome {
@@ -170,10 +170,10 @@ impl Metrics {
     }
 
     /// Whether a hypervisor is Ready; `None` when it is gone.
-    pub fn hypervisor(&self, name: &Name, up: Option<bool>) {
+    pub fn hypervisor(&self, name: &ObjectName, up: Option<bool>) {
         let labels = Hypervisor {
-            namespace: name.0.clone(),
-            name: name.1.clone(),
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
         };
         match up {
             Some(up) => {
@@ -250,7 +250,7 @@ mod tests {
         let item = Item::Guest(Key::new(GuestKind::PhoenixLXC, "ai", "a"));
         metrics.reconciled(&item, "ready", Duration::from_millis(3));
         metrics.status_write("PhoenixLXC", Some(&StoreError::Conflict));
-        let pve = ("ai".to_string(), "pve".to_string());
+        let pve = ObjectName::new("ai", "pve");
         metrics.hypervisor(&pve, Some(true));
         metrics.queue(4, 2);
         metrics.probe(ProbeKind::Liveness, &ProbeAnswer::Failed("no".into()));

@@ -7,13 +7,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use tracing::warn;
 
 use crate::crd::{FeatureStatus, HypervisorStatus, PhoenixFeature, PhoenixHypervisor};
+use crate::desired::ObjectName;
 use crate::engine::store::StoreError;
 use crate::reason::Reason;
 
 use super::controller::{Polled, Reconciler};
+use super::objects::Item;
 use super::objects::state::State;
 use super::objects::store::KubeStore;
-use super::objects::{Item, Name};
 
 /// Condition of a hypervisor that is being deleted and still needed.
 const DELETION_BLOCKED: &str = "DeletionBlocked";
@@ -24,12 +25,12 @@ const RETRY: Duration = Duration::from_secs(5);
 type Outcome = (&'static str, (Option<Duration>, Vec<Item>));
 
 /// One poll of a hypervisor: its status is published if it changed, and guests that changed are worked on.
-pub async fn poll<R: Reconciler>(store: &KubeStore, reconciler: &R, name: &Name) -> Outcome {
+pub async fn poll<R: Reconciler>(store: &KubeStore, reconciler: &R, name: &ObjectName) -> Outcome {
     if store.state().get::<PhoenixHypervisor>(name).is_none() {
         store.metrics.hypervisor(name, None);
         return ("gone", (None, Vec::new()));
     }
-    let Polled { status, changed, next } = reconciler.poll(&name.0, &name.1).await;
+    let Polled { status, changed, next } = reconciler.poll(&name.namespace, &name.name).await;
     let up = condition_holds(&status.conditions, "Ready");
     store.metrics.hypervisor(name, Some(up));
     let (current, status) = {
@@ -60,13 +61,15 @@ fn condition_holds(conditions: &[Condition], type_: &str) -> bool {
 }
 
 /// Objects that a hypervisor is kept for, in words.
-fn holders(state: &State, name: &Name) -> Vec<String> {
+fn holders(state: &State, name: &ObjectName) -> Vec<String> {
     state.holders(name).map(|guest| guest.object.key.to_string()).collect()
 }
 
 /// Hypervisors of a namespace that are being deleted: their statuses say what they wait for, which changed.
 pub fn blocked_hypervisors(state: &State, namespace: &str) -> Vec<Item> {
-    let own = state.all::<PhoenixHypervisor>().filter(|(name, _)| name.0 == namespace);
+    let own = state
+        .all::<PhoenixHypervisor>()
+        .filter(|(name, _)| name.namespace == namespace);
     own.filter(|(_, hypervisor)| hypervisor.metadata.deletion_timestamp.is_some())
         .map(|(name, _)| Item::Poll(name.clone()))
         .collect()
@@ -108,7 +111,7 @@ fn with_deletion(
 }
 
 /// Publishes the status of a feature: that it was seen in its present form.
-pub async fn feature(store: &KubeStore, name: &Name) -> Outcome {
+pub async fn feature(store: &KubeStore, name: &ObjectName) -> Outcome {
     let status = {
         let state = store.state();
         let Some(feature) = state.get::<PhoenixFeature>(name) else {

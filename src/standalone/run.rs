@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use crate::desired::{GuestObject, Key, Objects};
+use crate::desired::{ObjectName, GuestObject, Key, Objects};
 use crate::engine::Engine;
 use crate::reason::Reason;
 
@@ -70,7 +70,7 @@ async fn start_pollers(engine: &Arc<Engine<FileStore>>, store: &Arc<FileStore>) 
     let (sender, changed) = tokio::sync::mpsc::unbounded_channel();
     let mut tasks = JoinSet::new();
     let mut first = JoinSet::new();
-    for (namespace, name) in store.hypervisors() {
+    for ObjectName { namespace, name } in store.hypervisors() {
         let (engine, store, sender) = (engine.clone(), store.clone(), sender.clone());
         let (done, wait) = tokio::sync::oneshot::channel();
         let mut done = Some(done);

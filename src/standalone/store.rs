@@ -6,11 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde_json::Value;
 
-use crate::crd::{
-    GuestKind, GuestStatus, HypervisorStatus, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM,
-};
+use crate::crd::{GuestKind, GuestStatus, HypervisorStatus, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
 use crate::desired::memory::MemoryObjects;
-use crate::desired::{GuestObject, GuestSpec, Key, Objects};
+use crate::desired::{ObjectName, GuestObject, GuestSpec, Key, Objects};
 use crate::engine::store::{Event, EventType, Store, StoreError};
 
 use super::manifests::{self, Admitted, ManifestError};
@@ -144,14 +142,10 @@ impl FileStore {
         &self.state.cluster_id
     }
 
-    /// All hypervisors, as (namespace, name).
-    pub fn hypervisors(&self) -> Vec<(String, String)> {
-        use kube::ResourceExt;
-        self.objects
-            .hypervisors()
-            .iter()
-            .map(|h| (h.namespace().unwrap_or_default(), h.name_any()))
-            .collect()
+    /// Names of all hypervisors.
+    pub fn hypervisors(&self) -> Vec<ObjectName> {
+        let all = self.objects.hypervisors();
+        all.iter().map(|h| ObjectName::of(h.as_ref())).collect()
     }
 
     /// Keeps a hypervisor's status if it is new.

@@ -7,7 +7,7 @@ mod terminal;
 
 use crate::crd::PhoenixHypervisor;
 use crate::desired::stamp::Stamp;
-use crate::desired::{GuestObject, GuestSpec, Objects, hypervisor};
+use crate::desired::{ObjectName, GuestObject, GuestSpec, Objects, hypervisor};
 use crate::engine::connection::Connection;
 use crate::engine::failure::of_call;
 use crate::pve::{GuestRef, GuestType, Vmid};
@@ -37,7 +37,7 @@ impl Guest {
             None => connection(&object, &cluster::hypervisor(&object).await?)?,
         };
         if object.guest_type() == GuestType::Lxc && connection.access.ssh.is_none() {
-            let (namespace, name) = object.hypervisor_ref();
+            let ObjectName { namespace, name } = object.hypervisor_ref();
             return Err(format!(
                 "{}: commands in containers go by SSH to the node: set spec.ssh of PhoenixHypervisor {namespace}/{name}",
                 object.key
@@ -124,7 +124,7 @@ pub(super) fn needed(hypervisor: &PhoenixHypervisor, sort: GuestType) -> Phoenix
 }
 
 fn connection(object: &GuestObject, objects: &dyn Objects) -> Result<Connection, String> {
-    let (namespace, name) = object.hypervisor_ref();
+    let ObjectName { namespace, name } = object.hypervisor_ref();
     let missing = || format!("there is no PhoenixHypervisor {namespace}/{name}");
     let found = objects.hypervisor(&namespace, &name).ok_or_else(missing)?;
     let access = hypervisor::access(&needed(&found, object.guest_type()), objects)

@@ -10,11 +10,9 @@ use kube::runtime::wait::await_condition;
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
-use crate::crd::{
-    GuestKind, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM, RECONCILE, RESTARTED_AT, RUN_TESTS,
-};
+use crate::crd::{GuestKind, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM, RECONCILE, RESTARTED_AT, RUN_TESTS};
 use crate::desired::memory::MemoryObjects;
-use crate::desired::{GuestObject, Key};
+use crate::desired::{ObjectName, GuestObject, Key};
 use crate::standalone::run::{Standing, standing};
 
 use super::super::into::needed;
@@ -78,7 +76,7 @@ pub async fn all(namespace: Option<String>) -> Result<Vec<GuestObject>, String> 
 /// # Errors
 /// What cannot be read, in words.
 pub async fn hypervisor(object: &GuestObject) -> Result<MemoryObjects, String> {
-    let (namespace, name) = object.hypervisor_ref();
+    let ObjectName { namespace, name } = object.hypervisor_ref();
     let (client, _) = connect(None).await?;
     let api: Api<PhoenixHypervisor> = Api::namespaced(client.clone(), &namespace);
     let whole = api.get(&name).await.map_err(|error| {

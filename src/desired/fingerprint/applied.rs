@@ -1,10 +1,7 @@
 //! The fingerprint of what is applied to a guest.
 
 use crate::desired::vm::{Managed, WantedCloudInit, WantedDisk, WantedFirmware, WantedVendor, WantedVm};
-use crate::desired::{
-    Channels, Desired, Form, Grants, Lifecycle, Prints, Shared, Source, WantedBind, WantedFirewall, WantedGuest,
-    WantedIdentity, WantedLxc, WantedNet, WantedOptions, WantedOwner, WantedVolume,
-};
+use crate::desired::{Channels, Desired, Form, Grants, Lifecycle, Prints, Shared, Source, WantedBind, WantedFirewall, WantedGuest, WantedIdentity, WantedLxc, WantedNet, WantedOptions, WantedOwner, WantedVolume};
 
 use super::{Fingerprint, digest_of};
 

@@ -115,7 +115,9 @@ pub(super) fn resolve(
     hypervisor: &PhoenixHypervisor,
     objects: &dyn Objects,
 ) -> Result<Vec<Wanted>, Blocked> {
-    let namespace = hypervisor.namespace().unwrap_or_else(|| object.hypervisor_ref().0);
+    let namespace = hypervisor
+        .namespace()
+        .unwrap_or_else(|| object.hypervisor_ref().namespace);
     let catalogue = Catalogue::new(object, &namespace, objects);
     let mut walk = Walk {
         catalogue: &catalogue,
@@ -230,7 +232,7 @@ fn lineage(object: &GuestObject, objects: &dyn Objects) -> Vec<GuestObject> {
 /// reported there.
 pub(super) fn lineage_has(object: &GuestObject, name: &str, objects: &dyn Objects) -> bool {
     lineage(object, objects).iter().any(|template| {
-        let catalogue = Catalogue::new(template, &template.hypervisor_ref().0, objects);
+        let catalogue = Catalogue::new(template, &template.hypervisor_ref().namespace, objects);
         let mut walk = Walk {
             catalogue: &catalogue,
             target: target_of(template),
@@ -251,7 +253,7 @@ pub(super) fn lineage_has(object: &GuestObject, name: &str, objects: &dyn Object
 fn inherited(object: &GuestObject, objects: &dyn Objects) -> BTreeMap<String, BTreeMap<String, String>> {
     let mut all: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
     for template in lineage(object, objects) {
-        let catalogue = Catalogue::new(&template, &template.hypervisor_ref().0, objects);
+        let catalogue = Catalogue::new(&template, &template.hypervisor_ref().namespace, objects);
         for entry in template.features() {
             if let Ok(feature) = catalogue.find(&entry.name, "") {
                 let values = all.entry(feature.name_any()).or_default();

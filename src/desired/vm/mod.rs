@@ -6,9 +6,7 @@ pub mod vendor_data;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crd::{Defaults, DiskBus, Hotplug, Network, TpmVersion, VmBios, VmDisk, VmGuest, VmPci, VmUsb};
-use crate::desired::{
-    Blocked, Channels, GuestObject, GuestSpec, Objects, Script, Source, WantedGuest, WantedNet, WantedOptions,
-};
+use crate::desired::{Blocked, Channels, GuestObject, GuestSpec, Objects, Script, Source, WantedGuest, WantedNet, WantedOptions};
 use crate::pve::property::{BUSES, is_numbered};
 use crate::reason::Reason;
 use crate::secret::Secret;

@@ -11,11 +11,12 @@ use tokio::sync::RwLockReadGuard;
 use tracing::{info, warn};
 
 use crate::crd::PhoenixHypervisor;
+use crate::desired::ObjectName;
 use crate::engine::store::StoreError;
 use crate::operator::objects::index::secrets_of;
 use crate::operator::objects::state::State;
 use crate::operator::objects::store::KubeStore;
-use crate::operator::objects::{Kind, Name, Origin, decode};
+use crate::operator::objects::{Kind, Origin, decode};
 
 use super::{ended, has_ours, with_ours};
 
@@ -34,14 +35,16 @@ struct Correction {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Target {
     /// A hypervisor.
-    Hypervisor(Name),
+    Hypervisor(ObjectName),
     /// A Secret.
-    Secret(Name),
+    Secret(ObjectName),
 }
 
 /// What is to be corrected in a namespace: hypervisors before Secrets, so that credentials go last.
 fn corrections(state: &State, namespace: &str) -> Vec<Correction> {
-    let hypervisors = state.all::<PhoenixHypervisor>().filter(|(n, _)| n.0 == namespace);
+    let hypervisors = state
+        .all::<PhoenixHypervisor>()
+        .filter(|(n, _)| n.namespace == namespace);
     let mut found: Vec<Correction> = hypervisors
         .filter_map(|(name, hypervisor)| {
             let wanted = state.holders(name).next().is_some();
@@ -49,9 +52,13 @@ fn corrections(state: &State, namespace: &str) -> Vec<Correction> {
         })
         .collect();
     let in_use = state.secrets_in_use(namespace);
-    let secrets = state.all::<Secret>().filter(|(n, _)| n.0 == namespace);
+    let secrets = state.all::<Secret>().filter(|(n, _)| n.namespace == namespace);
     found.extend(secrets.filter_map(|(name, secret)| {
-        correction(Target::Secret(name.clone()), secret.as_ref(), in_use.contains(&name.1))
+        correction(
+            Target::Secret(name.clone()),
+            secret.as_ref(),
+            in_use.contains(&name.name),
+        )
     }));
     found
 }
@@ -77,24 +84,23 @@ fn needs_permissions(state: &State, namespace: &str) -> bool {
     let mut hypervisors = state.all::<PhoenixHypervisor>();
     let mut secrets = state.all::<Secret>();
     guest
-        || hypervisors.any(|(name, h)| name.0 == namespace && has_ours(h.finalizers()))
-        || secrets.any(|(name, s)| name.0 == namespace && has_ours(s.finalizers()))
+        || hypervisors.any(|(name, h)| name.namespace == namespace && has_ours(h.finalizers()))
+        || secrets.any(|(name, s)| name.namespace == namespace && has_ours(s.finalizers()))
 }
 
 /// What a hypervisor's connection still lacks before a guest may come to depend on it.
 ///
 /// # Errors
 /// When the hypervisor is going or gone: nothing new may depend on it.
-fn unprotected(state: &State, hypervisor: &Name) -> Result<Vec<Correction>, StoreError> {
-    let (namespace, name) = hypervisor;
+fn unprotected(state: &State, hypervisor: &ObjectName) -> Result<Vec<Correction>, StoreError> {
     let found = state
         .get::<PhoenixHypervisor>(hypervisor)
         .filter(|h| h.metadata.deletion_timestamp.is_none())
-        .ok_or_else(|| StoreError::Other(format!("PhoenixHypervisor {namespace}/{name} is being deleted")))?;
+        .ok_or_else(|| StoreError::Other(format!("PhoenixHypervisor {hypervisor} is being deleted")))?;
     let mut lacking = Vec::new();
     lacking.extend(correction(Target::Hypervisor(hypervisor.clone()), found.as_ref(), true));
     for secret in secrets_of(found) {
-        let name = (hypervisor.0.clone(), secret);
+        let name = ObjectName::new(&hypervisor.namespace, &secret);
         if let Some(secret) = state.get::<Secret>(&name) {
             lacking.extend(correction(Target::Secret(name), secret.as_ref(), true));
         }
@@ -140,9 +146,9 @@ impl KubeStore {
     pub(crate) async fn hold_connection(
         &self,
         namespace: &str,
-        hypervisor: &Name,
+        hypervisor: &ObjectName,
     ) -> Result<RwLockReadGuard<'_, ()>, StoreError> {
-        let namespaces = BTreeSet::from([namespace, hypervisor.0.as_str()]);
+        let namespaces = BTreeSet::from([namespace, hypervisor.namespace.as_str()]);
         let shared = self.guard.read().await;
         let bound = namespaces.iter().all(|n| self.bindings.is_held(n));
         if bound && unprotected(&self.state(), hypervisor)?.is_empty() {
@@ -164,11 +170,11 @@ impl KubeStore {
 
     async fn correct(&self, correction: &Correction) -> Result<(), StoreError> {
         let (api, name) = match &correction.target {
-            Target::Hypervisor(name) => (self.api::<PhoenixHypervisor>(&name.0), name),
-            Target::Secret(name) => (self.api::<Secret>(&name.0), name),
+            Target::Hypervisor(name) => (self.api::<PhoenixHypervisor>(&name.namespace), name),
+            Target::Secret(name) => (self.api::<Secret>(&name.namespace), name),
         };
         let result = self
-            .patch_finalizers(&api, &name.1, &correction.version, &correction.finalizers)
+            .patch_finalizers(&api, &name.name, &correction.version, &correction.finalizers)
             .await;
         let kept = has_ours(&correction.finalizers);
         match result {
@@ -248,8 +254,8 @@ mod tests {
         found.map(|c| (c.target, c.finalizers)).collect()
     }
 
-    fn name(name: &str) -> Name {
-        ("ai".into(), name.into())
+    fn name(name: &str) -> ObjectName {
+        ObjectName::new("ai", name)
     }
 
     #[test]

@@ -6,21 +6,19 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::crd::{GuestKind, PhoenixHypervisor};
-use crate::desired::{GuestObject, GuestSpec, Key};
-
-use super::Name;
+use crate::desired::{ObjectName, GuestObject, GuestSpec, Key};
 
 /// Something that guest objects refer to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Ref {
     /// A PhoenixHypervisor.
-    Hypervisor(Name),
+    Hypervisor(ObjectName),
     /// A dependency or template.
     Guest(Key),
     /// A Secret.
-    Secret(Name),
+    Secret(ObjectName),
     /// A ConfigMap.
-    ConfigMap(Name),
+    ConfigMap(ObjectName),
     /// The features of a namespace.
     Features(String),
     /// The labels of a namespace.
@@ -36,7 +34,7 @@ pub(super) fn refs(object: &GuestObject) -> BTreeSet<Ref> {
     for dependency in object.depends_on() {
         found.insert(Ref::Guest(Key::new(dependency.kind, own, &dependency.name)));
     }
-    for namespace in [own, &hypervisor.0] {
+    for namespace in [own, &hypervisor.namespace] {
         if let Some(template) = object.template_ref() {
             found.insert(Ref::Guest(Key::new(GuestKind::PhoenixTemplate, namespace, template)));
         }
@@ -44,7 +42,7 @@ pub(super) fn refs(object: &GuestObject) -> BTreeSet<Ref> {
             found.insert(Ref::Features(namespace.clone()));
         }
     }
-    if hypervisor.0 != *own {
+    if hypervisor.namespace != *own {
         found.insert(Ref::Namespace(own.clone()));
     }
     let (secrets, config_maps) = match &object.spec {
@@ -52,8 +50,12 @@ pub(super) fn refs(object: &GuestObject) -> BTreeSet<Ref> {
         GuestSpec::Vm(spec) => named(spec),
         GuestSpec::Template(spec) => named(spec),
     };
-    found.extend(secrets.into_iter().map(|name| Ref::Secret((own.clone(), name))));
-    found.extend(config_maps.into_iter().map(|name| Ref::ConfigMap((own.clone(), name))));
+    found.extend(secrets.into_iter().map(|name| Ref::Secret(ObjectName::new(own, &name))));
+    found.extend(
+        config_maps
+            .into_iter()
+            .map(|name| Ref::ConfigMap(ObjectName::new(own, &name))),
+    );
     found.insert(Ref::Hypervisor(hypervisor));
     found
 }
@@ -164,8 +166,8 @@ mod tests {
         GuestObject::from(&object)
     }
 
-    fn name(namespace: &str, name: &str) -> Name {
-        (namespace.into(), name.into())
+    fn name(namespace: &str, name: &str) -> ObjectName {
+        ObjectName::new(namespace, name)
     }
 
     #[test]

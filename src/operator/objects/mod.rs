@@ -15,10 +15,7 @@ use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
 use crate::crd::{GuestKind, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
-use crate::desired::{GuestObject, Key};
-
-/// Namespace and name of an object; a namespace itself has only the second.
-pub(crate) type Name = (String, String);
+use crate::desired::{ObjectName, GuestObject, Key};
 
 /// A piece of work.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,11 +23,11 @@ pub(crate) enum Item {
     /// Reconcile a guest object.
     Guest(Key),
     /// Poll a hypervisor and publish its status.
-    Poll(Name),
+    Poll(ObjectName),
     /// Set or take off the finalizers of a namespace's hypervisors and their Secrets.
     Guard(String),
     /// Publish the status of a feature.
-    Feature(Name),
+    Feature(ObjectName),
 }
 
 /// Where a change comes from.
@@ -106,14 +103,14 @@ lookups!(
 
 impl Object {
     /// Kind, namespace and name.
-    fn place(&self) -> (Kind, Name) {
+    fn place(&self) -> (Kind, ObjectName) {
         match self {
             Object::Guest(guest) => place_of(&guest.object.key),
-            Object::Hypervisor(hypervisor) => (Kind::Hypervisor, name_of(hypervisor.as_ref())),
-            Object::Feature(feature) => (Kind::Feature, name_of(feature.as_ref())),
-            Object::Secret(secret) => (Kind::Secret, name_of(secret.as_ref())),
-            Object::ConfigMap(map) => (Kind::ConfigMap, name_of(map.as_ref())),
-            Object::Namespace(namespace) => (Kind::Namespace, name_of(namespace.as_ref())),
+            Object::Hypervisor(hypervisor) => (Kind::Hypervisor, ObjectName::of(hypervisor.as_ref())),
+            Object::Feature(feature) => (Kind::Feature, ObjectName::of(feature.as_ref())),
+            Object::Secret(secret) => (Kind::Secret, ObjectName::of(secret.as_ref())),
+            Object::ConfigMap(map) => (Kind::ConfigMap, ObjectName::of(map.as_ref())),
+            Object::Namespace(namespace) => (Kind::Namespace, ObjectName::of(namespace.as_ref())),
         }
     }
 
@@ -141,13 +138,8 @@ impl Kind {
 }
 
 /// Kind, namespace and name of a guest object.
-fn place_of(key: &Key) -> (Kind, Name) {
-    (Kind::Guest(key.kind), (key.namespace.clone(), key.name.clone()))
-}
-
-/// Namespace and name of an object.
-fn name_of(object: &impl ResourceExt) -> Name {
-    (object.namespace().unwrap_or_default(), object.name_any())
+fn place_of(key: &Key) -> (Kind, ObjectName) {
+    (Kind::Guest(key.kind), ObjectName::new(&key.namespace, &key.name))
 }
 
 /// An object from what the API server sent.

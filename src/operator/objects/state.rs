@@ -7,17 +7,17 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::{Resource, ResourceExt};
 
 use crate::crd::{HypervisorStatus, PhoenixFeature, PhoenixHypervisor};
-use crate::desired::Key;
+use crate::desired::{ObjectName, Key};
 use crate::operator::finalizers::has_ours;
 
 use super::cache::{Applied, Cache, Mark};
 use super::index::{Index, Ref, refs, secrets_of};
-use super::{Guest, Item, Kind, Lookup, Name, Object, Origin, place_of};
+use super::{Guest, Item, Kind, Lookup, Object, Origin, place_of};
 
 /// All objects that the operator knows.
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    caches: BTreeMap<Kind, Cache<Name, Object>>,
+    caches: BTreeMap<Kind, Cache<ObjectName, Object>>,
     index: Index,
 }
 
@@ -36,18 +36,18 @@ impl State {
     }
 
     /// An object of a kind that is only looked up.
-    pub(crate) fn get<K: Lookup>(&self, name: &Name) -> Option<&Arc<K>> {
+    pub(crate) fn get<K: Lookup>(&self, name: &ObjectName) -> Option<&Arc<K>> {
         self.caches.get(&K::KIND)?.get(name).and_then(K::of)
     }
 
     /// All objects of such a kind, in the order of their names.
-    pub(crate) fn all<K: Lookup>(&self) -> impl Iterator<Item = (&Name, &Arc<K>)> {
+    pub(crate) fn all<K: Lookup>(&self) -> impl Iterator<Item = (&ObjectName, &Arc<K>)> {
         let objects = self.caches.get(&K::KIND).into_iter().flat_map(Cache::iter);
         objects.filter_map(|(name, object)| Some((name, K::of(object)?)))
     }
 
     /// Guests with Phoenix's finalizer that use a hypervisor: while there is one, its connection is needed.
-    pub(crate) fn holders<'a>(&'a self, hypervisor: &Name) -> impl Iterator<Item = &'a Guest> + use<'a> {
+    pub(crate) fn holders<'a>(&'a self, hypervisor: &ObjectName) -> impl Iterator<Item = &'a Guest> + use<'a> {
         let users = self.index.referrers(&Ref::Hypervisor(hypervisor.clone()));
         users
             .filter_map(|key| self.guest(key))
@@ -57,7 +57,7 @@ impl State {
     /// Secrets of a namespace that hypervisors with holders name.
     pub(crate) fn secrets_in_use(&self, namespace: &str) -> BTreeSet<String> {
         self.all::<PhoenixHypervisor>()
-            .filter(|(name, _)| name.0 == namespace && self.holders(name).next().is_some())
+            .filter(|(name, _)| name.namespace == namespace && self.holders(name).next().is_some())
             .flat_map(|(_, hypervisor)| secrets_of(hypervisor))
             .collect()
     }
@@ -66,13 +66,15 @@ impl State {
         self.index.referrers(&reference).cloned().map(Item::Guest).collect()
     }
 
-    fn naming_secret(&self, secret: &Name) -> impl Iterator<Item = &Name> {
+    fn naming_secret(&self, secret: &ObjectName) -> impl Iterator<Item = &ObjectName> {
         self.all::<PhoenixHypervisor>()
-            .filter(|(name, hypervisor)| name.0 == secret.0 && secrets_of(hypervisor).contains(&secret.1))
+            .filter(|(name, hypervisor)| {
+                name.namespace == secret.namespace && secrets_of(hypervisor).contains(&secret.name)
+            })
             .map(|(name, _)| name)
     }
 
-    fn cache(&mut self, kind: Kind) -> &mut Cache<Name, Object> {
+    fn cache(&mut self, kind: Kind) -> &mut Cache<ObjectName, Object> {
         self.caches.entry(kind).or_default()
     }
 
@@ -97,7 +99,7 @@ impl State {
     }
 
     /// An object is gone: `version` is that of its end, or of its last state where a write of ours ended it.
-    pub(crate) fn remove(&mut self, kind: Kind, name: &Name, version: &str, origin: Origin) -> Vec<Item> {
+    pub(crate) fn remove(&mut self, kind: Kind, name: &ObjectName, version: &str, origin: Origin) -> Vec<Item> {
         let old = match origin {
             Origin::Elsewhere => self.cache(kind).remove(name, version),
             Origin::Own => self.cache(kind).bury(name, version),
@@ -106,8 +108,13 @@ impl State {
     }
 
     /// Takes out what a complete listing of `kind` in `namespace` (all of them: `None`) no longer has.
-    pub(super) fn retain_listed(&mut self, kind: Kind, namespace: Option<&str>, listed: &BTreeSet<Name>) -> Vec<Item> {
-        let within = |name: &Name| namespace.is_none_or(|namespace| name.0 == namespace);
+    pub(super) fn retain_listed(
+        &mut self,
+        kind: Kind,
+        namespace: Option<&str>,
+        listed: &BTreeSet<ObjectName>,
+    ) -> Vec<Item> {
+        let within = |name: &ObjectName| namespace.is_none_or(|namespace| name.namespace == namespace);
         let gone = self.cache(kind).retain_listed(within, |name| listed.contains(name));
         gone.iter().flat_map(|(_, old)| self.gone(old)).collect()
     }
@@ -126,7 +133,7 @@ impl State {
     }
 
     /// A listing that began at `since` shows an object at this version, which is how it is.
-    pub(super) fn heed_listing(&mut self, kind: Kind, name: &Name, version: &str, since: Mark) {
+    pub(super) fn heed_listing(&mut self, kind: Kind, name: &ObjectName, version: &str, since: Mark) {
         self.cache(kind).heed_listing(name, version, since);
     }
 
@@ -158,13 +165,13 @@ impl State {
                     items.extend(self.referrers(Ref::Hypervisor(name.clone())));
                 }
                 if asked || differ(old, new, |h| protection(h.as_ref())) {
-                    items.push(Item::Guard(name.0));
+                    items.push(Item::Guard(name.namespace));
                 }
             }
             Object::Feature(_) => {
                 let (old, new) = both::<PhoenixFeature>(old, new);
                 if differ(old, new, |f| intent(f.as_ref())) {
-                    items.extend(self.referrers(Ref::Features(name.0.clone())));
+                    items.extend(self.referrers(Ref::Features(name.namespace.clone())));
                     items.extend(new.map(|_| Item::Feature(name)));
                 }
             }
@@ -178,7 +185,7 @@ impl State {
                     }
                 }
                 if differ(old, new, |s| protection(s.as_ref())) {
-                    items.push(Item::Guard(name.0));
+                    items.push(Item::Guard(name.namespace));
                 }
             }
             Object::ConfigMap(_) => {
@@ -191,7 +198,7 @@ impl State {
                 let (old, new) = both::<Namespace>(old, new);
                 // With a namespace its guests go, too, one by one.
                 if new.is_some() && differ(old, new, |n| &n.metadata.labels) {
-                    items.extend(self.referrers(Ref::Namespace(name.1)));
+                    items.extend(self.referrers(Ref::Namespace(name.name)));
                 }
             }
         }
@@ -214,7 +221,7 @@ impl State {
             items.extend(self.referrers(Ref::Guest(key.clone())));
         }
         if differ(old, new, |g| (g.object.hypervisor_ref(), g.object.finalizer)) {
-            let namespaces = old.iter().chain(&new).map(|g| g.object.hypervisor_ref().0);
+            let namespaces = old.iter().chain(&new).map(|g| g.object.hypervisor_ref().namespace);
             let namespaces: BTreeSet<String> = namespaces.chain([key.namespace.clone()]).collect();
             items.extend(namespaces.into_iter().map(Item::Guard));
         }
@@ -230,7 +237,7 @@ impl State {
         let mut items: Vec<Item> = hypervisors().cloned().map(Item::Poll).collect();
         items.extend(features.cloned().map(Item::Feature));
         items.extend(guests().cloned().map(Item::Guest));
-        let used = hypervisors().chain(secrets).map(|name| &name.0);
+        let used = hypervisors().chain(secrets).map(|name| &name.namespace);
         let used = used.chain(guests().map(|key| &key.namespace));
         let namespaces: BTreeSet<&String> = used.chain(namespaces).collect();
         items.extend(namespaces.into_iter().cloned().map(Item::Guard));
@@ -239,7 +246,7 @@ impl State {
 
     /// Labels of a namespace.
     pub(super) fn namespace_labels(&self, namespace: &str) -> Option<BTreeMap<String, String>> {
-        let found = self.get::<Namespace>(&(String::new(), namespace.to_string()));
+        let found = self.get::<Namespace>(&ObjectName::new("", namespace));
         found.map(|n| n.labels().clone())
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::crd::{FINALIZER, GuestKind, PhoenixLXC};
-use crate::desired::GuestObject;
+use crate::desired::{GuestObject, ObjectName};
 use crate::operator::objects::decode;
 
 use super::*;
@@ -51,8 +51,8 @@ fn item(name: &str) -> Item {
     Item::Guest(key(name))
 }
 
-fn pve() -> Name {
-    ("infra".into(), "pve".into())
+fn pve() -> ObjectName {
+    ObjectName::new("infra", "pve")
 }
 
 fn ready(status: &str) -> Value {
@@ -177,7 +177,7 @@ fn the_connection_is_in_use_while_a_guest_has_the_finalizer() {
     assert_eq!(state.secrets_in_use("infra"), BTreeSet::from(["token".to_string()]));
     let items = state.remove(
         Kind::Guest(GuestKind::PhoenixLXC),
-        &("ai".into(), "a".into()),
+        &ObjectName::new("ai", "a"),
         "3",
         Origin::Own,
     );
@@ -196,7 +196,7 @@ fn a_listing_without_an_object_triggers_those_that_refer_to_it() {
     );
     let depends = json!({"dependsOn": [{"kind": "PhoenixLXC", "name": "db"}]});
     state.apply(guest("web", depends, none.clone(), none), "2", Origin::Elsewhere);
-    let listed = BTreeSet::from([("ai".to_string(), "web".to_string())]);
+    let listed = BTreeSet::from([ObjectName::new("ai", "web")]);
     let elsewhere = state.retain_listed(Kind::Guest(GuestKind::PhoenixLXC), Some("other"), &BTreeSet::new());
     assert_eq!(elsewhere, vec![]);
     let items = state.retain_listed(Kind::Guest(GuestKind::PhoenixLXC), Some("ai"), &listed);
@@ -213,7 +213,7 @@ fn what_guests_only_look_up_wakes_them_when_it_comes_and_when_it_goes() {
     state.apply(guest("a", spec, none.clone(), none.clone()), "1", Origin::Elsewhere);
     let object = |kind: Kind, value: Value| decode(kind, serde_json::from_value(value).unwrap()).unwrap();
 
-    let name: Name = ("ai".into(), "docker".into());
+    let name = ObjectName::new("ai", "docker");
     let feature = json!({"apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixFeature",
         "metadata": {"namespace": "ai", "name": "docker"}, "spec": {"install": "true"}});
     let items = state.apply(object(Kind::Feature, feature), "2", Origin::Elsewhere);
@@ -221,7 +221,7 @@ fn what_guests_only_look_up_wakes_them_when_it_comes_and_when_it_goes() {
     let items = state.remove(Kind::Feature, &name, "3", Origin::Elsewhere);
     assert_eq!(items, vec![item("a")]);
 
-    let name: Name = ("ai".into(), "scripts".into());
+    let name = ObjectName::new("ai", "scripts");
     let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "ai", "name": "scripts"},
         "data": {"run": "true"}});
     let map = object(Kind::ConfigMap, map);
@@ -233,7 +233,7 @@ fn what_guests_only_look_up_wakes_them_when_it_comes_and_when_it_goes() {
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ai", "labels": {"a": "b"}}});
     let items = state.apply(object(Kind::Namespace, namespace), "7", Origin::Elsewhere);
     assert_eq!(items, vec![item("a")]);
-    let name: Name = (String::new(), "ai".into());
+    let name = ObjectName::new("", "ai");
     assert_eq!(state.remove(Kind::Namespace, &name, "8", Origin::Elsewhere), vec![]);
 
     state.apply(hypervisor(none, 1), "9", Origin::Elsewhere);

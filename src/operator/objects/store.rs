@@ -14,10 +14,8 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{debug, warn};
 
-use crate::crd::{
-    GROUP, GuestKind, GuestStatus, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM, VERSION,
-};
-use crate::desired::{GuestObject, Key, Objects};
+use crate::crd::{GROUP, GuestKind, GuestStatus, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM, VERSION};
+use crate::desired::{ObjectName, GuestObject, Key, Objects};
 use crate::engine::Counters;
 use crate::engine::store::{Event, EventType, Store, StoreError};
 use crate::operator::finalizers::binding::Bindings;
@@ -26,7 +24,7 @@ use crate::operator::metrics::Metrics;
 use crate::reason::Reason;
 
 use super::state::State;
-use super::{Item, Lookup, Name, Object, Origin, decode, decode_guest, place_of};
+use super::{Item, Lookup, Object, Origin, decode, decode_guest, place_of};
 
 /// Seconds that one call to the API server may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
@@ -179,10 +177,10 @@ impl KubeStore {
     /// Those of the API server.
     pub(crate) async fn write_status_of<K: Lookup>(
         &self,
-        name: &Name,
+        name: &ObjectName,
         status: &impl Serialize,
     ) -> Result<(), StoreError> {
-        let api = self.api::<K>(&name.0);
+        let api = self.api::<K>(&name.namespace);
         let seen = self.state().get::<K>(name).and_then(|found| found.resource_version());
         let answer = self.put_status::<K>(&api, name, seen, &json!(status)).await?;
         let version = answer.resource_version().unwrap_or_default();
@@ -194,14 +192,14 @@ impl KubeStore {
     async fn put_status<K: kube::Resource<DynamicType = ()>>(
         &self,
         api: &Api<DynamicObject>,
-        name: &Name,
+        name: &ObjectName,
         version: Option<String>,
         status: &Value,
     ) -> Result<DynamicObject, StoreError> {
-        let mut object = DynamicObject::new(&name.1, &ApiResource::erase::<K>(&())).within(&name.0);
+        let mut object = DynamicObject::new(&name.name, &ApiResource::erase::<K>(&())).within(&name.namespace);
         object.metadata.resource_version = version;
         object.data = json!({"status": status});
-        let result = call(api.replace_status(&name.1, &PostParams::default(), &object)).await;
+        let result = call(api.replace_status(&name.name, &PostParams::default(), &object)).await;
         self.metrics.status_write(&K::kind(&()), result.as_ref().err());
         result
     }
@@ -238,21 +236,23 @@ impl Objects for KubeStore {
     }
 
     fn hypervisor(&self, namespace: &str, name: &str) -> Option<Arc<PhoenixHypervisor>> {
-        self.state().get(&(namespace.into(), name.into())).cloned()
+        self.state().get(&ObjectName::new(namespace, name)).cloned()
     }
 
     fn features(&self, namespace: &str) -> Vec<Arc<PhoenixFeature>> {
         let state = self.state();
-        let own = state.all::<PhoenixFeature>().filter(|(name, _)| name.0 == namespace);
+        let own = state
+            .all::<PhoenixFeature>()
+            .filter(|(name, _)| name.namespace == namespace);
         own.map(|(_, feature)| feature.clone()).collect()
     }
 
     fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
-        self.state().get(&(namespace.into(), name.into())).cloned()
+        self.state().get(&ObjectName::new(namespace, name)).cloned()
     }
 
     fn config_map(&self, namespace: &str, name: &str) -> Option<Arc<ConfigMap>> {
-        self.state().get(&(namespace.into(), name.into())).cloned()
+        self.state().get(&ObjectName::new(namespace, name)).cloned()
     }
 
     fn namespace_labels(&self, namespace: &str) -> Option<BTreeMap<String, String>> {
@@ -263,7 +263,7 @@ impl Objects for KubeStore {
 impl Store for KubeStore {
     async fn write_status(&self, object: &GuestObject, status: &GuestStatus) -> Result<GuestObject, StoreError> {
         let key = &object.key;
-        let name = (key.namespace.clone(), key.name.clone());
+        let name = ObjectName::new(&key.namespace, &key.name);
         let version = Some(object.resource_version.clone().ok_or(StoreError::Conflict)?);
         let (api, status) = (self.guest_api(key), json!(status));
         let answer = match key.kind {

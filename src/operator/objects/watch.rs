@@ -15,10 +15,11 @@ use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
 use crate::crd::{GuestKind, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
+use crate::desired::ObjectName;
 use crate::engine::{Counters, defect};
 
 use super::store::KubeStore;
-use super::{Kind, Object, Origin, decode, name_of};
+use super::{Kind, Object, Origin, decode};
 
 /// A watch that runs until it is dropped.
 type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -85,7 +86,7 @@ async fn follow(
                 began = store.state().mark(kind);
             }
             Ok(watcher::Event::InitApply(object)) => {
-                let (name, version) = (name_of(&object), object.resource_version().unwrap_or_default());
+                let (name, version) = (ObjectName::of(&object), object.resource_version().unwrap_or_default());
                 store.change(|state| {
                     state.heed_listing(kind, &name, &version, began);
                     Vec::new()
@@ -103,7 +104,7 @@ async fn follow(
             }
             Ok(watcher::Event::Apply(object)) => put(&store, kind, object),
             Ok(watcher::Event::Delete(object)) => {
-                let (name, version) = (name_of(&object), object.resource_version().unwrap_or_default());
+                let (name, version) = (ObjectName::of(&object), object.resource_version().unwrap_or_default());
                 store.change(|state| state.remove(kind, &name, &version, Origin::Elsewhere));
             }
             Err(_) => {}
@@ -122,13 +123,13 @@ fn put_decoded(
     object: DynamicObject,
     decode: impl FnOnce(Kind, DynamicObject) -> Result<Object, String>,
 ) {
-    let (name, version) = (name_of(&object), object.resource_version().unwrap_or_default());
+    let (name, version) = (ObjectName::of(&object), object.resource_version().unwrap_or_default());
     let reference = reference(&object);
     let decoded = defect::caught_now(|| decode(kind, object)).unwrap_or_else(|words| {
         error!(
             ?kind,
-            namespace = name.0,
-            name = name.1,
+            namespace = name.namespace,
+            name = name.name,
             panic = words,
             "a defect in Phoenix"
         );
@@ -138,7 +139,7 @@ fn put_decoded(
     match decoded {
         Ok(object) => store.change(|state| state.apply(object, &version, Origin::Elsewhere)),
         Err(error) => {
-            warn!(?kind, namespace = name.0, name = name.1, %error, "object does not fit its kind and is left out");
+            warn!(?kind, namespace = name.namespace, name = name.name, %error, "object does not fit its kind and is left out");
             store.metrics.undecodable(kind.as_str());
             store.tell_undecodable(reference, &error);
             store.change(|state| state.remove(kind, &name, &version, Origin::Elsewhere));
