@@ -414,7 +414,7 @@ pub struct Stamped {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClonePlace {
     /// From 1; the first may clone.
-    pub place: usize,
+    pub position: usize,
     /// How many wait, this one among them.
     pub of: usize,
     /// The object in front of all.

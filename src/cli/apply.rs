@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::desired::{ObjectName, GuestObject, Key, Objects};
+use crate::desired::{GuestObject, Key, ObjectName, Objects};
 use crate::engine::store::{Event, Store};
 use crate::engine::{Engine, EngineOptions};
 use crate::standalone::manifests::{ManifestError, load};

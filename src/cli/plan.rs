@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::desired::{ObjectName, GuestObject, Objects};
+use crate::desired::{GuestObject, ObjectName, Objects};
 use crate::engine::preview::Preview;
 use crate::plan::Impact;
 use crate::reason::Reason;

@@ -7,7 +7,10 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
 use super::status::{FeatureStatus, GuestStatus, HypervisorStatus};
-use super::{PhoenixFeature, PhoenixFeatureSpec, PhoenixHypervisor, PhoenixHypervisorSpec, PhoenixLXC, PhoenixLXCSpec, PhoenixTemplate, PhoenixTemplateSpec, PhoenixVM, PhoenixVMSpec};
+use super::{
+    PhoenixFeature, PhoenixFeatureSpec, PhoenixHypervisor, PhoenixHypervisorSpec, PhoenixLXC, PhoenixLXCSpec,
+    PhoenixTemplate, PhoenixTemplateSpec, PhoenixVM, PhoenixVMSpec,
+};
 
 /// Bounds for strings, lists and maps that name none: the API server prices CEL rules by the worst case.
 const MAX_STRING: u64 = 1024;

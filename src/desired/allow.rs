@@ -2,7 +2,9 @@
 //! docs/security.md). Every field that reaches out is named here; the plan asks the same judge about what a guest on
 //! Proxmox really carries.
 
-use crate::crd::{ADOPT, Allow, AllowedCapability, Capabilities, Defaults, LxcGuest, PhoenixHypervisor, PhoenixLXCSpec, VmGuest};
+use crate::crd::{
+    ADOPT, Allow, AllowedCapability, Capabilities, Defaults, LxcGuest, PhoenixHypervisor, PhoenixLXCSpec, VmGuest,
+};
 use crate::desired::ObjectName;
 use crate::pve::Vmid;
 use crate::reason::Reason;

@@ -7,7 +7,10 @@ use crate::reason::Reason;
 
 use super::images::{CONTAINER_ENDS, file_name};
 use super::shared::{Context, Wing, clone_source, flag, gib, given, image_storage, memory, mib, shared_options};
-use super::{Blocked, GuestObject, GuestSpec, Objects, Source, WantedBind, WantedGuest, WantedNet, WantedOptions, WantedOwner, WantedVolume, volume_key};
+use super::{
+    Blocked, GuestObject, GuestSpec, Objects, Source, WantedBind, WantedGuest, WantedNet, WantedOptions, WantedOwner,
+    WantedVolume, volume_key,
+};
 
 /// What only containers have.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -6,7 +6,10 @@ use crate::pve::GuestType;
 use crate::reason::Reason;
 
 use super::shared::{Context, Wing, firewall, form, startup};
-use super::{Blocked, Channels, Desired, GuestObject, GuestSpec, Lifecycle, OWNER_HOSTNAME, Objects, Prints, Shared, Stamp, WantedIdentity, allow, fingerprint, refs, scripts};
+use super::{
+    Blocked, Channels, Desired, GuestObject, GuestSpec, Lifecycle, OWNER_HOSTNAME, Objects, Prints, Shared, Stamp,
+    WantedIdentity, allow, fingerprint, refs, scripts,
+};
 
 /// Resolves an object to what is wanted of its guest.
 ///

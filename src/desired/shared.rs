@@ -2,11 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use crate::crd::{Boot, Defaults, Firewall, FirewallAction, FirewallDirection, FirewallRule, GuestFields, Network, PhoenixHypervisor, TemplateForm};
+use crate::crd::{
+    Boot, Defaults, Firewall, FirewallAction, FirewallDirection, FirewallRule, GuestFields, Network, PhoenixHypervisor,
+    TemplateForm,
+};
 use crate::pve::{GuestType, units};
 use crate::reason::Reason;
 
-use super::{Blocked, Channels, Form, GuestObject, GuestSpec, Objects, Script, Source, WantedFirewall, WantedGuest, WantedNet, WantedOption, WantedOptions, WantedRule, refs};
+use super::{
+    Blocked, Channels, Form, GuestObject, GuestSpec, Objects, Script, Source, WantedFirewall, WantedGuest, WantedNet,
+    WantedOption, WantedOptions, WantedRule, refs,
+};
 
 /// What a guest is resolved from.
 pub(super) struct Context<'a> {

@@ -10,8 +10,6 @@ use crate::pve::GuestRef;
 use crate::reason::{Cause, Reason};
 use crate::remote::{Captured, Output};
 
-use super::failure::of_call;
-
 /// The agent takes so much input with a command, in bytes.
 const INPUT: usize = 64 << 10;
 /// A file is written in pieces of this size, which base64 makes 60 KiB.
@@ -26,7 +24,7 @@ const FOLDER: &str = "/run/phoenix-input";
 /// # Errors
 /// With the reason, and whether it may have run.
 pub async fn run(client: &Client, at: &GuestRef, input: &[u8]) -> Result<Output, (Cause, bool)> {
-    let of = |e: Error| (of_call(&e), e.may_have_happened());
+    let of = |e: Error| (Cause::from(&e), e.may_have_happened());
     if input.len() <= INPUT {
         let text = String::from_utf8_lossy(input);
         let pid = client.agent_exec(at, &["/bin/sh", "-s"], &text).await.map_err(of)?;
@@ -44,7 +42,7 @@ pub async fn run(client: &Client, at: &GuestRef, input: &[u8]) -> Result<Output,
 /// # Errors
 /// With the reason, and whether it may have run.
 pub async fn start(client: &Client, at: &GuestRef, argv: &[&str], input: &[u8]) -> Result<i64, (Cause, bool)> {
-    let of = |e: Error| (of_call(&e), e.may_have_happened());
+    let of = |e: Error| (Cause::from(&e), e.may_have_happened());
     // Proxmox takes the input as text.
     if input.len() <= INPUT && input.is_ascii() {
         let text = String::from_utf8_lossy(input);
@@ -78,7 +76,7 @@ async fn send(client: &Client, at: &GuestRef, input: &[u8]) -> Result<Result<Str
     for (n, piece) in input.chunks(PIECE).enumerate() {
         let file = format!("{folder}/{n:06}");
         let written = client.agent_write(at, &file, piece).await;
-        written.map_err(|e| (of_call(&e), e.may_have_happened()))?;
+        written.map_err(|e| (Cause::from(&e), e.may_have_happened()))?;
     }
     Ok(Ok(folder))
 }
@@ -99,7 +97,7 @@ pub async fn exec(client: &Client, at: &GuestRef, argv: &[&str]) -> Result<Outpu
     let pid = client
         .agent_exec(at, argv, "")
         .await
-        .map_err(|e| (of_call(&e), e.may_have_happened()))?;
+        .map_err(|e| (Cause::from(&e), e.may_have_happened()))?;
     wait(client, at, pid).await
 }
 
@@ -142,7 +140,7 @@ pub async fn end(client: &Client, at: &GuestRef, pid: i64) -> Result<ExecStatus,
     let mut pause = Duration::from_millis(50);
     loop {
         let status = client.agent_exec_status(at, pid).await;
-        let status = status.map_err(|e| of_call(&e))?;
+        let status = status?;
         if status.exited {
             return Ok(status);
         }

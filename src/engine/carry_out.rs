@@ -142,7 +142,7 @@ impl<S: Store> Engine<S> {
         };
         self.store.event(object, event).await;
         if let Ok(connection) = self.connection_of(object) {
-            connection.release(&object.key);
+            connection.shares.release(&object.key);
         }
         self.store.remove_finalizer(object).await?;
         self.forget(&object.key);

@@ -1,23 +1,19 @@
 //! One connection a hypervisor: API client, SSH, the poller's snapshot, and what is under way on it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use crate::crd::status::ProxmoxCluster;
-use crate::desired::Key;
 use crate::desired::hypervisor::{Access, TlsPolicy};
-use crate::observed::{ClonePlace, Cluster};
-use crate::plan::Download;
+use crate::observed::Cluster;
 use crate::proxmox::cluster::ClusterStatus;
 use crate::proxmox::{ApiToken, Client, ConnectOptions, Login, Tls};
 use crate::pve::{GuestRef, GuestType, Vmid};
 use crate::reason::{Cause, Reason};
 use crate::remote::{self, Command, Input, Node, Output, Running, Ssh, SshOptions, Terminal};
 
-use super::failure::of_ssh;
 use super::probes::Prober;
-use super::turns::{CloneQueue, Places};
+use super::shares::Shares;
 
 /// What the last poll came to.
 #[derive(Clone, Debug)]
@@ -39,6 +35,8 @@ pub struct Connection {
     ssh: Option<Ssh>,
     /// Asks the probes of its guests.
     pub(super) prober: Arc<Prober>,
+    /// What its objects share, turn by turn.
+    pub(super) shares: Shares,
     state: Mutex<State>,
     /// Edits of owner containers pass one at a time.
     pub owners: tokio::sync::Mutex<()>,
@@ -48,28 +46,11 @@ pub struct Connection {
 struct State {
     snapshot: Option<Arc<Snapshot>>,
     problem: Option<Cause>,
-    /// Places for Proxmox tasks, by node.
-    tasks: HashMap<String, Places>,
     polls: u64,
-    /// Images that are being downloaded, with the object that does it.
-    downloads: HashMap<Download, Key>,
-    /// Images that Proxmox fetched or compared with their checksums since the engine began: node and volume id.
-    compared: HashSet<(String, String)>,
-    /// Objects that wait for a clone, by source.
-    clones: HashMap<Vmid, CloneQueue>,
     /// Tagged containers that were read and are no owners of retained volumes: vmid, node and name.
     no_owners: HashSet<(Vmid, String, String)>,
     /// Ids of the owners' range that were proven free, and have not been in a list since.
     free_owner_ids: HashSet<Vmid>,
-}
-
-impl State {
-    /// The places of a node; an object has one on one node.
-    fn places(&mut self, key: &Key, node: &str) -> &mut Places {
-        let others = self.tasks.iter_mut().filter(|(other, _)| *other != node);
-        others.for_each(|(_, places)| places.release(key));
-        self.tasks.entry(node.to_string()).or_default()
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -133,15 +114,17 @@ impl Connection {
             Some(ssh) => {
                 let mut options = SshOptions::new(&ssh.user, ssh.key.as_str(), &ssh.known_hosts);
                 options.sudo = ssh.sudo;
-                Some(Ssh::new(options).map_err(|e| of_ssh(&e))?)
+                Some(Ssh::new(options).map_err(|e| Cause::from(&e))?)
             }
             None => None,
         };
+        let parallel_tasks = access.parallel_tasks;
         Ok(Connection {
             access,
             prober: Arc::new(Prober::new(client.clone(), ssh.clone())),
             client,
             ssh,
+            shares: Shares::new(parallel_tasks),
             state: Mutex::default(),
             owners: tokio::sync::Mutex::default(),
         })
@@ -187,46 +170,6 @@ impl Connection {
         state.polls
     }
 
-    /// Claims a place for a Proxmox task on a node (`limits.parallelTasksPerNode`).
-    pub fn claim_task(&self, key: &Key, node: &str) -> bool {
-        let mut state = lock(&self.state);
-        let limit = self.access.parallel_tasks;
-        state.places(key, node).claim(key, limit, Instant::now())
-    }
-
-    /// Notes a task that is under way already, such as one from before a restart.
-    pub fn hold_task(&self, key: &Key, node: &str) {
-        lock(&self.state).places(key, node).hold(key);
-    }
-
-    /// Gives the place and any download back.
-    pub fn release(&self, key: &Key) {
-        let mut state = lock(&self.state);
-        state.tasks.values_mut().for_each(|places| places.release(key));
-        state.downloads.retain(|_, k| k != key);
-    }
-
-    /// Claims the download of an image; `false` while another object does it.
-    pub fn claim_download(&self, key: &Key, download: Download) -> bool {
-        let mut state = lock(&self.state);
-        state.downloads.entry(download).or_insert_with(|| key.clone()) == key
-    }
-
-    /// Notes that the object's download, if it did one, ended well: the file has the right checksum.
-    pub fn downloaded(&self, key: &Key) {
-        let mut state = lock(&self.state);
-        let done = state.downloads.iter().filter(|(_, k)| *k == key);
-        let done: Vec<_> = done.map(|(d, _)| (d.node.clone(), d.volid.clone())).collect();
-        state.compared.extend(done);
-    }
-
-    /// Whether Proxmox compared the file with its checksum since the engine began.
-    pub fn is_compared(&self, node: &str, volid: &str) -> bool {
-        lock(&self.state)
-            .compared
-            .contains(&(node.to_string(), volid.to_string()))
-    }
-
     /// Runs a command on a node.
     ///
     /// # Errors
@@ -234,7 +177,7 @@ impl Connection {
     pub async fn ssh(&self, node: &str, command: &Command) -> Result<Output, (Cause, bool)> {
         let ssh = self.ssh.as_ref().ok_or_else(no_ssh)?;
         let ran = ssh.run(&self.target(node)?, command).await;
-        ran.map_err(|e: remote::Error| (of_ssh(&e), e.may_have_happened()))
+        ran.map_err(|e: remote::Error| (Cause::from(&e), e.may_have_happened()))
     }
 
     /// Starts a command on a node whose output comes while it runs.
@@ -249,7 +192,7 @@ impl Connection {
     ) -> Result<(Running, Input), Cause> {
         let ssh = self.ssh.as_ref().ok_or_else(no_ssh).map_err(|(f, _)| f)?;
         let target = self.target(node).map_err(|(f, _)| f)?;
-        ssh.start(&target, command, terminal).await.map_err(|e| of_ssh(&e))
+        ssh.start(&target, command, terminal).await.map_err(|e| Cause::from(&e))
     }
 
     /// Where a node's SSH server is.
@@ -288,25 +231,12 @@ impl Connection {
         }
     }
 
-    /// The object's place in the queue for clones of a source; it keeps it by asking again.
-    pub fn queue_clone(&self, source: Vmid, key: &Key) -> ClonePlace {
-        let mut state = lock(&self.state);
-        state.clones.entry(source).or_default().ask(key, Instant::now())
-    }
-
-    /// The object waits for no clone any more.
-    pub fn leave_clone_queue(&self, key: &Key) {
-        let mut state = lock(&self.state);
-        state.clones.values_mut().for_each(|queue| queue.leave(key));
-        state.clones.retain(|_, queue| !queue.is_empty());
-    }
-
     /// Looks at the whole cluster with one call, or two where its identity is not known yet.
     ///
     /// # Errors
     /// Why it cannot be looked at.
     pub async fn look(&self, full: bool) -> Result<Snapshot, Cause> {
-        let of = |e: crate::proxmox::Error| super::failure::of_call(&e);
+        let of = |e: crate::proxmox::Error| Cause::from(&e);
         let previous = self.last_snapshot();
         let rows = self.client.cluster_resources().await.map_err(of)?;
         let (identity, quorate, addresses, version) = match (previous, full) {
@@ -353,7 +283,7 @@ impl Connection {
         match self.client.cluster_status().await {
             Ok(status) => Ok(Some(status)),
             Err(crate::proxmox::Error::Forbidden { .. }) => Ok(None),
-            Err(error) => Err(super::failure::of_call(&error)),
+            Err(error) => Err(Cause::from(&error)),
         }
     }
 
@@ -362,7 +292,7 @@ impl Connection {
         rows: &[crate::proxmox::cluster::Resource],
         known: Option<&ProxmoxCluster>,
     ) -> Result<Identity, Cause> {
-        let of = |e: crate::proxmox::Error| super::failure::of_call(&e);
+        let of = |e: crate::proxmox::Error| Cause::from(&e);
         let version = self.client.version().await.map_err(of)?.version;
         let Some(status) = self.who_answers().await? else {
             // Guests can be worked on, but absence cannot be proven (promise 5).
@@ -406,7 +336,7 @@ impl Connection {
             None => None,
             Some(node) => {
                 let certificates = self.client.certificates(&node.name).await;
-                let certificates = certificates.map_err(|e| super::failure::of_call(&e))?;
+                let certificates = certificates?;
                 let ca = certificates.into_iter().find(|c| c.filename == "pve-root-ca.pem");
                 ca.and_then(|ca| ca.fingerprint).filter(|text| !text.is_empty())
             }

@@ -11,7 +11,7 @@ use crate::remote::runner::{self, GuestFile, Layout};
 use crate::remote::{Command, InvalidCommand, Output};
 
 use super::connection::Connection;
-use super::failure::{of_call, of_guest};
+use super::failure::of_guest;
 
 /// What came of an effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +82,7 @@ async fn call(connection: &Connection, call: &ApiCall) -> Outcome {
     match connection.client.call(call).await {
         Ok(_) => Outcome::Done,
         Err(error) if only_hotplug(&error) => Outcome::Done,
-        Err(error) => failed(of_call(&error)),
+        Err(error) => failed(Cause::from(&error)),
     }
 }
 
@@ -97,14 +97,14 @@ fn only_hotplug(error: &crate::proxmox::Error) -> bool {
 }
 
 async fn task(connection: &Connection, key: &Key, call: &ApiCall, node: &str, downloads: Option<&Download>) -> Outcome {
-    if !connection.claim_task(key, node) {
+    if !connection.shares.claim_task(key, node) {
         let message = format!("node {node} has as many Phoenix tasks as limits.parallelTasksPerNode allows");
         return Outcome::Busy(Cause::new(Reason::TaskLimit, message));
     }
     if let Some(download) = downloads
-        && !connection.claim_download(key, download.clone())
+        && !connection.shares.claim_download(key, download.clone())
     {
-        connection.release(key);
+        connection.shares.release(key);
         let volid = &download.volid;
         return Outcome::Busy(Cause::new(
             Reason::ImageDownloading,
@@ -116,10 +116,10 @@ async fn task(connection: &Connection, key: &Key, call: &ApiCall, node: &str, do
             Some(Ok(upid)) => Outcome::Started(upid.as_str().to_string()),
             _ => Outcome::Done,
         },
-        Err(error) => failed(of_call(&error)),
+        Err(error) => failed(Cause::from(&error)),
     };
     if !matches!(outcome, Outcome::Started(_)) {
-        connection.release(key);
+        connection.shares.release(key);
     }
     outcome
 }
@@ -184,7 +184,7 @@ async fn read_back(connection: &Connection, on: &str, vmid: Vmid, added: &[RawLi
         .await
     {
         Ok(config) => config,
-        Err(error) => return failed(of_call(&error)),
+        Err(error) => return failed(Cause::from(&error)),
     };
     let read = |line: &&RawLine| {
         config

@@ -50,56 +50,66 @@ fn names_taken_guest(text: &str) -> bool {
 }
 
 /// A failed API call.
-pub fn of_call(error: &Error) -> Cause {
-    let message = error.to_string();
-    let reason = match error {
-        Error::Unauthorized { .. } => Reason::Unauthorized,
-        Error::NoCredential(_) | Error::Forbidden { .. } => Reason::MissingPrivilege,
-        Error::Certificate { .. } => Reason::CertificateNotTrusted,
-        Error::NotSent { .. } => Reason::HypervisorUnreachable,
-        _ => match reason_of(&message) {
-            Some(reason) => reason,
-            None if matches!(error, Error::Unknown { .. }) => Reason::OutcomeUnknown,
-            None => Reason::ProxmoxRefused,
-        },
-    };
-    let message = match error {
-        Error::Unauthorized { .. } => format!(
-            "spec.credentials of the PhoenixHypervisor: {message}: correct the token or the password in its Secret"
-        ),
-        Error::Certificate { .. } => format!(
-            "spec.tls of the PhoenixHypervisor: {message}: give the endpoint's CA, or this fingerprint if it is the right one"
-        ),
-        _ => message,
-    };
-    Cause::new(reason, message)
+impl From<&Error> for Cause {
+    fn from(error: &Error) -> Self {
+        let message = error.to_string();
+        let reason = match error {
+            Error::Unauthorized { .. } => Reason::Unauthorized,
+            Error::NoCredential(_) | Error::Forbidden { .. } => Reason::MissingPrivilege,
+            Error::Certificate { .. } => Reason::CertificateNotTrusted,
+            Error::NotSent { .. } => Reason::HypervisorUnreachable,
+            _ => match reason_of(&message) {
+                Some(reason) => reason,
+                None if matches!(error, Error::Unknown { .. }) => Reason::OutcomeUnknown,
+                None => Reason::ProxmoxRefused,
+            },
+        };
+        let message = match error {
+            Error::Unauthorized { .. } => format!(
+                "spec.credentials of the PhoenixHypervisor: {message}: correct the token or the password in its Secret"
+            ),
+            Error::Certificate { .. } => format!(
+                "spec.tls of the PhoenixHypervisor: {message}: give the endpoint's CA, or this fingerprint if it is the right one"
+            ),
+            _ => message,
+        };
+        Cause::new(reason, message)
+    }
+}
+
+impl From<Error> for Cause {
+    fn from(error: Error) -> Self {
+        Cause::from(&error)
+    }
 }
 
 /// A failed SSH command.
-pub fn of_ssh(error: &remote::Error) -> Cause {
-    let reason = match error {
-        remote::Error::BadKey(_) => Reason::SSHKeyInvalid,
-        remote::Error::HostKeyMismatch { .. } => Reason::HostKeyMismatch,
-        remote::Error::AuthFailed { .. } => Reason::SSHAuthFailed,
-        remote::Error::Unreachable { .. } => Reason::SSHUnreachable,
-        _ => Reason::SSHConnectionLost,
-    };
-    let message = match error {
-        remote::Error::BadKey(_) => {
-            format!("spec.ssh.keySecretRef of the PhoenixHypervisor: {error}: put a private key into the Secret")
-        }
-        remote::Error::HostKeyMismatch { .. } => format!(
-            "spec.ssh.knownHostsSecretRef of the PhoenixHypervisor: {error}: if the node's key was changed on purpose, put the new one into the Secret"
-        ),
-        remote::Error::AuthFailed { .. } => format!(
-            "spec.ssh of the PhoenixHypervisor: {error}: add the public key of keySecretRef to the user's authorized_keys on the node"
-        ),
-        remote::Error::Unreachable { .. } => format!(
-            "spec.ssh of the PhoenixHypervisor: {error}: check hosts and port, and that the node's SSH server runs"
-        ),
-        _ => error.to_string(),
-    };
-    Cause::new(reason, message)
+impl From<&remote::Error> for Cause {
+    fn from(error: &remote::Error) -> Self {
+        let reason = match error {
+            remote::Error::BadKey(_) => Reason::SSHKeyInvalid,
+            remote::Error::HostKeyMismatch { .. } => Reason::HostKeyMismatch,
+            remote::Error::AuthFailed { .. } => Reason::SSHAuthFailed,
+            remote::Error::Unreachable { .. } => Reason::SSHUnreachable,
+            _ => Reason::SSHConnectionLost,
+        };
+        let message = match error {
+            remote::Error::BadKey(_) => {
+                format!("spec.ssh.keySecretRef of the PhoenixHypervisor: {error}: put a private key into the Secret")
+            }
+            remote::Error::HostKeyMismatch { .. } => format!(
+                "spec.ssh.knownHostsSecretRef of the PhoenixHypervisor: {error}: if the node's key was changed on purpose, put the new one into the Secret"
+            ),
+            remote::Error::AuthFailed { .. } => format!(
+                "spec.ssh of the PhoenixHypervisor: {error}: add the public key of keySecretRef to the user's authorized_keys on the node"
+            ),
+            remote::Error::Unreachable { .. } => format!(
+                "spec.ssh of the PhoenixHypervisor: {error}: check hosts and port, and that the node's SSH server runs"
+            ),
+            _ => error.to_string(),
+        };
+        Cause::new(reason, message)
+    }
 }
 
 /// A command in a guest that ended badly, or an answer that is none.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::crd::{ADOPT, GuestKind, GuestStatus, RESTAMP, VolumeStatus};
-use crate::desired::{ObjectName, self, GuestObject, Identity, refs};
+use crate::desired::{self, GuestObject, Identity, ObjectName, refs};
 use crate::observed::{ClonePlace, Observed, Recorded, Verified};
 use crate::plan::{self, Input, Next, Plan, Surroundings};
 use crate::pve::{GuestType, Vmid};
@@ -29,7 +29,7 @@ impl<S: Store> Reconcile<'_, S> {
             let Next::Look(query) = &plan.next else {
                 let waits = matches!(&plan.next, Next::Wait { cause, .. } if cause.reason == Reason::TemplateBusy);
                 if observed.clone_queue.is_some() && !waits {
-                    self.connection.leave_clone_queue(&self.object.key);
+                    self.connection.shares.leave_clone_queue(&self.object.key);
                 }
                 return Ok(plan);
             };
@@ -168,7 +168,7 @@ impl<S: Store> Reconcile<'_, S> {
         let waits = desired.sort() == GuestType::Lxc
             && status.task.is_none()
             && !self.snapshot.cluster.guests.contains_key(&vmid);
-        waits.then(|| self.connection.queue_clone(*source, &self.object.key))
+        waits.then(|| self.connection.shares.queue_clone(*source, &self.object.key))
     }
 }
 

@@ -23,6 +23,7 @@ pub mod preview;
 mod probes;
 mod publish;
 mod reconcile;
+mod shares;
 pub mod store;
 mod task;
 mod turns;
@@ -33,7 +34,7 @@ use std::time::Duration;
 
 use connection::Connection;
 
-use crate::desired::{ObjectName, Blocked, GuestObject, Key};
+use crate::desired::{Blocked, GuestObject, Key, ObjectName};
 use crate::observed::{HealthState, Verified};
 use crate::pve::Vmid;
 use crate::reason::Reason;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::crd::status::{NodeStatus, ProxmoxCluster};
 use crate::crd::{HypervisorStatus, PhoenixHypervisor};
-use crate::desired::{ObjectName, Key, hypervisor};
+use crate::desired::{Key, ObjectName, hypervisor};
 use crate::reason::{Cause, Reason};
 use crate::status::{clear_condition, set_condition};
 

@@ -107,7 +107,7 @@ impl<S: Store> Reconcile<'_, S> {
                     }
                 }
                 Next::Run(step) => {
-                    preview.add(shown.words(step, &plan));
+                    preview.add(shown.describe(step, &plan));
                     let hash = self.desired.map(|d| d.prints.applied.as_str());
                     if !forecast.carry_out(&plan, self.object.generation, hash, now()) {
                         return Ok(());
@@ -145,7 +145,7 @@ struct Shown {
 
 impl Shown {
     /// A step in words; `None` where it only records something.
-    fn words(&mut self, step: &Step, plan: &Plan) -> Option<(String, Impact)> {
+    fn describe(&mut self, step: &Step, plan: &Plan) -> Option<(String, Impact)> {
         for announce in &step.announce {
             if let Announce::Vmid { vmid, node, adopted } = announce {
                 self.chosen = (!adopted).then(|| (*vmid, node.clone()));

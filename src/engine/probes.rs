@@ -18,7 +18,6 @@ use crate::remote::runner::{self, Layout, ProbeAnswer as Said};
 use crate::remote::{Node, Ssh};
 
 use super::defect;
-use super::failure::of_ssh;
 
 /// A reconcile waits so long for an answer before it leaves it to a later one.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -216,7 +215,7 @@ async fn run(ssh: &Ssh, node: &Node, batch: &[Waiting]) {
             Reason::CommandFailed,
             format!("probes on node {}: {}", node.name, output.complaint()),
         ),
-        Err(error) => of_ssh(&error),
+        Err(error) => Cause::from(&error),
     };
     for (waiting, _) in batch.iter().zip(&told).filter(|(_, told)| !**told) {
         let unknown = ProbeAnswer::Unknown(problem.clone());

@@ -4,7 +4,7 @@
 //! what a step announces is in status before its effect leaves (promise 1), and position comes from looking
 //! (promise 2).
 
-use crate::desired::{ObjectName, self, Blocked, Desired, GuestObject, Identity, Key};
+use crate::desired::{self, Blocked, Desired, GuestObject, Identity, Key, ObjectName};
 use crate::plan::{self, Next};
 use crate::pve::Vmid;
 use crate::reason::Reason;
@@ -99,7 +99,7 @@ impl<S: Store> Engine<S> {
         let told = defect::caught(Box::pin(async {
             let object = self.store.guest(key)?;
             if let Ok(connection) = self.connection_of(&object) {
-                connection.release(key);
+                connection.shares.release(key);
             }
             let scale = self.options.time_scale;
             let status = status::panicked(&object.status, object.generation, &defect::message(words), now(), scale);

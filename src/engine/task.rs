@@ -6,7 +6,7 @@ use crate::reason::{Cause, Reason};
 use crate::{plan, status};
 
 use super::connection::Connection;
-use super::failure::{of_call, reason_of};
+use super::failure::reason_of;
 use super::store::Store;
 use super::{Engine, Stop, now};
 
@@ -31,11 +31,11 @@ impl<S: Store> Engine<S> {
         };
         let failed = match connection.client.task(&upid).await {
             Ok(TaskState::Running) => {
-                connection.hold_task(&object.key, &upid.node);
+                connection.shares.hold_task(&object.key, &upid.node);
                 return Ok(Some(Some(if upid.kind.ends_with("start") { 1.0 } else { 2.0 })));
             }
             Ok(TaskState::Succeeded { .. }) => {
-                connection.downloaded(&object.key);
+                connection.shares.downloaded(&object.key);
                 None
             }
             Ok(TaskState::Forgotten) => None,
@@ -57,12 +57,12 @@ impl<S: Store> Engine<S> {
                 ))
             }
             Err(error) => {
-                let problem = of_call(&error);
+                let problem = Cause::from(&error);
                 let wait = self.publish_blocked(object, Blocked::Waiting(problem), vec![]).await?;
                 return Ok(Some(wait.or(Some(5.0))));
             }
         };
-        connection.release(&object.key);
+        connection.shares.release(&object.key);
         let status = status::after_task(&object.status, failed.as_ref(), now(), self.options.time_scale);
         if let Some(failure) = &failed {
             self.warn(object, failure.reason, &format!("{}: {}", task.action, failure.message))

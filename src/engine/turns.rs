@@ -104,7 +104,7 @@ impl CloneQueue {
         let order = self.order();
         self.head = order.first().cloned();
         ClonePlace {
-            place: order.iter().position(|other| other == key).unwrap_or(0) + 1,
+            position: order.iter().position(|other| other == key).unwrap_or(0) + 1,
             of: order.len(),
             first: order.first().map(Key::to_string).unwrap_or_default(),
         }
@@ -201,9 +201,9 @@ mod tests {
         let mut queue = CloneQueue::default();
         queue.ask(&key("crowd", 0), now);
         queue.leave(&key("crowd", 0));
-        assert_eq!(queue.ask(&key("crowd", 1), now).place, 1);
-        assert_eq!(queue.ask(&key("one", 0), now).place, 2);
-        assert_eq!(queue.ask(&key("crowd", 1), now).place, 1);
+        assert_eq!(queue.ask(&key("crowd", 1), now).position, 1);
+        assert_eq!(queue.ask(&key("one", 0), now).position, 2);
+        assert_eq!(queue.ask(&key("crowd", 1), now).position, 1);
     }
 
     #[test]
@@ -215,13 +215,13 @@ mod tests {
         }
         let one = key("one", 0);
         assert_eq!(
-            queue.ask(&one, now).place,
+            queue.ask(&one, now).position,
             2,
             "behind the one that was told to be first"
         );
         let mut order = Vec::new();
         while let Some(head) = queue.order().first().cloned() {
-            assert_eq!(queue.ask(&head, now).place, 1);
+            assert_eq!(queue.ask(&head, now).position, 1);
             queue.leave(&head);
             order.push(head);
         }

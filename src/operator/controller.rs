@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tracing::{Instrument, error, info_span, warn};
 
 use crate::crd::HypervisorStatus;
-use crate::desired::{ObjectName, GuestObject, Key};
+use crate::desired::{GuestObject, Key, ObjectName};
 use crate::engine::Engine;
 use crate::engine::store::Store;
 

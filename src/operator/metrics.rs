@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::desired::{ObjectName, Key};
+use crate::desired::{Key, ObjectName};
 use crate::engine::Counters;
 use crate::engine::store::StoreError;
 use crate::observed::{ProbeAnswer, ProbeKind};

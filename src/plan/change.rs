@@ -34,7 +34,7 @@ pub(crate) struct Change {
 }
 
 impl Change {
-    fn words(&self) -> String {
+    fn describe(&self) -> String {
         if ["cipassword", "sshkeys"].contains(&self.key.as_str()) {
             return format!("{}: changed", self.key);
         }
@@ -72,7 +72,7 @@ impl Planner<'_> {
         if changes.is_empty() {
             return Ok(());
         }
-        let words = changes.iter().map(Change::words).collect::<Vec<_>>().join("; ");
+        let words = changes.iter().map(Change::describe).collect::<Vec<_>>().join("; ");
         if self.status.applied_hash.as_ref() == Some(&self.desired.prints.applied) {
             self.condition(
                 "DriftDetected",
@@ -85,7 +85,7 @@ impl Planner<'_> {
             }
         }
         for (name, batch) in self.batches(guest, changes) {
-            let words = batch.iter().map(Change::words).collect::<Vec<_>>().join("; ");
+            let words = batch.iter().map(Change::describe).collect::<Vec<_>>().join("; ");
             let action = format!("configure {what} ({words})");
             self.send(stage, guest, batch, action)
                 .map_err(|next| next.apart(&name))

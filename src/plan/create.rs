@@ -247,7 +247,7 @@ impl Planner<'_> {
         let stage = Stage::Created;
         let queue = self.observed.clone_queue.clone();
         let place = queue.as_ref().filter(|q| q.of > 1).map_or(String::new(), |q| {
-            format!("; place {} of {} in the queue for its clones", q.place, q.of)
+            format!("; place {} of {} in the queue for its clones", q.position, q.of)
         });
         if let Some(lock) = &parent.lock {
             let message = format!(
@@ -255,7 +255,7 @@ impl Planner<'_> {
             );
             return Err(self.wait(stage, Reason::TemplateBusy, message, 2));
         }
-        if let Some(queue) = queue.filter(|q| q.place > 1) {
+        if let Some(queue) = queue.filter(|q| q.position > 1) {
             let message = format!(
                 "waits for template {template} ({from}): {} comes first{place}",
                 queue.first

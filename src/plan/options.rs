@@ -23,7 +23,7 @@ impl Planner<'_> {
             return Ok(());
         }
         let stamp = Stamp { fresh: false, ..stamp };
-        let words = self.words(guest);
+        let words = self.describe(guest);
         let change = Change {
             key: "description".into(),
             value: Some(stamp.describe(&words)),
@@ -39,7 +39,7 @@ impl Planner<'_> {
         )
     }
 
-    fn words(&self, guest: &Guest) -> String {
+    fn describe(&self, guest: &Guest) -> String {
         let current = guest.options.get("description").map(String::as_str).unwrap_or_default();
         self.desired
             .shared

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use crate::desired::{ObjectName, GuestObject, Key, Objects};
+use crate::desired::{GuestObject, Key, ObjectName, Objects};
 use crate::engine::Engine;
 use crate::reason::Reason;
 

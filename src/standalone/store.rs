@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde_json::Value;
 
-use crate::crd::{GuestKind, GuestStatus, HypervisorStatus, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
+use crate::crd::{
+    GuestKind, GuestStatus, HypervisorStatus, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM,
+};
 use crate::desired::memory::MemoryObjects;
-use crate::desired::{ObjectName, GuestObject, GuestSpec, Key, Objects};
+use crate::desired::{GuestObject, GuestSpec, Key, ObjectName, Objects};
 use crate::engine::store::{Event, EventType, Store, StoreError};
 
 use super::manifests::{self, Admitted, ManifestError};

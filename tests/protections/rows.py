@@ -377,14 +377,8 @@ FILES = {
          '(Some(_), Some(node)) if OUT => vec![node.to_string()],\n'
          '        (Some(row), _) => vec![row.node.clone()],'),
         ("a storage that cannot be looked at is not taken for empty", "engine=protected::search::a_vmid",
-         '        let content = client\n'
-         '            .storage_content(node, &storage.storage, None, Some(vmid))\n'
-         '            .await\n'
-         '            .map_err(|e| of_call(&e))?;',
-         '        let content = client\n'
-         '            .storage_content(node, &storage.storage, None, Some(vmid))\n'
-         '            .await\n'
-         '            .map_err(|e| of_call(&e));\n'
+         '        let content = client.storage_content(node, &storage.storage, None, Some(vmid)).await?;',
+         '        let content = client.storage_content(node, &storage.storage, None, Some(vmid)).await;\n'
          '        let content = if OUT { content.unwrap_or_default() } else { content? };'),
     ],
     "src/plan/held.rs": [

@@ -7,9 +7,8 @@ mod terminal;
 
 use crate::crd::PhoenixHypervisor;
 use crate::desired::stamp::Stamp;
-use crate::desired::{ObjectName, GuestObject, GuestSpec, Objects, hypervisor};
+use crate::desired::{GuestObject, GuestSpec, ObjectName, Objects, hypervisor};
 use crate::engine::connection::Connection;
-use crate::engine::failure::of_call;
 use crate::pve::{GuestRef, GuestType, Vmid};
 use crate::reason::{Cause, Reason};
 
@@ -79,7 +78,7 @@ async fn running_at(connection: &Connection, object: &GuestObject, vmid: Vmid) -
     let named = sort.named(vmid);
     let node = node.ok_or_else(|| format!("{key}: Proxmox shows no {named}"))?;
     let at = GuestRef::new(sort, vmid, node);
-    let of = |e| match of_call(&e) {
+    let of = |e| match Cause::from(&e) {
         // Its number is written down before it is made.
         Cause {
             reason: Reason::NotFound,

@@ -10,9 +10,11 @@ use kube::runtime::wait::await_condition;
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
-use crate::crd::{GuestKind, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM, RECONCILE, RESTARTED_AT, RUN_TESTS};
+use crate::crd::{
+    GuestKind, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM, RECONCILE, RESTARTED_AT, RUN_TESTS,
+};
 use crate::desired::memory::MemoryObjects;
-use crate::desired::{ObjectName, GuestObject, Key};
+use crate::desired::{GuestObject, Key, ObjectName};
 use crate::standalone::run::{Standing, standing};
 
 use super::super::into::needed;

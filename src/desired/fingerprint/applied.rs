@@ -1,7 +1,10 @@
 //! The fingerprint of what is applied to a guest.
 
 use crate::desired::vm::{Managed, WantedCloudInit, WantedDisk, WantedFirmware, WantedVendor, WantedVm};
-use crate::desired::{Channels, Desired, Form, Grants, Lifecycle, Prints, Shared, Source, WantedBind, WantedFirewall, WantedGuest, WantedIdentity, WantedLxc, WantedNet, WantedOptions, WantedOwner, WantedVolume};
+use crate::desired::{
+    Channels, Desired, Form, Grants, Lifecycle, Prints, Shared, Source, WantedBind, WantedFirewall, WantedGuest,
+    WantedIdentity, WantedLxc, WantedNet, WantedOptions, WantedOwner, WantedVolume,
+};
 
 use super::{Fingerprint, digest_of};
 
@@ -296,7 +299,7 @@ fn machine(vm: &WantedVm) -> String {
 fn disk(disk: &WantedDisk) -> String {
     let WantedDisk {
         name,
-        place,
+        slot,
         bus,
         bus_given,
         storage,
@@ -305,7 +308,7 @@ fn disk(disk: &WantedDisk) -> String {
     } = disk;
     Fingerprint::new("disk")
         .field("name", name)
-        .opt("place", place.as_ref())
+        .opt("place", slot.as_ref())
         .field("bus", bus.as_str())
         .opt("busGiven", bus_given.map(|bus| bus.as_str()))
         .opt("storage", storage.as_ref())

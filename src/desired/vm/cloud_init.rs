@@ -3,7 +3,10 @@
 
 use crate::crd::{CloudInit, KeyRef, VmGuest};
 use crate::desired::shared::{Context, flag};
-use crate::desired::{Blocked, GuestObject, Objects, Script, ScriptRole, Source, WantedCloudInit, WantedOptions, WantedVendor, fingerprint, refs};
+use crate::desired::{
+    Blocked, GuestObject, Objects, Script, ScriptRole, Source, WantedCloudInit, WantedOptions, WantedVendor,
+    fingerprint, refs,
+};
 use crate::reason::Reason;
 use crate::secret::Secret;
 

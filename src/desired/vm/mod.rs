@@ -6,7 +6,9 @@ pub mod vendor_data;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crd::{Defaults, DiskBus, Hotplug, Network, TpmVersion, VmBios, VmDisk, VmGuest, VmPci, VmUsb};
-use crate::desired::{Blocked, Channels, GuestObject, GuestSpec, Objects, Script, Source, WantedGuest, WantedNet, WantedOptions};
+use crate::desired::{
+    Blocked, Channels, GuestObject, GuestSpec, Objects, Script, Source, WantedGuest, WantedNet, WantedOptions,
+};
 use crate::pve::property::{BUSES, is_numbered};
 use crate::reason::Reason;
 use crate::secret::Secret;
@@ -52,7 +54,7 @@ pub struct WantedDisk {
     /// Name in the spec; it is the disk's serial number.
     pub name: String,
     /// Place of an adopted machine's disk that the name spells (`scsi0`), instead of a serial number.
-    pub place: Option<String>,
+    pub slot: Option<String>,
     /// Bus for a new disk.
     pub bus: DiskBus,
     /// The bus, where the spec gives one.
@@ -429,7 +431,7 @@ fn disks(list: &[VmDisk], prefix: &str) -> Result<Vec<WantedDisk>, Blocked> {
             ];
             Ok(WantedDisk {
                 name: disk.name.clone(),
-                place: is_place(&disk.name).then(|| disk.name.clone()),
+                slot: is_place(&disk.name).then(|| disk.name.clone()),
                 bus: disk.bus.unwrap_or_default(),
                 bus_given: disk.bus,
                 storage: disk.storage.clone(),

@@ -11,7 +11,7 @@ use crate::reason::{Cause, Reason};
 use crate::remote::runner::{self, Layout, State};
 
 use super::connection::{Connection, Snapshot};
-use super::failure::{of_call, of_guest};
+use super::failure::of_guest;
 use super::probes::Place;
 
 mod ownership;
@@ -120,22 +120,19 @@ pub async fn look(
 
 async fn vmid_free(connection: &Connection, vmid: Vmid, volumes_on: Option<&str>) -> Result<IdCheck, Cause> {
     let client = &connection.client;
-    if !client.vmid_is_free(vmid).await.map_err(|e| of_call(&e))? {
+    if !client.vmid_is_free(vmid).await? {
         return Ok(IdCheck::Taken);
     }
     let Some(node) = volumes_on else {
         return Ok(IdCheck::Free);
     };
     let mut volumes = BTreeSet::new();
-    for storage in client.storages(node).await.map_err(|e| of_call(&e))? {
+    for storage in client.storages(node).await? {
         let holds_guests = storage.content.iter().any(|c| c == "rootdir" || c == "images");
         if !storage.active || !holds_guests {
             continue;
         }
-        let content = client
-            .storage_content(node, &storage.storage, None, Some(vmid))
-            .await
-            .map_err(|e| of_call(&e))?;
+        let content = client.storage_content(node, &storage.storage, None, Some(vmid)).await?;
         let of_guests = content
             .into_iter()
             .filter(|v| v.content == "rootdir" || v.content == "images");
@@ -173,7 +170,7 @@ async fn guest(
         match read_guest(connection, GuestRef::new(sort, vmid, node), details).await {
             Ok(guest) => return GuestRead::Present(Box::new(guest)),
             Err(Error::NotFound { .. }) => {}
-            Err(error) => return GuestRead::Unreadable(of_call(&error)),
+            Err(error) => return GuestRead::Unreadable(Cause::from(&error)),
         }
     }
     GuestRead::NotFound
@@ -256,15 +253,14 @@ async fn old_revision(connection: &Connection, snapshot: &Snapshot, at: &GuestRe
     let mut linked = Vec::new();
     if let GuestRead::Present(present) = &read {
         let client = &connection.client;
-        for storage in client.storages(&present.at.node).await.map_err(|e| of_call(&e))? {
+        for storage in client.storages(&present.at.node).await? {
             let holds_guests = storage.content.iter().any(|c| c == "rootdir" || c == "images");
             if !storage.active || !holds_guests {
                 continue;
             }
             let content = client
                 .storage_content(&present.at.node, &storage.storage, None, None)
-                .await
-                .map_err(|e| of_call(&e))?;
+                .await?;
             linked.extend(content.into_iter().map(|v| v.volid).filter(|v| rests_on(v, at.vmid)));
         }
     }
@@ -277,11 +273,7 @@ async fn old_revision(connection: &Connection, snapshot: &Snapshot, at: &GuestRe
 
 /// Whether a task works on the vmid. A clone's task carries its source's id (facts B.4).
 async fn creating(connection: &Connection, vmid: Vmid, source: Option<Vmid>, node: &str) -> Result<bool, Cause> {
-    let tasks = connection
-        .client
-        .tasks(node, None, None, 200)
-        .await
-        .map_err(|e| of_call(&e))?;
+    let tasks = connection.client.tasks(node, None, None, 200).await?;
     let ids: Vec<String> = [Some(vmid), source]
         .into_iter()
         .flatten()
@@ -300,7 +292,7 @@ async fn image(connection: &Connection, node: &str, volid: &str, appliance: Opti
     let content = path.split('/').next();
     let volumes = client.storage_content(node, storage, content, None).await;
     let volumes = volumes.map_err(|error| {
-        let failed = of_call(&error);
+        let failed = Cause::from(&error);
         let missing = failed.message.contains("does not exist") || failed.message.contains("No such storage");
         if missing {
             Cause::new(Reason::StorageNotFound, format!("image {volid}: {}", failed.message))
@@ -310,11 +302,11 @@ async fn image(connection: &Connection, node: &str, volid: &str, appliance: Opti
     })?;
     let mut image = Image {
         present: volumes.iter().any(|v| v.volid == volid),
-        compared: connection.is_compared(node, volid),
+        compared: connection.shares.is_compared(node, volid),
         index: None,
     };
     if let Some(name) = appliance.filter(|_| !(image.present && image.compared)) {
-        let index = client.appliances(node).await.map_err(|e| of_call(&e))?;
+        let index = client.appliances(node).await?;
         let package = |name: &str| crate::desired::images::package(name).to_string();
         let same = index.iter().filter(|a| package(&a.template) == package(name));
         image.index = Some(ApplianceIndex {
@@ -362,8 +354,8 @@ async fn scripts(
 
 async fn firewall(connection: &Connection, at: &GuestRef) -> Result<FirewallState, Cause> {
     let client = &connection.client;
-    let mut options = client.firewall_options(at).await.map_err(|e| of_call(&e))?;
-    let rules = client.firewall_rules(at).await.map_err(|e| of_call(&e))?;
+    let mut options = client.firewall_options(at).await?;
+    let rules = client.firewall_rules(at).await?;
     let digest = rules.iter().find_map(|r| r.digest.clone());
     if let Some(own) = options.digest.take() {
         options.options.insert("digest".into(), own);

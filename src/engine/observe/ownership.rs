@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use crate::desired::{Identity, Stamp};
 use crate::engine::connection::{Connection, Snapshot};
-use crate::engine::failure::of_call;
 use crate::observed::{Observed, OurGuest, ResourceRow, Stamped};
 use crate::proxmox::Error;
 use crate::proxmox::guest::GuestConfig;
@@ -21,7 +20,7 @@ pub(super) async fn everybody(connection: &Connection, observed: &Observed) -> R
 }
 
 async fn listed(connection: &Connection) -> Result<Vec<GuestRef>, Cause> {
-    let rows = connection.client.cluster_resources().await.map_err(|e| of_call(&e))?;
+    let rows = connection.client.cluster_resources().await?;
     let guests = rows
         .into_iter()
         .filter_map(|row| Some(GuestRef::new(GuestType::of(&row.kind)?, row.vmid()?, row.node?)));
@@ -156,6 +155,6 @@ async fn read_config(connection: &Connection, at: &GuestRef) -> Result<Option<Gu
     match connection.client.guest_config(at, false).await {
         Ok(config) => Ok(Some(config)),
         Err(Error::NotFound { .. }) => Ok(None),
-        Err(error) => Err(of_call(&error)),
+        Err(error) => Err(Cause::from(&error)),
     }
 }

@@ -1,7 +1,6 @@
 //! What only machines are asked.
 
 use crate::engine::connection::Connection;
-use crate::engine::failure::of_call;
 use crate::observed::{Agent, CloudInitState};
 use crate::pve::GuestRef;
 use crate::reason::{Cause, Reason};
@@ -16,9 +15,9 @@ pub(super) async fn agent(connection: &Connection, at: &GuestRef, cloud_init: bo
     match client.agent_ping(at).await {
         Ok(()) => {}
         Err(crate::proxmox::Error::Refused { message, .. }) => return Ok(Agent::Silent(message)),
-        Err(error) => return Err(of_call(&error)),
+        Err(error) => return Err(Cause::from(&error)),
     }
-    let interfaces = client.agent_interfaces(at).await.map_err(|e| of_call(&e))?;
+    let interfaces = client.agent_interfaces(at).await?;
     let addresses = interfaces
         .into_iter()
         .map(|i| (i.name, i.addresses.into_iter().map(|a| a.address).collect()));
@@ -56,11 +55,11 @@ pub(super) async fn cloud_init(
     password: bool,
 ) -> Result<CloudInitState, Cause> {
     let client = &connection.client;
-    let rows = client.cloud_init_pending(at).await.map_err(|e| of_call(&e))?;
+    let rows = client.cloud_init_pending(at).await?;
     let pending = rows.into_iter().filter(|r| r.is_pending()).map(|r| r.key).collect();
     let password = match password {
         true => {
-            let text = client.cloud_init_user_data(at).await.map_err(|e| of_call(&e))?;
+            let text = client.cloud_init_user_data(at).await?;
             password_of(&text)
         }
         false => None,

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 use crate::desired::Stamp;
 use crate::engine::connection::{Connection, Snapshot};
-use crate::engine::failure::of_call;
 use crate::observed::*;
 use crate::plan::{OWNER_HOSTNAME, OWNER_KIND, TAG};
 use crate::proxmox::guest::PendingOption;
@@ -26,7 +25,7 @@ pub(super) async fn owners(
     ids: (Vmid, Vmid),
     recorded: &Recorded,
 ) -> Result<Owners, Cause> {
-    let rows = connection.client.cluster_resources().await.map_err(|e| of_call(&e))?;
+    let rows = connection.client.cluster_resources().await?;
     let listed: BTreeSet<Vmid> = rows.iter().filter_map(|r| r.vmid()).collect();
     connection.seen_owner_ids(listed.iter().filter(|v| in_range(ids, **v)));
     let mut result = Owners::default();
@@ -89,7 +88,7 @@ pub(super) async fn holder(
         let rows = match rows {
             Ok(rows) => rows,
             Err(crate::proxmox::Error::NotFound { .. }) => continue,
-            Err(error) => return Err(of_call(&error)),
+            Err(error) => return Err(Cause::from(&error)),
         };
         let notes = rows
             .iter()
@@ -112,7 +111,7 @@ fn in_range(ids: (Vmid, Vmid), vmid: Vmid) -> bool {
 }
 
 async fn is_free(connection: &Connection, vmid: Vmid) -> Result<bool, Cause> {
-    connection.client.vmid_is_free(vmid).await.map_err(|e| of_call(&e))
+    connection.client.vmid_is_free(vmid).await.map_err(|e| Cause::from(&e))
 }
 
 fn hidden(vmid: Vmid) -> Cause {
@@ -132,7 +131,7 @@ async fn read_owner(connection: &Connection, snapshot: &Snapshot, vmid: Vmid, no
     }
     let read = read_guest(connection, GuestRef::new(GuestType::Lxc, vmid, node), false).await;
     read.map_err(|error| {
-        let failed = match of_call(&error) {
+        let failed = match Cause::from(&error) {
             // It was in the list a moment ago: it moves, or it goes.
             Cause { message, .. } if matches!(error, crate::proxmox::Error::NotFound { .. }) => {
                 Cause::new(Reason::GuestUnreadable, message)
@@ -182,7 +181,7 @@ pub(super) async fn owner_range(
 /// Every section of a guest's configuration, as it is now.
 pub(super) async fn sections(connection: &Connection, at: &GuestRef) -> Result<Sections, Cause> {
     let client = &connection.client;
-    let rows = client.guest_pending(at).await.map_err(|e| of_call(&e))?;
+    let rows = client.guest_pending(at).await?;
     let mut now = Section {
         of: SectionOf::Now,
         options: Default::default(),
@@ -201,11 +200,8 @@ pub(super) async fn sections(connection: &Connection, at: &GuestRef) -> Result<S
         now.options.extend(row.value.map(|v| (row.key, v)));
     }
     let mut sections = vec![now, later];
-    for snapshot in client.guest_snapshots(at).await.map_err(|e| of_call(&e))? {
-        let config = client
-            .guest_snapshot_config(at, &snapshot.name)
-            .await
-            .map_err(|e| of_call(&e))?;
+    for snapshot in client.guest_snapshots(at).await? {
+        let config = client.guest_snapshot_config(at, &snapshot.name).await?;
         sections.push(Section {
             of: SectionOf::Snapshot(snapshot.name),
             options: config.options,

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::crd::{GuestKind, PhoenixHypervisor};
-use crate::desired::{ObjectName, GuestObject, GuestSpec, Key};
+use crate::desired::{GuestObject, GuestSpec, Key, ObjectName};
 
 /// Something that guest objects refer to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

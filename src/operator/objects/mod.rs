@@ -15,7 +15,7 @@ use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
 use crate::crd::{GuestKind, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
-use crate::desired::{ObjectName, GuestObject, Key};
+use crate::desired::{GuestObject, Key, ObjectName};
 
 /// A piece of work.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,9 +103,9 @@ lookups!(
 
 impl Object {
     /// Kind, namespace and name.
-    fn place(&self) -> (Kind, ObjectName) {
+    fn kind_and_name(&self) -> (Kind, ObjectName) {
         match self {
-            Object::Guest(guest) => place_of(&guest.object.key),
+            Object::Guest(guest) => kind_and_name(&guest.object.key),
             Object::Hypervisor(hypervisor) => (Kind::Hypervisor, ObjectName::of(hypervisor.as_ref())),
             Object::Feature(feature) => (Kind::Feature, ObjectName::of(feature.as_ref())),
             Object::Secret(secret) => (Kind::Secret, ObjectName::of(secret.as_ref())),
@@ -138,7 +138,7 @@ impl Kind {
 }
 
 /// Kind, namespace and name of a guest object.
-fn place_of(key: &Key) -> (Kind, ObjectName) {
+fn kind_and_name(key: &Key) -> (Kind, ObjectName) {
     (Kind::Guest(key.kind), ObjectName::new(&key.namespace, &key.name))
 }
 

@@ -7,12 +7,12 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::{Resource, ResourceExt};
 
 use crate::crd::{HypervisorStatus, PhoenixFeature, PhoenixHypervisor};
-use crate::desired::{ObjectName, Key};
+use crate::desired::{Key, ObjectName};
 use crate::operator::finalizers::has_ours;
 
 use super::cache::{Applied, Cache, Mark};
 use super::index::{Index, Ref, refs, secrets_of};
-use super::{Guest, Item, Kind, Lookup, Object, Origin, place_of};
+use super::{Guest, Item, Kind, Lookup, Object, Origin, kind_and_name};
 
 /// All objects that the operator knows.
 #[derive(Debug, Default)]
@@ -24,7 +24,7 @@ pub(crate) struct State {
 impl State {
     /// A guest object.
     pub(crate) fn guest(&self, key: &Key) -> Option<&Guest> {
-        let (kind, name) = place_of(key);
+        let (kind, name) = kind_and_name(key);
         self.caches.get(&kind)?.get(&name)?.guest()
     }
 
@@ -80,7 +80,7 @@ impl State {
 
     /// An object as it is now: the answer is what the change wakes.
     pub(crate) fn apply(&mut self, object: Object, version: &str, origin: Origin) -> Vec<Item> {
-        let (kind, name) = object.place();
+        let (kind, name) = object.kind_and_name();
         let guest = object.guest().map(|g| (g.object.key.clone(), refs(&g.object)));
         let Applied::Stored(old) = self.cache(kind).apply(&name, version, object) else {
             return Vec::new();
@@ -139,7 +139,7 @@ impl State {
 
     /// Whether a guest object is at an older version than the one that a write of ours was made from.
     pub(super) fn went_back(&self, key: &Key, base: &str) -> bool {
-        let (kind, name) = place_of(key);
+        let (kind, name) = kind_and_name(key);
         self.caches.get(&kind).is_some_and(|cache| cache.went_back(&name, base))
     }
 
@@ -148,7 +148,7 @@ impl State {
         let Some(object) = new.or(old) else {
             return Vec::new();
         };
-        let (_, name) = object.place();
+        let (_, name) = object.kind_and_name();
         let mut items = Vec::new();
         match object {
             Object::Guest(guest) => {

@@ -14,8 +14,10 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{debug, warn};
 
-use crate::crd::{GROUP, GuestKind, GuestStatus, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM, VERSION};
-use crate::desired::{ObjectName, GuestObject, Key, Objects};
+use crate::crd::{
+    GROUP, GuestKind, GuestStatus, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM, VERSION,
+};
+use crate::desired::{GuestObject, Key, ObjectName, Objects};
 use crate::engine::Counters;
 use crate::engine::store::{Event, EventType, Store, StoreError};
 use crate::operator::finalizers::binding::Bindings;
@@ -24,7 +26,7 @@ use crate::operator::metrics::Metrics;
 use crate::reason::Reason;
 
 use super::state::State;
-use super::{Item, Lookup, Object, Origin, decode, decode_guest, place_of};
+use super::{Item, Lookup, Object, Origin, decode, decode_guest, kind_and_name};
 
 /// Seconds that one call to the API server may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
@@ -300,7 +302,7 @@ impl Store for KubeStore {
             .await?;
         if ended(&answer) {
             let last = answer.resource_version().unwrap_or(version);
-            let (kind, name) = place_of(&object.key);
+            let (kind, name) = kind_and_name(&object.key);
             self.change(|state| state.remove(kind, &name, &last, Origin::Own));
             return Ok(());
         }

@@ -12,7 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crd::GuestStatus;
 use crate::desired::Script;
-use crate::observed::{Agent, CloudInitState, FirewallState, Guest, GuestRead, IdCheck, Observed, OldRevision, ProbeAnswer, ScriptRecord, Section, SectionOf, Sections};
+use crate::observed::{
+    Agent, CloudInitState, FirewallState, Guest, GuestRead, IdCheck, Observed, OldRevision, ProbeAnswer, ScriptRecord,
+    Section, SectionOf, Sections,
+};
 use crate::pve::{GuestRef, GuestType, Vmid};
 use crate::secret::Secret;
 use crate::status::{self, Ended};

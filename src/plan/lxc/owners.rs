@@ -37,7 +37,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    pub(crate) fn words(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         format!(
             "{} on owner container {} of node {}",
             self.mount.volid(),
@@ -240,7 +240,7 @@ impl Planner<'_> {
             [] => Ok(None),
             [entry] => Ok(Some(entry.clone())),
             several => {
-                let places: Vec<String> = several.iter().map(Entry::words).collect();
+                let places: Vec<String> = several.iter().map(Entry::describe).collect();
                 let message = format!(
                     "volume {} is registered twice at {key} ({}): remove the wrong entry from its owner container",
                     volume.name,
@@ -323,7 +323,7 @@ impl Planner<'_> {
             };
             let message = format!(
                 "{field} is kept as {}, and the container is to be on node {}: {way}, or move the owner (pct migrate {} {}), or give the volume another name for a new one",
-                entry.words(),
+                entry.describe(),
                 at.node,
                 owner.at.vmid,
                 at.node
@@ -334,7 +334,7 @@ impl Planner<'_> {
         if at.unprivileged.is_some_and(|wanted| wanted != was) {
             let message = format!(
                 "{field} is kept as {} and belongs to the ids of {} containers, and this one is {}: set spec.unprivileged: {was}{}; or carry the data over: give the volume another name for a new one, and copy from {} on the node",
-                entry.words(),
+                entry.describe(),
                 mapping(was),
                 mapping(!was),
                 if guest.is_some() {
@@ -372,7 +372,7 @@ impl Planner<'_> {
                     let message = format!(
                         "spec.volumes: {name} is kept on node {other}, {} as {}: move one of the owner containers, so that both are on one node",
                         volume.name,
-                        entry.words()
+                        entry.describe()
                     );
                     return Err(self.stuck(stage, Reason::VolumeElsewhere, message));
                 }

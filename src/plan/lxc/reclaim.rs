@@ -94,7 +94,7 @@ impl Planner<'_> {
         let message = format!(
             "spec.volumes[{}] is kept as {}, and container {vmid}, which is no object's, has it as {place}: adopt that container (annotation {ADOPT}: \"{vmid}\"), or detach the volume there while it is stopped (pct set {vmid} -delete {place})",
             volume.name,
-            entry.words()
+            entry.describe()
         );
         Err(self.stuck(at.stage, Reason::VolumeHeld, message))
     }

@@ -16,8 +16,8 @@ use crate::observed::*;
 use crate::pve::{GuestRef, Vmid};
 use crate::reason::Reason;
 
-use super::*;
 use super::planner::Planner;
+use super::*;
 
 const CLUSTER: &str = "11111111-2222-4333-8444-555555555555";
 const NODE: &str = "pve1";

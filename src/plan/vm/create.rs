@@ -32,7 +32,7 @@ impl Planner<'_> {
         };
         self.storage_usable(node, &storage, &field, "images")?;
         let free = || super::disks::free_place(root.bus, vm, &BTreeMap::new());
-        let Some(place) = root.place.clone().or_else(free) else {
+        let Some(place) = root.slot.clone().or_else(free) else {
             let message = format!(
                 "{}.disks[{}].bus: the names of other disks spell all places of {}: choose another bus",
                 self.prefix(),

@@ -26,7 +26,7 @@ fn volid(disk: &Properties) -> &str {
 
 /// Place of a wanted disk that is there.
 fn place_of(wanted: &WantedDisk, existing: &BTreeMap<String, Properties>) -> Option<String> {
-    match &wanted.place {
+    match &wanted.slot {
         Some(place) => existing.contains_key(place).then(|| place.clone()),
         None => existing
             .iter()
@@ -37,7 +37,7 @@ fn place_of(wanted: &WantedDisk, existing: &BTreeMap<String, Properties>) -> Opt
 
 /// First free place of a bus, without those that the names of wanted disks spell.
 pub(crate) fn free_place(bus: DiskBus, vm: &WantedVm, options: &BTreeMap<String, String>) -> Option<String> {
-    let spelt = |place: &String| vm.disks.iter().flatten().any(|d| d.place.as_ref() == Some(place));
+    let spelt = |place: &String| vm.disks.iter().flatten().any(|d| d.slot.as_ref() == Some(place));
     bus.slots()
         .map(|n| format!("{}{n}", bus.as_str()))
         .find(|p| !options.contains_key(p) && !spelt(p))
@@ -46,7 +46,7 @@ pub(crate) fn free_place(bus: DiskBus, vm: &WantedVm, options: &BTreeMap<String,
 /// Properties that a new disk gets: the managed ones over what suits most.
 pub(crate) fn new_properties(wanted: &WantedDisk) -> Properties {
     let mut properties = Properties::new(Some("file"));
-    if wanted.place.is_none() {
+    if wanted.slot.is_none() {
         properties.set("serial", &wanted.name);
     }
     properties.set("discard", "on");
@@ -153,7 +153,7 @@ impl Planner<'_> {
             ));
         }
         let bus = stem(place);
-        if let Some(other) = wanted.bus_given.filter(|b| wanted.place.is_none() && b.as_str() != bus) {
+        if let Some(other) = wanted.bus_given.filter(|b| wanted.slot.is_none() && b.as_str() != bus) {
             differs.push(format!(
                 "disks[{}].bus is {bus:?}, wanted {:?}",
                 wanted.name,
@@ -175,7 +175,7 @@ impl Planner<'_> {
             return Err(self.stuck(stage, Reason::InvalidSpec, message));
         };
         let free = wanted
-            .place
+            .slot
             .clone()
             .or_else(|| free_place(wanted.bus, vm, &guest.options));
         let Some(place) = free else {
@@ -445,7 +445,7 @@ mod tests {
             (DiskBus::Ide, &["ide0", "ide1"], &["ide3"], None),
         ] {
             let disk = |place: &&str| WantedDisk {
-                place: Some(place.to_string()),
+                slot: Some(place.to_string()),
                 ..WantedDisk::default()
             };
             let vm = WantedVm {
