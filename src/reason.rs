@@ -36,6 +36,7 @@ reasons! {
     DoubleVolume
     FeatureCycle
     FeatureNotFound
+    FirewallNotInForce
     HypervisorNotFound
     ImageNotFound
     InvalidSpec
@@ -100,6 +101,7 @@ reasons! {
     HostKeyMismatch
     ImageDownloading
     NotDecodable
+    NothingChanged
     NotFound
     OutcomeUnknown
     RawLineNotRead

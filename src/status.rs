@@ -147,6 +147,7 @@ fn superseded(status: &mut GuestStatus, old: &RevisionStatus) {
     status.claim = None;
     (status.features, status.application, status.tests, status.vllm) = (None, None, None, None);
     (status.volumes, status.lxc_options, status.task) = (None, None, None);
+    status.managed = None;
     status.rootfs_gib = None;
 }
 
@@ -263,6 +264,7 @@ pub fn planned(previous: &GuestStatus, generation: i64, plan: &Plan, hash: Optio
         status.next_retry = None;
     }
     facts(&mut status, plan);
+    remember(&mut status, plan);
     for finding in &plan.findings {
         condition(&mut status, finding, generation, now);
     }
@@ -279,6 +281,18 @@ pub fn planned(previous: &GuestStatus, generation: i64, plan: &Plan, hash: Optio
     }
     status.conditions.sort_by_key(|c| order(&c.type_));
     status
+}
+
+/// Remembers what the spec sets, before it is set; what the spec dropped is forgotten once it is off the guest.
+fn remember(status: &mut GuestStatus, plan: &Plan) {
+    let Some(now) = &plan.facts.managed else { return };
+    let mut names = now.clone();
+    match plan.next {
+        Next::Run(_) => names.extend(status.managed.take().into_iter().flatten()),
+        Next::Done if !plan.partial => {}
+        _ => return,
+    }
+    status.managed = Some(names.into_iter().collect::<Vec<_>>()).filter(|names| !names.is_empty());
 }
 
 /// The status with what an earlier release applied in today's words. A hash of another version says nothing; but an

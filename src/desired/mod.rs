@@ -6,6 +6,7 @@ mod fingerprint;
 pub mod hypervisor;
 pub mod images;
 mod lxc;
+pub mod managed;
 pub mod memory;
 pub mod objects;
 pub mod raw_lines;
@@ -27,6 +28,7 @@ use crate::reason::{Cause, Reason};
 
 pub use allow::Grants;
 pub use lxc::WantedLxc;
+pub use managed::{Dropped, managed};
 pub use memory::MemoryObjects;
 pub use objects::{GuestObject, GuestSpec, Key, ObjectName, Objects};
 pub use reach::Reach;

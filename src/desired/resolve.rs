@@ -120,10 +120,7 @@ fn shared(context: &Context<'_>, wing: Wing, cluster_id: &str) -> Result<Desired
                 .map(|tags| tags.iter().map(|t| t.0.clone()).collect()),
             description: spec.description.as_deref().map(Stamp::strip),
             pool: spec.pool.clone(),
-            firewall: spec
-                .firewall
-                .as_ref()
-                .map(|f| firewall(f, spec.network.as_deref().unwrap_or_default(), object.guest_type())),
+            firewall: spec.firewall.as_ref().map(firewall),
         },
         guest: wing.guest,
         scripts: Vec::new(),

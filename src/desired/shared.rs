@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::crd::{
-    Boot, Defaults, Firewall, FirewallAction, FirewallDirection, FirewallRule, GuestFields, Network, PhoenixHypervisor,
+    Boot, Defaults, Firewall, FirewallAction, FirewallDirection, FirewallRule, GuestFields, PhoenixHypervisor,
     TemplateForm,
 };
 use crate::pve::{GuestType, units};
@@ -134,7 +134,7 @@ pub(super) fn startup(boot: Option<&Boot>) -> BTreeMap<String, String> {
         .collect()
 }
 
-pub(super) fn firewall(firewall: &Firewall, network: &[Network], type_: GuestType) -> WantedFirewall {
+pub(super) fn firewall(firewall: &Firewall) -> WantedFirewall {
     let action = |a: FirewallAction| match a {
         FirewallAction::Accept => "ACCEPT",
         FirewallAction::Drop => "DROP",
@@ -152,11 +152,6 @@ pub(super) fn firewall(firewall: &Firewall, network: &[Network], type_: GuestTyp
             options.insert(key.to_string(), action(policy).to_string());
         }
     }
-    let number = |name: &str| match type_ {
-        GuestType::Lxc => network.iter().position(|n| n.name == name).map(|p| p.to_string()),
-        // The number in the name of a machine's interface is Proxmox's.
-        GuestType::Qemu => name.get(3..).map(str::to_string),
-    };
     let rule = |(i, rule): (usize, &FirewallRule)| -> WantedRule {
         let direction = if rule.direction == FirewallDirection::In {
             "in"
@@ -176,10 +171,8 @@ pub(super) fn firewall(firewall: &Firewall, network: &[Network], type_: GuestTyp
             ("dest", rule.destination.clone()),
             ("dport", rule.port.clone()),
             ("sport", rule.source_port.clone()),
-            (
-                "iface",
-                rule.interface.as_deref().and_then(number).map(|n| format!("net{n}")),
-            ),
+            // As the guest names it: Proxmox's number is found on the guest.
+            ("iface", rule.interface.clone()),
             ("macro", rule.macro_name.clone()),
             ("comment", Some(comment)),
         ]

@@ -1,10 +1,10 @@
 //! Carries out what the plan says next: what a step announces is in status before its effect leaves (promise 1).
 
 use crate::crd::GuestStatus;
-use crate::desired::GuestObject;
+use crate::desired::{GuestObject, Key};
 use crate::observed::Verified;
 use crate::plan::{self, Announce, Effect, Next, Plan, Step};
-use crate::reason::Reason;
+use crate::reason::{Cause, Reason};
 use crate::status::{self, Ended};
 
 use super::execute::{Outcome, execute};
@@ -31,6 +31,9 @@ impl<S: Store> Reconcile<'_, S> {
                         at: now(),
                     };
                     lock(&engine.memory).verified.insert(object.key.clone(), verified);
+                }
+                if !plan.partial {
+                    lock(&engine.memory).repeats.remove(&object.key);
                 }
                 engine.publish(object, status).await?;
                 let due = plan.facts.probe_due.map(|ms| ms as f64 / 1000.0);
@@ -70,6 +73,12 @@ impl<S: Store> Reconcile<'_, S> {
         self.object = engine.write(&self.object, status).await?;
         let key = &self.object.key;
         engine.cut(key, Point::BeforeEffect, &step.action)?;
+        let spec = self.desired.map(|d| d.prints.applied.as_str());
+        lock(&engine.memory)
+            .repeats
+            .entry(key.clone())
+            .or_default()
+            .count(spec, step);
         tracing::info!(%key, action = %step.action, "step");
         engine.tell_restart(&self.object, step).await;
         let outcome = match (execute(self.connection, key, step).await, self.desired) {
@@ -85,20 +94,26 @@ impl<S: Store> Reconcile<'_, S> {
         let ended = match outcome {
             Outcome::Busy(reason) => {
                 tracing::debug!(key = %object.key, reason = %reason.reason, message = %reason.message, "busy");
+                engine.no_repetition(&object.key, &step.action);
                 if let Some(status) = status::unclaimed(&object.status, step) {
                     engine.write(object, status).await?;
                 }
                 return Ok(Some(2.0));
             }
             Outcome::Failed(failure) => {
-                tracing::warn!(key = %object.key, action = %step.action, reason = %failure.reason, message = %failure.message, "step failed");
-                let message = format!("cannot {}: {}", step.action, failure.message);
-                engine.warn(object, failure.reason, &message).await;
+                engine.no_repetition(&object.key, &step.action);
                 Ended::Failed(failure)
             }
             Outcome::Started(upid) => Ended::Started(upid),
-            Outcome::Done => Ended::Done,
+            Outcome::Done => engine
+                .in_vain(&object.key, &step.action)
+                .map_or(Ended::Done, Ended::Failed),
         };
+        if let Ended::Failed(failure) = &ended {
+            tracing::warn!(key = %object.key, action = %step.action, reason = %failure.reason, message = %failure.message, "step failed");
+            let message = format!("cannot {}: {}", step.action, failure.message);
+            engine.warn(object, failure.reason, &message).await;
+        }
         let status = status::after_step(&object.status, step, &ended, now(), engine.options.time_scale);
         engine.write(object, status).await?;
         // Without quorum nothing can be written: every object is to wait for it, instead of trying for itself.
@@ -130,6 +145,18 @@ impl<S: Store> Engine<S> {
             }
             _ => true,
         })
+    }
+
+    /// Why a step that succeeded counts as failed.
+    pub(super) fn in_vain(&self, key: &Key, action: &str) -> Option<Cause> {
+        lock(&self.memory).repeats.get(key)?.in_vain(action)
+    }
+
+    /// A step that did not succeed may be tried again.
+    pub(super) fn no_repetition(&self, key: &Key, action: &str) {
+        if let Some(repeats) = lock(&self.memory).repeats.get_mut(key) {
+            repeats.failed(action);
+        }
     }
 
     /// Lets a deleted object go; a guest that it `leaves` on Proxmox is a warning, which outlives the object.

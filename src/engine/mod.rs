@@ -23,6 +23,7 @@ pub mod preview;
 mod probes;
 mod publish;
 mod reconcile;
+mod repeats;
 mod shares;
 pub mod store;
 mod task;
@@ -82,6 +83,8 @@ struct Memory {
     health: HashMap<Key, HealthState>,
     /// Vmids that were chosen, until status shows them: hypervisor and vmid → object.
     reserved: HashMap<(ObjectName, Vmid), Key>,
+    /// Steps that were carried out since the guest was last as wanted.
+    repeats: HashMap<Key, repeats::Repeats>,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -119,6 +122,7 @@ impl<S: Store> Engine<S> {
         let mut memory = lock(&self.memory);
         memory.verified.remove(key);
         memory.health.remove(key);
+        memory.repeats.remove(key);
         memory.reserved.retain(|_, k| k != key);
     }
 

@@ -63,6 +63,13 @@ impl<S: Store> Engine<S> {
             }
         };
         connection.shares.release(&object.key);
+        let failed = match failed {
+            None => self.in_vain(&object.key, &task.action),
+            Some(failure) => {
+                self.no_repetition(&object.key, &task.action);
+                Some(failure)
+            }
+        };
         let status = status::after_task(&object.status, failed.as_ref(), now(), self.options.time_scale);
         if let Some(failure) = &failed {
             self.warn(object, failure.reason, &format!("{}: {}", task.action, failure.message))

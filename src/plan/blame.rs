@@ -4,6 +4,7 @@ use crate::desired::{Desired, WantedNet};
 use crate::pve::property::{Properties, stem};
 use crate::reason::{Cause, Reason};
 
+use super::firewall::MARKER;
 use super::{Effect, NodeWork, Step};
 
 /// Reasons of failures whose words may be about a field.
@@ -30,6 +31,10 @@ pub fn explain(desired: &Desired, step: Option<&Step>, failure: Cause) -> Cause 
         text.strip_prefix(prefix).unwrap_or(text)
     });
     let params = step.map(params).unwrap_or_default();
+    if let Some(rule) = step.and_then(firewall_rule) {
+        let message = of_rule(desired.field_prefix(), &rule, params, words);
+        return Cause::new(Reason::ProxmoxRefused, message);
+    }
     match known(desired, params, words).or_else(|| by_key(desired, params, words)) {
         Some(message) => Cause::new(Reason::ProxmoxRefused, message),
         None => failure,
@@ -49,6 +54,38 @@ fn hidden_pool(step: &Step, failure: &Cause) -> Option<String> {
         call.get_param("vms").unwrap_or_default(),
         failure.message
     ))
+}
+
+/// The number of the firewall rule that a step writes: the rule's comment says it.
+fn firewall_rule(step: &Step) -> Option<String> {
+    let Effect::Call { call, .. } = &step.effect else {
+        return None;
+    };
+    call.path.contains("/firewall/rules").then_some(())?;
+    let number = call.get_param("comment")?.strip_prefix(MARKER)?;
+    Some(number.split(' ').next()?.to_string())
+}
+
+/// What Proxmox says of a firewall rule, with the field that it names.
+fn of_rule(prefix: &str, number: &str, params: &[(String, String)], words: &str) -> String {
+    let rule = format!("{prefix}.firewall.rules[{number}]");
+    let named = words.split_once(": ").map(|(key, rest)| (key.trim(), rest.trim()));
+    let sent = |key: &str| params.iter().find(|(name, _)| name == key);
+    match named.and_then(|(key, rest)| Some((sent(key)?, rest))) {
+        Some(((key, value), rest)) => {
+            let field = match key.as_str() {
+                "dport" => "port",
+                "sport" => "sourcePort",
+                "proto" => "protocol",
+                "dest" => "destination",
+                "iface" => "interface",
+                "type" => "direction",
+                other => other,
+            };
+            format!("{rule}.{field}: Proxmox refuses {value:?}: {rest}")
+        }
+        None => format!("{rule}: Proxmox refuses the rule: {words}"),
+    }
 }
 
 /// What a step sets.
@@ -273,6 +310,38 @@ spec:
         ] {
             let found = told(reason, &text);
             assert!(found.starts_with(expected), "{text}: {found}");
+        }
+    }
+
+    #[test]
+    fn a_refused_firewall_rule_is_named_by_its_place_and_field() {
+        let objects = objects(WORLD);
+        let desired = crate::desired::resolve(&lxc(&objects, "a"), &objects, "cluster").unwrap();
+        let call = ApiCall::post("/nodes/a/lxc/100/firewall/rules")
+            .param("dport", "1-2-3")
+            .param("comment", "phoenix:4 office");
+        let step = Step {
+            action: String::new(),
+            stage: Stage::Configured,
+            announce: vec![],
+            effect: Effect::call(call),
+            apart: None,
+        };
+        for (words, expected) in [
+            (
+                "Parameter verification failed. dport: invalid format - invalid port",
+                "spec.firewall.rules[4].port: Proxmox refuses \"1-2-3\": invalid format - invalid port",
+            ),
+            (
+                "the outcome is unknown: no such macro",
+                "spec.firewall.rules[4]: Proxmox refuses the rule: no such macro",
+            ),
+        ] {
+            let found = explain(&desired, Some(&step), Cause::new(Reason::OutcomeUnknown, words));
+            assert_eq!(
+                (found.reason, found.message.as_str()),
+                (Reason::ProxmoxRefused, expected)
+            );
         }
     }
 

@@ -82,6 +82,15 @@ pub(crate) fn make_template(at: &GuestRef, disk: Option<&str>) -> Effect {
     }
 }
 
+/// Takes a guest out of a pool. Only the cluster's list shows the result.
+pub(crate) fn take_out_of_pool(vmid: Vmid, pool: &str) -> Effect {
+    let call = ApiCall::put("/pools")
+        .param("poolid", pool)
+        .param("vms", vmid)
+        .param("delete", 1);
+    Effect::call(call).refreshing()
+}
+
 /// Puts a guest into a pool; `moved`: out of another one. Only the cluster's list shows the result.
 pub(crate) fn put_in_pool(vmid: Vmid, pool: &str, moved: bool) -> Effect {
     let call = ApiCall::put("/pools")

@@ -2,7 +2,7 @@
 //! machines differ, [`super::lxc`] is for the former, [`super::vm`] for the latter.
 
 use crate::crd::{PowerState, RestartPolicy};
-use crate::desired::{Form, Source, WantedGuest};
+use crate::desired::{Form, Source, WantedGuest, managed};
 use crate::observed::Guest;
 use crate::plan::calls;
 use crate::pve::GuestRef;
@@ -23,6 +23,7 @@ pub fn plan(input: Input<'_>) -> Plan {
 
 impl Planner<'_> {
     fn stages(&mut self) -> Staged {
+        self.facts.managed = Some(managed(self.desired));
         self.facts.source = self.desired.source.as_ref().map(source_words);
         self.facts.stopped = self.desired.life.form == Form::Guest && self.desired.life.power == PowerState::Stopped;
         if self.unchanged() && !self.needs_restart()? {

@@ -36,6 +36,7 @@ mod vm;
 
 use crate::observed::{HealthState, ResourceRow};
 use crate::reason::Cause;
+use std::collections::BTreeSet;
 
 pub use crate::desired::OWNER_HOSTNAME;
 pub use blame::explain;
@@ -158,6 +159,8 @@ pub struct Finding {
 /// What the plan learnt about the guest for status.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facts {
+    /// What the spec sets on the guest, by name ([`crate::desired::managed`]).
+    pub managed: Option<BTreeSet<String>>,
     /// The guest is to be stopped.
     pub stopped: bool,
     /// Node.

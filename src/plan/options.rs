@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::desired::{Desired, Stamp};
+use crate::desired::{Desired, Dropped, Stamp};
 use crate::observed::Guest;
 use crate::pve::options::{self, OptionSpec};
 use crate::pve::property::Properties;
@@ -13,6 +13,8 @@ use super::{Next, Stage};
 
 /// The tag by which Phoenix finds its guests; an index, never proof.
 pub const TAG: &str = "phoenix";
+/// Field of a change that takes off what the spec dropped.
+pub(crate) const DROPPED: &str = "a field that the spec dropped";
 
 impl Planner<'_> {
     /// The guest is not fresh any more: what was copied is cleared, and it may start.
@@ -50,7 +52,7 @@ impl Planner<'_> {
 }
 
 /// Plain options that differ, and those that a clone copied unasked (promise 3).
-pub(crate) fn option_changes(desired: &Desired, guest: &Guest, fresh: bool) -> Vec<Change> {
+pub(crate) fn option_changes(desired: &Desired, dropped: &Dropped, guest: &Guest, fresh: bool) -> Vec<Change> {
     let mut changes = Vec::new();
     let root = |root_only| move |change: Change| Change { root_only, ..change };
     for (key, wanted) in &desired.shared.options {
@@ -61,9 +63,15 @@ pub(crate) fn option_changes(desired: &Desired, guest: &Guest, fresh: bool) -> V
             changes.extend(change(wanted.field, key, guest, sent).map(root(option.root_only)));
         }
     }
-    changes.extend(startup_change(desired, guest));
-    changes.extend(tag_change(desired, guest, fresh));
-    changes.extend(description_change(desired, guest));
+    for option in options::of(desired.sort()) {
+        if dropped.has(&format!("options.{}", option.key)) {
+            let taken_off = change(DROPPED, option.key, guest, None);
+            changes.extend(taken_off.map(root(option.root_only)));
+        }
+    }
+    changes.extend(startup_change(desired, dropped, guest));
+    changes.extend(tag_change(desired, dropped, guest, fresh));
+    changes.extend(description_change(desired, dropped, guest));
     let copied = |option: &&OptionSpec| {
         let wanted = desired.shared.options.contains_key(option.key)
             || (option.key == "startup" && !desired.shared.startup.is_empty());
@@ -79,8 +87,8 @@ pub(crate) fn option_changes(desired: &Desired, guest: &Guest, fresh: bool) -> V
     changes
 }
 
-fn startup_change(desired: &Desired, guest: &Guest) -> Option<Change> {
-    if desired.shared.startup.is_empty() {
+fn startup_change(desired: &Desired, dropped: &Dropped, guest: &Guest) -> Option<Change> {
+    if desired.shared.startup.is_empty() && dropped.under("startup.").next().is_none() {
         return None;
     }
     let old = guest
@@ -95,8 +103,14 @@ fn startup_change(desired: &Desired, guest: &Guest) -> Option<Change> {
     for (key, value) in &desired.shared.startup {
         wanted.set(key, value);
     }
-    if old.as_ref() == Some(&wanted) {
+    for key in dropped.under("startup.") {
+        wanted.remove(key);
+    }
+    if old.as_ref() == Some(&wanted) || (old.is_none() && wanted.is_empty()) {
         return None;
+    }
+    if wanted.is_empty() {
+        return change("boot", "startup", guest, None);
     }
     // Proxmox reads `order=` by name as well as bare; by name it is what the GUI writes.
     let text = wanted
@@ -107,7 +121,7 @@ fn startup_change(desired: &Desired, guest: &Guest) -> Option<Change> {
     change("boot", "startup", guest, Some(text))
 }
 
-fn tag_change(desired: &Desired, guest: &Guest, fresh: bool) -> Option<Change> {
+fn tag_change(desired: &Desired, dropped: &Dropped, guest: &Guest, fresh: bool) -> Option<Change> {
     let old: BTreeSet<String> = guest
         .options
         .get("tags")
@@ -121,7 +135,11 @@ fn tag_change(desired: &Desired, guest: &Guest, fresh: bool) -> Option<Change> {
     let mut wanted: BTreeSet<String> = match &desired.shared.tags {
         Some(tags) => tags.iter().cloned().collect(),
         None if fresh => BTreeSet::new(),
-        None => old.clone(),
+        None => old
+            .iter()
+            .filter(|tag| !dropped.has(&format!("tag.{tag}")))
+            .cloned()
+            .collect(),
     };
     wanted.insert(TAG.into());
     let text = wanted.iter().cloned().collect::<Vec<_>>().join(";");
@@ -131,8 +149,10 @@ fn tag_change(desired: &Desired, guest: &Guest, fresh: bool) -> Option<Change> {
 }
 
 /// The user's words above the stamp; the stamp itself is only written with care elsewhere.
-fn description_change(desired: &Desired, guest: &Guest) -> Option<Change> {
-    let wanted = desired.shared.description.as_ref()?;
+fn description_change(desired: &Desired, dropped: &Dropped, guest: &Guest) -> Option<Change> {
+    let nothing = String::new();
+    let gone = dropped.has("description").then_some(&nothing);
+    let wanted = desired.shared.description.as_ref().or(gone)?;
     let current = guest.options.get("description").map(String::as_str).unwrap_or_default();
     let stamp = guest.stamp()?;
     (Stamp::strip(current) != Stamp::strip(wanted))

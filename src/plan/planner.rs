@@ -1,7 +1,7 @@
 //! What a plan is made from, and what its parts say: that a stage holds, waits, is stuck, or has a step.
 
 use crate::crd::GuestStatus;
-use crate::desired::{Blocked, Desired};
+use crate::desired::{Blocked, Desired, Dropped, managed};
 use crate::observed::{Guest, Observed};
 use crate::pve::GuestType;
 use crate::reason::{Cause, Reason};
@@ -31,6 +31,8 @@ pub(crate) struct Planner<'a> {
     pub desired: &'a Desired,
     pub observed: &'a Observed,
     pub status: &'a GuestStatus,
+    /// What the spec set before and does not set now.
+    pub dropped: Dropped,
     pub findings: Vec<Finding>,
     pub facts: Facts,
     pub partial: bool,
@@ -48,6 +50,7 @@ impl<'a> Planner<'a> {
             desired: input.desired,
             observed: input.observed,
             status: input.status,
+            dropped: Dropped::new(input.status.managed.as_deref(), &managed(input.desired)),
             findings: Vec::new(),
             facts: Facts::default(),
             partial: false,

@@ -10,8 +10,18 @@ impl Planner<'_> {
     /// Pool membership; the row is live (facts C).
     pub(crate) fn in_pool(&mut self, vmid: Vmid) -> Result<(), Next> {
         let what = self.desired.sort().named(vmid);
-        let (Some(wanted), Some(row)) = (&self.desired.shared.pool, self.observed.cluster.guests.get(&vmid)) else {
+        let Some(row) = self.observed.cluster.guests.get(&vmid) else {
             return Ok(());
+        };
+        let Some(wanted) = &self.desired.shared.pool else {
+            let left = row
+                .pool
+                .as_ref()
+                .filter(|pool| self.dropped.has(&format!("pool.{pool}")));
+            let Some(pool) = left else { return Ok(()) };
+            let action = format!("take {what} out of pool {pool}");
+            let effect = calls::take_out_of_pool(vmid, pool);
+            return Err(self.run(Stage::Configured, action, vec![], effect));
         };
         if row.pool.as_ref() == Some(wanted) {
             return Ok(());

@@ -20,6 +20,9 @@ pub struct OptionSpec {
     pub root_only: bool,
     /// A clone copies it unasked, and it is taken off where the object does not ask for it (promise 3).
     pub cleared_of_clones: bool,
+    /// A value that the spec drops stays: what Proxmox would take instead is no sensible reset (512 MiB of memory, other
+    /// firmware, another name).
+    pub kept_when_dropped: bool,
     /// The creating call carries it; everything else comes with the first configuration.
     pub at_creation: bool,
 }
@@ -33,6 +36,7 @@ impl OptionSpec {
             sent: |value| value.to_string(),
             root_only: false,
             cleared_of_clones: false,
+            kept_when_dropped: false,
             at_creation: false,
         }
     }
@@ -62,6 +66,11 @@ impl OptionSpec {
         self
     }
 
+    const fn kept_when_dropped(mut self) -> Self {
+        self.kept_when_dropped = true;
+        self
+    }
+
     const fn at_creation(mut self) -> Self {
         self.at_creation = true;
         self
@@ -75,12 +84,12 @@ impl OptionSpec {
 
 /// Options of containers (facts D.1).
 pub const LXC: &[OptionSpec] = &[
-    OptionSpec::new("hostname"),
+    OptionSpec::new("hostname").kept_when_dropped(),
     // Absent is all cores of the node, which no number says.
     OptionSpec::new("cores").at_creation(),
     OptionSpec::new("cpulimit").same(same_number),
     OptionSpec::new("cpuunits"),
-    OptionSpec::new("memory").at_creation(),
+    OptionSpec::new("memory").at_creation().kept_when_dropped(),
     OptionSpec::new("swap").at_creation(),
     OptionSpec::new("timezone"),
     // A template's are passed to its clones, which keep them as they keep its packages (facts E.1).
@@ -98,19 +107,32 @@ pub const LXC: &[OptionSpec] = &[
 
 /// Options of machines (facts F.1, F.2; the defaults are the API's own).
 pub const QEMU: &[OptionSpec] = &[
-    OptionSpec::new("name"),
+    OptionSpec::new("name").kept_when_dropped(),
     OptionSpec::new("cores").default("1").at_creation(),
     OptionSpec::new("sockets").default("1").at_creation(),
     OptionSpec::new("numa").default("0").at_creation(),
     OptionSpec::new("affinity").root_only(),
     OptionSpec::new("cpulimit").default("0").same(same_number).at_creation(),
     OptionSpec::new("cpuunits"),
-    OptionSpec::new("memory").default("512").same(same_memory).at_creation(),
+    OptionSpec::new("memory")
+        .default("512")
+        .same(same_memory)
+        .at_creation()
+        .kept_when_dropped(),
     OptionSpec::new("balloon").at_creation(),
-    OptionSpec::new("bios").default("seabios").at_creation(),
-    OptionSpec::new("ostype").default("other").at_creation(),
-    OptionSpec::new("scsihw").default("lsi").at_creation(),
-    OptionSpec::new("serial0").at_creation(),
+    OptionSpec::new("bios")
+        .default("seabios")
+        .at_creation()
+        .kept_when_dropped(),
+    OptionSpec::new("ostype")
+        .default("other")
+        .at_creation()
+        .kept_when_dropped(),
+    OptionSpec::new("scsihw")
+        .default("lsi")
+        .at_creation()
+        .kept_when_dropped(),
+    OptionSpec::new("serial0").at_creation().kept_when_dropped(),
     OptionSpec::new("hotplug")
         .default("network,disk,usb")
         .same(same_hotplug)

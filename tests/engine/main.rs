@@ -15,6 +15,8 @@ mod adoption;
 mod causes;
 mod deletion;
 mod deletion_accounting;
+mod dropped;
+mod firewall;
 mod health;
 mod images;
 mod ownership;

@@ -355,6 +355,18 @@ impl Forecast {
                 let rule = call.params.iter().filter(|(key, _)| key != "digest").cloned();
                 state.rules.insert(0, rule.collect());
             }
+            (Method::Put, ["rules", position]) => {
+                let position = position.parse().ok().filter(|p| *p < state.rules.len())?;
+                let to = call.get_param("moveto").and_then(|to| to.parse::<usize>().ok());
+                if let Some(to) = to {
+                    let rule = state.rules.remove(position);
+                    let to = if to > position { to - 1 } else { to };
+                    state.rules.insert(to.min(state.rules.len()), rule);
+                } else {
+                    let set = call.params.iter().filter(|(key, _)| key != "digest").cloned();
+                    state.rules[position].extend(set);
+                }
+            }
             (Method::Delete, ["rules", position]) => {
                 let position = position.parse().ok().filter(|p| *p < state.rules.len())?;
                 state.rules.remove(position);

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use crate::desired::WantedLxc;
+use crate::desired::{Dropped, WantedLxc};
 use crate::observed::Guest;
 use crate::plan::change::{Change, change};
 use crate::pve::property::Properties;
 
-pub(crate) fn flag_changes(lxc: &WantedLxc, guest: &Guest) -> Vec<Change> {
+pub(crate) fn flag_changes(lxc: &WantedLxc, dropped: &Dropped, guest: &Guest) -> Vec<Change> {
     let old = guest
         .options
         .get("features")
@@ -29,6 +29,11 @@ pub(crate) fn flag_changes(lxc: &WantedLxc, guest: &Guest) -> Vec<Change> {
             wanted.remove(key);
         } else {
             wanted.set(key, value);
+        }
+    }
+    for key in dropped.under("features.") {
+        if wanted.remove(key).is_some() {
+            differing.push(key);
         }
     }
     if differing.is_empty() {

@@ -13,7 +13,8 @@ impl Planner<'_> {
     /// GPU device nodes.
     pub(crate) fn gpus(&mut self, lxc: &WantedLxc, guest: &Guest) -> Result<(), Next> {
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
-        let changes = gpu_changes(lxc, guest, fresh);
+        let dropped = self.dropped.under("gpu.").next().is_some();
+        let changes = gpu_changes(lxc, guest, fresh, dropped);
         self.apply(Stage::GPUReady, guest, changes)?;
         let gpus = lxc.gpus.clone().unwrap_or_default();
         let list = gpus.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
@@ -41,13 +42,13 @@ fn gpu_devices(gpus: &[i64]) -> Vec<String> {
     devices
 }
 
-fn gpu_changes(lxc: &WantedLxc, guest: &Guest, fresh: bool) -> Vec<Change> {
+fn gpu_changes(lxc: &WantedLxc, guest: &Guest, fresh: bool, dropped: bool) -> Vec<Change> {
     let existing: BTreeMap<u32, Properties> = guest
         .numbered("dev")
         .into_iter()
         .filter_map(|(i, text)| Some((i, Properties::of_option("dev0", text).ok()?)))
         .collect();
-    if lxc.gpus.is_none() && !fresh {
+    if lxc.gpus.is_none() && !fresh && !dropped {
         return Vec::new();
     }
     let devices = gpu_devices(lxc.gpus.as_deref().unwrap_or_default());

@@ -38,9 +38,9 @@ impl Planner<'_> {
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
         self.recreate_findings(lxc, guest);
         self.grow_rootfs(lxc, guest)?;
-        let mut changes = option_changes(self.desired, guest, fresh);
-        changes.extend(network_changes(self.desired, guest, fresh));
-        changes.extend(flag_changes(lxc, guest));
+        let mut changes = option_changes(self.desired, &self.dropped, guest, fresh);
+        changes.extend(network_changes(self.desired, &self.dropped, guest, fresh));
+        changes.extend(flag_changes(lxc, &self.dropped, guest));
         self.apply(stage, guest, changes)?;
         self.raw_lines(lxc, guest)?;
         self.in_pool(vmid)?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::desired::{Desired, WantedNet};
+use crate::desired::{Desired, Dropped, WantedNet};
 use crate::observed::Guest;
 use crate::plan::change::{Change, change};
 use crate::pve::property::Properties;
@@ -11,7 +11,7 @@ fn parse_net(text: &str) -> Properties {
     Properties::of_option("net0", text).unwrap_or_default()
 }
 
-pub(crate) fn network_changes(desired: &Desired, guest: &Guest, fresh: bool) -> Vec<Change> {
+pub(crate) fn network_changes(desired: &Desired, dropped: &Dropped, guest: &Guest, fresh: bool) -> Vec<Change> {
     let existing: BTreeMap<u32, Properties> = guest
         .numbered("net")
         .into_iter()
@@ -36,7 +36,7 @@ pub(crate) fn network_changes(desired: &Desired, guest: &Guest, fresh: bool) -> 
             .or_else(|| (0..32).find(|i| !existing.contains_key(i) && !used.contains(i)));
         let Some(index) = index else { continue };
         used.insert(index);
-        let target = wanted_net(net, found.map(|(_, p)| p), fresh);
+        let target = wanted_net(net, found.map(|(_, p)| p), dropped, fresh);
         if found.is_none_or(|(_, p)| *p != target) {
             changes.extend(change(
                 "network",
@@ -52,8 +52,9 @@ pub(crate) fn network_changes(desired: &Desired, guest: &Guest, fresh: bool) -> 
     changes
 }
 
-/// The interface with the managed properties laid over what it has; a fresh clone keeps only its MAC.
-fn wanted_net(net: &WantedNet, existing: Option<&Properties>, fresh: bool) -> Properties {
+/// The interface with the managed properties laid over what it has, without what the spec dropped; a fresh clone keeps
+/// only its MAC.
+fn wanted_net(net: &WantedNet, existing: Option<&Properties>, dropped: &Dropped, fresh: bool) -> Properties {
     let mut target = match existing {
         Some(existing) if fresh => {
             let kept = ["hwaddr", "type"]
@@ -64,6 +65,9 @@ fn wanted_net(net: &WantedNet, existing: Option<&Properties>, fresh: bool) -> Pr
         Some(existing) => existing.clone(),
         None => Properties::new(None).with("type", "veth"),
     };
+    for key in dropped.under(&format!("net.{}.", net.name)) {
+        target.remove(key);
+    }
     target.set("name", &net.name);
     for (key, value) in &net.properties {
         target.set(key, value);

@@ -12,8 +12,8 @@ mod properties;
 
 use std::collections::BTreeMap;
 
-use crate::desired::WantedVm;
 use crate::desired::vm::Managed;
+use crate::desired::{Dropped, WantedVm};
 use crate::observed::Guest;
 use crate::plan::Stage;
 use crate::plan::change::{Change, change};
@@ -35,9 +35,9 @@ impl Planner<'_> {
         let vmid = guest.at.vmid;
         let stage = Stage::Configured;
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
-        let mut changes = option_changes(self.desired, guest, fresh);
-        changes.extend(options::property_changes(vm, guest, fresh));
-        changes.extend(network::network_changes(self.desired, guest, fresh));
+        let mut changes = option_changes(self.desired, &self.dropped, guest, fresh);
+        changes.extend(options::property_changes(vm, &self.dropped, guest, fresh));
+        changes.extend(network::network_changes(self.desired, &self.dropped, guest, fresh));
         changes.extend(options::cleared(self.desired, vm, guest, fresh));
         changes.extend(disks::boot_order(vm, guest));
         self.apply(stage, guest, changes)?;
@@ -49,8 +49,16 @@ impl Planner<'_> {
     /// PCI and USB devices passed through.
     fn devices(&mut self, guest: &Guest, vm: &WantedVm) -> Staged {
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
-        let mut changes = device_changes("hostpci", "pci", vm.pci.as_deref(), guest, fresh, 16);
-        changes.extend(device_changes("usb", "usb", vm.usb.as_deref(), guest, fresh, 14));
+        let mut changes = device_changes("hostpci", "pci", vm.pci.as_deref(), &self.dropped, guest, fresh, 16);
+        changes.extend(device_changes(
+            "usb",
+            "usb",
+            vm.usb.as_deref(),
+            &self.dropped,
+            guest,
+            fresh,
+            14,
+        ));
         self.apply(Stage::GPUReady, guest, changes)?;
         let names: Vec<&str> = vm
             .pci
@@ -74,13 +82,18 @@ fn device_changes(
     option: &str,
     field: &'static str,
     wanted: Option<&[Managed]>,
+    dropped: &Dropped,
     guest: &Guest,
     fresh: bool,
     slots: u32,
 ) -> Vec<Change> {
-    if wanted.is_none() && !fresh {
-        return Vec::new();
-    }
+    let names = format!("{option}.");
+    let named = |p: &Properties| {
+        let name = p.get("mapping").map(|v| identity("mapping", v));
+        let name = name.or_else(|| p.get("host").map(|v| identity("host", v)));
+        let mut gone = dropped.under(&names);
+        name.is_some_and(|name| gone.any(|d| identity("mapping", d) == name || identity("host", d) == name))
+    };
     let existing: BTreeMap<u32, Properties> = guest
         .numbered(option)
         .into_iter()
@@ -110,10 +123,16 @@ fn device_changes(
             let default = if k == "rombar" { "1" } else { "0" };
             !matches!(k.as_str(), "mapping" | "host") && have.get(k).unwrap_or(default) != v
         });
-        if found.is_some() && !differs {
+        let name = device.get("mapping").or(device.get("host")).map_or("", String::as_str);
+        let gone = format!("{option}.{name}.");
+        let gone: Vec<&str> = dropped.under(&gone).filter(|key| have.get(key).is_some()).collect();
+        if found.is_some() && !differs && gone.is_empty() {
             continue;
         }
-        let mut target = have;
+        let mut target = have.clone();
+        for key in gone {
+            target.remove(key);
+        }
         for (key, value) in device {
             target.set(key, value);
         }
@@ -121,7 +140,8 @@ fn device_changes(
         let one = change(field, &format!("{option}{index}"), guest, Some(target.to_string()));
         changes.extend(one.map(|c| Change { root_only, ..c }));
     }
-    for (index, have) in existing.iter().filter(|(i, _)| !used.contains(i)) {
+    let all = wanted.is_some() || fresh;
+    for (index, have) in existing.iter().filter(|(i, p)| !used.contains(i) && (all || named(p))) {
         let root_only = have.get("host").is_some();
         let one = change(field, &format!("{option}{index}"), guest, None);
         changes.extend(one.map(|c| Change { root_only, ..c }));
@@ -158,10 +178,18 @@ mod tests {
         options: &[(&str, &str)],
         fresh: bool,
     ) -> Vec<(String, Option<String>, bool)> {
-        device_changes("hostpci", "pci", wanted, &guest(options), fresh, 16)
-            .into_iter()
-            .map(|c| (c.key, c.value, c.root_only))
-            .collect()
+        device_changes(
+            "hostpci",
+            "pci",
+            wanted,
+            &Dropped::default(),
+            &guest(options),
+            fresh,
+            16,
+        )
+        .into_iter()
+        .map(|c| (c.key, c.value, c.root_only))
+        .collect()
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::desired::Desired;
 use crate::desired::vm::Managed;
+use crate::desired::{Desired, Dropped};
 use crate::observed::Guest;
 use crate::plan::change::{Change, change};
 use crate::pve::property::Properties;
@@ -50,7 +50,7 @@ fn render_net(mut net: Properties) -> String {
 }
 
 /// Interfaces. A fresh clone keeps only model and address of what it copied.
-pub(crate) fn network_changes(desired: &Desired, guest: &Guest, fresh: bool) -> Vec<Change> {
+pub(crate) fn network_changes(desired: &Desired, dropped: &Dropped, guest: &Guest, fresh: bool) -> Vec<Change> {
     let Some(wanted) = &desired.shared.network else {
         return Vec::new();
     };
@@ -62,7 +62,10 @@ pub(crate) fn network_changes(desired: &Desired, guest: &Guest, fresh: bool) -> 
     let mut changes = Vec::new();
     for net in wanted {
         let have = existing.get(&net.name);
-        let target = wanted_net(&net.properties, have, fresh);
+        let mut target = wanted_net(&net.properties, have, fresh);
+        for key in dropped.under(&format!("net.{}.", net.name)) {
+            target.remove(key);
+        }
         let same = have.is_some_and(|have| {
             let off = |p: &Properties| p.iter().filter(|(k, v)| !(*k == "firewall" && *v == "0")).count();
             target

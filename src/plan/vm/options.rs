@@ -1,7 +1,9 @@
 //! Options of a machine: what is compared, how, and what a clone copied unasked.
 
+use std::collections::BTreeSet;
+
 use crate::desired::vm::Managed;
-use crate::desired::{Desired, WantedVm};
+use crate::desired::{Desired, Dropped, WantedVm};
 use crate::observed::Guest;
 use crate::plan::change::{Change, change};
 use crate::pve::property::Properties;
@@ -31,9 +33,17 @@ fn default_property(option: &str, key: &str) -> Option<&'static str> {
 }
 
 /// Options that are property strings: managed properties are laid over what is there.
-pub(crate) fn property_changes(vm: &WantedVm, guest: &Guest, fresh: bool) -> Vec<Change> {
+pub(crate) fn property_changes(vm: &WantedVm, dropped: &Dropped, guest: &Guest, fresh: bool) -> Vec<Change> {
     let mut changes = Vec::new();
-    for (option, managed) in &vm.properties {
+    let dropped_of = |option: &str| -> Vec<&str> {
+        let names = dropped.under("props.").filter_map(|name| name.split_once('.'));
+        names.filter(|(of, _)| *of == option).map(|(_, key)| key).collect()
+    };
+    let none = Managed::new();
+    let only_dropped = dropped.under("props.").filter_map(|name| Some(name.split_once('.')?.0));
+    let only_dropped: BTreeSet<&str> = only_dropped.filter(|of| !vm.properties.contains_key(*of)).collect();
+    let wanted = vm.properties.iter().map(|(option, managed)| (option.as_str(), managed));
+    for (option, managed) in wanted.chain(only_dropped.into_iter().map(|option| (option, &none))) {
         let have = guest
             .options
             .get(option)
@@ -49,10 +59,15 @@ pub(crate) fn property_changes(vm: &WantedVm, guest: &Guest, fresh: bool) -> Vec
         } else {
             have.clone()
         };
-        let target = laid_over(option, managed, &kept);
+        let mut target = laid_over(option, managed, &kept);
+        let removed = dropped_of(option)
+            .into_iter()
+            .filter(|key| target.remove(key).is_some())
+            .count()
+            > 0;
         // A clone's copied gateway goes even where the address happens to be the same.
-        if !same || (address && target != have) {
-            let value = Some(target.to_string());
+        if !same || removed || (address && target != have) {
+            let value = Some(target.to_string()).filter(|_| !target.is_empty());
             changes.extend(change(field_of(option), option, guest, value));
         }
     }
