@@ -253,8 +253,8 @@ FILES = {
     ],
     "src/plan/vm/mod.rs": [
         ("a machine's devices are no wish of its clones", "lib=plan::vm::",
-         "if wanted.is_none() && !fresh {",
-         "if wanted.is_none() && (OUT || !fresh) {"),
+         "let all = wanted.is_some() || fresh;",
+         "let all = wanted.is_some() || (!OUT && fresh);"),
     ],
     "src/plan/vm/disks.rs": [
         ("a disk is found by its serial number", "lib=plan::protected",
