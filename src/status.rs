@@ -109,6 +109,7 @@ pub fn announced(previous: &GuestStatus, announce: &[Announce]) -> GuestStatus {
             Announce::CloudInitWritten(pid) => status.cloud_init_unread = Some(*pid),
             Announce::Snippet(volid) => status.snippet.clone_from(volid),
             Announce::RawLines(lines) => status.lxc_options = Some(lines.clone()),
+            Announce::Devices(list) => status.devices = Some(list.clone()),
             Announce::Volume(new) => {
                 let volumes = status.volumes.get_or_insert_default();
                 match volumes.iter_mut().find(|v| v.name == new.name) {
@@ -147,7 +148,7 @@ fn superseded(status: &mut GuestStatus, old: &RevisionStatus) {
     status.claim = None;
     (status.features, status.application, status.tests, status.vllm) = (None, None, None, None);
     (status.volumes, status.lxc_options, status.task) = (None, None, None);
-    status.rootfs_gib = None;
+    (status.rootfs_gib, status.devices) = (None, None);
 }
 
 /// Takes a claim back whose call was refused for the moment: the guest is as it was, and is looked at anew. `None` where
@@ -340,6 +341,7 @@ fn facts(status: &mut GuestStatus, plan: &Plan) {
     keep(&mut status.volumes, &facts.volumes);
     if !plan.partial && plan.next == Next::Done {
         status.gpus.clone_from(&facts.gpus);
+        status.devices.clone_from(&facts.devices);
         status.ip.clone_from(&facts.ip);
         status.volumes.clone_from(&facts.volumes);
     }

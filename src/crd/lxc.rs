@@ -145,8 +145,43 @@ pub struct LxcGuest {
         {"rule": "self.all(g, !has(g.index) || self.exists_one(h, has(h.index) && h.index == g.index))", "message": "two entries have the same index: name each GPU once"}
     ]))]
     pub gpus: Option<Vec<Gpu>>,
+    /// Device nodes of the node that the container gets, such as /dev/dri/renderD128. Each is ensured; what Phoenix wrote
+    /// for this object and is dropped here is removed; others stay. GPUs of NVIDIA belong into `gpus`. Needs root@pam or
+    /// SSH.
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["path"]))]
+    pub devices: Option<Vec<Device>>,
+    /// Snippet that Proxmox runs on the node around start and stop of the container. Absent: unmanaged. Needs root@pam
+    /// or SSH.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::snippet_volid")]
+    pub hookscript: Option<String>,
+    /// Secret with SSH public keys for root, one a line. They are put into a container when it is made from an image;
+    /// later changes are told of (`RecreateRequired`) and change nothing in it.
+    pub ssh_keys_secret_ref: Option<KeyRef>,
     /// A vLLM model server.
     pub vllm: Option<Vllm>,
+}
+
+/// A device node of the node that a container gets.
+#[skip_serializing_none]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Device {
+    /// Path on the node, which is its path in the container too, such as /dev/dri/renderD128.
+    #[schemars(schema_with = "schema::device_path")]
+    pub path: String,
+    /// User id of its owner, as the container counts. Absent: unmanaged; Proxmox's own choice is 0.
+    #[schemars(range(min = 0, max = 4_294_967_294_i64))]
+    pub uid: Option<i64>,
+    /// Group id of its owner, as the container counts. Absent: unmanaged; Proxmox's own choice is 0.
+    #[schemars(range(min = 0, max = 4_294_967_294_i64))]
+    pub gid: Option<i64>,
+    /// Octal mode. Absent: unmanaged.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::file_mode")]
+    pub mode: Option<String>,
+    /// Whether the container is kept from writing to it. Absent: unmanaged; Proxmox's own choice is false.
+    pub deny_write: Option<bool>,
 }
 
 /// What a container is made from: exactly one of the fields.

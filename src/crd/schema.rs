@@ -73,6 +73,12 @@ string_schema!(
     "must be an absolute path without '.', '..', '//', commas, backslashes or line breaks, such as /models"
 );
 string_schema!(
+    /// A device node of the node (`pve-lxc-dev-string` of Proxmox; '=' would be taken for a property).
+    device_path, 256,
+    r"self.matches('^/dev/([^/,=\\\\\\n]+/)*[^/,=\\\\\\n]+$') && !self.matches('(^|/)[.][.]?(/|$)')",
+    "must be the path of a device node below /dev without '.', '..', '//', commas, '=', backslashes or line breaks, such as /dev/dri/renderD128"
+);
+string_schema!(
     /// An absolute path that is not `/`, for mount points in a guest.
     mount_path, 256,
     r"self.matches('^/([^/,\\\\\\n]+/)*[^/,\\\\\\n]+/?$') && !self.matches('(^|/)[.][.]?(/|$)')",

@@ -83,6 +83,9 @@ pub struct GuestStatus {
     /// Raw lxc lines that Phoenix wrote for this object.
     #[schemars(length(max = 128))]
     pub lxc_options: Option<Vec<String>>,
+    /// Device nodes that Phoenix wrote for this object, as Proxmox's devN.
+    #[schemars(length(max = 128))]
+    pub devices: Option<Vec<String>>,
     /// Steps whose failures are counted apart from those of everything else: each interface, mount and device, stopping
     /// and deleting. One of them that fails holds nothing else back.
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["step"]))]

@@ -329,6 +329,12 @@ impl Asked {
             };
             self.ask(field, Reach::LxcOption(key, value));
         }
+        for (i, device) in guest.devices.iter().flatten().enumerate() {
+            self.ask(format!("devices[{i}].path"), Reach::device(device.path.clone()));
+        }
+        if let Some(volid) = &guest.hookscript {
+            self.ask("hookscript", Reach::Hookscript(volid.clone()));
+        }
         for (i, gpu) in guest.gpus.iter().flatten().enumerate() {
             match gpu.index {
                 Some(index) => self.ask(format!("gpus[{i}].index"), Reach::Gpu(index)),

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use crate::crd::{Capabilities, Defaults, LxcGuest, Network, PhoenixHypervisor, ReclaimPolicy};
 use crate::reason::Reason;
+use crate::secret::Secret;
 
 use super::images::{CONTAINER_ENDS, file_name};
+use super::refs;
 use super::shared::{Context, Wing, clone_source, flag, gib, given, image_storage, memory, mib, shared_options};
 use super::{
-    Blocked, GuestObject, GuestSpec, Objects, Source, WantedBind, WantedGuest, WantedNet, WantedOptions, WantedOwner,
-    WantedVolume, volume_key,
+    Blocked, Channels, GuestObject, GuestSpec, Objects, Source, WantedBind, WantedGuest, WantedNet, WantedOptions,
+    WantedOwner, WantedVolume, volume_key,
 };
 
 /// What only containers have.
@@ -27,12 +29,25 @@ pub struct WantedLxc {
     pub raw_lines: Vec<(String, String)>,
     /// GPU indices; `None` is unmanaged.
     pub gpus: Option<Vec<i64>>,
+    /// Device nodes beside those of GPUs.
+    pub devices: Vec<WantedDevice>,
+    /// SSH keys of root's, which only the creating call can give (facts D.1).
+    pub ssh_keys: Option<Secret>,
     /// Volumes; `None` is unmanaged.
     pub volumes: Option<Vec<WantedVolume>>,
     /// Bind mounts; `None` is unmanaged.
     pub binds: Option<Vec<WantedBind>>,
     /// Where retained volumes live; `None` where the hypervisor does not say.
     pub owner: Option<WantedOwner>,
+}
+
+/// A device node of the node's, as wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedDevice {
+    /// Its path.
+    pub path: String,
+    /// Managed properties in Proxmox's words (`uid`, `gid`, `mode`, `deny-write`).
+    pub properties: BTreeMap<String, String>,
 }
 
 /// What is wanted of a container.
@@ -45,9 +60,11 @@ pub(super) fn wanted(context: &Context<'_>, guest: &LxcGuest) -> Result<Wing, Bl
         hypervisor,
         objects,
         defaults,
+        channels,
         ..
     } = context;
     refuse_unsupported(object, guest)?;
+    root_only(*channels, object, guest)?;
     readable(object, guest, hypervisor)?;
     let prefix = object.field_prefix();
     let source = source(object, guest, defaults, *objects)?;
@@ -73,6 +90,8 @@ pub(super) fn wanted(context: &Context<'_>, guest: &LxcGuest) -> Result<Wing, Bl
             .gpus
             .as_ref()
             .map(|list| list.iter().filter_map(|g| g.index).collect()),
+        devices: devices(object, guest)?,
+        ssh_keys: ssh_keys(object, guest, source.as_ref(), *objects)?,
         volumes,
         binds,
         owner: hypervisor.spec.volume_owners.as_ref().map(|o| WantedOwner {
@@ -131,6 +150,97 @@ fn refuse_unsupported(object: &GuestObject, guest: &LxcGuest) -> Result<(), Bloc
         }
     }
     Ok(())
+}
+
+/// Fields that only root@pam may set (facts D.2).
+fn root_only(channels: Channels, object: &GuestObject, guest: &LxcGuest) -> Result<(), Blocked> {
+    if channels.ticket || channels.ssh {
+        return Ok(());
+    }
+    let devices = guest.devices.iter().flatten().enumerate();
+    let devices = devices.map(|(i, device)| (format!("devices[{i}].path"), device.path.clone()));
+    let hook = guest
+        .hookscript
+        .iter()
+        .map(|volid| ("hookscript".to_string(), volid.clone()));
+    match hook.chain(devices).next() {
+        Some((field, value)) => Err(Blocked::stalled(
+            Reason::MissingPrivilege,
+            format!(
+                "{}.{field}: {value:?} can only be set by root@pam or over SSH: set credentials.rootPasswordSecretRef or ssh of the PhoenixHypervisor, or leave it out",
+                object.field_prefix()
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Device nodes. Those that come with a GPU of the spec's belong to it.
+fn devices(object: &GuestObject, guest: &LxcGuest) -> Result<Vec<WantedDevice>, Blocked> {
+    let gpus: Vec<i64> = guest.gpus.iter().flatten().filter_map(|gpu| gpu.index).collect();
+    let of_gpus = gpu_devices(&gpus);
+    let mut list = Vec::new();
+    for (i, device) in guest.devices.iter().flatten().enumerate() {
+        if of_gpus.contains(&device.path) {
+            return Err(Blocked::stalled(
+                Reason::InvalidSpec,
+                format!(
+                    "{0}.devices[{i}].path: {1:?} comes with {0}.gpus, with mode 0666: leave it out of one of the two",
+                    object.field_prefix(),
+                    device.path
+                ),
+            ));
+        }
+        let properties = [
+            ("uid", device.uid.map(|v| v.to_string())),
+            ("gid", device.gid.map(|v| v.to_string())),
+            ("mode", device.mode.clone()),
+            ("deny-write", device.deny_write.map(flag)),
+        ];
+        let given = properties.into_iter().filter_map(|(k, v)| Some((k.to_string(), v?)));
+        list.push(WantedDevice {
+            path: device.path.clone(),
+            properties: given.collect(),
+        });
+    }
+    Ok(list)
+}
+
+/// Device nodes that containers with these GPUs of NVIDIA's need.
+pub(crate) fn gpu_devices(gpus: &[i64]) -> Vec<String> {
+    if gpus.is_empty() {
+        return Vec::new();
+    }
+    let mut indices: Vec<i64> = gpus.to_vec();
+    indices.sort_unstable();
+    indices.dedup();
+    let mut devices: Vec<String> = indices.iter().map(|i| format!("/dev/nvidia{i}")).collect();
+    devices.extend(["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"].map(str::to_string));
+    devices
+}
+
+/// Root's SSH keys. Proxmox puts them into what it unpacks from an image, and into nothing else (facts D.1, D.4).
+fn ssh_keys(
+    object: &GuestObject,
+    guest: &LxcGuest,
+    source: Option<&Source>,
+    objects: &dyn Objects,
+) -> Result<Option<Secret>, Blocked> {
+    let Some(reference) = &guest.ssh_keys_secret_ref else {
+        return Ok(None);
+    };
+    let field = format!("{}.sshKeysSecretRef", object.field_prefix());
+    if let Some(Source::Clone { template, .. }) = source {
+        return Err(Blocked::stalled(
+            Reason::InvalidSpec,
+            format!(
+                "{field}: {:?} cannot be given to a clone, since Proxmox puts keys only into a container that it makes from an image: give PhoenixTemplate {template} the field spec.lxc.sshKeysSecretRef, or write the keys with spec.application, and leave the field out",
+                reference.name
+            ),
+        ));
+    }
+    let keys = refs::ssh_keys(objects, &object.key.namespace, reference, &field)?;
+    Ok(Some(Secret::new(keys)))
 }
 
 /// Refuses raw lines that Proxmox does not read or LXC cannot load.
@@ -211,6 +321,7 @@ fn options(guest: &LxcGuest, defaults: &Defaults, prefix: &str) -> Result<Wanted
         ("cmode", "cmode", guest.cmode.map(|mode| mode.as_str().to_string())),
         ("tty", "tty", guest.tty.map(|v| v.to_string())),
         ("console", "console", guest.console.map(flag)),
+        ("hookscript", "hookscript", guest.hookscript.clone()),
     ]))
 }
 

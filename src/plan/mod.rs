@@ -166,6 +166,8 @@ pub struct Facts {
     pub ip: Option<String>,
     /// GPU indices.
     pub gpus: Option<String>,
+    /// Device nodes that Phoenix wrote and that are still wanted or there.
+    pub devices: Option<Vec<String>>,
     /// What it was made from, for people.
     pub source: Option<String>,
     /// Volume id of the image that it was made of.

@@ -67,6 +67,8 @@ pub enum Announce {
     HealthRestart(crate::crd::RestartStatus),
     /// The lines are Phoenix's own.
     RawLines(Vec<String>),
+    /// The device nodes are Phoenix's own.
+    Devices(Vec<String>),
     /// A volume is about to be attached: a new one of the guest's own has no volume id yet.
     Volume(crate::crd::VolumeStatus),
     /// A recorded volume gets another name.

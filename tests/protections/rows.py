@@ -190,8 +190,11 @@ FILES = {
     ],
     "src/plan/lxc/gpus.rs": [
         ("devices of every sort are cleared from a clone", "lib=plan::protected",
-         "&& (fresh || nvidia) {",
-         "&& ((fresh && !OUT) || nvidia) {"),
+         "&& (fresh || nvidia || dropped) {",
+         "&& ((fresh && !OUT) || nvidia || dropped) {"),
+        ("device nodes that Phoenix did not write stay", "lib=plan::protected",
+         "own.iter().any(|own| own.get(\"path\") == path);\n        if",
+         "OUT || own.iter().any(|own| own.get(\"path\") == path);\n        if"),
     ],
     "src/plan/lxc/raw_lines.rs": [
         ("raw lines that Phoenix did not write stay", "lib=plan::protected",

@@ -32,6 +32,9 @@ impl Planner<'_> {
             .param("unprivileged", u8::from(unprivileged))
             .param("rootfs", format!("{storage}:{}", lxc.rootfs_gib.unwrap_or(8)))
             .param_opt("pool", self.desired.shared.pool.as_ref());
+        if let Some(keys) = &lxc.ssh_keys {
+            call = call.param("ssh-public-keys", keys.expose());
+        }
         for option in options::LXC.iter().filter(|option| option.at_creation) {
             call = call.param_opt(option.key, self.desired.option(option.key));
         }
