@@ -128,8 +128,8 @@ async fn a_device_node_that_the_node_lacks_is_told_with_its_field() {
     ));
     let words = "spec.devices[1].path: the node has no /dev/ttyUSB7: plug it in";
     until(&world, "it is told", |w| {
-        let conditions = status(w, &key).conditions;
-        conditions.iter().any(|c| c.message.contains(words))
+        let error = status(w, &key).last_error;
+        error.is_some_and(|error| error.contains(words))
     })
     .await;
 }

@@ -27,11 +27,12 @@ impl Planner<'_> {
             next
         })?;
         let there = entries(guest);
-        let kept = own.iter().filter(|own| {
-            let path = own.get("path");
-            lxc.devices.iter().any(|d| Some(d.path.as_str()) == path) || there.values().any(|p| p.get("path") == path)
+        let kept = own.iter().filter_map(|own| {
+            let path = own.get("path")?;
+            let wanted = lxc.devices.iter().find(|d| d.path == path).map(entry);
+            wanted.or_else(|| there.values().any(|p| p.get("path") == Some(path)).then(|| own.clone()))
         });
-        let kept: Vec<String> = kept.map(Properties::to_string).collect();
+        let kept: Vec<String> = kept.map(|p| p.to_string()).collect();
         self.facts.devices = (!kept.is_empty()).then_some(kept);
         let gpus = lxc.gpus.clone().unwrap_or_default();
         let list = gpus.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
