@@ -102,11 +102,11 @@ pub struct LxcGuest {
     #[schemars(range(min = 1, max = 10_000))]
     pub cpu_units: Option<i64>,
     /// Memory, in whole MiB; at least 16Mi.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "schema::read_quantity")]
     #[schemars(schema_with = "schema::size")]
     pub memory: Option<String>,
     /// Swap, in whole MiB; 0 is none.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "schema::read_quantity")]
     #[schemars(schema_with = "schema::size_or_zero")]
     pub swap: Option<String>,
     /// Root filesystem. It can grow, never shrink.
@@ -252,7 +252,7 @@ pub struct RootFs {
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
     /// Size, in whole GiB on creation. It can grow, never shrink.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "schema::read_quantity")]
     #[schemars(schema_with = "schema::size")]
     pub size: Option<String>,
 }
@@ -357,6 +357,7 @@ pub struct Volume {
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
     /// Size, in whole GiB.
+    #[serde(deserialize_with = "schema::read_size")]
     #[schemars(schema_with = "schema::size")]
     pub size: String,
     /// Where it is mounted in the container.
@@ -368,6 +369,23 @@ pub struct Volume {
     pub read_only: Option<bool>,
     /// Included in Proxmox backups of the container.
     pub backup: Option<bool>,
+    /// Options that it is mounted with. Absent: unmanaged; empty: none.
+    #[schemars(length(max = 6), extend("x-kubernetes-list-type" = "set"))]
+    pub mount_options: Option<Vec<MountOption>>,
+    /// Whether access control lists work on it. Absent: unmanaged; Proxmox's own choice is the storage's.
+    pub acl: Option<bool>,
+    /// Whether disk quotas work on it, in privileged containers only. Absent: unmanaged; Proxmox's own choice is false.
+    pub quota: Option<bool>,
+    /// Whether Proxmox's replication takes it along. Absent: unmanaged; Proxmox's own choice is true.
+    pub replicate: Option<bool>,
+    /// Whether it is there on all nodes by itself; nothing is shared by saying so. Absent: unmanaged; Proxmox's own
+    /// choice is false.
+    pub shared: Option<bool>,
+    /// Ids of users and groups on it for the container's: `passthrough` (the same), or entries `u:` or `g:` with the
+    /// first id in the container, the first on the volume and how many, separated by ';'. Proxmox VE 9.2 and later.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::mount_id_map")]
+    pub idmap: Option<String>,
 }
 
 /// A directory of the node mounted into the container. Needs root@pam or SSH.
@@ -386,4 +404,48 @@ pub struct HostMount {
     pub mount_path: String,
     /// Mounted read-only.
     pub read_only: Option<bool>,
+    /// Options that it is mounted with. Absent: unmanaged; empty: none.
+    #[schemars(length(max = 6), extend("x-kubernetes-list-type" = "set"))]
+    pub mount_options: Option<Vec<MountOption>>,
+    /// Whether the directory is there on all nodes, so that the container may move; nothing is shared by saying so.
+    /// Absent: unmanaged; Proxmox's own choice is false.
+    pub shared: Option<bool>,
+    /// Ids of users and groups in the directory for the container's: `passthrough` (the same), or entries `u:` or `g:`
+    /// with the first id in the container, the first on the node and how many, separated by ';'. Proxmox VE 9.2 and
+    /// later; before that, map ids of the whole container by lines `lxc.idmap` of `lxcOptions`.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::mount_id_map")]
+    pub idmap: Option<String>,
+}
+
+/// What a file system is mounted with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum MountOption {
+    /// Freed blocks are handed back to the storage.
+    Discard,
+    /// Times are written late.
+    Lazytime,
+    /// Reading is not noted.
+    Noatime,
+    /// Device nodes have no effect.
+    Nodev,
+    /// Programs cannot be run.
+    Noexec,
+    /// Programs run with nobody else's rights.
+    Nosuid,
+}
+
+impl MountOption {
+    /// Proxmox's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MountOption::Discard => "discard",
+            MountOption::Lazytime => "lazytime",
+            MountOption::Noatime => "noatime",
+            MountOption::Nodev => "nodev",
+            MountOption::Noexec => "noexec",
+            MountOption::Nosuid => "nosuid",
+        }
+    }
 }

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use crate::crd::{Capabilities, Defaults, LxcGuest, Network, PhoenixHypervisor, ReclaimPolicy};
+use crate::crd::{Capabilities, Defaults, LxcGuest, MountOption, Network, PhoenixHypervisor, ReclaimPolicy};
 use crate::reason::Reason;
 use crate::secret::Secret;
 
 use super::images::{CONTAINER_ENDS, file_name};
 use super::refs;
-use super::shared::{Context, Wing, clone_source, flag, gib, given, image_storage, memory, mib, shared_options};
+use super::shared::{
+    Context, Wing, clone_source, flag, gib, given, image_storage, memory, mib, shared_options, trunks,
+};
 use super::{
     Blocked, Channels, GuestObject, GuestSpec, Objects, Source, WantedBind, WantedGuest, WantedNet, WantedOptions,
     WantedOwner, WantedVolume, volume_key,
@@ -66,6 +68,7 @@ pub(super) fn wanted(context: &Context<'_>, guest: &LxcGuest) -> Result<Wing, Bl
     refuse_unsupported(object, guest)?;
     root_only(*channels, object, guest)?;
     readable(object, guest, hypervisor)?;
+    id_maps(object, hypervisor)?;
     let prefix = object.field_prefix();
     let source = source(object, guest, defaults, *objects)?;
     let (volumes, binds) = mounts(object, defaults)?;
@@ -361,6 +364,8 @@ fn net(network: &Network, defaults: &Defaults, guest: &LxcGuest) -> WantedNet {
         ("rate", network.rate.map(|v| v.to_string())),
         // A guest firewall works only where the interface takes part (facts D.12).
         ("firewall", network.firewall.or(firewall_on.then_some(true)).map(flag)),
+        ("trunks", trunks(network)),
+        ("link_down", network.link_down.map(flag)),
     ];
     WantedNet {
         name: network.name.clone(),
@@ -410,6 +415,56 @@ fn single_valued(object: &GuestObject, lines: &[(String, String)]) -> Result<(),
     ))
 }
 
+/// Properties that are given.
+fn properties<const N: usize>(list: [(&str, Option<String>); N]) -> BTreeMap<String, String> {
+    let given = list.into_iter();
+    given
+        .filter_map(|(key, value)| Some((key.to_string(), value?)))
+        .collect()
+}
+
+/// Options of a mount as Proxmox writes them; none is nothing.
+fn mount_options(list: Option<&[MountOption]>) -> Option<String> {
+    let mut list = list?.to_vec();
+    list.sort_unstable();
+    Some(list.iter().map(|o| o.as_str()).collect::<Vec<_>>().join(";"))
+}
+
+/// Refuses id maps of mounts where Proxmox does not know them (facts L.1.8), and ranges that overlap.
+fn id_maps(object: &GuestObject, hypervisor: &PhoenixHypervisor) -> Result<(), Blocked> {
+    let GuestSpec::Lxc(spec) = &object.spec else {
+        return Ok(());
+    };
+    let volumes = spec.volumes.iter().flatten();
+    let volumes = volumes.map(|v| (format!("spec.volumes[{}].idmap", v.name), v.idmap.as_deref()));
+    let binds = spec.host_mounts.iter().flatten();
+    let binds = binds.map(|m| (format!("spec.hostMounts[{}].idmap", m.name), m.idmap.as_deref()));
+    let version = hypervisor.status.as_ref().and_then(|s| s.version.as_deref());
+    let release = version.map(|version| {
+        let mut parts = version.split(['.', '-']).map(|p| p.parse::<u32>().unwrap_or_default());
+        (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
+    });
+    for (field, map) in volumes.chain(binds) {
+        let Some(map) = map else { continue };
+        if release.is_some_and(|release| release < (9, 2)) {
+            return Err(Blocked::stalled(
+                Reason::InvalidSpec,
+                format!(
+                    "{field}: {map:?} needs Proxmox VE 9.2, and this is {}: leave it out, and map ids of the whole container by lines lxc.idmap of lxcOptions, or give the files to the container's ids on the node (chown)",
+                    version.unwrap_or_default()
+                ),
+            ));
+        }
+        if let Some(twice) = super::raw_lines::mapped_twice(map) {
+            return Err(Blocked::stalled(
+                Reason::InvalidSpec,
+                format!("{field}: {map:?}: {twice}: give ranges that do not overlap"),
+            ));
+        }
+    }
+    Ok(())
+}
+
 type Mounts = (Option<Vec<WantedVolume>>, Option<Vec<WantedBind>>);
 
 fn mounts(object: &GuestObject, defaults: &Defaults) -> Result<Mounts, Blocked> {
@@ -449,12 +504,16 @@ fn mounts(object: &GuestObject, defaults: &Defaults) -> Result<Mounts, Blocked> 
                 Blocked::stalled(Reason::InvalidSpec, format!("{field}.storage is missing: name one, here or in defaults.volumeStorage of the PhoenixHypervisor"))
             })?;
         let retain = volume.reclaim_policy.unwrap_or_default() == ReclaimPolicy::Retain;
-        let mut properties = BTreeMap::new();
-        for (key, value) in [("ro", volume.read_only), ("backup", volume.backup)] {
-            if let Some(value) = value {
-                properties.insert(key.to_string(), flag(value));
-            }
-        }
+        let properties = properties([
+            ("ro", volume.read_only.map(flag)),
+            ("backup", volume.backup.map(flag)),
+            ("acl", volume.acl.map(flag)),
+            ("quota", volume.quota.map(flag)),
+            ("replicate", volume.replicate.map(flag)),
+            ("shared", volume.shared.map(flag)),
+            ("mountoptions", mount_options(volume.mount_options.as_deref())),
+            ("idmap", volume.idmap.clone()),
+        ]);
         volumes.push(WantedVolume {
             name: volume.name.clone(),
             storage,
@@ -470,11 +529,12 @@ fn mounts(object: &GuestObject, defaults: &Defaults) -> Result<Mounts, Blocked> 
         .map(|mount| WantedBind {
             host_path: mount.host_path.clone(),
             path: mount.mount_path.trim_end_matches('/').to_string(),
-            properties: mount
-                .read_only
-                .map(|ro| ("ro".to_string(), flag(ro)))
-                .into_iter()
-                .collect(),
+            properties: properties([
+                ("ro", mount.read_only.map(flag)),
+                ("shared", mount.shared.map(flag)),
+                ("mountoptions", mount_options(mount.mount_options.as_deref())),
+                ("idmap", mount.idmap.clone()),
+            ]),
         })
         .collect();
     Ok((

@@ -60,6 +60,11 @@ impl Reach {
         }
     }
 
+    /// The id map of a mount, which can give root of the container the rights of the node's root on it, as raw lines can.
+    pub fn id_map(map: &str) -> Self {
+        Reach::LxcOption("lxc.idmap".into(), map.into())
+    }
+
     /// Name of the entry of `spec.allow`; `None` where there is none.
     pub fn entry(&self) -> Option<&'static str> {
         Some(match self {

@@ -241,7 +241,11 @@ fn of_node(option: &str, text: &str, key: &str) -> Option<Reach> {
 fn of_container(stem: &str, option: &str, text: &str) -> Vec<Reach> {
     let reach = match stem {
         "dev" => Some(property(option, text, "path").map_or_else(|reach| reach, Reach::device)),
-        "mp" | "rootfs" => of_node(option, text, "volume"),
+        "mp" | "rootfs" => {
+            let map = property(option, text, "idmap").ok().filter(|map| !map.is_empty());
+            let map = map.map(|map| Reach::id_map(&map));
+            return of_node(option, text, "volume").into_iter().chain(map).collect();
+        }
         "features" => return features(text),
         _ => None,
     };

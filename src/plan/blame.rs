@@ -168,6 +168,7 @@ fn property_field(property: &str) -> &str {
         "gw6" => "gateway6",
         "hwaddr" => "mac",
         "tag" => "vlan",
+        "link_down" => "linkDown",
         other => other,
     }
 }

@@ -148,6 +148,134 @@ async fn a_hookscript_is_set_and_changed() {
     }
 }
 
+#[tokio::test]
+async fn quantities_may_be_numbers() {
+    let mut world = World::new(&[]).await;
+    let fields = json!({"swap": 0, "memory": 1_073_741_824_i64, "rootfs": {"size": 4_294_967_296_i64},
+        "volumes": [{"name": "a", "size": 1_073_741_824_i64, "mountPath": "/a", "reclaimPolicy": "Delete"}]});
+    made(&mut world, fields).await;
+    assert_eq!(option(&world, "swap").unwrap(), "0");
+    assert_eq!(option(&world, "memory").unwrap(), "1024");
+    let before = writes(&world);
+    // The same in words is no change.
+    let words = json!({"swap": "0", "memory": "1Gi", "rootfs": {"size": "4Gi"},
+        "volumes": [{"name": "a", "size": "1Gi", "mountPath": "/a", "reclaimPolicy": "Delete"}]});
+    world.store.apply(guest("a", words));
+    settled(&mut world).await;
+    assert_eq!(writes(&world), before);
+}
+
+#[tokio::test]
+async fn an_interface_is_routed_pulled_and_trunked() {
+    let mut world = World::new(&[]).await;
+    let net = json!({"name": "eth0", "ip": "203.0.113.7/32", "gateway": "198.51.100.1", "ip6": "2001:db8::7/128",
+        "gateway6": "2001:db8:ffff::1", "linkDown": true, "trunks": [30, 20]});
+    made(&mut world, json!({"network": [net]})).await;
+    let has = |world: &World, part: &str| option(world, "net0").unwrap().contains(part);
+    for part in ["gw=198.51.100.1", "gw6=2001:db8:ffff::1", "link_down=1", "trunks=20;30"] {
+        assert!(has(&world, part), "{part}: {:?}", option(&world, "net0"));
+    }
+    let net = json!({"name": "eth0", "ip": "dhcp", "linkDown": false, "trunks": []});
+    world.store.apply(guest("a", json!({"network": [net]})));
+    settled(&mut world).await;
+    assert!(
+        has(&world, "link_down=0") && !has(&world, "trunks"),
+        "{:?}",
+        option(&world, "net0")
+    );
+    unchanged(&mut world).await;
+}
+
+#[tokio::test]
+async fn several_search_domains_and_tags_in_upper_case_settle() {
+    let mut world = World::new(&[]).await;
+    // A running container takes name resolution at its next start.
+    let fields = json!({"powerState": "Stopped", "dns": {"searchDomains": ["a.example", "b.example"]}, "tags": ["AI", "gpu-RTX"]});
+    made(&mut world, fields).await;
+    assert_eq!(option(&world, "searchdomain").unwrap(), "a.example b.example");
+    assert_eq!(option(&world, "tags").unwrap(), "ai;gpu-rtx;phoenix");
+    world.store.apply(guest(
+        "a",
+        json!({"powerState": "Stopped", "dns": {"searchDomain": "b.example a.example"}, "tags": ["AI"]}),
+    ));
+    settled(&mut world).await;
+    assert_eq!(option(&world, "searchdomain").unwrap(), "b.example a.example");
+    assert_eq!(option(&world, "tags").unwrap(), "ai;phoenix");
+    unchanged(&mut world).await;
+}
+
+#[tokio::test]
+async fn mounts_have_their_options() {
+    let mut world = World::with_ssh(&[]).await;
+    let volume = |extra: Value| with(json!({"name": "d", "size": "1Gi", "mountPath": "/d"}), extra);
+    let bind = |extra: Value| with(json!({"name": "etc", "hostPath": "/etc", "mountPath": "/b"}), extra);
+    let fields = |v: Value, b: Value| json!({"powerState": "Stopped", "volumes": [volume(v)], "hostMounts": [bind(b)]});
+    let set = fields(
+        json!({"mountOptions": ["nosuid", "discard"], "replicate": false, "acl": true, "reclaimPolicy": "Delete"}),
+        json!({"mountOptions": ["noatime"], "shared": true}),
+    );
+    made(&mut world, set).await;
+    let mount = |world: &World, path: &str| {
+        let guest = world.guests()[&VMID].clone();
+        let path = format!("mp={path},");
+        guest
+            .into_iter()
+            .find(|(_, v)| v.contains(&path))
+            .map(|(_, v)| v)
+            .unwrap()
+    };
+    let has = |world: &World, path: &str, part: &str| mount(world, path).split(',').any(|p| p == part);
+    for part in ["mountoptions=discard;nosuid", "replicate=0", "acl=1"] {
+        assert!(has(&world, "/d", part), "{part}: {}", mount(&world, "/d"));
+    }
+    for part in ["mountoptions=noatime", "shared=1"] {
+        assert!(has(&world, "/b", part), "{part}: {}", mount(&world, "/b"));
+    }
+    let changed = fields(
+        json!({"mountOptions": [], "replicate": true, "reclaimPolicy": "Delete"}),
+        json!({"mountOptions": ["nodev", "noatime"], "shared": false, "readOnly": true}),
+    );
+    world.store.apply(guest("a", changed));
+    settled(&mut world).await;
+    let volume = mount(&world, "/d");
+    assert!(
+        !volume.contains("mountoptions") && volume.contains("replicate=1") && volume.contains("acl=1"),
+        "{volume}"
+    );
+    let bind = mount(&world, "/b");
+    assert!(
+        bind.contains("mountoptions=noatime;nodev") && bind.contains("ro=1") && !bind.contains("shared"),
+        "{bind}"
+    );
+    unchanged(&mut world).await;
+}
+
+#[tokio::test]
+async fn ids_of_a_mount_are_mapped_from_9_2_on() {
+    let mut world = World::with_ssh(&[]).await;
+    let fields = json!({"powerState": "Stopped",
+        "hostMounts": [{"name": "etc", "hostPath": "/etc", "mountPath": "/b", "idmap": "u:1000:1000:1"}]});
+    let key = world.store.apply(guest("a", fields));
+    rounds(&world, 3).await;
+    let told = message(&world, &key);
+    assert!(
+        told.starts_with("spec.hostMounts[etc].idmap: \"u:1000:1000:1\" needs Proxmox VE 9.2")
+            && told.contains("lxc.idmap"),
+        "{told}"
+    );
+    world.sim().with(|state| state.release.version = "9.2.11".into());
+    settled(&mut world).await;
+    assert!(option(&world, "mp0").unwrap().contains("idmap=u:1000:1000:1"));
+    unchanged(&mut world).await;
+}
+
+/// Fields over others.
+fn with(mut fields: Value, extra: Value) -> Value {
+    let extra = extra.as_object().cloned().unwrap_or_default();
+    fields.as_object_mut().unwrap().extend(extra);
+    fields
+}
+
 fn secret(world: &World, keys: &str) {
     let secret = json!({"metadata": {"name": "login", "namespace": "ai"}, "stringData": {"root": keys}});
     world

@@ -40,7 +40,7 @@ impl Planner<'_> {
         }
         for (i, net) in self.desired.shared.network.iter().flatten().enumerate() {
             let mut properties = Properties::new(None).with("name", &net.name);
-            for (key, value) in &net.properties {
+            for (key, value) in net.properties.iter().filter(|(_, value)| !value.is_empty()) {
                 properties.set(key, value);
             }
             call = call.param(format!("net{i}"), properties);
