@@ -196,12 +196,15 @@ pub fn after_step(previous: &GuestStatus, step: &Step, ended: &Ended, now: i64, 
         Ended::Done => {
             retry::succeeded(&mut status, step.apart.as_deref());
             if let Effect::OnNode {
-                work: NodeWork::RawLines { remove, .. },
+                work: NodeWork::RawLines { add, remove, .. },
                 ..
             } = &step.effect
             {
                 let lines = status.lxc_options.take().unwrap_or_default();
-                let left: Vec<String> = lines.into_iter().filter(|l| !remove.contains(l)).collect();
+                let left: Vec<String> = lines
+                    .into_iter()
+                    .filter(|l| !remove.contains(l) || add.contains(l))
+                    .collect();
                 status.lxc_options = Some(left).filter(|l| !l.is_empty());
             }
         }

@@ -73,7 +73,7 @@ fn suggestion(schema: &Value, name: &str) -> String {
 /// makes 4.0 a 4 where an integer belongs.
 pub(super) fn normalize(schema: &Value, value: &mut Value) {
     match value {
-        Value::Number(number) if schema["type"] == "integer" => {
+        Value::Number(number) if schema["type"] == "integer" || schema["x-kubernetes-int-or-string"] == true => {
             if let Some(whole) = number
                 .as_f64()
                 .filter(|n| n.fract() == 0.0 && n.abs() < i64::MAX as f64)
@@ -123,9 +123,14 @@ fn type_name(value: &Value) -> &'static str {
 }
 
 fn check_type(schema: &Value, value: &Value, path: &str, found: &mut Vec<Violation>) -> bool {
-    let Some(wanted) = schema["type"].as_str() else {
+    let either = schema["x-kubernetes-int-or-string"] == true;
+    let fits = value.is_string() || value.as_i64().is_some();
+    let Some(wanted) = schema["type"].as_str().or(either.then_some("integer,string")) else {
         return true;
     };
+    if either && fits {
+        return true;
+    }
     let (wanted, is) = match (wanted, value) {
         // Too large for int64 counts as a fraction does.
         ("integer", Value::Number(number)) if !number.is_i64() => ("int64", "float64"),

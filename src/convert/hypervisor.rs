@@ -252,7 +252,7 @@ fn lxc_defaults(w: &mut Writer, root: &At, defaults: &mut Defaults) {
             w.mapped(&at, "defaults.dns.nameservers", note);
             defaults.dns = Some(Dns {
                 nameservers: Some(servers),
-                search_domain: None,
+                ..Dns::default()
             });
         }
     }

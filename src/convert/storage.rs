@@ -219,6 +219,7 @@ fn volume(w: &mut Writer, at: &At, key: Option<&str>, facts: &Facts, out: &mut M
             host_path,
             mount_path: path,
             read_only,
+            ..HostMount::default()
         });
         return;
     }
@@ -235,6 +236,7 @@ fn volume(w: &mut Writer, at: &At, key: Option<&str>, facts: &Facts, out: &mut M
         reclaim_policy: Some(ReclaimPolicy::Retain),
         read_only: w.boolean(at, &["read_only", "ro"], &field("readOnly")),
         backup: w.boolean(at, &["backup"], &field("backup")),
+        ..Volume::default()
     });
 }
 
@@ -265,6 +267,6 @@ fn shared(w: &mut Writer, mount: &SharedMount, out: &mut Mounts, used: &mut BTre
         name: names::unique(used, name, "2"),
         host_path,
         mount_path: path,
-        read_only: None,
+        ..HostMount::default()
     });
 }

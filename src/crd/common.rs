@@ -50,9 +50,7 @@ pub struct KeyRef {
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
     {"rule": "!has(self.gateway) || (has(self.ip) && isCIDR(self.ip))", "message": "gateway needs a static ip such as 10.0.0.150/24"},
-    {"rule": "!has(self.gateway) || !has(self.ip) || !isCIDR(self.ip) || !isIP(self.gateway) || cidr(self.ip).containsIP(self.gateway)", "message": "gateway must be an address inside the network of ip"},
-    {"rule": "!has(self.gateway6) || (has(self.ip6) && isCIDR(self.ip6))", "message": "gateway6 needs a static ip6 such as fd00::10/64"},
-    {"rule": "!has(self.gateway6) || !has(self.ip6) || !isCIDR(self.ip6) || !isIP(self.gateway6) || ip(self.gateway6).isLinkLocalUnicast() || cidr(self.ip6).containsIP(self.gateway6)", "message": "gateway6 must be a link-local address or one inside the network of ip6"}
+    {"rule": "!has(self.gateway6) || (has(self.ip6) && isCIDR(self.ip6))", "message": "gateway6 needs a static ip6 such as fd00::10/64"}
 ]))]
 pub struct Network {
     /// Interface name inside the guest, such as eth0. It identifies the entry: reordering the list changes nothing.
@@ -73,7 +71,8 @@ pub struct Network {
     #[serde(default)]
     #[schemars(schema_with = "schema::ipv4_or_dhcp")]
     pub ip: Option<String>,
-    /// IPv4 gateway.
+    /// IPv4 gateway. It may lie outside the network of `ip` (routed addresses such as a /32): then it gets a route of its
+    /// own.
     #[serde(default)]
     #[schemars(schema_with = "schema::ipv4")]
     pub gateway: Option<String>,
@@ -81,7 +80,7 @@ pub struct Network {
     #[serde(default)]
     #[schemars(schema_with = "schema::ipv6_or_auto")]
     pub ip6: Option<String>,
-    /// IPv6 gateway.
+    /// IPv6 gateway. It may lie outside the network of `ip6`.
     #[serde(default)]
     #[schemars(schema_with = "schema::ipv6")]
     pub gateway6: Option<String>,
@@ -93,20 +92,33 @@ pub struct Network {
     pub rate: Option<i64>,
     /// Whether the Proxmox firewall guards this interface.
     pub firewall: Option<bool>,
+    /// VLANs that pass through to the guest with their tags. Absent: unmanaged; empty: none.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::trunks")]
+    pub trunks: Option<Vec<i64>>,
+    /// Whether the cable is pulled, so to speak. Absent: unmanaged; Proxmox's own choice is false.
+    pub link_down: Option<bool>,
 }
 
 /// Name resolution of a guest.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "!has(self.searchDomain) || !has(self.searchDomains)", "message": "give searchDomain or searchDomains, not both"}
+]))]
 pub struct Dns {
     /// Addresses of name servers. Absent: the hypervisor's defaults, else the node's.
     #[schemars(length(max = 8))]
     pub nameservers: Option<Vec<IpAddress>>,
-    /// Search domain.
+    /// Search domain; several are separated by a blank.
     #[serde(default)]
-    #[schemars(schema_with = "schema::hostname")]
+    #[schemars(schema_with = "schema::search_domain")]
     pub search_domain: Option<String>,
+    /// Search domains, in the order in which they are tried; in place of `searchDomain`.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::search_domains")]
+    pub search_domains: Option<Vec<String>>,
 }
 
 /// An IP address.

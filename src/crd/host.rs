@@ -49,7 +49,7 @@ pub struct Host {
 #[serde(rename_all = "camelCase")]
 pub struct Zfs {
     /// Upper bound of the ARC cache.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "schema::read_quantity")]
     #[schemars(schema_with = "schema::size")]
     pub arc_max: Option<String>,
     /// Pools. A disk is only wiped where `wipe` says so.

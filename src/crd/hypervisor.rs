@@ -343,7 +343,7 @@ pub struct Defaults {
     #[schemars(range(min = 1, max = 8192))]
     pub cores: Option<i64>,
     /// Memory.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "schema::read_quantity")]
     #[schemars(schema_with = "schema::size")]
     pub memory: Option<String>,
     /// Capabilities of containers.

@@ -105,11 +105,11 @@ pub struct LxcGuest {
     #[schemars(range(min = 1, max = 10_000))]
     pub cpu_units: Option<i64>,
     /// Memory, in whole MiB; at least 16Mi.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "schema::read_quantity")]
     #[schemars(schema_with = "schema::size")]
     pub memory: Option<String>,
     /// Swap, in whole MiB; 0 is none.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "schema::read_quantity")]
     #[schemars(schema_with = "schema::size_or_zero")]
     pub swap: Option<String>,
     /// Root filesystem. It can grow, never shrink.
@@ -148,8 +148,43 @@ pub struct LxcGuest {
         {"rule": "self.all(g, !has(g.index) || self.exists_one(h, has(h.index) && h.index == g.index))", "message": "two entries have the same index: name each GPU once"}
     ]))]
     pub gpus: Option<Vec<Gpu>>,
+    /// Device nodes of the node that the container gets, such as /dev/dri/renderD128. Each is ensured; what Phoenix wrote
+    /// for this object and is dropped here is removed; others stay. GPUs of NVIDIA belong into `gpus`. Needs root@pam or
+    /// SSH.
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["path"]))]
+    pub devices: Option<Vec<Device>>,
+    /// Snippet that Proxmox runs on the node around start and stop of the container. Absent: unmanaged. Needs root@pam
+    /// or SSH.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::snippet_volid")]
+    pub hookscript: Option<String>,
+    /// Secret with SSH public keys for root, one a line. They are put into a container when it is made from an image;
+    /// later changes are told of (`RecreateRequired`) and change nothing in it.
+    pub ssh_keys_secret_ref: Option<KeyRef>,
     /// A vLLM model server.
     pub vllm: Option<Vllm>,
+}
+
+/// A device node of the node that a container gets.
+#[skip_serializing_none]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Device {
+    /// Path on the node, which is its path in the container too, such as /dev/dri/renderD128.
+    #[schemars(schema_with = "schema::device_path")]
+    pub path: String,
+    /// User id of its owner, as the container counts. Absent: unmanaged; Proxmox's own choice is 0.
+    #[schemars(range(min = 0, max = 4_294_967_294_i64))]
+    pub uid: Option<i64>,
+    /// Group id of its owner, as the container counts. Absent: unmanaged; Proxmox's own choice is 0.
+    #[schemars(range(min = 0, max = 4_294_967_294_i64))]
+    pub gid: Option<i64>,
+    /// Octal mode. Absent: unmanaged.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::file_mode")]
+    pub mode: Option<String>,
+    /// Whether the container is kept from writing to it. Absent: unmanaged; Proxmox's own choice is false.
+    pub deny_write: Option<bool>,
 }
 
 /// What a container is made from: exactly one of the fields.
@@ -220,7 +255,7 @@ pub struct RootFs {
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
     /// Size, in whole GiB on creation. It can grow, never shrink.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "schema::read_quantity")]
     #[schemars(schema_with = "schema::size")]
     pub size: Option<String>,
 }
@@ -325,6 +360,7 @@ pub struct Volume {
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
     /// Size, in whole GiB.
+    #[serde(deserialize_with = "schema::read_size")]
     #[schemars(schema_with = "schema::size")]
     pub size: String,
     /// Where it is mounted in the container.
@@ -336,6 +372,23 @@ pub struct Volume {
     pub read_only: Option<bool>,
     /// Included in Proxmox backups of the container.
     pub backup: Option<bool>,
+    /// Options that it is mounted with. Absent: unmanaged; empty: none.
+    #[schemars(length(max = 6), extend("x-kubernetes-list-type" = "set"))]
+    pub mount_options: Option<Vec<MountOption>>,
+    /// Whether access control lists work on it. Absent: unmanaged; Proxmox's own choice is the storage's.
+    pub acl: Option<bool>,
+    /// Whether disk quotas work on it, in privileged containers only. Absent: unmanaged; Proxmox's own choice is false.
+    pub quota: Option<bool>,
+    /// Whether Proxmox's replication takes it along. Absent: unmanaged; Proxmox's own choice is true.
+    pub replicate: Option<bool>,
+    /// Whether it is there on all nodes by itself; nothing is shared by saying so. Absent: unmanaged; Proxmox's own
+    /// choice is false.
+    pub shared: Option<bool>,
+    /// Ids of users and groups on it for the container's: `passthrough` (the same), or entries `u:` or `g:` with the
+    /// first id in the container, the first on the volume and how many, separated by ';'. Proxmox VE 9.2 and later.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::mount_id_map")]
+    pub idmap: Option<String>,
 }
 
 /// A directory of the node mounted into the container. Needs root@pam or SSH.
@@ -354,4 +407,48 @@ pub struct HostMount {
     pub mount_path: String,
     /// Mounted read-only.
     pub read_only: Option<bool>,
+    /// Options that it is mounted with. Absent: unmanaged; empty: none.
+    #[schemars(length(max = 6), extend("x-kubernetes-list-type" = "set"))]
+    pub mount_options: Option<Vec<MountOption>>,
+    /// Whether the directory is there on all nodes, so that the container may move; nothing is shared by saying so.
+    /// Absent: unmanaged; Proxmox's own choice is false.
+    pub shared: Option<bool>,
+    /// Ids of users and groups in the directory for the container's: `passthrough` (the same), or entries `u:` or `g:`
+    /// with the first id in the container, the first on the node and how many, separated by ';'. Proxmox VE 9.2 and
+    /// later; before that, map ids of the whole container by lines `lxc.idmap` of `lxcOptions`.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::mount_id_map")]
+    pub idmap: Option<String>,
+}
+
+/// What a file system is mounted with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum MountOption {
+    /// Freed blocks are handed back to the storage.
+    Discard,
+    /// Times are written late.
+    Lazytime,
+    /// Reading is not noted.
+    Noatime,
+    /// Device nodes have no effect.
+    Nodev,
+    /// Programs cannot be run.
+    Noexec,
+    /// Programs run with nobody else's rights.
+    Nosuid,
+}
+
+impl MountOption {
+    /// Proxmox's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MountOption::Discard => "discard",
+            MountOption::Lazytime => "lazytime",
+            MountOption::Noatime => "noatime",
+            MountOption::Nodev => "nodev",
+            MountOption::Noexec => "noexec",
+            MountOption::Nosuid => "nosuid",
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Schema pieces for fields whose values CEL can check: each says in its message what is wrong and how to mend it.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer};
 
 macro_rules! string_schema {
     ($(#[$doc:meta])* $name:ident, $max:expr, $rule:expr, $message:expr) => {
@@ -15,26 +16,70 @@ macro_rules! string_schema {
     };
 }
 
-/// A pattern in front of `isQuantity`, which differs between implementations at the edges (blanks, many digits); it
-/// also leaves out what makes no sense for bytes (100m, 1e9, signs).
-macro_rules! quantity_of_bytes {
+/// Units of a quantity of bytes. What makes no sense for bytes (100m, 1e9, signs) is left out.
+macro_rules! units_of_bytes {
     () => {
-        "self.matches('^[0-9]{1,15}([.][0-9]{1,6})?(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$') && isQuantity(self)"
+        "(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
     };
 }
 
-string_schema!(
-    /// A positive Kubernetes quantity of bytes (`8Gi`).
-    size, 24,
-    concat!(quantity_of_bytes!(), " && quantity(self).isGreaterThan(quantity('0'))"),
-    "must be a positive quantity of bytes such as 8Gi or 512Mi"
-);
-string_schema!(
-    /// A quantity of bytes that may be zero (swap).
-    size_or_zero, 24,
-    quantity_of_bytes!(),
-    "must be a quantity of bytes such as 512Mi, or 0"
-);
+/// A quantity may be a number, as everywhere in Kubernetes. Patterns and bounds say it all, since API servers before 1.32
+/// price CEL rules of such fields as if their text had no bound.
+fn quantity(least: i64, pattern: &str) -> Schema {
+    json_schema!({
+        "x-kubernetes-int-or-string": true,
+        "maxLength": 24,
+        "minimum": least,
+        "maximum": 999_999_999_999_999_i64,
+        "pattern": pattern
+    })
+}
+
+/// A quantity as text, however it was written.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Quantity {
+    Number(i64),
+    Text(String),
+}
+
+/// Reads a quantity that must be there.
+///
+/// # Errors
+/// It is neither text nor a whole number.
+pub fn read_size<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    Ok(match Quantity::deserialize(from)? {
+        Quantity::Number(bytes) => bytes.to_string(),
+        Quantity::Text(text) => text,
+    })
+}
+
+/// Reads a quantity that may be left out.
+///
+/// # Errors
+/// As [`read_size`].
+pub fn read_quantity<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let quantity = Option::<Quantity>::deserialize(from)?;
+    Ok(quantity.map(|quantity| match quantity {
+        Quantity::Number(bytes) => bytes.to_string(),
+        Quantity::Text(text) => text,
+    }))
+}
+
+/// A positive Kubernetes quantity of bytes (`8Gi`, or a number of bytes).
+pub fn size(_: &mut SchemaGenerator) -> Schema {
+    let positive = concat!(
+        "^(0*[1-9][0-9]{0,14}([.][0-9]{1,6})?|0+[.][0-9]{0,5}[1-9][0-9]{0,5})",
+        units_of_bytes!()
+    );
+    quantity(1, positive)
+}
+
+/// A quantity of bytes that may be zero (swap).
+pub fn size_or_zero(_: &mut SchemaGenerator) -> Schema {
+    quantity(0, concat!("^[0-9]{1,15}([.][0-9]{1,6})?", units_of_bytes!()))
+}
+
 string_schema!(
     /// `dhcp`, `manual` or an IPv4 address with its prefix length.
     ipv4_or_dhcp, 32,
@@ -73,10 +118,22 @@ string_schema!(
     "must be an absolute path without '.', '..', '//', commas, backslashes or line breaks, such as /models"
 );
 string_schema!(
+    /// A device node of the node (`pve-lxc-dev-string` of Proxmox; '=' would be taken for a property).
+    device_path, 256,
+    r"self.matches('^/dev/([^/,=\\\\\\n]+/)*[^/,=\\\\\\n]+$') && !self.matches('(^|/)[.][.]?(/|$)')",
+    "must be the path of a device node below /dev without '.', '..', '//', commas, '=', backslashes or line breaks, such as /dev/dri/renderD128"
+);
+string_schema!(
     /// An absolute path that is not `/`, for mount points in a guest.
     mount_path, 256,
     r"self.matches('^/([^/,\\\\\\n]+/)*[^/,\\\\\\n]+/?$') && !self.matches('(^|/)[.][.]?(/|$)')",
     "must be an absolute path below / without '.', '..', '//', commas, backslashes or line breaks, such as /models"
+);
+string_schema!(
+    /// Proxmox's `idmap` of a mount point (facts L.1.8).
+    mount_id_map, 512,
+    "self.matches('^(passthrough|[ug]:[0-9]{1,10}:[0-9]{1,10}:[1-9][0-9]{0,9}(;[ug]:[0-9]{1,10}:[0-9]{1,10}:[1-9][0-9]{0,9})*)$')",
+    "must be passthrough, or entries with the first id in the container, the first outside and how many, such as u:1000:1000:1;g:1000:1000:1"
 );
 string_schema!(
     /// Name of a systemd service.
@@ -127,6 +184,12 @@ string_schema!(
     "must be a DNS name: letters, digits and '-' in labels of at most 63 characters"
 );
 string_schema!(
+    /// DNS names with a blank between them.
+    search_domain, 253,
+    "self.matches('^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)([. ][A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$')",
+    "must be a DNS name, or several with a blank between them: letters, digits and '-' in labels of at most 63 characters"
+);
+string_schema!(
     /// A Kubernetes object name (RFC 1123 subdomain).
     object_name, 253,
     "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",
@@ -145,10 +208,10 @@ string_schema!(
     "must be a Proxmox snapshot name: a letter, then letters, digits, '_' or '-', 2 to 40 in all, not current, vzdump or pending"
 );
 string_schema!(
-    /// A Proxmox tag; upper-case would come back lower-case (facts K.2.15).
+    /// A Proxmox tag; upper-case comes back lower-case where the datacenter does not tell them apart (facts K.2.15).
     tag, 64,
-    "self.matches('^[a-z0-9_][a-z0-9_.+-]*$')",
-    "must be a Proxmox tag: lower-case letters, digits, '_', '-', '+' and '.'"
+    "self.matches('^[A-Za-z0-9_][A-Za-z0-9_.+-]*$')",
+    "must be a Proxmox tag: letters, digits, '_', '-', '+' and '.'"
 );
 string_schema!(
     /// A lower-case SHA-256.
@@ -272,6 +335,12 @@ pub fn vmid(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "integer", "format": "int64", "minimum": 100, "maximum": 999_999_999})
 }
 
+/// Tags of VLANs, each once.
+pub fn trunks(_: &mut SchemaGenerator) -> Schema {
+    let vlan = json_schema!({"type": "integer", "format": "int64", "minimum": 1, "maximum": 4094});
+    json_schema!({"type": "array", "maxItems": 64, "x-kubernetes-list-type": "set", "items": vlan})
+}
+
 /// A TCP port.
 pub fn port(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "integer", "format": "int64", "minimum": 1, "maximum": 65535})
@@ -325,6 +394,10 @@ pub fn boot_order(generator: &mut SchemaGenerator) -> Schema {
     })
 }
 
+list_schema!(
+    /// Search domains.
+    search_domains, hostname, 0, 6
+);
 list_schema!(
     /// Absolute paths.
     absolute_paths, absolute_path, 0, 32

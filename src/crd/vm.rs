@@ -72,7 +72,6 @@ pub struct PhoenixVMSpec {
     {"rule": "!has(self.efiDisk) || (has(self.bios) && self.bios == 'ovmf')", "message": "efiDisk belongs to bios: ovmf: set it, or leave efiDisk out"},
     {"rule": "!has(self.pci) || !self.pci.exists(p, has(p.pcie) && p.pcie) || (has(self.machine) && self.machine.matches('q35'))", "message": "pcie needs machine: q35"},
     {"rule": "!has(self.viommu) || self.viommu != 'intel' || (has(self.machine) && self.machine.matches('q35'))", "message": "viommu: intel needs machine: q35"},
-    {"rule": "!has(self.balloon) || !has(self.memory) || !isQuantity(self.balloon) || !isQuantity(self.memory) || !quantity(self.balloon).isGreaterThan(quantity(self.memory))", "message": "balloon must not be above memory"},
     {"rule": "!has(self.hotplug) || !('memory' in self.hotplug) || (has(self.cpu) && has(self.cpu.numa) && self.cpu.numa)", "message": "hotplug of memory needs cpu.numa: true"},
     {"rule": "!has(self.vga) || self.vga.type != 'serial0' || !has(self.serial) || self.serial", "message": "vga: serial0 shows the serial console: set serial: true, or leave serial out"},
     {"rule": "!has(self.bootOrder) || !has(self.disks) || self.bootOrder.all(b, b.matches('^(net|eth)[0-9]{1,2}$') || self.disks.exists(d, d.name == b))", "message": "bootOrder holds a name that no disk has: name disks of the machine, or interfaces such as net0"},
@@ -87,11 +86,11 @@ pub struct VmGuest {
     /// Processors.
     pub cpu: Option<VmCpu>,
     /// Memory, in whole MiB; at least 16Mi.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "schema::read_quantity")]
     #[schemars(schema_with = "schema::size")]
     pub memory: Option<String>,
     /// Memory that ballooning leaves the machine when the node is short of it, in whole MiB; 0 turns ballooning off.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "schema::read_quantity")]
     #[schemars(schema_with = "schema::size_or_zero")]
     pub balloon: Option<String>,
     /// Machine type: q35, pc, or a version of them such as pc-q35-9.2. PCI Express pass-through needs q35.

@@ -224,7 +224,7 @@ pub struct VmDisk {
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
     /// Size, in whole GiB. It can grow, never shrink. Absent: that of the image; a disk without image needs it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "schema::read_quantity")]
     #[schemars(schema_with = "schema::size")]
     pub size: Option<String>,
     /// Cache mode. Absent: unmanaged (Proxmox: none).

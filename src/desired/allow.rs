@@ -301,6 +301,9 @@ impl Asked {
             if let Some(tag) = net.vlan {
                 self.ask(format!("network[{}].vlan", net.name), Reach::Vlan(tag));
             }
+            for tag in net.trunks.iter().flatten() {
+                self.ask(format!("network[{}].trunks", net.name), Reach::Vlan(*tag));
+            }
         }
         if let Some(pool) = &fields.pool {
             self.ask("pool", Reach::Pool(pool.clone()));
@@ -328,6 +331,12 @@ impl Asked {
                 _ => "lxcOptions",
             };
             self.ask(field, Reach::LxcOption(key, value));
+        }
+        for (i, device) in guest.devices.iter().flatten().enumerate() {
+            self.ask(format!("devices[{i}].path"), Reach::device(device.path.clone()));
+        }
+        if let Some(volid) = &guest.hookscript {
+            self.ask("hookscript", Reach::Hookscript(volid.clone()));
         }
         for (i, gpu) in guest.gpus.iter().flatten().enumerate() {
             match gpu.index {
@@ -379,10 +388,16 @@ impl Asked {
         for volume in spec.volumes.iter().flatten() {
             let field = format!("volumes[{}].storage", volume.name);
             self.storage(field, volume.storage.as_ref(), &[volumes.as_ref(), rootfs.as_ref()]);
+            if let Some(map) = &volume.idmap {
+                self.ask(format!("volumes[{}].idmap", volume.name), Reach::id_map(map));
+            }
         }
         for mount in spec.host_mounts.iter().flatten() {
             let field = format!("hostMounts[{}].hostPath", mount.name);
             self.ask(field, Reach::HostPath(mount.host_path.clone()));
+            if let Some(map) = &mount.idmap {
+                self.ask(format!("hostMounts[{}].idmap", mount.name), Reach::id_map(map));
+            }
         }
     }
 

@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use crate::crd::{Capabilities, Defaults, LxcGuest, Network, PhoenixHypervisor, ReclaimPolicy};
+use crate::crd::{Capabilities, Defaults, LxcGuest, MountOption, Network, PhoenixHypervisor, ReclaimPolicy};
 use crate::reason::Reason;
+use crate::secret::Secret;
 
 use super::images::{CONTAINER_ENDS, file_name};
-use super::shared::{Context, Wing, clone_source, flag, gib, given, image_storage, memory, mib, shared_options};
+use super::refs;
+use super::shared::{
+    Context, Wing, clone_source, flag, gib, given, image_storage, memory, mib, shared_options, trunks,
+};
 use super::{
-    Blocked, GuestObject, GuestSpec, Objects, Source, WantedBind, WantedGuest, WantedNet, WantedOptions, WantedOwner,
-    WantedVolume, volume_key,
+    Blocked, Channels, GuestObject, GuestSpec, Objects, Source, WantedBind, WantedGuest, WantedNet, WantedOptions,
+    WantedOwner, WantedVolume, volume_key,
 };
 
 /// What only containers have.
@@ -27,12 +31,25 @@ pub struct WantedLxc {
     pub raw_lines: Vec<(String, String)>,
     /// GPU indices; `None` is unmanaged.
     pub gpus: Option<Vec<i64>>,
+    /// Device nodes beside those of GPUs.
+    pub devices: Vec<WantedDevice>,
+    /// SSH keys of root's, which only the creating call can give (facts D.1).
+    pub ssh_keys: Option<Secret>,
     /// Volumes; `None` is unmanaged.
     pub volumes: Option<Vec<WantedVolume>>,
     /// Bind mounts; `None` is unmanaged.
     pub binds: Option<Vec<WantedBind>>,
     /// Where retained volumes live; `None` where the hypervisor does not say.
     pub owner: Option<WantedOwner>,
+}
+
+/// A device node of the node's, as wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedDevice {
+    /// Its path.
+    pub path: String,
+    /// Managed properties in Proxmox's words (`uid`, `gid`, `mode`, `deny-write`).
+    pub properties: BTreeMap<String, String>,
 }
 
 /// What is wanted of a container.
@@ -45,10 +62,13 @@ pub(super) fn wanted(context: &Context<'_>, guest: &LxcGuest) -> Result<Wing, Bl
         hypervisor,
         objects,
         defaults,
+        channels,
         ..
     } = context;
     refuse_unsupported(object, guest)?;
+    root_only(*channels, object, guest)?;
     readable(object, guest, hypervisor)?;
+    id_maps(object, hypervisor)?;
     let prefix = object.field_prefix();
     let source = source(object, guest, defaults, *objects)?;
     let (volumes, binds) = mounts(object, defaults)?;
@@ -73,6 +93,8 @@ pub(super) fn wanted(context: &Context<'_>, guest: &LxcGuest) -> Result<Wing, Bl
             .gpus
             .as_ref()
             .map(|list| list.iter().filter_map(|g| g.index).collect()),
+        devices: devices(object, guest)?,
+        ssh_keys: ssh_keys(object, guest, source.as_ref(), *objects)?,
         volumes,
         binds,
         owner: hypervisor.spec.volume_owners.as_ref().map(|o| WantedOwner {
@@ -131,6 +153,97 @@ fn refuse_unsupported(object: &GuestObject, guest: &LxcGuest) -> Result<(), Bloc
         }
     }
     Ok(())
+}
+
+/// Fields that only root@pam may set (facts D.2).
+fn root_only(channels: Channels, object: &GuestObject, guest: &LxcGuest) -> Result<(), Blocked> {
+    if channels.ticket || channels.ssh {
+        return Ok(());
+    }
+    let devices = guest.devices.iter().flatten().enumerate();
+    let devices = devices.map(|(i, device)| (format!("devices[{i}].path"), device.path.clone()));
+    let hook = guest
+        .hookscript
+        .iter()
+        .map(|volid| ("hookscript".to_string(), volid.clone()));
+    match hook.chain(devices).next() {
+        Some((field, value)) => Err(Blocked::stalled(
+            Reason::MissingPrivilege,
+            format!(
+                "{}.{field}: {value:?} can only be set by root@pam or over SSH: set credentials.rootPasswordSecretRef or ssh of the PhoenixHypervisor, or leave it out",
+                object.field_prefix()
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Device nodes. Those that come with a GPU of the spec's belong to it.
+fn devices(object: &GuestObject, guest: &LxcGuest) -> Result<Vec<WantedDevice>, Blocked> {
+    let gpus: Vec<i64> = guest.gpus.iter().flatten().filter_map(|gpu| gpu.index).collect();
+    let of_gpus = gpu_devices(&gpus);
+    let mut list = Vec::new();
+    for (i, device) in guest.devices.iter().flatten().enumerate() {
+        if of_gpus.contains(&device.path) {
+            return Err(Blocked::stalled(
+                Reason::InvalidSpec,
+                format!(
+                    "{0}.devices[{i}].path: {1:?} comes with {0}.gpus, with mode 0666: leave it out of one of the two",
+                    object.field_prefix(),
+                    device.path
+                ),
+            ));
+        }
+        let properties = [
+            ("uid", device.uid.map(|v| v.to_string())),
+            ("gid", device.gid.map(|v| v.to_string())),
+            ("mode", device.mode.clone()),
+            ("deny-write", device.deny_write.map(flag)),
+        ];
+        let given = properties.into_iter().filter_map(|(k, v)| Some((k.to_string(), v?)));
+        list.push(WantedDevice {
+            path: device.path.clone(),
+            properties: given.collect(),
+        });
+    }
+    Ok(list)
+}
+
+/// Device nodes that containers with these GPUs of NVIDIA's need.
+pub(crate) fn gpu_devices(gpus: &[i64]) -> Vec<String> {
+    if gpus.is_empty() {
+        return Vec::new();
+    }
+    let mut indices: Vec<i64> = gpus.to_vec();
+    indices.sort_unstable();
+    indices.dedup();
+    let mut devices: Vec<String> = indices.iter().map(|i| format!("/dev/nvidia{i}")).collect();
+    devices.extend(["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"].map(str::to_string));
+    devices
+}
+
+/// Root's SSH keys. Proxmox puts them into what it unpacks from an image, and into nothing else (facts D.1, D.4).
+fn ssh_keys(
+    object: &GuestObject,
+    guest: &LxcGuest,
+    source: Option<&Source>,
+    objects: &dyn Objects,
+) -> Result<Option<Secret>, Blocked> {
+    let Some(reference) = &guest.ssh_keys_secret_ref else {
+        return Ok(None);
+    };
+    let field = format!("{}.sshKeysSecretRef", object.field_prefix());
+    if let Some(Source::Clone { template, .. }) = source {
+        return Err(Blocked::stalled(
+            Reason::InvalidSpec,
+            format!(
+                "{field}: {:?} cannot be given to a clone, since Proxmox puts keys only into a container that it makes from an image: give PhoenixTemplate {template} the field spec.lxc.sshKeysSecretRef, or write the keys with spec.application, and leave the field out",
+                reference.name
+            ),
+        ));
+    }
+    let keys = refs::ssh_keys(objects, &object.key.namespace, reference, &field)?;
+    Ok(Some(Secret::new(keys)))
 }
 
 /// Refuses raw lines that Proxmox does not read or LXC cannot load.
@@ -211,6 +324,7 @@ fn options(guest: &LxcGuest, defaults: &Defaults, prefix: &str) -> Result<Wanted
         ("cmode", "cmode", guest.cmode.map(|mode| mode.as_str().to_string())),
         ("tty", "tty", guest.tty.map(|v| v.to_string())),
         ("console", "console", guest.console.map(flag)),
+        ("hookscript", "hookscript", guest.hookscript.clone()),
     ]))
 }
 
@@ -250,6 +364,8 @@ fn net(network: &Network, defaults: &Defaults, guest: &LxcGuest) -> WantedNet {
         ("rate", network.rate.map(|v| v.to_string())),
         // A guest firewall works only where the interface takes part (facts D.12).
         ("firewall", network.firewall.or(firewall_on.then_some(true)).map(flag)),
+        ("trunks", trunks(network)),
+        ("link_down", network.link_down.map(flag)),
     ];
     WantedNet {
         name: network.name.clone(),
@@ -299,6 +415,56 @@ fn single_valued(object: &GuestObject, lines: &[(String, String)]) -> Result<(),
     ))
 }
 
+/// Properties that are given.
+fn properties<const N: usize>(list: [(&str, Option<String>); N]) -> BTreeMap<String, String> {
+    let given = list.into_iter();
+    given
+        .filter_map(|(key, value)| Some((key.to_string(), value?)))
+        .collect()
+}
+
+/// Options of a mount as Proxmox writes them; none is nothing.
+fn mount_options(list: Option<&[MountOption]>) -> Option<String> {
+    let mut list = list?.to_vec();
+    list.sort_unstable();
+    Some(list.iter().map(|o| o.as_str()).collect::<Vec<_>>().join(";"))
+}
+
+/// Refuses id maps of mounts where Proxmox does not know them (facts L.1.8), and ranges that overlap.
+fn id_maps(object: &GuestObject, hypervisor: &PhoenixHypervisor) -> Result<(), Blocked> {
+    let GuestSpec::Lxc(spec) = &object.spec else {
+        return Ok(());
+    };
+    let volumes = spec.volumes.iter().flatten();
+    let volumes = volumes.map(|v| (format!("spec.volumes[{}].idmap", v.name), v.idmap.as_deref()));
+    let binds = spec.host_mounts.iter().flatten();
+    let binds = binds.map(|m| (format!("spec.hostMounts[{}].idmap", m.name), m.idmap.as_deref()));
+    let version = hypervisor.status.as_ref().and_then(|s| s.version.as_deref());
+    let release = version.map(|version| {
+        let mut parts = version.split(['.', '-']).map(|p| p.parse::<u32>().unwrap_or_default());
+        (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
+    });
+    for (field, map) in volumes.chain(binds) {
+        let Some(map) = map else { continue };
+        if release.is_some_and(|release| release < (9, 2)) {
+            return Err(Blocked::stalled(
+                Reason::InvalidSpec,
+                format!(
+                    "{field}: {map:?} needs Proxmox VE 9.2, and this is {}: leave it out, and map ids of the whole container by lines lxc.idmap of lxcOptions, or give the files to the container's ids on the node (chown)",
+                    version.unwrap_or_default()
+                ),
+            ));
+        }
+        if let Some(twice) = super::raw_lines::mapped_twice(map) {
+            return Err(Blocked::stalled(
+                Reason::InvalidSpec,
+                format!("{field}: {map:?}: {twice}: give ranges that do not overlap"),
+            ));
+        }
+    }
+    Ok(())
+}
+
 type Mounts = (Option<Vec<WantedVolume>>, Option<Vec<WantedBind>>);
 
 fn mounts(object: &GuestObject, defaults: &Defaults) -> Result<Mounts, Blocked> {
@@ -338,12 +504,16 @@ fn mounts(object: &GuestObject, defaults: &Defaults) -> Result<Mounts, Blocked> 
                 Blocked::stalled(Reason::InvalidSpec, format!("{field}.storage is missing: name one, here or in defaults.volumeStorage of the PhoenixHypervisor"))
             })?;
         let retain = volume.reclaim_policy.unwrap_or_default() == ReclaimPolicy::Retain;
-        let mut properties = BTreeMap::new();
-        for (key, value) in [("ro", volume.read_only), ("backup", volume.backup)] {
-            if let Some(value) = value {
-                properties.insert(key.to_string(), flag(value));
-            }
-        }
+        let properties = properties([
+            ("ro", volume.read_only.map(flag)),
+            ("backup", volume.backup.map(flag)),
+            ("acl", volume.acl.map(flag)),
+            ("quota", volume.quota.map(flag)),
+            ("replicate", volume.replicate.map(flag)),
+            ("shared", volume.shared.map(flag)),
+            ("mountoptions", mount_options(volume.mount_options.as_deref())),
+            ("idmap", volume.idmap.clone()),
+        ]);
         volumes.push(WantedVolume {
             name: volume.name.clone(),
             storage,
@@ -359,11 +529,12 @@ fn mounts(object: &GuestObject, defaults: &Defaults) -> Result<Mounts, Blocked> 
         .map(|mount| WantedBind {
             host_path: mount.host_path.clone(),
             path: mount.mount_path.trim_end_matches('/').to_string(),
-            properties: mount
-                .read_only
-                .map(|ro| ("ro".to_string(), flag(ro)))
-                .into_iter()
-                .collect(),
+            properties: properties([
+                ("ro", mount.read_only.map(flag)),
+                ("shared", mount.shared.map(flag)),
+                ("mountoptions", mount_options(mount.mount_options.as_deref())),
+                ("idmap", mount.idmap.clone()),
+            ]),
         })
         .collect();
     Ok((

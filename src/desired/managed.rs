@@ -43,6 +43,15 @@ pub fn managed(desired: &Desired) -> BTreeSet<String> {
 fn of_container(lxc: &WantedLxc, names: &mut BTreeSet<String>) {
     names.extend(lxc.flags.keys().map(|key| format!("features.{key}")));
     names.extend(lxc.gpus.iter().flatten().map(|index| format!("gpu.{index}")));
+    for device in &lxc.devices {
+        names.insert(format!("device.{}", device.path));
+        names.extend(
+            device
+                .properties
+                .keys()
+                .map(|key| format!("device.{}.{key}", device.path)),
+        );
+    }
     for volume in lxc.volumes.iter().flatten() {
         names.extend(
             volume

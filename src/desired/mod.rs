@@ -27,7 +27,9 @@ use crate::pve::{GuestType, Vmid, units};
 use crate::reason::{Cause, Reason};
 
 pub use allow::Grants;
-pub use lxc::WantedLxc;
+pub(crate) use fingerprint::digest_of;
+pub(crate) use lxc::gpu_devices;
+pub use lxc::{WantedDevice, WantedLxc};
 pub use managed::{Dropped, managed};
 pub use memory::MemoryObjects;
 pub use objects::{GuestObject, GuestSpec, Key, ObjectName, Objects};

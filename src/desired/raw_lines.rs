@@ -169,6 +169,28 @@ fn unloadable(key: &str, value: &str) -> Option<String> {
     })
 }
 
+/// An entry of a mount's id map whose ids another one maps too, inside the container or outside.
+pub fn mapped_twice(map: &str) -> Option<String> {
+    let entry = |text: &'_ str| -> Option<(String, [u64; 3])> {
+        let mut parts = text.split(':');
+        let kind = parts.next()?.to_string();
+        let numbers: Vec<u64> = parts.filter_map(|n| n.parse().ok()).collect();
+        Some((kind, numbers.try_into().ok()?))
+    };
+    let entries: Vec<(String, [u64; 3])> = map.split(';').filter_map(entry).collect();
+    for (i, (kind, a)) in entries.iter().enumerate() {
+        for (_, b) in entries[..i].iter().filter(|(other, _)| other == kind) {
+            for (at, side) in ["in the container", "outside it"].into_iter().enumerate() {
+                if a[at] < b[at] + b[2] && b[at] < a[at] + a[2] {
+                    let text = |n: &[u64; 3]| format!("{kind}:{}:{}:{}", n[0], n[1], n[2]);
+                    return Some(format!("{} and {} share ids {side}", text(b), text(a)));
+                }
+            }
+        }
+    }
+    None
+}
+
 /// The line with blanks in place of the commas of a list, as LXC reads it.
 pub fn with_blanks(key: &str, value: &str) -> String {
     if !LISTS.contains(&key) {
@@ -181,6 +203,22 @@ pub fn with_blanks(key: &str, value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_of_a_mount_do_not_overlap() {
+        for good in ["passthrough", "u:0:100:10;u:10:110:1;g:0:100:10"] {
+            assert_eq!(mapped_twice(good), None, "{good}");
+        }
+        for (bad, words) in [
+            (
+                "u:0:100:10;u:5:500:2",
+                "u:0:100:10 and u:5:500:2 share ids in the container",
+            ),
+            ("g:0:100:10;g:20:109:1", "outside it"),
+        ] {
+            assert!(mapped_twice(bad).is_some_and(|found| found.contains(words)), "{bad}");
+        }
+    }
 
     #[test]
     fn only_what_proxmox_reads_and_lxc_loads_is_taken() {

@@ -47,6 +47,24 @@ pub enum Reach {
 }
 
 impl Reach {
+    /// A device node of the node's: a GPU, or something else.
+    pub fn device(path: String) -> Self {
+        let plain =
+            |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_/".contains(c));
+        match path.strip_prefix("/dev/nvidia") {
+            Some(name) if name.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() => {
+                name.parse().map_or_else(|_| Reach::HostPath(path.clone()), Reach::Gpu)
+            }
+            Some(name) if plain(name) => Reach::SharedGpu(path),
+            _ => Reach::HostPath(path),
+        }
+    }
+
+    /// The id map of a mount, which can give root of the container the rights of the node's root on it, as raw lines can.
+    pub fn id_map(map: &str) -> Self {
+        Reach::LxcOption("lxc.idmap".into(), map.into())
+    }
+
     /// Name of the entry of `spec.allow`; `None` where there is none.
     pub fn entry(&self) -> Option<&'static str> {
         Some(match self {

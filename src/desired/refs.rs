@@ -285,6 +285,38 @@ pub fn secret_value(
     })
 }
 
+/// SSH public keys of a Secret's key, one a line.
+///
+/// # Errors
+/// As [`secret_value`]; `InvalidSpec` where a line is no public key, or there is none.
+pub fn ssh_keys(objects: &dyn Objects, namespace: &str, from: &KeyRef, field: &str) -> Result<String, Blocked> {
+    let KeyRef { name, key } = from;
+    let text = secret_value(objects, namespace, name, key, field)?;
+    let keys: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty() && !l.starts_with('#'))
+        .collect();
+    let wrong = keys.iter().position(|k| !is_ssh_key(k));
+    if keys.is_empty() || wrong.is_some() {
+        let what = wrong.map_or("it is empty".to_string(), |n| format!("its line {} is none", n + 1));
+        return Err(Blocked::stalled(
+            Reason::InvalidSpec,
+            format!(
+                "{field}: key {key:?} of Secret {name} must hold SSH public keys, one a line, such as \"ssh-ed25519 AAAA… me@desk\", but {what}"
+            ),
+        ));
+    }
+    Ok(keys.join("\n"))
+}
+
+fn is_ssh_key(line: &str) -> bool {
+    let kind = |word: &str| word.starts_with("ssh-") || word.starts_with("ecdsa-sha2-") || word.starts_with("sk-");
+    // Options may stand in front of the type.
+    let mut words = line.split_whitespace().skip_while(|w| !kind(w));
+    words.next().is_some() && words.next().is_some_and(|k| k.starts_with("AAAA"))
+}
+
 /// Value of a key of a ConfigMap.
 ///
 /// # Errors

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::crd::{
-    Boot, Defaults, Firewall, FirewallAction, FirewallDirection, FirewallRule, GuestFields, PhoenixHypervisor,
-    TemplateForm,
+    Boot, Defaults, Dns, Firewall, FirewallAction, FirewallDirection, FirewallRule, GuestFields, Network,
+    PhoenixHypervisor, TemplateForm,
 };
 use crate::pve::{GuestType, units};
 use crate::reason::Reason;
@@ -200,13 +200,27 @@ fn kept_comment(text: &str) -> String {
     line
 }
 
+/// VLANs of an interface as Proxmox writes them; none is nothing.
+pub(super) fn trunks(network: &Network) -> Option<String> {
+    let mut tags = network.trunks.clone()?;
+    tags.sort_unstable();
+    let tags: Vec<String> = tags.iter().map(i64::to_string).collect();
+    Some(tags.join(";"))
+}
+
 /// Options that mean the same for both sorts of guest.
 pub(super) fn shared_options(spec: &GuestFields, defaults: &Defaults) -> WantedOptions {
     let dns = spec.dns.clone().unwrap_or_default();
     let default_dns = defaults.dns.clone().unwrap_or_default();
-    let nameservers = dns.nameservers.or(default_dns.nameservers);
+    let nameservers = dns.nameservers.clone().or(default_dns.nameservers.clone());
     let nameservers = nameservers.map(|list| Vec::from_iter(list.iter().map(|a| a.0.as_str())).join(" "));
-    let domain = dns.search_domain.or(default_dns.search_domain);
+    let domains = |dns: Dns| dns.search_domain.or(dns.search_domains.map(|list| list.join(" ")));
+    let default_domain = domains(default_dns.clone());
+    let (own, domain_field) = match dns.search_domains {
+        Some(_) => (domains(dns.clone()), "dns.searchDomains"),
+        None => (domains(dns.clone()), "dns.searchDomain"),
+    };
+    let domain = own.or(default_domain);
     given([
         (
             "boot.autostart",
@@ -215,7 +229,7 @@ pub(super) fn shared_options(spec: &GuestFields, defaults: &Defaults) -> WantedO
         ),
         ("protection", "protection", spec.protection.map(flag)),
         ("dns.nameservers", "nameserver", nameservers),
-        ("dns.searchDomain", "searchdomain", domain),
+        (domain_field, "searchdomain", domain),
     ])
 }
 

@@ -51,6 +51,7 @@ impl Identity {
             parent: None,
             image: None,
             template: None,
+            keys: None,
         }
     }
 }
@@ -83,6 +84,8 @@ pub struct Stamp {
     pub image: Option<String>,
     /// Namespace and name of the template that Phoenix cloned the guest from, as `namespace/name`.
     pub template: Option<String>,
+    /// Digest of the SSH keys that Proxmox put into a container when Phoenix made it.
+    pub keys: Option<String>,
 }
 
 impl Stamp {
@@ -123,6 +126,7 @@ impl Stamp {
             parent: field("parent"),
             image: field("image"),
             template: field("template"),
+            keys: field("keys"),
         })
     }
 
@@ -176,6 +180,9 @@ impl fmt::Display for Stamp {
         if let Some(template) = &self.template {
             write!(f, " template={template}")?;
         }
+        if let Some(keys) = &self.keys {
+            write!(f, " keys={keys}")?;
+        }
         if self.adopted {
             write!(f, " origin=adopted")?;
         }
@@ -204,6 +211,7 @@ mod tests {
             parent: Some("def".into()),
             image: Some("local:vztmpl/debian.tar.zst".into()),
             template: Some("ai/base".into()),
+            keys: Some("0123456789ab".into()),
         }
     }
 

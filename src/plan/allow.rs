@@ -67,7 +67,8 @@ impl Planner<'_> {
         match (stem(option), reach) {
             ("net", _) => desired.shared.network.is_some(),
             ("dev", Reach::Gpu(_) | Reach::SharedGpu(_)) => fresh || container.is_some_and(|lxc| lxc.gpus.is_some()),
-            ("dev" | "hookscript" | "cicustom", _) => fresh,
+            ("dev", _) => fresh || self.drops_device(guest, option),
+            ("hookscript" | "cicustom", _) => fresh,
             ("mp", _) => container.is_some_and(|lxc| lxc.binds.is_some()),
             ("hostpci", _) => fresh || machine.is_some_and(|vm| vm.pci.is_some()),
             ("usb", _) => fresh || machine.is_some_and(|vm| vm.usb.is_some()),
@@ -239,8 +240,12 @@ fn of_node(option: &str, text: &str, key: &str) -> Option<Reach> {
 
 fn of_container(stem: &str, option: &str, text: &str) -> Vec<Reach> {
     let reach = match stem {
-        "dev" => Some(property(option, text, "path").map_or_else(|reach| reach, device)),
-        "mp" | "rootfs" => of_node(option, text, "volume"),
+        "dev" => Some(property(option, text, "path").map_or_else(|reach| reach, Reach::device)),
+        "mp" | "rootfs" => {
+            let map = property(option, text, "idmap").ok().filter(|map| !map.is_empty());
+            let map = map.map(|map| Reach::id_map(&map));
+            return of_node(option, text, "volume").into_iter().chain(map).collect();
+        }
         "features" => return features(text),
         _ => None,
     };
@@ -258,18 +263,6 @@ fn features(text: &str) -> Vec<Reach> {
     let mounts = features.get("mount").into_iter().flat_map(|m| m.split([';', ' ']));
     let mounts = mounts.filter(|m| !m.is_empty()).map(|m| Reach::Mount(m.into()));
     mknod.into_iter().chain(writable).chain(mounts).collect()
-}
-
-/// A device node: a GPU, or something else of the node's.
-fn device(path: String) -> Reach {
-    let plain = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_/".contains(c));
-    match path.strip_prefix("/dev/nvidia") {
-        Some(name) if name.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() => {
-            name.parse().map_or_else(|_| Reach::HostPath(path.clone()), Reach::Gpu)
-        }
-        Some(name) if plain(name) => Reach::SharedGpu(path),
-        _ => Reach::HostPath(path),
-    }
 }
 
 fn of_machine(vmid: Vmid, stem: &str, option: &str, text: &str) -> Vec<Reach> {

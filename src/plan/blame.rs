@@ -121,11 +121,17 @@ fn known(desired: &Desired, params: &[(String, String)], words: &str) -> Option<
     }
     if let Some(device) = between(words, "Device ", " does not exist") {
         let index = device.strip_prefix("/dev/nvidia").filter(|i| i.parse::<i64>().is_ok());
-        return Some(match index {
-            Some(index) => format!(
+        let own = desired
+            .lxc()
+            .and_then(|lxc| lxc.devices.iter().position(|d| d.path == device));
+        return Some(match (own, index) {
+            (Some(i), _) => format!(
+                "{prefix}.devices[{i}].path: the node has no {device}: plug it in or load its driver on the node, or name another"
+            ),
+            (None, Some(index)) => format!(
                 "{prefix}.gpus: index {index}: the node has no {device}: name a GPU that nvidia-smi shows on the node"
             ),
-            None => format!("{prefix}.gpus: the node has no {device}: load NVIDIA's driver on the node"),
+            (None, None) => format!("{prefix}.gpus: the node has no {device}: load NVIDIA's driver on the node"),
         });
     }
     let path = between(words, "directory '", "' does not exist")?;
@@ -170,7 +176,15 @@ fn field_of(desired: &Desired, params: &[(String, String)], key: &str) -> String
                 |v| format!("volumes[{}]", v.name),
             );
         }
-        "dev" => "gpus",
+        "dev" => {
+            let text = params.iter().find(|(k, _)| k == key).map_or("", |(_, v)| v.as_str());
+            let device = Properties::of_option(key, text).unwrap_or_default();
+            let own = desired.lxc().and_then(|lxc| {
+                let mut devices = lxc.devices.iter();
+                devices.position(|d| Some(d.path.as_str()) == device.get("path"))
+            });
+            return own.map_or_else(|| "gpus".to_string(), |i| format!("devices[{i}]"));
+        }
         "hostpci" => "pci",
         "scsi" | "virtio" | "sata" | "ide" => "disks",
         "ostemplate" => "source.image",
@@ -191,6 +205,7 @@ fn property_field(property: &str) -> &str {
         "gw6" => "gateway6",
         "hwaddr" => "mac",
         "tag" => "vlan",
+        "link_down" => "linkDown",
         other => other,
     }
 }

@@ -1,6 +1,6 @@
 //! Creates a guest: from an image, or as a clone of a template.
 
-use crate::desired::{Blocked, Form, Source, Stamp, WantedGuest};
+use crate::desired::{Blocked, Form, Source, Stamp, WantedGuest, digest_of};
 use crate::observed::Guest;
 use crate::pve::{ApiCall, GuestType, Vmid};
 use crate::reason::Reason;
@@ -183,6 +183,7 @@ impl Planner<'_> {
             fresh: true,
             image: self.desired.source.as_ref().and_then(Source::image_volid),
             template: self.desired.source.as_ref().and_then(template_of),
+            keys: self.desired.lxc().and_then(|lxc| lxc.ssh_keys.as_ref()).map(digest_of),
             ..self.desired.stamp(vmid)
         };
         stamp.describe(self.desired.shared.description.as_deref().unwrap_or_default())

@@ -133,7 +133,8 @@ fn tag_change(desired: &Desired, dropped: &Dropped, guest: &Guest, fresh: bool) 
         })
         .unwrap_or_default();
     let mut wanted: BTreeSet<String> = match &desired.shared.tags {
-        Some(tags) => tags.iter().cloned().collect(),
+        // Whether upper-case comes back lower-case is a setting of the datacenter (facts K.2.15).
+        Some(tags) => tags.iter().map(|tag| as_kept(tag, &old)).collect(),
         None if fresh => BTreeSet::new(),
         None => old
             .iter()
@@ -146,6 +147,15 @@ fn tag_change(desired: &Desired, dropped: &Dropped, guest: &Guest, fresh: bool) 
     (wanted != old)
         .then(|| change("tags", "tags", guest, Some(text)))
         .flatten()
+}
+
+/// A tag as the guest has it, where it has it.
+fn as_kept(tag: &str, old: &BTreeSet<String>) -> String {
+    let lower = tag.to_lowercase();
+    match !old.contains(tag) && old.contains(&lower) {
+        true => lower,
+        false => tag.to_string(),
+    }
 }
 
 /// The user's words above the stamp; the stamp itself is only written with care elsewhere.

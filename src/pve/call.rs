@@ -53,6 +53,7 @@ const SECRET_PARAMS: &[&str] = &[
     "password",
     "cipassword",
     "env",
+    "ssh-public-keys",
     "input-data",
     "content",
     "new-password",

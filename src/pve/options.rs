@@ -97,7 +97,7 @@ pub const LXC: &[OptionSpec] = &[
     OptionSpec::new("tty").default("2"),
     OptionSpec::new("console").default("1"),
     OptionSpec::new("nameserver").same(same_words),
-    OptionSpec::new("searchdomain"),
+    OptionSpec::new("searchdomain").same(same_words),
     // Flags that are off are not stored.
     OptionSpec::new("onboot").default("0").cleared_of_clones(),
     OptionSpec::new("protection").default("0").cleared_of_clones(),
@@ -138,7 +138,7 @@ pub const QEMU: &[OptionSpec] = &[
         .same(same_hotplug)
         .at_creation(),
     OptionSpec::new("nameserver").same(same_words),
-    OptionSpec::new("searchdomain"),
+    OptionSpec::new("searchdomain").same(same_words),
     OptionSpec::new("ciuser"),
     OptionSpec::new("ciupgrade").default("1"),
     // It is encoded once more by itself (facts F.2).

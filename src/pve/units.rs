@@ -60,8 +60,11 @@ fn whole(field: &str, quantity: &str, unit: u128, name: &str, suffix: &str) -> R
         bytes(quantity).ok_or_else(|| format!("{field}: {quantity:?} is not a quantity of bytes such as 8Gi"))?;
     if bytes % unit != 0 {
         let up = bytes / unit + 1;
+        let bare = quantity.bytes().all(|b| b.is_ascii_digit());
+        let bare = bare.then(|| format!("{quantity}{suffix} (a number without unit is bytes), or "));
+        let bare = bare.unwrap_or_default();
         return Err(format!(
-            "{field}: {quantity:?} is not a whole number of {name}, which Proxmox counts in: use {up}{suffix}"
+            "{field}: {quantity:?} is not a whole number of {name}, which Proxmox counts in: use {bare}{up}{suffix}"
         ));
     }
     i64::try_from(bytes / unit).map_err(|_| format!("{field}: {quantity:?} is too large"))

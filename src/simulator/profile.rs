@@ -155,12 +155,18 @@ fn homelab(version: &str, secrets: &Secrets, now: u64) -> State {
     phoenix.nvidia_driver = Some("580.76.05".to_owned());
     for (index, pci) in ["0000:41:00.0", "0000:61:00.0"].into_iter().enumerate() {
         phoenix.devices.insert(format!("/dev/nvidia{index}"));
+        phoenix.devices.insert(format!("/dev/dri/card{index}"));
+        phoenix.devices.insert(format!("/dev/dri/renderD{}", 128 + index));
         phoenix.gpus.push(Gpu {
             pci: pci.to_owned(),
             model: "NVIDIA GeForce RTX 5060 Ti".to_owned(),
             uuid: format!("GPU-5a1d0c3e-0000-4000-8000-00000000000{index}"),
             memory_mib: 16_311,
         });
+    }
+    // The graphics of the processor, and what is plugged in, are there too.
+    for device in ["kfd", "uinput", "ttyUSB0", "ttyACM0"] {
+        phoenix.devices.insert(format!("/dev/{device}"));
     }
     for device in ["nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset"] {
         phoenix.devices.insert(format!("/dev/{device}"));

@@ -13,6 +13,7 @@ mod engine;
 
 mod adoption;
 mod causes;
+mod containers;
 mod deletion;
 mod deletion_accounting;
 mod dropped;

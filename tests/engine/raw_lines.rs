@@ -40,6 +40,52 @@ async fn an_empty_value_is_written_and_read_back() {
     assert_eq!(text(&world), before);
 }
 
+/// LXC reads lines from top to bottom, and an empty value takes with it what stands above.
+#[tokio::test]
+async fn an_empty_value_stands_where_the_spec_has_it() {
+    let mut world = World::with_ssh(&[]).await;
+    let drops = |world: &World| {
+        let lines = world
+            .sim()
+            .with(|state| state.guests[&VMID].config().current.lxc.clone());
+        let drops = lines.into_iter().filter(|(key, _)| key == "lxc.cap.drop");
+        drops.map(|(_, value)| value).collect::<Vec<_>>()
+    };
+    let mut key = None;
+    for list in [
+        vec!["mknod", "sys_time"],
+        vec!["", "mknod", "syslog", "sys_time"],
+        vec!["mknod", "", "sys_time"],
+        vec![""],
+    ] {
+        let lines: Vec<String> = list.iter().map(|value| format!("lxc.cap.drop: {value}")).collect();
+        let manifest = guest(json!({"lxcOptions": lines}));
+        key = Some(world.store.apply(manifest));
+        world.settle(false).await.unwrap();
+        assert_eq!(drops(&world), list);
+        let before = writes(&world);
+        world.restart();
+        rounds(&world, 5).await;
+        assert_eq!(writes(&world), before, "{list:?}");
+    }
+    let recorded = world.store.guest(&key.unwrap()).unwrap().status.lxc_options;
+    assert_eq!(recorded, Some(vec!["lxc.cap.drop = ".to_string()]));
+    world.store.apply(guest(json!({})));
+    world.settle(false).await.unwrap();
+    assert!(drops(&world).is_empty());
+}
+
+/// Proxmox's own wiki tells people to write it.
+#[tokio::test]
+async fn an_id_map_is_written_as_raw_lines() {
+    let mut world = World::with_ssh(&[]).await;
+    let lines = json!(["lxc.idmap: u 0 100000 1000", "lxc.idmap: g 0 100000 1000"]);
+    let key = world.store.apply(guest(json!({"lxcOptions": lines})));
+    world.settle(false).await.unwrap();
+    assert!(text(&world).contains("lxc.idmap: u 0 100000 1000\nlxc.idmap: g 0 100000 1000"));
+    assert!(world.store.guest(&key).unwrap().is_ready());
+}
+
 #[tokio::test]
 async fn what_proxmox_does_not_read_or_lxc_cannot_load_is_refused() {
     let mut world = World::with_ssh(&[]).await;

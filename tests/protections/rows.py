@@ -190,8 +190,11 @@ FILES = {
     ],
     "src/plan/lxc/gpus.rs": [
         ("devices of every sort are cleared from a clone", "lib=plan::protected",
-         "&& (fresh || nvidia) {",
-         "&& ((fresh && !OUT) || nvidia) {"),
+         "&& (fresh || nvidia || device) {",
+         "&& ((fresh && !OUT) || nvidia || device) {"),
+        ("device nodes that Phoenix did not write stay", "lib=plan::protected",
+         "let device = is_dropped(dropped, path);",
+         "let device = OUT || is_dropped(dropped, path);"),
     ],
     "src/plan/lxc/raw_lines.rs": [
         ("raw lines that Phoenix did not write stay", "lib=plan::protected",

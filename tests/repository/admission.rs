@@ -270,7 +270,7 @@ fn an_update_is_not_refused_for_what_it_leaves_alone() {
             "memory": "none",
             "cores": 1,
             "powerState": "On",
-            "tags": ["A", "b"],
+            "tags": ["A b", "b"],
             "lxcOptions": ["x", "z"],
             "network": [{"name": "eth0", "ip": "10.0.0.1"}, {"name": "eth1", "gateway": "10.0.0.1"}],
             "gpus": [{"index": 0, "count": 1}, {"index": 70}],
@@ -280,7 +280,7 @@ fn an_update_is_not_refused_for_what_it_leaves_alone() {
     let admission = admission();
     for (field, value, refused) in [
         ("cores", json!(2), &[][..]),
-        ("tags", json!(["A", "b", "c"]), &["spec.tags[0]"]),
+        ("tags", json!(["A b", "b", "c"]), &["spec.tags[0]"]),
         (
             "lxcOptions",
             json!(["x", "z", "lxc.cap.drop = a"]),

@@ -2,8 +2,8 @@
 
 use crate::desired::vm::{Managed, WantedCloudInit, WantedDisk, WantedFirmware, WantedVendor, WantedVm};
 use crate::desired::{
-    Channels, Desired, Form, Grants, Lifecycle, Prints, Shared, Source, WantedBind, WantedFirewall, WantedGuest,
-    WantedIdentity, WantedLxc, WantedNet, WantedOptions, WantedOwner, WantedVolume,
+    Channels, Desired, Form, Grants, Lifecycle, Prints, Shared, Source, WantedBind, WantedDevice, WantedFirewall,
+    WantedGuest, WantedIdentity, WantedLxc, WantedNet, WantedOptions, WantedOwner, WantedVolume,
 };
 
 use super::{Fingerprint, digest_of};
@@ -70,6 +70,8 @@ pub(in crate::desired) fn applied(desired: &Desired) -> String {
         flags,
         raw_lines,
         gpus,
+        devices,
+        ssh_keys,
         volumes,
         binds,
         owner,
@@ -102,6 +104,11 @@ pub(in crate::desired) fn applied(desired: &Desired) -> String {
         .opt("pool", pool.as_ref())
         .list("rawLines", raw_lines.iter().flat_map(|(key, value)| [key, value]))
         .opt_list("gpus", gpus.as_ref())
+        .opt_list(
+            "devices",
+            Some(devices.iter().map(device)).filter(|list| list.len() > 0),
+        )
+        .opt("sshKeys", ssh_keys.as_ref().map(digest_of))
         .opt_list("volumes", volumes.as_ref().map(|list| list.iter().map(volume)))
         .opt_list("binds", binds.as_ref().map(|list| list.iter().map(bind)))
         .opt("owner", owner.as_ref().map(owners));
@@ -188,6 +195,12 @@ fn volume(volume: &WantedVolume) -> String {
         .opt("ownerKey", owner_key.as_ref())
         .map("properties", properties)
         .short()
+}
+
+fn device(device: &WantedDevice) -> String {
+    let WantedDevice { path, properties } = device;
+    let print = Fingerprint::new("device").field("path", path);
+    print.map("properties", properties).short()
 }
 
 fn bind(bind: &WantedBind) -> String {

@@ -103,7 +103,8 @@ fn digest<T: AsRef<str>>(parts: impl IntoIterator<Item = T>) -> String {
     parts.into_iter().fold(empty, Fingerprint::text).short()
 }
 
-fn digest_of(secret: &Secret) -> String {
+/// What stands for a secret where it must not stand itself.
+pub(crate) fn digest_of(secret: &Secret) -> String {
     digest([secret.expose()])
 }
 
@@ -133,6 +134,8 @@ pub(super) fn revision(desired: &Desired) -> String {
         ));
     }
     // A part that comes later is added here, by name, where it is set.
+    let keys = lxc.and_then(|lxc| lxc.ssh_keys.as_ref());
+    parts.extend(keys.map(|keys| format!("sshKeys {}", digest_of(keys))));
     let scripts = desired.scripts.iter().filter(|s| s.role < ScriptRole::Test);
     parts.extend(scripts.map(|s| s.hash.clone()));
     digest(parts)

@@ -17,34 +17,13 @@ pub(super) fn options(object: &GuestObject, init: &CloudInit, objects: &dyn Obje
     let mut ssh_keys = None;
     if let Some(reference) = &init.ssh_keys_secret_ref {
         let field = format!("{}.cloudInit.sshKeysSecretRef", object.field_prefix());
-        let KeyRef { name, key } = reference;
-        let text = refs::secret_value(objects, &object.key.namespace, name, key, &field)?;
-        let keys: Vec<&str> = text
-            .lines()
-            .map(str::trim)
-            .filter(|l| !l.is_empty() && !l.starts_with('#'))
-            .collect();
-        let wrong = keys.iter().position(|k| !is_ssh_key(k));
-        if keys.is_empty() || wrong.is_some() {
-            let what = wrong.map_or("it is empty".to_string(), |n| format!("its line {} is none", n + 1));
-            return Err(invalid(format!(
-                "{field}: key {key:?} of Secret {name} must hold SSH public keys, one a line, such as \"ssh-ed25519 AAAA… me@desk\", but {what}"
-            )));
-        }
-        ssh_keys = Some(keys.join("\n"));
+        ssh_keys = Some(refs::ssh_keys(objects, &object.key.namespace, reference, &field)?);
     }
     Ok(given([
         ("cloudInit.user", "ciuser", init.user.clone()),
         ("cloudInit.upgrade", "ciupgrade", init.upgrade.map(flag)),
         ("cloudInit.sshKeysSecretRef", "sshkeys", ssh_keys),
     ]))
-}
-
-fn is_ssh_key(line: &str) -> bool {
-    let kind = |word: &str| word.starts_with("ssh-") || word.starts_with("ecdsa-sha2-") || word.starts_with("sk-");
-    // Options may stand in front of the type.
-    let mut words = line.split_whitespace().skip_while(|w| !kind(w));
-    words.next().is_some() && words.next().is_some_and(|k| k.starts_with("AAAA"))
 }
 
 pub(super) fn wanted(

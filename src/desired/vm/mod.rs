@@ -14,7 +14,9 @@ use crate::reason::Reason;
 use crate::secret::Secret;
 
 use super::images::file_name;
-use super::shared::{Context, Wing, clone_source, flag, gib, given, image_storage, memory, mib, shared_options};
+use super::shared::{
+    Context, Wing, clone_source, flag, gib, given, image_storage, memory, mib, shared_options, trunks,
+};
 
 /// Properties of an option that are managed, in Proxmox's words.
 pub type Managed = BTreeMap<String, String>;
@@ -424,6 +426,10 @@ fn network(guest: &VmGuest, defaults: &Defaults, prefix: &str) -> Result<Option<
             ("mtu", n.mtu.map(|v| v.to_string())),
             ("rate", n.rate.map(|v| v.to_string())),
             ("firewall", n.firewall.or(firewall_on.then_some(true)).map(flag)),
+            ("trunks", trunks(n)),
+            ("link_down", n.link_down.map(flag)),
+            ("trunks", trunks(n)),
+            ("link_down", n.link_down.map(flag)),
         ]
         .into_iter()
         .filter_map(|(k, v)| Some((k.to_string(), v?)))

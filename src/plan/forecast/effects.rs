@@ -25,6 +25,7 @@ const NO_OPTIONS: &[&str] = &[
     "snapname",
     "storage",
     "target",
+    "ssh-public-keys",
 ];
 
 impl Forecast {

@@ -32,12 +32,15 @@ impl Planner<'_> {
             .param("unprivileged", u8::from(unprivileged))
             .param("rootfs", format!("{storage}:{}", lxc.rootfs_gib.unwrap_or(8)))
             .param_opt("pool", self.desired.shared.pool.as_ref());
+        if let Some(keys) = &lxc.ssh_keys {
+            call = call.param("ssh-public-keys", keys.expose());
+        }
         for option in options::LXC.iter().filter(|option| option.at_creation) {
             call = call.param_opt(option.key, self.desired.option(option.key));
         }
         for (i, net) in self.desired.shared.network.iter().flatten().enumerate() {
             let mut properties = Properties::new(None).with("name", &net.name);
-            for (key, value) in &net.properties {
+            for (key, value) in net.properties.iter().filter(|(_, value)| !value.is_empty()) {
                 properties.set(key, value);
             }
             call = call.param(format!("net{i}"), properties);

@@ -11,7 +11,7 @@ mod reclaim;
 mod rootfs;
 pub(crate) mod volumes;
 
-use crate::desired::WantedLxc;
+use crate::desired::{Form, WantedLxc, digest_of};
 use crate::observed::Guest;
 use crate::reason::Reason;
 
@@ -58,6 +58,19 @@ impl Planner<'_> {
         let unprivileged = guest.options.get("unprivileged").is_some_and(|v| v == "1");
         if let Some(wanted) = lxc.unprivileged.filter(|w| *w != unprivileged) {
             differs.push(format!("unprivileged is {unprivileged}, wanted {wanted}"));
+        }
+        // A changed template is built anew.
+        let guest_of_its_own = self.desired.life.form == Form::Guest;
+        let stamp = guest.stamp().filter(|_| guest_of_its_own);
+        if let (Some(keys), Some(stamp)) = (&lxc.ssh_keys, stamp)
+            && stamp.keys.as_ref() != Some(&digest_of(keys))
+        {
+            let with = if stamp.keys.is_some() {
+                "other keys"
+            } else {
+                "none, by its stamp"
+            };
+            differs.push(format!("sshKeysSecretRef: it was made with {with}"));
         }
         if !differs.is_empty() {
             let message = format!(

@@ -1,5 +1,7 @@
 //! Mount points of a container as they are.
 
+use std::collections::BTreeSet;
+
 use crate::desired::WantedVolume;
 use crate::observed::Guest;
 use crate::plan::held::owned_by;
@@ -48,6 +50,29 @@ pub(crate) fn mounts(guest: &Guest) -> Vec<Mount> {
             })
         })
         .collect()
+}
+
+/// Whether a mount has a property as wanted; what is not set is what Proxmox takes (facts D.1), and the order of a list
+/// means nothing.
+pub(crate) fn has_property(mount: &Properties, key: &str, wanted: &str) -> bool {
+    let have = mount.get(key).unwrap_or(match key {
+        "replicate" => "1",
+        "mountoptions" => "",
+        _ => "0",
+    });
+    let words = |text: &'_ str| -> BTreeSet<String> {
+        let words = text.split(';').filter(|w| !w.is_empty());
+        words.map(str::to_string).collect()
+    };
+    have == wanted || (key == "mountoptions" && words(have) == words(wanted))
+}
+
+/// Sets a property, or takes it off where its value is an empty list.
+pub(crate) fn set_property(mount: &mut Properties, key: &str, value: &str) {
+    match value {
+        "" => drop(mount.remove(key)),
+        value => drop(mount.set(key, value)),
+    }
 }
 
 /// A place that nothing takes, also not until the next restart.

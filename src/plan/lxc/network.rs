@@ -70,6 +70,11 @@ fn wanted_net(net: &WantedNet, existing: Option<&Properties>, dropped: &Dropped,
     }
     target.set("name", &net.name);
     for (key, value) in &net.properties {
+        // An empty list is none.
+        if value.is_empty() {
+            target.remove(key);
+            continue;
+        }
         target.set(key, value);
         // A gateway makes sense with a static address only (facts D.1).
         let gateway = match key.as_str() {

@@ -15,7 +15,9 @@ impl Planner<'_> {
         let wanted: Vec<String> = lxc.raw_lines.iter().map(line).collect();
         let present: BTreeSet<String> = guest.raw_lines.iter().map(line).collect();
         let written: BTreeSet<&String> = self.status.lxc_options.iter().flatten().collect();
-        let add: Vec<String> = wanted.iter().filter(|l| !present.contains(*l)).cloned().collect();
+        let moved = out_of_order(&wanted, guest);
+        let is_added = |line: &&String| !present.contains(*line) || moved.contains(line);
+        let add: Vec<String> = wanted.iter().filter(is_added).cloned().collect();
         // A line that was never read back may be in the file all the same.
         let mut remove: Vec<String> = written
             .iter()
@@ -32,6 +34,7 @@ impl Planner<'_> {
                 remove.push(format!("{key} = {value}"));
             }
         }
+        remove.extend(moved);
         if add.is_empty() && remove.is_empty() {
             return Ok(());
         }
@@ -54,4 +57,30 @@ impl Planner<'_> {
         let next = self.run(Stage::Configured, action, vec![Announce::RawLines(own)], effect);
         self.hold(Stage::Configured, next.apart("lxcOptions"))
     }
+}
+
+/// Lines of a list that an empty value sets back: LXC reads them from top to bottom, so that such a line takes with it
+/// what stands above. Where they do not stand in the order of the spec, they are written again, at the end. Lines that
+/// are missing come after those that are there.
+fn out_of_order(wanted: &[String], guest: &Guest) -> Vec<String> {
+    let key_of = |line: &str| line.split(" = ").next().unwrap_or_default().to_string();
+    let keys = wanted.iter().filter(|line| line.ends_with(" = "));
+    let keys: BTreeSet<String> = keys.map(|line| key_of(line)).collect();
+    let mut moved = Vec::new();
+    for key in keys {
+        let wanted: Vec<&String> = wanted.iter().filter(|line| key_of(line) == key).collect();
+        let lines = guest.raw_lines.iter().map(|(key, value)| format!("{key} = {value}"));
+        let there: Vec<String> = lines.filter(|line| wanted.contains(&line)).collect();
+        let missing = wanted.iter().filter(|line| !there.contains(line));
+        let then: Vec<&String> = there.iter().chain(missing.copied()).collect();
+        let first = then.iter().zip(&wanted).position(|(then, wanted)| then != wanted);
+        let after = first.map(|first| &wanted[first..]).unwrap_or_default();
+        moved.extend(
+            after
+                .iter()
+                .filter(|line| there.contains(line))
+                .map(|line| line.to_string()),
+        );
+    }
+    moved
 }

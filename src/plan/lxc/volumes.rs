@@ -20,7 +20,7 @@ use crate::pve::property::Properties;
 use crate::pve::{Vmid, units};
 use crate::reason::Reason;
 
-use super::mounts::{MAX_MOUNTS, Mount, free_index, is_image, lane, mounts};
+use super::mounts::{MAX_MOUNTS, Mount, free_index, has_property, is_image, lane, mounts, set_property};
 use super::owners::{KEPT_BY_OWNER, Use};
 
 impl Planner<'_> {
@@ -220,8 +220,8 @@ impl Planner<'_> {
                 target.set("mp", &volume.path);
             }
             for (key, value) in &volume.properties {
-                if target.get(key).unwrap_or("0") != value {
-                    target.set(key, value);
+                if !has_property(&target, key, value) {
+                    set_property(&mut target, key, value);
                 }
             }
             if target != mount.properties {
@@ -313,7 +313,7 @@ impl Planner<'_> {
             .with("volume", value)
             .with("mp", &volume.path);
         for (key, value) in &volume.properties {
-            properties.set(key, value);
+            set_property(&mut properties, key, value);
         }
         self.unlocked(stage, guest)?;
         let call = calls::put_config(guest, self.desired.channels)
@@ -553,18 +553,20 @@ impl Planner<'_> {
         let mut taken: BTreeSet<u32> = found.iter().map(|m| m.index).collect();
         for bind in wanted {
             let existing = found.iter().find(|m| m.path() == bind.path);
-            let mut target = Properties::new(Some("volume"))
+            let mut target = existing
+                .map(|m| m.properties.clone())
+                .unwrap_or(Properties::new(Some("volume")))
                 .with("volume", &bind.host_path)
                 .with("mp", &bind.path);
-            for (key, value) in bind.properties.iter().filter(|(_, v)| *v != "0") {
-                target.set(key, value);
+            for (key, value) in &bind.properties {
+                match value.as_str() {
+                    "0" => drop(target.remove(key)),
+                    value => set_property(&mut target, key, value),
+                }
             }
             let same = existing.is_some_and(|m| {
-                m.volid() == bind.host_path
-                    && bind
-                        .properties
-                        .iter()
-                        .all(|(k, v)| m.properties.get(k).unwrap_or("0") == v)
+                let mut properties = bind.properties.iter();
+                m.volid() == bind.host_path && properties.all(|(k, v)| has_property(&m.properties, k, v))
             });
             let index = existing
                 .map(|m| m.index)

@@ -94,7 +94,11 @@ fn wanted_net(managed: &Managed, have: Option<&Properties>, fresh: bool) -> Prop
         target.set("model", "virtio");
     }
     for (key, value) in managed {
-        target.set(key, value);
+        // An empty list is none.
+        match value.as_str() {
+            "" => drop(target.remove(key)),
+            value => drop(target.set(key, value)),
+        }
     }
     target
 }

@@ -49,6 +49,9 @@ pub struct CtCreate {
     /// Volumes that it made.
     #[serde(default)]
     pub made: Vec<String>,
+    /// Keys that root is given.
+    #[serde(default)]
+    pub ssh_keys: Option<String>,
 }
 
 impl CtCreate {
@@ -217,6 +220,7 @@ impl State {
             overwrite,
             bwlimit: request.bwlimit,
             made: Vec::new(),
+            ssh_keys: request.ssh_keys,
         };
         let kind = if request.restore { "vzrestore" } else { "vzcreate" };
         Ok(self.start_task(
@@ -538,6 +542,10 @@ impl State {
         guest.edit(|old| *old = config);
         guest.inside = inside.unwrap_or_default();
         guest.inside.os = os;
+        // Nothing is written into a system that Proxmox does not know (facts D.1).
+        if let Some(keys) = create.ssh_keys.clone().filter(|_| known("ostype") != Some("unmanaged")) {
+            guest.inside.facts.insert("authorized-keys".to_owned(), keys);
+        }
         guest.inside.power_off(0);
         if !create.restore {
             self.warn_about_nesting(seq, vmid);
