@@ -446,6 +446,12 @@ fn id_maps(object: &GuestObject, hypervisor: &PhoenixHypervisor) -> Result<(), B
     });
     for (field, map) in volumes.chain(binds) {
         let Some(map) = map else { continue };
+        if let Some(twice) = super::raw_lines::mapped_twice(map) {
+            return Err(Blocked::stalled(
+                Reason::InvalidSpec,
+                format!("{field}: {map:?}: {twice}: give ranges that do not overlap"),
+            ));
+        }
         if release.is_some_and(|release| release < (9, 2)) {
             return Err(Blocked::stalled(
                 Reason::InvalidSpec,
@@ -453,12 +459,6 @@ fn id_maps(object: &GuestObject, hypervisor: &PhoenixHypervisor) -> Result<(), B
                     "{field}: {map:?} needs Proxmox VE 9.2, and this is {}: leave it out, and map ids of the whole container by lines lxc.idmap of lxcOptions, or give the files to the container's ids on the node (chown)",
                     version.unwrap_or_default()
                 ),
-            ));
-        }
-        if let Some(twice) = super::raw_lines::mapped_twice(map) {
-            return Err(Blocked::stalled(
-                Reason::InvalidSpec,
-                format!("{field}: {map:?}: {twice}: give ranges that do not overlap"),
             ));
         }
     }
