@@ -170,7 +170,8 @@ async fn what_an_adopted_guest_has_stays_until_the_spec_sets_it() {
         let mut object = guest(fields);
         object["metadata"]["annotations"] = json!({phoenix::crd::ADOPT: "140"});
         let spec = object["spec"].as_object_mut().unwrap();
-        (spec.remove("source"), spec.remove("rootfs"));
+        spec.remove("source");
+        spec.remove("rootfs");
         object
     };
     world
