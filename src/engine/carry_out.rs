@@ -4,7 +4,7 @@ use crate::crd::GuestStatus;
 use crate::desired::GuestObject;
 use crate::observed::Verified;
 use crate::plan::{self, Announce, Effect, Next, Plan, Step};
-use crate::reason::Reason;
+use crate::reason::{Cause, Reason};
 use crate::status::{self, Ended};
 
 use super::execute::{Outcome, execute};
@@ -22,8 +22,9 @@ impl<S: Store> Reconcile<'_, S> {
         }
         let status = status::planned(&object.status, object.generation, &plan, hash, now());
         match &plan.next {
-            Next::Run(step) => self.run(step, status).await,
+            Next::Run(step) => self.run(step, plan::told(&plan, step), status).await,
             Next::Done => {
+                lock(&engine.memory).told.remove(&object.key);
                 if let (Some(hash), Some(row)) = (hash, &plan.facts.verified) {
                     let verified = Verified {
                         hash: hash.into(),
@@ -54,7 +55,7 @@ impl<S: Store> Reconcile<'_, S> {
         }
     }
 
-    async fn run(mut self, step: &Step, status: GuestStatus) -> Result<Option<f64>, Stop> {
+    async fn run(mut self, step: &Step, told: Option<Cause>, status: GuestStatus) -> Result<Option<f64>, Stop> {
         let engine = self.engine;
         lock(&engine.memory).verified.remove(&self.object.key);
         if let Effect::RemoveFinalizer { leaves } = step.effect {
@@ -71,16 +72,15 @@ impl<S: Store> Reconcile<'_, S> {
         let key = &self.object.key;
         engine.cut(key, Point::BeforeEffect, &step.action)?;
         tracing::info!(%key, action = %step.action, "step");
-        engine.tell_restart(&self.object, step).await;
         let outcome = match (execute(self.connection, key, step).await, self.desired) {
             (Outcome::Failed(failure), Some(desired)) => Outcome::Failed(plan::explain(desired, Some(step), failure)),
             (outcome, _) => outcome,
         };
         engine.cut(key, Point::AfterEffect, &step.action)?;
-        self.finish(step, outcome).await
+        self.finish(step, told, outcome).await
     }
 
-    async fn finish(&self, step: &Step, outcome: Outcome) -> Result<Option<f64>, Stop> {
+    async fn finish(&self, step: &Step, told: Option<Cause>, outcome: Outcome) -> Result<Option<f64>, Stop> {
         let (engine, object) = (self.engine, &self.object);
         let ended = match outcome {
             Outcome::Busy(reason) => {
@@ -96,8 +96,17 @@ impl<S: Store> Reconcile<'_, S> {
                 engine.warn(object, failure.reason, &message).await;
                 Ended::Failed(failure)
             }
-            Outcome::Started(upid) => Ended::Started(upid),
-            Outcome::Done => Ended::Done,
+            Outcome::Started(upid) => {
+                engine.count_restart(object, step);
+                Ended::Started(upid, told.map(|told| told.reason))
+            }
+            Outcome::Done => {
+                engine.count_restart(object, step);
+                if let Some(told) = told {
+                    engine.tell(object, told).await;
+                }
+                Ended::Done
+            }
         };
         let status = status::after_step(&object.status, step, &ended, now(), engine.options.time_scale);
         engine.write(object, status).await?;
@@ -107,7 +116,7 @@ impl<S: Store> Reconcile<'_, S> {
         if lost || refresh {
             self.connection.store(self.connection.look(lost).await);
         }
-        Ok(matches!(ended, Ended::Started(_)).then_some(1.0))
+        Ok(matches!(ended, Ended::Started(..)).then_some(1.0))
     }
 }
 
@@ -135,12 +144,12 @@ impl<S: Store> Engine<S> {
     /// Lets a deleted object go; a guest that it `leaves` on Proxmox is a warning, which outlives the object.
     pub(super) async fn release(&self, object: &GuestObject, why: &str, leaves: bool) -> Result<Option<f64>, Stop> {
         self.cut(&object.key, Point::BeforeStatus, why)?;
-        let event = Event {
-            type_: if leaves { EventType::Warning } else { EventType::Normal },
-            reason: Reason::Released.into(),
-            message: why.to_string(),
-        };
-        self.store.event(object, event).await;
+        let type_ = if leaves { EventType::Warning } else { EventType::Normal };
+        let told = Cause::new(Reason::Released, why);
+        // Before it is gone, so that a crash cannot swallow it; and once, though the finalizer may take several attempts.
+        if lock(&self.memory).told.insert(object.key.clone(), told.clone()) != Some(told.clone()) {
+            self.store.event(object, Event::new(type_, told)).await;
+        }
         if let Ok(connection) = self.connection_of(object) {
             connection.shares.release(&object.key);
         }

@@ -30,8 +30,10 @@ mod revisions;
 mod scripts;
 mod seal;
 mod sizes;
+mod start;
 mod step;
 mod stop;
+mod told;
 mod vm;
 
 use crate::observed::{HealthState, ResourceRow};
@@ -41,6 +43,7 @@ pub use crate::desired::OWNER_HOSTNAME;
 pub use blame::explain;
 pub use delete::{Surroundings, abandoned, let_go, plan_deletion};
 pub(crate) use forecast::Forecast;
+pub(crate) use guest::absent;
 pub use guest::plan;
 pub use lxc::OWNER_KIND;
 pub use options::TAG;
@@ -48,6 +51,7 @@ pub use planner::Input;
 pub use query::{ProbeRequest, Query};
 pub use step::{Announce, Download, Effect, GuestWork, Impact, NodeWork, Step};
 pub use stop::{plan_stop, wants_stop};
+pub use told::{done, is_for_a_probe, told};
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
@@ -160,6 +164,8 @@ pub struct Finding {
 pub struct Facts {
     /// The guest is to be stopped.
     pub stopped: bool,
+    /// Stages that have nothing to do for this object: no tests to pass, no probe to ask.
+    pub absent: Vec<Stage>,
     /// Node.
     pub node: Option<String>,
     /// First address.
@@ -194,6 +200,8 @@ pub struct Facts {
     pub probe_due: Option<i64>,
     /// Health in one word.
     pub health: Option<String>,
+    /// The start that it speaks of.
+    pub started: Option<crate::crd::StartStatus>,
     /// Seconds until a full look is due although everything is as wanted.
     pub look_again: Option<i64>,
     /// ResourceRow of the guest at the time of a full look that found everything as wanted.

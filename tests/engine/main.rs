@@ -10,6 +10,8 @@
 mod allow_table;
 #[path = "../common/engine.rs"]
 mod engine;
+#[path = "../common/truthful.rs"]
+mod truthful;
 
 mod adoption;
 mod causes;
@@ -17,6 +19,7 @@ mod deletion;
 mod deletion_accounting;
 mod health;
 mod images;
+mod life;
 mod ownership;
 mod preview;
 mod protected;
@@ -24,6 +27,8 @@ mod raw_lines;
 mod retained;
 mod revisions;
 mod robustness;
+mod starts;
+mod statuses;
 mod tenants;
 mod vm;
 mod volumes;

@@ -289,6 +289,22 @@ FILES = {
          "record.this_start == Some(false)",
          "record.this_start.map_or(OUT, |this| !this)"),
     ],
+    "src/plan/start.rs": [
+        ("what was found in an earlier start says nothing of this one", "engine=starts::after_every_start",
+         "(None, Some(_)) => (false, false),",
+         "(None, Some(_)) => (OUT, OUT),"),
+        ("what status says of an earlier start says nothing of this one", "engine=starts::after_every_start",
+         "None if self.status.started.is_some() => (false, false),",
+         "None if self.status.started.is_some() => (OUT, OUT),"),
+        ("what was found in this start outlives the operator", "engine=starts::a_new_operator",
+         "let known = healthy.status == \"False\" &&",
+         "let known = !OUT && healthy.status == \"False\" &&"),
+    ],
+    "src/engine/reconcile.rs": [
+        ("nothing is said before the hypervisor was asked", "engine=starts::a_new_operator",
+         "        if self.awaits_poll(&object) {",
+         "        if !OUT && self.awaits_poll(&object) {"),
+    ],
     "src/plan/health.rs": [
         ("a connection that is lost restarts nothing", "lib=plan::health",
          '                counts.unknown = (counts.unknown + 1).min(bad);\n',
