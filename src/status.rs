@@ -9,10 +9,8 @@ use crate::crd::{GuestStatus, TaskStatus};
 use crate::plan::{Effect, Finding, Next, NodeWork, Plan, Stage, Step, retry};
 use crate::reason::{Cause, Reason};
 
-mod announced;
-
+pub use crate::plan::announced::{announced, unclaimed};
 pub use crate::plan::retry::time;
-pub use announced::{announced, unclaimed};
 
 /// Conditions that are there only while they are True.
 const TRANSIENT: &[&str] = &[

@@ -4,6 +4,7 @@
 
 mod address;
 mod allow;
+pub mod announced;
 mod blame;
 mod calls;
 mod change;

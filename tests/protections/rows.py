@@ -176,7 +176,7 @@ FILES = {
          'Effect::call(call.param_opt("digest", (!OUT).then_some(&guest.digest)))'),
         ("drift is only reported where that is the policy", "lib=plan::protected",
          "if self.desired.life.drift == DriftPolicy::Report {",
-         "if self.desired.drift == DriftPolicy::Report && !OUT {"),
+         "if self.desired.life.drift == DriftPolicy::Report && !OUT {"),
     ],
     "src/plan/options.rs": [
         ("a clone's hook script is cleared", "lib=plan::protected",
@@ -627,8 +627,8 @@ FILES = {
          "if !OUT && guest.being_made() && stamp"),
         ("adoption only when the annotation asks for it", "lib=plan::protected",
          "let vmid = self.desired.identity.adopt.as_ref()?.trim().parse().ok()?;",
-         'let asked = self.desired.adopt.as_ref().and_then(|a| a.trim().parse().ok());\n'
-         '        let vmid = asked.or(self.desired.vmid.filter(|_| OUT))?;'),
+         'let asked = self.desired.identity.adopt.as_ref().and_then(|a| a.trim().parse().ok());\n'
+         '        let vmid = asked.or(self.desired.identity.vmid.filter(|_| OUT))?;'),
         ("taking a guest over carries the digest of the read", "lib=plan::protected",
          '.param("description", stamp.describe(&words))\n'
          '            .param("digest", &guest.digest);',

@@ -1,7 +1,8 @@
 //! What a step announces, written to status before its effect leaves (promise 1).
 
 use crate::crd::{GuestStatus, RevisionStatus, VolumeStatus};
-use crate::plan::{Announce, Step};
+
+use super::{Announce, Step};
 
 /// What is written before a step's effect leaves (promise 1).
 pub fn announced(previous: &GuestStatus, announce: &[Announce]) -> GuestStatus {
