@@ -480,10 +480,16 @@ pub struct HealthState {
     pub of: Health,
     /// Process of the guest that they belong to, where it is known.
     pub pid: Option<i64>,
+    /// How long the guest ran when it was read last, in seconds: less is another start.
+    pub uptime: Option<i64>,
     /// When the guest, or its unit, was started, in milliseconds of the engine's clock.
     pub since: i64,
     /// Whether the startup probe has succeeded.
     pub started: bool,
+    /// Whether the guest was found healthy since the start.
+    pub proven: bool,
+    /// Whether it was found healthy last: that goes on to hold until a probe failed often enough.
+    pub healthy: bool,
     /// By probe.
     pub counts: BTreeMap<ProbeKind, ProbeCounts>,
 }

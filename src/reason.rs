@@ -134,7 +134,20 @@ reasons! {
     Released
     Accepted
     Healthy
-    Restarting
+    Stopped
+    Adopted
+    Created
+    Configured
+    DriftCorrected
+    VolumesChanged
+    GrownVolume
+    Started
+    Restarted
+    SnapshotTaken
+    Converted
+    Destroyed
+    ImageDownloaded
+    ScriptSucceeded
 }
 
 impl Reason {
@@ -156,9 +169,12 @@ impl Reason {
         )
     }
 
-    /// Whether nothing is known of the guest, because the hypervisor was not reached.
+    /// Whether nothing is known of a guest, because the hypervisor was not reached or its node is away.
     pub fn hides_the_guest(self) -> bool {
-        matches!(self, Reason::HypervisorUnreachable | Reason::HypervisorNotReady)
+        matches!(
+            self,
+            Reason::HypervisorUnreachable | Reason::HypervisorNotReady | Reason::NodeOffline
+        )
     }
 
     /// Whether a hypervisor stays unusable until somebody changes something.

@@ -5,10 +5,11 @@ use std::borrow::Cow;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use crate::crd::{GuestStatus, RevisionStatus, TaskStatus, VolumeStatus};
-use crate::plan::{Announce, Effect, Finding, Next, NodeWork, Plan, Stage, Step, retry};
+use crate::crd::{GuestStatus, TaskStatus};
+use crate::plan::{Effect, Finding, Next, NodeWork, Plan, Stage, Step, retry};
 use crate::reason::{Cause, Reason};
 
+pub use crate::plan::announced::{announced, unclaimed};
 pub use crate::plan::retry::time;
 
 /// Conditions that are there only while they are True.
@@ -25,13 +26,16 @@ const TRANSIENT: &[&str] = &[
     "ImageNotCompared",
 ];
 
+/// Conditions that are not published: nothing proves yet that a GPU works in its guest.
+const UNPROVEN: &[&str] = &["GPUReady"];
+
 /// What came of a step that nothing else was in the way of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// It is done.
     Done,
-    /// A Proxmox task works on it.
-    Started(String),
+    /// A Proxmox task works on it, of which an event with this reason tells when it has succeeded.
+    Started(String, Option<Reason>),
     /// It failed, or nobody knows (then the next look tells).
     Failed(Cause),
 }
@@ -70,125 +74,6 @@ pub fn clear_condition(conditions: &mut Vec<Condition>, type_: &str) {
     conditions.retain(|c| c.type_ != type_);
 }
 
-/// What is written before a step's effect leaves (promise 1).
-pub fn announced(previous: &GuestStatus, announce: &[Announce]) -> GuestStatus {
-    let mut status = previous.clone();
-    for entry in announce {
-        match entry {
-            Announce::Vmid { vmid, node, adopted } => {
-                status.vmid = Some((*vmid).into());
-                status.node = Some(node.clone());
-                status.adopted = adopted.then_some(true);
-                status.claim = None;
-            }
-            Announce::Claim(digest) => status.claim = Some(digest.clone()),
-            Announce::Restamped(value) => status.restamped = Some(value.clone()),
-            Announce::Owned(restamp) => {
-                status.claim = None;
-                status.restamped.clone_from(restamp);
-            }
-            Announce::NoVmid => {
-                status.vmid = None;
-                status.create_sent = None;
-                status.adopted = None;
-                status.claim = None;
-                status.node = None;
-                status.last_error = None;
-            }
-            Announce::CreateSent => status.create_sent = Some(true),
-            Announce::Superseded(old) => superseded(&mut status, old),
-            Announce::RevisionGone(vmid) => {
-                if let Some(list) = &mut status.revisions {
-                    list.retain(|r| r.vmid() != Some(*vmid));
-                }
-                status.revisions = status.revisions.take().filter(|list| !list.is_empty());
-            }
-            Announce::TakeUpRevision => take_up(&mut status),
-            Announce::HealthRestart(restarts) => status.restarts = Some(restarts.clone()),
-            Announce::Restart(value) => status.restarted_at = Some(value.clone()),
-            Announce::CloudInitWritten(pid) => status.cloud_init_unread = Some(*pid),
-            Announce::Snippet(volid) => status.snippet.clone_from(volid),
-            Announce::RawLines(lines) => status.lxc_options = Some(lines.clone()),
-            Announce::Volume(new) => {
-                let volumes = status.volumes.get_or_insert_default();
-                match volumes.iter_mut().find(|v| v.name == new.name) {
-                    Some(old) if old.volid.is_none() || old.volid == new.volid => old.clone_from(new),
-                    // The name is that of another volume now; the old one may still be the guest's.
-                    Some(old) if new.volid.is_some() => {
-                        let volid = old.volid.clone().unwrap_or_default();
-                        old.name = format!("{} ({volid})", old.name);
-                        volumes.push(new.clone());
-                    }
-                    Some(_) => {}
-                    None => volumes.push(new.clone()),
-                }
-            }
-            Announce::VolumeNamed { volid, name } => {
-                let volumes = status.volumes.iter_mut().flatten();
-                let named = volumes.filter(|v| v.volid.as_ref() == Some(volid));
-                named.for_each(|v| v.name.clone_from(name));
-            }
-        }
-    }
-    status
-}
-
-/// Keeps the guest in the history; if it was the object's own, the object has none for now.
-fn superseded(status: &mut GuestStatus, old: &RevisionStatus) {
-    let list = status.revisions.get_or_insert_default();
-    if !list.iter().any(|r| r.vmid == old.vmid) {
-        list.push(old.clone());
-    }
-    if status.vmid != Some(old.vmid) {
-        return;
-    }
-    (status.vmid, status.node, status.create_sent, status.adopted) = (None, None, None, None);
-    (status.applied_hash, status.cleaned, status.snippet, status.image) = (None, None, None, None);
-    status.claim = None;
-    (status.features, status.application, status.tests, status.vllm) = (None, None, None, None);
-    (status.volumes, status.lxc_options, status.task) = (None, None, None);
-    status.managed = None;
-    status.rootfs_gib = None;
-}
-
-/// Takes a claim back whose call was refused for the moment: the guest is as it was, and is looked at anew. `None` where
-/// the step claims nothing.
-pub fn unclaimed(previous: &GuestStatus, step: &Step) -> Option<GuestStatus> {
-    let announces = |of: fn(&Announce) -> bool| step.announce.iter().any(of);
-    if !announces(|a| matches!(a, Announce::Claim(_))) {
-        return None;
-    }
-    let mut status = previous.clone();
-    if announces(|a| matches!(a, Announce::Vmid { .. })) {
-        status = announced(&status, &[Announce::NoVmid]);
-    }
-    if announces(|a| matches!(a, Announce::Restamped(_))) {
-        status.restamped = None;
-    }
-    status.claim = None;
-    Some(status)
-}
-
-fn take_up(status: &mut GuestStatus) {
-    let last = status.revisions.as_mut().and_then(Vec::pop);
-    status.revisions = status.revisions.take().filter(|list| !list.is_empty());
-    let Some(last) = last else { return };
-    status.vmid = Some(last.vmid);
-    status.node = last.node;
-    status.snippet = last.snippet;
-    status.create_sent = Some(true);
-    // What it was built with may go with it.
-    status.volumes = last.volumes.map(|volids| {
-        let built = |volid: String| VolumeStatus {
-            name: volid.clone(),
-            volid: Some(volid),
-            reclaim_policy: Some("Delete".into()),
-            ..VolumeStatus::default()
-        };
-        volids.into_iter().map(built).collect()
-    });
-}
-
 /// The status after a step. `scale` shortens the pause after a failure, for tests whose time is faster.
 pub fn after_step(previous: &GuestStatus, step: &Step, ended: &Ended, now: i64, scale: f64) -> GuestStatus {
     let mut status = previous.clone();
@@ -208,11 +93,12 @@ pub fn after_step(previous: &GuestStatus, step: &Step, ended: &Ended, now: i64, 
                 status.lxc_options = Some(left).filter(|l| !l.is_empty());
             }
         }
-        Ended::Started(upid) => {
+        Ended::Started(upid, event) => {
             status.task = Some(TaskStatus {
                 upid: upid.clone(),
                 action: step.action.clone(),
                 apart: step.apart.clone(),
+                event: event.map(String::from),
             });
         }
         Ended::Failed(failure) => {
@@ -268,10 +154,18 @@ pub fn planned(previous: &GuestStatus, generation: i64, plan: &Plan, hash: Optio
     }
     facts(&mut status, plan);
     remember(&mut status, plan);
-    for finding in &plan.findings {
+    let unproven = |name: &str| UNPROVEN.contains(&name);
+    let absent = |name: &str| unproven(name) || plan.facts.absent.iter().any(|s| s.as_str() == name);
+    let proven = plan.findings.iter().filter(|f| !unproven(f.condition));
+    // A stage that has nothing to do may yet be where something else is waited for, but it never holds.
+    let told: Vec<&Finding> = proven
+        .filter(|f| f.holds != Some(true) || !absent(f.condition))
+        .collect();
+    for finding in &told {
         condition(&mut status, finding, generation, now);
     }
-    let found = |name: &str| plan.findings.iter().any(|f| f.condition == name);
+    let found = |name: &str| told.iter().any(|f| f.condition == name);
+    status.conditions.retain(|c| !absent(&c.type_) || found(&c.type_));
     if plan.next == Next::Done && !plan.partial {
         for name in TRANSIENT.iter().filter(|name| !found(name)) {
             clear_condition(&mut status.conditions, name);
@@ -281,6 +175,7 @@ pub fn planned(previous: &GuestStatus, generation: i64, plan: &Plan, hash: Optio
     }
     if !matches!(plan.next, Next::Look(_)) {
         summary(&mut status, plan, generation, now);
+        hidden(&mut status, plan, generation, now);
     }
     status.conditions.sort_by_key(|c| order(&c.type_));
     status
@@ -317,11 +212,38 @@ pub fn upgraded<'a>(status: &'a GuestStatus, generation: i64, hash: &str) -> Cow
     }
 }
 
+/// What cannot be seen is not known: neither that the guest runs nor that it works.
+fn hidden(status: &mut GuestStatus, plan: &Plan, generation: i64, now: i64) {
+    let Next::Wait { cause, .. } = &plan.next else { return };
+    if !hides(status, cause) {
+        return;
+    }
+    for name in [Stage::Running.as_str(), Stage::Healthy.as_str()] {
+        let conditions = &mut status.conditions;
+        if conditions.iter().any(|c| c.type_ == name && c.status == "True") {
+            set_condition(
+                conditions,
+                name,
+                "Unknown",
+                cause.reason,
+                &cause.message,
+                generation,
+                now,
+            );
+        }
+    }
+}
+
+/// Whether a guest that was made is hidden by this; one that is still to be made has nothing to hide.
+fn hides(status: &GuestStatus, cause: &Cause) -> bool {
+    cause.reason.hides_the_guest() && (cause.reason != Reason::NodeOffline || status.was_made())
+}
+
 fn condition(status: &mut GuestStatus, finding: &Finding, generation: i64, now: i64) {
     let value = match finding.holds {
         Some(true) => "True",
-        Some(false) => "False",
-        None => "Unknown",
+        Some(false) if !hides(status, &finding.cause) => "False",
+        _ => "Unknown",
     };
     set_condition(
         &mut status.conditions,
@@ -352,11 +274,14 @@ fn facts(status: &mut GuestStatus, plan: &Plan) {
     keep(&mut status.tests, &facts.tests);
     keep(&mut status.cleaned, &facts.cleaned);
     keep(&mut status.health, &facts.health);
+    keep(&mut status.started, &facts.started);
     keep(&mut status.ip, &facts.ip);
     keep(&mut status.rootfs_gib, &facts.rootfs_gib);
     keep(&mut status.volumes, &facts.volumes);
     if !plan.partial && plan.next == Next::Done {
         status.gpus.clone_from(&facts.gpus);
+        status.health.clone_from(&facts.health);
+        status.started.clone_from(&facts.started);
         status.ip.clone_from(&facts.ip);
         status.volumes.clone_from(&facts.volumes);
     }
@@ -377,7 +302,7 @@ fn order(type_: &str) -> usize {
 fn summary(status: &mut GuestStatus, plan: &Plan, generation: i64, now: i64) {
     let (ready, Cause { reason, message }) = match &plan.next {
         Next::Done => ("True", Cause::new(Reason::Ready, "")),
-        Next::Wait { cause, .. } if cause.reason.hides_the_guest() => ("Unknown", cause.clone()),
+        Next::Wait { cause, .. } if hides(status, cause) => ("Unknown", cause.clone()),
         Next::Wait { cause, .. } | Next::Stuck(cause) => ("False", cause.clone()),
         Next::Run(step) => ("False", Cause::new(Reason::InProgress, &step.action)),
         Next::Look(_) => return,
@@ -394,16 +319,25 @@ fn summary(status: &mut GuestStatus, plan: &Plan, generation: i64, now: i64) {
             clear_condition(conditions, name);
         }
     }
-    status.phase = Some(phase(plan));
+    let pending = status
+        .conditions
+        .iter()
+        .find(|c| c.type_ == "RestartRequired" && c.status == "True");
+    let message = match pending.filter(|_| plan.next == Next::Done) {
+        Some(pending) => format!("{}: {}", pending.type_, pending.message),
+        None => message,
+    };
+    status.phase = Some(phase(status, plan));
     status.message = (!message.is_empty()).then_some(message);
 }
 
-fn phase(plan: &Plan) -> String {
+fn phase(status: &GuestStatus, plan: &Plan) -> String {
     let deleting = plan.findings.iter().any(|f| f.cause.reason == Reason::Deleting);
     let at = plan
         .findings
         .iter()
         .rev()
+        .filter(|f| ![Reason::Stopped, Reason::TestFailed].contains(&f.cause.reason))
         .find(|f| f.holds == Some(false))
         .map(|f| f.condition);
     let word = match (&plan.next, at) {
@@ -411,12 +345,21 @@ fn phase(plan: &Plan) -> String {
         (Next::Done, _) if plan.facts.stopped => "Stopped",
         (Next::Done, _) => "Ready",
         (Next::Stuck(_), _) => "Stalled",
+        (Next::Wait { cause, .. }, _) if cause.reason == Reason::NodeOffline => match hides(status, cause) {
+            true => "Unknown",
+            false => "Waiting",
+        },
         (_, Some("DependenciesReady")) => "Waiting",
         (_, Some("Created")) => "Creating",
         (_, Some("Configured" | "VolumesReady" | "GPUReady")) => "Configuring",
+        (_, Some("Running")) if plan.facts.stopped => "Stopping",
         (_, Some("Running")) => "Starting",
         (_, Some("FeaturesApplied" | "ApplicationReady" | "TestsPassed")) => "Installing",
-        (Next::Wait { cause, .. }, Some("Healthy")) if cause.reason == Reason::Starting => "Starting",
+        (Next::Wait { cause, .. }, Some("Healthy"))
+            if [Reason::Starting, Reason::ModelLoading].contains(&cause.reason) =>
+        {
+            "Starting"
+        }
         (_, Some("Healthy")) => "Unhealthy",
         (_, Some("SnapshotReady")) => "Sealing",
         _ => "Waiting",

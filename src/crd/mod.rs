@@ -26,8 +26,8 @@ pub use host::*;
 pub use hypervisor::*;
 pub use lxc::*;
 pub use status::{
-    FailingStep, FeatureStatus, GuestStatus, HypervisorStatus, RestartStatus, RevisionStatus, ScriptStatus, TaskStatus,
-    VolumeStatus,
+    FailingStep, FeatureStatus, GuestStatus, HypervisorStatus, RestartStatus, RevisionStatus, ScriptStatus,
+    StartStatus, TaskStatus, VolumeStatus,
 };
 pub use template::*;
 pub use vm::*;

@@ -108,6 +108,33 @@ pub struct GuestStatus {
     pub config_digest: Option<String>,
     /// Restarts because a startup or liveness probe failed.
     pub restarts: Option<RestartStatus>,
+    /// The start of the guest that `health` speaks of; what was found in an earlier one says nothing of it.
+    pub started: Option<StartStatus>,
+}
+
+/// A start of a guest, by whomever.
+#[skip_serializing_none]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StartStatus {
+    /// Process id of the guest on its node: another one after each start.
+    pub pid: Option<i64>,
+    /// When it was, by the operator's clock and the guest's uptime.
+    pub at: Time,
+    /// Whether the guest was found healthy since.
+    pub proven: Option<bool>,
+}
+
+/// Seconds by which the time of one start may seem to differ between two looks.
+const SAME_START: i64 = 30;
+
+impl StartStatus {
+    /// Whether a guest with this process id, started at this Unix time, is still in this start. A time that seems
+    /// earlier was told by another clock; only a later one is another start.
+    pub fn is_still(&self, pid: Option<i64>, at: i64) -> bool {
+        let same_process = pid.is_none() || self.pid.is_none() || self.pid == pid;
+        same_process && at <= self.at.0.as_second().saturating_add(SAME_START)
+    }
 }
 
 /// A Proxmox task under way.
@@ -121,6 +148,9 @@ pub struct TaskStatus {
     pub action: String,
     /// Name of the step in `failing`, if it has one of its own.
     pub apart: Option<String>,
+    /// Reason of the event that tells of it when it has succeeded.
+    #[schemars(length(max = 64))]
+    pub event: Option<String>,
 }
 
 /// A step that fails and is counted apart.

@@ -449,6 +449,23 @@ impl Desired {
         }
     }
 
+    /// Whether a script of one of these roles is to be run.
+    pub fn runs(&self, roles: &[ScriptRole]) -> bool {
+        self.scripts.iter().any(|script| roles.contains(&script.role))
+    }
+
+    /// Whether probes ask for its health.
+    pub fn is_probed(&self) -> bool {
+        let Health {
+            startup,
+            readiness,
+            liveness,
+            restart_unit: _,
+        } = &self.health;
+        let probes = [startup, readiness, liveness].iter().any(|probe| probe.is_some());
+        probes && self.life.form == Form::Guest
+    }
+
     /// Volumes of a container besides its root filesystem.
     pub fn volumes(&self) -> &[WantedVolume] {
         let volumes = self.lxc().and_then(|lxc| lxc.volumes.as_deref());

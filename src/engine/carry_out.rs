@@ -22,8 +22,9 @@ impl<S: Store> Reconcile<'_, S> {
         }
         let status = status::planned(&object.status, object.generation, &plan, hash, now());
         match &plan.next {
-            Next::Run(step) => self.run(step, status).await,
+            Next::Run(step) => self.run(step, plan::told(&plan, step), status).await,
             Next::Done => {
+                lock(&engine.memory).told.remove(&object.key);
                 if let (Some(hash), Some(row)) = (hash, &plan.facts.verified) {
                     let verified = Verified {
                         hash: hash.into(),
@@ -57,7 +58,7 @@ impl<S: Store> Reconcile<'_, S> {
         }
     }
 
-    async fn run(mut self, step: &Step, status: GuestStatus) -> Result<Option<f64>, Stop> {
+    async fn run(mut self, step: &Step, told: Option<Cause>, status: GuestStatus) -> Result<Option<f64>, Stop> {
         let engine = self.engine;
         lock(&engine.memory).verified.remove(&self.object.key);
         if let Effect::RemoveFinalizer { leaves } = step.effect {
@@ -80,16 +81,15 @@ impl<S: Store> Reconcile<'_, S> {
             .or_default()
             .count(spec, step);
         tracing::info!(%key, action = %step.action, "step");
-        engine.tell_restart(&self.object, step).await;
         let outcome = match (execute(self.connection, key, step).await, self.desired) {
             (Outcome::Failed(failure), Some(desired)) => Outcome::Failed(plan::explain(desired, Some(step), failure)),
             (outcome, _) => outcome,
         };
         engine.cut(key, Point::AfterEffect, &step.action)?;
-        self.finish(step, outcome).await
+        self.finish(step, told, outcome).await
     }
 
-    async fn finish(&self, step: &Step, outcome: Outcome) -> Result<Option<f64>, Stop> {
+    async fn finish(&self, step: &Step, told: Option<Cause>, outcome: Outcome) -> Result<Option<f64>, Stop> {
         let (engine, object) = (self.engine, &self.object);
         let ended = match outcome {
             Outcome::Busy(reason) => {
@@ -104,10 +104,20 @@ impl<S: Store> Reconcile<'_, S> {
                 engine.no_repetition(&object.key, &step.action);
                 Ended::Failed(failure)
             }
-            Outcome::Started(upid) => Ended::Started(upid),
-            Outcome::Done => engine
-                .in_vain(&object.key, &step.action)
-                .map_or(Ended::Done, Ended::Failed),
+            Outcome::Started(upid) => {
+                engine.count_restart(object, step);
+                Ended::Started(upid, told.map(|told| told.reason))
+            }
+            Outcome::Done => match engine.in_vain(&object.key, &step.action) {
+                Some(failure) => Ended::Failed(failure),
+                None => {
+                    engine.count_restart(object, step);
+                    if let Some(told) = told {
+                        engine.tell(object, told).await;
+                    }
+                    Ended::Done
+                }
+            },
         };
         if let Ended::Failed(failure) = &ended {
             tracing::warn!(key = %object.key, action = %step.action, reason = %failure.reason, message = %failure.message, "step failed");
@@ -122,7 +132,7 @@ impl<S: Store> Reconcile<'_, S> {
         if lost || refresh {
             self.connection.store(self.connection.look(lost).await);
         }
-        Ok(matches!(ended, Ended::Started(_)).then_some(1.0))
+        Ok(matches!(ended, Ended::Started(..)).then_some(1.0))
     }
 }
 
@@ -162,12 +172,12 @@ impl<S: Store> Engine<S> {
     /// Lets a deleted object go; a guest that it `leaves` on Proxmox is a warning, which outlives the object.
     pub(super) async fn release(&self, object: &GuestObject, why: &str, leaves: bool) -> Result<Option<f64>, Stop> {
         self.cut(&object.key, Point::BeforeStatus, why)?;
-        let event = Event {
-            type_: if leaves { EventType::Warning } else { EventType::Normal },
-            reason: Reason::Released.into(),
-            message: why.to_string(),
-        };
-        self.store.event(object, event).await;
+        let type_ = if leaves { EventType::Warning } else { EventType::Normal };
+        let told = Cause::new(Reason::Released, why);
+        // Before it is gone, so that a crash cannot swallow it; and once, though the finalizer may take several attempts.
+        if lock(&self.memory).told.insert(object.key.clone(), told.clone()) != Some(told.clone()) {
+            self.store.event(object, Event::new(type_, told)).await;
+        }
         if let Ok(connection) = self.connection_of(object) {
             connection.shares.release(&object.key);
         }

@@ -1,7 +1,7 @@
 //! The engine: what is wanted, what is so, one step, status. The only effects of the project are here.
 //!
 //! * [`reconcile`](Engine::reconcile) the order of one reconcile: `reconcile.rs`; `look.rs` looks and plans, `carry_out.rs` does a
-//!   step, `task.rs` follows a Proxmox task, `publish.rs` writes status and events
+//!   step, `task.rs` follows a Proxmox task, `publish.rs` writes status and events (`events.rs`: which)
 //! * `poll.rs` asks a hypervisor what there is; `preview.rs` is `phoenix plan`: the same plans over a forecast
 //! * [`connection`] one a hypervisor; [`observe`] reads, [`execute`] effects, [`failure`] what went wrong; [`defect`]
 //!   keeps a panic to the work in which it happened
@@ -13,6 +13,7 @@ pub mod agent;
 mod carry_out;
 pub mod connection;
 pub mod defect;
+mod events;
 pub mod execute;
 pub mod failure;
 mod look;
@@ -38,7 +39,7 @@ use connection::Connection;
 use crate::desired::{Blocked, GuestObject, Key, ObjectName};
 use crate::observed::{HealthState, Verified};
 use crate::pve::Vmid;
-use crate::reason::Reason;
+use crate::reason::{Cause, Reason};
 
 pub use options::{Counters, EngineOptions, Point, Tripwire};
 use store::{Store, StoreError};
@@ -72,6 +73,8 @@ pub struct Engine<S: Store> {
     pub(super) options: EngineOptions,
     pub(super) connections: Mutex<HashMap<ObjectName, Arc<Connection>>>,
     memory: Mutex<Memory>,
+    /// Hypervisors that were polled since the engine began, each with why there is no connection to it, if there is none.
+    polled: Mutex<HashMap<ObjectName, Option<Cause>>>,
     began: std::time::Instant,
 }
 
@@ -81,6 +84,10 @@ struct Memory {
     verified: HashMap<Key, Verified>,
     /// What the probes of the objects' guests said.
     health: HashMap<Key, HealthState>,
+    /// The action that was told of last since the objects were as wanted.
+    told: HashMap<Key, Cause>,
+    /// Machines that were shut down to be started again, and what is told of them then.
+    restarting: HashMap<Key, Cause>,
     /// Vmids that were chosen, until status shows them: hypervisor and vmid → object.
     reserved: HashMap<(ObjectName, Vmid), Key>,
     /// Steps that were carried out since the guest was last as wanted.
@@ -103,6 +110,7 @@ impl<S: Store> Engine<S> {
             options,
             connections: Mutex::default(),
             memory: Mutex::default(),
+            polled: Mutex::default(),
             began: std::time::Instant::now(),
         }
     }
@@ -123,6 +131,8 @@ impl<S: Store> Engine<S> {
         memory.verified.remove(key);
         memory.health.remove(key);
         memory.repeats.remove(key);
+        memory.told.remove(key);
+        memory.restarting.remove(key);
         memory.reserved.retain(|_, k| k != key);
     }
 
@@ -131,6 +141,15 @@ impl<S: Store> Engine<S> {
             Some(wire) if wire.trip(key, point, what) => Err(Stop::Cut),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the object's hypervisor is there and was not asked yet since the engine began: nothing is known then, and
+    /// nothing is said. What an engine before this one said still stands, unless the object is deleted meanwhile.
+    pub(super) fn awaits_poll(&self, object: &GuestObject) -> bool {
+        let name = object.hypervisor_ref();
+        let there = self.store.hypervisor(&name.namespace, &name.name).is_some();
+        let outdated = object.deleting && object.is_ready();
+        there && !outdated && !lock(&self.polled).contains_key(&name)
     }
 
     /// The connection of an object's hypervisor.
@@ -146,6 +165,11 @@ impl<S: Store> Engine<S> {
             .get(&ObjectName::new(&namespace, &name))
             .cloned()
             .ok_or_else(|| {
+                let name = ObjectName::new(&namespace, &name);
+                if let Some(Some(problem)) = lock(&self.polled).get(&name) {
+                    return Blocked::Waiting(problem.clone());
+                }
+                let ObjectName { namespace, name } = name;
                 let message = format!("PhoenixHypervisor {namespace}/{name} was not reached yet");
                 Blocked::waiting(Reason::HypervisorNotReady, message)
             })

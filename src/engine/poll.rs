@@ -34,9 +34,26 @@ impl<S: Store> Engine<S> {
     /// Polls a hypervisor: one `GET /cluster/resources`, and a few more calls the first time and now and then. A panic
     /// in it is told in the status; its guests wait, and those of other hypervisors go on.
     pub async fn poll(&self, namespace: &str, name: &str) -> PollOutcome {
-        match defect::caught(Box::pin(self.try_poll(namespace, name))).await {
+        let hypervisor = ObjectName::new(namespace, name);
+        let first = !lock(&self.polled).contains_key(&hypervisor);
+        let outcome = match defect::caught(Box::pin(self.try_poll(namespace, name))).await {
             Ok(outcome) => outcome,
             Err(words) => self.poll_panicked(namespace, name, &words),
+        };
+        if self.store.hypervisor(namespace, name).is_none() {
+            lock(&self.polled).remove(&hypervisor);
+            return outcome;
+        }
+        lock(&self.polled).entry(hypervisor.clone()).or_default();
+        if !first {
+            return outcome;
+        }
+        // Every object has waited for this.
+        let mut changed = self.store.guests();
+        changed.retain(|guest| guest.hypervisor_ref() == hypervisor);
+        PollOutcome {
+            changed: changed.into_iter().map(|guest| guest.key).collect(),
+            ..outcome
         }
     }
 
@@ -71,6 +88,7 @@ impl<S: Store> Engine<S> {
                 next: Duration::from_secs(60),
             };
         };
+        let key = ObjectName::new(namespace, name);
         let (result, proven, seconds, changed) = match self.connect(&object, namespace, name) {
             Ok(connection) => {
                 let before = connection.snapshot().ok();
@@ -84,9 +102,13 @@ impl<S: Store> Engine<S> {
                 };
                 let changed = self.changed(namespace, name, before.as_deref(), result.as_ref().ok());
                 connection.store(result.clone());
+                lock(&self.polled).insert(key, None);
                 (result, proven, connection.access.poll_seconds, changed)
             }
-            Err(problem) => (Err(problem), false, 10, self.changed(namespace, name, None, None)),
+            Err(problem) => {
+                lock(&self.polled).insert(key, Some(problem.clone()));
+                (Err(problem), false, 10, self.changed(namespace, name, None, None))
+            }
         };
         let status = hypervisor_status(&object, result.as_ref(), proven);
         let seconds = (seconds as f64 / self.options.time_scale).max(0.02);

@@ -47,7 +47,7 @@ type Tell = watch::Sender<Option<(Instant, ProbeAnswer)>>;
 
 /// A probe that is under way, or whose answer was not fetched yet.
 struct Asked {
-    command: Vec<String>,
+    request: ProbeRequest,
     answer: Answer,
 }
 
@@ -81,14 +81,14 @@ impl Prober {
         }
     }
 
-    /// The answer to a probe, if it comes soon. A second question for the same guest while the first is under way waits
-    /// for the first one's answer.
+    /// The answer to a probe, if it comes soon. A second question for the same start of the guest while the first is
+    /// under way waits for the first one's answer.
     pub async fn ask(self: &Arc<Self>, vmid: Vmid, place: &Place, request: &ProbeRequest) -> ProbeAnswer {
         let key = (vmid, request.kind);
         let mut answer = self.under_way(key, request).unwrap_or_else(|| {
             let (tell, answer) = watch::channel(None);
             let asked = Asked {
-                command: request.command.clone(),
+                request: request.clone(),
                 answer: answer.clone(),
             };
             lock(&self.asked).insert(key, asked);
@@ -105,7 +105,7 @@ impl Prober {
 
     fn under_way(&self, key: (Vmid, ProbeKind), request: &ProbeRequest) -> Option<Answer> {
         let asked = lock(&self.asked);
-        let found = asked.get(&key).filter(|a| a.command == request.command)?;
+        let found = asked.get(&key).filter(|a| a.request == *request)?;
         let stale = found
             .answer
             .borrow()

@@ -1,13 +1,13 @@
 //! Writes status, and tells of transitions as events.
 
-use crate::crd::GuestStatus;
-use crate::desired::{Blocked, GuestObject};
+use crate::crd::{GuestStatus, TaskStatus};
+use crate::desired::{Blocked, Desired, GuestObject};
 use crate::plan::{self, Announce, Finding, Next, Plan, Step};
-use crate::reason::Reason;
+use crate::reason::{Cause, Reason};
 use crate::status;
 
 use super::store::{Event, EventType, Store};
-use super::{Engine, Point, Stop, now};
+use super::{Engine, Point, Stop, events, lock, now};
 
 impl<S: Store> Engine<S> {
     pub(super) async fn publish_blocked(
@@ -15,6 +15,7 @@ impl<S: Store> Engine<S> {
         object: &GuestObject,
         blocked: Blocked,
         findings: Vec<Finding>,
+        desired: Option<&Desired>,
     ) -> Result<Option<f64>, Stop> {
         let (next, seconds) = match blocked {
             Blocked::Stalled(cause) => (Next::Stuck(cause), 60.0),
@@ -23,7 +24,10 @@ impl<S: Store> Engine<S> {
         let plan = Plan {
             next,
             findings,
-            facts: plan::Facts::default(),
+            facts: plan::Facts {
+                absent: desired.map_or_else(Vec::new, |desired| plan::absent(desired, &object.status)),
+                ..plan::Facts::default()
+            },
             partial: true,
         };
         let status = status::planned(&object.status, object.generation, &plan, None, now());
@@ -33,78 +37,72 @@ impl<S: Store> Engine<S> {
 
     /// Writes status and tells of transitions.
     pub(super) async fn publish(&self, object: &GuestObject, status: GuestStatus) -> Result<(), Stop> {
-        let of = |s: &GuestStatus, t: &str| s.conditions.iter().find(|c| c.type_ == t).cloned();
-        let event = |type_, c: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| Event {
-            type_,
-            reason: c.reason.clone(),
-            message: if c.message.is_empty() {
-                c.reason.clone()
-            } else {
-                c.message.clone()
-            },
-        };
-        let mut events: Vec<Event> = health_event(&object.status, &status).into_iter().collect();
-        for (name, type_) in [
-            ("Ready", EventType::Normal),
-            ("Stalled", EventType::Warning),
-            ("DriftDetected", EventType::Warning),
-        ] {
-            let (old, new) = (of(&object.status, name), of(&status, name));
-            if let Some(new) = new.filter(|n| n.status == "True")
-                && old.is_none_or(|o| o.status != "True" || (o.reason != new.reason && name != "Ready"))
-            {
-                events.push(event(type_, &new));
-            }
-        }
+        let transitions = events::transitions(&object.status, &status);
         let object = self.write(object, status).await?;
-        for event in events {
+        for event in transitions {
             self.store.event(&object, event).await;
         }
         Ok(())
     }
 
-    /// Writes status if it says something new.
+    /// Writes status if it says something new, and tells of the scripts that ended.
     pub(super) async fn write(&self, object: &GuestObject, status: GuestStatus) -> Result<GuestObject, Stop> {
         if status == object.status {
             return Ok(object.clone());
         }
         self.cut(&object.key, Point::BeforeStatus, "status")?;
-        Ok(self.store.write_status(object, &status).await?)
+        let endings = events::endings(&object.status, &status);
+        let object = self.store.write_status(object, &status).await?;
+        for event in endings {
+            self.store.event(&object, event).await;
+        }
+        Ok(object)
     }
 
     pub(super) async fn warn(&self, object: &GuestObject, reason: Reason, message: &str) {
-        let event = Event {
-            type_: EventType::Warning,
-            reason: reason.into(),
-            message: message.into(),
-        };
+        let event = Event::new(EventType::Warning, Cause::new(reason, message));
         self.store.event(object, event).await;
     }
 
-    /// A restart because of a probe is an event and counted.
-    pub(super) async fn tell_restart(&self, object: &GuestObject, step: &Step) {
-        if !step.announce.iter().any(|a| matches!(a, Announce::HealthRestart(_))) {
+    /// Tells of an action that took effect. What takes several calls of the same words is told once.
+    pub(super) async fn tell(&self, object: &GuestObject, told: Cause) {
+        let before = lock(&self.memory).told.insert(object.key.clone(), told.clone());
+        if before.as_ref() == Some(&told) {
             return;
         }
-        if let Some(counters) = &self.options.counters {
+        let type_ = match plan::is_for_a_probe(&told) {
+            true => EventType::Warning,
+            false => EventType::Normal,
+        };
+        self.store.event(object, Event::new(type_, told)).await;
+    }
+
+    /// Tells of a task that has succeeded. A machine is restarted by two: the shutdown is told of with the start.
+    pub(super) async fn tell_task(&self, object: &GuestObject, task: &TaskStatus, kind: &str) {
+        let Some(reason) = task.event.as_deref().and_then(Reason::named) else {
+            return;
+        };
+        let mut told = Cause::new(reason, plan::done(&task.action));
+        {
+            let restarting = &mut lock(&self.memory).restarting;
+            match reason {
+                Reason::Restarted if ["qmshutdown", "qmstop"].contains(&kind) => {
+                    restarting.insert(object.key.clone(), told);
+                    return;
+                }
+                Reason::Started => told = restarting.remove(&object.key).unwrap_or(told),
+                Reason::Stopped => drop(restarting.remove(&object.key)),
+                _ => {}
+            }
+        }
+        self.tell(object, told).await;
+    }
+
+    /// Counts a restart because of a probe.
+    pub(super) fn count_restart(&self, object: &GuestObject, step: &Step) {
+        let for_a_probe = step.announce.iter().any(|a| matches!(a, Announce::HealthRestart(_)));
+        if let Some(counters) = self.options.counters.as_ref().filter(|_| for_a_probe) {
             counters.health_restart(&object.key);
         }
-        self.warn(object, Reason::Restarting, &step.action).await;
     }
-}
-
-/// The guest became healthy, or ceased to be.
-fn health_event(old: &GuestStatus, new: &GuestStatus) -> Option<Event> {
-    let of = |s: &GuestStatus| s.conditions.iter().find(|c| c.type_ == "Healthy").cloned();
-    let (old, new) = (of(old)?, of(new)?);
-    let (type_, reason) = match (old.status.as_str(), new.status.as_str()) {
-        ("False" | "Unknown", "True") => (EventType::Normal, Reason::Healthy.into()),
-        ("True", "False" | "Unknown") => (EventType::Warning, new.reason),
-        _ => return None,
-    };
-    Some(Event {
-        type_,
-        reason,
-        message: new.message,
-    })
 }

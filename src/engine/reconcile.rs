@@ -137,6 +137,9 @@ impl<S: Store> Engine<S> {
             let why = "it is abandoned: what it has on Proxmox is left alone";
             return self.release(&object, why, object.status.vmid().is_some()).await;
         }
+        if self.awaits_poll(&object) {
+            return Ok(Some(1.0));
+        }
         let object = self.wake(object).await?;
         let resolved = match object.deleting {
             true => Ok(None),
@@ -150,14 +153,18 @@ impl<S: Store> Engine<S> {
         };
         let connection = match self.connection_of(&object) {
             Ok(connection) => connection,
-            Err(blocked) => return self.publish_blocked(&object, or_let_go(&object, blocked), vec![]).await,
+            Err(blocked) => {
+                return self
+                    .publish_blocked(&object, or_let_go(&object, blocked), vec![], desired.as_ref())
+                    .await;
+            }
         };
         let snapshot = match connection.snapshot() {
             Ok(snapshot) => snapshot,
             Err(problem) => {
                 lock(&self.memory).verified.remove(&object.key);
                 let blocked = or_let_go(&object, Blocked::Waiting(problem));
-                return self.publish_blocked(&object, blocked, vec![]).await;
+                return self.publish_blocked(&object, blocked, vec![], desired.as_ref()).await;
             }
         };
         if let Some(seconds) = self.running_task(&connection, &object, desired.as_ref()).await? {
@@ -168,7 +175,8 @@ impl<S: Store> Engine<S> {
             Ok(plan) => reconcile.carry_out(plan).await,
             Err(problem) => {
                 let blocked = Blocked::Waiting(problem);
-                self.publish_blocked(&reconcile.object, blocked, vec![]).await
+                self.publish_blocked(&reconcile.object, blocked, vec![], desired.as_ref())
+                    .await
             }
         }
     }
@@ -177,19 +185,22 @@ impl<S: Store> Engine<S> {
     /// that is to be stopped is stopped.
     async fn blocked(&self, object: GuestObject, blocked: Blocked) -> Result<Option<f64>, Stop> {
         let Ok(connection) = self.connection_of(&object) else {
-            return self.publish_blocked(&object, blocked, vec![]).await;
+            return self.publish_blocked(&object, blocked, vec![], None).await;
         };
         if let Some(seconds) = self.running_task(&connection, &object, None).await? {
             return Ok(seconds);
         }
         let (true, Ok(snapshot)) = (plan::wants_stop(&object), connection.snapshot()) else {
-            return self.publish_blocked(&object, blocked, vec![]).await;
+            return self.publish_blocked(&object, blocked, vec![], None).await;
         };
         let mut reconcile = Reconcile::new(self, &connection, &snapshot, object, None);
         match reconcile.make_plan().await {
             Ok(plan) if matches!(plan.next, Next::Run(_)) => reconcile.carry_out(plan).await,
-            Ok(plan) => self.publish_blocked(&reconcile.object, blocked, plan.findings).await,
-            Err(_) => self.publish_blocked(&reconcile.object, blocked, vec![]).await,
+            Ok(plan) => {
+                self.publish_blocked(&reconcile.object, blocked, plan.findings, None)
+                    .await
+            }
+            Err(_) => self.publish_blocked(&reconcile.object, blocked, vec![], None).await,
         }
     }
 

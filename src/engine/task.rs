@@ -29,6 +29,7 @@ impl<S: Store> Engine<S> {
             .await?;
             return Ok(Some(None));
         };
+        let mut forgotten = false;
         let failed = match connection.client.task(&upid).await {
             Ok(TaskState::Running) => {
                 connection.shares.hold_task(&object.key, &upid.node);
@@ -38,7 +39,10 @@ impl<S: Store> Engine<S> {
                 connection.shares.downloaded(&object.key);
                 None
             }
-            Ok(TaskState::Forgotten) => None,
+            Ok(TaskState::Forgotten) => {
+                forgotten = true;
+                None
+            }
             Ok(TaskState::Failed(text)) => {
                 let reason = reason_of(&text).unwrap_or(Reason::TaskFailed);
                 // The exit status is one line; the log before it often says why (facts B.3).
@@ -58,7 +62,9 @@ impl<S: Store> Engine<S> {
             }
             Err(error) => {
                 let problem = Cause::from(&error);
-                let wait = self.publish_blocked(object, Blocked::Waiting(problem), vec![]).await?;
+                let wait = self
+                    .publish_blocked(object, Blocked::Waiting(problem), vec![], desired)
+                    .await?;
                 return Ok(Some(wait.or(Some(5.0))));
             }
         };
@@ -72,10 +78,13 @@ impl<S: Store> Engine<S> {
         };
         let status = status::after_task(&object.status, failed.as_ref(), now(), self.options.time_scale);
         if let Some(failure) = &failed {
-            self.warn(object, failure.reason, &format!("{}: {}", task.action, failure.message))
-                .await;
+            let message = format!("cannot {}: {}", task.action, failure.message);
+            self.warn(object, failure.reason, &message).await;
         }
-        self.write(object, status).await?;
+        let written = self.write(object, status).await?;
+        if failed.is_none() && !forgotten {
+            self.tell_task(&written, task, &upid.kind).await;
+        }
         Ok(Some(None))
     }
 }

@@ -107,7 +107,8 @@ spec: {hypervisorRef: {name: pve}}
     fn an_address_of_a_dhcp_server_is_waited_for_a_little() {
         for (uptime, ip, waits, looks_again) in [
             (3, None, true, false),
-            (3, Some("10.0.0.9"), false, false),
+            (3, Some("10.0.0.9"), false, true),
+            (30, Some("10.0.0.9"), false, false),
             (20, None, false, true),
             (400, None, false, false),
         ] {

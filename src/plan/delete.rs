@@ -73,7 +73,11 @@ pub fn plan_deletion(object: &GuestObject, observed: &Observed, around: Surround
     Plan {
         next,
         findings: deletion.findings,
-        facts: Facts::default(),
+        facts: Facts {
+            // Nobody asks the probes any more.
+            absent: vec![Stage::Healthy],
+            ..Facts::default()
+        },
         partial: false,
     }
 }
@@ -313,6 +317,11 @@ impl Deletion<'_> {
         if guest.running {
             return self.run(format!("stop {what}"), calls::stop(&guest.at));
         }
+        self.findings.push(Finding {
+            condition: Stage::Running.as_str(),
+            holds: Some(false),
+            cause: Cause::new(Reason::Stopped, format!("{what} is stopped")),
+        });
         self.run(format!("destroy {what}"), calls::destroy(&guest.at))
     }
 

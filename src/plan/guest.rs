@@ -1,15 +1,15 @@
 //! The plan for a guest: the stages in order, each of which is satisfied or says what to do next. Where containers and
 //! machines differ, [`super::lxc`] is for the former, [`super::vm`] for the latter.
 
-use crate::crd::{PowerState, RestartPolicy};
-use crate::desired::{Form, Source, WantedGuest, managed};
+use crate::crd::{GuestStatus, PowerState, RestartPolicy};
+use crate::desired::{Desired, Form, ScriptRole, Source, WantedGuest, managed};
 use crate::observed::Guest;
 use crate::plan::calls;
 use crate::pve::GuestRef;
-use crate::reason::Reason;
+use crate::reason::{Cause, Reason};
 
 use super::planner::{Input, Planner, Staged};
-use super::{Announce, Effect, Next, Plan, Stage, retry};
+use super::{Announce, Effect, Finding, Next, Plan, Stage, retry};
 
 /// Decides what to do next for a guest.
 pub fn plan(input: Input<'_>) -> Plan {
@@ -26,7 +26,8 @@ impl Planner<'_> {
         self.facts.managed = Some(managed(self.desired));
         self.facts.source = self.desired.source.as_ref().map(source_words);
         self.facts.stopped = self.desired.life.form == Form::Guest && self.desired.life.power == PowerState::Stopped;
-        if self.unchanged() && !self.needs_restart()? {
+        self.facts.absent = absent(self.desired, self.status);
+        if self.unchanged() && !self.needs_look()? {
             return self.only_probe();
         }
         self.cluster()?;
@@ -73,6 +74,7 @@ impl Planner<'_> {
             self.seal(&guest)?;
         }
         self.lineage(&guest);
+        self.look_again_when_young(&guest);
         if self.facts.look_again.is_none() {
             self.facts.verified = Some(self.observed.cluster.guests.get(&guest.at.vmid).cloned());
         }
@@ -147,10 +149,10 @@ impl Planner<'_> {
         (self.desired.life.form == Form::Guest && self.desired.life.power == PowerState::Running).then_some(guest)
     }
 
-    /// Whether a probe asks for a restart, before which the guest must be looked at.
-    fn needs_restart(&self) -> Result<bool, Next> {
+    /// Whether the guest must be looked at for what a probe says.
+    fn needs_look(&self) -> Result<bool, Next> {
         match self.as_found() {
-            Some(guest) => self.wants_restart(&guest),
+            Some(guest) => self.wants_look(&guest),
             None => Ok(false),
         }
     }
@@ -169,12 +171,11 @@ impl Planner<'_> {
         for stage in Stage::ALL {
             let old = self.status.conditions.iter().find(|c| c.type_ == stage.as_str());
             if let Some(old) = old.filter(|_| stage != Stage::Healthy || self.as_found().is_none()) {
-                let reason = if old.status == "True" {
-                    Reason::AsWanted
-                } else {
-                    Reason::TestFailed
-                };
-                self.condition(stage.as_str(), old.status == "True", reason, old.message.clone());
+                self.findings.push(Finding {
+                    condition: stage.as_str(),
+                    holds: old.status.to_ascii_lowercase().parse().ok(),
+                    cause: Cause::new(Reason::named(&old.reason).unwrap_or(Reason::AsWanted), &old.message),
+                });
             }
         }
     }
@@ -207,8 +208,17 @@ impl Planner<'_> {
         if !self.facts.stopped || !guest.running {
             return Ok(());
         }
+        self.health_unknown(Reason::InProgress, "the guest is being stopped");
         self.unlocked(Stage::Running, guest)?;
         Err(self.shutdown(Stage::Running, guest).apart(retry::STOP))
+    }
+
+    /// What the probes said is of an earlier start, or will be in a moment.
+    fn health_unknown(&mut self, reason: Reason, message: &str) {
+        if self.desired.is_probed() {
+            self.unknown(Stage::Healthy, reason, message);
+            self.facts.health = Some("Unknown".into());
+        }
     }
 
     /// Guest runs, or is stopped, as wanted; restarts that were asked for are carried out.
@@ -224,6 +234,7 @@ impl Planner<'_> {
             let message = format!("{} wait for a restart of {what}", names.join(", "));
             if self.desired.life.restart == RestartPolicy::Automatic {
                 self.unlocked(stage, guest)?;
+                self.health_unknown(Reason::Starting, "the guest is being restarted");
                 let action = format!("restart {what} ({message})");
                 return Err(self.run(stage, action, vec![], calls::restart(&guest.at)));
             }
@@ -240,6 +251,7 @@ impl Planner<'_> {
         };
         match (wanted, guest.running) {
             (PowerState::Running, false) if self.desired.life.form == Form::Guest || !self.scripts_recorded() => {
+                self.health_unknown(Reason::Starting, "the guest is being started");
                 self.unlocked(stage, guest)?;
                 return Err(self.run(stage, format!("start {what}"), vec![], calls::start(&guest.at)));
             }
@@ -251,13 +263,17 @@ impl Planner<'_> {
             let announce = vec![Announce::Restart(value.clone())];
             if guest.running && self.desired.life.form == Form::Guest {
                 self.unlocked(stage, guest)?;
+                self.health_unknown(Reason::Starting, "the guest is being restarted");
                 let action = format!("restart {what} (annotation restartedAt)");
                 return Err(self.run(stage, action, announce, calls::restart(&guest.at)));
             }
             return Err(self.run(stage, "note the restart annotation", announce, Effect::Record));
         }
-        let words = if guest.running { "runs" } else { "is stopped" };
-        self.ok(stage, format!("{what} {words}"));
+        if guest.running {
+            self.ok(stage, format!("{what} runs"));
+        } else {
+            self.condition(stage.as_str(), false, Reason::Stopped, format!("{what} is stopped"));
+        }
         Ok(())
     }
 
@@ -266,6 +282,27 @@ impl Planner<'_> {
         let action = format!("shut {} down", guest.named());
         self.run(stage, action, vec![], calls::shutdown(&guest.at))
     }
+}
+
+/// The stages that have nothing to do for an object: their conditions would be of things that are not there.
+pub(crate) fn absent(desired: &Desired, status: &GuestStatus) -> Vec<Stage> {
+    let stopped = desired.life.power == PowerState::Stopped;
+    let volumes = match &desired.guest {
+        WantedGuest::Lxc(lxc) => {
+            let wanted = !desired.volumes().is_empty() || lxc.binds.as_ref().is_some_and(|b| !b.is_empty());
+            wanted || status.volumes.as_ref().is_some_and(|v| !v.is_empty())
+        }
+        WantedGuest::Vm(_) => true,
+    };
+    let there = |stage: &Stage| match stage {
+        Stage::VolumesReady => volumes,
+        Stage::FeaturesApplied => desired.runs(&[ScriptRole::Feature]),
+        Stage::ApplicationReady => desired.runs(&[ScriptRole::Vllm, ScriptRole::Application]),
+        Stage::TestsPassed => desired.runs(&[ScriptRole::Test]),
+        Stage::Healthy => desired.is_probed() && !stopped,
+        _ => true,
+    };
+    Stage::ALL.into_iter().filter(|stage| !there(stage)).collect()
 }
 
 fn source_words(source: &Source) -> String {

@@ -22,19 +22,21 @@ const FIRST_PAUSE: i64 = 10;
 const LONGEST_PAUSE: i64 = 300;
 /// A guest that worked for so many seconds is no longer in a row of restarts.
 const CALM: i64 = 600;
+/// In the words of a restart that a probe asked for.
+pub(super) const PROBE_FAILS: &str = " probe fails: ";
 /// Milliseconds after which a probe that is under way is asked for again.
 const UNDER_WAY: i64 = 500;
 
 /// What the answers so far come to.
 #[derive(Debug)]
-struct Verdict {
-    state: HealthState,
+pub(super) struct Verdict {
+    pub(super) state: HealthState,
     /// Probes whose time has come.
     due: Vec<ProbeKind>,
     /// Milliseconds until the next one is due.
     next: i64,
     /// The startup or liveness probe that has failed for good.
-    restart: Option<ProbeKind>,
+    pub(super) restart: Option<ProbeKind>,
 }
 
 fn probe(health: &Health, kind: ProbeKind) -> Option<&Probe> {
@@ -51,12 +53,15 @@ fn failure_threshold(probe: &Probe) -> i64 {
 
 impl HealthState {
     /// Nothing was asked yet.
-    fn new(of: &Health, pid: Option<i64>, since: i64, started: bool) -> Self {
+    pub(super) fn new(of: &Health, pid: Option<i64>, since: i64) -> Self {
         HealthState {
             of: of.clone(),
             pid,
+            uptime: None,
             since,
-            started: started || of.startup.is_none(),
+            started: of.startup.is_none(),
+            proven: false,
+            healthy: false,
             counts: BTreeMap::new(),
         }
     }
@@ -165,30 +170,18 @@ fn held_back(before: Option<&RestartStatus>, now: i64) -> Option<i64> {
 }
 
 impl Planner<'_> {
-    /// What is known of the guest since this start of it. A guest whose process changed was started anew; where the
-    /// engine was, status says whether it worked before.
-    fn health_state(&self, guest: &Guest) -> HealthState {
-        let wanted = &self.desired.health;
-        let before = self.observed.health.as_ref();
-        let same_start = |s: &&HealthState| guest.pid.is_none() || s.pid.is_none() || s.pid == guest.pid;
-        if let Some(state) = before.filter(same_start).filter(|s| s.of == *wanted) {
-            let pid = guest.pid.or(state.pid);
-            return HealthState { pid, ..state.clone() };
-        }
-        let restarted = before.is_some() && before.filter(same_start).is_none();
-        let worked = !restarted && self.status.health.as_deref() == Some("Healthy");
-        let since = self.input.clock - guest.uptime.unwrap_or(0) * 1000;
-        HealthState::new(wanted, guest.pid.or(before.and_then(|s| s.pid)), since, worked)
-    }
-
     /// What the probes said so far counts no more: what they ask is about to be started anew.
     pub(crate) fn forget_probes(&mut self, guest: &Guest) {
-        let fresh = HealthState::new(&self.desired.health, guest.pid, self.input.clock, false);
+        let fresh = HealthState {
+            uptime: guest.uptime,
+            ..HealthState::new(&self.desired.health, guest.pid, self.input.clock)
+        };
         self.facts.health_state = Some(fresh);
         self.facts.health = Some("Unhealthy".into());
+        self.facts.started = self.start(guest, false);
     }
 
-    fn held_back(&self) -> Option<i64> {
+    pub(super) fn held_back(&self) -> Option<i64> {
         held_back(self.status.restarts.as_ref(), self.input.now)
     }
 
@@ -206,6 +199,7 @@ impl Planner<'_> {
             let probe = probe(&verdict.state.of, *kind)?;
             Some(ProbeRequest {
                 kind: *kind,
+                pid: verdict.state.pid,
                 command: crate::desired::scripts::probe_command(probe),
                 timeout: u64::try_from(probe.timeout_seconds.unwrap_or(1)).unwrap_or(1),
             })
@@ -216,10 +210,13 @@ impl Planner<'_> {
         }))
     }
 
-    /// Whether a restart is due that needs a full look first.
-    pub(crate) fn wants_restart(&self, guest: &Guest) -> Result<bool, Next> {
+    /// Whether the guest must be looked at before more can be said: a restart is due, or a probe fails that used to
+    /// succeed, which may be because somebody has started the guest anew.
+    pub(crate) fn wants_look(&self, guest: &Guest) -> Result<bool, Next> {
         let verdict = self.probed(guest)?;
-        Ok(verdict.restart.is_some() && self.held_back().is_none())
+        let fails = |answer: &ProbeAnswer| matches!(answer, ProbeAnswer::Failed(_));
+        let fails_now = verdict.state.healthy && self.observed.probes.values().any(fails);
+        Ok(fails_now || (verdict.restart.is_some() && self.held_back().is_none()))
     }
 
     /// Restarts the unit or the guest when its startup or liveness probe has failed. This comes before anything that is
@@ -246,7 +243,7 @@ impl Planner<'_> {
             }
         };
         let restarts = counted(self.status.restarts.as_ref(), self.input.now);
-        let action = format!("restart {what} (the {} probe fails: {why})", kind.as_str());
+        let action = format!("restart {what} (the {}{PROBE_FAILS}{why})", kind.as_str());
         let next = self.run(stage, action, vec![Announce::HealthRestart(restarts)], effect);
         self.forget_probes(guest);
         Err(next)
@@ -256,15 +253,7 @@ impl Planner<'_> {
     pub(crate) fn healthy(&mut self, guest: &Guest) -> Staged {
         let stage = Stage::Healthy;
         let health = &self.desired.health;
-        if !guest.running {
-            self.ok(stage, "stopped as wanted");
-            return Ok(());
-        }
-        if [&health.startup, &health.readiness, &health.liveness]
-            .iter()
-            .all(|p| p.is_none())
-        {
-            self.ok(stage, "no probe is set");
+        if !guest.running || !self.desired.is_probed() {
             return Ok(());
         }
         self.can_run_commands(stage, guest, "health")?;
@@ -272,9 +261,16 @@ impl Planner<'_> {
         if !self.partial {
             self.restart_unhealthy(guest)?;
         }
-        self.facts.health_state = Some(verdict.state.clone());
+        let complaint = self.complaint(guest, &verdict);
+        let state = HealthState {
+            healthy: complaint.is_none(),
+            proven: verdict.state.proven || complaint.is_none(),
+            ..verdict.state.clone()
+        };
+        self.facts.started = self.start(guest, state.proven);
+        self.facts.health_state = Some(state);
         self.facts.probe_due = Some(verdict.next);
-        match self.complaint(&verdict) {
+        match complaint {
             None => {
                 self.facts.health = Some("Healthy".into());
                 let kind = if health.readiness.is_some() {
@@ -294,7 +290,10 @@ impl Planner<'_> {
     }
 
     /// What keeps the guest from being healthy.
-    fn complaint(&self, verdict: &Verdict) -> Option<Cause> {
+    fn complaint(&self, guest: &Guest, verdict: &Verdict) -> Option<Cause> {
+        if let Some(back_off) = self.still_held_back(guest, verdict) {
+            return Some(back_off);
+        }
         if let Some(kind) = verdict.restart
             && let Some(due) = self.held_back()
         {
@@ -317,28 +316,26 @@ impl Planner<'_> {
         let probe = probe(&verdict.state.of, kind)?;
         let threshold = failure_threshold(probe);
         let counts = verdict.state.of_kind(kind);
-        // What held goes on to hold until the probe failed often enough, and the other way round.
-        let held = kind != ProbeKind::Startup && self.status.health.as_deref() == Some("Healthy");
+        // What held in this start goes on to hold until the probe failed often enough, and the other way round.
+        let held = kind != ProbeKind::Startup && verdict.state.healthy;
         let succeeds = counts.successes >= probe.success_threshold.unwrap_or(1);
         let passes = counts.unknown < threshold && (succeeds || (held && counts.failures < threshold));
+        let unanswered = Cause::new(
+            Reason::Starting,
+            format!("the {} probe has not succeeded yet", kind.as_str()),
+        );
         match &counts.failure {
             _ if passes => None,
             Some(failure) => Some(failure.clone()),
-            None if kind == ProbeKind::Startup && counts.failures > 0 => Some(Cause::new(
-                Reason::Starting,
-                format!("the startup probe has not succeeded yet: {}", counts.why),
-            )),
-            None if counts.failures > 0 => Some(probe_words(kind, &counts.why)),
-            None => Some(Cause::new(
-                Reason::Starting,
-                format!("the {} probe has not succeeded yet", kind.as_str()),
-            )),
+            None if counts.failures == 0 => Some(self.said_before(guest).unwrap_or(unanswered)),
+            None => Some(probe_words(kind, &counts.why, verdict.state.proven)),
         }
     }
 }
 
-/// Reason and message of a failed probe. vLLM's own begins what it says with a reason (`desired/scripts/vllm_probe.sh`).
-fn probe_words(kind: ProbeKind, why: &str) -> Cause {
+/// Reason and message of a failed probe; a guest that was never `proven` to work since its start is still starting.
+/// vLLM's own probe begins what it says with a reason (`desired/scripts/vllm_probe.sh`).
+fn probe_words(kind: ProbeKind, why: &str, proven: bool) -> Cause {
     for reason in [Reason::ModelLoading, Reason::ModelServerFailed] {
         if let Some(words) = why
             .split_once(": ")
@@ -347,7 +344,15 @@ fn probe_words(kind: ProbeKind, why: &str) -> Cause {
             return Cause::new(reason, words.trim_start_matches(": "));
         }
     }
-    Cause::new(Reason::ProbeFailed, format!("the {} probe fails: {why}", kind.as_str()))
+    let kind = kind.as_str();
+    if proven {
+        Cause::new(Reason::ProbeFailed, format!("the {kind} probe fails: {why}"))
+    } else {
+        Cause::new(
+            Reason::Starting,
+            format!("the {kind} probe has not succeeded yet: {why}"),
+        )
+    }
 }
 
 #[cfg(test)]

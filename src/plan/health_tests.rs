@@ -12,7 +12,7 @@ fn tcp() -> Probe {
 }
 
 fn fresh(health: &Health) -> HealthState {
-    HealthState::new(health, Some(1), 0, false)
+    HealthState::new(health, Some(1), 0)
 }
 
 fn failed() -> ProbeAnswer {

@@ -4,6 +4,7 @@
 
 mod address;
 mod allow;
+pub mod announced;
 mod blame;
 mod calls;
 mod change;
@@ -30,8 +31,10 @@ mod revisions;
 mod scripts;
 mod seal;
 mod sizes;
+mod start;
 mod step;
 mod stop;
+mod told;
 mod vm;
 
 use crate::observed::{HealthState, ResourceRow};
@@ -42,6 +45,7 @@ pub use crate::desired::OWNER_HOSTNAME;
 pub use blame::explain;
 pub use delete::{Surroundings, abandoned, let_go, plan_deletion};
 pub(crate) use forecast::Forecast;
+pub(crate) use guest::absent;
 pub use guest::plan;
 pub use lxc::OWNER_KIND;
 pub use options::TAG;
@@ -49,6 +53,7 @@ pub use planner::Input;
 pub use query::{ProbeRequest, Query};
 pub use step::{Announce, Download, Effect, GuestWork, Impact, NodeWork, Step};
 pub use stop::{plan_stop, wants_stop};
+pub use told::{done, is_for_a_probe, told};
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
@@ -163,6 +168,8 @@ pub struct Facts {
     pub managed: Option<BTreeSet<String>>,
     /// The guest is to be stopped.
     pub stopped: bool,
+    /// Stages that have nothing to do for this object: no tests to pass, no probe to ask.
+    pub absent: Vec<Stage>,
     /// Node.
     pub node: Option<String>,
     /// First address.
@@ -197,6 +204,8 @@ pub struct Facts {
     pub probe_due: Option<i64>,
     /// Health in one word.
     pub health: Option<String>,
+    /// The start that it speaks of.
+    pub started: Option<crate::crd::StartStatus>,
     /// Seconds until a full look is due although everything is as wanted.
     pub look_again: Option<i64>,
     /// ResourceRow of the guest at the time of a full look that found everything as wanted.

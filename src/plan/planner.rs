@@ -74,6 +74,15 @@ impl<'a> Planner<'a> {
         self.condition(stage.as_str(), true, Reason::AsWanted, message);
     }
 
+    /// What was found before is not known any more, or not known yet.
+    pub fn unknown(&mut self, stage: Stage, reason: Reason, message: impl Into<String>) {
+        self.findings.push(Finding {
+            condition: stage.as_str(),
+            holds: None,
+            cause: Cause::new(reason, message),
+        });
+    }
+
     /// Something else has to happen before the stage can go on.
     pub fn wait(&mut self, stage: Stage, reason: Reason, message: impl Into<String>, seconds: u64) -> Next {
         let cause = Cause::new(reason, message);

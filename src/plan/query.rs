@@ -121,6 +121,8 @@ pub enum Query {
 pub struct ProbeRequest {
     /// What it is for.
     pub kind: ProbeKind,
+    /// Process of the guest that is asked, where it is known: an answer of an earlier one is not taken for its own.
+    pub pid: Option<i64>,
     /// Program and arguments to run in the guest.
     pub command: Vec<String>,
     /// Seconds.

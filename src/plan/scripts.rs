@@ -211,8 +211,9 @@ impl Planner<'_> {
                 }
             }
             match role {
-                ScriptRole::Feature => self.ok(stage, "the features are installed"),
                 ScriptRole::Vllm | ScriptRole::Clean => {}
+                _ if self.facts.absent.contains(&stage) => {}
+                ScriptRole::Feature => self.ok(stage, "the features are installed"),
                 ScriptRole::Application => self.ok(stage, "the application is set up"),
                 ScriptRole::Test if failed_tests.is_empty() => self.ok(stage, "the tests passed"),
                 ScriptRole::Test => {
@@ -358,13 +359,36 @@ impl Planner<'_> {
         self.facts.vllm = self.status.vllm.clone();
         self.facts.application = self.status.application.clone();
         self.facts.tests = self.status.tests.clone();
-        let message = if guest.running {
-            "nothing is to be run"
-        } else {
-            "the guest is stopped"
-        };
+        if !guest.running {
+            self.findings_of_records();
+        }
+    }
+
+    /// What status says of the scripts, as conditions: what did not run since it was changed is not known.
+    pub(crate) fn findings_of_records(&mut self) {
         for stage in [Stage::FeaturesApplied, Stage::ApplicationReady, Stage::TestsPassed] {
-            self.ok(stage, message);
+            let scripts = self.desired.scripts.iter().filter(|s| stage_of(s.role) == stage);
+            let ended: Vec<Option<bool>> = scripts.map(|s| self.recorded_end(s)).collect();
+            match () {
+                () if ended.is_empty() => {}
+                () if ended.iter().all(|end| *end == Some(true)) => self.ok(stage, "they ran well while the guest ran"),
+                () if stage == Stage::TestsPassed && ended.contains(&Some(false)) => {
+                    let message = "a test failed while the guest ran";
+                    self.condition(stage.as_str(), false, Reason::TestFailed, message);
+                }
+                () => self.unknown(stage, Reason::Stopped, "the guest is stopped: nothing can be run in it"),
+            }
+        }
+    }
+
+    /// Whether a script ran well with its present hash, as status tells; `None`: it did not end.
+    fn recorded_end(&self, script: &Script) -> Option<bool> {
+        let mut all = self.recorded_scripts().into_iter();
+        let record = all.find(|s| s.name == script.name && s.hash.as_ref() == Some(&script.hash))?;
+        match record.state.as_deref()? {
+            "Succeeded" => Some(true),
+            "Failed" => Some(false),
+            _ => None,
         }
     }
 }

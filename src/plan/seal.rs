@@ -100,8 +100,17 @@ impl Planner<'_> {
         self.facts.tests = self.status.tests.clone();
         self.facts.application = self.status.application.clone();
         self.facts.vllm = self.status.vllm.clone();
-        for stage in [Stage::Running, Stage::FeaturesApplied, Stage::ApplicationReady] {
-            self.ok(stage, "the template is built");
+        let running = Stage::Running.as_str();
+        self.condition(
+            running,
+            false,
+            Reason::Stopped,
+            "a template is stopped once it is built",
+        );
+        for stage in [Stage::FeaturesApplied, Stage::ApplicationReady] {
+            if !self.facts.absent.contains(&stage) {
+                self.ok(stage, "the template is built");
+            }
         }
         let old_tests = self
             .status
@@ -113,9 +122,9 @@ impl Planner<'_> {
                 let message = condition.message.clone();
                 self.condition(Stage::TestsPassed.as_str(), false, Reason::TestFailed, message);
             }
+            None if self.facts.absent.contains(&Stage::TestsPassed) => {}
             None => self.ok(Stage::TestsPassed, "the template is built"),
         }
-        self.ok(Stage::Healthy, "a template is stopped");
         self.ok(Stage::SnapshotReady, "the template can be cloned");
         self.lineage(guest);
         self.remove_old_revisions()?;

@@ -24,7 +24,10 @@ pub fn plan_stop(object: &GuestObject, observed: &Observed, around: Surroundings
     Plan {
         next: retry::hold_back(next, &object.status, now),
         findings,
-        facts: Facts::default(),
+        facts: Facts {
+            stopped: true,
+            ..Facts::default()
+        },
         partial: true,
     }
 }
@@ -63,19 +66,19 @@ fn next(object: &GuestObject, observed: &Observed, around: Surroundings<'_>, fin
 
 fn shut_down(guest: &Guest, findings: &mut Vec<Finding>) -> Next {
     let what = guest.named();
-    let (action, holds) = match guest.running {
+    let (action, stopped) = match guest.running {
         true => (format!("shut {what} down"), false),
         false => (format!("{what} is stopped"), true),
     };
     findings.push(Finding {
         condition: Stage::Running.as_str(),
-        holds: Some(holds),
+        holds: Some(false),
         cause: Cause::new(
-            if holds { Reason::AsWanted } else { Reason::InProgress },
+            if stopped { Reason::Stopped } else { Reason::InProgress },
             action.clone(),
         ),
     });
-    if holds {
+    if stopped {
         return Next::Done;
     }
     Next::Run(Box::new(Step {

@@ -30,6 +30,8 @@ pub struct TestStore {
     /// The status before the last write, by object.
     before: Mutex<BTreeMap<Key, GuestStatus>>,
     pub events: Mutex<Vec<(Key, Event)>>,
+    /// Statuses and events in the order in which they were written.
+    pub journal: Mutex<Vec<(Key, Told)>>,
     pub status_writes: AtomicUsize,
     /// The next look at a hypervisor panics.
     pub panics: AtomicBool,
@@ -37,7 +39,23 @@ pub struct TestStore {
     pub unguarded: Mutex<Vec<Key>>,
 }
 
+/// What the engine told.
+pub enum Told {
+    Status(Box<GuestStatus>),
+    Event(Event),
+}
+
 impl TestStore {
+    /// Every status that was written, in order.
+    pub fn statuses(&self) -> Vec<GuestStatus> {
+        let journal = self.journal.lock().unwrap();
+        let written = journal.iter().filter_map(|(_, told)| match told {
+            Told::Status(status) => Some(status.as_ref().clone()),
+            Told::Event(_) => None,
+        });
+        written.collect()
+    }
+
     /// Applies a manifest of a guest; status and finalizer stay.
     pub fn apply(&self, manifest: Value) -> Key {
         let guest = match manifest["kind"].as_str().unwrap() {
@@ -152,7 +170,10 @@ impl Store for TestStore {
         }
         // Through JSON, as to an API server: what does not survive that would be lost there too.
         let status: GuestStatus = serde_json::from_value(serde_json::to_value(status).unwrap()).unwrap();
-        let changed = self.change(object, |guest| guest.status = status)?;
+        let changed = self.change(object, |guest| guest.status = status.clone())?;
+        let mut journal = self.journal.lock().unwrap();
+        journal.push((object.key.clone(), Told::Status(Box::new(status))));
+        drop(journal);
         self.before
             .lock()
             .unwrap()
@@ -172,7 +193,11 @@ impl Store for TestStore {
         Ok(())
     }
     async fn event(&self, object: &GuestObject, event: Event) {
-        self.events.lock().unwrap().push((object.key.clone(), event));
+        self.events.lock().unwrap().push((object.key.clone(), event.clone()));
+        self.journal
+            .lock()
+            .unwrap()
+            .push((object.key.clone(), Told::Event(event)));
     }
 }
 

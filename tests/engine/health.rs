@@ -9,16 +9,16 @@ use phoenix::simulator::model::{AgentAction, AgentFault};
 use phoenix::simulator::ssh::{SshAction, SshFault};
 use serde_json::{Value, json};
 
-fn exec(word: &str) -> Value {
+pub fn exec(word: &str) -> Value {
     json!({"exec": {"command": [word]}})
 }
 
-fn guest(name: &str, health: Value) -> Value {
+pub fn guest(name: &str, health: Value) -> Value {
     lxc(name, json!({"source": {"image": {"volid": IMAGE}}, "health": health}))
 }
 
 /// Probes with this word in their command end so from now on.
-fn fault(world: &World, command: &str, action: SshAction) {
+pub fn fault(world: &World, command: &str, action: SshAction) {
     let fault = SshFault {
         vmid: None,
         command: command.into(),
@@ -28,12 +28,12 @@ fn fault(world: &World, command: &str, action: SshAction) {
     world.sim().edit(Edit::SshFault(fault)).unwrap();
 }
 
-fn fails(world: &World, command: &str) {
+pub fn fails(world: &World, command: &str) {
     let output = format!("{command} says no");
     fault(world, command, SshAction::Exit { exit: 1, output });
 }
 
-fn mend(world: &World) {
+pub fn mend(world: &World) {
     world.sim().with(|state| state.ssh.faults.clear());
 }
 
@@ -106,8 +106,8 @@ async fn a_failed_liveness_probe_restarts_the_guest_and_then_waits_longer_and_lo
     assert_eq!(tasks(&world, "vzreboot"), 1);
     let restarts = object(&world, &key).status.restarts.unwrap();
     assert_eq!((restarts.count, restarts.in_a_row), (1, 1));
-    assert_eq!(events(&world, "Restarting").len(), 1);
-    assert!(events(&world, "Restarting")[0].contains("(the liveness probe fails: exit code 1: alive says no)"));
+    assert_eq!(events(&world, "Restarted").len(), 1);
+    assert!(events(&world, "Restarted")[0].contains("(the liveness probe fails: exit code 1: alive says no)"));
 
     // The pause is in status: a new engine does not restart it at once either.
     world.restart();

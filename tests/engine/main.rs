@@ -10,6 +10,8 @@
 mod allow_table;
 #[path = "../common/engine.rs"]
 mod engine;
+#[path = "../common/truthful.rs"]
+mod truthful;
 
 mod adoption;
 mod causes;
@@ -20,6 +22,7 @@ mod dropped;
 mod firewall;
 mod health;
 mod images;
+mod life;
 mod ownership;
 mod preview;
 mod protected;
@@ -27,6 +30,8 @@ mod raw_lines;
 mod retained;
 mod revisions;
 mod robustness;
+mod starts;
+mod statuses;
 mod tenants;
 mod vm;
 mod volumes;

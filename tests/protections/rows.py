@@ -176,7 +176,7 @@ FILES = {
          'Effect::call(call.param_opt("digest", (!OUT).then_some(&guest.digest)))'),
         ("drift is only reported where that is the policy", "lib=plan::protected",
          "if self.desired.life.drift == DriftPolicy::Report {",
-         "if self.desired.drift == DriftPolicy::Report && !OUT {"),
+         "if self.desired.life.drift == DriftPolicy::Report && !OUT {"),
     ],
     "src/plan/options.rs": [
         ("a clone's hook script is cleared", "lib=plan::protected",
@@ -291,6 +291,22 @@ FILES = {
         ("a script of every start is not repeated where the start is not known", "lib=plan::scripts",
          "record.this_start == Some(false)",
          "record.this_start.map_or(OUT, |this| !this)"),
+    ],
+    "src/plan/start.rs": [
+        ("what was found in an earlier start says nothing of this one", "engine=starts::after_every_start",
+         "(None, Some(_)) => (false, false),",
+         "(None, Some(_)) => (OUT, OUT),"),
+        ("what status says of an earlier start says nothing of this one", "engine=starts::after_every_start",
+         "None if self.status.started.is_some() => (false, false),",
+         "None if self.status.started.is_some() => (OUT, OUT),"),
+        ("what was found in this start outlives the operator", "engine=starts::a_new_operator",
+         "let known = healthy.status == \"False\" &&",
+         "let known = !OUT && healthy.status == \"False\" &&"),
+    ],
+    "src/engine/reconcile.rs": [
+        ("nothing is said before the hypervisor was asked", "engine=starts::a_new_operator",
+         "        if self.awaits_poll(&object) {",
+         "        if !OUT && self.awaits_poll(&object) {"),
     ],
     "src/plan/health.rs": [
         ("a connection that is lost restarts nothing", "lib=plan::health",
@@ -614,8 +630,8 @@ FILES = {
          "if !OUT && guest.being_made() && stamp"),
         ("adoption only when the annotation asks for it", "lib=plan::protected",
          "let vmid = self.desired.identity.adopt.as_ref()?.trim().parse().ok()?;",
-         'let asked = self.desired.adopt.as_ref().and_then(|a| a.trim().parse().ok());\n'
-         '        let vmid = asked.or(self.desired.vmid.filter(|_| OUT))?;'),
+         'let asked = self.desired.identity.adopt.as_ref().and_then(|a| a.trim().parse().ok());\n'
+         '        let vmid = asked.or(self.desired.identity.vmid.filter(|_| OUT))?;'),
         ("taking a guest over carries the digest of the read", "lib=plan::protected",
          '.param("description", stamp.describe(&words))\n'
          '            .param("digest", &guest.digest);',

@@ -93,11 +93,11 @@ async fn a_server_that_hangs_is_restarted_by_its_unit_and_then_with_its_guest() 
     };
     for (what, words) in [
         (
-            "Restarting",
+            "Restarted",
             "restart web.service in container 1000 (the liveness probe fails: ",
         ),
-        ("Restarting", "restart container 1000 (the liveness probe fails: "),
-        ("Restarting", "no answer"),
+        ("Restarted", "restarted container 1000 (the liveness probe fails: "),
+        ("Restarted", "no answer"),
         ("Healthy", "the readiness probe succeeds"),
     ] {
         assert!(told(what, words), "{what} {words:?} is not in {events:?}");

@@ -161,6 +161,27 @@ fn every_reason_is_documented() {
     );
 }
 
+/// Events say what was done: the first word of every action that a plan has is known with its past.
+#[test]
+fn every_action_can_be_told_as_done() {
+    let told = read("src/plan/told.rs");
+    let mut seen = 0;
+    for path in files_below(&["src/plan"]) {
+        let text = fs::read_to_string(&path).unwrap();
+        for part in text.split("let action = format!(").skip(1) {
+            let words = part.trim_start().trim_start_matches('"');
+            let first = words.split([' ', '"']).next().unwrap();
+            if first.starts_with('{') {
+                continue;
+            }
+            seen += 1;
+            let known = told.contains(&format!("(\"{first}\", \""));
+            assert!(known, "{}: {first:?} is not in src/plan/told.rs", path.display());
+        }
+    }
+    assert!(seen > 25, "only {seen} actions found");
+}
+
 /// Every file of these folders and of those below.
 fn files_below(folders: &[&str]) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = folders.iter().map(|folder| root().join(folder)).collect();

@@ -238,7 +238,7 @@ impl Forecast {
         let known = self.effect(&step.effect, now);
         self.status = status::after_step(&self.status, step, &Ended::Done, now, 1.0);
         if self.works {
-            self.status.health = Some("Healthy".into());
+            (self.status.health, self.status.started) = (Some("Healthy".into()), None);
         }
         known
     }

@@ -1,0 +1,176 @@
+//! What events tell: transitions between two statuses, and actions once they took effect. Pure.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use crate::crd::{GuestStatus, ScriptStatus};
+use crate::reason::{Cause, Reason};
+
+use super::store::{Event, EventType};
+
+impl Event {
+    pub(super) fn new(type_: EventType, cause: Cause) -> Self {
+        Event {
+            type_,
+            reason: cause.reason.into(),
+            message: cause.message,
+        }
+    }
+
+    fn of(type_: EventType, condition: &Condition) -> Self {
+        let words = [&condition.message, &condition.reason];
+        let message = words.into_iter().find(|words| !words.is_empty());
+        Event {
+            type_,
+            reason: condition.reason.clone(),
+            message: message.cloned().unwrap_or_default(),
+        }
+    }
+}
+
+fn condition<'s>(status: &'s GuestStatus, type_: &str) -> Option<&'s Condition> {
+    status.conditions.iter().find(|c| c.type_ == type_)
+}
+
+/// Conditions that began to hold, or hold for another reason, and what the probes say.
+pub(super) fn transitions(old: &GuestStatus, new: &GuestStatus) -> Vec<Event> {
+    let mut events: Vec<Event> = health(old, new).into_iter().collect();
+    for (name, type_) in [
+        ("Ready", EventType::Normal),
+        ("Stalled", EventType::Warning),
+        ("DriftDetected", EventType::Warning),
+    ] {
+        let (old, new) = (condition(old, name), condition(new, name));
+        if let Some(new) = new.filter(|n| n.status == "True")
+            && old.is_none_or(|o| o.status != "True" || (o.reason != new.reason && name != "Ready"))
+        {
+            events.push(Event::of(type_, new));
+        }
+    }
+    events
+}
+
+/// The guest became healthy, or ceased to be. A guest that is stopped or started on purpose is neither.
+fn health(old: &GuestStatus, new: &GuestStatus) -> Option<Event> {
+    let (old, new) = (condition(old, "Healthy")?, condition(new, "Healthy")?);
+    let on_purpose = [Reason::Starting, Reason::InProgress].map(Reason::as_str);
+    match (old.status.as_str(), new.status.as_str()) {
+        ("Unknown", "True") if on_purpose.contains(&old.reason.as_str()) => None,
+        ("False" | "Unknown", "True") => Some(Event {
+            reason: Reason::Healthy.into(),
+            ..Event::of(EventType::Normal, new)
+        }),
+        // After a start the first probe is waited for.
+        ("True", "False") if new.reason == Reason::Starting.as_str() => None,
+        ("True", "False") => Some(Event::of(EventType::Warning, new)),
+        _ => None,
+    }
+}
+
+/// Scripts that ended since the old status.
+pub(super) fn endings(old: &GuestStatus, new: &GuestStatus) -> Vec<Event> {
+    fn pairs<'s>(
+        old: &'s GuestStatus,
+        new: &'s GuestStatus,
+    ) -> Vec<(&'static str, &'s ScriptStatus, &'s ScriptStatus)> {
+        let one = |word, old: &'s Option<ScriptStatus>, new: &'s Option<ScriptStatus>| {
+            Some((word, old.as_ref()?, new.as_ref()?))
+        };
+        let many = |word, old: &'s Option<Vec<ScriptStatus>>, new: &'s Option<Vec<ScriptStatus>>| {
+            let old = old.as_deref().unwrap_or_default();
+            let pair = move |new: &'s ScriptStatus| Some((word, old.iter().find(|o| o.name == new.name)?, new));
+            new.iter().flatten().filter_map(pair)
+        };
+        let features = many("feature", &old.features, &new.features);
+        let tests = many("test", &old.tests, &new.tests);
+        let vllm = one("script", &old.vllm, &new.vllm);
+        let application = one("script", &old.application, &new.application);
+        features.chain(vllm).chain(application).chain(tests).collect()
+    }
+    let all = pairs(old, new).into_iter();
+    all.filter_map(|(word, old, new)| ending(word, old, new)).collect()
+}
+
+/// What a script that ended is told as. One that was found to have run before, as in a clone, is not told of: nobody saw
+/// it wait or run.
+fn ending(word: &str, old: &ScriptStatus, new: &ScriptStatus) -> Option<Event> {
+    if (&old.state, &old.hash, old.attempts) == (&new.state, &new.hash, new.attempts) {
+        return None;
+    }
+    let name = match new.name.split_once(' ') {
+        None if new.name != "application" => format!("{word} {}", new.name),
+        _ => new.name.clone(),
+    };
+    let code = new
+        .exit_code
+        .map_or("no exit code".to_string(), |code| format!("exit code {code}"));
+    let said = new
+        .message
+        .as_deref()
+        .unwrap_or_default()
+        .lines()
+        .last()
+        .unwrap_or_default();
+    let colon = if said.is_empty() { "" } else { ": " };
+    let failed = match word {
+        "test" => Reason::TestFailed,
+        _ => Reason::ScriptFailed,
+    };
+    let (type_, reason, message) = match new.state.as_deref()? {
+        "Succeeded" => (EventType::Normal, Reason::ScriptSucceeded, format!("{name} ended well")),
+        "Failed" => (
+            EventType::Warning,
+            failed,
+            format!("{name} failed with {code}{colon}{said}"),
+        ),
+        "Interrupted" => {
+            let message = format!("{name} was cut off");
+            (EventType::Warning, Reason::ScriptInterrupted, message)
+        }
+        _ => return None,
+    };
+    Some(Event::new(type_, Cause::new(reason, message)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn script(state: &str, attempts: i64, exit_code: Option<i64>) -> GuestStatus {
+        let script = ScriptStatus {
+            name: "smoke".into(),
+            hash: Some("h".into()),
+            state: Some(state.into()),
+            attempts: Some(attempts),
+            exit_code,
+            message: exit_code.filter(|code| *code != 0).map(|_| "one\ntwo".into()),
+            ..ScriptStatus::default()
+        };
+        GuestStatus {
+            tests: Some(vec![script]),
+            ..GuestStatus::default()
+        }
+    }
+
+    #[test]
+    fn a_script_that_ended_is_told_once_with_its_exit_code() {
+        let told = |old: &GuestStatus, new: &GuestStatus| -> Vec<String> {
+            let events = endings(old, new).into_iter();
+            events.map(|e| format!("{}: {}", e.reason, e.message)).collect()
+        };
+        let none = GuestStatus::default();
+        let (running, failed) = (script("Running", 1, None), script("Failed", 1, Some(3)));
+        assert_eq!(
+            told(&running, &failed),
+            ["TestFailed: test smoke failed with exit code 3: two"]
+        );
+        assert_eq!(told(&failed, &failed), [""; 0]);
+        assert_eq!(told(&failed, &script("Running", 2, None)), [""; 0]);
+        assert_eq!(told(&failed, &script("Failed", 2, Some(3))).len(), 1);
+        assert_eq!(
+            told(&running, &script("Succeeded", 1, Some(0))),
+            ["ScriptSucceeded: test smoke ended well"]
+        );
+        // What a clone brought along did not run here.
+        assert_eq!(told(&none, &script("Succeeded", 1, Some(0))), [""; 0]);
+    }
+}
