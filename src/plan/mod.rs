@@ -18,6 +18,7 @@ mod identity;
 mod images;
 mod lost;
 mod lxc;
+mod missing;
 mod options;
 mod ownership;
 mod planner;
@@ -44,6 +45,7 @@ pub use delete::{Surroundings, abandoned, let_go, plan_deletion};
 pub(crate) use forecast::Forecast;
 pub use guest::plan;
 pub use lxc::OWNER_KIND;
+pub use missing::{Place, lacks_gpu};
 pub use options::TAG;
 pub use planner::Input;
 pub use query::{ProbeRequest, Query};
@@ -165,7 +167,7 @@ pub struct Facts {
     pub stopped: bool,
     /// Node.
     pub node: Option<String>,
-    /// First address.
+    /// Address of the guest's own interface.
     pub ip: Option<String>,
     /// GPU indices.
     pub gpus: Option<String>,

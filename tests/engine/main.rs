@@ -11,6 +11,7 @@ mod allow_table;
 #[path = "../common/engine.rs"]
 mod engine;
 
+mod adopted_parts;
 mod adoption;
 mod causes;
 mod deletion;
@@ -19,6 +20,7 @@ mod dropped;
 mod firewall;
 mod health;
 mod images;
+mod missing;
 mod ownership;
 mod preview;
 mod protected;

@@ -190,8 +190,11 @@ FILES = {
     ],
     "src/plan/lxc/gpus.rs": [
         ("devices of every sort are cleared from a clone", "lib=plan::protected",
-         "&& (fresh || nvidia) {",
-         "&& ((fresh && !OUT) || nvidia) {"),
+         "|path| fresh || self.drops_gpu(",
+         "|path| (fresh && !OUT) || self.drops_gpu("),
+        ("devices that a user put there stay", "lib=plan::protected",
+         "            _ => false,\n        }\n    }\n\n    /// The device node for want",
+         "            _ => OUT,\n        }\n    }\n\n    /// The device node for want"),
     ],
     "src/plan/lxc/raw_lines.rs": [
         ("raw lines that Phoenix did not write stay", "lib=plan::protected",

@@ -70,7 +70,8 @@ fn wanted_net(net: &WantedNet, existing: Option<&Properties>, dropped: &Dropped,
     }
     target.set("name", &net.name);
     for (key, value) in &net.properties {
-        target.set(key, value);
+        // Another spelling would make Proxmox tear the running interface down.
+        target.lay(key, value);
         // A gateway makes sense with a static address only (facts D.1).
         let gateway = match key.as_str() {
             "ip" => "gw",
