@@ -386,7 +386,7 @@ pub struct Vllm {
     /// Share of each GPU's memory that vLLM takes, above 0 and at most 1.
     #[schemars(range(min = 0.01, max = 1.0))]
     pub gpu_memory_utilization: Option<f64>,
-    /// Number of GPUs that share the model.
+    /// Number of GPUs that share the model; at most as many as `gpus` lists.
     #[schemars(range(min = 1, max = 64))]
     pub tensor_parallel_size: Option<i64>,
     /// Data type such as auto, float16 or bfloat16.
@@ -406,6 +406,9 @@ pub struct Vllm {
     pub cache_path: Option<String>,
     /// Hugging Face token, from a key of a Secret in the object's namespace.
     pub token_secret_ref: Option<KeyRef>,
+    /// Environment of the server, such as NCCL_P2P_DISABLE or HF_HUB_OFFLINE. A change restarts the server.
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub environment: Option<Vec<EnvVar>>,
     /// Further arguments, passed as they are.
     #[schemars(length(max = 64))]
     pub extra_args: Option<Vec<String>>,

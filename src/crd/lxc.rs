@@ -86,6 +86,9 @@ pub struct PhoenixLXCSpec {
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "!has(self.vllm) || !has(self.vllm.tensorParallelSize) || !has(self.gpus) || self.vllm.tensorParallelSize <= self.gpus.size()", "message": "vllm.tensorParallelSize is above the number of gpus: list more GPUs, or lower it"}
+]))]
 pub struct LxcGuest {
     /// What it shares with a machine.
     #[serde(flatten)]

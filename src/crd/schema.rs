@@ -176,7 +176,7 @@ string_schema!(
 string_schema!(
     /// A PCI address.
     pci_address, 16,
-    "self.matches('^([0-9a-f]{4}:)?[0-9a-f]{2}:[0-9a-f]{2}([.][0-7])?$')",
+    "self.matches('^([0-9A-Fa-f]{4}:)?[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}([.][0-7])?$')",
     "must be a PCI address such as 0000:01:00.0"
 );
 string_schema!(

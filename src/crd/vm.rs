@@ -71,6 +71,7 @@ pub struct PhoenixVMSpec {
 #[schemars(extend("x-kubernetes-validations" = [
     {"rule": "!has(self.efiDisk) || (has(self.bios) && self.bios == 'ovmf')", "message": "efiDisk belongs to bios: ovmf: set it, or leave efiDisk out"},
     {"rule": "!has(self.pci) || !self.pci.exists(p, has(p.pcie) && p.pcie) || (has(self.machine) && self.machine.matches('q35'))", "message": "pcie needs machine: q35"},
+    {"rule": "!has(self.viommu) || self.viommu != 'intel' || (has(self.machine) && self.machine.matches('q35'))", "message": "viommu: intel needs machine: q35"},
     {"rule": "!has(self.balloon) || !has(self.memory) || !isQuantity(self.balloon) || !isQuantity(self.memory) || !quantity(self.balloon).isGreaterThan(quantity(self.memory))", "message": "balloon must not be above memory"},
     {"rule": "!has(self.hotplug) || !('memory' in self.hotplug) || (has(self.cpu) && has(self.cpu.numa) && self.cpu.numa)", "message": "hotplug of memory needs cpu.numa: true"},
     {"rule": "!has(self.vga) || self.vga.type != 'serial0' || !has(self.serial) || self.serial", "message": "vga: serial0 shows the serial console: set serial: true, or leave serial out"},
@@ -144,6 +145,14 @@ pub struct VmGuest {
     #[serde(default)]
     #[schemars(schema_with = "schema::snippet_volid")]
     pub hookscript: Option<String>,
+    /// Further arguments of QEMU, as they are: a way out for what no field says. They can harm the node. Needs root@pam
+    /// or SSH, and an object of the hypervisor's namespace.
+    #[schemars(length(min = 1, max = 4096), regex(pattern = r"^[^\n\r]+$"))]
+    pub args: Option<String>,
+    /// Size of the huge pages that hold the machine's memory. Needs root@pam or SSH. Absent: none.
+    pub hugepages: Option<Hugepages>,
+    /// An IOMMU for the machine itself, as pass-through inside of it needs. `intel` needs machine: q35.
+    pub viommu: Option<Viommu>,
 }
 
 /// What a virtual machine is made from: exactly one of the fields.

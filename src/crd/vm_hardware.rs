@@ -11,7 +11,8 @@ use super::schema;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "!has(self.flags) || has(self.type)", "message": "flags change a CPU type: give type too"}
+    {"rule": "!has(self.flags) || has(self.type)", "message": "flags change a CPU type: give type too"},
+    {"rule": "!has(self.hidden) || has(self.type)", "message": "hidden belongs to a CPU type: give type too"}
 ]))]
 pub struct VmCpu {
     /// CPU type such as host or x86-64-v2-AES.
@@ -28,6 +29,8 @@ pub struct VmCpu {
     #[serde(default)]
     #[schemars(schema_with = "schema::cpu_flags")]
     pub flags: Option<Vec<String>>,
+    /// Hide from the machine that it is one, as some drivers of GPUs want. Needs type.
+    pub hidden: Option<bool>,
     /// Whether the machine sees NUMA nodes.
     pub numa: Option<bool>,
     /// Cores of the node that the machine runs on, such as 0,5,8-11. Needs root@pam or SSH.
@@ -40,6 +43,53 @@ pub struct VmCpu {
     /// CPU weight against other guests.
     #[schemars(range(min = 1, max = 10_000))]
     pub units: Option<i64>,
+}
+
+/// Size of huge pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Hugepages {
+    /// The largest that fits.
+    #[default]
+    #[serde(rename = "any")]
+    Any,
+    /// 2 MiB.
+    #[serde(rename = "2Mi")]
+    TwoMi,
+    /// 1 GiB.
+    #[serde(rename = "1Gi")]
+    OneGi,
+}
+
+impl Hugepages {
+    /// Proxmox's word: MiB.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Hugepages::Any => "any",
+            Hugepages::TwoMi => "2",
+            Hugepages::OneGi => "1024",
+        }
+    }
+}
+
+/// An IOMMU of a machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Viommu {
+    /// Intel's.
+    Intel,
+    /// VirtIO.
+    #[default]
+    Virtio,
+}
+
+impl Viommu {
+    /// Proxmox's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Viommu::Intel => "intel",
+            Viommu::Virtio => "virtio",
+        }
+    }
 }
 
 /// Firmware of a virtual machine.
@@ -329,6 +379,9 @@ pub struct VmPci {
     pub mdev: Option<String>,
     /// Show the device's firmware to the machine. Absent: Proxmox's own choice (yes).
     pub rom_bar: Option<bool>,
+    /// File with the device's firmware, by its name in /usr/share/kvm of the node. Needs root@pam or SSH.
+    #[schemars(length(min = 1, max = 255), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"))]
+    pub rom_file: Option<String>,
 }
 
 /// A USB device passed through: by resource mapping, by device id or by port.

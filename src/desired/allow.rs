@@ -395,6 +395,9 @@ impl Asked {
             if let Some(address) = &device.address {
                 self.ask(format!("pci[{i}].address"), Reach::Nobody(address.clone(), mapped));
             }
+            if let Some(file) = &device.rom_file {
+                self.ask(format!("pci[{i}].romFile"), Reach::Nobody(file.clone(), ""));
+            }
         }
         for (i, device) in guest.usb.iter().flatten().enumerate() {
             if let Some(mapping) = &device.mapping {
@@ -406,6 +409,9 @@ impl Asked {
         }
         if let Some(volid) = &guest.hookscript {
             self.ask("hookscript", Reach::Hookscript(volid.clone()));
+        }
+        if let Some(args) = &guest.args {
+            self.ask("args", Reach::Nobody(args.clone(), ""));
         }
         let given = self.defaults.disk_storage.clone();
         for disk in guest.disks.iter().flatten() {

@@ -147,6 +147,8 @@ pub const QEMU: &[OptionSpec] = &[
     OptionSpec::new("protection").default("0").cleared_of_clones(),
     OptionSpec::new("startup").cleared_of_clones(),
     OptionSpec::new("hookscript").root_only().cleared_of_clones(),
+    OptionSpec::new("args").root_only().cleared_of_clones(),
+    OptionSpec::new("hugepages").root_only(),
 ];
 
 /// All options of a sort of guest.

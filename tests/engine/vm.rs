@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::engine::{World, settled, status, vm, vm_template};
+use crate::engine::{World, rounds, settled, status, text, vm, vm_template};
 use phoenix::desired::Objects;
 use serde_json::json;
 use sha2::Digest as _;
@@ -313,4 +313,55 @@ async fn a_machine_that_moved_is_followed() {
         Vec::<String>::new(),
         "it is followed, not fought"
     );
+}
+
+#[tokio::test]
+async fn what_only_root_may_say_of_a_machine_is_set_read_back_and_taken_off() {
+    let mut world = World::with_ssh(&[]).await;
+    let key = world.store.apply(vm(
+        "a",
+        json!({
+            "args": "-device vfio-pci,host=0000:02:00.0", "hugepages": "2Mi", "viommu": "intel", "machine": "q35",
+            "cpu": {"cores": 2, "type": "host", "hidden": true}, "powerState": "Stopped",
+            "pci": [{"address": "0000:0A:00.0", "pcie": true, "romFile": "card.rom"}],
+        }),
+    ));
+    settled(&mut world).await;
+    let guest = world.guests()[&1000].clone();
+    assert_eq!(guest["args"], "-device vfio-pci,host=0000:02:00.0");
+    assert_eq!(guest["hugepages"], "2");
+    assert!(
+        guest["machine"].contains("viommu=intel") && guest["machine"].contains("q35"),
+        "{}",
+        guest["machine"]
+    );
+    assert!(guest["cpu"].contains("hidden=1"), "{}", guest["cpu"]);
+    assert!(
+        guest["hostpci0"].contains("0000:0a:00.0") && guest["hostpci0"].contains("romfile=card.rom"),
+        "{}",
+        guest["hostpci0"]
+    );
+    let before = text(&world, 1000);
+    world.restart();
+    rounds(&world, 10).await;
+    assert_eq!(text(&world, 1000), before);
+    world.store.apply(vm(
+        "a",
+        json!({
+            "machine": "q35", "cpu": {"cores": 2, "type": "host"}, "powerState": "Stopped",
+            "pci": [{"address": "0a:00.0", "pcie": true}],
+        }),
+    ));
+    settled(&mut world).await;
+    let guest = world.guests()[&1000].clone();
+    for option in ["args", "hugepages"] {
+        assert_eq!(guest.get(option), None, "{option}");
+    }
+    assert!(
+        guest["machine"].contains("q35") && !guest["machine"].contains("viommu"),
+        "{}",
+        guest["machine"]
+    );
+    assert!(!guest["cpu"].contains("hidden") && !guest["hostpci0"].contains("romfile"));
+    assert!(world.store.guest(&key).unwrap().is_ready());
 }

@@ -7,7 +7,7 @@
 use crate::crd::{Application, GuestFile, GuestTest, KeyRef, RUN_TESTS, ScriptContract};
 use crate::desired::{Blocked, GuestObject, Objects, RunAs, Script, ScriptFile, ScriptRole, refs};
 
-use super::{Given, RUN, invalid, launcher, no_nul};
+use super::{Given, RUN, environment, invalid, launcher};
 
 const PHOENIX_FOLDER: &str = "/var/lib/phoenix/application";
 /// The same for another user than root: records of scripts, which lie beside the other folder, are root's alone.
@@ -125,24 +125,7 @@ pub(super) fn script(
         }
         .into(),
     });
-    for variable in application.environment.iter().flatten() {
-        let name = &variable.name;
-        let field = format!("{field}.environment[{name}]");
-        let value = match (&variable.value, &variable.secret_key_ref) {
-            (Some(value), _) => value.clone(),
-            (None, Some(KeyRef { name, key })) => {
-                let field = format!("{field}.secretKeyRef");
-                refs::secret_value(objects, &object.key.namespace, name, key, &field)?
-            }
-            (None, None) => {
-                return Err(invalid(format!(
-                    "{field}: neither value nor secretKeyRef is given: give one"
-                )));
-            }
-        };
-        no_nul(&field, &value)?;
-        given.environment.insert(name.clone(), value);
-    }
+    given.environment = environment(object, application.environment.as_deref(), objects, &field)?;
     let deadline = application.deadline_seconds.unwrap_or(DEADLINE);
     let mut script = given.script(
         ScriptRole::Application,

@@ -28,11 +28,11 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-use crate::crd::{Health, PhoenixHypervisor, Probe, RerunPolicy, Vllm};
+use crate::crd::{EnvVar, Health, KeyRef, PhoenixHypervisor, Probe, RerunPolicy, Vllm};
 use crate::pve::GuestType;
 use crate::reason::Reason;
 
-use super::{Blocked, GuestObject, GuestSpec, Objects, RunAs, Script, ScriptFile, ScriptRole};
+use super::{Blocked, GuestObject, GuestSpec, Objects, RunAs, Script, ScriptFile, ScriptRole, refs};
 
 pub use probes::probe_command;
 
@@ -203,6 +203,38 @@ fn quote(word: &str) -> String {
         return word.to_string();
     }
     format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// The variables of an `environment` list.
+///
+/// # Errors
+/// `InvalidSpec`, `SecretNotFound`.
+fn environment(
+    object: &GuestObject,
+    list: Option<&[EnvVar]>,
+    objects: &dyn Objects,
+    field: &str,
+) -> Result<BTreeMap<String, String>, Blocked> {
+    let mut environment = BTreeMap::new();
+    for variable in list.unwrap_or_default() {
+        let name = &variable.name;
+        let field = format!("{field}.environment[{name}]");
+        let value = match (&variable.value, &variable.secret_key_ref) {
+            (Some(value), _) => value.clone(),
+            (None, Some(KeyRef { name, key })) => {
+                let field = format!("{field}.secretKeyRef");
+                refs::secret_value(objects, &object.key.namespace, name, key, &field)?
+            }
+            (None, None) => {
+                return Err(invalid(format!(
+                    "{field}: neither value nor secretKeyRef is given: give one"
+                )));
+            }
+        };
+        no_nul(&field, &value)?;
+        environment.insert(name.clone(), value);
+    }
+    Ok(environment)
 }
 
 /// Refuses what no environment variable or argument can hold.

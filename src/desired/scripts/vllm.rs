@@ -2,11 +2,13 @@
 //!
 //! Arguments are those of `vllm serve` of vLLM 0.10.1 and newer; older ones know no `--runner`.
 
+use std::collections::BTreeMap;
+
 use crate::crd::{ExecAction, Probe, Vllm, VllmModelType};
 use crate::desired::{Blocked, GuestObject, Objects, Script, ScriptFile, ScriptRole, refs};
 
 use super::features::{Wanted, lineage_has};
-use super::{Given, RUN, invalid, no_nul, vllm_flags};
+use super::{Given, RUN, environment, invalid, no_nul, vllm_flags};
 
 /// The feature that brings `/opt/vllm/bin/vllm`.
 pub(super) const FEATURE: &str = "vllm";
@@ -102,6 +104,8 @@ pub(super) fn script(object: &GuestObject, server: &Vllm, objects: &dyn Objects)
         no_nul(&format!("{field}.{part}"), &word)?;
     }
     let token = token(object, server, objects, &field)?;
+    let own = environment(object, server.environment.as_deref(), objects, &field)?;
+    not_twice(server, &own, &field)?;
     let file = |name: &str, content: String, mode: &str| ScriptFile {
         path: format!("{RUN}/vllm/{name}"),
         content,
@@ -111,7 +115,7 @@ pub(super) fn script(object: &GuestObject, server: &Vllm, objects: &dyn Objects)
         files: vec![
             file("vllm.service", unit(server), "0644"),
             file("vllm-pause", PAUSE.into(), "0644"),
-            file("vllm.env", environment_file(server, token.as_deref()), "0600"),
+            file("vllm.env", environment_file(server, token.as_deref(), &own), "0600"),
         ],
         ..Given::default()
     };
@@ -119,6 +123,23 @@ pub(super) fn script(object: &GuestObject, server: &Vllm, objects: &dyn Objects)
         given.environment.insert("PHOENIX_VLLM_CACHE_PATH".into(), path.clone());
     }
     Ok(given.script(ScriptRole::Vllm, "vllm".into(), "vllm", BODY.into(), DEADLINE))
+}
+
+/// Two variables have fields of their own, and systemd would take the last of two lines.
+fn not_twice(server: &Vllm, own: &BTreeMap<String, String>, field: &str) -> Result<(), Blocked> {
+    let given = [
+        ("HF_HOME", "cachePath", server.cache_path.is_some()),
+        ("HF_TOKEN", "tokenSecretRef", server.token_secret_ref.is_some()),
+    ];
+    match given
+        .into_iter()
+        .find(|(name, _, given)| *given && own.contains_key(*name))
+    {
+        Some((name, other, _)) => Err(invalid(format!(
+            "{field}.environment[{name}]: {field}.{other} sets {name} already: leave one of them out"
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn token(object: &GuestObject, server: &Vllm, objects: &dyn Objects, field: &str) -> Result<Option<String>, Blocked> {
@@ -269,12 +290,14 @@ fn exec_word(word: &str) -> String {
     out
 }
 
-/// The environment file: folder for models and token. In double quotes four characters need a backslash
+/// The environment file: folder for models, token, and the user's own variables. In double quotes four characters need a backslash
 /// (systemd.exec(5), EnvironmentFile=).
-fn environment_file(server: &Vllm, token: Option<&str>) -> String {
+fn environment_file(server: &Vllm, token: Option<&str>, own: &BTreeMap<String, String>) -> String {
     let mut out = String::from("# Written by Phoenix from the object's vllm block; changes made here are lost.\n");
-    for (name, value) in [("HF_HOME", server.cache_path.as_deref()), ("HF_TOKEN", token)] {
-        let Some(value) = value else { continue };
+    let known = [("HF_HOME", server.cache_path.as_deref()), ("HF_TOKEN", token)];
+    let known = known.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let own = own.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    for (name, value) in known.chain(own) {
         out.push_str(name);
         out.push_str("=\"");
         for c in value.chars() {

@@ -175,10 +175,17 @@ fn root_only(channels: Channels, object: &GuestObject, guest: &VmGuest) -> Resul
     let mut fields = vec![
         (format!("{prefix}.hookscript"), guest.hookscript.clone(), ""),
         (format!("{prefix}.cpu.affinity"), affinity, ""),
+        (format!("{prefix}.args"), guest.args.clone(), ""),
+        (
+            format!("{prefix}.hugepages"),
+            guest.hugepages.map(|h| h.as_str().to_string()),
+            "",
+        ),
     ];
     let mapping = "use a resource mapping, ";
     for (i, device) in guest.pci.iter().flatten().enumerate() {
         fields.push((format!("{prefix}.pci[{i}].address"), device.address.clone(), mapping));
+        fields.push((format!("{prefix}.pci[{i}].romFile"), device.rom_file.clone(), ""));
     }
     for (i, device) in guest.usb.iter().flatten().enumerate() {
         fields.push((format!("{prefix}.usb[{i}].host"), device.host.clone(), mapping));
@@ -307,6 +314,12 @@ fn options(guest: &VmGuest, defaults: &Defaults, prefix: &str) -> Result<WantedO
         ("serial", "serial0", serial),
         ("hotplug", "hotplug", hotplug),
         ("hookscript", "hookscript", guest.hookscript.clone()),
+        ("args", "args", guest.args.clone()),
+        (
+            "hugepages",
+            "hugepages",
+            guest.hugepages.map(|h| h.as_str().to_string()),
+        ),
     ]))
 }
 
@@ -330,9 +343,14 @@ fn properties(guest: &VmGuest) -> BTreeMap<String, Managed> {
     let cpu = guest.cpu.clone().unwrap_or_default();
     put(
         "cpu",
-        vec![("cputype", cpu.type_), ("flags", cpu.flags.map(|list| list.join(";")))],
+        vec![
+            ("cputype", cpu.type_),
+            ("flags", cpu.flags.map(|list| list.join(";"))),
+            ("hidden", cpu.hidden.map(flag)),
+        ],
     );
-    put("machine", vec![("type", guest.machine.clone())]);
+    let viommu = guest.viommu.map(|v| v.as_str().to_string());
+    put("machine", vec![("type", guest.machine.clone()), ("viommu", viommu)]);
     if let Some(agent) = &guest.agent {
         put(
             "agent",
@@ -489,8 +507,8 @@ fn firmware(guest: &VmGuest) -> WantedFirmware {
 fn pci(device: &VmPci) -> Managed {
     // Without a domain Proxmox means domain 0.
     let address = device.address.as_ref().map(|a| match a.matches(':').count() {
-        1 => format!("0000:{a}"),
-        _ => a.clone(),
+        1 => format!("0000:{a}").to_lowercase(),
+        _ => a.to_lowercase(),
     });
     [
         ("mapping", device.mapping.clone()),
@@ -499,6 +517,7 @@ fn pci(device: &VmPci) -> Managed {
         ("x-vga", device.primary_gpu.map(flag)),
         ("mdev", device.mdev.clone()),
         ("rombar", device.rom_bar.map(flag)),
+        ("romfile", device.rom_file.clone()),
     ]
     .into_iter()
     .filter_map(|(k, v)| Some((k.to_string(), v?)))

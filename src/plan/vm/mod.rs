@@ -136,7 +136,8 @@ fn device_changes(
         for (key, value) in device {
             target.set(key, value);
         }
-        let root_only = device.contains_key("host");
+        // A file of the node's is root's to name (facts F.5).
+        let root_only = device.contains_key("host") || device.contains_key("romfile");
         let one = change(field, &format!("{option}{index}"), guest, Some(target.to_string()));
         changes.extend(one.map(|c| Change { root_only, ..c }));
     }

@@ -25,6 +25,7 @@ fn default_property(option: &str, key: &str) -> Option<&'static str> {
     Some(match (option, key) {
         ("machine", "type") => "pc",
         ("cpu", "cputype") => "kvm64",
+        ("cpu", "hidden") => "0",
         ("agent", "enabled" | "fstrim_cloned_disks") => "0",
         ("agent", "freeze-fs-on-backup") => "1",
         ("vga", "type") => "std",

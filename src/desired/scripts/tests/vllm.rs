@@ -180,6 +180,24 @@ fn folder_and_token_are_in_the_environment_file_only() {
 }
 
 #[test]
+fn variables_of_the_server_are_in_the_environment_file_only() {
+    let own = "{name: NCCL_P2P_DISABLE, value: \"1\"}, {name: KEY, secretKeyRef: {name: keys, key: token}}";
+    let script = find(server(&format!("model: m, environment: [{own}]")).unwrap(), "vllm");
+    let environment = &file(&script, "/run/phoenix/vllm/vllm.env").content;
+    let end = environment.split_once('\n').unwrap().1;
+    // A Secret's line break is part of its value, as it is in a container of Kubernetes.
+    assert_eq!(end, "KEY=\"hf_secret\n\"\nNCCL_P2P_DISABLE=\"1\"\n");
+    assert!(!unit(&script).contains("hf_secret") && !script.body.contains("hf_secret"));
+    assert_ne!(find(server("model: m").unwrap(), "vllm").hash, script.hash);
+    let twice = server("model: m, cachePath: /models, environment: [{name: HF_HOME, value: /x}]");
+    let told = twice.unwrap_err().cause().message.clone();
+    assert!(
+        told.contains("environment[HF_HOME]") && told.contains("cachePath"),
+        "{told}"
+    );
+}
+
+#[test]
 fn what_is_wrong_is_named_with_its_fix() {
     for (spec, reason, words) in [
         (

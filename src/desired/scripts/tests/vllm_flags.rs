@@ -62,6 +62,7 @@ fn every_field_is_rendered_as_options_that_the_version_knows() {
         ("trustRemoteCode", &["true", "false"]),
         ("cachePath", &["/models"]),
         ("tokenSecretRef", &["{name: keys, key: token}"]),
+        ("environment", &["[{name: HF_HUB_OFFLINE, value: \"1\"}]"]),
         ("extraArgs", &["[]", "[--max-num-seqs, '4']"]),
     ];
     // A field that is added to the block has to be added here.
