@@ -98,11 +98,13 @@ async fn devices_and_owners_that_a_user_gave_stay_and_a_dropped_gpu_goes() {
         assert_eq!(now.get(*key).map(String::as_str), Some(*value), "{key}");
     }
     assert!(now["dev0"].contains("gid=44") && now["dev3"].contains("nvidia-uvm-tools"));
-    // Somebody puts another GPU there; Phoenix another one.
-    for (key, value) in [("dev6", "/dev/nvidia1,mode=0666")] {
-        let options = [(key.to_string(), Some(value.to_string()))].into();
-        edit(&world, Edit::SetOptions { vmid: VMID, options });
-    }
+    // Somebody puts another GPU there.
+    let by_hand = [("dev6".to_string(), Some("/dev/nvidia1,mode=0666".to_string()))];
+    let by_hand = Edit::SetOptions {
+        vmid: VMID,
+        options: by_hand.into(),
+    };
+    edit(&world, by_hand);
     world.restart();
     settled(&mut world).await;
     assert!(options(&world).contains_key("dev6"), "it stays");
