@@ -120,7 +120,7 @@ pub struct Guest {
     pub pending: BTreeMap<String, Option<String>>,
     /// Snapshots: name → description.
     pub snapshots: BTreeMap<String, String>,
-    /// First address of the running guest, without prefix length. A machine's comes with [`Agent`].
+    /// Address of the running guest's own interface, without prefix length. A machine's comes with [`Agent`].
     pub ip: Option<String>,
     /// Seconds since it was started, while it runs.
     pub uptime: Option<i64>,
@@ -142,7 +142,7 @@ pub struct CloudInitState {
 pub enum Agent {
     /// It answers.
     Answers {
-        /// First address that others can reach.
+        /// Address of its own interface.
         ip: Option<String>,
         /// Whether cloud-init is through with the first boot; `None` where nobody asked.
         cloud_init_done: Option<bool>,

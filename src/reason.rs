@@ -33,6 +33,7 @@ reasons! {
     Conflict
     CreateInterrupted
     DependencyCycle
+    DeviceMissing
     DoubleVolume
     FeatureCycle
     FeatureNotFound

@@ -39,7 +39,7 @@ pub struct GuestStatus {
     pub restamped: Option<String>,
     /// Proxmox node that the guest is on.
     pub node: Option<String>,
-    /// First address of the guest.
+    /// Address of the guest's own interface, never of a network inside it.
     pub ip: Option<String>,
     /// GPU indices, separated by commas.
     pub gpus: Option<String>,

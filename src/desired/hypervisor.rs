@@ -66,6 +66,37 @@ impl fmt::Debug for Access {
     }
 }
 
+/// Whether id and secret of a token look as Proxmox makes them; else what to put there. What may be a secret is not told.
+fn is_token(id: &str, secret: &str) -> Result<(), String> {
+    let name = |text: &str| {
+        let mut bytes = text.bytes();
+        bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
+            && bytes.all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    let parts = id.rsplit_once('!');
+    let parts = parts.and_then(|(user, token)| Some((user.rsplit_once('@')?, token)));
+    let right = parts.is_some_and(|((user, realm), token)| {
+        let plain = |c: char| !c.is_whitespace() && !c.is_control() && !":/=".contains(c);
+        !user.is_empty() && user.chars().all(plain) && name(realm) && name(token)
+    });
+    if !right {
+        let shown = match id.contains('@') && !id.contains('=') && !id.contains(char::is_control) {
+            true => format!("{id:?}"),
+            false => "the value".into(),
+        };
+        return Err(format!(
+            "key \"tokenId\": {shown} is no id of an API token: write USER@REALM!NAME, such as phoenix@pve!operator, and the token's secret under the key \"secret\""
+        ));
+    }
+    if secret.is_empty() || secret.contains(|c: char| c.is_whitespace() || c.is_control() || !c.is_ascii()) {
+        return Err(
+            "key \"secret\": the value is no secret of an API token: write the one that Proxmox showed when the token was made"
+                .into(),
+        );
+    }
+    Ok(())
+}
+
 /// Resolves a hypervisor and the Secrets that it names.
 ///
 /// # Errors
@@ -86,7 +117,11 @@ pub fn access(hypervisor: &PhoenixHypervisor, objects: &dyn Objects) -> Result<A
             let field = "spec.credentials.tokenSecretRef";
             let id = secret(&reference.name, "tokenId", field)?;
             let value = secret(&reference.name, "secret", field)?;
-            Some((id.trim().to_string(), value.trim().to_string()))
+            let (id, value) = (id.trim(), value.trim());
+            let named = format!("Secret {namespace}/{}", reference.name);
+            is_token(id, value)
+                .map_err(|what| Blocked::stalled(Reason::InvalidSpec, format!("{field}: {named}: {what}")))?;
+            Some((id.to_string(), value.to_string()))
         }
         None => None,
     };
@@ -142,4 +177,38 @@ pub fn access(hypervisor: &PhoenixHypervisor, objects: &dyn Objects) -> Result<A
             )
         })?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_of_a_token_is_checked_and_a_secret_in_its_place_is_not_told() {
+        for (id, secret) in [
+            ("phoenix@pve!operator", "8a6f"),
+            ("root@pam!t-1", "8a6f"),
+            ("me@home.lab@ad!k8s", "x"),
+        ] {
+            assert_eq!(is_token(id, secret), Ok(()), "{id}");
+        }
+        for (id, secret, told) in [
+            ("phoenix@pve", "x", "\"phoenix@pve\" is no id"),
+            ("phoenix!operator", "x", "the value is no id"),
+            ("phoenix@pve!", "x", "\"phoenix@pve!\" is no id"),
+            (
+                "8a6f3c1e-0000-4000-8000-000000000000",
+                "phoenix@pve!operator",
+                "the value is no id",
+            ),
+            ("PVEAPIToken=phoenix@pve!operator=8a6f3c1e", "x", "the value is no id"),
+            ("phoenix@pve!operator=8a6f3c1e", "x", "the value is no id"),
+            ("phoenix @pve!operator", "x", "is no id"),
+            ("phoenix@pve!operator", "8a\n6f", "key \"secret\""),
+            ("phoenix@pve!operator", "", "key \"secret\""),
+        ] {
+            let found = is_token(id, secret).unwrap_err();
+            assert!(found.contains(told) && !found.contains("8a6f"), "{id}: {found}");
+        }
+    }
 }

@@ -1,12 +1,13 @@
 //! Carries out what the plan says next: what a step announces is in status before its effect leaves (promise 1).
 
 use crate::crd::GuestStatus;
-use crate::desired::{GuestObject, Key};
+use crate::desired::{Desired, GuestObject, Key};
 use crate::observed::Verified;
 use crate::plan::{self, Announce, Effect, Next, Plan, Step};
 use crate::reason::{Cause, Reason};
 use crate::status::{self, Ended};
 
+use super::connection::Connection;
 use super::execute::{Outcome, execute};
 use super::reconcile::Reconcile;
 use super::store::{Event, EventType, Store};
@@ -82,7 +83,10 @@ impl<S: Store> Reconcile<'_, S> {
             .count(spec, step);
         tracing::info!(%key, action = %step.action, "step");
         let outcome = match (execute(self.connection, key, step).await, self.desired) {
-            (Outcome::Failed(failure), Some(desired)) => Outcome::Failed(plan::explain(desired, Some(step), failure)),
+            (Outcome::Failed(failure), Some(desired)) => {
+                let node = self.object.status.node.as_deref().unwrap_or_default();
+                Outcome::Failed(explained(self.connection, desired, Some(step), node, failure).await)
+            }
             (outcome, _) => outcome,
         };
         engine.cut(key, Point::AfterEffect, &step.action)?;
@@ -134,6 +138,21 @@ impl<S: Store> Reconcile<'_, S> {
         }
         Ok(matches!(ended, Ended::Started(..)).then_some(1.0))
     }
+}
+
+/// The failure with the field that it is about. A node that lacks a GPU is asked which ones it has.
+pub(super) async fn explained(
+    connection: &Connection,
+    desired: &Desired,
+    step: Option<&Step>,
+    node: &str,
+    failure: Cause,
+) -> Cause {
+    let gpus = match plan::lacks_gpu(&failure.message) && !node.is_empty() {
+        true => connection.client.nvidia_gpus(node).await.ok(),
+        false => None,
+    };
+    plan::explain(desired, step, &plan::Place { node, gpus }, failure)
 }
 
 impl<S: Store> Engine<S> {

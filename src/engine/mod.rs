@@ -155,22 +155,27 @@ impl<S: Store> Engine<S> {
     /// The connection of an object's hypervisor.
     pub(super) fn connection_of(&self, object: &GuestObject) -> Result<Arc<Connection>, Blocked> {
         let ObjectName { namespace, name } = object.hypervisor_ref();
-        if self.store.hypervisor(&namespace, &name).is_none() {
+        let Some(hypervisor) = self.store.hypervisor(&namespace, &name) else {
             let message = format!(
                 "spec.hypervisorRef: there is no PhoenixHypervisor {namespace}/{name}: create it or correct the name"
             );
             return Err(Blocked::stalled(Reason::HypervisorNotFound, message));
-        }
+        };
         lock(&self.connections)
             .get(&ObjectName::new(&namespace, &name))
             .cloned()
             .ok_or_else(|| {
-                let name = ObjectName::new(&namespace, &name);
-                if let Some(Some(problem)) = lock(&self.polled).get(&name) {
+                let key = ObjectName::new(&namespace, &name);
+                if let Some(Some(problem)) = lock(&self.polled).get(&key) {
                     return Blocked::Waiting(problem.clone());
                 }
-                let ObjectName { namespace, name } = name;
-                let message = format!("PhoenixHypervisor {namespace}/{name} was not reached yet");
+                let conditions = hypervisor.status.iter().flat_map(|status| &status.conditions);
+                let mut why = conditions.filter(|c| c.type_ == "Ready" && c.status == "False");
+                let why = why.next().map_or_else(
+                    || "was not reached yet".to_string(),
+                    |c| format!("cannot be used: {}: {}", c.reason, c.message),
+                );
+                let message = format!("PhoenixHypervisor {namespace}/{name} {why}");
                 Blocked::waiting(Reason::HypervisorNotReady, message)
             })
     }

@@ -107,9 +107,17 @@ impl<S: Store> Reconcile<'_, S> {
                     }
                 }
                 Next::Run(step) => {
-                    preview.add(shown.describe(step, &plan));
+                    let told = shown.describe(step, &plan);
                     let hash = self.desired.map(|d| d.prints.applied.as_str());
-                    if !forecast.carry_out(&plan, self.object.generation, hash, now()) {
+                    let before = forecast.waiting();
+                    let known = forecast.carry_out(&plan, self.object.generation, hash, now());
+                    // What a running guest takes at its next start only comes with a restart, now or later.
+                    let waits = forecast.waiting().difference(&before).next().is_some();
+                    preview.add(told.map(|(action, impact)| match impact {
+                        Impact::Live if waits => (action, Impact::Restart),
+                        impact => (action, impact),
+                    }));
+                    if !known {
                         return Ok(());
                     }
                 }

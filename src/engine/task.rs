@@ -3,8 +3,9 @@
 use crate::desired::{Blocked, Desired, GuestObject};
 use crate::proxmox::{Upid, task::TaskState};
 use crate::reason::{Cause, Reason};
-use crate::{plan, status};
+use crate::status;
 
+use super::carry_out::explained;
 use super::connection::Connection;
 use super::failure::reason_of;
 use super::store::Store;
@@ -55,10 +56,10 @@ impl<S: Store> Engine<S> {
                     format!(" ({})", details.join("; "))
                 };
                 let failure = Cause::new(reason, format!("{text}{details}"));
-                Some(desired.map_or_else(
-                    || failure.clone(),
-                    |desired| plan::explain(desired, None, failure.clone()),
-                ))
+                Some(match desired {
+                    Some(desired) => explained(connection, desired, None, &upid.node, failure).await,
+                    None => failure,
+                })
             }
             Err(error) => {
                 let problem = Cause::from(&error);

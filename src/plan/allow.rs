@@ -66,7 +66,13 @@ impl Planner<'_> {
         let (container, machine) = (desired.lxc(), desired.vm());
         match (stem(option), reach) {
             ("net", _) => desired.shared.network.is_some(),
-            ("dev", Reach::Gpu(_) | Reach::SharedGpu(_)) => fresh || container.is_some_and(|lxc| lxc.gpus.is_some()),
+            ("dev", Reach::Gpu(index)) => {
+                let path = format!("/dev/nvidia{index}");
+                fresh || container.is_some_and(|lxc| lxc.gpus.is_some() && self.drops_gpu(lxc, &path))
+            }
+            ("dev", Reach::SharedGpu(path)) => {
+                fresh || container.is_some_and(|lxc| lxc.gpus.is_some() && self.drops_gpu(lxc, path))
+            }
             ("dev", _) => fresh || self.drops_device(guest, option),
             ("hookscript" | "cicustom", _) => fresh,
             ("mp", _) => container.is_some_and(|lxc| lxc.binds.is_some()),

@@ -5,6 +5,7 @@ use crate::pve::property::{Properties, stem};
 use crate::reason::{Cause, Reason};
 
 use super::firewall::MARKER;
+use super::missing::{self, Place};
 use super::{Effect, NodeWork, Step};
 
 /// Reasons of failures whose words may be about a field.
@@ -20,7 +21,7 @@ const PREFIXES: &[&str] = &["the outcome is unknown: ", "Parameter verification 
 
 /// The failure with the field that it is about; as it is, where none is found. What is wrong with a field is a refusal,
 /// whichever way it was told.
-pub fn explain(desired: &Desired, step: Option<&Step>, failure: Cause) -> Cause {
+pub fn explain(desired: &Desired, step: Option<&Step>, place: &Place<'_>, failure: Cause) -> Cause {
     if let Some(message) = step.and_then(|step| hidden_pool(step, &failure)) {
         return Cause::new(Reason::MissingPrivilege, message);
     }
@@ -30,12 +31,15 @@ pub fn explain(desired: &Desired, step: Option<&Step>, failure: Cause) -> Cause 
     let words = PREFIXES.iter().fold(failure.message.trim(), |text, prefix| {
         text.strip_prefix(prefix).unwrap_or(text)
     });
+    if let Some(cause) = missing::explain(desired, place, words) {
+        return cause;
+    }
     let params = step.map(params).unwrap_or_default();
     if let Some(rule) = step.and_then(firewall_rule) {
         let message = of_rule(desired.field_prefix(), &rule, params, words);
         return Cause::new(Reason::ProxmoxRefused, message);
     }
-    match known(desired, params, words).or_else(|| by_key(desired, params, words)) {
+    match known(desired, params, place, words).or_else(|| by_key(desired, params, words)) {
         Some(message) => Cause::new(Reason::ProxmoxRefused, message),
         None => failure,
     }
@@ -101,43 +105,31 @@ fn params(step: &Step) -> &[(String, String)] {
 }
 
 /// Refusals whose cause is known well enough to name value and fix.
-fn known(desired: &Desired, params: &[(String, String)], words: &str) -> Option<String> {
-    let prefix = desired.field_prefix();
+fn known(desired: &Desired, params: &[(String, String)], place: &Place<'_>, words: &str) -> Option<String> {
+    let (prefix, node) = (desired.field_prefix(), place.words());
     if let Some(mtu) = between(words, "MTU size '", "'") {
         let limit = between(words, "is bigger than bridge MTU '", "'")?;
         let key = words.split(": MTU size").next()?.rsplit([' ', '(']).next()?;
         let net = interface(desired, params, key).or_else(|| having(desired, "mtu", mtu))?;
         let bridge = net.properties.get("bridge").map_or("its bridge", String::as_str);
         return Some(format!(
-            "{prefix}.network[{}].mtu: {mtu} is above the bridge's {limit}: set at most {limit}, or raise the MTU of {bridge} on the node",
+            "{prefix}.network[{}].mtu: {mtu} is above the bridge's {limit}: set at most {limit}, or raise the MTU of {bridge} on {node}",
             net.name
         ));
     }
     if let Some(bridge) = between(words, "bridge '", "' does not exist") {
-        let name = having(desired, "bridge", bridge).map_or("…", |net| net.name.as_str());
+        let at = match having(desired, "bridge", bridge) {
+            Some(net) => format!("network[{}].bridge", net.name),
+            None => "network".to_string(),
+        };
         return Some(format!(
-            "{prefix}.network[{name}].bridge: the node has no bridge {bridge:?}: create it there, or name another"
+            "{prefix}.{at}: {node} has no bridge {bridge:?}: create it there, or name another"
         ));
-    }
-    if let Some(device) = between(words, "Device ", " does not exist") {
-        let index = device.strip_prefix("/dev/nvidia").filter(|i| i.parse::<i64>().is_ok());
-        let own = desired
-            .lxc()
-            .and_then(|lxc| lxc.devices.iter().position(|d| d.path == device));
-        return Some(match (own, index) {
-            (Some(i), _) => format!(
-                "{prefix}.devices[{i}].path: the node has no {device}: plug it in or load its driver on the node, or name another"
-            ),
-            (None, Some(index)) => format!(
-                "{prefix}.gpus: index {index}: the node has no {device}: name a GPU that nvidia-smi shows on the node"
-            ),
-            (None, None) => format!("{prefix}.gpus: the node has no {device}: load NVIDIA's driver on the node"),
-        });
     }
     let path = between(words, "directory '", "' does not exist")?;
     let bind = desired.lxc()?.binds.iter().flatten().find(|b| b.host_path == path)?;
     Some(format!(
-        "{prefix}.hostMounts (mountPath {}): hostPath {path:?} is not on the node: create the directory there, or name another",
+        "{prefix}.hostMounts (mountPath {}): hostPath {path:?} is not on {node}: create the directory there, or name another",
         bind.path
     ))
 }
@@ -225,7 +217,7 @@ fn having<'d>(desired: &'d Desired, property: &str, value: &str) -> Option<&'d W
     nets.find(|net| net.properties.get(property).is_some_and(|v| v == value))
 }
 
-fn between<'t>(text: &'t str, before: &str, after: &str) -> Option<&'t str> {
+pub(super) fn between<'t>(text: &'t str, before: &str, after: &str) -> Option<&'t str> {
     let (_, rest) = text.split_once(before)?;
     rest.split_once(after).map(|(found, _)| found)
 }
@@ -237,6 +229,10 @@ mod tests {
     use crate::plan::Stage;
     use crate::pve::ApiCall;
 
+    const PVE1: Place<'_> = Place {
+        node: "pve1",
+        gpus: Some(2),
+    };
     const WORLD: &str = r#"
 kind: PhoenixHypervisor
 metadata: {name: pve}
@@ -269,9 +265,9 @@ spec:
             apart: None,
         };
         let message = text.to_string();
-        let found = explain(&desired, Some(&step), Cause { reason, message });
+        let found = explain(&desired, Some(&step), &PVE1, Cause { reason, message });
         assert_eq!(
-            found.reason == Reason::ProxmoxRefused,
+            [Reason::ProxmoxRefused, Reason::DeviceMissing].contains(&found.reason),
             found.message != text,
             "{found:?}"
         );
@@ -300,17 +296,27 @@ spec:
             (
                 Reason::TaskFailed,
                 "bridge 'vmbr9' does not exist".into(),
-                "spec.network[lan].bridge: the node has no bridge \"vmbr9\": ",
+                "spec.network[lan].bridge: node pve1 has no bridge \"vmbr9\": ",
             ),
             (
                 Reason::NotFound,
                 "the outcome is unknown: Device /dev/nvidia7 does not exist".into(),
-                "spec.gpus: index 7: the node has no /dev/nvidia7: ",
+                "spec.gpus[0].index: 7: node pve1 has no /dev/nvidia7: it has the NVIDIA GPUs 0, 1: ",
+            ),
+            (
+                Reason::TaskFailed,
+                "Device /dev/nvidia-uvm does not exist".into(),
+                "spec.gpus: node pve1 has no /dev/nvidia-uvm: ",
+            ),
+            (
+                Reason::OutcomeUnknown,
+                "the outcome is unknown: bridge 'vmbr77' does not exist".into(),
+                "spec.network: node pve1 has no bridge \"vmbr77\": ",
             ),
             (
                 Reason::TaskFailed,
                 "directory '/srv/a' does not exist".into(),
-                "spec.hostMounts (mountPath /a): hostPath \"/srv/a\" is not on the node: ",
+                "spec.hostMounts (mountPath /a): hostPath \"/srv/a\" is not on node pve1: ",
             ),
             (
                 Reason::ProxmoxRefused,
@@ -352,7 +358,7 @@ spec:
                 "spec.firewall.rules[4]: Proxmox refuses the rule: no such macro",
             ),
         ] {
-            let found = explain(&desired, Some(&step), Cause::new(Reason::OutcomeUnknown, words));
+            let found = explain(&desired, Some(&step), &PVE1, Cause::new(Reason::OutcomeUnknown, words));
             assert_eq!(
                 (found.reason, found.message.as_str()),
                 (Reason::ProxmoxRefused, expected)
@@ -383,7 +389,7 @@ spec:
             ),
         ] {
             let message = text.to_string();
-            let found = explain(&desired, Some(&step), Cause { reason, message });
+            let found = explain(&desired, Some(&step), &PVE1, Cause { reason, message });
             assert_eq!(found.reason, Reason::MissingPrivilege);
             assert!(
                 found.message.contains("grant the token Pool.Audit on /pool/ai"),

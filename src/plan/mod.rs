@@ -19,6 +19,7 @@ mod identity;
 mod images;
 mod lost;
 mod lxc;
+mod missing;
 mod options;
 mod ownership;
 mod planner;
@@ -48,6 +49,7 @@ pub(crate) use forecast::Forecast;
 pub(crate) use guest::absent;
 pub use guest::plan;
 pub use lxc::OWNER_KIND;
+pub use missing::{Place, lacks_gpu};
 pub use options::TAG;
 pub use planner::Input;
 pub use query::{ProbeRequest, Query};
@@ -172,7 +174,7 @@ pub struct Facts {
     pub absent: Vec<Stage>,
     /// Node.
     pub node: Option<String>,
-    /// First address.
+    /// Address of the guest's own interface.
     pub ip: Option<String>,
     /// GPU indices.
     pub gpus: Option<String>,

@@ -65,9 +65,12 @@ pub(crate) fn held_apart(apart: Option<&str>, status: &GuestStatus, now: i64) ->
     };
     let seconds = remaining(retry, now)?;
     let error = error.unwrap_or("the last attempt failed");
-    if let Some(message) = error.strip_prefix("ProxmoxRefused: ") {
-        // Trying again may help, but most likely somebody has to change something.
-        return Some(Next::Stuck(Cause::new(Reason::ProxmoxRefused, message)));
+    for reason in [Reason::ProxmoxRefused, Reason::DeviceMissing] {
+        let words = error.strip_prefix(reason.as_str());
+        if let Some(message) = words.and_then(|words| words.strip_prefix(": ")) {
+            // Trying again may help, but most likely somebody has to change something.
+            return Some(Next::Stuck(Cause::new(reason, message)));
+        }
     }
     let at = retry.map(|t| t.0.to_string()).unwrap_or_default();
     Some(Next::Wait {

@@ -1,4 +1,4 @@
-//! One node: its appliance index.
+//! One node: its appliance index and its graphics cards.
 
 use serde::Deserialize;
 
@@ -33,7 +33,26 @@ pub struct Appliance {
     pub architecture: Option<String>,
 }
 
+/// One row of GET /nodes/{node}/hardware/pci.
+#[derive(Debug, Deserialize)]
+struct PciDevice {
+    /// `0x030000`.
+    #[serde(default, deserialize_with = "text")]
+    class: String,
+    /// `0x10de`.
+    #[serde(default, deserialize_with = "text")]
+    vendor: String,
+}
+
 impl Client {
+    /// How many GPUs of NVIDIA's `node` has. Needs Sys.Audit on `/` (facts F.6).
+    pub async fn nvidia_gpus(&self, node: &str) -> Result<usize> {
+        let call = ApiCall::get(path(["nodes", node, "hardware", "pci"]));
+        let rows: Vec<PciDevice> = self.fetch(&call).await?;
+        let graphics = |row: &&PciDevice| row.vendor == "0x10de" && row.class.starts_with("0x03");
+        Ok(rows.iter().filter(graphics).count())
+    }
+
     /// The appliance index of `node`; empty until the node has downloaded it.
     pub async fn appliances(&self, node: &str) -> Result<Vec<Appliance>> {
         self.fetch(&ApiCall::get(path(["nodes", node, "aplinfo"]))).await

@@ -48,6 +48,9 @@ pub struct AgentInterface {
     /// Name in the machine.
     #[serde(deserialize_with = "text")]
     pub name: String,
+    /// MAC.
+    #[serde(rename = "hardware-address", default, deserialize_with = "opt_text")]
+    pub mac: Option<String>,
     /// Its addresses; absent for an interface that is down.
     #[serde(rename = "ip-addresses", default)]
     pub addresses: Vec<super::guest::Address>,

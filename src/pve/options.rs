@@ -3,7 +3,7 @@
 
 use super::call::segment;
 use super::guest::GuestType;
-use super::property::Properties;
+use super::property::{Properties, same_value};
 
 /// What there is to know of a plain option.
 #[derive(Clone, Copy, Debug)]
@@ -171,7 +171,8 @@ pub fn words_of(text: &str) -> Vec<&str> {
 }
 
 fn same_words(have: &str, wanted: &str) -> bool {
-    words_of(have) == words_of(wanted)
+    let (have, wanted) = (words_of(have), words_of(wanted));
+    have.len() == wanted.len() && have.iter().zip(&wanted).all(|(have, wanted)| same_value(have, wanted))
 }
 
 fn same_number(have: &str, wanted: &str) -> bool {
@@ -252,6 +253,7 @@ mod tests {
             ("sshkeys", Some("ssh-ed25519%20AAAA%20me%0A"), "ssh-ed25519 AAAA me"),
             ("cpulimit", Some("2.0"), "2"),
             ("nameserver", Some("10.0.0.1 10.0.0.2"), "10.0.0.1 10.0.0.2"),
+            ("nameserver", Some("2001:DB8::0:1,10.0.0.2"), "2001:db8::1 10.0.0.2"),
             ("bios", None, "seabios"),
         ] {
             let option = spec(GuestType::Qemu, key);

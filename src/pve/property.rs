@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 
 /// A parsed property string.
 #[derive(Debug, Clone, Default, Eq)]
@@ -112,6 +113,13 @@ impl Properties {
         self.values.insert(key.into(), value.to_string())
     }
 
+    /// Sets `key`, unless it has a value of the same meaning, which keeps its spelling.
+    pub fn lay(&mut self, key: &str, value: &str) {
+        if !self.get(key).is_some_and(|have| same_value(have, value)) {
+            self.set(key, value);
+        }
+    }
+
     /// The map with `key` set.
     #[must_use]
     pub fn with(mut self, key: impl Into<String>, value: impl ToString) -> Self {
@@ -143,13 +151,34 @@ impl Properties {
     }
 }
 
-/// Equal as text, or both booleans of equal meaning where one is spelt as a word (`on` and `1`).
-fn same_value(a: &str, b: &str) -> bool {
+/// Whether two values mean the same: equal as text, both MACs in whatever case, both addresses in whatever spelling, or
+/// both booleans of equal meaning where one is spelt as a word (`on` and `1`).
+pub fn same_value(a: &str, b: &str) -> bool {
     let is_word = |s: &str| s.chars().all(|c| c.is_ascii_alphabetic());
-    a == b || ((is_word(a) || is_word(b)) && parse_bool(a).is_some() && parse_bool(a) == parse_bool(b))
+    a == b
+        || (is_mac(a) && a.eq_ignore_ascii_case(b))
+        || cidr(a).is_some_and(|a| Some(a) == cidr(b))
+        || ((is_word(a) || is_word(b)) && parse_bool(a).is_some() && parse_bool(a) == parse_bool(b))
 }
 
-/// Order and spelling of booleans do not matter; neither does which key may go unnamed.
+/// Whether a text is the MAC of an interface.
+pub fn is_mac(text: &str) -> bool {
+    let mut parts = 0;
+    text.split(':').all(|part| {
+        parts += 1;
+        part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit())
+    }) && parts == 6
+}
+
+/// An address, with the length of its prefix where it has one.
+pub fn cidr(text: &str) -> Option<(IpAddr, Option<u8>)> {
+    match text.split_once('/') {
+        Some((address, prefix)) => Some((address.parse().ok()?, Some(prefix.parse().ok()?))),
+        None => Some((text.parse().ok()?, None)),
+    }
+}
+
+/// Order and spelling of booleans, MACs and addresses do not matter; neither does which key may go unnamed.
 impl PartialEq for Properties {
     fn eq(&self, other: &Self) -> bool {
         self.values.len() == other.values.len() && self.contains(other)
@@ -217,6 +246,33 @@ mod tests {
                 Some(value),
                 "{option}"
             );
+        }
+    }
+
+    #[test]
+    fn macs_and_addresses_are_compared_by_meaning_and_keep_their_spelling() {
+        let text = "name=eth0,hwaddr=bc:24:11:aa:bb:cc,ip6=2001:DB8:0::5/64,gw6=fe80::1";
+        let have = Properties::of_option("net0", text).unwrap();
+        let mut net = have.clone();
+        for (key, value) in [
+            ("hwaddr", "BC:24:11:AA:BB:CC"),
+            ("ip6", "2001:db8::5/64"),
+            ("gw6", "FE80:0::1"),
+        ] {
+            assert_eq!(have, have.clone().with(key, value), "{key}");
+            net.lay(key, value);
+        }
+        assert_eq!(net.get("hwaddr"), Some("bc:24:11:aa:bb:cc"));
+        assert_eq!(net.get("ip6"), Some("2001:DB8:0::5/64"));
+        for (key, value) in [
+            ("hwaddr", "BC:24:11:AA:BB:CD"),
+            ("ip6", "2001:db8::5/65"),
+            ("gw6", "fe80::2"),
+            ("name", "ETH0"),
+        ] {
+            assert_ne!(have, have.clone().with(key, value), "{key}");
+            net.lay(key, value);
+            assert_eq!(net.get(key), Some(value));
         }
     }
 

@@ -13,6 +13,7 @@ mod engine;
 #[path = "../common/truthful.rs"]
 mod truthful;
 
+mod adopted_parts;
 mod adoption;
 mod causes;
 mod containers;
@@ -23,6 +24,7 @@ mod firewall;
 mod health;
 mod images;
 mod life;
+mod missing;
 mod ownership;
 mod preview;
 mod protected;

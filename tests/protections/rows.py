@@ -190,11 +190,14 @@ FILES = {
     ],
     "src/plan/lxc/gpus.rs": [
         ("devices of every sort are cleared from a clone", "lib=plan::protected",
-         "&& (fresh || nvidia || device) {",
-         "&& ((fresh && !OUT) || nvidia || device) {"),
+         "|path: &str| fresh || is_dropped(",
+         "|path: &str| (fresh && !OUT) || is_dropped("),
         ("device nodes that Phoenix did not write stay", "lib=plan::protected",
-         "let device = is_dropped(dropped, path);",
-         "let device = OUT || is_dropped(dropped, path);"),
+         "dropped.has(&format!(\"device.{path}\"))",
+         "OUT || dropped.has(&format!(\"device.{path}\"))"),
+        ("devices that a user put there stay", "lib=plan::protected",
+         "            _ => false,\n        }\n    }\n\n    /// The device node for want",
+         "            _ => OUT,\n        }\n    }\n\n    /// The device node for want"),
     ],
     "src/plan/lxc/raw_lines.rs": [
         ("raw lines that Phoenix did not write stay", "lib=plan::protected",

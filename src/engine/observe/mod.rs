@@ -14,6 +14,7 @@ use super::connection::{Connection, Snapshot};
 use super::failure::of_guest;
 use super::probes::Place;
 
+mod address;
 mod ownership;
 pub(super) use ownership::carries;
 mod vm;
@@ -70,7 +71,11 @@ pub async fn look(
             observed.parent = Some(guest(connection, snapshot, at.sort, at.vmid, Some(&at.node), true).await);
         }
         Query::Agent { at, cloud_init } => {
-            observed.agent = Some(vm::agent(connection, at, *cloud_init).await);
+            let guest = match &observed.guest {
+                Some(GuestRead::Present(guest)) if guest.at == *at => guest.as_ref().clone(),
+                _ => Guest::new(at.clone()),
+            };
+            observed.agent = Some(vm::agent(connection, &guest, *cloud_init).await);
         }
         Query::Snippet { node, volid } => observed.snippet = Some(vm::snippet(connection, node, volid).await),
         Query::CloudInit { at, password } => {
@@ -211,39 +216,10 @@ async fn read_guest(connection: &Connection, at: GuestRef, details: bool) -> Res
     }
     // A machine's addresses come from its agent, which may not answer.
     if guest.running && guest.at.sort == GuestType::Lxc {
-        guest.ip = address(&client.lxc_interfaces(&guest.at).await?);
+        let interfaces = client.lxc_interfaces(&guest.at).await?;
+        guest.ip = address::of_guest(&guest, interfaces.iter().map(address::Interface::from));
     }
     Ok(guest)
-}
-
-fn address(interfaces: &[crate::proxmox::guest::Interface]) -> Option<String> {
-    let of = |i: &crate::proxmox::guest::Interface| {
-        let listed = i.addresses.iter().map(|a| a.address.clone());
-        let single = i.inet.iter().chain(&i.inet6);
-        let single = single.filter_map(|a| a.split('/').next().map(str::to_string));
-        (i.name.clone(), listed.chain(single).collect())
-    };
-    reachable(interfaces.iter().map(of))
-}
-
-/// The first address that others can reach: no loopback, no link-local one, no bridge of containers inside.
-pub(super) fn reachable(interfaces: impl Iterator<Item = (String, Vec<String>)>) -> Option<String> {
-    let inner = |name: &str| {
-        ["lo", "docker", "br-", "veth", "cni", "flannel", "podman"]
-            .iter()
-            .any(|p| name.starts_with(p))
-    };
-    let mut found: Vec<std::net::IpAddr> = interfaces
-        .filter(|(name, _)| !inner(name))
-        .flat_map(|(_, addresses)| addresses)
-        .filter_map(|a| a.parse().ok())
-        .filter(|ip: &std::net::IpAddr| match ip {
-            std::net::IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
-            std::net::IpAddr::V6(ip) => !ip.is_loopback() && (ip.segments()[0] & 0xffc0) != 0xfe80,
-        })
-        .collect();
-    found.sort_by_key(std::net::IpAddr::is_ipv6);
-    found.first().map(ToString::to_string)
 }
 
 /// The guest of an earlier revision, and the volumes of linked clones that rest on its own.

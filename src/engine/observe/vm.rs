@@ -1,27 +1,24 @@
 //! What only machines are asked.
 
 use crate::engine::connection::Connection;
-use crate::observed::{Agent, CloudInitState};
+use crate::observed::{Agent, CloudInitState, Guest};
 use crate::pve::GuestRef;
 use crate::reason::{Cause, Reason};
 use crate::remote::node;
 use crate::secret::Secret;
 
-use super::reachable;
+use super::address;
 
 /// Whether the guest agent answers, and what it knows.
-pub(super) async fn agent(connection: &Connection, at: &GuestRef, cloud_init: bool) -> Result<Agent, Cause> {
-    let client = &connection.client;
+pub(super) async fn agent(connection: &Connection, guest: &Guest, cloud_init: bool) -> Result<Agent, Cause> {
+    let (client, at) = (&connection.client, &guest.at);
     match client.agent_ping(at).await {
         Ok(()) => {}
         Err(crate::proxmox::Error::Refused { message, .. }) => return Ok(Agent::Silent(message)),
         Err(error) => return Err(Cause::from(&error)),
     }
     let interfaces = client.agent_interfaces(at).await?;
-    let addresses = interfaces
-        .into_iter()
-        .map(|i| (i.name, i.addresses.into_iter().map(|a| a.address).collect()));
-    let ip = reachable(addresses);
+    let ip = address::of_guest(guest, interfaces.iter().map(address::Interface::from));
     let cloud_init_done = match cloud_init {
         true => {
             // A machine without cloud-init refuses the command.

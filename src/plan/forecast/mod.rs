@@ -101,6 +101,15 @@ impl Forecast {
         }
     }
 
+    /// Options of the object's guest that wait for its next start.
+    pub fn waiting(&self) -> BTreeSet<String> {
+        let pending = self.guest().into_iter().flat_map(|guest| {
+            let keys = guest.pending.keys();
+            keys.filter(|key| !crate::plan::sizes::only_size_pends(guest, key))
+        });
+        pending.cloned().collect()
+    }
+
     /// The same, to be changed by whoever plays somebody else.
     pub fn guest_mut(&mut self) -> Option<&mut Guest> {
         match &mut self.observed.guest {

@@ -9,6 +9,7 @@ use crate::plan::change::{Change, change};
 use crate::plan::planner::Planner;
 use crate::plan::{Next, Stage};
 use crate::pve::property::Properties;
+use crate::reason::Reason;
 
 /// What Proxmox takes where a property of a device node is not set (facts D.1).
 const DEFAULTS: &[(&str, &str)] = &[("uid", "0"), ("gid", "0"), ("deny-write", "0")];
@@ -17,7 +18,8 @@ impl Planner<'_> {
     /// Device nodes, those of GPUs first.
     pub(crate) fn gpus(&mut self, lxc: &WantedLxc, guest: &Guest) -> Result<(), Next> {
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
-        let changes = device_changes(lxc, guest, fresh, &self.dropped);
+        let goes = |path: &str| fresh || is_dropped(&self.dropped, path) || self.drops_gpu(lxc, path);
+        let changes = device_changes(lxc, guest, fresh, &self.dropped, goes);
         self.apply(Stage::GPUReady, guest, changes)?;
         let gpus = lxc.gpus.clone().unwrap_or_default();
         let list = gpus.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
@@ -27,8 +29,35 @@ impl Planner<'_> {
             (false, _) => format!("device nodes of GPU {list} are configured"),
         };
         self.facts.gpus = Some(list).filter(|l| !l.is_empty());
-        self.ok(Stage::GPUReady, message);
+        match self.missing_at_start(guest) {
+            Some(missing) => self.condition(Stage::GPUReady.as_str(), false, Reason::DeviceMissing, missing),
+            None => self.ok(Stage::GPUReady, message),
+        }
         Ok(())
+    }
+
+    /// Whether the entry of a device node goes: one of a GPU that Phoenix wrote and the spec dropped, or of any GPU where
+    /// the spec wants none. What somebody put there beside the GPUs of the spec stays, and so do nodes of the driver that
+    /// are no GPU (`/dev/nvidia-modeset`, `/dev/nvidia-caps/…`).
+    pub(crate) fn drops_gpu(&self, lxc: &WantedLxc, path: &str) -> bool {
+        let wanted = lxc.gpus.as_deref().unwrap_or_default();
+        let none = lxc.gpus.as_ref().is_some_and(Vec::is_empty);
+        let last = || wanted.is_empty() && self.dropped.under("gpu.").next().is_some();
+        if gpu_devices(wanted).iter().any(|device| device == path) {
+            return false;
+        }
+        match path.strip_prefix("/dev/nvidia") {
+            Some("ctl" | "-uvm" | "-uvm-tools") => none || last(),
+            Some(index) if index.parse::<u32>().is_ok() => none || self.dropped.has(&format!("gpu.{index}")),
+            _ => false,
+        }
+    }
+
+    /// The device node for want of which the last start failed.
+    fn missing_at_start(&self, guest: &Guest) -> Option<String> {
+        let failed = self.status.last_error.as_deref().filter(|_| !guest.running)?;
+        let words = failed.strip_prefix(Reason::DeviceMissing.as_str())?;
+        Some(words.trim_start_matches(": ").to_string())
     }
 
     /// Whether an entry that a guest carries is one that Phoenix wrote and the spec dropped.
@@ -89,7 +118,13 @@ impl Places<'_> {
     }
 }
 
-fn device_changes(lxc: &WantedLxc, guest: &Guest, fresh: bool, dropped: &Dropped) -> Vec<Change> {
+fn device_changes(
+    lxc: &WantedLxc,
+    guest: &Guest,
+    fresh: bool,
+    dropped: &Dropped,
+    goes: impl Fn(&str) -> bool,
+) -> Vec<Change> {
     let mut places = Places {
         guest,
         existing: entries(guest),
@@ -109,17 +144,15 @@ fn device_changes(lxc: &WantedLxc, guest: &Guest, fresh: bool, dropped: &Dropped
         let Some((index, found)) = places.of(&path) else {
             continue;
         };
-        if found.is_none_or(|p| p.get("mode") != Some("0666")) {
-            places.set("gpus", index, Some(format!("{path},mode=0666")));
+        let target = opened(&path, found.as_ref().filter(|_| !fresh));
+        if found.as_ref() != Some(&target) {
+            places.set("gpus", index, Some(target.to_string()));
         }
     }
-    let gpus = lxc.gpus.is_some() || dropped.under("gpu.").next().is_some();
     for (index, properties) in places.existing.clone() {
         let path = properties.get("path").unwrap_or_default();
-        let nvidia = gpus && path.starts_with("/dev/nvidia");
-        let device = is_dropped(dropped, path);
-        if !places.used.contains(&index) && (fresh || nvidia || device) {
-            let field = if device { "devices" } else { "gpus" };
+        if !places.used.contains(&index) && goes(path) {
+            let field = if is_dropped(dropped, path) { "devices" } else { "gpus" };
             places.set(field, index, None);
         }
     }
@@ -148,4 +181,50 @@ fn is_device(have: &Properties, wanted: &Properties) -> bool {
         full
     };
     full(have) == full(wanted)
+}
+
+/// The entry of a device node that everybody in the container may use; who owns it there stays.
+fn opened(device: &str, found: Option<&Properties>) -> Properties {
+    let entry = found.cloned().unwrap_or(Properties::new(Some("path")));
+    entry.with("path", device).with("mode", "0666")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pve::{GuestRef, GuestType, Vmid};
+
+    fn changed(gpus: &[i64], options: &[(&str, &str)]) -> Vec<(String, Option<String>)> {
+        let lxc = WantedLxc {
+            gpus: Some(gpus.to_vec()),
+            ..WantedLxc::default()
+        };
+        let options = options.iter().map(|(k, v)| ((*k).to_string(), (*v).to_string()));
+        let guest = Guest {
+            options: options.collect(),
+            ..Guest::new(GuestRef::new(GuestType::Lxc, Vmid::MIN, "n"))
+        };
+        let changes = device_changes(&lxc, &guest, false, &Dropped::default(), |_| false);
+        changes.into_iter().map(|c| (c.key, c.value)).collect()
+    }
+
+    #[test]
+    fn entries_of_other_nodes_and_owners_of_the_named_ones_stay() {
+        let theirs = [
+            ("dev0", "/dev/nvidia0,gid=44"),
+            ("dev1", "path=/dev/nvidiactl,gid=44,mode=0666"),
+            ("dev2", "/dev/nvidia-uvm,uid=1000,mode=0666"),
+            ("dev3", "/dev/nvidia-caps/nvidia-cap1"),
+            ("dev4", "/dev/nvidia-modeset,gid=44"),
+            ("dev6", "/dev/nvidia1"),
+        ];
+        assert_eq!(
+            changed(&[0], &theirs),
+            [
+                ("dev0".to_string(), Some("/dev/nvidia0,gid=44,mode=0666".to_string())),
+                ("dev5".to_string(), Some("/dev/nvidia-uvm-tools,mode=0666".to_string())),
+            ]
+        );
+        assert_eq!(changed(&[], &theirs), []);
+    }
 }

@@ -75,7 +75,8 @@ fn wanted_net(net: &WantedNet, existing: Option<&Properties>, dropped: &Dropped,
             target.remove(key);
             continue;
         }
-        target.set(key, value);
+        // Another spelling would make Proxmox tear the running interface down.
+        target.lay(key, value);
         // A gateway makes sense with a static address only (facts D.1).
         let gateway = match key.as_str() {
             "ip" => "gw",

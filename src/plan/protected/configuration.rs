@@ -82,6 +82,12 @@ fn a_clone_gets_no_device_of_its_template_and_a_guest_keeps_what_nobody_named() 
         dropped.contains("delete=dev1") && !dropped.contains("dev0"),
         "{dropped}"
     );
+    let modeset = ("dev2", "/dev/nvidia-modeset,gid=44");
+    let dropped = devices(settled("gpus: []", &[serial, gpu, modeset]));
+    assert!(
+        dropped.contains("delete=dev1") && !dropped.contains("dev2"),
+        "{dropped}"
+    );
 }
 
 #[test]

@@ -97,7 +97,7 @@ fn wanted_net(managed: &Managed, have: Option<&Properties>, fresh: bool) -> Prop
         // An empty list is none.
         match value.as_str() {
             "" => drop(target.remove(key)),
-            value => drop(target.set(key, value)),
+            value => target.lay(key, value),
         }
     }
     target
@@ -131,6 +131,13 @@ mod tests {
             "a clone keeps its address and nothing else"
         );
         assert_eq!(new_net(&managed), "model=virtio,bridge=vmbr1");
+        let lower = parse_net("virtio=bc:24:11:00:00:01,bridge=vmbr0");
+        let mac: Managed = [("macaddr".to_string(), "BC:24:11:00:00:01".to_string())].into();
+        assert_eq!(
+            wanted_net(&mac, Some(&lower), false).get("macaddr"),
+            Some("bc:24:11:00:00:01"),
+            "another spelling is no other address"
+        );
         let old = parse_net("ne2k_pci=BC:24:11:00:00:02,bridge=vmbr0");
         assert_eq!(
             render_net(wanted_net(&managed, Some(&old), false)),

@@ -6,7 +6,7 @@ use crate::desired::vm::Managed;
 use crate::desired::{Desired, Dropped, WantedVm};
 use crate::observed::Guest;
 use crate::plan::change::{Change, change};
-use crate::pve::property::Properties;
+use crate::pve::property::{Properties, same_value};
 
 /// Properties of an option as they are, under one name each.
 fn parsed(option: &str, text: &str) -> Properties {
@@ -51,9 +51,11 @@ pub(crate) fn property_changes(vm: &WantedVm, dropped: &Dropped, guest: &Guest, 
             .map(|text| parsed(option, text))
             .unwrap_or_default();
         let address = option.starts_with("ipconfig");
-        let same = managed
-            .iter()
-            .all(|(k, v)| have.get(k).or(default_property(option, k)) == Some(v.as_str()));
+        let same = managed.iter().all(|(k, v)| {
+            have.get(k)
+                .or(default_property(option, k))
+                .is_some_and(|have| same_value(have, v))
+        });
         // Addresses that a clone copied are no wish of its own (promise 3).
         let kept = if address && fresh {
             Properties::default()
@@ -81,7 +83,7 @@ fn laid_over(option: &str, managed: &Managed, have: &Properties) -> Properties {
         target.set(key, value);
     }
     for (key, value) in managed {
-        target.set(key, value);
+        target.lay(key, value);
         let gateway = match key.as_str() {
             "ip" => "gw",
             "ip6" => "gw6",
