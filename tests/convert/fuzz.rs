@@ -15,9 +15,11 @@ use crate::properties::{MACHINE_KEYS, apply, change, odd};
 use crate::support::*;
 
 /// Cases of each of three tests. Most of their time goes into the CEL rules of what is written.
-const CASES: u32 = 800;
-/// Cases of each of the two tests whose objects are the smallest: with the three others ten thousand.
-const SMALL_CASES: u32 = (10_000 - 3 * CASES) / 2;
+const CASES: u32 = 600;
+/// Cases of each of the two tests whose objects are small.
+const SMALL_CASES: u32 = 2600;
+/// Cases of the test whose files are mostly broken: with the others ten thousand.
+const BYTES_CASES: u32 = 10_000 - 3 * CASES - 2 * SMALL_CASES;
 
 /// Containers of the real files, old and new, by id.
 static CONTAINERS: LazyLock<Vec<(String, Value)>> = LazyLock::new(|| {
@@ -115,6 +117,31 @@ proptest! {
         guest.insert("vmid".into(), json!(300));
         guest.extend(pairs);
         check(Role::Vm, &json!({"vms": [guest]}))?;
+    }
+}
+
+proptest! {
+    #![proptest_config(config(BYTES_CASES))]
+
+    #[test]
+    fn any_bytes_end_with_a_report_or_with_the_reason(edits in proptest::collection::vec((any::<Index>(), any::<u8>(), 0..4u8), 1..8)) {
+        let guest = json!({"name": "one", "template": "t.tar.zst", "vllm_engine_config": {"ModelConfig": {"model": "org/m"}}});
+        let mut bytes = json!({"lxc_configs": {"950": guest}}).to_string().into_bytes();
+        for (at, byte, how) in &edits {
+            let at = at.index(bytes.len());
+            match how {
+                0 => bytes[at] = *byte,
+                1 => bytes.insert(at, *byte),
+                2 => drop(bytes.remove(at)),
+                // A digit or a letter for another: the file stays readable.
+                _ => bytes[at] = if bytes[at].is_ascii_alphanumeric() { b"0a9Z"[usize::from(*byte % 4)] } else { bytes[at] },
+            }
+        }
+        let inputs = [input("x.json", Role::Lxc, bytes)];
+        match phoenix::convert::convert(&inputs, &options()) {
+            Ok(output) => reads_back(&inputs, &output).map_err(TestCaseError::fail)?,
+            Err(unreadable) => prop_assert!(unreadable.iter().all(|u| u.file == "x.json" && !u.reason.is_empty())),
+        }
     }
 }
 
