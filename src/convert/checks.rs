@@ -3,7 +3,7 @@
 use core::net::Ipv4Addr;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::crd::{Gpu, Vllm};
+use crate::crd::Gpu;
 
 use super::guests::{Guest, Guests};
 use super::json::At;
@@ -11,6 +11,7 @@ use super::ledger::Ledger;
 use super::network::{Addresses, Used};
 use super::report::Severity;
 use super::values;
+use super::vllm::Server;
 use super::writer::Writer;
 
 /// Keys of a disk's size.
@@ -62,9 +63,9 @@ impl<'a> Seen<'a> {
     }
 
     /// Notes what a vLLM server takes of its GPUs.
-    pub fn vllm(&mut self, w: &mut Writer, guest: &At<'a>, vllm: &Vllm, gpus: Option<&[Gpu]>) {
+    pub fn vllm(&mut self, w: &mut Writer, guest: &At<'a>, server: &Server, gpus: Option<&[Gpu]>) {
         let Some(gpus) = gpus else { return };
-        let place = |key: &str| guest.get(key).unwrap_or_else(|| guest.clone());
+        let vllm = &server.block;
         if vllm.tensor_parallel_size.is_some_and(|n| n > gpus.len() as i64) {
             let wanted = vllm.tensor_parallel_size.unwrap_or_default();
             let message = format!(
@@ -72,7 +73,7 @@ impl<'a> Seen<'a> {
                 gpus.len()
             );
             w.warn(
-                &place("vllm_tensor_parallel_size"),
+                &server.place("tensorParallelSize", guest),
                 &message,
                 "assign as many GPUs, or lower it",
             );
@@ -83,7 +84,7 @@ impl<'a> Seen<'a> {
             };
             let used = Used {
                 value: share.to_string(),
-                at: place("vllm_gpu_memory_utilization"),
+                at: server.place("gpuMemoryUtilization", guest),
                 label: w.label.clone(),
             };
             self.shares.entry(index).or_default().push((share, used));

@@ -372,6 +372,18 @@ fn settle_form(guest: &mut Guest, cloned: bool, ledger: &mut Ledger) {
     let called_template = called_template.to_ascii_lowercase().contains("template");
     // A machine's snapshot name is that of a snapshot taken after provisioning; only what is cloned is a template.
     let by_snapshot = snapshot_at.is_some() && (!guest.is_vm || (cloned && !is_template));
+    // The legacy managers took such a snapshot of running servers too.
+    let serves = by_snapshot && !is_template && !cloned && !guest.is_vm && super::vllm::serves(&guest.at);
+    if serves {
+        let message = format!(
+            "{}: it serves a model and nothing is cloned from it, so it becomes a PhoenixLXC, although it has a \
+             template_snapshot_name",
+            guest.label()
+        );
+        let fix = "nothing; or give it is_template, if it is a template";
+        ledger.find(Severity::Info, &guest.at, message, fix);
+    }
+    let by_snapshot = by_snapshot && !serves;
     let guessed = !by_snapshot && !is_template && cloned && called_template;
     if guessed {
         let message = format!(

@@ -1,8 +1,8 @@
 //! Containers: `PhoenixLXC`, and `PhoenixTemplate` of lxc form.
 
 use crate::crd::{
-    Boot, Dependency, ExecAction, FeatureRef, GuestFields, GuestKind, Health, LocalRef, LxcGuest, LxcSource, ObjectRef,
-    PhoenixLXC, PhoenixLXCSpec, PhoenixTemplate, PhoenixTemplateSpec, Probe, RootFs,
+    Boot, Dependency, ExecAction, GuestFields, GuestKind, Health, LocalRef, LxcGuest, LxcSource, ObjectRef, PhoenixLXC,
+    PhoenixLXCSpec, PhoenixTemplate, PhoenixTemplateSpec, Probe, RootFs,
 };
 
 use super::checks::Seen;
@@ -63,10 +63,21 @@ pub fn container<'a>(
     lxc.apparmor_profile = options.apparmor_profile;
     lxc.lxc_options = options.lxc_options;
     lxc.gpus = seen.gpus(w, at);
-    lxc.vllm = vllm::vllm(w, at);
-    if let Some(vllm) = &lxc.vllm {
-        seen.vllm(w, at, vllm, lxc.gpus.as_deref());
-        require_vllm(w, index, fleet.guests, &mut lxc.shared.features);
+    match vllm::vllm(w, at) {
+        Some(server) => {
+            // A template does not run, so its server takes nothing of a GPU.
+            let gpus = lxc.gpus.as_deref().filter(|_| !template);
+            seen.vllm(w, at, &server, gpus);
+            vllm::require_feature(w, index, fleet.guests, &mut lxc.shared.features);
+            if template {
+                vllm::of_template(w, at);
+            }
+            lxc.vllm = Some(server.block);
+        }
+        None => {
+            let has_feature = features::named(guest).iter().any(|f| f == "vllm");
+            vllm::missing(w, at, template, has_feature, scripts.starts_vllm(at));
+        }
     }
     lxc.shared.application = scripts.application(w, at, lxc.vllm.is_some());
     lxc.shared.boot = boot(w, at, template);
@@ -100,8 +111,9 @@ pub fn container<'a>(
     snapshot_key(w, at, &None);
     template_key(w, at);
     let mounts = storage::mounts(w, at, guest.id, fleet.facts);
-    if !mounts.volumes.is_empty() && lxc.vllm.is_some() {
-        cache_hint(w, at, &mounts.volumes[0].mount_path);
+    let uncached = lxc.vllm.as_ref().is_some_and(|server| server.cache_path.is_none());
+    if !mounts.volumes.is_empty() && uncached {
+        vllm::cache_hint(w, at, &mounts.volumes[0].mount_path);
     }
     let spec = PhoenixLXCSpec {
         hypervisor_ref,
@@ -398,38 +410,6 @@ pub fn health(w: &mut Writer, guest: &At) -> Option<Health> {
         readiness: Some(readiness),
         ..Health::default()
     })
-}
-
-/// A vLLM server needs the feature vllm, of its own or of a template that it comes from.
-fn require_vllm(w: &mut Writer, index: usize, guests: &Guests, list: &mut Option<Vec<FeatureRef>>) {
-    let lineage = guests.lineage(index);
-    let has = |guest: &&Guest| features::named(guest).iter().any(|f| f == "vllm");
-    if lineage.iter().any(has) {
-        return;
-    }
-    if let Some(guest) = lineage.first() {
-        w.info(
-            &guest.at,
-            "vllm_model without the feature vllm; the feature is added",
-            "nothing",
-        );
-        let list = list.get_or_insert_default();
-        if list.len() < 32 {
-            list.push(FeatureRef {
-                name: "vllm".into(),
-                ..FeatureRef::default()
-            });
-        }
-    }
-}
-
-fn cache_hint(w: &mut Writer, at: &At, path: &str) {
-    let message = format!("vLLM keeps downloaded models in the root filesystem, and a volume is mounted at {path}");
-    w.info(
-        at,
-        &message,
-        &format!("set spec.vllm.cachePath: {path} if the models are to live there"),
-    );
 }
 
 /// Keys that have no field, with the reason; and a few that have one.

@@ -76,8 +76,8 @@ impl Scripts {
         self.applications.size() + self.tests.size()
     }
 
-    /// The file for a path of the legacy files: the same path, else one that ends so, else one of that name.
-    fn find(&mut self, w: &mut Writer, at: &At, path: &str) -> Option<(String, String)> {
+    /// Files for a path of the legacy files, best first: the same path, else those that end so, else those of that name.
+    fn named(&self, path: &str) -> Vec<&String> {
         let wanted = path.trim_start_matches("./").trim_matches('/');
         let file = wanted.rsplit('/').next().unwrap_or(wanted);
         let ends = |known: &&String, tail: &str| known.as_str() == tail || known.ends_with(&format!("/{tail}"));
@@ -89,6 +89,12 @@ impl Scripts {
             }
         }
         found.sort_by_key(|path| (path.matches('/').count(), path.as_str()));
+        found
+    }
+
+    /// The file for a path of the legacy files, and its text.
+    fn find(&mut self, w: &mut Writer, at: &At, path: &str) -> Option<(String, String)> {
+        let found = self.named(path);
         let Some(known) = found.first().map(|f| (*f).clone()) else {
             let (message, fix) = if self.given {
                 (
@@ -161,6 +167,31 @@ impl Scripts {
         files
     }
 
+    /// Whether the application script of a guest starts a vLLM server, as far as its name and its text tell.
+    pub fn starts_vllm(&self, guest: &At) -> bool {
+        let Some(path) = guest.get("application_script").and_then(|at| values::text(at.node)) else {
+            return false;
+        };
+        let file = path.rsplit('/').next().unwrap_or(&path).to_ascii_lowercase();
+        let called = file
+            .split(|c: char| !c.is_ascii_alphanumeric())
+            .any(|word| word == "vllm");
+        let starts = |text: &String| {
+            let mut lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+            lines.any(|line| {
+                ["vllm serve ", "vllm.entrypoints"]
+                    .iter()
+                    .any(|start| line.contains(start))
+            })
+        };
+        called
+            || self
+                .named(&path)
+                .first()
+                .and_then(|known| self.files.get(*known))
+                .is_some_and(starts)
+    }
+
     /// Maps `application_script`.
     pub fn application(&mut self, w: &mut Writer, guest: &At, serves_vllm: bool) -> Option<Application> {
         let at = w.key(guest, &["application_script"])?;
@@ -197,6 +228,9 @@ impl Scripts {
         let groups =
             |at: &At| matches!(at.node, Node::Object(_)) && at.get("path").is_none() && at.get("script").is_none();
         for key in ["tests", "health_checks", "vllm", "integration_tests"] {
+            if key == "vllm" && guest.get(key).is_some_and(|at| super::vllm::is_block(&at)) {
+                continue;
+            }
             let Some(at) = w.key(guest, &[key]) else { continue };
             if groups(&at) {
                 for (group, at) in at.entries() {

@@ -12,7 +12,7 @@ use super::lxc::{Fleet, GuestManifest};
 use super::network::{self, Naming};
 use super::scripts::Scripts;
 use super::writer::{NOT_SET, Writer};
-use super::{cloud_init, features, firewall, lxc, storage, values, vm_source};
+use super::{cloud_init, features, firewall, lxc, storage, values, vllm, vm_source};
 
 /// Keys of `vm_defaults`.
 pub const DEFAULTS: &[&str] = &[
@@ -295,7 +295,7 @@ const OF_CONTAINERS: &[&str] = &[
 fn rest(w: &mut Writer, at: &At) {
     lxc::rest(w, at);
     for (key, value) in at.entries() {
-        if OF_CONTAINERS.contains(&key) || key.starts_with("vllm_") {
+        if OF_CONTAINERS.contains(&key) || vllm::is_key(key, &value) {
             match says_nothing(value.node) {
                 true => w.defaulted(&value, "", NOT_SET),
                 false => w.skip_warn(&value, &format!("{key} is a key of containers"), "drop it"),

@@ -143,6 +143,12 @@ impl Writer<'_> {
         );
     }
 
+    /// An error of this object: what was meant is not written.
+    pub fn error(&mut self, at: &At, message: &str, fix: &str) {
+        let message = format!("{}: {message}", self.label);
+        self.ledger.find(Severity::Error, at, message, fix);
+    }
+
     /// A warning about this object.
     pub fn warn(&mut self, at: &At, message: &str, fix: &str) {
         let message = format!("{}: {message}", self.label);

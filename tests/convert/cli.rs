@@ -90,6 +90,27 @@ fn an_error_is_exit_1_and_the_rest_is_written() {
 }
 
 #[test]
+fn a_model_server_that_is_not_written_is_exit_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("lxc.json"), dir.path().join("out"));
+    for (engine, code) in [(r#"{"port": 8000}"#, 1), (r#"{"port": 8000, "model": "org/m"}"#, 0)] {
+        let content = format!(
+            r#"{{"lxc_configs": {{"801": {{"name": "a", "template": "local:vztmpl/d.tar.zst", "vllm_engine_config": {engine}}}}}}}"#
+        );
+        fs::write(&file, content).unwrap();
+        let run = phoenix(&["--lxc-configs", text(&file), "--output-dir", text(&out)]);
+        let words = String::from_utf8(run.stderr).unwrap();
+        assert_eq!(run.status.code(), Some(code), "{words}");
+        assert_eq!(
+            words.contains("error: container 801: it runs a model"),
+            code == 1,
+            "{words}"
+        );
+        assert!(out.join("phoenixlxc-a.yaml").exists(), "the rest is written");
+    }
+}
+
+#[test]
 fn unreadable_input_is_exit_2_and_writes_nothing() {
     let good = r#"{"lxc_configs": {"101": {"name": "b"}}}"#;
     let deep = format!("{{\"a\": {}{}}}", "[".repeat(100_000), "]".repeat(100_000));

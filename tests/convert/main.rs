@@ -8,8 +8,10 @@
 
 mod cli;
 mod forms;
+mod fuzz;
 mod legacy;
 mod machines;
 mod properties;
+mod servers;
 mod support;
 mod vllm;

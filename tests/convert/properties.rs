@@ -19,8 +19,13 @@ static SAMPLES: LazyLock<[Value; 3]> = LazyLock::new(|| {
     .map(|file| serde_json::from_slice(&legacy(file)).unwrap())
 });
 
+/// Texts that a pattern matches. Given as a mere text, a pattern would be compiled anew for each.
+fn text(pattern: &str) -> impl Strategy<Value = String> + use<> {
+    proptest::string::string_regex(pattern).unwrap()
+}
+
 /// What people and programs write where something else was meant.
-fn odd() -> impl Strategy<Value = Value> {
+pub fn odd() -> impl Strategy<Value = Value> {
     let words = [
         "",
         " ",
@@ -74,12 +79,12 @@ fn odd() -> impl Strategy<Value = Value> {
         (-3i64..70_000).prop_map(Value::from),
         any::<f64>().prop_filter_map("finite", |f| serde_json::Number::from_f64(f).map(Value::Number)),
         proptest::sample::select(words.to_vec()).prop_map(Value::from),
-        ".{0,12}".prop_map(Value::from),
-        "[a-z]{0,3}x{0,400}".prop_map(Value::from),
+        text(".{0,12}").prop_map(Value::from),
+        text("[a-z]{0,3}x{0,400}").prop_map(Value::from),
     ];
     scalar.prop_recursive(3, 12, 4, |inner| {
         let key = prop_oneof![
-            ".{0,6}",
+            text(".{0,6}"),
             Just("950".to_owned()),
             Just("name".to_owned()),
             Just("path".to_owned()),
@@ -92,8 +97,9 @@ fn odd() -> impl Strategy<Value = Value> {
     })
 }
 
+/// A change of a document.
 #[derive(Clone, Debug)]
-enum Change {
+pub enum Change {
     Replace(Index, Value),
     Remove(Index),
     Add(Index, String, Value),
@@ -136,7 +142,7 @@ fn twist(value: &Value, how: u8) -> Value {
     json!(twisted)
 }
 
-fn change() -> impl Strategy<Value = Change> {
+pub fn change() -> impl Strategy<Value = Change> {
     let keys = [
         "gpu_assignment",
         "clone_from_ctid",
@@ -149,6 +155,9 @@ fn change() -> impl Strategy<Value = Change> {
         "vllm_model",
         "vllm_args",
         "vllm_parameters",
+        "vllm_engine_config",
+        "ModelConfig",
+        "environment",
         "lxc_options",
         "pct_options",
         "tests",
@@ -186,7 +195,7 @@ fn change() -> impl Strategy<Value = Change> {
     ];
     let key = prop_oneof![
         proptest::sample::select(keys.to_vec()).prop_map(str::to_owned),
-        ".{0,8}"
+        text(".{0,8}")
     ];
     prop_oneof![
         4 => (any::<Index>(), odd()).prop_map(|(at, value)| Change::Replace(at, value)),
@@ -212,7 +221,7 @@ fn pointers(value: &Value, pointer: String, out: &mut Vec<String>) {
     }
 }
 
-fn apply(document: &mut Value, change: &Change) {
+pub fn apply(document: &mut Value, change: &Change) {
     let mut all = Vec::new();
     pointers(document, String::new(), &mut all);
     let at = |index: &Index| all[index.index(all.len())].clone();
@@ -384,7 +393,7 @@ fn known_keys() -> Vec<String> {
 }
 
 /// Keys of machines; those with a dot stand below others.
-const MACHINE_KEYS: [&str; 47] = [
+pub const MACHINE_KEYS: [&str; 47] = [
     "vmid",
     "name",
     "hostname",

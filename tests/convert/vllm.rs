@@ -113,27 +113,25 @@ fn the_legacy_fleets_servers_have_arguments_that_the_shipped_version_knows() {
     // The others that it requires are not needed for this.
     feature.spec.requires = None;
     objects.insert_feature(feature);
-    let inputs = [input(
-        "phoenix_lxc_configs.json",
-        Role::Lxc,
-        legacy("phoenix_lxc_configs.json"),
-    )];
-    let output = run(&inputs, &options());
+    let later = include_bytes!("later/2025-11-25.json").to_vec();
     let mut servers = 0;
-    for file in output.files.keys().filter(|f| f.starts_with("phoenixlxc-")) {
-        let block = manifest(&output, file)["spec"]["vllm"].clone();
-        if block.is_null() {
-            continue;
+    for bytes in [legacy("phoenix_lxc_configs.json"), later] {
+        let output = run(&[input("phoenix_lxc_configs.json", Role::Lxc, bytes)], &options());
+        for file in output.files.keys().filter(|f| f.starts_with("phoenixlxc-")) {
+            let block = manifest(&output, file)["spec"]["vllm"].clone();
+            if block.is_null() {
+                continue;
+            }
+            let lxc = json!({
+                "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixLXC",
+                "metadata": {"name": "x", "namespace": "ai"},
+                "spec": {"hypervisorRef": {"name": "pve"}, "features": [{"name": "vllm"}], "vllm": block},
+            });
+            let lxc: PhoenixLXC = serde_json::from_value(lxc).unwrap();
+            let found = scripts(&GuestObject::from(&lxc), &PhoenixHypervisor::default(), &objects);
+            assert!(found.is_ok(), "{file}: {found:?}");
+            servers += 1;
         }
-        let lxc = json!({
-            "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixLXC",
-            "metadata": {"name": "x", "namespace": "ai"},
-            "spec": {"hypervisorRef": {"name": "pve"}, "features": [{"name": "vllm"}], "vllm": block},
-        });
-        let lxc: PhoenixLXC = serde_json::from_value(lxc).unwrap();
-        let found = scripts(&GuestObject::from(&lxc), &PhoenixHypervisor::default(), &objects);
-        assert!(found.is_ok(), "{file}: {found:?}");
-        servers += 1;
     }
-    assert_eq!(servers, 2);
+    assert_eq!(servers, 2 + 4);
 }

@@ -22,7 +22,7 @@ mod probes;
 #[cfg(test)]
 mod tests;
 mod vllm;
-mod vllm_flags;
+pub(crate) mod vllm_flags;
 
 use std::collections::BTreeMap;
 

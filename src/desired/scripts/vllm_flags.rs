@@ -113,8 +113,40 @@ impl Flag {
 }
 
 /// The version whose options are known.
-pub(super) fn version() -> &'static str {
+pub(crate) fn version() -> &'static str {
     KNOWN.version
+}
+
+/// How an option is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// It stands alone. `no` is its opposite, without dashes, where there is one.
+    Switch {
+        /// Such as `no-enable-prefix-caching`.
+        no: Option<&'static str>,
+    },
+    /// One value, or none where the option says so.
+    One {
+        /// Whether it is JSON.
+        json: bool,
+    },
+    /// One value or more.
+    Many,
+}
+
+/// The form of the option whose full name, without dashes, is `name`; None if there is no such option.
+pub(crate) fn form(name: &str) -> Option<Form> {
+    let bare = |n: &'static str| n.strip_prefix("--");
+    let flag = KNOWN.flags.iter().find(|f| bare(f.name()) == Some(name))?;
+    Some(match flag.takes {
+        Takes::Nothing => Form::Switch {
+            no: flag.names.iter().filter_map(|n| bare(n)).find(|n| n.starts_with("no-")),
+        },
+        Takes::One | Takes::OneOrNothing => Form::One {
+            json: flag.values.contains(&"<json>"),
+        },
+        Takes::OneOrMore => Form::Many,
+    })
 }
 
 /// A word of a command line.
@@ -191,7 +223,7 @@ impl<'a> Word<'a> {
 
 /// The first of the words behind the model that vLLM would refuse: its place among them, and what is wrong, to be read
 /// behind the name of the version.
-pub(super) fn fault(words: &[&str]) -> Option<(usize, String)> {
+pub(crate) fn fault(words: &[&str]) -> Option<(usize, String)> {
     let mut rest = Vec::new();
     let mut places = 0..words.len();
     // Parts of JSON objects are taken out first, each with its value; what stood around them closes up.

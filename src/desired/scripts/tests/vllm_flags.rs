@@ -1,6 +1,6 @@
 //! The options of `vllm serve`: what the file of them says, and what is found wrong by it.
 
-use crate::desired::scripts::vllm_flags::{fault, version};
+use crate::desired::scripts::vllm_flags::{Form, fault, form, version};
 
 use super::*;
 
@@ -229,4 +229,29 @@ spec:
     assert!(judged("  features: [{name: plugins}]\n", plugins));
     let with = "  features: [{name: plugins, parameters: {extra-packages: vllm-quants==1.0}}]\n";
     assert!(!judged(with, plugins));
+}
+
+#[test]
+fn the_form_of_an_option_goes_by_its_full_name() {
+    let cases = [
+        (
+            "enforce-eager",
+            Some(Form::Switch {
+                no: Some("no-enforce-eager"),
+            }),
+        ),
+        ("headless", Some(Form::Switch { no: None })),
+        ("seed", Some(Form::One { json: false })),
+        ("compilation-config", Some(Form::One { json: true })),
+        ("hf-token", Some(Form::One { json: false })),
+        ("served-model-name", Some(Form::Many)),
+        ("enforce", None),
+        ("no-enforce-eager", None),
+        ("tp", None),
+        ("device", None),
+        ("", None),
+    ];
+    for (name, wanted) in cases {
+        assert_eq!(form(name), wanted, "{name}");
+    }
 }
