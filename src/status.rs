@@ -26,7 +26,7 @@ const TRANSIENT: &[&str] = &[
     "ImageNotCompared",
 ];
 
-/// Conditions that are not published: nothing proves yet that a GPU works in its guest.
+/// Conditions that are never claimed to hold: nothing proves yet that a GPU works in its guest. What is wrong is told.
 const UNPROVEN: &[&str] = &["GPUReady"];
 
 /// What came of a step that nothing else was in the way of.
@@ -154,11 +154,11 @@ pub fn planned(previous: &GuestStatus, generation: i64, plan: &Plan, hash: Optio
     }
     facts(&mut status, plan);
     remember(&mut status, plan);
-    let unproven = |name: &str| UNPROVEN.contains(&name);
-    let absent = |name: &str| unproven(name) || plan.facts.absent.iter().any(|s| s.as_str() == name);
-    let proven = plan.findings.iter().filter(|f| !unproven(f.condition));
+    let absent = |name: &str| UNPROVEN.contains(&name) || plan.facts.absent.iter().any(|s| s.as_str() == name);
     // A stage that has nothing to do may yet be where something else is waited for, but it never holds.
-    let told: Vec<&Finding> = proven
+    let told: Vec<&Finding> = plan
+        .findings
+        .iter()
         .filter(|f| f.holds != Some(true) || !absent(f.condition))
         .collect();
     for finding in &told {

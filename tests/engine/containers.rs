@@ -124,7 +124,7 @@ async fn a_device_node_that_the_node_lacks_is_told_with_its_field() {
         "a",
         json!({"devices": [{"path": "/dev/ttyUSB0"}, {"path": "/dev/ttyUSB7"}]}),
     ));
-    let words = "spec.devices[1].path: the node has no /dev/ttyUSB7: plug it in";
+    let words = "spec.devices[1].path: node phoenix has no /dev/ttyUSB7: plug it in";
     until(&world, "it is told", |w| {
         let error = status(w, &key).last_error;
         error.is_some_and(|error| error.contains(words))

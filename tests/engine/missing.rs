@@ -71,7 +71,8 @@ async fn a_missing_device_node_has_a_reason_of_its_own_and_names_node_and_comman
         world.restart();
         world.store.apply(guest("a", json!({"gpus": gpus, "cores": 3})));
         settled(&mut world).await;
-        assert_eq!(gpu_ready(&world, &key).0, "AsWanted");
+        let conditions = status(&world, &key).conditions;
+        assert!(conditions.iter().all(|c| c.type_ != "GPUReady"), "nothing proves it");
     }
 }
 
@@ -117,10 +118,7 @@ async fn why_a_hypervisor_cannot_be_used_is_told_on_the_plans_of_its_objects() {
         hypervisor(&world, |_| {});
         world.poll().await;
         let blocked = world.preview(&key).await.blocked.unwrap();
-        assert_eq!(blocked.reason.as_str(), "HypervisorNotReady");
-        assert!(
-            blocked.message.contains(reason) && blocked.message.contains(told),
-            "{blocked:?}"
-        );
+        assert_eq!(blocked.reason.as_str(), reason);
+        assert!(blocked.message.contains(told), "{blocked:?}");
     }
 }
