@@ -76,6 +76,19 @@ impl Admission {
         Ok(Self { kinds })
     }
 
+    /// Whether [`Admission::check`] is for `value`: a kind that Phoenix reads, and whatever looks as if it should be one
+    /// (Phoenix's group, or the name of a kind of Phoenix under another `apiVersion`), so that no slip of the pen is
+    /// taken for somebody else's object. A list counts if one of its items does.
+    pub fn concerns(&self, value: &Value) -> bool {
+        if let Value::Array(items) = value {
+            return items.iter().any(|item| self.concerns(item));
+        }
+        let text = |key: &str| value[key].as_str().unwrap_or_default();
+        let (version, kind) = (text("apiVersion"), text("kind"));
+        let group = version.split('/').next().unwrap_or_default();
+        group.eq_ignore_ascii_case(crd::GROUP) || self.kinds.contains_key(kind) || is_core(version, kind)
+    }
+
     /// Judges `object` as the API server would on `kubectl apply`, and returns it with defaults filled in.
     ///
     /// `old` is the stored object, if there is one: transition rules compare with it, its `status` replaces the one of
@@ -99,7 +112,7 @@ impl Admission {
                 return Err(vec![Violation::new(key, ViolationKind::Required, "")]);
             }
         }
-        if version == "v1" && matches!(kind, "Secret" | "ConfigMap" | "Namespace") {
+        if is_core(version, kind) {
             return light::check(object);
         }
         if version != format!("{}/{}", crd::GROUP, crd::VERSION) || !self.kinds.contains_key(kind) {
@@ -180,6 +193,11 @@ impl Kind {
             })
             .collect()
     }
+}
+
+/// The kinds of Kubernetes that Phoenix reads.
+fn is_core(version: &str, kind: &str) -> bool {
+    version == "v1" && matches!(kind, "Secret" | "ConfigMap" | "Namespace")
 }
 
 /// In the order of the fields; the rules are evaluated in no particular one.

@@ -15,7 +15,7 @@ use super::structure::child;
 /// An object from a file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manifest {
-    /// The object.
+    /// The object, or the list.
     pub value: Value,
     /// Name of the file, as it was given.
     pub file: String,
@@ -52,10 +52,11 @@ pub struct ReadError {
     pub message: String,
 }
 
-/// Reads all objects of a file. Empty documents are left out.
+/// Reads all objects of a file. Empty documents are left out; a document that is a list is one manifest, and for
+/// admission to judge.
 ///
 /// # Errors
-/// If the text is not YAML, a key stands twice in one map, or a document is not an object.
+/// If the text is not YAML, a key stands twice in one map, or a document is a mere text or number.
 pub fn read_manifests(text: &str, file: &str) -> Result<Vec<Manifest>, ReadError> {
     crate::stack::large(|| read(text, file)).unwrap_or_else(|message| {
         Err(ReadError {
@@ -105,12 +106,26 @@ fn read_error(error: &Error, file: &str) -> ReadError {
 /// Adds the object, or the items of a list of objects, to `manifests`.
 fn expand(document: Spanned<Node>, file: &str, manifests: &mut Vec<Manifest>) -> Result<(), ReadError> {
     let line = document.referenced.line();
-    let Node::Map(mut fields) = document.value else {
-        return Err(ReadError {
-            file: file.to_owned(),
-            line,
-            message: "not an object: a manifest has apiVersion, kind and metadata".into(),
-        });
+    let mut lines = BTreeMap::new();
+    let mut fields = match document.value {
+        Node::Map(fields) => fields,
+        // Such as the patches of a kustomization.
+        list @ Node::List(_) => {
+            manifests.push(Manifest {
+                value: list.into_value("", &mut lines),
+                file: file.to_owned(),
+                line,
+                lines,
+            });
+            return Ok(());
+        }
+        Node::Scalar(_) => {
+            return Err(ReadError {
+                file: file.to_owned(),
+                line,
+                message: "not an object: a manifest has apiVersion, kind and metadata".into(),
+            });
+        }
     };
     let is_list = fields.iter().any(|(name, node)| {
         name == "kind" && matches!(&node.value, Node::Scalar(Value::String(kind)) if kind.ends_with("List"))
@@ -122,7 +137,6 @@ fn expand(document: Spanned<Node>, file: &str, manifests: &mut Vec<Manifest>) ->
         };
         return items.into_iter().try_for_each(|item| expand(item, file, manifests));
     }
-    let mut lines = BTreeMap::new();
     let value = Node::Map(fields).into_value("", &mut lines);
     manifests.push(Manifest {
         value,

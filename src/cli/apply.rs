@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::desired::{GuestObject, Key, ObjectName, Objects};
 use crate::engine::store::{Event, Store};
 use crate::engine::{Engine, EngineOptions};
-use crate::standalone::manifests::{ManifestError, load};
+use crate::standalone::manifests::{Input, ManifestError, load};
 use crate::standalone::run::{End, Standing, run, standing};
 use crate::standalone::state::{State, StateError};
 use crate::standalone::store::{FileStore, Listener};
@@ -16,10 +16,14 @@ use crate::standalone::table;
 
 /// Where manifests and state are; shared by all commands that work without a cluster.
 #[derive(Clone, Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("manifests").args(["filename", "kustomize"]).required(true))]
 pub struct Source {
-    /// Manifests: files or folders
-    #[arg(short = 'f', long = "filename", required = true, num_args = 1..)]
+    /// Manifests: files or folders; what is not Phoenix's in them is skipped
+    #[arg(short = 'f', long = "filename", num_args = 1..)]
     pub filename: Vec<PathBuf>,
+    /// Folder with a kustomization, built with kubectl or kustomize
+    #[arg(short = 'k', long, value_name = "DIR")]
+    pub kustomize: Option<PathBuf>,
     /// Namespace of objects that name none
     #[arg(short, long, default_value = "default")]
     pub namespace: String,
@@ -76,7 +80,8 @@ impl Source {
 
     fn folder(&self) -> PathBuf {
         let beside = || {
-            let first = self.filename.first().cloned().unwrap_or_default();
+            let first = self.kustomize.as_ref().or(self.filename.first());
+            let first = first.cloned().unwrap_or_default();
             if first.is_dir() {
                 first
             } else {
@@ -97,16 +102,26 @@ impl Source {
             object["status"] = serde_json::to_value(&record.status).ok()?;
             Some(object)
         };
-        let admitted = load(&self.filename, &self.namespace, &old)?;
-        let store = Arc::new(FileStore::new(state, &admitted, listener)?);
+        let input = self
+            .kustomize
+            .as_deref()
+            .map_or(Input::Paths(&self.filename), Input::Kustomization);
+        let loaded = load(input, &self.namespace, &old)?;
+        let store = Arc::new(FileStore::new(state, &loaded.objects, listener)?);
         let mut options = EngineOptions::new(store.cluster_id());
         options.time_scale = self.time_scale;
         let engine = Arc::new(Engine::new(store.clone(), options));
-        let applied = admitted
+        let applied = loaded
+            .objects
             .iter()
             .map(crate::standalone::manifests::Admitted::id)
             .collect();
-        Ok(Opened { store, engine, applied })
+        Ok(Opened {
+            store,
+            engine,
+            applied,
+            notes: loaded.notes,
+        })
     }
 }
 
@@ -122,9 +137,19 @@ pub struct Opened {
     pub engine: Arc<Engine<FileStore>>,
     /// Objects of the manifests, as (kind, namespace, name).
     pub applied: Vec<(String, String, String)>,
+    /// What was skipped, and what else is worth knowing of the manifests.
+    notes: Vec<String>,
 }
 
 impl Opened {
+    /// Says what of the manifests was skipped: for whoever applies or plans them all. The other commands name their
+    /// objects, and what they print is read by programs.
+    pub fn tell_notes(&self) {
+        for note in &self.notes {
+            errln!("{note}");
+        }
+    }
+
     /// Guest objects of the manifests, in the order of their files.
     pub fn keys(&self) -> Vec<Key> {
         let given = |o: &GuestObject| {
@@ -177,6 +202,7 @@ impl Args {
                 return ExitCode::from(BAD_INPUT);
             }
         };
+        opened.tell_notes();
         super::with_runtime(self.apply(&opened, if self.wait { limit } else { Duration::ZERO }))
     }
 

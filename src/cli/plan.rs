@@ -39,6 +39,7 @@ impl Args {
                 return ExitCode::from(BAD_INPUT);
             }
         };
+        opened.tell_notes();
         super::with_runtime(self.plan(&opened))
     }
 

@@ -7,7 +7,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::admission::{Admission, Manifest, read_manifests, report};
+use super::{foreign, kustomize};
+use crate::admission::{Admission, Manifest, ReadError, read_manifests, report};
 use crate::crd::PhoenixFeature;
 
 /// Features that come with Phoenix; a manifest of the same name in the namespace replaces one.
@@ -44,6 +45,9 @@ pub enum ManifestError {
     /// Objects are refused; one text for each.
     #[error("{}", .0.join("\n"))]
     Refused(Vec<String>),
+    /// A kustomization cannot be built.
+    #[error("{0}")]
+    Kustomization(String),
     /// Phoenix's own definitions are broken.
     #[error("{0}")]
     Internal(String),
@@ -72,17 +76,60 @@ impl Admitted {
     }
 }
 
-/// Files of folders and single files, in order of their names. Kustomizations only list what is read anyway, and
-/// hidden folders such as the state folder are passed over.
-///
-/// # Errors
-/// A path that cannot be read.
-pub fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ManifestError> {
-    let mut found = Vec::new();
+/// Where manifests come from.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// Files, and folders with all that is in them.
+    Paths(&'a [PathBuf]),
+    /// A folder with a kustomization.
+    Kustomization(&'a Path),
+}
+
+/// What manifests came to.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The objects, by kind, namespace and name.
+    pub objects: Vec<Admitted>,
+    /// What whoever gave them should know: what was skipped, and what building a kustomization said. One text a line.
+    pub notes: Vec<String>,
+}
+
+/// A text that holds manifests.
+struct Text {
+    /// The file, or the command that prints it.
+    name: String,
+    text: String,
+    /// Whether it was asked for by itself, and not met in a folder.
+    named: bool,
+}
+
+/// All texts of the input, in order of their names. Hidden folders such as the state folder are passed over.
+fn texts(input: Input<'_>, notes: &mut Vec<String>) -> Result<Vec<Text>, ManifestError> {
+    let paths = match input {
+        Input::Paths(paths) => paths,
+        Input::Kustomization(folder) => {
+            let built = kustomize::build(folder).map_err(ManifestError::Kustomization)?;
+            notes.extend(built.said.lines().map(str::to_owned));
+            return Ok(vec![Text {
+                name: built.command,
+                text: built.text,
+                named: true,
+            }]);
+        }
+    };
+    let mut files = Vec::new();
     for path in paths {
-        walk(path, true, &mut found)?;
+        walk(path, true, &mut files)?;
     }
-    Ok(found)
+    let text = |path: PathBuf| match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Text {
+            name: path.display().to_string(),
+            text,
+            named: paths.contains(&path),
+        }),
+        Err(source) => Err(ManifestError::File { path, source }),
+    };
+    files.into_iter().map(text).collect()
 }
 
 fn walk(path: &Path, named: bool, found: &mut Vec<PathBuf>) -> Result<(), ManifestError> {
@@ -107,49 +154,61 @@ fn walk(path: &Path, named: bool, found: &mut Vec<PathBuf>) -> Result<(), Manife
     let yaml = ["yaml", "yml", "json"]
         .iter()
         .any(|e| path.extension().is_some_and(|x| x == *e));
-    let kustomization = ["kustomization.yaml", "kustomization.yml"].contains(&name.as_str());
-    if named || (yaml && !kustomization) {
+    if named || yaml {
         found.push(path.to_path_buf());
     }
     Ok(())
 }
 
-/// Reads and admits all objects. `old` gives the stored object of (kind, namespace, name), so that rules about changes
-/// hold.
+/// Reads and admits all objects that are Phoenix's to read ([`Admission::concerns`]), and notes the others. `old` gives
+/// the stored object of (kind, namespace, name), so that rules about changes hold.
 ///
 /// # Errors
-/// Every refusal, with file, object, field, value and fix.
-pub fn load(paths: &[PathBuf], namespace: &str, old: Stored<'_>) -> Result<Vec<Admitted>, ManifestError> {
+/// Every refusal, with file, object, field, value and fix; a text that was asked for by itself and holds nothing of
+/// Phoenix's; a kustomization that cannot be built.
+pub fn load(input: Input<'_>, namespace: &str, old: Stored<'_>) -> Result<Loaded, ManifestError> {
     let admission = Admission::new().map_err(|e| ManifestError::Internal(e.to_string()))?;
-    let mut refused = Vec::new();
+    let (mut notes, mut refused) = (Vec::new(), Vec::new());
     let mut objects: BTreeMap<Id, Admitted> = BTreeMap::new();
-    for path in files(paths)? {
-        let text = std::fs::read_to_string(&path).map_err(|source| ManifestError::File {
-            path: path.clone(),
-            source,
-        })?;
-        let file = path.display().to_string();
-        match read_manifests(&text, &file) {
-            Ok(manifests) => {
-                for manifest in manifests {
-                    match admit(&admission, manifest, namespace, old) {
-                        Ok(object) => match objects.get(&object.id()) {
-                            Some(first) => {
-                                refused.push(format!("{}: the object stands also at {}", object.place, first.place))
-                            }
-                            None => drop(objects.insert(object.id(), object)),
-                        },
-                        Err(text) => refused.push(text),
-                    }
-                }
+    for Text { name, text, named } in texts(input, &mut notes)? {
+        let manifests = match read_manifests(&text, &name) {
+            Ok(manifests) => manifests,
+            Err(error) => {
+                refused.push(unreadable(&error, &text));
+                continue;
             }
-            Err(error) => refused.push(error.to_string()),
+        };
+        let (ours, others): (Vec<_>, Vec<_>) = manifests.into_iter().partition(|m| admission.concerns(&m.value));
+        if named && ours.is_empty() {
+            let found = foreign::listed(&others).map_or(String::new(), |others| format!(", only {others}"));
+            refused.push(format!("no Phoenix objects in {name}{found}"));
+            continue;
+        }
+        notes.extend(foreign::listed(&others).map(|others| format!("skipped in {name}: {others}")));
+        for manifest in ours {
+            match admit(&admission, manifest, namespace, old) {
+                Ok(object) => match objects.get(&object.id()) {
+                    Some(first) => refused.push(format!("{}: the object stands also at {}", object.place, first.place)),
+                    None => drop(objects.insert(object.id(), object)),
+                },
+                Err(text) => refused.push(text),
+            }
         }
     }
     if refused.is_empty() {
-        Ok(objects.into_values().collect())
+        let objects = objects.into_values().collect();
+        Ok(Loaded { objects, notes })
     } else {
         Err(ManifestError::Refused(refused))
+    }
+}
+
+/// Why a text is no YAML, and the likely reason.
+fn unreadable(error: &ReadError, text: &str) -> String {
+    if text.contains("{{") {
+        format!("{error}; a Helm template must be rendered first: helm template CHART, and give the result with -f")
+    } else {
+        error.to_string()
     }
 }
 

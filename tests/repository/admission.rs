@@ -401,7 +401,7 @@ fn unreadable_files_are_refused_with_file_and_line() {
         ("a: 1\nb:\n  c: 1\n  c: 2\n", "f.yaml:4: duplicate mapping key: c"),
         ("a: 1\n---\nb: [1\n", "f.yaml:3: unclosed bracket '['"),
         (
-            "a: 1\n---\n- b\n",
+            "a: 1\n---\nb\n",
             "f.yaml:3: not an object: a manifest has apiVersion, kind and metadata",
         ),
         (

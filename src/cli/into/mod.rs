@@ -26,13 +26,19 @@ struct Guest {
 impl Guest {
     /// Finds the object, reads what reaching its guest takes, and looks whether it runs.
     async fn reach(place: &Place, word: &str) -> Result<(Guest, GuestObject), String> {
-        let objects = place.objects().await?;
+        // Read once: building a kustomization may take its time.
+        let manifests = place.source().map(|source| source.read()).transpose();
+        let manifests = manifests.map_err(|e| e.to_string())?;
+        let objects = match &manifests {
+            Some(opened) => opened.store.guests(),
+            None => place.objects().await?,
+        };
         let object = find(&objects, word, place.namespace())?.clone();
         let Some(vmid) = object.status.vmid() else {
-            return Err(no_guest(&object, place.source().is_some()));
+            return Err(no_guest(&object, manifests.is_some()));
         };
-        let connection = match place.source() {
-            Some(source) => connection(&object, source.read().map_err(|e| e.to_string())?.store.as_ref())?,
+        let connection = match &manifests {
+            Some(opened) => connection(&object, opened.store.as_ref())?,
             None => connection(&object, &cluster::hypervisor(&object).await?)?,
         };
         if object.guest_type() == GuestType::Lxc && connection.access.ssh.is_none() {

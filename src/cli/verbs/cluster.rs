@@ -44,7 +44,7 @@ fn guest(kind: GuestKind, object: &DynamicObject) -> Option<GuestObject> {
 async fn connect(namespace: Option<String>) -> Result<(Client, String), String> {
     let client = Client::try_default()
         .await
-        .map_err(|e| format!("no manifests are given (-f), and no cluster can be reached: {e}"))?;
+        .map_err(|e| format!("no manifests are given (-f or -k), and no cluster can be reached: {e}"))?;
     let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_string());
     Ok((client, namespace))
 }

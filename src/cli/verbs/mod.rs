@@ -35,18 +35,22 @@ pub enum Verb {
 
 /// Where the objects are.
 #[derive(Clone, Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("manifests").args(["filename", "kustomize"]))]
 pub struct Place {
     /// Manifests: files or folders; without them the cluster of KUBECONFIG, or the one that this runs in
     #[arg(short = 'f', long = "filename", num_args = 1)]
     filename: Vec<PathBuf>,
-    /// Namespace; with -f that of objects that name none
+    /// Folder with a kustomization, built with kubectl or kustomize, in place of -f
+    #[arg(short = 'k', long, value_name = "DIR")]
+    kustomize: Option<PathBuf>,
+    /// Namespace; with -f or -k that of objects that name none
     #[arg(short, long)]
     namespace: Option<String>,
     /// State folder; default: .phoenix beside the manifests
-    #[arg(long, requires = "filename")]
+    #[arg(long, requires = "manifests")]
     state: Option<PathBuf>,
     /// Management cluster id, when the state folder was lost
-    #[arg(long, requires = "filename")]
+    #[arg(long, requires = "manifests")]
     cluster_id: Option<String>,
     /// Divide all waits by this, for a simulator that runs faster than time
     #[arg(long, hide = true, default_value_t = 1.0)]
@@ -227,8 +231,9 @@ impl Place {
 
     /// The manifests' side; `None` means the cluster.
     pub(super) fn source(&self) -> Option<Source> {
-        (!self.filename.is_empty()).then(|| Source {
+        (!self.filename.is_empty() || self.kustomize.is_some()).then(|| Source {
             filename: self.filename.clone(),
+            kustomize: self.kustomize.clone(),
             namespace: self.namespace.clone().unwrap_or_else(|| "default".into()),
             state: self.state.clone(),
             cluster_id: self.cluster_id.clone(),
