@@ -1,6 +1,7 @@
 //! `vllm_engine_config` and its likes: objects of vLLM's configuration classes (`ModelConfig`, `CacheConfig`, …), nested
 //! and spelled as people do. A key counts by its own name, wherever it stands: `quantization` is found in `CacheConfig`.
 
+use crate::crd::EnvVar;
 use crate::desired::scripts::vllm_flags;
 
 use super::super::json::{self, At, Node};
@@ -271,7 +272,7 @@ impl Reading {
         }
     }
 
-    /// The server's environment: the folder of the models has a field.
+    /// The server's environment; the folder of the models has a field of its own.
     fn environment(&mut self, w: &mut Writer, setting: &Setting) {
         let mut variables: Vec<(String, At, Option<String>)> = Vec::new();
         match setting.at.node {
@@ -329,10 +330,22 @@ impl Reading {
             self.vllm.cache_path = Some(folder);
             return w.mapped(at, "vllm.cachePath", "");
         }
-        let message = format!("the environment variable {name} of the server has no field");
-        let fix = "if the server needs it, have a feature or the application script put it into a drop-in of \
-                   vllm.service (/etc/systemd/system/vllm.service.d)";
-        w.skip_warn(at, &message, fix);
+        let fine = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if !name.chars().all(fine) || name.starts_with(|c: char| c.is_ascii_digit()) {
+            let message = format!("{name:?} is no name of an environment variable");
+            return w.skip_warn(at, &message, "correct it, and convert again");
+        }
+        let list = self.vllm.environment.get_or_insert_default();
+        let new = EnvVar {
+            name: name.into(),
+            value: Some(value.into()),
+            ..EnvVar::default()
+        };
+        match list.iter_mut().find(|old| old.name == name) {
+            Some(old) => *old = new,
+            None => list.push(new),
+        }
+        w.mapped(at, "vllm.environment", "");
     }
 }
 
