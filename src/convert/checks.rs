@@ -69,13 +69,13 @@ impl<'a> Seen<'a> {
         if vllm.tensor_parallel_size.is_some_and(|n| n > gpus.len() as i64) {
             let wanted = vllm.tensor_parallel_size.unwrap_or_default();
             let message = format!(
-                "tensor parallelism over {wanted} GPUs, but the guest has {}",
-                gpus.len()
+                "tensor parallelism over {wanted} GPUs, but the guest has {}: so many are written",
+                gpus.len().max(1)
             );
             w.warn(
                 &server.place("tensorParallelSize", guest),
                 &message,
-                "assign as many GPUs, or lower it",
+                "assign as many GPUs, and raise tensorParallelSize again",
             );
         }
         for index in gpus.iter().filter_map(|g| g.index) {

@@ -72,7 +72,11 @@ pub fn container<'a>(
             if template {
                 vllm::of_template(w, at);
             }
-            lxc.vllm = Some(server.block);
+            let mut block = server.block;
+            // A warning says so: the object would be refused otherwise, and its server lost.
+            let most = lxc.gpus.as_ref().map(|gpus| (gpus.len() as i64).max(1));
+            block.tensor_parallel_size = block.tensor_parallel_size.map(|n| most.map_or(n, |most| n.min(most)));
+            lxc.vllm = Some(block);
         }
         None => {
             let has_feature = features::named(guest).iter().any(|f| f == "vllm");

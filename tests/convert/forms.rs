@@ -596,7 +596,7 @@ fn vllm_arguments() {
     let vllm = spec(&output)["vllm"].clone();
     assert_eq!(
         vllm,
-        json!({"model": "org/model", "maxModelLen": 1024, "gpuMemoryUtilization": 0.1, "tensorParallelSize": 2, "dtype": "auto",
+        json!({"model": "org/model", "maxModelLen": 1024, "gpuMemoryUtilization": 0.1, "tensorParallelSize": 1, "dtype": "auto",
                "extraArgs": ["--enforce-eager", "--seed", "-1", "--max-num-seqs", "8", "--kv-cache-dtype", "fp8", "--enable-chunked-prefill"]})
     );
     assert_eq!(
@@ -625,7 +625,7 @@ fn vllm_arguments() {
     finding(
         &output,
         Severity::Warning,
-        "tensor parallelism over 2 GPUs, but the guest has 1",
+        "tensor parallelism over 2 GPUs, but the guest has 1: so many are written",
     );
     let report = serde_json::to_string(&output.report).unwrap();
     assert!(

@@ -90,7 +90,7 @@ fn each_key_has_its_field() {
     let tried: BTreeSet<String> = table.iter().map(|row| row.0.to_string()).collect();
     assert_eq!(tried, known);
     for (key, value, leaf, field, wanted) in table {
-        let mut guest = json!({"vllm_model": "org/other", "features": ["vllm"], "gpu_assignment": "0"});
+        let mut guest = json!({"vllm_model": "org/other", "features": ["vllm"], "gpu_assignment": "0,1"});
         guest[key] = value;
         let output = container(guest);
         assert_eq!(spec(&output)["vllm"][field], wanted, "{key}");
