@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::crd::{GuestStatus, TaskStatus};
-use crate::plan::{Effect, Finding, Next, NodeWork, Plan, Stage, Step, retry};
+use crate::plan::{Announce, Effect, Finding, Next, NodeWork, Plan, Stage, Step, retry};
 use crate::reason::{Cause, Reason};
 
 pub use crate::plan::announced::{announced, unclaimed};
@@ -181,13 +181,25 @@ pub fn planned(previous: &GuestStatus, generation: i64, plan: &Plan, hash: Optio
     status
 }
 
-/// Remembers what the spec sets, before it is set; what the spec dropped is forgotten once it is off the guest.
+/// Remembers what the spec sets, before it is set: from the call on that makes the guest, or the first that configures
+/// it. What the spec dropped is forgotten once it is off the guest, whatever else is still waited for.
 fn remember(status: &mut GuestStatus, plan: &Plan) {
-    let Some(now) = &plan.facts.managed else { return };
+    let Some(now) = plan.facts.managed.as_ref().filter(|_| !plan.partial) else {
+        return;
+    };
+    const PARTS: [Stage; 3] = [Stage::Configured, Stage::VolumesReady, Stage::GPUReady];
+    let last = |stage: Stage| {
+        let mut of_stage = plan.findings.iter().rev();
+        of_stage.find(|f| f.condition == stage.as_str()).and_then(|f| f.holds)
+    };
+    let applied = last(Stage::Configured) == Some(true) && PARTS.iter().all(|stage| last(*stage) != Some(false));
     let mut names = now.clone();
-    match plan.next {
-        Next::Run(_) => names.extend(status.managed.take().into_iter().flatten()),
-        Next::Done if !plan.partial => {}
+    match &plan.next {
+        Next::Look(_) => return,
+        Next::Run(step) if PARTS.contains(&step.stage) || step.announce.contains(&Announce::CreateSent) => {
+            names.extend(status.managed.take().into_iter().flatten());
+        }
+        _ if applied => {}
         _ => return,
     }
     status.managed = Some(names.into_iter().collect::<Vec<_>>()).filter(|names| !names.is_empty());

@@ -87,7 +87,7 @@ pub struct PhoenixLXCSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "!has(self.vllm) || !has(self.vllm.tensorParallelSize) || !has(self.gpus) || self.vllm.tensorParallelSize == 1 || self.vllm.tensorParallelSize <= self.gpus.size()", "message": "vllm.tensorParallelSize is above the number of gpus: list more GPUs, or lower it"}
+    {"rule": "!has(self.vllm) || !has(self.vllm.tensorParallelSize) || !has(self.gpus) || self.vllm.tensorParallelSize == 1 || self.gpus.size() == 0 || self.vllm.tensorParallelSize <= self.gpus.size()", "message": "vllm.tensorParallelSize is above the number of gpus: list more GPUs, or lower it"}
 ]))]
 pub struct LxcGuest {
     /// What it shares with a machine.

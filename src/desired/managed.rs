@@ -57,11 +57,11 @@ fn of_container(lxc: &WantedLxc, names: &mut BTreeSet<String>) {
             volume
                 .properties
                 .keys()
-                .map(|key| format!("mount.{}.{key}", volume.path)),
+                .map(|key| format!("mount.{}.{key}", volume.name)),
         );
     }
     for bind in lxc.binds.iter().flatten() {
-        names.extend(bind.properties.keys().map(|key| format!("mount.{}.{key}", bind.path)));
+        names.extend(bind.properties.keys().map(|key| format!("bind.{}.{key}", bind.path)));
     }
 }
 
@@ -94,9 +94,19 @@ pub struct Dropped(BTreeSet<String>);
 
 impl Dropped {
     /// What is remembered without what is set now.
-    pub fn new(remembered: Option<&[String]>, now: &BTreeSet<String>) -> Self {
+    fn new(remembered: Option<&[String]>, now: &BTreeSet<String>) -> Self {
         let remembered = remembered.unwrap_or_default().iter();
         Dropped(remembered.filter(|name| !now.contains(*name)).cloned().collect())
+    }
+
+    /// What a spec set before, as status remembers it. A list of interfaces that goes altogether leaves them as they are,
+    /// with their addresses.
+    pub fn of(desired: &Desired, remembered: Option<&[String]>) -> Self {
+        let mut dropped = Dropped::new(remembered, &managed(desired));
+        if desired.shared.network.is_none() {
+            dropped.0.retain(|name| !name.starts_with("props.ipconfig"));
+        }
+        dropped
     }
 
     /// Whether this was set.

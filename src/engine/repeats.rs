@@ -2,19 +2,23 @@
 //! repeated at full speed, whatever the cause (another spelling of a value in Proxmox, a guest that stops at once).
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use crate::plan::{Announce, Effect, NodeWork, Step};
 use crate::reason::{Cause, Reason};
 
 /// A step that was done so often without effect is a failure.
 const OFTEN: u32 = 3;
+/// What was not done for so long is no repetition: longer than the longest pause between attempts.
+const FORGOTTEN: Duration = Duration::from_secs(900);
 
 /// Steps that an object's reconciles carried out since its guest was last as wanted.
 #[derive(Debug, Default)]
 pub(super) struct Repeats {
     /// Hash of the spec that they belong to.
     spec: Option<String>,
-    done: HashMap<(String, Option<String>), u32>,
+    /// How often, and when last.
+    done: HashMap<(String, Option<String>), (u32, Instant)>,
 }
 
 impl Repeats {
@@ -29,7 +33,10 @@ impl Repeats {
         let own_pauses = |a: &Announce| matches!(a, Announce::HealthRestart(_));
         let counts = !matches!(step.effect, Effect::Record | Effect::InGuest { .. });
         if counts && !step.announce.iter().any(own_pauses) {
-            *self.done.entry((step.action.clone(), digest(step))).or_default() += 1;
+            self.done.retain(|_, (_, last)| last.elapsed() < FORGOTTEN);
+            let place = (step.action.clone(), digest(step));
+            let (times, last) = self.done.entry(place).or_insert((0, Instant::now()));
+            (*times, *last) = (*times + 1, Instant::now());
         }
     }
 
@@ -41,7 +48,10 @@ impl Repeats {
     /// Why a step that succeeded counts as failed: it was done often, and is planned from the same state again.
     pub(super) fn in_vain(&self, action: &str) -> Option<Cause> {
         let times = self.done.iter().filter(|((of, _), _)| of == action);
-        let times = times.map(|(_, times)| *times).max().filter(|times| *times >= OFTEN)?;
+        let times = times
+            .map(|(_, (times, _))| *times)
+            .max()
+            .filter(|times| *times >= OFTEN)?;
         Some(Cause::new(
             Reason::NothingChanged,
             format!("Proxmox said {times} times that it is done, and still shows what it showed before"),

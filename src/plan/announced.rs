@@ -25,6 +25,7 @@ pub fn announced(previous: &GuestStatus, announce: &[Announce]) -> GuestStatus {
                 status.vmid = None;
                 status.create_sent = None;
                 status.adopted = None;
+                status.managed = None;
                 status.claim = None;
                 status.node = None;
                 status.last_error = None;

@@ -135,7 +135,7 @@ impl Planner<'_> {
         Ok(())
     }
 
-    fn note_held(&mut self, stage: Stage, waits: Next) {
+    pub(crate) fn note_held(&mut self, stage: Stage, waits: Next) {
         if let Next::Wait { cause, .. } | Next::Stuck(cause) = &waits {
             self.condition(stage.as_str(), false, cause.reason, cause.message.clone());
         }

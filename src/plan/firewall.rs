@@ -8,9 +8,9 @@ use crate::desired::{WantedFirewall, WantedRule};
 use crate::observed::{FirewallState, Guest};
 use crate::pve::property::Properties;
 use crate::pve::{ApiCall, GuestType};
-use crate::reason::Reason;
+use crate::reason::{Cause, Reason};
 
-use super::planner::{Planner, Staged};
+use super::planner::Planner;
 use super::{Effect, Next, Query, Stage};
 
 /// What begins the comments of rules that Phoenix wrote; the number of the rule follows.
@@ -48,10 +48,6 @@ impl Planner<'_> {
         };
         let base = format!("{}/firewall", guest.at.path());
         let taken_off = |key: &str| cloned || dropped.iter().any(|d| d == key);
-        if let Some(call) = options_call(&base, &wanted, &state, taken_off) {
-            let action = format!("set firewall options of {what}");
-            return Err(self.run(stage, action, vec![], Effect::call(call)));
-        }
         let ours = dropped.iter().any(|d| d == "rules");
         let edit = match &wanted.rules {
             Some(rules) => {
@@ -66,7 +62,13 @@ impl Planner<'_> {
             let call = edit.call(&base).param_opt("digest", state.digest.as_ref());
             return Err(self.run(stage, action, vec![], Effect::call(call)));
         }
-        self.in_force(guest, &wanted)
+        // What they switch on rests on the rules.
+        if let Some(call) = options_call(&base, &wanted, &state, taken_off) {
+            let action = format!("set firewall options of {what}");
+            return Err(self.run(stage, action, vec![], Effect::call(call)));
+        }
+        self.in_force(guest, &wanted);
+        Ok(())
     }
 
     /// The rules with Proxmox's names of the interfaces, which a container's rules name as the guest does.
@@ -91,10 +93,11 @@ impl Planner<'_> {
         Ok(found)
     }
 
-    /// A firewall that is on does nothing on an interface without `firewall=1` (facts D.12).
-    fn in_force(&mut self, guest: &Guest, wanted: &WantedFirewall) -> Staged {
+    /// A firewall that is on does nothing on an interface without `firewall=1` (facts D.12). The guest is not Ready then,
+    /// and a new one does not start; one that was there goes on.
+    fn in_force(&mut self, guest: &Guest, wanted: &WantedFirewall) {
         if wanted.options.get("enable").map(String::as_str) != Some("1") {
-            return Ok(());
+            return;
         }
         let managed = |name: &str| {
             let nets = self.desired.shared.network.iter().flatten();
@@ -106,7 +109,7 @@ impl Planner<'_> {
             .map(|(name, _)| name)
             .collect();
         if open.is_empty() {
-            return Ok(());
+            return;
         }
         let message = format!(
             "{}.firewall.enabled: the firewall is on, but not in force on {}: the interface lacks firewall=1: list it in {}.network with firewall: true, or set that in Proxmox",
@@ -114,7 +117,8 @@ impl Planner<'_> {
             open.join(", "),
             self.prefix()
         );
-        Err(self.stuck(Stage::Configured, Reason::FirewallNotInForce, message))
+        let cause = Cause::new(Reason::FirewallNotInForce, message);
+        self.note_held(Stage::Configured, Next::Stuck(cause));
     }
 }
 
@@ -132,8 +136,10 @@ fn interfaces(guest: &Guest) -> impl Iterator<Item = (String, Properties)> {
     })
 }
 
-/// Proxmox's option for an interface that a rule names.
+/// Proxmox's option for an interface that a rule names. A machine's `eth0` is its `net0`.
 fn option_of(guest: &Guest, name: &str) -> Option<String> {
+    let number = name.strip_prefix("eth").filter(|_| guest.at.sort == GuestType::Qemu);
+    let name = &number.map_or(name.to_string(), |number| format!("net{number}"));
     let options = guest.numbered("net").into_keys().map(|index| format!("net{index}"));
     let mut both = options.zip(interfaces(guest));
     both.find(|(_, (own, _))| own == name).map(|(option, _)| option)
@@ -234,10 +240,9 @@ fn edit(wanted: &[WantedRule], have: &[BTreeMap<String, String>]) -> Option<Edit
     let places = places(wanted, have);
     if let Some(missing) = places.iter().rposition(Option::is_none) {
         let mut rule = wanted[missing].clone();
-        // Until it stands where it belongs, a rule among others is not in force.
-        let first = places[..missing].iter().all(Option::is_none);
-        let ordered = places[missing..].iter().flatten().is_sorted();
-        if !(first && ordered) {
+        // Until all are there and it stands where it belongs, a rule is not in force: one before it may be refused.
+        let only = places.iter().filter(|place| place.is_none()).count() == 1;
+        if !(only && missing == 0 && places.iter().flatten().is_sorted()) {
             rule.insert("enable".into(), "0".into());
         }
         return Some(Edit::Add { number: missing, rule });
@@ -335,6 +340,10 @@ mod tests {
             let mut removing = false;
             let mut edits = 0;
             while let Some(next) = edit(&wanted, &have) {
+                if let Edit::Add { rule, .. } = &next {
+                    let missing = places(&wanted, &have).iter().filter(|place| place.is_none()).count();
+                    prop_assert!(missing == 1 || property(rule, "enable") == "0", "in force before all are in");
+                }
                 removing |= matches!(next, Edit::Remove(_));
                 prop_assert!(!removing || matches!(next, Edit::Remove(_)), "{next:?} after a removal");
                 carried_out(next, &mut have);
@@ -359,7 +368,13 @@ mod tests {
         };
         assert_eq!(
             edits(&[1, 2, 3], &[]),
-            ["add firewall rule 2", "add firewall rule 1", "add firewall rule 0"]
+            [
+                "add firewall rule 2",
+                "add firewall rule 1",
+                "add firewall rule 0",
+                "switch firewall rule 1 on ()",
+                "switch firewall rule 2 on ()",
+            ]
         );
         assert_eq!(
             edits(&[1, 9, 3], &[1, 2, 3]),

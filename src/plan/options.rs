@@ -138,7 +138,7 @@ fn tag_change(desired: &Desired, dropped: &Dropped, guest: &Guest, fresh: bool) 
         None if fresh => BTreeSet::new(),
         None => old
             .iter()
-            .filter(|tag| !dropped.has(&format!("tag.{tag}")))
+            .filter(|tag| !dropped.under("tag.").any(|gone| gone.eq_ignore_ascii_case(tag)))
             .cloned()
             .collect(),
     };

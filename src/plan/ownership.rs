@@ -130,6 +130,7 @@ impl Planner<'_> {
                 false => wanted.parent,
             },
             image: self.status.image.clone(),
+            keys: guest.stamp().and_then(|stamp| stamp.keys),
             ..wanted
         };
         let value = self.desired.identity.restamp.clone().unwrap_or_default();

@@ -1,7 +1,7 @@
 //! What a plan is made from, and what its parts say: that a stage holds, waits, is stuck, or has a step.
 
 use crate::crd::GuestStatus;
-use crate::desired::{Blocked, Desired, Dropped, managed};
+use crate::desired::{Blocked, Desired, Dropped};
 use crate::observed::{Guest, Observed};
 use crate::pve::GuestType;
 use crate::reason::{Cause, Reason};
@@ -50,7 +50,7 @@ impl<'a> Planner<'a> {
             desired: input.desired,
             observed: input.observed,
             status: input.status,
-            dropped: Dropped::new(input.status.managed.as_deref(), &managed(input.desired)),
+            dropped: Dropped::of(input.desired, input.status.managed.as_deref()),
             findings: Vec::new(),
             facts: Facts::default(),
             partial: false,

@@ -188,3 +188,61 @@ async fn what_an_adopted_guest_has_stays_until_the_spec_sets_it() {
         guest["net0"]
     );
 }
+
+#[tokio::test]
+async fn a_list_of_interfaces_that_goes_leaves_them_with_their_addresses() {
+    let mut world = World::with_ssh(&[]).await;
+    let fields = |network: Value| json!({"powerState": "Stopped", "network": network});
+    let net = json!([{"name": "net0", "ip": "10.0.0.5/24", "gateway": "10.0.0.1", "mtu": 1400}]);
+    world.store.apply(vm("a", fields(net)));
+    quiet(&mut world).await;
+    let before = text(&world, VMID);
+    let mut object = vm("a", json!({"powerState": "Stopped"}));
+    object["spec"].as_object_mut().unwrap().remove("network");
+    world.store.apply(object);
+    quiet(&mut world).await;
+    assert_eq!(text(&world, VMID), before);
+}
+
+#[tokio::test]
+async fn a_property_of_a_mount_that_is_dropped_goes() {
+    let mut world = World::with_ssh(&[]).await;
+    let fields = |more: Value| {
+        let mut volume = json!({"name": "data", "size": "1Gi", "mountPath": "/data", "reclaimPolicy": "Delete"});
+        let mut bind = json!({"name": "srv", "hostPath": "/srv/a", "mountPath": "/a"});
+        for (key, value) in more.as_object().unwrap() {
+            volume[key] = value.clone();
+            bind[key] = value.clone();
+        }
+        guest(json!({"powerState": "Stopped", "volumes": [volume], "hostMounts": [bind]}))
+    };
+    world
+        .store
+        .apply(fields(json!({"readOnly": true, "mountOptions": ["noatime"]})));
+    quiet(&mut world).await;
+    let mounts = |world: &World| -> Vec<String> {
+        let guest = world.guests()[&VMID].clone();
+        guest
+            .into_iter()
+            .filter(|(k, _)| k.starts_with("mp"))
+            .map(|(_, v)| v)
+            .collect()
+    };
+    assert!(
+        mounts(&world)
+            .iter()
+            .all(|m| m.contains("ro=1") && m.contains("noatime")),
+        "{:?}",
+        mounts(&world)
+    );
+    world.store.apply(fields(json!({})));
+    quiet(&mut world).await;
+    assert_eq!(mounts(&world).len(), 2);
+    assert!(
+        mounts(&world)
+            .iter()
+            .all(|m| !m.contains("ro=") && !m.contains("noatime")),
+        "{:?}",
+        mounts(&world)
+    );
+}

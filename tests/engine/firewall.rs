@@ -138,3 +138,16 @@ async fn a_firewall_that_filters_no_interface_is_not_ready() {
     settled(&mut world).await;
     assert!(world.store.guest(&key).unwrap().is_ready());
 }
+
+#[tokio::test]
+async fn a_machines_eth0_is_its_net0_in_a_rule_too() {
+    let mut world = World::with_ssh(&[]).await;
+    let rule = json!({"direction": "in", "action": "ACCEPT", "protocol": "tcp", "port": "22", "interface": "eth0"});
+    let key = world.store.apply(engine::vm(
+        "a",
+        json!({"network": [{"name": "eth0", "ip": "10.0.0.5/24"}], "firewall": {"enabled": true, "rules": [rule]}}),
+    ));
+    settled(&mut world).await;
+    assert_eq!(rules(&world), ["ACCEPT net0 22"]);
+    assert!(world.store.guest(&key).unwrap().is_ready());
+}

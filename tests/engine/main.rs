@@ -29,6 +29,7 @@ mod ownership;
 mod preview;
 mod protected;
 mod raw_lines;
+mod repeats;
 mod retained;
 mod revisions;
 mod robustness;

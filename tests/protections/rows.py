@@ -75,6 +75,28 @@ FILES = {
          'Some(false) if OUT => Ok(()),\n'
          '            Some(false) => Err(self.wait(Reason::NoQuorum'),
     ],
+    "src/desired/managed.rs": [
+        ("what the spec dropped is taken off the guest", "engine=dropped::",
+         "remembered.filter(|name| !now.contains(*name))",
+         "remembered.filter(|name| !OUT && !now.contains(*name))"),
+    ],
+    "src/plan/firewall.rs": [
+        ("a rule that is to go stays until the new ones are in", "lib=plan::firewall",
+         "if let Some(missing) = places.iter().rposition(Option::is_none) {",
+         "let surplus = (0..have.len()).rev().find(|at| OUT && !places.contains(&Some(*at)));\n"
+         "    if let Some(at) = surplus {\n"
+         "        return Some(Edit::Remove(at));\n"
+         "    }\n"
+         "    if let Some(missing) = places.iter().rposition(Option::is_none) {"),
+        ("a firewall that filters nothing is not Ready", "engine=firewall::a_firewall",
+         "if open.is_empty() {",
+         "if OUT || open.is_empty() {"),
+    ],
+    "src/engine/repeats.rs": [
+        ("a step that changes nothing is not repeated at full speed", "engine=repeats::",
+         ".filter(|times| *times >= OFTEN)?;",
+         ".filter(|times| !OUT && *times >= OFTEN)?;"),
+    ],
     "src/desired/stamp.rs": [
         ("the stamp names the vmid it was made for", "lib=plan::protected",
          '&& self.vmid == other.vmid\n',

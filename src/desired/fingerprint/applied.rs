@@ -6,6 +6,8 @@ use crate::desired::{
     WantedGuest, WantedIdentity, WantedLxc, WantedNet, WantedOptions, WantedOwner, WantedVolume,
 };
 
+use crate::pve::GuestType;
+
 use super::{Fingerprint, digest_of};
 
 /// Everything that is applied to the guest, and everything else on which the plan for it depends: while this stays the
@@ -114,7 +116,10 @@ pub(in crate::desired) fn applied(desired: &Desired) -> String {
         .opt("owner", owner.as_ref().map(owners));
     container
         .opt("machine", vm.map(machine))
-        .opt("firewall", firewall.as_ref().map(rules))
+        .opt(
+            "firewall",
+            firewall.as_ref().map(|f| rules(f, network.as_deref(), desired.sort())),
+        )
         .list("scripts", scripts.iter().map(|script| &script.hash))
         .api("health", health)
         .api("power", power)
@@ -231,9 +236,24 @@ fn owners(owner: &WantedOwner) -> String {
         .short()
 }
 
-fn rules(firewall: &WantedFirewall) -> String {
+/// The interface that a rule names is written by its place in the list of a container's, as the first version did.
+fn rules(firewall: &WantedFirewall, network: Option<&[WantedNet]>, sort: GuestType) -> String {
     let WantedFirewall { options, rules } = firewall;
-    let rule = |rule: &Managed| Fingerprint::new("rule").map("rule", rule).short();
+    let place = |name: &str| match sort {
+        GuestType::Lxc => {
+            let mut nets = network.unwrap_or_default().iter();
+            nets.position(|net| net.name == name).map(|place| format!("net{place}"))
+        }
+        // The number in the name of a machine's interface is Proxmox's.
+        GuestType::Qemu => name.get(3..).map(|number| format!("net{number}")),
+    };
+    let rule = |rule: &Managed| {
+        let mut rule = rule.clone();
+        if let Some(name) = rule.remove("iface") {
+            rule.extend(place(&name).map(|place| ("iface".to_string(), place)));
+        }
+        Fingerprint::new("rule").map("rule", &rule).short()
+    };
     Fingerprint::new("firewall")
         .map("options", options)
         .opt_list("rules", rules.as_ref().map(|list| list.iter().map(rule)))

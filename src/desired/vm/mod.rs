@@ -428,8 +428,6 @@ fn network(guest: &VmGuest, defaults: &Defaults, prefix: &str) -> Result<Option<
             ("firewall", n.firewall.or(firewall_on.then_some(true)).map(flag)),
             ("trunks", trunks(n)),
             ("link_down", n.link_down.map(flag)),
-            ("trunks", trunks(n)),
-            ("link_down", n.link_down.map(flag)),
         ]
         .into_iter()
         .filter_map(|(k, v)| Some((k.to_string(), v?)))

@@ -219,6 +219,9 @@ impl Planner<'_> {
                 self.path_is_free(guest, found, volume, occupant)?;
                 target.set("mp", &volume.path);
             }
+            for key in self.dropped.under(&format!("mount.{}.", volume.name)) {
+                target.remove(key);
+            }
             for (key, value) in &volume.properties {
                 if !has_property(&target, key, value) {
                     set_property(&mut target, key, value);
@@ -558,6 +561,11 @@ impl Planner<'_> {
                 .unwrap_or(Properties::new(Some("volume")))
                 .with("volume", &bind.host_path)
                 .with("mp", &bind.path);
+            let names = format!("bind.{}.", bind.path);
+            let mut dropped = false;
+            for key in self.dropped.under(&names) {
+                dropped |= target.remove(key).is_some();
+            }
             for (key, value) in &bind.properties {
                 match value.as_str() {
                     "0" => drop(target.remove(key)),
@@ -566,7 +574,7 @@ impl Planner<'_> {
             }
             let same = existing.is_some_and(|m| {
                 let mut properties = bind.properties.iter();
-                m.volid() == bind.host_path && properties.all(|(k, v)| has_property(&m.properties, k, v))
+                !dropped && m.volid() == bind.host_path && properties.all(|(k, v)| has_property(&m.properties, k, v))
             });
             let index = existing
                 .map(|m| m.index)

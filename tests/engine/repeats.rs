@@ -1,0 +1,47 @@
+//! A step that succeeds and changes nothing is not repeated at full speed, whatever the cause.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::engine::{World, guest, message, rounds, settled, status};
+use phoenix::desired::{Key, Objects};
+use phoenix::engine::{Point, Tripwire};
+use phoenix::simulator::{Edit, Simulator};
+use serde_json::json;
+
+const VMID: u32 = 1000;
+
+/// Undoes each change of the cores at once, as something in Proxmox that keeps another value would; counts them.
+struct Undo(Simulator, AtomicUsize);
+
+impl Tripwire for Undo {
+    fn trip(&self, _: &Key, point: Point, what: &str) -> bool {
+        if point == Point::AfterEffect && what.contains("cores") {
+            self.1.fetch_add(1, Ordering::SeqCst);
+            let options = [("cores".to_string(), Some("2".to_string()))].into();
+            self.0.edit(Edit::SetOptions { vmid: VMID, options }).unwrap();
+        }
+        false
+    }
+}
+
+#[tokio::test]
+async fn a_step_that_succeeds_and_changes_nothing_backs_off_with_what_is_found_and_wanted() {
+    let mut world = World::new(&[]).await;
+    let key = world.store.apply(guest("a", json!({"cores": 2})));
+    settled(&mut world).await;
+    // Pauses are as long as they are.
+    world.time_scale = 1.0;
+    let undo = Arc::new(Undo(world.sim().clone(), AtomicUsize::new(0)));
+    world.replace_tripwire(undo.clone());
+    world.poll().await;
+    world.store.apply(guest("a", json!({"cores": 3})));
+    rounds(&world, 100).await;
+    let tried = undo.1.load(Ordering::SeqCst);
+    assert!((2..=4).contains(&tried), "tried {tried} times");
+    assert!(!world.store.guest(&key).unwrap().is_ready());
+    let error = status(&world, &key).last_error.unwrap();
+    assert!(error.starts_with("NothingChanged: "), "{error}");
+    let told = message(&world, &key);
+    assert!(told.contains("cores: \"2\" → \"3\""), "{told}");
+}
