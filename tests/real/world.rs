@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use phoenix::crd::{GuestKind, PhoenixFeature};
 use phoenix::desired::{GuestObject, Key, Objects};
+use phoenix::engine::store::EventType;
 use phoenix::simulator::model::storage::Volume;
 use serde_json::{Value, json};
 
@@ -161,7 +162,8 @@ impl Real {
             let event = events
                 .iter()
                 .rev()
-                .find(|(k, e)| k == key && e.reason == reason)
+                // Events of actions are told of by the same word, before the object waits.
+                .find(|(k, e)| k == key && e.reason == reason && e.type_ == EventType::Warning)
                 .map(|(_, e)| e.message.clone());
             match found.or(event) {
                 Some(text) => {
