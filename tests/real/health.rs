@@ -94,7 +94,7 @@ async fn a_server_that_hangs_is_restarted_by_its_unit_and_then_with_its_guest() 
     for (what, words) in [
         (
             "Restarted",
-            "restart web.service in container 1000 (the liveness probe fails: ",
+            "restarted web.service in container 1000 (the liveness probe fails: ",
         ),
         ("Restarted", "restarted container 1000 (the liveness probe fails: "),
         ("Restarted", "no answer"),
