@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::pve::options;
+use crate::pve::property::Properties;
 
 use super::{Desired, WantedLxc, WantedVm};
 
@@ -112,6 +113,12 @@ impl Dropped {
     /// Whether this was set.
     pub fn has(&self, name: &str) -> bool {
         self.0.contains(name)
+    }
+
+    /// Takes the properties off whose names follow this start; whether any of them was there.
+    pub fn take_off(&self, start: &str, from: &mut Properties) -> bool {
+        let gone = self.under(start).filter(|key| from.remove(key).is_some());
+        gone.count() > 0
     }
 
     /// What follows in the names that begin so.

@@ -250,6 +250,16 @@ spec:
   hostMounts: [{name: a, hostPath: /srv/a, mountPath: /a}]
 "#;
 
+    fn step(call: ApiCall) -> Step {
+        Step {
+            action: String::new(),
+            stage: Stage::Configured,
+            announce: vec![],
+            effect: Effect::call(call),
+            apart: None,
+        }
+    }
+
     fn told(reason: Reason, text: &str) -> String {
         let objects = objects(WORLD);
         let desired = crate::desired::resolve(&lxc(&objects, "a"), &objects, "cluster").unwrap();
@@ -257,13 +267,7 @@ spec:
             .param("net3", "name=lan,mtu=9000")
             .param("hostname", "x")
             .param("name", "x-");
-        let step = Step {
-            action: String::new(),
-            stage: Stage::Configured,
-            announce: vec![],
-            effect: Effect::call(call),
-            apart: None,
-        };
+        let step = step(call);
         let message = text.to_string();
         let found = explain(&desired, Some(&step), &PVE1, Cause { reason, message });
         assert_eq!(
@@ -341,13 +345,7 @@ spec:
         let call = ApiCall::post("/nodes/a/lxc/100/firewall/rules")
             .param("dport", "1-2-3")
             .param("comment", "phoenix:4 office");
-        let step = Step {
-            action: String::new(),
-            stage: Stage::Configured,
-            announce: vec![],
-            effect: Effect::call(call),
-            apart: None,
-        };
+        let step = step(call);
         for (words, expected) in [
             (
                 "Parameter verification failed. dport: invalid format - invalid port",
@@ -371,13 +369,7 @@ spec:
         let objects = objects(WORLD);
         let desired = crate::desired::resolve(&lxc(&objects, "a"), &objects, "cluster").unwrap();
         let call = ApiCall::put("/pools").param("poolid", "ai").param("vms", 100);
-        let step = Step {
-            action: String::new(),
-            stage: Stage::Configured,
-            announce: vec![],
-            effect: Effect::call(call),
-            apart: None,
-        };
+        let step = step(call);
         for (reason, text) in [
             (
                 Reason::MissingPrivilege,

@@ -103,9 +103,7 @@ fn startup_change(desired: &Desired, dropped: &Dropped, guest: &Guest) -> Option
     for (key, value) in &desired.shared.startup {
         wanted.set(key, value);
     }
-    for key in dropped.under("startup.") {
-        wanted.remove(key);
-    }
+    dropped.take_off("startup.", &mut wanted);
     if old.as_ref() == Some(&wanted) || (old.is_none() && wanted.is_empty()) {
         return None;
     }

@@ -50,6 +50,12 @@ async fn preview(world: &World, key: &Key) -> Vec<(String, String)> {
     preview.steps.into_iter().map(word).collect()
 }
 
+/// The actions of a preview, a line each.
+fn shown(steps: &[(String, String)]) -> String {
+    let actions: Vec<&str> = steps.iter().map(|(action, _)| action.as_str()).collect();
+    actions.join("\n")
+}
+
 fn options(world: &World) -> BTreeMap<String, String> {
     world.guests()[&VMID].clone()
 }
@@ -73,11 +79,7 @@ async fn devices_and_owners_that_a_user_gave_stay_and_a_dropped_gpu_goes() {
     let manifest = |gpus: Value| adopter(lxc("a", json!({"gpus": gpus})));
     let key = world.store.apply(manifest(json!([{"index": 0}])));
     let steps = preview(&world, &key).await;
-    let shown = steps
-        .iter()
-        .map(|(action, _)| action.as_str())
-        .collect::<Vec<_>>()
-        .join("\n");
+    let shown = shown(&steps);
     for change in [
         "dev0: \"/dev/nvidia0,gid=44\" → \"/dev/nvidia0,gid=44,mode=0666\"",
         "dev3: (none) → \"/dev/nvidia-uvm-tools,mode=0666\"",
@@ -146,11 +148,7 @@ async fn every_value_that_an_adoption_changes_is_shown_and_how_hard_it_hits() {
         }
         let key = world.store.apply(object);
         let steps = preview(&world, &key).await;
-        let shown = steps
-            .iter()
-            .map(|(action, _)| action.as_str())
-            .collect::<Vec<_>>()
-            .join("\n");
+        let shown = shown(&steps);
         for change in [
             "cores: \"1\" → \"2\"",
             "memory: \"512\" → \"2048\"",

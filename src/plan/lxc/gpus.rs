@@ -162,9 +162,7 @@ fn device_changes(
 /// The entry with what is managed laid over what it has; what the spec dropped goes.
 fn wanted_device(device: &WantedDevice, found: Option<&Properties>, dropped: &Dropped) -> Properties {
     let mut target = found.cloned().unwrap_or(Properties::new(Some("path")));
-    for key in dropped.under(&format!("device.{}.", device.path)) {
-        target.remove(key);
-    }
+    dropped.take_off(&format!("device.{}.", device.path), &mut target);
     for (key, value) in entry(device).iter() {
         target.set(key, value);
     }

@@ -65,9 +65,7 @@ fn wanted_net(net: &WantedNet, existing: Option<&Properties>, dropped: &Dropped,
         Some(existing) => existing.clone(),
         None => Properties::new(None).with("type", "veth"),
     };
-    for key in dropped.under(&format!("net.{}.", net.name)) {
-        target.remove(key);
-    }
+    dropped.take_off(&format!("net.{}.", net.name), &mut target);
     target.set("name", &net.name);
     for (key, value) in &net.properties {
         // An empty list is none.

@@ -219,9 +219,7 @@ impl Planner<'_> {
                 self.path_is_free(guest, found, volume, occupant)?;
                 target.set("mp", &volume.path);
             }
-            for key in self.dropped.under(&format!("mount.{}.", volume.name)) {
-                target.remove(key);
-            }
+            self.dropped.take_off(&format!("mount.{}.", volume.name), &mut target);
             for (key, value) in &volume.properties {
                 if !has_property(&target, key, value) {
                     set_property(&mut target, key, value);
@@ -561,11 +559,7 @@ impl Planner<'_> {
                 .unwrap_or(Properties::new(Some("volume")))
                 .with("volume", &bind.host_path)
                 .with("mp", &bind.path);
-            let names = format!("bind.{}.", bind.path);
-            let mut dropped = false;
-            for key in self.dropped.under(&names) {
-                dropped |= target.remove(key).is_some();
-            }
+            let dropped = self.dropped.take_off(&format!("bind.{}.", bind.path), &mut target);
             for (key, value) in &bind.properties {
                 match value.as_str() {
                     "0" => drop(target.remove(key)),

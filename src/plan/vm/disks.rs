@@ -131,16 +131,9 @@ impl Planner<'_> {
             .properties
             .iter()
             .any(|(k, v)| have.get(k).unwrap_or(default_property(k)) != v);
-        let dropped: Vec<String> = {
-            let names = format!("disk.{}.", wanted.name);
-            let names = self.dropped.under(&names).filter(|key| have.get(key).is_some());
-            names.map(str::to_string).collect()
-        };
-        if differs || !dropped.is_empty() {
-            let mut target = have.clone();
-            for key in &dropped {
-                target.remove(key);
-            }
+        let mut target = have.clone();
+        let dropped = self.dropped.take_off(&format!("disk.{}.", wanted.name), &mut target);
+        if differs || dropped {
             for (key, value) in &wanted.properties {
                 target.set(key, value);
             }

@@ -124,14 +124,10 @@ fn device_changes(
             !matches!(k.as_str(), "mapping" | "host") && have.get(k).unwrap_or(default) != v
         });
         let name = device.get("mapping").or(device.get("host")).map_or("", String::as_str);
-        let gone = format!("{option}.{name}.");
-        let gone: Vec<&str> = dropped.under(&gone).filter(|key| have.get(key).is_some()).collect();
-        if found.is_some() && !differs && gone.is_empty() {
+        let mut target = have;
+        let gone = dropped.take_off(&format!("{option}.{name}."), &mut target);
+        if found.is_some() && !differs && !gone {
             continue;
-        }
-        let mut target = have.clone();
-        for key in gone {
-            target.remove(key);
         }
         for (key, value) in device {
             target.set(key, value);

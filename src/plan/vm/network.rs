@@ -63,9 +63,7 @@ pub(crate) fn network_changes(desired: &Desired, dropped: &Dropped, guest: &Gues
     for net in wanted {
         let have = existing.get(&net.name);
         let mut target = wanted_net(&net.properties, have, fresh);
-        for key in dropped.under(&format!("net.{}.", net.name)) {
-            target.remove(key);
-        }
+        dropped.take_off(&format!("net.{}.", net.name), &mut target);
         let same = have.is_some_and(|have| {
             let off = |p: &Properties| p.iter().filter(|(k, v)| !(*k == "firewall" && *v == "0")).count();
             target

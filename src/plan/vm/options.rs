@@ -36,10 +36,6 @@ fn default_property(option: &str, key: &str) -> Option<&'static str> {
 /// Options that are property strings: managed properties are laid over what is there.
 pub(crate) fn property_changes(vm: &WantedVm, dropped: &Dropped, guest: &Guest, fresh: bool) -> Vec<Change> {
     let mut changes = Vec::new();
-    let dropped_of = |option: &str| -> Vec<&str> {
-        let names = dropped.under("props.").filter_map(|name| name.split_once('.'));
-        names.filter(|(of, _)| *of == option).map(|(_, key)| key).collect()
-    };
     let none = Managed::new();
     let only_dropped = dropped.under("props.").filter_map(|name| Some(name.split_once('.')?.0));
     let only_dropped: BTreeSet<&str> = only_dropped.filter(|of| !vm.properties.contains_key(*of)).collect();
@@ -63,11 +59,7 @@ pub(crate) fn property_changes(vm: &WantedVm, dropped: &Dropped, guest: &Guest, 
             have.clone()
         };
         let mut target = laid_over(option, managed, &kept);
-        let removed = dropped_of(option)
-            .into_iter()
-            .filter(|key| target.remove(key).is_some())
-            .count()
-            > 0;
+        let removed = dropped.take_off(&format!("props.{option}."), &mut target);
         // A clone's copied gateway goes even where the address happens to be the same.
         if !same || removed || (address && target != have) {
             let value = Some(target.to_string()).filter(|_| !target.is_empty());
