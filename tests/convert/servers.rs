@@ -446,6 +446,39 @@ fn the_environment_of_a_server_is_kept_without_its_secrets() {
 }
 
 #[test]
+fn a_variable_that_no_server_can_have_is_a_finding() {
+    let too_many: Map<String, Value> = (0..65).map(|i| (format!("X{i}"), json!("1"))).collect();
+    let cases = [
+        (json!({"": "1"}), "\"\" is no name of an environment variable"),
+        (json!({"1A": "1"}), "\"1A\" is no name of an environment variable"),
+        (json!({"A-B": "1"}), "\"A-B\" is no name of an environment variable"),
+        (json!({("A".repeat(129)): "1"}), "is no name of an environment variable"),
+        (
+            json!({"A": "x".repeat(32_769)}),
+            "the value of A is longer than 32768 characters",
+        ),
+        (json!(too_many), "is more than the 64 variables that a server takes"),
+    ];
+    for (variables, words) in cases {
+        let guest = plain(json!({"features": ["vllm"], "application_script": "run.sh",
+            "vllm_engine_config": {"model": "m", "ServerConfig": {"environment": variables}}}));
+        let text = json!({"lxc_configs": {"950": guest}}).to_string();
+        let output = run(&[input("l.json", Role::Lxc, text)], &folder(&[("run.sh", "true\n")]));
+        finding(&output, Severity::Warning, words);
+        let carried = spec(&output)["vllm"]["environment"].as_array().map_or(0, Vec::len);
+        assert_eq!(
+            carried,
+            if variables.as_object().unwrap().len() > 1 {
+                64
+            } else {
+                0
+            },
+            "{words}"
+        );
+    }
+}
+
+#[test]
 fn secrets_of_a_server_are_not_repeated() {
     let within = json!({"model": "m", "ServerConfig": {"api_key": "hunter2", "ssl_keyfile_password": "hunter2", "auth_token": ["hunter2"], "port": 8001},
         "LoadConfig": {"model_loader_extra_config": {"token": "hunter2"}}, "max_tokens": 4});

@@ -330,10 +330,9 @@ impl Reading {
             self.vllm.cache_path = Some(folder);
             return w.mapped(at, "vllm.cachePath", "");
         }
-        let fine = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if !name.chars().all(fine) || name.starts_with(|c: char| c.is_ascii_digit()) {
-            let message = format!("{name:?} is no name of an environment variable");
-            return w.skip_warn(at, &message, "correct it, and convert again");
+        let have = self.vllm.environment.as_deref().unwrap_or_default();
+        if let Some((message, fix)) = no_variable(name, value, have) {
+            return w.skip_warn(at, &message, fix);
         }
         let list = self.vllm.environment.get_or_insert_default();
         let new = EnvVar {
@@ -347,6 +346,33 @@ impl Reading {
         }
         w.mapped(at, "vllm.environment", "");
     }
+}
+
+/// Why a variable cannot be written beside those of the list, and what to do: what admission refuses of `EnvVar`.
+fn no_variable(name: &str, value: &str, list: &[EnvVar]) -> Option<(String, &'static str)> {
+    const VALUE: usize = 32_768;
+    let fine = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let named =
+        (1..=128).contains(&name.len()) && name.chars().all(fine) && !name.starts_with(|c: char| c.is_ascii_digit());
+    if !named {
+        let name: String = name.chars().take(64).collect();
+        return Some((
+            format!("{name:?} is no name of an environment variable"),
+            "correct it, and convert again",
+        ));
+    }
+    if value.chars().count() > VALUE {
+        let message = format!("the value of {name} is longer than {VALUE} characters");
+        return Some((message, "shorten it, and convert again"));
+    }
+    let full = list.len() >= 64 && list.iter().all(|old| old.name != name);
+    full.then(|| {
+        let message = format!("{name} is more than the 64 variables that a server takes");
+        (
+            message,
+            "take variables out that the server does not need, and convert again",
+        )
+    })
 }
 
 /// What to do about a secret.
