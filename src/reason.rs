@@ -170,6 +170,18 @@ impl Reason {
         )
     }
 
+    /// Whether an object that is named does not exist: it may yet be created, as when a folder is applied in any order.
+    pub fn may_be_created(self) -> bool {
+        matches!(
+            self,
+            Reason::ConfigMapNotFound
+                | Reason::FeatureNotFound
+                | Reason::HypervisorNotFound
+                | Reason::SecretNotFound
+                | Reason::TemplateNotFound
+        )
+    }
+
     /// Whether nothing is known of a guest, because the hypervisor was not reached or its node is away.
     pub fn hides_the_guest(self) -> bool {
         matches!(

@@ -174,11 +174,19 @@ pub fn planned(previous: &GuestStatus, generation: i64, plan: &Plan, hash: Optio
         retry::all_well(&mut status);
     }
     if !matches!(plan.next, Next::Look(_)) {
+        missing(&mut status, &plan.next, now);
         summary(&mut status, plan, generation, now);
         hidden(&mut status, plan, generation, now);
     }
     status.conditions.sort_by_key(|c| order(&c.type_));
     status
+}
+
+/// Since when something that the spec names does not exist.
+fn missing(status: &mut GuestStatus, next: &Next, now: i64) {
+    let missing = matches!(next, Next::Wait { cause, .. } | Next::Stuck(cause) if cause.reason.may_be_created());
+    let since = status.missing_since.take();
+    status.missing_since = missing.then(|| since.unwrap_or_else(|| time(now)));
 }
 
 /// Remembers what the spec sets, before it is set: from the call on that makes the guest, or the first that configures

@@ -110,6 +110,8 @@ impl Source {
         let store = Arc::new(FileStore::new(state, &loaded.objects, listener)?);
         let mut options = EngineOptions::new(store.cluster_id());
         options.time_scale = self.time_scale;
+        // What the files do not have does not come by itself.
+        options.grace = 0;
         let engine = Arc::new(Engine::new(store.clone(), options));
         let applied = loaded
             .objects

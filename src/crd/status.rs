@@ -100,6 +100,9 @@ pub struct GuestStatus {
     pub last_error: Option<String>,
     /// When the next attempt is due.
     pub next_retry: Option<Time>,
+    /// Since when an object that the spec names does not exist: the hypervisor, a template, feature, Secret or ConfigMap.
+    /// It is waited for; after five minutes the object is Stalled.
+    pub missing_since: Option<Time>,
     /// Value of the restartedAt annotation that was carried out last.
     pub restarted_at: Option<String>,
     /// Hash of the desired state that was applied in full last.

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use crate::desired::Key;
 use crate::observed::{ProbeAnswer, ProbeKind};
 
+/// Seconds in which a tool that applies a folder in any order, or brings Secrets from elsewhere, has done so.
+const GRACE: u64 = 300;
+
 /// Where a test may cut the engine off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
@@ -29,6 +32,9 @@ pub struct EngineOptions {
     pub cluster_id: String,
     /// Divides all waits, for tests against a simulator that runs faster than time; 1.0 otherwise.
     pub time_scale: f64,
+    /// Seconds for which an object that is named and does not exist is waited for, before that counts as a mistake. 0
+    /// where nobody else creates objects.
+    pub grace: u64,
     /// Counts probes and restarts.
     pub counters: Option<Arc<dyn Counters>>,
     /// For tests only.
@@ -51,6 +57,7 @@ impl EngineOptions {
         EngineOptions {
             cluster_id: cluster_id.into(),
             time_scale: 1.0,
+            grace: GRACE,
             counters: None,
             tripwire: None,
         }

@@ -1,7 +1,7 @@
 //! When what failed is tried again. Each sort of work counts its own failures, so that a step that Proxmox refuses holds
 //! back itself and nothing else: stopping and deleting obey no pause of the work before them.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::crd::{FailingStep, GuestStatus, ScriptStatus};
@@ -11,6 +11,8 @@ use super::{Next, Step};
 
 /// Longest pause between attempts, in seconds.
 const MAX_PAUSE: u64 = 300;
+/// Seconds after which an object that somebody has to help is looked at anew; a change wakes it earlier.
+const STUCK: f64 = 60.0;
 /// Steps whose failures status counts apart from each other.
 const MAX_FAILING: usize = 64;
 /// Characters of the reconcile annotation that count.
@@ -77,6 +79,21 @@ pub(crate) fn held_apart(apart: Option<&str>, status: &GuestStatus, now: i64) ->
         cause: Cause::new(Reason::BackOff, format!("{error}; next try at {at}")),
         seconds,
     })
+}
+
+/// What becomes of an object that somebody has to help, with the seconds after which that is looked at anew. What does
+/// not exist yet is waited for first, for `grace` seconds; what was told as a mistake already stays one.
+pub fn awaited(status: &GuestStatus, cause: Cause, grace: u64, now: i64) -> (Next, f64) {
+    let told = |c: &Condition| c.type_ == "Stalled" && c.status == "True" && c.reason == cause.reason.as_str();
+    if !cause.reason.may_be_created() || status.conditions.iter().any(told) {
+        return (Next::Stuck(cause), STUCK);
+    }
+    let since = status.missing_since.as_ref().map_or(now, |t| t.0.as_second());
+    let passed = now.saturating_sub(since).try_into().unwrap_or(0);
+    match grace.saturating_sub(passed) {
+        0 => (Next::Stuck(cause), STUCK),
+        seconds => (Next::Wait { cause, seconds }, seconds as f64),
+    }
 }
 
 /// Notes that a step failed. `scale` shortens the pause, for tests whose time is faster.

@@ -15,6 +15,7 @@ mod truthful;
 
 mod adopted_parts;
 mod adoption;
+mod awaited;
 mod causes;
 mod containers;
 mod deletion;

@@ -93,13 +93,16 @@ impl Catalogue {
             .flat_map(|(_, features)| features.iter().map(|f| f.name_any()))
             .collect();
         let known = match known.len() {
-            0 => "there is none yet: apply the shipped ones or write it".to_string(),
-            _ => format!("there are {}", Vec::from_iter(known).join(", ")),
+            0 => "create it, or apply the shipped ones; there is none yet".to_string(),
+            _ => format!(
+                "create it or correct the name; there are {}",
+                Vec::from_iter(known).join(", ")
+            ),
         };
         Blocked::stalled(
             Reason::FeatureNotFound,
             format!(
-                "{words}: there is no PhoenixFeature {name:?} in namespace {}; {known}",
+                "{words}: there is no PhoenixFeature {name:?} in namespace {}: {known}",
                 namespaces.join(" or ")
             ),
         )

@@ -101,7 +101,7 @@ fn what_is_wrong_is_named_with_its_fix() {
             "[{name: dokcer}]",
             Reason::FeatureNotFound,
             &[
-                "spec.features[dokcer]: there is no PhoenixFeature \"dokcer\" in namespace ai or infra; there are bad-default, base-setup, clash, dangling, docker,",
+                "spec.features[dokcer]: there is no PhoenixFeature \"dokcer\" in namespace ai or infra: create it or correct the name; there are bad-default, base-setup, clash, dangling, docker,",
             ][..],
         ),
         (
@@ -205,7 +205,7 @@ fn what_is_wrong_is_named_with_its_fix() {
         panic!("{found:?}")
     };
     assert!(
-        message.ends_with("in namespace ai; there is none yet: apply the shipped ones or write it"),
+        message.ends_with("in namespace ai: create it, or apply the shipped ones; there is none yet"),
         "{message}"
     );
 }
