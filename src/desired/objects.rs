@@ -296,6 +296,10 @@ pub trait Objects: Send + Sync {
     fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>>;
     /// A ConfigMap.
     fn config_map(&self, namespace: &str, name: &str) -> Option<Arc<ConfigMap>>;
+    /// Why objects of a namespace are not known, and what to do, where they are not although they may exist.
+    fn hidden(&self, _namespace: &str) -> Option<String> {
+        None
+    }
     /// Labels of a namespace; `None` where the namespace is not known.
     fn namespace_labels(&self, namespace: &str) -> Option<BTreeMap<String, String>>;
 }

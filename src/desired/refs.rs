@@ -16,10 +16,13 @@ use super::{Blocked, GuestObject, Key, Objects};
 pub fn hypervisor(object: &GuestObject, objects: &dyn Objects) -> Result<Arc<PhoenixHypervisor>, Blocked> {
     let ObjectName { namespace, name } = object.hypervisor_ref();
     let hypervisor = objects.hypervisor(&namespace, &name).ok_or_else(|| {
-        Blocked::stalled(
-            Reason::HypervisorNotFound,
-            format!("spec.hypervisorRef.name: there is no PhoenixHypervisor {namespace}/{name}: create it or correct the name"),
-        )
+        let message = match objects.hidden(&namespace) {
+            Some(why) => format!("spec.hypervisorRef: PhoenixHypervisor {namespace}/{name} is not known: {why}"),
+            None => format!(
+                "spec.hypervisorRef.name: there is no PhoenixHypervisor {namespace}/{name}: create it or correct the name"
+            ),
+        };
+        Blocked::stalled(Reason::HypervisorNotFound, message)
     })?;
     if namespace == object.key.namespace {
         return Ok(hypervisor);

@@ -200,11 +200,7 @@ fn lane(state: &State, item: &Item) -> Lane {
 
 /// Whose turn it is that an item takes: its namespace's.
 fn party(item: &Item) -> String {
-    match item {
-        Item::Guest(key) => key.namespace.clone(),
-        Item::Guard(namespace) => namespace.clone(),
-        Item::Poll(name) | Item::Feature(name) => name.namespace.clone(),
-    }
+    item.namespace().clone()
 }
 
 /// One piece of work, with its place in the logs and metrics.

@@ -11,12 +11,13 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::metrics::Metrics;
+use super::objects::coverage::Coverage;
 
 /// What the answers are made from.
 #[derive(Clone)]
 pub struct Probes {
-    /// Watches that have not yet seen everything there is.
-    pub unsynced: watch::Receiver<usize>,
+    /// What the operator can read.
+    pub(super) coverage: watch::Receiver<Coverage>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
 }
@@ -35,13 +36,13 @@ pub async fn serve(listener: TcpListener, probes: Probes) -> std::io::Result<()>
 }
 
 async fn ready(State(probes): State<Probes>) -> impl IntoResponse {
-    match *probes.unsynced.borrow() {
-        0 => (StatusCode::OK, "ok\n".to_string()),
-        n => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("{n} kinds of objects have not been read yet\n"),
-        ),
-    }
+    let coverage = probes.coverage.borrow();
+    let (status, word) = match coverage.may_begin() {
+        true => (StatusCode::OK, "ok"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
+    };
+    let lines = std::iter::once(word.to_string()).chain(coverage.missing());
+    (status, lines.map(|line| line + "\n").collect::<String>())
 }
 
 async fn metrics(State(probes): State<Probes>) -> impl IntoResponse {
@@ -57,6 +58,8 @@ async fn metrics(State(probes): State<Probes>) -> impl IntoResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operator::objects::Kind;
+    use crate::operator::objects::coverage::{Problem, Scope};
 
     async fn fetch(address: std::net::SocketAddr, path: &str) -> (u16, String) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -70,18 +73,39 @@ mod tests {
 
     #[tokio::test]
     async fn readiness_follows_the_caches() {
-        let (unsynced, receiver) = watch::channel(2);
+        let scope = |namespace: Option<&str>, kind| Scope {
+            namespace: namespace.map(String::from),
+            kind,
+        };
+        let (all, ai) = (scope(None, Kind::Namespace), scope(Some("ai"), Kind::Secret));
+        let (sender, coverage) = watch::channel(Coverage::default());
+        for scope in [&all, &ai] {
+            sender.send_modify(|coverage| coverage.expect(scope.clone()));
+        }
         let probes = Probes {
-            unsynced: receiver,
+            coverage,
             metrics: Arc::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(serve(listener, probes));
         assert_eq!(fetch(address, "/healthz").await.0, 200);
-        assert_eq!(fetch(address, "/readyz").await.0, 503);
-        unsynced.send_replace(0);
-        assert_eq!(fetch(address, "/readyz").await.0, 200);
+        sender.send_modify(|coverage| {
+            coverage.failed(&ai, Problem::Forbidden);
+        });
+        let (status, text) = fetch(address, "/readyz").await;
+        assert_eq!(status, 503);
+        for words in [
+            "all namespaces: not read yet: Namespace",
+            "kubectl apply -n ai -k config/rbac/namespace",
+        ] {
+            assert!(text.contains(words), "{text}");
+        }
+        for scope in [&all, &ai] {
+            sender.send_modify(|coverage| coverage.whole(scope));
+        }
+        let (status, text) = fetch(address, "/readyz").await;
+        assert!(status == 200 && text.ends_with("\r\n\r\nok\n"), "{text}");
         let (status, text) = fetch(address, "/metrics").await;
         assert_eq!(status, 200);
         assert!(text.contains("phoenix_queue_length 0"));

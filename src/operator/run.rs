@@ -11,7 +11,6 @@ use kube::api::Api;
 use kube::{Client, Config};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::engine::store::StoreError;
@@ -19,6 +18,7 @@ use crate::engine::store::StoreError;
 use super::controller::{Controller, Reconciler};
 use super::lease::{Elector, KubeLease, Timing};
 use super::metrics::Metrics;
+use super::objects::coverage::Coverage;
 use super::objects::store::{KubeStore, call};
 use super::objects::watch::all;
 use super::probes::{Probes, serve};
@@ -86,20 +86,19 @@ pub async fn run<R: Reconciler>(
 
     let metrics = Arc::new(Metrics::default());
     let identity = identity();
-    let (unsynced, synced) = watch::channel(0);
     let store = Arc::new(KubeStore::new(
         client.clone(),
         &identity,
         &options.role_binding,
         metrics.clone(),
     ));
-    let watches = all(&store, &options.namespaces, &Arc::new(unsynced));
+    let watches = all(&store, &options.namespaces);
     let probes = Probes {
-        unsynced: synced.clone(),
+        coverage: store.coverage.subscribe(),
         metrics: metrics.clone(),
     };
     info!(listen = %options.metrics_listen, namespaces = ?options.namespaces, "operator starts");
-    let work = work(options, client, store, metrics, identity, synced, engine, stop.clone());
+    let work = work(options, client, store, metrics, identity, engine, stop.clone());
     tokio::select! {
         result = serve(listener, probes) => result.map_err(RunError::Probes),
         _ = futures::future::join_all(watches) => Ok(()),
@@ -117,7 +116,6 @@ async fn work<R: Reconciler>(
     store: Arc<KubeStore>,
     metrics: Arc<Metrics>,
     identity: String,
-    mut synced: watch::Receiver<usize>,
     engine: impl FnOnce(Arc<KubeStore>, String) -> R,
     stop: impl Future<Output = ()> + Clone,
 ) -> Result<(), RunError> {
@@ -127,8 +125,8 @@ async fn work<R: Reconciler>(
     });
     let prepare = async {
         let id = cluster_id(&client).await;
-        // Only fails when the watches are gone, and then the process ends.
-        let _ = synced.wait_for(|count| *count == 0).await;
+        // Only fails when the store is gone, and then the process ends.
+        let _ = store.coverage.subscribe().wait_for(Coverage::may_begin).await;
         if let Some(elector) = &mut elector {
             elector.acquire().await;
         }

@@ -19,6 +19,7 @@ mod harness;
 mod inside;
 mod killed;
 mod manifests;
+mod refused;
 mod site;
 mod stale;
 mod tenants;

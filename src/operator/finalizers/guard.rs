@@ -109,22 +109,27 @@ fn unprotected(state: &State, hypervisor: &ObjectName) -> Result<Vec<Correction>
 }
 
 impl KubeStore {
+    /// What is to be corrected now. While some namespace cannot be read nobody knows that nothing there needs a hypervisor:
+    /// then no finalizer is taken off.
+    fn corrections(&self, namespace: &str) -> Vec<Correction> {
+        let all = self.coverage.borrow().is_all_whole();
+        let mut corrections = corrections(&self.state(), namespace);
+        corrections.retain(|correction| all || has_ours(&correction.finalizers));
+        corrections
+    }
+
     /// Sets and takes off the finalizers of a namespace's hypervisors and Secrets.
     ///
     /// # Errors
     /// The first one that occurred; what could be done is done.
     pub(crate) async fn guard_namespace(&self, namespace: &str) -> Result<(), StoreError> {
         let release = |state: &State| !needs_permissions(state, namespace) && self.bindings.may_be_held(namespace);
-        let idle = {
-            let state = self.state();
-            corrections(&state, namespace).is_empty() && !release(&state)
-        };
-        if idle {
+        if self.corrections(namespace).is_empty() && !release(&self.state()) {
             return Ok(());
         }
         // Nobody may begin to depend on a hypervisor while its finalizer goes.
         let _alone = self.guard.write().await;
-        let corrections = corrections(&self.state(), namespace);
+        let corrections = self.corrections(namespace);
         let mut outcome = Ok(());
         for correction in corrections {
             if let Err(error) = self.correct(&correction).await

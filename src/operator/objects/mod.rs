@@ -2,6 +2,7 @@
 //! said in `State::wakes`.
 
 pub(super) mod cache;
+pub(super) mod coverage;
 pub(super) mod index;
 pub(super) mod state;
 pub(super) mod store;
@@ -28,6 +29,17 @@ pub(crate) enum Item {
     Guard(String),
     /// Publish the status of a feature.
     Feature(ObjectName),
+}
+
+impl Item {
+    /// The namespace that it is of.
+    pub(crate) fn namespace(&self) -> &String {
+        match self {
+            Item::Guest(key) => &key.namespace,
+            Item::Guard(namespace) => namespace,
+            Item::Poll(name) | Item::Feature(name) => &name.namespace,
+        }
+    }
 }
 
 /// Where a change comes from.

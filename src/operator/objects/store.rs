@@ -12,7 +12,8 @@ use kube::{Client, ResourceExt};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tracing::{debug, warn};
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
 
 use crate::crd::{
     GROUP, GuestKind, GuestStatus, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM, VERSION,
@@ -25,6 +26,7 @@ use crate::operator::finalizers::{ended, has_ours, with_ours};
 use crate::operator::metrics::Metrics;
 use crate::reason::Reason;
 
+use super::coverage::{Coverage, Scope};
 use super::state::State;
 use super::{Item, Lookup, Object, Origin, decode, decode_guest, kind_and_name};
 
@@ -39,6 +41,8 @@ pub struct KubeStore {
     pub(crate) client: Client,
     state: RwLock<State>,
     items: OnceLock<UnboundedSender<Item>>,
+    /// What can be read.
+    pub(crate) coverage: watch::Sender<Coverage>,
     recorder: Recorder,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) bindings: Bindings,
@@ -64,6 +68,7 @@ impl KubeStore {
             client,
             state: RwLock::default(),
             items: OnceLock::new(),
+            coverage: watch::Sender::default(),
             metrics,
             guard: tokio::sync::RwLock::default(),
         }
@@ -81,11 +86,16 @@ impl KubeStore {
     /// Changes the caches and passes on the work that follows from it.
     pub(crate) fn change(&self, change: impl FnOnce(&mut State) -> Vec<Item>) {
         let items = change(&mut self.state_mut());
-        if let Some(sender) = self.items.get() {
-            for item in items {
-                // The receiver goes when the operator stops: then nobody takes work any more.
-                let _ = sender.send(item);
-            }
+        self.pass_on(items);
+    }
+
+    /// Passes work on, of namespaces that can be read.
+    fn pass_on(&self, items: Vec<Item>) {
+        let Some(sender) = self.items.get() else { return };
+        let coverage = self.coverage.borrow();
+        for item in items.into_iter().filter(|item| coverage.covers(item)) {
+            // The receiver goes when the operator stops: then nobody takes work any more.
+            let _ = sender.send(item);
         }
     }
 
@@ -93,11 +103,29 @@ impl KubeStore {
     /// the receiver.
     pub(crate) fn start(&self, namespaces: &[String]) -> Option<UnboundedReceiver<Item>> {
         let (sender, receiver) = unbounded_channel();
-        let state = self.state_mut();
-        for item in state.all_items(namespaces) {
-            let _ = sender.send(item);
+        self.items.set(sender).ok()?;
+        let items = self.state().all_items(namespaces);
+        self.pass_on(items);
+        Some(receiver)
+    }
+
+    /// A watch has shown all that there is. What had to wait for that is passed on.
+    pub(crate) fn covered(&self, scope: &Scope) {
+        self.coverage.send_modify(|coverage| coverage.whole(scope));
+        let Some(namespace) = scope.namespace.as_ref().filter(|_| self.items.get().is_some()) else {
+            return;
+        };
+        let (this, all) = {
+            let coverage = self.coverage.borrow();
+            (coverage.is_whole(namespace), coverage.is_all_whole())
+        };
+        if this {
+            info!(namespace, "the namespace can be read now");
         }
-        self.items.set(sender).ok().map(|()| receiver)
+        // What one namespace keeps from others is let go only when all are known.
+        let mut items = self.state().all_items(std::slice::from_ref(namespace));
+        items.retain(|item| item.namespace() == namespace || (all && matches!(item, Item::Guard(_))));
+        self.pass_on(items);
     }
 
     /// The API of a kind in a namespace.
@@ -255,6 +283,10 @@ impl Objects for KubeStore {
 
     fn config_map(&self, namespace: &str, name: &str) -> Option<Arc<ConfigMap>> {
         self.state().get(&ObjectName::new(namespace, name)).cloned()
+    }
+
+    fn hidden(&self, namespace: &str) -> Option<String> {
+        self.coverage.borrow().hidden(namespace)
     }
 
     fn namespace_labels(&self, namespace: &str) -> Option<BTreeMap<String, String>> {

@@ -6,80 +6,82 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ObjectReference, Secret};
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
-use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
 use crate::crd::{GuestKind, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
 use crate::desired::ObjectName;
 use crate::engine::{Counters, defect};
 
+use super::coverage::{Problem, Scope, words};
 use super::store::KubeStore;
 use super::{Kind, Object, Origin, decode};
 
 /// A watch that runs until it is dropped.
 type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// How many watches have not yet seen everything there is.
-pub(crate) type Unsynced = watch::Sender<usize>;
-
 /// All watches of the operator, for the namespaces (none: all).
-pub(crate) fn all(store: &Arc<KubeStore>, namespaces: &[String], unsynced: &Arc<Unsynced>) -> Vec<Running> {
+pub(crate) fn all(store: &Arc<KubeStore>, namespaces: &[String]) -> Vec<Running> {
     let scopes: Vec<Option<&str>> = match namespaces {
         [] => vec![None],
         some => some.iter().map(|n| Some(n.as_str())).collect(),
     };
-    let mut watches = vec![one::<Namespace>(store, Kind::Namespace, None, unsynced)];
+    let mut watches = vec![one::<Namespace>(store, Kind::Namespace, None)];
     for scope in scopes {
         watches.extend([
-            one::<PhoenixHypervisor>(store, Kind::Hypervisor, scope, unsynced),
-            one::<PhoenixFeature>(store, Kind::Feature, scope, unsynced),
-            one::<PhoenixTemplate>(store, Kind::Guest(GuestKind::PhoenixTemplate), scope, unsynced),
-            one::<PhoenixLXC>(store, Kind::Guest(GuestKind::PhoenixLXC), scope, unsynced),
-            one::<PhoenixVM>(store, Kind::Guest(GuestKind::PhoenixVM), scope, unsynced),
-            one::<Secret>(store, Kind::Secret, scope, unsynced),
-            one::<ConfigMap>(store, Kind::ConfigMap, scope, unsynced),
+            one::<PhoenixHypervisor>(store, Kind::Hypervisor, scope),
+            one::<PhoenixFeature>(store, Kind::Feature, scope),
+            one::<PhoenixTemplate>(store, Kind::Guest(GuestKind::PhoenixTemplate), scope),
+            one::<PhoenixLXC>(store, Kind::Guest(GuestKind::PhoenixLXC), scope),
+            one::<PhoenixVM>(store, Kind::Guest(GuestKind::PhoenixVM), scope),
+            one::<Secret>(store, Kind::Secret, scope),
+            one::<ConfigMap>(store, Kind::ConfigMap, scope),
         ]);
     }
     watches
 }
 
-fn one<K>(store: &Arc<KubeStore>, kind: Kind, namespace: Option<&str>, unsynced: &Arc<Unsynced>) -> Running
+fn one<K>(store: &Arc<KubeStore>, kind: Kind, namespace: Option<&str>) -> Running
 where
     K: Resource<DynamicType = ()>,
 {
-    unsynced.send_modify(|count| *count += 1);
+    let scope = Scope {
+        namespace: namespace.map(str::to_string),
+        kind,
+    };
+    store.coverage.send_modify(|coverage| coverage.expect(scope.clone()));
     let (client, resource) = (store.client.clone(), ApiResource::erase::<K>(&()));
     let api = match namespace {
         Some(namespace) => Api::namespaced_with(client, namespace, &resource),
         None => Api::all_with(client, &resource),
     };
-    let namespace = namespace.map(str::to_string);
-    Box::pin(follow(store.clone(), api, kind, namespace, unsynced.clone()))
+    Box::pin(follow(store.clone(), api, scope))
 }
 
-async fn follow(
-    store: Arc<KubeStore>,
-    api: Api<DynamicObject>,
-    kind: Kind,
-    namespace: Option<String>,
-    unsynced: Arc<Unsynced>,
-) {
+async fn follow(store: Arc<KubeStore>, api: Api<DynamicObject>, scope: Scope) {
+    let kind = scope.kind;
     let mut listed = BTreeSet::new();
     let mut began = 0;
-    let mut synced = false;
+    let (mut whole, mut failing) = (false, false);
     let events = watcher(api, watcher::Config::default())
         .modify(|object| {
             object.metadata.managed_fields = None;
         })
-        .default_backoff()
-        .inspect_err(|error| warn!(?kind, namespace, %error, "watch failed, will be repeated"));
+        .default_backoff();
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
+        match &event {
+            Err(error) => {
+                failing = true;
+                failed(&store, &scope, error);
+            }
+            Ok(_) if std::mem::take(&mut failing) => store.coverage.send_modify(|coverage| coverage.works(&scope)),
+            Ok(_) => {}
+        }
         match event {
             Ok(watcher::Event::Init) => {
                 listed.clear();
@@ -95,11 +97,10 @@ async fn follow(
                 put(&store, kind, object);
             }
             Ok(watcher::Event::InitDone) => {
-                store.change(|state| state.retain_listed(kind, namespace.as_deref(), &listed));
-                if !synced {
-                    synced = true;
-                    debug!(?kind, namespace, objects = listed.len(), "cache filled");
-                    unsynced.send_modify(|count| *count -= 1);
+                store.change(|state| state.retain_listed(kind, scope.namespace.as_deref(), &listed));
+                if !std::mem::replace(&mut whole, true) {
+                    debug!(?scope, objects = listed.len(), "cache filled");
+                    store.covered(&scope);
                 }
             }
             Ok(watcher::Event::Apply(object)) => put(&store, kind, object),
@@ -109,6 +110,44 @@ async fn follow(
             }
             Err(_) => {}
         }
+    }
+}
+
+/// Tells why a watch fails, once for each namespace and problem; the pauses between attempts grow to half a minute.
+fn failed(store: &KubeStore, scope: &Scope, error: &watcher::Error) {
+    let Some(problem) = problem(error) else {
+        debug!(?scope, %error, "watch failed, will be repeated");
+        return;
+    };
+    let mut new = false;
+    store
+        .coverage
+        .send_modify(|coverage| new = coverage.failed(scope, problem));
+    match new {
+        true => warn!(%error, "{}; it is tried again until it can be read", words(scope, problem)),
+        false => debug!(?scope, %error, "watch failed, will be repeated"),
+    }
+}
+
+/// What is in the way of a watch; `None` for what belongs to the life of one.
+fn problem(error: &watcher::Error) -> Option<Problem> {
+    let code = match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => match error {
+            kube::Error::Api(status) => status.code,
+            _ => 0,
+        },
+        watcher::Error::WatchError(status) => status.code,
+        watcher::Error::NoResourceVersion => 0,
+    };
+    match code {
+        401 => Some(Problem::Unauthorized),
+        403 => Some(Problem::Forbidden),
+        404 => Some(Problem::NoKind),
+        // The version is too old: everything is listed anew.
+        410 => None,
+        _ => Some(Problem::Unreachable),
     }
 }
 
