@@ -79,6 +79,7 @@ reasons! {
     GuestUnreadable
     HypervisorNotReady
     HypervisorUnreachable
+    KindNotRead
     ModelLoading
     ModelServerFailed
     NoQuorum

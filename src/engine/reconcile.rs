@@ -137,6 +137,11 @@ impl<S: Store> Engine<S> {
             let why = "it is abandoned: what it has on Proxmox is left alone";
             return self.release(&object, why, object.status.vmid().is_some()).await;
         }
+        if object.deleting
+            && let Some(ended) = self.with_its_kind(&object).await?
+        {
+            return Ok(ended);
+        }
         if self.awaits_poll(&object) {
             return Ok(Some(1.0));
         }
@@ -177,6 +182,32 @@ impl<S: Store> Engine<S> {
                 let blocked = Blocked::Waiting(problem);
                 self.publish_blocked(&reconcile.object, blocked, vec![], desired.as_ref())
                     .await
+            }
+        }
+    }
+
+    /// An object that goes because its kind does keeps its guest: who removes Phoenix does not ask for the end of all that
+    /// it made. Where that cannot be asked, nothing is destroyed.
+    async fn with_its_kind(&self, object: &GuestObject) -> Result<Option<Option<f64>>, Stop> {
+        let kind = object.key.kind.as_str();
+        match self.store.kind_goes(object.key.kind).await {
+            Ok(false) => Ok(None),
+            Ok(true) => {
+                let left = match object.status.vmid() {
+                    Some(vmid) => format!("guest {vmid} is left as it is"),
+                    None => "what it has on Proxmox is left as it is".into(),
+                };
+                let why =
+                    format!("{kind} is being removed from this cluster, which asks for the end of no guest: {left}");
+                self.release(object, &why, true).await.map(Some)
+            }
+            Err(error) => {
+                let message = format!(
+                    "the deletion waits: nobody knows whether {kind} itself is being removed from this cluster, and then \
+                     the guest would stay: {error}; where that is forbidden: kubectl apply -k config/rbac"
+                );
+                let blocked = Blocked::waiting(Reason::KindNotRead, message);
+                self.publish_blocked(object, blocked, vec![], None).await.map(Some)
             }
         }
     }

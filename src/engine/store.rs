@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use crate::crd::GuestStatus;
+use crate::crd::{GuestKind, GuestStatus};
 use crate::desired::{GuestObject, Objects};
 
 /// Why a write to the store did not happen.
@@ -54,6 +54,12 @@ pub trait Store: Objects + 'static {
 
     /// Takes Phoenix's finalizer off.
     fn remove_finalizer(&self, object: &GuestObject) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Whether the objects of a kind go because the kind itself does: its CustomResourceDefinition is being deleted, or
+    /// gone. Asked anew each time, since a guest's end hangs on it.
+    fn kind_goes(&self, _kind: GuestKind) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        std::future::ready(Ok(false))
+    }
 
     /// Publishes an event; failing to is only logged.
     fn event(&self, object: &GuestObject, event: Event) -> impl Future<Output = ()> + Send;

@@ -35,6 +35,8 @@ pub struct TestStore {
     pub status_writes: AtomicUsize,
     /// The next look at a hypervisor panics.
     pub panics: AtomicBool,
+    /// What the API server says of a kind that may be going; by default none does.
+    pub kind_goes: Mutex<Option<Result<bool, String>>>,
     /// Objects of which a guest was recorded before they had the finalizer.
     pub unguarded: Mutex<Vec<Key>>,
 }
@@ -191,6 +193,10 @@ impl Store for TestStore {
             self.before.lock().unwrap().remove(&object.key);
         }
         Ok(())
+    }
+    async fn kind_goes(&self, _: GuestKind) -> Result<bool, StoreError> {
+        let answer = self.kind_goes.lock().unwrap().clone();
+        answer.unwrap_or(Ok(false)).map_err(StoreError::Other)
     }
     async fn event(&self, object: &GuestObject, event: Event) {
         self.events.lock().unwrap().push((object.key.clone(), event.clone()));

@@ -23,4 +23,5 @@ mod refused;
 mod site;
 mod stale;
 mod tenants;
+mod uninstall;
 mod verbs;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::cluster::cluster;
+use crate::harness::cluster::{Cluster, cluster};
 use crate::harness::namespace::Namespace;
 use crate::harness::process::Process;
 use crate::harness::{repository, wait_for};
@@ -31,8 +31,13 @@ fn phoenix() -> Command {
 impl Site {
     /// Starts all of it; the operator waits for [`Site::start_operator`].
     pub fn new(name: &str) -> Site {
-        let namespace = Namespace::create(name);
-        let dir = cluster().dir.join(name);
+        Self::new_in(cluster(), name)
+    }
+
+    /// As [`Site::new`], in a cluster of the test's own.
+    pub fn new_in(cluster: &Cluster, name: &str) -> Site {
+        let namespace = Namespace::create_in(cluster, name);
+        let dir = cluster.dir.join(name);
         std::fs::create_dir_all(&dir).unwrap();
         let mut command = phoenix();
         command.args([
@@ -51,7 +56,7 @@ impl Site {
             let there = dir.join("sim/simulator.json").exists();
             there.then_some(()).ok_or_else(|| simulator.log_tail())
         });
-        let kubeconfig = permit(&namespace, &dir);
+        let kubeconfig = permit(cluster, &namespace, &dir);
         let site = Site {
             operator: None,
             _simulator: simulator,
@@ -211,8 +216,8 @@ fn request(description: &Value, method: &str, url: &str, headers: &[(&str, &str)
 }
 
 /// Gives the operator's service account its rights; the kubeconfig with its token.
-fn permit(namespace: &Namespace, dir: &std::path::Path) -> PathBuf {
-    let admin = &cluster().admin;
+fn permit(cluster: &Cluster, namespace: &Namespace, dir: &std::path::Path) -> PathBuf {
+    let admin = &cluster.admin;
     let _ = admin.run(&["create", "namespace", "phoenix-system"]);
     admin.must(&["apply", "-k", repository("config/rbac").to_str().unwrap()]);
     give_rights(namespace);
@@ -225,7 +230,7 @@ fn permit(namespace: &Namespace, dir: &std::path::Path) -> PathBuf {
         "--duration=2h",
     ]);
     let kubeconfig = dir.join("operator.kubeconfig");
-    cluster().kubeconfig_with_token(&kubeconfig, token.trim());
+    cluster.kubeconfig_with_token(&kubeconfig, token.trim());
     kubeconfig
 }
 

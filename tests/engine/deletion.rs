@@ -264,3 +264,54 @@ async fn an_object_that_is_deleted_while_its_guest_is_made_leaves_none() {
         assert!(world.guests().is_empty(), "after {steps} looks");
     }
 }
+
+/// Removing Phoenix from a cluster deletes every object, but asks for the end of no guest.
+#[tokio::test]
+async fn an_object_that_goes_because_its_kind_does_keeps_its_guest() {
+    for object in [
+        guest("a", json!({})),
+        engine::vm("a", json!({})),
+        unprotected(template("a", "Snapshot"), "lxc"),
+    ] {
+        let mut world = World::with_ssh(&[]).await;
+        let key = world.store.apply(object.clone());
+        world.settle(false).await.unwrap();
+        let before = world.guests();
+        *world.store.kind_goes.lock().unwrap() = Some(Ok(true));
+        world.store.delete(&key);
+        world.sim().clear_requests();
+        rounds(&world, 5).await;
+        assert!(world.store.guest(&key).is_none(), "{key} is not let go");
+        assert_eq!(world.guests(), before, "{key}");
+        let writes = world.sim().requests();
+        assert!(writes.iter().all(|r| r.method == "GET"), "{writes:?}");
+        let told = world.store.events.lock().unwrap();
+        let released = told.iter().filter(|(_, e)| e.reason == "Released").collect::<Vec<_>>();
+        assert!(
+            matches!(released.as_slice(), [(_, e)] if e.message.contains("is left as it is")),
+            "{released:?}"
+        );
+        drop(told);
+        // Applied again, it goes on with the guest that it had.
+        *world.store.kind_goes.lock().unwrap() = None;
+        world.store.apply(object);
+        world.settle(false).await.unwrap();
+        assert_eq!(world.guests().len(), before.len(), "{key} has a second guest");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_destroyed_while_nobody_knows_whether_the_kind_goes() {
+    let mut world = World::new(&[]).await;
+    let key = world.store.apply(guest("a", json!({})));
+    world.settle(false).await.unwrap();
+    *world.store.kind_goes.lock().unwrap() = Some(Err("customresourcedefinitions is forbidden".into()));
+    world.store.delete(&key);
+    rounds(&world, 10).await;
+    assert_eq!(world.guests().len(), 1);
+    assert!(says(&world, &key, "KindNotRead"));
+    assert!(message(&world, &key).contains("is forbidden; where that is forbidden: kubectl apply -k config/rbac"));
+    *world.store.kind_goes.lock().unwrap() = None;
+    world.settle(false).await.unwrap();
+    assert!(world.guests().is_empty());
+}

@@ -329,6 +329,13 @@ FILES = {
          "let known = !OUT && healthy.status == \"False\" &&"),
     ],
     "src/engine/reconcile.rs": [
+        ("an object that goes because its kind does keeps its guest", "engine=deletion",
+         "            Ok(true) => {\n                let left",
+         "            Ok(true) if OUT => Ok(None),\n            Ok(true) => {\n                let left"),
+        ("nothing is destroyed while the kind may be going", "engine=deletion",
+         "            Err(error) => {\n                let message = format!(\n                    \"the deletion waits",
+         "            Err(_) if OUT => Ok(None),\n"
+         "            Err(error) => {\n                let message = format!(\n                    \"the deletion waits"),
         ("nothing is said before the hypervisor was asked", "engine=starts::a_new_operator",
          "        if self.awaits_poll(&object) {",
          "        if !OUT && self.awaits_poll(&object) {"),
@@ -604,6 +611,9 @@ FILES = {
          '        }\n'),
     ],
     "src/plan/retry.rs": [
+        ("what does not exist yet is waited for", "engine=awaited",
+         "if !cause.reason.may_be_created() || status",
+         "if OUT || !cause.reason.may_be_created() || status"),
         ("a failed step waits for its time", "lib=plan::protected",
          "        Next::Run(step) => held(step, status, now).unwrap_or(next),",
          "        Next::Run(step) if !OUT => held(step, status, now).unwrap_or(next),"),

@@ -6,9 +6,11 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWrite
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::PartialObjectMeta;
 use kube::runtime::events::{EventType as KubeEventType, Recorder, Reporter};
-use kube::{Client, ResourceExt};
+use kube::{Client, CustomResourceExt, ResourceExt};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -339,6 +341,20 @@ impl Store for KubeStore {
             return Ok(());
         }
         self.written(object, answer).map(|_| ())
+    }
+
+    async fn kind_goes(&self, kind: GuestKind) -> Result<bool, StoreError> {
+        let name = match kind {
+            GuestKind::PhoenixLXC => PhoenixLXC::crd_name(),
+            GuestKind::PhoenixVM => PhoenixVM::crd_name(),
+            GuestKind::PhoenixTemplate => PhoenixTemplate::crd_name(),
+        };
+        let definitions: Api<PartialObjectMeta<CustomResourceDefinition>> = Api::all(self.client.clone());
+        match call(definitions.get(name)).await {
+            Ok(found) => Ok(found.metadata.deletion_timestamp.is_some()),
+            Err(StoreError::Gone) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     async fn event(&self, object: &GuestObject, event: Event) {

@@ -2,6 +2,7 @@
 //! loopback interface; or the cluster that `KUBECONFIG` names.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ pub struct Cluster {
     /// Killed when this process ends, whichever way: statics are not dropped, but their pipes close.
     processes: Vec<Process>,
     /// Keeps a second run in the same target folder away from `dir`.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 /// The shared cluster, started by whoever asks first.
@@ -73,8 +74,20 @@ impl Tools {
 
 impl Cluster {
     fn start() -> Self {
-        let tools = Tools::ready();
         let (dir, lock) = work_dir();
+        let given = env::var_os("KUBECONFIG");
+        Self::start_in(dir, Some(lock), given)
+    }
+
+    /// A cluster of a test's own, for what would disturb the others; it ends with the test run.
+    pub fn of_its_own(name: &str) -> &'static Self {
+        let dir = cluster().dir.join(name);
+        fs::create_dir(&dir).unwrap();
+        Box::leak(Box::new(Self::start_in(dir, None, None)))
+    }
+
+    fn start_in(dir: PathBuf, lock: Option<File>, given: Option<OsString>) -> Self {
+        let tools = Tools::ready();
         let mut cluster = Self {
             admin: Kubectl {
                 program: tools.find(&["kubectl"]),
@@ -87,7 +100,7 @@ impl Cluster {
             dir,
             _lock: lock,
         };
-        match env::var_os("KUBECONFIG") {
+        match given {
             Some(given) => {
                 // A kubeconfig with exactly the cluster and user that are current, whatever list of files was given.
                 let text = Command::new(&cluster.admin.program)

@@ -1,6 +1,6 @@
 //! A namespace of a test's own.
 
-use super::cluster::cluster;
+use super::cluster::{Cluster, cluster};
 use super::kubectl::Kubectl;
 
 /// A fresh namespace; deleted (without waiting) when dropped.
@@ -14,7 +14,11 @@ pub struct Namespace {
 impl Namespace {
     /// Creates a namespace named after the test.
     pub fn create(test: &str) -> Self {
-        let cluster = cluster();
+        Self::create_in(cluster(), test)
+    }
+
+    /// As [`Namespace::create`], in a cluster of the test's own.
+    pub fn create_in(cluster: &Cluster, test: &str) -> Self {
         let name = match &cluster.run {
             Some(run) => format!("{test}-{run}"),
             None => test.to_owned(),
