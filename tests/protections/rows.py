@@ -329,10 +329,10 @@ FILES = {
          "let known = !OUT && healthy.status == \"False\" &&"),
     ],
     "src/engine/reconcile.rs": [
-        ("an object that goes because its kind does keeps its guest", "engine=deletion",
+        ("an object that goes because its kind does keeps its guest", "engine=deletion::",
          "            Ok(true) => {\n                let left",
          "            Ok(true) if OUT => Ok(None),\n            Ok(true) => {\n                let left"),
-        ("nothing is destroyed while the kind may be going", "engine=deletion",
+        ("nothing is destroyed while the kind may be going", "engine=deletion::",
          "            Err(error) => {\n                let message = format!(\n                    \"the deletion waits",
          "            Err(_) if OUT => Ok(None),\n"
          "            Err(error) => {\n                let message = format!(\n                    \"the deletion waits"),
@@ -611,7 +611,7 @@ FILES = {
          '        }\n'),
     ],
     "src/plan/retry.rs": [
-        ("what does not exist yet is waited for", "engine=awaited",
+        ("what does not exist yet is waited for", "engine=awaited::",
          "if !cause.reason.may_be_created() || status",
          "if OUT || !cause.reason.may_be_created() || status"),
         ("a failed step waits for its time", "lib=plan::protected",
