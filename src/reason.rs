@@ -27,6 +27,7 @@ macro_rules! reasons {
 }
 
 reasons! {
+    AddressInUse
     AdoptNotFound
     Ambiguous
     ConfigMapNotFound

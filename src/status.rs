@@ -14,6 +14,7 @@ pub use crate::plan::retry::time;
 
 /// Conditions that are there only while they are True.
 const TRANSIENT: &[&str] = &[
+    "AddressConflict",
     "DriftDetected",
     "RestartRequired",
     "RecreateRequired",

@@ -45,6 +45,8 @@ pub const ADOPT: &str = "phoenix-hypervisor.io/adopt";
 pub const RESTAMP: &str = "phoenix-hypervisor.io/restamp";
 /// Annotation: let the object go without touching Proxmox (promise 5); its value is the vmid.
 pub const ABANDON: &str = "phoenix-hypervisor.io/abandon";
+/// Annotation: `"true"` says that another guest has the same address or MAC on purpose.
+pub const SHARED_ADDRESS: &str = "phoenix-hypervisor.io/shared-address";
 /// Annotation: restart the guest once for each new value.
 pub const RESTARTED_AT: &str = "phoenix-hypervisor.io/restartedAt";
 /// Annotation: run the guest's tests once for each new value.

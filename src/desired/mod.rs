@@ -2,6 +2,7 @@
 //! is wanted. Pure: the answers of [`Objects`] come from memory.
 
 pub mod allow;
+pub mod conflicts;
 mod fingerprint;
 pub mod hypervisor;
 pub mod images;
@@ -27,6 +28,7 @@ use crate::pve::{GuestType, Vmid, units};
 use crate::reason::{Cause, Reason};
 
 pub use allow::Grants;
+pub use conflicts::Conflict;
 pub(crate) use fingerprint::digest_of;
 pub(crate) use lxc::gpu_devices;
 pub use lxc::{WantedDevice, WantedLxc};

@@ -119,6 +119,8 @@ pub struct GuestObject {
     pub generation: i64,
     /// Version that a status write must be based on (promise 1, write-ahead).
     pub resource_version: Option<String>,
+    /// When the object was created, as Unix time in seconds; `None` outside a cluster.
+    pub created: Option<i64>,
     /// Whether the object is being deleted.
     pub deleting: bool,
     /// Whether Phoenix's finalizer is set.
@@ -143,6 +145,7 @@ impl GuestObject {
             uid: meta.uid.clone().unwrap_or_default(),
             generation: meta.generation.unwrap_or_default(),
             resource_version: meta.resource_version.clone(),
+            created: meta.creation_timestamp.as_ref().map(|t| t.0.as_second()),
             deleting: meta.deletion_timestamp.is_some(),
             finalizer: object.finalizers().iter().any(|f| f == FINALIZER),
             annotations: object.annotations().clone(),

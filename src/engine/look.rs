@@ -68,6 +68,7 @@ impl<S: Store> Reconcile<'_, S> {
             Some(desired) => plan::plan(Input {
                 desired,
                 dependencies: &|| refs::dependencies(object, self.engine.store.as_ref()),
+                conflicts: &self.conflicts,
                 observed,
                 status,
                 now: now(),

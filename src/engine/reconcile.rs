@@ -4,7 +4,7 @@
 //! what a step announces is in status before its effect leaves (promise 1), and position comes from looking
 //! (promise 2).
 
-use crate::desired::{self, Blocked, Desired, GuestObject, Identity, Key, ObjectName};
+use crate::desired::{self, Blocked, Conflict, Desired, GuestObject, Identity, Key, ObjectName, conflicts};
 use crate::plan::{self, Next};
 use crate::pve::Vmid;
 use crate::reason::Reason;
@@ -28,6 +28,8 @@ pub(super) struct Reconcile<'a, S: Store> {
     pub identity: Identity,
     /// Ids of earlier management clusters.
     pub previous: Vec<String>,
+    /// Addresses that other objects ask for too.
+    pub conflicts: Vec<Conflict>,
     /// First and last id of owner containers.
     pub owner_ids: Option<(Vmid, Vmid)>,
     /// Whether it is looked up what other objects have.
@@ -56,6 +58,10 @@ impl<'a, S: Store> Reconcile<'a, S> {
             identity: engine.identity_of(&object),
             previous: spec.and_then(|s| s.previous_cluster_ids.clone()).unwrap_or_default(),
             owner_ids: owners.map(|o| o.id_range.ids()),
+            conflicts: match desired {
+                Some(_) => conflicts::conflicts(&object, engine.store.as_ref()),
+                None => Vec::new(),
+            },
             held_known: Engine::<S>::may_take(&object, snapshot),
             owner_lock: None,
             object,

@@ -96,6 +96,7 @@ spec: {hypervisorRef: {name: pve}}
         plan(Input {
             desired: &desired,
             dependencies: &|| Ok(()),
+            conflicts: &[],
             observed: &observed,
             status: &status,
             now: 0,

@@ -69,6 +69,7 @@ impl Planner<'_> {
     /// Applies changes: as drift where they come from elsewhere, by token first, then by a channel for root's options.
     pub(crate) fn apply(&mut self, stage: Stage, guest: &Guest, changes: Vec<Change>) -> Result<(), Next> {
         let what = guest.named();
+        let changes = self.without_taken_addresses(stage, changes);
         if changes.is_empty() {
             return Ok(());
         }

@@ -93,6 +93,7 @@ impl Planner<'_> {
             Err(Blocked::Waiting(cause)) => return Err(self.wait(stage, cause.reason, cause.message, 30)),
             Err(Blocked::Stalled(cause)) => return Err(self.stuck(stage, cause.reason, cause.message)),
         }
+        self.address_is_free(stage)?;
         let Some(source) = self.desired.source.clone() else {
             let field = match self.desired.life.form {
                 Form::Guest => "spec.source",

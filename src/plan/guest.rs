@@ -36,6 +36,7 @@ impl Planner<'_> {
         self.may_go_on(&guest)?;
         self.facts.node = Some(guest.at.node.clone());
         self.placed(&guest);
+        self.tell_conflicts();
         self.facts.ip = guest.ip.clone();
         self.facts.image = guest.stamp().and_then(|s| s.image);
         self.ok(Stage::DependenciesReady, "");
@@ -62,6 +63,7 @@ impl Planner<'_> {
         if !guest.running {
             parts.clone()?;
         }
+        self.may_take_its_address(&guest)?;
         self.running(&guest)?;
         parts?;
         self.restart_unhealthy(&guest)?;
@@ -133,6 +135,7 @@ impl Planner<'_> {
         !self.observed.sweep
             && verified.hash == self.desired.prints.applied
             && same
+            && self.conflicts_are_told()
             && self.status.restarted_at == self.desired.life.restarted_at
             // A restart by anybody right after the last look leaves the row as it was.
             && !self.status.conditions.iter().any(|c| c.type_ == "RestartRequired")

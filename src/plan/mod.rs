@@ -8,6 +8,7 @@ pub mod announced;
 mod blame;
 mod calls;
 mod change;
+mod conflicts;
 mod create;
 mod delete;
 mod firewall;

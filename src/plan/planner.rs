@@ -1,7 +1,7 @@
 //! What a plan is made from, and what its parts say: that a stage holds, waits, is stuck, or has a step.
 
 use crate::crd::GuestStatus;
-use crate::desired::{Blocked, Desired, Dropped};
+use crate::desired::{Blocked, Conflict, Desired, Dropped};
 use crate::observed::{Guest, Observed};
 use crate::pve::GuestType;
 use crate::reason::{Cause, Reason};
@@ -15,6 +15,8 @@ pub struct Input<'a> {
     pub desired: &'a Desired,
     /// Whether what the object depends on is Ready; asked only while there is no guest.
     pub dependencies: &'a dyn Fn() -> Result<(), Blocked>,
+    /// Addresses that other objects ask for too.
+    pub conflicts: &'a [Conflict],
     /// What was looked at so far.
     pub observed: &'a Observed,
     /// What was recorded.

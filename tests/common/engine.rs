@@ -625,11 +625,20 @@ pub fn guest(name: &str, mut fields: Value) -> Value {
     lxc(name, fields)
 }
 
+/// The address of a guest that gives none: the first one's, or one of its own from `range`.
+fn address(name: &str, first: u32, range: u32) -> String {
+    let sum = name
+        .bytes()
+        .fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    let last = if name == "a" { first } else { range + sum % 90 };
+    format!("10.0.0.{last}/24")
+}
+
 /// A PhoenixLXC with the given fields over a small default.
 pub fn lxc(name: &str, fields: Value) -> Value {
     let mut spec = json!({
         "hypervisorRef": {"name": "pve"}, "cores": 2, "memory": "1Gi", "rootfs": {"size": "8Gi"},
-        "network": [{"name": "eth0", "ip": "10.0.0.50/24", "gateway": "10.0.0.1"}],
+        "network": [{"name": "eth0", "ip": address(name, 50, 70), "gateway": "10.0.0.1"}],
     });
     for (key, value) in fields.as_object().unwrap() {
         spec[key] = value.clone();
@@ -645,7 +654,7 @@ pub fn vm(name: &str, fields: Value) -> Value {
     let mut spec = json!({
         "hypervisorRef": {"name": "pve"}, "source": {"cloudImage": {"volid": CLOUD_IMAGE}},
         "cpu": {"cores": 2}, "memory": "2Gi", "disks": [{"name": "root", "size": "20Gi"}], "cloudInit": {"user": "ops"},
-        "network": [{"name": "net0", "ip": "10.0.0.60/24", "gateway": "10.0.0.1"}],
+        "network": [{"name": "net0", "ip": address(name, 60, 160), "gateway": "10.0.0.1"}],
     });
     for (key, value) in fields.as_object().unwrap() {
         spec[key] = value.clone();

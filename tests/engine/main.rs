@@ -17,6 +17,7 @@ mod adopted_parts;
 mod adoption;
 mod awaited;
 mod causes;
+mod conflicts;
 mod containers;
 mod deletion;
 mod deletion_accounting;

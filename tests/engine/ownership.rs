@@ -142,7 +142,7 @@ async fn deleting_waits_while_another_cluster_answers() {
 async fn nothing_is_created_while_another_cluster_answers() {
     let (mut world, _) = world().await;
     let name = world.sim().with(|state| state.cluster.replace("another".into()));
-    let mut second = guest(json!({}));
+    let mut second = guest(json!({"network": []}));
     second["metadata"]["name"] = json!("b");
     let key = world.store.apply(second);
     rounds(&world).await;

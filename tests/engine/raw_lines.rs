@@ -200,6 +200,7 @@ async fn a_guest_that_does_not_exist_is_asked_for_once() {
     for i in 0..5 {
         let mut manifest = guest(json!({"vmid": 1010 + i}));
         manifest["metadata"]["name"] = json!(format!("c{i}"));
+        manifest["spec"]["network"][0]["ip"] = json!(format!("10.0.1.{i}/16"));
         manifest["spec"]["source"] = json!({"templateRef": {"name": "base"}});
         world.store.apply(manifest);
     }

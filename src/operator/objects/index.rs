@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::crd::{GuestKind, PhoenixHypervisor};
+use crate::desired::conflicts::addresses;
 use crate::desired::{GuestObject, GuestSpec, Key, ObjectName};
 
 /// Something that guest objects refer to.
@@ -21,6 +22,8 @@ pub(super) enum Ref {
     ConfigMap(ObjectName),
     /// The features of a namespace.
     Features(String),
+    /// An address or MAC, which another guest may ask for too.
+    Address(String),
     /// The labels of a namespace.
     Namespace(String),
 }
@@ -56,6 +59,7 @@ pub(super) fn refs(object: &GuestObject) -> BTreeSet<Ref> {
             .into_iter()
             .map(|name| Ref::ConfigMap(ObjectName::new(own, &name))),
     );
+    found.extend(addresses(object).into_iter().map(Ref::Address));
     found.insert(Ref::Hypervisor(hypervisor));
     found
 }

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::{Resource, ResourceExt};
 
 use crate::crd::{HypervisorStatus, PhoenixFeature, PhoenixHypervisor};
+use crate::desired::conflicts::addresses;
 use crate::desired::{Key, ObjectName};
 use crate::operator::finalizers::has_ours;
 
@@ -216,6 +217,12 @@ impl State {
                 Ref::Guest(other) => Some(Item::Guest(other.clone())),
                 _ => None,
             }));
+        }
+        let claimed = |guest: &Guest| addresses(&guest.object);
+        if differ(old, new, claimed) {
+            let claims: BTreeSet<String> = old.iter().chain(&new).flat_map(|guest| claimed(guest)).collect();
+            let others = claims.into_iter().flat_map(|claim| self.referrers(Ref::Address(claim)));
+            items.extend(others.filter(|item| *item != Item::Guest(key.clone())));
         }
         if differ(old, new, face) {
             items.extend(self.referrers(Ref::Guest(key.clone())));

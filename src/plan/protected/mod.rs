@@ -125,6 +125,7 @@ impl Scene {
         Input {
             desired: &self.desired,
             dependencies,
+            conflicts: &[],
             observed,
             status: &self.object.status,
             now: 1_000_000,

@@ -65,6 +65,7 @@ pub(crate) fn next(forecast: &mut Forecast, desired: &Desired) -> Plan {
         let plan = plan(Input {
             desired,
             dependencies: &|| Ok(()),
+            conflicts: &[],
             observed: &forecast.observed,
             status: &forecast.status,
             now: 1_000_000,
