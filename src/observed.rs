@@ -376,8 +376,6 @@ pub struct OurGuest {
 /// The guest of an earlier revision of a template, looked at before it is removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OldRevision {
-    /// The id.
-    pub vmid: Vmid,
     /// Its configuration.
     pub read: GuestRead,
     /// Volumes that rest on its own (linked clones).
@@ -545,8 +543,8 @@ pub struct Observed {
     pub cloned_revisions: Vec<Option<String>>,
     /// Objects by the vmid that they recorded, for messages; only where a template is being deleted.
     pub objects: BTreeMap<Vmid, String>,
-    /// An earlier revision of the template.
-    pub old_revision: Option<Result<OldRevision, Cause>>,
+    /// Earlier revisions of the template, by vmid.
+    pub old_revisions: BTreeMap<Vmid, Result<OldRevision, Cause>>,
     /// Where the object stands in the queue for clones of its template.
     pub clone_queue: Option<ClonePlace>,
     /// What the probes said before this reconcile.

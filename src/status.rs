@@ -299,6 +299,9 @@ fn facts(status: &mut GuestStatus, plan: &Plan) {
     keep(&mut status.ip, &facts.ip);
     keep(&mut status.rootfs_gib, &facts.rootfs_gib);
     keep(&mut status.volumes, &facts.volumes);
+    if facts.restarted {
+        status.restart_from = None;
+    }
     if !plan.partial && plan.next == Next::Done {
         status.gpus.clone_from(&facts.gpus);
         status.health.clone_from(&facts.health);

@@ -105,6 +105,8 @@ pub struct GuestStatus {
     pub missing_since: Option<Time>,
     /// Value of the restartedAt annotation that was carried out last.
     pub restarted_at: Option<String>,
+    /// The start of the guest that this restart is to end; absent once it has.
+    pub restart_from: Option<StartStatus>,
     /// Hash of the desired state that was applied in full last.
     pub applied_hash: Option<String>,
     /// Digest of the guest's configuration when it last was as wanted.

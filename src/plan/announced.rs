@@ -40,7 +40,10 @@ pub fn announced(previous: &GuestStatus, announce: &[Announce]) -> GuestStatus {
             }
             Announce::TakeUpRevision => take_up(&mut status),
             Announce::HealthRestart(restarts) => status.restarts = Some(restarts.clone()),
-            Announce::Restart(value) => status.restarted_at = Some(value.clone()),
+            Announce::Restart(value, from) => {
+                status.restarted_at = Some(value.clone());
+                status.restart_from.clone_from(from);
+            }
             Announce::CloudInitWritten(pid) => status.cloud_init_unread = Some(*pid),
             Announce::Snippet(volid) => status.snippet.clone_from(volid),
             Announce::RawLines(lines) => status.lxc_options = Some(lines.clone()),

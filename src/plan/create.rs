@@ -73,7 +73,8 @@ impl Planner<'_> {
         }
         self.no_other(vmid)?;
         let mut announce = vec![Announce::CreateSent];
-        announce.extend(self.desired.life.restarted_at.clone().map(Announce::Restart));
+        let restarted = self.desired.life.restarted_at.clone();
+        announce.extend(restarted.map(|value| Announce::Restart(value, None)));
         let action = match &source {
             Source::Clone {
                 template,

@@ -337,8 +337,8 @@ impl Deletion<'_> {
         if !guest.is_template() {
             return None;
         }
-        let found = match self.observed.old_revision.clone() {
-            Some(Ok(found)) if found.vmid == vmid => found,
+        let found = match self.observed.old_revisions.get(&vmid).cloned() {
+            Some(Ok(found)) => found,
             Some(Err(failure)) => return Some(self.wait(failure.reason, failure.message, 10)),
             _ => {
                 return Some(Next::Look(Query::OldRevision(guest.at.clone())));

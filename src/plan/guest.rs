@@ -137,6 +137,7 @@ impl Planner<'_> {
             && same
             && self.conflicts_are_told()
             && self.status.restarted_at == self.desired.life.restarted_at
+            && self.status.restart_from.is_none()
             // A restart by anybody right after the last look leaves the row as it was.
             && !self.status.conditions.iter().any(|c| c.type_ == "RestartRequired")
     }
@@ -217,7 +218,7 @@ impl Planner<'_> {
     }
 
     /// What the probes said is of an earlier start, or will be in a moment.
-    fn health_unknown(&mut self, reason: Reason, message: &str) {
+    pub(super) fn health_unknown(&mut self, reason: Reason, message: &str) {
         if self.desired.is_probed() {
             self.unknown(Stage::Healthy, reason, message);
             self.facts.health = Some("Unknown".into());
@@ -263,15 +264,14 @@ impl Planner<'_> {
         if let Some(value) = &self.desired.life.restarted_at
             && self.status.restarted_at.as_ref() != Some(value)
         {
-            let announce = vec![Announce::Restart(value.clone())];
             if guest.running && self.desired.life.form == Form::Guest {
-                self.unlocked(stage, guest)?;
-                self.health_unknown(Reason::Starting, "the guest is being restarted");
-                let action = format!("restart {what} (annotation restartedAt)");
-                return Err(self.run(stage, action, announce, calls::restart(&guest.at)));
+                let announce = vec![Announce::Restart(value.clone(), self.start(guest, false))];
+                return Err(self.restart_as_asked(guest, announce));
             }
+            let announce = vec![Announce::Restart(value.clone(), None)];
             return Err(self.run(stage, "note the restart annotation", announce, Effect::Record));
         }
+        self.restart_owed(guest)?;
         if guest.running {
             self.ok(stage, format!("{what} runs"));
         } else {

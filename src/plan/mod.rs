@@ -209,6 +209,8 @@ pub struct Facts {
     pub health: Option<String>,
     /// The start that it speaks of.
     pub started: Option<crate::crd::StartStatus>,
+    /// The restart that the annotation asked for is over.
+    pub restarted: bool,
     /// Seconds until a full look is due although everything is as wanted.
     pub look_again: Option<i64>,
     /// ResourceRow of the guest at the time of a full look that found everything as wanted.

@@ -58,10 +58,12 @@ impl Planner<'_> {
             .filter(|r| r.vmid().is_some() && !has_children(r))
             .cloned()
             .collect();
-        let Some(oldest) = childless.first().filter(|_| childless.len() > limit) else {
-            return Ok(());
-        };
-        self.remove_revision(oldest)
+        let beyond = childless.len().saturating_sub(limit);
+        // One that has to stay keeps no other.
+        childless
+            .iter()
+            .take(beyond)
+            .try_for_each(|old| self.remove_revision(old))
     }
 
     fn remove_revision(&mut self, old: &RevisionStatus) -> Staged {
@@ -73,14 +75,20 @@ impl Planner<'_> {
         if !self.observed.cluster.read_now {
             return Err(Next::Look(Query::Cluster));
         }
-        let found = match self.observed.old_revision.clone() {
-            Some(Ok(found)) if found.vmid == vmid => found,
-            Some(Err(failure)) => return Err(self.wait(stage, failure.reason, failure.message, 10)),
-            _ => return Err(Next::Look(Query::OldRevision(at))),
+        let found = match self.observed.old_revisions.get(&vmid).cloned() {
+            Some(Ok(found)) => found,
+            Some(Err(failure)) => {
+                self.keep_revision(&what, old, &failure.message);
+                return Ok(());
+            }
+            None => return Err(Next::Look(Query::OldRevision(at))),
         };
         let guest = match found.read.clone() {
             GuestRead::Present(guest) => guest,
-            GuestRead::Unreadable(failure) => return Err(self.wait(stage, failure.reason, failure.message, 10)),
+            GuestRead::Unreadable(failure) => {
+                self.keep_revision(&what, old, &failure.message);
+                return Ok(());
+            }
             GuestRead::NotFound | GuestRead::OtherType(_) => return Err(self.forget_revision(vmid, old)),
         };
         let wanted = self.desired.stamp(vmid);
@@ -100,13 +108,7 @@ impl Planner<'_> {
             .map(|d| d.name.clone())
             .collect();
         if let Some(why) = kept_for(&found, &guest, &sections, old, &listed) {
-            // It is no fault of the template's: it is Ready all the same.
-            self.condition(
-                "OldRevisionKept",
-                true,
-                Reason::InUse,
-                format!("{what} (revision {}) stays: {why}", old.revision),
-            );
+            self.keep_revision(&what, old, &why);
             return Ok(());
         }
         self.unlocked(stage, &guest)?;
@@ -115,6 +117,12 @@ impl Planner<'_> {
             old.revision
         );
         Err(self.run(stage, action, vec![], calls::destroy(&guest.at)))
+    }
+
+    /// It is no fault of the template's, which is Ready all the same; it is looked at again with everything else.
+    fn keep_revision(&mut self, what: &str, old: &RevisionStatus, why: &str) {
+        let message = format!("{what} (revision {}) stays: {why}", old.revision);
+        self.find_more("OldRevisionKept", Reason::InUse, message);
     }
 
     fn forget_revision(&mut self, vmid: Vmid, old: &RevisionStatus) -> Next {

@@ -6,9 +6,9 @@ use crate::observed::{Guest, HealthState};
 use crate::reason::{Cause, Reason};
 use crate::status::time;
 
-use super::Stage;
 use super::health::Verdict;
-use super::planner::Planner;
+use super::planner::{Planner, Staged};
+use super::{Announce, Next, Query, Stage, calls};
 
 /// Seconds since its start for which a guest is looked at in full: the list of the cluster lags by up to 12 s (facts C).
 const YOUNG: i64 = 30;
@@ -92,6 +92,51 @@ impl Planner<'_> {
         let succeeds = verdict.state.counts.values().any(|counts| counts.successes > 0);
         let goes_on = told && !succeeds && verdict.restart.is_none() && self.held_back().is_some();
         goes_on.then(|| Cause::new(Reason::RestartBackOff, healthy.message.clone()))
+    }
+
+    /// A restart that was announced may not have been sent, or Proxmox may have failed it: the guest is still in the start
+    /// that was to end.
+    pub(super) fn owes_restart(&self, guest: &Guest) -> bool {
+        let began = guest.uptime.map_or(0, |uptime| self.input.now - uptime);
+        let from = self.status.restart_from.as_ref();
+        guest.running && from.is_some_and(|from| from.is_still(guest.pid, began))
+    }
+
+    /// Restarts the guest as the annotation asks.
+    pub(super) fn restart_as_asked(&mut self, guest: &Guest, announce: Vec<Announce>) -> Next {
+        if let Err(locked) = self.unlocked(Stage::Running, guest) {
+            return locked;
+        }
+        self.health_unknown(Reason::Starting, "the guest is being restarted");
+        let action = format!("restart {} (annotation restartedAt)", guest.named());
+        self.run(Stage::Running, action, announce, calls::restart(&guest.at))
+    }
+
+    /// A restart that is owed is sent again, unless a task works on the guest: that may be it. Once the guest is in another
+    /// start, nothing is owed.
+    pub(super) fn restart_owed(&mut self, guest: &Guest) -> Staged {
+        if self.status.restart_from.is_none() {
+            return Ok(());
+        }
+        if !self.owes_restart(guest) {
+            self.facts.restarted = true;
+            return Ok(());
+        }
+        let vmid = guest.at.vmid;
+        let under_way = self.observed.creating.ok_or_else(|| {
+            Next::Look(Query::Creating {
+                vmid,
+                source: Some(vmid),
+                node: guest.at.node.clone(),
+            })
+        })?;
+        Err(match under_way {
+            true => {
+                let message = format!("the restart of {} is under way", guest.named());
+                self.wait(Stage::Running, Reason::InProgress, message, 5)
+            }
+            false => self.restart_as_asked(guest, Vec::new()),
+        })
     }
 
     /// The list of the cluster tells of another start by an uptime that went back. That of a guest that has just been

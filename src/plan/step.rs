@@ -1,5 +1,6 @@
 //! One step with every value that its execution needs: what is written to status before it, and its effect.
 
+use crate::crd::StartStatus;
 use crate::desired::{Script, WantedVendor};
 use crate::observed::Guest;
 use crate::pve::{ApiCall, GuestRef, Vmid};
@@ -62,7 +63,7 @@ pub enum Announce {
     /// The object is being deleted: the guest of its last earlier revision is its guest now.
     TakeUpRevision,
     /// A restart for this value of the annotation is about to be asked for.
-    Restart(String),
+    Restart(String, Option<StartStatus>),
     /// A restart because of a probe is about to be asked for.
     HealthRestart(crate::crd::RestartStatus),
     /// The lines are Phoenix's own.

@@ -7,7 +7,9 @@ use crate::site::{IMAGE, Site};
 
 pub fn lxc(name: &str, fields: Value) -> String {
     // Each name has an address of its own.
-    let sum = name.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    let sum = name
+        .bytes()
+        .fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
     let ip = format!("10.0.{}.{}/16", 1 + sum % 200, 1 + sum / 200 % 250);
     let mut spec = json!({
         "hypervisorRef": {"name": "pve"}, "source": {"image": {"volid": IMAGE}}, "cores": 2, "memory": "1Gi",

@@ -32,6 +32,7 @@ mod preview;
 mod protected;
 mod raw_lines;
 mod repeats;
+mod restarts;
 mod retained;
 mod revisions;
 mod robustness;

@@ -1,9 +1,12 @@
 //! Revisions of templates: a change builds a new guest beside the old one, nobody is rebuilt unasked, and what still has
 //! children stays.
 
+use std::collections::BTreeMap;
+
 use crate::engine::{World, lxc, status, template, vm, vm_template};
 use phoenix::crd::{GuestStatus, REBUILD};
 use phoenix::desired::{Key, Objects};
+use phoenix::simulator::Edit;
 use serde_json::{Value, json};
 
 fn message(world: &World, key: &Key, condition: &str) -> Option<String> {
@@ -102,6 +105,36 @@ async fn an_old_revision_goes_when_the_limit_says_and_nothing_was_cloned_from_it
         "{:#?}",
         world.guests()
     );
+}
+
+/// A revision that has to stay keeps no younger one from going, and the template is Ready.
+#[tokio::test(flavor = "multi_thread")]
+async fn removal_goes_past_a_revision_that_is_kept() {
+    let mut world = World::with_ssh(&[]).await;
+    let limited = |script: &str| {
+        let mut object = base("base", script);
+        object["spec"]["revisionHistoryLimit"] = json!(1);
+        object
+    };
+    let mut vmids = Vec::new();
+    let mut key = None;
+    for script in ["one", "two", "three", "four"] {
+        let applied = world.store.apply(limited(script));
+        settled(&mut world).await;
+        let vmid = u32::try_from(status(&world, &applied).vmid.unwrap()).unwrap();
+        if vmids.is_empty() {
+            let options = BTreeMap::from([("protection".to_owned(), Some("1".to_owned()))]);
+            world.sim().edit(Edit::SetOptions { vmid, options }).unwrap();
+        }
+        vmids.push(vmid);
+        key = Some(applied);
+    }
+    world.restart();
+    settled(&mut world).await;
+    let left: Vec<u32> = world.guests().keys().copied().collect();
+    assert_eq!(left, [vmids[0], vmids[2], vmids[3]], "{vmids:?}");
+    let told = message(&world, &key.unwrap(), "OldRevisionKept").unwrap();
+    assert!(told.contains("protected"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -82,7 +82,8 @@ pub async fn look(
             observed.cloud_init = Some(vm::cloud_init(connection, at, *password).await);
         }
         Query::OldRevision(at) => {
-            observed.old_revision = Some(old_revision(connection, snapshot, at).await);
+            let found = old_revision(connection, snapshot, at).await;
+            observed.old_revisions.insert(at.vmid, found);
         }
         Query::Creating { vmid, source, node } => {
             let runs = creating(connection, *vmid, *source, node).await?;
@@ -240,11 +241,7 @@ async fn old_revision(connection: &Connection, snapshot: &Snapshot, at: &GuestRe
             linked.extend(content.into_iter().map(|v| v.volid).filter(|v| rests_on(v, at.vmid)));
         }
     }
-    Ok(OldRevision {
-        vmid: at.vmid,
-        read,
-        linked,
-    })
+    Ok(OldRevision { read, linked })
 }
 
 /// Whether a task works on the vmid. A clone's task carries its source's id (facts B.4).

@@ -228,11 +228,8 @@ impl Forecast {
         let observed = &mut self.observed;
         observed.cluster.guests.remove(&vmid);
         observed.sections.remove(&vmid);
-        if let Some(Ok(old)) = &mut observed.old_revision
-            && old.vmid == vmid
-        {
+        if let Some(Ok(old)) = observed.old_revisions.get_mut(&vmid) {
             *old = OldRevision {
-                vmid,
                 read: GuestRead::NotFound,
                 linked: Vec::new(),
             };

@@ -133,11 +133,11 @@ impl Forecast {
             }
             Query::Creating { vmid, .. } if known(vmid) => observed.creating = Some(false),
             Query::OldRevision(at) if self.gone.contains(&at.vmid) => {
-                observed.old_revision = Some(Ok(OldRevision {
-                    vmid: at.vmid,
+                let gone = OldRevision {
                     read: GuestRead::NotFound,
                     linked: Vec::new(),
-                }));
+                };
+                observed.old_revisions.insert(at.vmid, Ok(gone));
             }
             // Nobody has a volume that a step has made.
             Query::Holder { volid, .. } if volid.contains(values::NEW) => {

@@ -484,13 +484,15 @@ impl Planner<'_> {
         if self.desired.life.power == PowerState::Stopped
             || self.desired.life.restart == RestartPolicy::Automatic
             || asked.is_some()
+            || self.owes_restart(guest)
         {
             if let Err(next) = self.unlocked(stage, guest) {
                 return next;
             }
             let mut next = self.shutdown(stage, guest);
             if let Next::Run(step) = &mut next {
-                step.announce.extend(asked.map(Announce::Restart));
+                step.announce
+                    .extend(asked.map(|value| Announce::Restart(value, self.start(guest, false))));
             }
             return next;
         }

@@ -34,11 +34,11 @@ fn earlier_of(mut scene: Scene, change: impl FnOnce(&mut Guest), linked: &[&str]
     );
     change(&mut guest);
     scene.observed.sections.insert(Vmid::nearest(101), Ok(sections(&guest)));
-    scene.observed.old_revision = Some(Ok(OldRevision {
-        vmid: Vmid::nearest(101),
+    let found = OldRevision {
         read: GuestRead::Present(Box::new(guest)),
         linked: linked.iter().map(|v| v.to_string()).collect(),
-    }));
+    };
+    scene.observed.old_revisions.insert(Vmid::nearest(101), Ok(found));
     let (next, (findings, _)) = scene.stage(|p| p.remove_old_revisions());
     let kept = findings.into_iter().filter(|f| f.condition == "OldRevisionKept");
     (next, kept.map(|f| f.cause.message).collect())
