@@ -134,6 +134,7 @@ reasons! {
     AsWanted
     InProgress
     Deleting
+    Recreating
     Released
     Accepted
     Healthy

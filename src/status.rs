@@ -356,7 +356,7 @@ fn summary(status: &mut GuestStatus, plan: &Plan, generation: i64, now: i64) {
 }
 
 fn phase(status: &GuestStatus, plan: &Plan) -> String {
-    let deleting = plan.findings.iter().any(|f| f.cause.reason == Reason::Deleting);
+    let goes = |reason| plan.findings.iter().any(|f| f.cause.reason == reason);
     let at = plan
         .findings
         .iter()
@@ -365,7 +365,8 @@ fn phase(status: &GuestStatus, plan: &Plan) -> String {
         .find(|f| f.holds == Some(false))
         .map(|f| f.condition);
     let word = match (&plan.next, at) {
-        _ if deleting => "Deleting",
+        _ if goes(Reason::Deleting) => "Deleting",
+        _ if goes(Reason::Recreating) => "Recreating",
         (Next::Done, _) if plan.facts.stopped => "Stopped",
         (Next::Done, _) => "Ready",
         (Next::Stuck(_), _) => "Stalled",

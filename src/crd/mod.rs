@@ -55,7 +55,8 @@ pub const RUN_TESTS: &str = "phoenix-hypervisor.io/runTests";
 pub const RECONCILE: &str = "phoenix-hypervisor.io/reconcile";
 /// Annotation: stop the script with this hash, and do not run it again while the annotation is there.
 pub const CANCEL: &str = "phoenix-hypervisor.io/cancel";
-/// Annotation: destroy and create the guest anew (promise 4). Not carried out yet: refused with `NotYetSupported`.
+/// Annotation: destroy the guest and make it anew (promise 4); its value is the one that the condition `RecreateRequired`
+/// shows, and works once.
 pub const RECREATE: &str = "phoenix-hypervisor.io/recreate";
 /// Annotation on a PhoenixTemplate: build a new revision once for each new value, from the present revision of its parent.
 pub const REBUILD: &str = "phoenix-hypervisor.io/rebuild";

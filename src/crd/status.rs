@@ -105,6 +105,8 @@ pub struct GuestStatus {
     pub missing_since: Option<Time>,
     /// Value of the restartedAt annotation that was carried out last.
     pub restarted_at: Option<String>,
+    /// Value of the recreate annotation that was carried out last.
+    pub recreated: Option<String>,
     /// The start of the guest that this restart is to end; absent once it has.
     pub restart_from: Option<StartStatus>,
     /// Hash of the desired state that was applied in full last.

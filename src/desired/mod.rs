@@ -29,7 +29,7 @@ use crate::reason::{Cause, Reason};
 
 pub use allow::Grants;
 pub use conflicts::Conflict;
-pub(crate) use fingerprint::digest_of;
+pub(crate) use fingerprint::{digest, digest_of};
 pub(crate) use lxc::gpu_devices;
 pub use lxc::{WantedDevice, WantedLxc};
 pub use managed::{Dropped, managed};

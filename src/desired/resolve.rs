@@ -1,7 +1,9 @@
 //! An object resolved to what is wanted of its guest: the order of it. What only containers
 //! have is in [`super::lxc`], what only machines have in [`super::vm`], and what both use in [`super::shared`].
 
-use crate::crd::{ADOPT, CANCEL, GuestFields, IdRange, PhoenixHypervisor, REBUILD, RECREATE, RESTAMP, RESTARTED_AT};
+use crate::crd::{
+    ADOPT, CANCEL, GuestFields, GuestKind, IdRange, PhoenixHypervisor, REBUILD, RECREATE, RESTAMP, RESTARTED_AT,
+};
 use crate::pve::GuestType;
 use crate::reason::Reason;
 
@@ -74,11 +76,11 @@ fn not_named_as_owners(object: &GuestObject, desired: &Desired) -> Result<(), Bl
 
 /// Refuses fields whose behaviour is not built, for either sort of guest.
 fn refuse_unsupported(object: &GuestObject) -> Result<(), Blocked> {
-    if object.annotations.contains_key(RECREATE) {
+    if object.key.kind == GuestKind::PhoenixTemplate && object.annotations.contains_key(RECREATE) {
         return Err(Blocked::stalled(
-            Reason::NotYetSupported,
+            Reason::InvalidSpec,
             format!(
-                "metadata.annotations[{RECREATE}] is not supported yet and the guest is left as it is: take the annotation away; to have a new guest, delete the object and apply it again"
+                "metadata.annotations[{RECREATE}]: a template is never made anew in place: take the annotation away; {REBUILD} builds a new revision"
             ),
         ));
     }

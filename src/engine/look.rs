@@ -64,16 +64,21 @@ impl<S: Store> Reconcile<'_, S> {
             owner_ids: self.owner_ids,
         };
         let object = &self.object;
+        let dependencies = || refs::dependencies(object, self.engine.store.as_ref());
+        let input = |desired| Input {
+            desired,
+            dependencies: &dependencies,
+            conflicts: &self.conflicts,
+            observed,
+            status,
+            now: now(),
+            clock: self.engine.clock(),
+        };
         match self.desired {
-            Some(desired) => plan::plan(Input {
-                desired,
-                dependencies: &|| refs::dependencies(object, self.engine.store.as_ref()),
-                conflicts: &self.conflicts,
-                observed,
-                status,
-                now: now(),
-                clock: self.engine.clock(),
-            }),
+            Some(desired) if plan::wants_recreation(object, desired) => {
+                plan::plan_recreation(object, input(desired), around)
+            }
+            Some(desired) => plan::plan(input(desired)),
             None if object.deleting => plan::plan_deletion(object, observed, around, now()),
             None => plan::plan_stop(object, observed, around, now()),
         }

@@ -2,6 +2,7 @@
 
 use crate::crd::{GuestStatus, RevisionStatus, VolumeStatus};
 
+use super::recreate::recreated;
 use super::{Announce, Step};
 
 /// What is written before a step's effect leaves (promise 1).
@@ -38,6 +39,7 @@ pub fn announced(previous: &GuestStatus, announce: &[Announce]) -> GuestStatus {
                 }
                 status.revisions = status.revisions.take().filter(|list| !list.is_empty());
             }
+            Announce::Recreated(value) => status = recreated(&status, value),
             Announce::TakeUpRevision => take_up(&mut status),
             Announce::HealthRestart(restarts) => status.restarts = Some(restarts.clone()),
             Announce::Restart(value, from) => {

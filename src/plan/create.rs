@@ -87,7 +87,7 @@ impl Planner<'_> {
     }
 
     /// What the guest is made from, once all that it needs is there.
-    fn ready_source(&mut self) -> Result<Source, Next> {
+    pub(super) fn ready_source(&mut self) -> Result<Source, Next> {
         let stage = Stage::DependenciesReady;
         match (self.input.dependencies)() {
             Ok(()) => {}

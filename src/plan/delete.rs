@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::crd::status::VolumeStatus;
-use crate::crd::{ABANDON, DeletionPolicy, GuestStatus, ReclaimPolicy, Volume as VolumeSpec};
+use crate::crd::{ABANDON, DeletionPolicy, GuestStatus, RECREATE, ReclaimPolicy, Volume as VolumeSpec};
 use crate::desired::{GuestObject, GuestSpec, Key, Stamp};
 use crate::observed::{Guest, GuestRead, IdCheck, Observed, Sections};
 use crate::plan::{NodeWork, calls};
@@ -52,7 +52,9 @@ pub(crate) struct Deletion<'a> {
     pub observed: &'a Observed,
     pub status: &'a GuestStatus,
     around: Surroundings<'a>,
-    findings: Vec<Finding>,
+    pub(crate) findings: Vec<Finding>,
+    /// Whether the object stays and has a new guest next.
+    pub(crate) recreates: bool,
     /// Whether the guest under the object's vmid is left alone.
     leaves: bool,
 }
@@ -60,26 +62,9 @@ pub(crate) struct Deletion<'a> {
 /// Decides what to do next for an object that is being deleted. It does not need the spec to be valid. `now` is Unix
 /// time in seconds.
 pub fn plan_deletion(object: &GuestObject, observed: &Observed, around: Surroundings<'_>, now: i64) -> Plan {
-    let status = &object.status;
-    let mut deletion = Deletion {
-        object,
-        observed,
-        status,
-        around,
-        findings: Vec::new(),
-        leaves: false,
-    };
-    let next = retry::hold_back(deletion.next(), status, now);
-    Plan {
-        next,
-        findings: deletion.findings,
-        facts: Facts {
-            // Nobody asks the probes any more.
-            absent: vec![Stage::Healthy],
-            ..Facts::default()
-        },
-        partial: false,
-    }
+    let mut deletion = Deletion::new(object, observed, around);
+    let next = deletion.next();
+    deletion.plan(next, now)
 }
 
 /// Whether somebody let the object go without touching Proxmox: then its finalizer goes at once, even when the
@@ -99,9 +84,36 @@ pub fn let_go(object: &GuestObject) -> String {
     format!("let go with the annotation {ABANDON}: \"{vmid}\"")
 }
 
+impl<'a> Deletion<'a> {
+    pub(crate) fn new(object: &'a GuestObject, observed: &'a Observed, around: Surroundings<'a>) -> Self {
+        Deletion {
+            object,
+            observed,
+            status: &object.status,
+            around,
+            findings: Vec::new(),
+            recreates: false,
+            leaves: false,
+        }
+    }
+
+    pub(crate) fn plan(self, next: Next, now: i64) -> Plan {
+        Plan {
+            next: retry::hold_back(next, self.status, now),
+            findings: self.findings,
+            facts: Facts {
+                // Nobody asks the probes any more.
+                absent: vec![Stage::Healthy],
+                ..Facts::default()
+            },
+            partial: false,
+        }
+    }
+}
+
 impl Deletion<'_> {
-    fn next(&mut self) -> Next {
-        if abandoned(self.object) {
+    pub(crate) fn next(&mut self) -> Next {
+        if !self.recreates && abandoned(self.object) {
             let leaves = self.status.vmid().is_some();
             return self.run(
                 "let the object go: it is abandoned".into(),
@@ -218,6 +230,9 @@ impl Deletion<'_> {
         }
         let Some(stamp) = stamp.clone().filter(ours) else {
             let why = left_alone(&what, guest, stamp.as_ref());
+            if self.recreates {
+                return self.stuck(Reason::Conflict, why);
+            }
             self.leaves = true;
             return self.elsewhere(&why);
         };
@@ -230,6 +245,17 @@ impl Deletion<'_> {
         } else {
             DeletionPolicy::Delete
         });
+        if policy == DeletionPolicy::Retain && self.recreates {
+            let message = format!(
+                "metadata.annotations[{RECREATE}]: {what} would stay, {}: set spec.deletionPolicy: Delete first, or delete the object and apply it again",
+                if adopted {
+                    "since it was adopted"
+                } else {
+                    "as spec.deletionPolicy: Retain says"
+                }
+            );
+            return self.stuck(Reason::Protected, message);
+        }
         if policy == DeletionPolicy::Retain {
             self.retain(guest)
         } else {
@@ -313,6 +339,10 @@ impl Deletion<'_> {
         }
         if let Some(next) = self.unaccounted(guest) {
             return next;
+        }
+        if guest.running && self.recreates {
+            // What is on its retained volumes lives on.
+            return self.run(format!("shut {what} down"), calls::shutdown(&guest.at));
         }
         if guest.running {
             return self.run(format!("stop {what}"), calls::stop(&guest.at));

@@ -95,6 +95,9 @@ impl Deletion<'_> {
 
     /// Before the object goes: an old status may have come back, and its guest is another one.
     pub(crate) fn elsewhere(&mut self, why: &str) -> Next {
+        if self.recreates {
+            return self.release(why);
+        }
         let Some(found) = self.observed.stamped.clone() else {
             let rows = self.observed.cluster.guests.iter();
             let unheld =

@@ -28,6 +28,7 @@ mod pool;
 #[cfg(test)]
 mod protected;
 mod query;
+mod recreate;
 pub mod retry;
 mod revisions;
 mod scripts;
@@ -54,6 +55,7 @@ pub use missing::{Place, lacks_gpu};
 pub use options::TAG;
 pub use planner::Input;
 pub use query::{ProbeRequest, Query};
+pub use recreate::{plan_recreation, wants_recreation};
 pub use step::{Announce, Download, Effect, GuestWork, Impact, NodeWork, Step};
 pub use stop::{plan_stop, wants_stop};
 pub use told::{done, is_for_a_probe, told};

@@ -117,7 +117,8 @@ impl<'a> Planner<'a> {
         self.desired.field_prefix()
     }
 
-    pub fn finish(self, next: Next) -> Plan {
+    pub fn finish(mut self, next: Next) -> Plan {
+        self.tell_recreation();
         Plan {
             next: retry::hold_back(next, self.status, self.input.now),
             findings: self.findings,

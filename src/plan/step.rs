@@ -62,6 +62,8 @@ pub enum Announce {
     RevisionGone(Vmid),
     /// The object is being deleted: the guest of its last earlier revision is its guest now.
     TakeUpRevision,
+    /// The guest is gone, and a new one is made, as this value of the annotation asks.
+    Recreated(String),
     /// A restart for this value of the annotation is about to be asked for.
     Restart(String, Option<StartStatus>),
     /// A restart because of a probe is about to be asked for.

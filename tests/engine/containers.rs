@@ -1,7 +1,7 @@
 //! Fields of containers: each is written once and read back, a change takes effect, and what Phoenix wrote and the spec
 //! dropped goes, or is told of.
 
-use crate::engine::{self, World, guest, message, rounds, settled, status, text, until};
+use crate::engine::{self, World, guest, message, rounds, says, settled, status, text, until};
 use phoenix::desired::{Key, Objects};
 use phoenix::simulator::Edit;
 use serde_json::{Value, json};
@@ -344,4 +344,44 @@ async fn ssh_keys_of_a_clone_and_of_no_secret_are_refused() {
         "{told}"
     );
     assert!(world.store.guest(&clone).unwrap().status.vmid.is_none());
+}
+
+/// Proxmox changes no mount of a protected container.
+#[tokio::test]
+async fn a_protected_container_gets_its_volumes_and_is_protected_in_the_end() {
+    let mut world = World::with_ssh(&[]).await;
+    let volumes = |list: serde_json::Value| guest("a", json!({"protection": true, "volumes": list}));
+    let data = json!({"name": "data", "size": "1Gi", "mountPath": "/data", "reclaimPolicy": "Retain"});
+    let cache = json!({"name": "cache", "size": "1Gi", "mountPath": "/cache", "reclaimPolicy": "Delete"});
+    let bind = json!([{"hostPath": "/srv", "mountPath": "/srv"}]);
+    for object in [
+        volumes(json!([data, cache])),
+        volumes(json!([data])),
+        guest("a", json!({"protection": true, "volumes": [data], "bindMounts": bind})),
+    ] {
+        let key = world.store.apply(object);
+        world.settle(false).await.unwrap();
+        let config = text(&world, 1000);
+        assert!(
+            config.contains("protection: 1") && config.contains("mp=/data"),
+            "{config}"
+        );
+        rounds(&world, 5).await;
+        assert!(world.store.guest(&key).unwrap().is_ready());
+    }
+}
+
+#[tokio::test]
+async fn a_protection_that_the_spec_does_not_speak_of_is_not_taken_off() {
+    let mut world = World::new(&[]).await;
+    let volumes = json!([{"name": "cache", "size": "1Gi", "mountPath": "/cache", "reclaimPolicy": "Delete"}]);
+    let key = world.store.apply(guest("a", json!({})));
+    world.settle(false).await.unwrap();
+    let options = std::collections::BTreeMap::from([("protection".to_owned(), Some("1".to_owned()))]);
+    world.sim().edit(Edit::SetOptions { vmid: 1000, options }).unwrap();
+    world.store.apply(guest("a", json!({"volumes": volumes})));
+    rounds(&world, 20).await;
+    assert!(says(&world, &key, "Protected"), "{}", message(&world, &key));
+    assert!(message(&world, &key).contains("set spec.protection"));
+    assert!(text(&world, 1000).contains("protection: 1"));
 }

@@ -31,6 +31,7 @@ mod ownership;
 mod preview;
 mod protected;
 mod raw_lines;
+mod recreate;
 mod repeats;
 mod restarts;
 mod retained;

@@ -98,7 +98,7 @@ impl Fingerprint {
 }
 
 /// Digest of parts without names.
-fn digest<T: AsRef<str>>(parts: impl IntoIterator<Item = T>) -> String {
+pub(crate) fn digest<T: AsRef<str>>(parts: impl IntoIterator<Item = T>) -> String {
     let empty = Fingerprint(Sha256::new());
     parts.into_iter().fold(empty, Fingerprint::text).short()
 }

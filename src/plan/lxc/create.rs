@@ -35,7 +35,11 @@ impl Planner<'_> {
         if let Some(keys) = &lxc.ssh_keys {
             call = call.param("ssh-public-keys", keys.expose());
         }
-        for option in options::LXC.iter().filter(|option| option.at_creation) {
+        // A protected container gets no volumes.
+        let volumes = !self.desired.volumes().is_empty() || lxc.binds.as_ref().is_some_and(|binds| !binds.is_empty());
+        let at_creation =
+            |option: &&options::OptionSpec| option.at_creation && !(volumes && option.key == "protection");
+        for option in options::LXC.iter().filter(at_creation) {
             call = call.param_opt(option.key, self.desired.option(option.key));
         }
         for (i, net) in self.desired.shared.network.iter().flatten().enumerate() {

@@ -6,6 +6,7 @@ mod gpus;
 pub(super) mod mounts;
 mod network;
 pub(super) mod owners;
+mod protected;
 mod raw_lines;
 mod reclaim;
 mod rootfs;
@@ -18,6 +19,7 @@ use crate::reason::Reason;
 pub use owners::OWNER_KIND;
 
 use super::{Next, Stage};
+use crate::plan::change::Change;
 use crate::plan::options::option_changes;
 use crate::plan::planner::{Planner, Staged};
 use capabilities::flag_changes;
@@ -26,13 +28,15 @@ use network::network_changes;
 impl Planner<'_> {
     /// Configuration, volumes and GPUs are as wanted.
     pub(crate) fn container(&mut self, lxc: &WantedLxc, guest: &Guest) -> Staged {
-        self.configured(lxc, guest)?;
-        self.volumes(guest)?;
+        let protects = self.configured(lxc, guest)?;
+        let volumes = self.volumes(guest);
+        self.with_protection(guest, volumes, protects)?;
         self.gpus(lxc, guest)
     }
 
-    /// Options, network, features and raw lines are as wanted, and the root filesystem is large enough.
-    pub(crate) fn configured(&mut self, lxc: &WantedLxc, guest: &Guest) -> Result<(), Next> {
+    /// Options, network, features and raw lines are as wanted, and the root filesystem is large enough. The answer is the
+    /// change that is left for after the volumes.
+    pub(crate) fn configured(&mut self, lxc: &WantedLxc, guest: &Guest) -> Result<Option<Change>, Next> {
         let vmid = guest.at.vmid;
         let stage = Stage::Configured;
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
@@ -41,11 +45,12 @@ impl Planner<'_> {
         let mut changes = option_changes(self.desired, &self.dropped, guest, fresh);
         changes.extend(network_changes(self.desired, &self.dropped, guest, fresh));
         changes.extend(flag_changes(lxc, &self.dropped, guest));
+        let protects = self.protected_later(&mut changes);
         self.apply(stage, guest, changes)?;
         self.raw_lines(lxc, guest)?;
         self.in_pool(vmid)?;
         self.ok(stage, "the configuration is as wanted");
-        Ok(())
+        Ok(protects)
     }
 
     fn recreate_findings(&mut self, lxc: &WantedLxc, guest: &Guest) {
