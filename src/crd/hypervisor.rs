@@ -33,7 +33,7 @@ use super::status::HypervisorStatus;
     doc = "A Proxmox VE cluster: how to reach it, what objects may use of it, and what they get by default.",
     printcolumn(name = "Status", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
-    printcolumn(name = "Nodes", type_ = "string", json_path = ".status.nodes[*].name"),
+    printcolumn(name = "Nodes", type_ = "string", json_path = ".status.nodeNames"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]

@@ -298,6 +298,9 @@ pub struct HypervisorStatus {
     /// Nodes.
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub nodes: Option<Vec<NodeStatus>>,
+    /// Names of the nodes, in one text for `kubectl get`.
+    #[schemars(length(max = 8192))]
+    pub node_names: Option<String>,
     /// Storages.
     #[schemars(length(max = 256))]
     pub storages: Option<Vec<String>>,
@@ -356,6 +359,9 @@ pub struct NodeStatus {
 pub struct FeatureStatus {
     /// Generation of the spec that this status speaks of.
     pub observed_generation: Option<i64>,
+    /// What it requires, in one text for `kubectl get`.
+    #[schemars(length(max = 8192))]
+    pub requires: Option<String>,
     /// Conditions.
     #[serde(default)]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

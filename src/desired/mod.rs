@@ -2,6 +2,7 @@
 //! is wanted. Pure: the answers of [`Objects`] come from memory.
 
 pub mod allow;
+pub mod defaulted;
 mod fingerprint;
 pub mod hypervisor;
 pub mod images;
@@ -420,6 +421,8 @@ pub struct Desired {
     pub channels: Channels,
     /// What it may reach beyond its own guest; `None`: everything, as objects of the hypervisor's namespace.
     pub grants: Option<Grants>,
+    /// Which of its values are the hypervisor's; for messages only.
+    pub defaulted: defaulted::Defaulted,
     /// Hashes of it.
     pub prints: Prints,
 }

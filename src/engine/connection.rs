@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::crd::status::ProxmoxCluster;
-use crate::desired::hypervisor::{Access, TlsPolicy};
+use crate::desired::hypervisor::{Access, SshAccess, TlsPolicy};
 use crate::observed::Cluster;
 use crate::proxmox::cluster::ClusterStatus;
 use crate::proxmox::{ApiToken, Client, ConnectOptions, Login, Tls};
@@ -12,6 +12,7 @@ use crate::pve::{GuestRef, GuestType, Vmid};
 use crate::reason::{Cause, Reason};
 use crate::remote::{self, Command, Input, Node, Output, Running, Ssh, SshOptions, Terminal};
 
+use super::failure::of_ssh;
 use super::probes::Prober;
 use super::shares::Shares;
 
@@ -26,13 +27,20 @@ pub struct Snapshot {
     pub version: String,
 }
 
+/// SSH to the nodes, with what it rests on for messages.
+#[derive(Clone)]
+pub(super) struct Shell {
+    pub ssh: Ssh,
+    pub access: Arc<SshAccess>,
+}
+
 /// A hypervisor that is talked to.
 pub struct Connection {
     /// What it was made from; another makes a new connection.
     pub access: Access,
     /// API client.
     pub client: Client,
-    ssh: Option<Ssh>,
+    ssh: Option<Shell>,
     /// Asks the probes of its guests.
     pub(super) prober: Arc<Prober>,
     /// What its objects share, turn by turn.
@@ -94,7 +102,7 @@ impl Connection {
         let mut options = ConnectOptions::new(access.endpoints.clone());
         options.tls = match &access.tls {
             TlsPolicy::System => Tls::Roots,
-            TlsPolicy::Ca(pem) => Tls::Ca(pem.clone()),
+            TlsPolicy::Ca { pem, .. } => Tls::Ca(pem.clone()),
             TlsPolicy::Fingerprint(text) => Tls::Fingerprint(
                 text.parse()
                     .map_err(|e| Cause::new(Reason::InvalidSpec, format!("spec.tls.fingerprint: {e}")))?,
@@ -109,12 +117,23 @@ impl Connection {
             username: "root@pam".into(),
             password: password.as_str().into(),
         });
-        let client = Client::new(options).map_err(|e| Cause::new(Reason::InvalidSpec, e))?;
+        let client = Client::new(options).map_err(|words| {
+            let message = match &access.tls {
+                TlsPolicy::Ca { from, .. } if words.starts_with("the CA ") => {
+                    format!("spec.tls.caSecretRef: {from}: {words}: put the node's /etc/pve/pve-root-ca.pem there")
+                }
+                _ => words,
+            };
+            Cause::new(Reason::InvalidSpec, message)
+        })?;
         let ssh = match &access.ssh {
             Some(ssh) => {
                 let mut options = SshOptions::new(&ssh.user, ssh.key.as_str(), &ssh.known_hosts);
                 options.sudo = ssh.sudo;
-                Some(Ssh::new(options).map_err(|e| Cause::from(&e))?)
+                Some(Shell {
+                    ssh: Ssh::new(options).map_err(|e| of_ssh(&e, ssh))?,
+                    access: Arc::new(ssh.clone()),
+                })
             }
             None => None,
         };
@@ -175,9 +194,9 @@ impl Connection {
     /// # Errors
     /// With the reason, and whether it may have run.
     pub async fn ssh(&self, node: &str, command: &Command) -> Result<Output, (Cause, bool)> {
-        let ssh = self.ssh.as_ref().ok_or_else(no_ssh)?;
-        let ran = ssh.run(&self.target(node)?, command).await;
-        ran.map_err(|e: remote::Error| (Cause::from(&e), e.may_have_happened()))
+        let shell = self.ssh.as_ref().ok_or_else(no_ssh)?;
+        let ran = shell.ssh.run(&self.target(node)?, command).await;
+        ran.map_err(|e: remote::Error| (of_ssh(&e, &shell.access), e.may_have_happened()))
     }
 
     /// Starts a command on a node whose output comes while it runs.
@@ -190,9 +209,10 @@ impl Connection {
         command: &Command,
         terminal: Option<&Terminal>,
     ) -> Result<(Running, Input), Cause> {
-        let ssh = self.ssh.as_ref().ok_or_else(no_ssh).map_err(|(f, _)| f)?;
+        let shell = self.ssh.as_ref().ok_or_else(no_ssh).map_err(|(f, _)| f)?;
         let target = self.target(node).map_err(|(f, _)| f)?;
-        ssh.start(&target, command, terminal).await.map_err(|e| Cause::from(&e))
+        let started = shell.ssh.start(&target, command, terminal).await;
+        started.map_err(|e| of_ssh(&e, &shell.access))
     }
 
     /// Where a node's SSH server is.
@@ -231,12 +251,26 @@ impl Connection {
         }
     }
 
+    /// Why the cluster cannot be looked at, with the Secrets that its credentials are from.
+    fn cause(&self, error: &crate::proxmox::Error) -> Cause {
+        match error {
+            crate::proxmox::Error::Unauthorized { .. } => Cause::new(
+                Reason::Unauthorized,
+                format!(
+                    "spec.credentials of the PhoenixHypervisor: {error}: correct the token or the password in {}",
+                    self.access.credentials_from
+                ),
+            ),
+            _ => Cause::from(error),
+        }
+    }
+
     /// Looks at the whole cluster with one call, or two where its identity is not known yet.
     ///
     /// # Errors
     /// Why it cannot be looked at.
     pub async fn look(&self, full: bool) -> Result<Snapshot, Cause> {
-        let of = |e: crate::proxmox::Error| Cause::from(&e);
+        let of = |e: crate::proxmox::Error| self.cause(&e);
         let previous = self.last_snapshot();
         let rows = self.client.cluster_resources().await.map_err(of)?;
         let (identity, quorate, addresses, version) = match (previous, full) {
@@ -292,7 +326,7 @@ impl Connection {
         rows: &[crate::proxmox::cluster::Resource],
         known: Option<&ProxmoxCluster>,
     ) -> Result<Identity, Cause> {
-        let of = |e: crate::proxmox::Error| Cause::from(&e);
+        let of = |e: crate::proxmox::Error| self.cause(&e);
         let version = self.client.version().await.map_err(of)?.version;
         let Some(status) = self.who_answers().await? else {
             // Guests can be worked on, but absence cannot be proven (promise 5).

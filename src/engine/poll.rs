@@ -285,6 +285,7 @@ fn seen(status: &mut HypervisorStatus, snapshot: &Snapshot, proven: bool) {
             "offline"
         }
     };
+    status.node_names = Some(cluster.identity.nodes.join(", "));
     status.nodes = Some(
         cluster
             .identity

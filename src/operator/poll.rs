@@ -141,8 +141,10 @@ fn feature_status(feature: &PhoenixFeature, now: Timestamp) -> FeatureStatus {
         .iter()
         .flat_map(|s| &s.conditions)
         .find(|c| c.type_ == "Ready" && c.status == "True");
+    let requires = feature.spec.requires.as_deref().unwrap_or_default();
     FeatureStatus {
         observed_generation: feature.metadata.generation,
+        requires: Some(requires.join(", ")).filter(|text| !text.is_empty()),
         conditions: vec![Condition {
             type_: "Ready".into(),
             status: "True".into(),
@@ -196,8 +198,11 @@ mod tests {
         let first = feature_status(&feature, at(1));
         feature.status = Some(first.clone());
         assert_eq!(feature_status(&feature, at(2)), first);
+        assert_eq!(first.requires, None);
         feature.metadata.generation = Some(2);
+        feature.spec.requires = Some(vec!["base-setup".into(), "nvidia".into()]);
         let second = feature_status(&feature, at(2));
+        assert_eq!(second.requires.as_deref(), Some("base-setup, nvidia"));
         assert_eq!(second.observed_generation, Some(2));
         assert_eq!(
             second.conditions[0].last_transition_time,

@@ -166,10 +166,18 @@ impl Planner<'_> {
             },
         };
         if !cluster.identity.nodes.contains(&node) {
-            let message = format!(
-                "node {node:?} is not a node of the cluster ({}): correct spec.node",
-                cluster.identity.nodes.join(", ")
-            );
+            let identity = &self.desired.identity;
+            let named = [&identity.node, &identity.default_node].contains(&&Some(node.clone()));
+            let nodes = cluster.identity.nodes.join(", ");
+            let message = match named {
+                true => format!(
+                    "{}.node: {node:?} is not a node of the cluster ({nodes}): correct the name",
+                    self.prefix()
+                ),
+                false => {
+                    format!("node {node:?}, where it is to be made, is not a node of the cluster ({nodes}) any more")
+                }
+            };
             return Err(self.stuck(stage, Reason::NodeNotFound, message));
         }
         if !cluster.online.contains(&node) {
@@ -294,7 +302,7 @@ impl Planner<'_> {
             Some(row) if !row.available => Err(self.wait(
                 stage,
                 Reason::StorageUnavailable,
-                format!("storage {storage} on node {node} is not available"),
+                format!("{field}: storage {storage:?} on node {node} is not available"),
                 10,
             )),
             Some(row) if !row.content.iter().any(|c| c == content) => {

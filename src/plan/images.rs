@@ -25,7 +25,18 @@ impl Planner<'_> {
                     },
                 }));
             }
-            Some(Err(failure)) => return Err(self.wait(stage, failure.reason, failure.message, 10)),
+            Some(Err(failure)) => {
+                let message = match source {
+                    Source::Image { .. } => failure.message,
+                    _ => format!(
+                        "{}.source.{}.storage: {}",
+                        self.prefix(),
+                        self.image_field(),
+                        failure.message
+                    ),
+                };
+                return Err(self.wait(stage, failure.reason, message, 10));
+            }
             Some(Ok(image)) => image,
         };
         match source {
@@ -50,16 +61,21 @@ impl Planner<'_> {
             }
             _ if image.present => Ok(volid),
             _ => {
-                let field = match self.desired.sort() {
-                    GuestType::Lxc => "image",
-                    GuestType::Qemu => "cloudImage",
-                };
+                let field = self.image_field();
                 let message = format!(
                     "image {volid:?} is not on its storage: download it there, or correct {}.source.{field}.volid",
                     self.prefix()
                 );
                 Err(self.stuck(stage, Reason::ImageNotFound, message))
             }
+        }
+    }
+
+    /// Field of the source that names an image.
+    fn image_field(&self) -> &'static str {
+        match self.desired.sort() {
+            GuestType::Lxc => "image",
+            GuestType::Qemu => "cloudImage",
         }
     }
 

@@ -25,6 +25,7 @@ pub(in crate::desired) fn applied(desired: &Desired) -> String {
         health,
         channels,
         grants,
+        defaulted: _,
         prints: Prints { revision, applied: _ },
     } = desired;
     let WantedIdentity {

@@ -485,7 +485,7 @@ impl Planner<'_> {
         };
         self.run(
             at.stage,
-            format!("allocate retained volume {} ({} GiB)", volume.name, volume.size_gib),
+            format!("allocate retained volume {} ({}Gi)", volume.name, volume.size_gib),
             vec![Announce::Volume(new)],
             Effect::call(call),
         )
