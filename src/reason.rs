@@ -58,6 +58,9 @@ reasons! {
     ShrinkRefused
     SourceMissing
     StorageNotFound
+    StorageContentMissing
+    StorageDisabled
+    HostKeyMissing
     TemplateNotFound
     TooManyVolumes
     UnaccountedVolumes
@@ -148,6 +151,7 @@ reasons! {
     Converted
     Destroyed
     ImageDownloaded
+    PrivilegesGranted
     ScriptSucceeded
 }
 
@@ -188,6 +192,13 @@ impl Reason {
                 | Reason::CertificateNotTrusted
                 | Reason::NotYetSupported
                 | Reason::SSHKeyInvalid
+                | Reason::MissingPrivilege
+                | Reason::NodeNotFound
+                | Reason::StorageNotFound
+                | Reason::StorageContentMissing
+                | Reason::StorageDisabled
+                | Reason::HostKeyMissing
+                | Reason::ImageNotFound
         )
     }
 }

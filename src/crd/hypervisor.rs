@@ -173,7 +173,8 @@ impl IdRange {
 pub struct VolumeOwners {
     /// Ids of the owner containers; separate from vmidRange.
     pub id_range: IdRange,
-    /// Image that they are made from; any small one. Absent: an image is needed on the first retained volume.
+    /// Image that they are made from; any small one. With a '*', or without a version, the newest that fits. Absent: the
+    /// image of the guest that needs the first one.
     #[serde(default)]
     #[schemars(schema_with = "schema::image_volid")]
     pub image: Option<String>,

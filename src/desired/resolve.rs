@@ -139,9 +139,17 @@ fn shared(context: &Context<'_>, wing: Wing, cluster_id: &str) -> Result<Desired
         health: scripts::health(object, context.hypervisor, context.objects),
         channels: context.channels,
         grants: None,
+        source_by_volid: by_volid(object),
         defaulted: Defaulted::default(),
         prints: Prints::default(),
     })
+}
+
+fn by_volid(object: &GuestObject) -> bool {
+    let source = object.lxc().and_then(|lxc| lxc.source.as_ref());
+    source
+        .and_then(|s| s.image.as_ref())
+        .is_some_and(|image| image.volid.is_some())
 }
 
 fn identity(context: &Context<'_>, spec: &GuestFields, cluster_id: &str) -> WantedIdentity {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::crd::PhoenixHypervisorSpec;
 use crate::crd::status::ProxmoxCluster;
 use crate::desired::hypervisor::{Access, SshAccess, TlsPolicy};
 use crate::observed::Cluster;
@@ -13,8 +14,10 @@ use crate::reason::{Cause, Reason};
 use crate::remote::{self, Command, Input, Node, Output, Running, Ssh, SshOptions, Terminal};
 
 use super::failure::of_ssh;
+use super::privileges::Needs;
 use super::probes::Prober;
 use super::shares::Shares;
+use super::usable::Asked;
 
 /// What the last poll came to.
 #[derive(Clone, Debug)]
@@ -55,10 +58,24 @@ struct State {
     snapshot: Option<Arc<Snapshot>>,
     problem: Option<Cause>,
     polls: u64,
+    /// What was asked of the hypervisor besides the poll, for which spec and needs.
+    asked: Option<Arc<Inquiry>>,
     /// Tagged containers that were read and are no owners of retained volumes: vmid, node and name.
     no_owners: HashSet<(Vmid, String, String)>,
     /// Ids of the owners' range that were proven free, and have not been in a list since.
     free_owner_ids: HashSet<Vmid>,
+}
+
+/// What was asked of a hypervisor besides the poll.
+pub(super) struct Inquiry {
+    /// For this spec.
+    pub spec: PhoenixHypervisorSpec,
+    /// For objects that need this.
+    pub needs: Needs,
+    /// What came of it.
+    pub found: Result<Asked, Cause>,
+    /// Why storages of the spec were not in the poll.
+    pub why: BTreeMap<(String, String), String>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -182,6 +199,18 @@ impl Connection {
         }
     }
 
+    /// What was asked last.
+    pub(super) fn inquiry(&self) -> Option<Arc<Inquiry>> {
+        lock(&self.state).asked.clone()
+    }
+
+    /// Keeps what was asked.
+    pub(super) fn asked(&self, inquiry: Inquiry) -> Arc<Inquiry> {
+        let inquiry = Arc::new(inquiry);
+        lock(&self.state).asked = Some(inquiry.clone());
+        inquiry
+    }
+
     /// Counts a poll; the count before it.
     pub fn count_poll(&self) -> u64 {
         let mut state = lock(&self.state);
@@ -217,13 +246,18 @@ impl Connection {
 
     /// Where a node's SSH server is.
     pub(super) fn target(&self, node: &str) -> Result<Node, (Cause, bool)> {
-        let access = self.access.ssh.as_ref().ok_or_else(no_ssh)?;
         let known = self.last_snapshot().and_then(|s| s.addresses.get(node).cloned());
+        self.target_at(node, known.as_deref())
+    }
+
+    /// The same, with the address that Proxmox knows for the node.
+    pub(super) fn target_at(&self, node: &str, known: Option<&str>) -> Result<Node, (Cause, bool)> {
+        let access = self.access.ssh.as_ref().ok_or_else(no_ssh)?;
         let host = access
             .hosts
             .get(node)
             .cloned()
-            .or(known)
+            .or(known.map(String::from))
             .unwrap_or_else(|| node.to_string());
         Ok(match host.rsplit_once(':') {
             Some((host, port)) if !host.contains(':') || host.ends_with(']') => Node {

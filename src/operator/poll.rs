@@ -8,6 +8,7 @@ use tracing::warn;
 
 use crate::crd::{FeatureStatus, HypervisorStatus, PhoenixFeature, PhoenixHypervisor};
 use crate::desired::ObjectName;
+use crate::engine::events;
 use crate::engine::store::StoreError;
 use crate::reason::Reason;
 
@@ -45,7 +46,11 @@ pub async fn poll<R: Reconciler>(store: &KubeStore, reconciler: &R, name: &Objec
     let also = changed.into_iter().map(Item::Guest).collect();
     if current != status {
         match store.write_status_of::<PhoenixHypervisor>(name, &status).await {
-            Ok(()) => {}
+            Ok(()) => {
+                for event in events::of_hypervisor(&current, &status) {
+                    store.hypervisor_event(name, event).await;
+                }
+            }
             Err(StoreError::Gone) => return ("gone", (None, also)),
             Err(error) => {
                 warn!(%error, "status not written, tried again");

@@ -80,7 +80,7 @@ impl Planner<'_> {
                 vmid: Some(from),
                 ..
             } => format!("clone {what} from {template} ({from})"),
-            other => format!("create {what} from {}", other.image_volid().unwrap_or_default()),
+            other => format!("create {what} from {}", self.image_of(other).unwrap_or_default()),
         };
         Ok(self.run(Stage::Created, action, announce, effect))
     }
@@ -189,7 +189,7 @@ impl Planner<'_> {
     pub(crate) fn fresh_description(&self, vmid: Vmid) -> String {
         let stamp = Stamp {
             fresh: true,
-            image: self.desired.source.as_ref().and_then(Source::image_volid),
+            image: self.desired.source.as_ref().and_then(|source| self.image_of(source)),
             template: self.desired.source.as_ref().and_then(template_of),
             keys: self.desired.lxc().and_then(|lxc| lxc.ssh_keys.as_ref()).map(digest_of),
             ..self.desired.stamp(vmid)

@@ -38,6 +38,7 @@ mod secrets;
 mod starts;
 mod statuses;
 mod tenants;
+mod usable;
 mod vm;
 mod volumes;
 mod waiting;

@@ -521,7 +521,10 @@ impl Planner<'_> {
             return next;
         }
         let image = match (wanted.image.clone(), own) {
-            (Some(volid), _) => volid,
+            (Some(volid), _) => match self.owner_image(stage, at.node, &volid) {
+                Ok(volid) => volid,
+                Err(next) => return next,
+            },
             // The guest's own image may have been removed since, or lie under the name of an earlier version.
             (None, own) => match own.map(|own| self.image_present(stage, at.node, &own)) {
                 Some(Ok(volid)) => volid,
