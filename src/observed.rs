@@ -349,17 +349,11 @@ pub struct Image {
     pub present: bool,
     /// Whether Proxmox compared the file with its checksum, or fetched it, since the engine began.
     pub compared: bool,
-    /// What the appliance index says, where it was asked for.
-    pub index: Option<ApplianceIndex>,
-}
-
-/// The appliance index of a node, as far as one name goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ApplianceIndex {
-    /// Whether it lists the name, and so knows its checksum. It lists only the newest build of each (facts L.5).
-    pub listed: bool,
-    /// Names that it lists of the same package.
-    pub newer: Vec<String>,
+    /// Files of its content on its storage.
+    pub files: Vec<String>,
+    /// Names that the node's appliance index lists, and so knows the checksums of, where it was asked for. It lists only
+    /// the newest build of each (facts L.5).
+    pub index: Option<Vec<String>>,
 }
 
 /// A guest with the object's stamp.
@@ -518,7 +512,7 @@ pub struct Observed {
     /// The template's guest.
     pub parent: Option<GuestRead>,
     /// The source image on its storage.
-    pub image: Option<Result<Image, Cause>>,
+    pub images: BTreeMap<String, Result<Image, Cause>>,
     /// Records of scripts in the guest, by id.
     pub scripts: Option<Result<BTreeMap<String, ScriptRecord>, Cause>>,
     /// Firewall of the guest.

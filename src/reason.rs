@@ -59,6 +59,9 @@ reasons! {
     ShrinkRefused
     SourceMissing
     StorageNotFound
+    StorageContentMissing
+    StorageDisabled
+    HostKeyMissing
     TemplateNotFound
     TooManyVolumes
     UnaccountedVolumes
@@ -151,6 +154,7 @@ reasons! {
     Converted
     Destroyed
     ImageDownloaded
+    PrivilegesGranted
     ScriptSucceeded
 }
 
@@ -203,6 +207,13 @@ impl Reason {
                 | Reason::CertificateNotTrusted
                 | Reason::NotYetSupported
                 | Reason::SSHKeyInvalid
+                | Reason::MissingPrivilege
+                | Reason::NodeNotFound
+                | Reason::StorageNotFound
+                | Reason::StorageContentMissing
+                | Reason::StorageDisabled
+                | Reason::HostKeyMissing
+                | Reason::ImageNotFound
         )
     }
 }

@@ -26,7 +26,7 @@ use super::status::FeatureStatus;
     derive = "Default",
     doc = "A reusable installation script with its check, requirements and health probe.",
     printcolumn(name = "Description", type_ = "string", json_path = ".spec.description"),
-    printcolumn(name = "Requires", type_ = "string", json_path = ".spec.requires"),
+    printcolumn(name = "Requires", type_ = "string", json_path = ".status.requires"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]

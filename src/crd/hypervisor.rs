@@ -33,7 +33,7 @@ use super::status::HypervisorStatus;
     doc = "A Proxmox VE cluster: how to reach it, what objects may use of it, and what they get by default.",
     printcolumn(name = "Status", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
-    printcolumn(name = "Nodes", type_ = "string", json_path = ".status.nodes[*].name"),
+    printcolumn(name = "Nodes", type_ = "string", json_path = ".status.nodeNames"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
@@ -173,7 +173,8 @@ impl IdRange {
 pub struct VolumeOwners {
     /// Ids of the owner containers; separate from vmidRange.
     pub id_range: IdRange,
-    /// Image that they are made from; any small one. Absent: an image is needed on the first retained volume.
+    /// Image that they are made from; any small one. With a '*', or without a version, the newest that fits. Absent: the
+    /// image of the guest that needs the first one.
     #[serde(default)]
     #[schemars(schema_with = "schema::image_volid")]
     pub image: Option<String>,

@@ -213,7 +213,8 @@ pub struct LxcSource {
     {"rule": "!has(self.volid) || !has(self.storage)", "message": "volid names its storage itself: leave storage out"}
 ]))]
 pub struct LxcImage {
-    /// Image on a storage, such as local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst.
+    /// Image on a storage, such as local:vztmpl/mine.tar.zst. With a '*', or without a version, it is an appliance
+    /// on that storage.
     #[serde(default)]
     #[schemars(schema_with = "schema::image_volid")]
     pub volid: Option<String>,
@@ -225,9 +226,10 @@ pub struct LxcImage {
     #[serde(default)]
     #[schemars(schema_with = "schema::sha256")]
     pub sha256: Option<String>,
-    /// Name in Proxmox's appliance index, such as debian-12-standard_12.7-1_amd64.tar.zst; downloaded once,
-    /// and compared with the checksum of the index. The index holds only the newest build of each.
-    #[schemars(length(min = 1, max = 255), regex(pattern = r"^[A-Za-z0-9._+-]+$"))]
+    /// Name in Proxmox's appliance index, such as debian-13-standard_13.1-2_amd64.tar.zst; downloaded once,
+    /// and compared with the checksum of the index, which holds only the newest build of each. With a '*', or without
+    /// a version (debian-13-standard), it means the newest that fits, chosen once: status.chosenImages says which.
+    #[schemars(length(min = 1, max = 255), regex(pattern = r"^[A-Za-z0-9._+*-]+$"))]
     pub appliance: Option<String>,
     /// Storage for downloaded images. Absent: the hypervisor's `defaults.imageStorage`.
     #[serde(default)]

@@ -258,7 +258,7 @@ string_schema!(
     /// A Proxmox volume id of a container image.
     image_volid, 255,
     "self.matches('^[A-Za-z][A-Za-z0-9._-]*:vztmpl/[^/ ]+$')",
-    "must be the volume id of a container image such as local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst"
+    "must be the volume id of a container image such as local:vztmpl/debian-13-standard_13.1-2_amd64.tar.zst"
 );
 string_schema!(
     /// A Proxmox volume id of a disk image: disks are made from content import only (facts F.1).

@@ -48,6 +48,9 @@ pub struct GuestStatus {
     /// Volume id of the image that Phoenix made the guest of. The name of a file that was downloaded from a URL holds
     /// its checksum.
     pub image: Option<String>,
+    /// What names of images that leave the build open came to mean, by the name as it is written. Chosen once.
+    #[schemars(extend("maxProperties" = 8))]
+    pub chosen_images: Option<BTreeMap<String, String>>,
     /// Healthy, Unhealthy or Unknown.
     pub health: Option<String>,
     /// Template: content hash of what was built.
@@ -305,11 +308,14 @@ pub struct HypervisorStatus {
     /// Nodes.
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub nodes: Option<Vec<NodeStatus>>,
+    /// Names of the nodes, in one text for `kubectl get`.
+    #[schemars(length(max = 8192))]
+    pub node_names: Option<String>,
     /// Storages.
     #[schemars(length(max = 256))]
     pub storages: Option<Vec<String>>,
-    /// Privileges that some spec fields need and the credentials lack.
-    #[schemars(length(max = 64))]
+    /// Privileges that the token lacks for what its objects and the spec ask for, as `path: privilege`.
+    #[schemars(length(max = 256))]
     pub missing_privileges: Option<Vec<String>>,
     /// Owner containers of retained volumes: vmid by node and id mapping.
     pub volume_owners: Option<BTreeMap<String, i64>>,
@@ -363,6 +369,9 @@ pub struct NodeStatus {
 pub struct FeatureStatus {
     /// Generation of the spec that this status speaks of.
     pub observed_generation: Option<i64>,
+    /// What it requires, in one text for `kubectl get`.
+    #[schemars(length(max = 8192))]
+    pub requires: Option<String>,
     /// Conditions.
     #[serde(default)]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

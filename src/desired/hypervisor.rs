@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::crd::{GUEST_TASKS_DEFAULT, PhoenixHypervisor};
+use crate::crd::{GUEST_TASKS_DEFAULT, KeyRef, PhoenixHypervisor};
 use crate::reason::Reason;
 
 use super::{Blocked, Objects, refs, units};
@@ -13,8 +13,13 @@ use super::{Blocked, Objects, refs, units};
 pub enum TlsPolicy {
     /// By the system's certificate authorities.
     System,
-    /// By this certificate authority (PEM).
-    Ca(String),
+    /// By a certificate authority.
+    Ca {
+        /// In PEM.
+        pem: String,
+        /// Where it is from, in words.
+        from: String,
+    },
     /// By the SHA-256 of the certificate itself (hex with colons).
     Fingerprint(String),
     /// Not at all.
@@ -32,8 +37,12 @@ pub struct SshAccess {
     pub hosts: BTreeMap<String, String>,
     /// Private key (PEM or OpenSSH).
     pub key: String,
+    /// Where the key is from, in words.
+    pub key_from: String,
     /// known_hosts content.
     pub known_hosts: String,
+    /// Where the host keys are from, in words.
+    pub known_hosts_from: String,
     /// Whether commands go through sudo.
     pub sudo: bool,
 }
@@ -49,6 +58,8 @@ pub struct Access {
     pub token: Option<(String, String)>,
     /// Password of root@pam.
     pub root_password: Option<String>,
+    /// The Secrets of token and password, in words.
+    pub credentials_from: String,
     /// SSH.
     pub ssh: Option<SshAccess>,
     /// Proxmox tasks at once on one node.
@@ -97,6 +108,17 @@ fn is_token(id: &str, secret: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// A certificate authority that looks like one; its bytes are looked at where the connection is made.
+fn ca_policy(pem: String, from: String) -> Result<TlsPolicy, Blocked> {
+    if pem.contains("-----BEGIN CERTIFICATE-----") {
+        return Ok(TlsPolicy::Ca { pem, from });
+    }
+    let message = format!(
+        "spec.tls.caSecretRef: {from} holds no certificate in PEM: put the node's /etc/pve/pve-root-ca.pem there"
+    );
+    Err(Blocked::stalled(Reason::InvalidSpec, message))
+}
+
 /// Resolves a hypervisor and the Secrets that it names.
 ///
 /// # Errors
@@ -104,10 +126,11 @@ fn is_token(id: &str, secret: &str) -> Result<(), String> {
 pub fn access(hypervisor: &PhoenixHypervisor, objects: &dyn Objects) -> Result<Access, Blocked> {
     let namespace = hypervisor.metadata.namespace.clone().unwrap_or_default();
     let spec = &hypervisor.spec;
-    let secret = |name: &str, key: &str, field: &str| refs::secret_value(objects, &namespace, name, key, field);
+    let secret = |name: &str, key: &str, field: &str| refs::secret_text(objects, &namespace, name, key, field);
+    let named = |from: &KeyRef| refs::key_of_secret(&namespace, &from.name, &from.key);
     let tls = spec.tls.clone().unwrap_or_default();
     let tls = match (&tls.ca_secret_ref, &tls.fingerprint, tls.insecure_skip_verify) {
-        (Some(ca), _, _) => TlsPolicy::Ca(secret(&ca.name, &ca.key, "spec.tls.caSecretRef")?),
+        (Some(ca), _, _) => ca_policy(secret(&ca.name, &ca.key, "spec.tls.caSecretRef")?, named(ca))?,
         (_, Some(fingerprint), _) => TlsPolicy::Fingerprint(fingerprint.clone()),
         (_, _, Some(true)) => TlsPolicy::Insecure,
         _ => TlsPolicy::System,
@@ -143,11 +166,13 @@ pub fn access(hypervisor: &PhoenixHypervisor, objects: &dyn Objects) -> Result<A
                 &ssh.key_secret_ref.key,
                 "spec.ssh.keySecretRef",
             )?,
+            key_from: named(&ssh.key_secret_ref),
             known_hosts: secret(
                 &ssh.known_hosts_secret_ref.name,
                 &ssh.known_hosts_secret_ref.key,
                 "spec.ssh.knownHostsSecretRef",
             )?,
+            known_hosts_from: named(&ssh.known_hosts_secret_ref),
             sudo: ssh.sudo.unwrap_or_default(),
         }),
         None => None,
@@ -158,6 +183,14 @@ pub fn access(hypervisor: &PhoenixHypervisor, objects: &dyn Objects) -> Result<A
             format!("spec.driverVersion: {version:?} cannot be ensured yet: leave the field out"),
         ));
     }
+    let secrets = [
+        &spec.credentials.token_secret_ref,
+        &spec.credentials.root_password_secret_ref,
+    ];
+    let secrets = secrets
+        .into_iter()
+        .flatten()
+        .map(|s| format!("Secret {namespace}/{}", s.name));
     let limits = spec.limits.clone().unwrap_or_default();
     let poll = spec.poll_interval.as_deref().unwrap_or("10s");
     Ok(Access {
@@ -165,6 +198,7 @@ pub fn access(hypervisor: &PhoenixHypervisor, objects: &dyn Objects) -> Result<A
         tls,
         token,
         root_password,
+        credentials_from: Vec::from_iter(secrets).join(" or "),
         ssh,
         parallel_tasks: limits
             .parallel_tasks_per_node
@@ -181,7 +215,82 @@ pub fn access(hypervisor: &PhoenixHypervisor, objects: &dyn Objects) -> Result<A
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use serde_json::json;
+
     use super::*;
+    use crate::desired::testing::objects;
+
+    const WORLD: &str = r#"
+kind: PhoenixHypervisor
+metadata: {name: pve}
+spec:
+  endpoints: ["https://pve:8006"]
+  tls: {caSecretRef: {name: ca, key: ca.crt}}
+  credentials: {tokenSecretRef: {name: token}, rootPasswordSecretRef: {name: root}}
+  ssh: {keySecretRef: {name: ssh, key: key}, knownHostsSecretRef: {name: ssh, key: known_hosts}}
+"#;
+
+    #[test]
+    fn what_is_wrong_with_a_secret_names_the_secret_and_its_key() {
+        let ca = "-----BEGIN CERTIFICATE-----";
+        let good = [
+            ("ca", "ca.crt", ca),
+            ("token", "tokenId", "phoenix@pve!operator"),
+            ("token", "secret", "8a6f"),
+            ("root", "password", "x"),
+            ("ssh", "key", "k"),
+            ("ssh", "known_hosts", "pve1 ssh-ed25519 AAAA"),
+        ];
+        let told = |name: &str, key: &str, value: Option<&[u8]>| {
+            let world = objects(WORLD);
+            for secret in ["ca", "token", "root", "ssh"] {
+                let mut data = json!({});
+                for (_, key, value) in good.iter().filter(|(of, ..)| *of == secret) {
+                    data[*key] = base64::engine::general_purpose::STANDARD.encode(value).into();
+                }
+                if secret == name {
+                    data[key] = value
+                        .map(|v| base64::engine::general_purpose::STANDARD.encode(v))
+                        .into();
+                    if value.is_none() {
+                        data.as_object_mut().unwrap().remove(key);
+                    }
+                }
+                let secret = json!({"metadata": {"name": secret, "namespace": "ai"}, "data": data});
+                world.insert_secret(serde_json::from_value(secret).unwrap());
+            }
+            let hypervisor = world.hypervisor("ai", "pve").unwrap();
+            access(&hypervisor, &world).map_err(|blocked| blocked.cause().to_string())
+        };
+        assert!(told("none", "", None).is_ok());
+        for (name, key, _) in good {
+            for (value, words) in [
+                (None, "add it, or correct the name"),
+                (Some(&b"\xff\xfe"[..]), "is not text in UTF-8"),
+                (Some(b""), "is empty: put"),
+                (Some(b" \n"), "is empty: put"),
+            ] {
+                let found = told(name, key, value).unwrap_err();
+                assert!(found.contains(&format!("ai/{name}")), "{name} {key}: {found}");
+                assert!(
+                    found.contains(&format!("{key:?}")) && found.contains(words),
+                    "{name} {key}: {found}"
+                );
+                assert!(found.contains(": spec."), "{found}");
+            }
+        }
+        let found = told("ca", "ca.crt", Some(b"MIIB")).unwrap_err();
+        assert!(
+            found.contains("key \"ca.crt\" of Secret ai/ca holds no certificate in PEM"),
+            "{found}"
+        );
+        let found = told("ssh", "key", None).unwrap_err();
+        assert!(
+            found.contains("Secret ai/ssh has no key \"key\" (it has \"known_hosts\")"),
+            "{found}"
+        );
+    }
 
     #[test]
     fn an_id_of_a_token_is_checked_and_a_secret_in_its_place_is_not_told() {

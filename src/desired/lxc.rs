@@ -6,7 +6,7 @@ use crate::crd::{Capabilities, Defaults, LxcGuest, MountOption, Network, Phoenix
 use crate::reason::Reason;
 use crate::secret::Secret;
 
-use super::images::{CONTAINER_ENDS, file_name};
+use super::images::{CONTAINER_ENDS, file_name, is_open};
 use super::refs;
 use super::shared::{
     Context, Wing, clone_source, flag, gib, given, image_storage, memory, mib, shared_options, trunks,
@@ -275,6 +275,12 @@ fn source(
     }
     let Some(image) = &source.image else { return Ok(None) };
     if let Some(volid) = &image.volid {
+        if let Some((storage, file)) = volid.split_once(":vztmpl/").filter(|(_, file)| is_open(file)) {
+            return Ok(Some(Source::Appliance {
+                storage: storage.into(),
+                template: file.into(),
+            }));
+        }
         return Ok(Some(Source::Image { volid: volid.clone() }));
     }
     let storage = image_storage(prefix, "source.image", image.storage.as_ref(), defaults)?;

@@ -3,6 +3,7 @@
 
 pub mod allow;
 pub mod conflicts;
+pub mod defaulted;
 mod fingerprint;
 pub mod hypervisor;
 pub mod images;
@@ -422,6 +423,10 @@ pub struct Desired {
     pub channels: Channels,
     /// What it may reach beyond its own guest; `None`: everything, as objects of the hypervisor's namespace.
     pub grants: Option<Grants>,
+    /// Whether the source's image is named by a volume id; for messages only.
+    pub source_by_volid: bool,
+    /// Which of its values are the hypervisor's; for messages only.
+    pub defaulted: defaulted::Defaulted,
     /// Hashes of it.
     pub prints: Prints,
 }

@@ -1,6 +1,6 @@
 //! What an object refers to: its hypervisor, template and dependencies.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::crd::{GuestKind, KeyRef, NamespacesFrom, PhoenixHypervisor};
@@ -258,10 +258,15 @@ fn circle(cycle: &[Key]) -> String {
     names.join(" → ")
 }
 
-/// Value of a key of a Secret, as text.
+/// A key of a Secret in words, as every message names it.
+pub fn key_of_secret(namespace: &str, name: &str, key: &str) -> String {
+    format!("key {key:?} of Secret {namespace}/{name}")
+}
+
+/// Value of a key of a Secret, as text. It may be empty.
 ///
 /// # Errors
-/// `SecretNotFound` naming field, Secret and key.
+/// `SecretNotFound` naming field, Secret and key; `InvalidSpec` where the value is no text.
 pub fn secret_value(
     objects: &dyn Objects,
     namespace: &str,
@@ -273,19 +278,51 @@ pub fn secret_value(
     let secret = objects
         .secret(namespace, name)
         .ok_or_else(|| missing(format!("there is no Secret {namespace}/{name}: create it")))?;
-    let plain = secret.string_data.as_ref().and_then(|d| d.get(key)).cloned();
-    let encoded = || {
-        secret
-            .data
-            .as_ref()?
-            .get(key)
-            .and_then(|v| String::from_utf8(v.0.clone()).ok())
+    if let Some(plain) = secret.string_data.as_ref().and_then(|d| d.get(key)) {
+        return Ok(plain.clone());
+    }
+    let Some(bytes) = secret.data.as_ref().and_then(|data| data.get(key)) else {
+        let plain = secret.string_data.iter().flat_map(|data| data.keys());
+        let keys: BTreeSet<&String> = secret.data.iter().flat_map(|data| data.keys()).chain(plain).collect();
+        let has = match keys.is_empty() {
+            true => "it is empty".to_string(),
+            false => format!(
+                "it has {}",
+                Vec::from_iter(keys.iter().map(|k| format!("{k:?}"))).join(", ")
+            ),
+        };
+        return Err(missing(format!(
+            "Secret {namespace}/{name} has no key {key:?} ({has}): add it, or correct the name"
+        )));
     };
-    plain.or_else(encoded).ok_or_else(|| {
-        missing(format!(
-            "Secret {namespace}/{name} has no key {key:?} with text: add it"
-        ))
+    String::from_utf8(bytes.0.clone()).map_err(|error| {
+        let named = key_of_secret(namespace, name, key);
+        let at = error.utf8_error().valid_up_to() + 1;
+        Blocked::stalled(
+            Reason::InvalidSpec,
+            format!("{field}: {named} is not text in UTF-8 (its byte {at} is wrong): put text there"),
+        )
     })
+}
+
+/// Value of a key of a Secret, as text that is not empty.
+///
+/// # Errors
+/// As [`secret_value`]; `InvalidSpec` where the value is empty or blank.
+pub fn secret_text(
+    objects: &dyn Objects,
+    namespace: &str,
+    name: &str,
+    key: &str,
+    field: &str,
+) -> Result<String, Blocked> {
+    let text = secret_value(objects, namespace, name, key, field)?;
+    if text.trim().is_empty() {
+        let named = key_of_secret(namespace, name, key);
+        let message = format!("{field}: {named} is empty: put the value there");
+        return Err(Blocked::stalled(Reason::InvalidSpec, message));
+    }
+    Ok(text)
 }
 
 /// SSH public keys of a Secret's key, one a line.
@@ -306,7 +343,8 @@ pub fn ssh_keys(objects: &dyn Objects, namespace: &str, from: &KeyRef, field: &s
         return Err(Blocked::stalled(
             Reason::InvalidSpec,
             format!(
-                "{field}: key {key:?} of Secret {name} must hold SSH public keys, one a line, such as \"ssh-ed25519 AAAA… me@desk\", but {what}"
+                "{field}: {} must hold SSH public keys, one a line, such as \"ssh-ed25519 AAAA… me@desk\", but {what}",
+                key_of_secret(namespace, name, key)
             ),
         ));
     }

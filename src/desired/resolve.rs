@@ -7,6 +7,7 @@ use crate::crd::{
 use crate::pve::GuestType;
 use crate::reason::Reason;
 
+use super::defaulted::Defaulted;
 use super::shared::{Context, Wing, firewall, form, startup};
 use super::{
     Blocked, Channels, Desired, GuestObject, GuestSpec, Lifecycle, OWNER_HOSTNAME, Objects, Prints, Shared, Stamp,
@@ -20,14 +21,25 @@ use super::{
 pub fn resolve(object: &GuestObject, objects: &dyn Objects, cluster_id: &str) -> Result<Desired, Blocked> {
     refuse_unsupported(object)?;
     let hypervisor = refs::hypervisor(object, objects)?;
-    let grants = allow::check(object, &hypervisor, objects)?;
-    let scripts = scripts::scripts(object, &hypervisor, objects)?;
+    let defaulted = Defaulted::of(object, &hypervisor);
+    let desired = resolve_on(object, &hypervisor, objects, cluster_id).map_err(|blocked| defaulted.blames(blocked))?;
+    Ok(Desired { defaulted, ..desired })
+}
+
+fn resolve_on(
+    object: &GuestObject,
+    hypervisor: &PhoenixHypervisor,
+    objects: &dyn Objects,
+    cluster_id: &str,
+) -> Result<Desired, Blocked> {
+    let grants = allow::check(object, hypervisor, objects)?;
+    let scripts = scripts::scripts(object, hypervisor, objects)?;
     let context = Context {
         object,
-        hypervisor: &hypervisor,
+        hypervisor,
         objects,
         defaults: hypervisor.spec.defaults.clone().unwrap_or_default(),
-        channels: channels(&hypervisor),
+        channels: channels(hypervisor),
         scripts: &scripts,
     };
     let wing = match (object.vm(), object.lxc()) {
@@ -129,8 +141,17 @@ fn shared(context: &Context<'_>, wing: Wing, cluster_id: &str) -> Result<Desired
         health: scripts::health(object, context.hypervisor, context.objects),
         channels: context.channels,
         grants: None,
+        source_by_volid: by_volid(object),
+        defaulted: Defaulted::default(),
         prints: Prints::default(),
     })
+}
+
+fn by_volid(object: &GuestObject) -> bool {
+    let source = object.lxc().and_then(|lxc| lxc.source.as_ref());
+    source
+        .and_then(|s| s.image.as_ref())
+        .is_some_and(|image| image.volid.is_some())
 }
 
 fn identity(context: &Context<'_>, spec: &GuestFields, cluster_id: &str) -> WantedIdentity {

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::crd::PhoenixHypervisorSpec;
 use crate::crd::status::ProxmoxCluster;
-use crate::desired::hypervisor::{Access, TlsPolicy};
+use crate::desired::hypervisor::{Access, SshAccess, TlsPolicy};
 use crate::observed::Cluster;
 use crate::proxmox::cluster::ClusterStatus;
 use crate::proxmox::{ApiToken, Client, ConnectOptions, Login, Tls};
@@ -12,8 +13,11 @@ use crate::pve::{GuestRef, GuestType, Vmid};
 use crate::reason::{Cause, Reason};
 use crate::remote::{self, Command, Input, Node, Output, Running, Ssh, SshOptions, Terminal};
 
+use super::failure::of_ssh;
+use super::privileges::Needs;
 use super::probes::Prober;
 use super::shares::Shares;
+use super::usable::Asked;
 
 /// What the last poll came to.
 #[derive(Clone, Debug)]
@@ -26,13 +30,20 @@ pub struct Snapshot {
     pub version: String,
 }
 
+/// SSH to the nodes, with what it rests on for messages.
+#[derive(Clone)]
+pub(super) struct Shell {
+    pub ssh: Ssh,
+    pub access: Arc<SshAccess>,
+}
+
 /// A hypervisor that is talked to.
 pub struct Connection {
     /// What it was made from; another makes a new connection.
     pub access: Access,
     /// API client.
     pub client: Client,
-    ssh: Option<Ssh>,
+    ssh: Option<Shell>,
     /// Asks the probes of its guests.
     pub(super) prober: Arc<Prober>,
     /// What its objects share, turn by turn.
@@ -47,10 +58,24 @@ struct State {
     snapshot: Option<Arc<Snapshot>>,
     problem: Option<Cause>,
     polls: u64,
+    /// What was asked of the hypervisor besides the poll, for which spec and needs.
+    asked: Option<Arc<Inquiry>>,
     /// Tagged containers that were read and are no owners of retained volumes: vmid, node and name.
     no_owners: HashSet<(Vmid, String, String)>,
     /// Ids of the owners' range that were proven free, and have not been in a list since.
     free_owner_ids: HashSet<Vmid>,
+}
+
+/// What was asked of a hypervisor besides the poll.
+pub(super) struct Inquiry {
+    /// For this spec.
+    pub spec: PhoenixHypervisorSpec,
+    /// For objects that need this.
+    pub needs: Needs,
+    /// What came of it.
+    pub found: Result<Asked, Cause>,
+    /// Why storages of the spec were not in the poll.
+    pub why: BTreeMap<(String, String), String>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -94,7 +119,7 @@ impl Connection {
         let mut options = ConnectOptions::new(access.endpoints.clone());
         options.tls = match &access.tls {
             TlsPolicy::System => Tls::Roots,
-            TlsPolicy::Ca(pem) => Tls::Ca(pem.clone()),
+            TlsPolicy::Ca { pem, .. } => Tls::Ca(pem.clone()),
             TlsPolicy::Fingerprint(text) => Tls::Fingerprint(
                 text.parse()
                     .map_err(|e| Cause::new(Reason::InvalidSpec, format!("spec.tls.fingerprint: {e}")))?,
@@ -109,12 +134,23 @@ impl Connection {
             username: "root@pam".into(),
             password: password.as_str().into(),
         });
-        let client = Client::new(options).map_err(|e| Cause::new(Reason::InvalidSpec, e))?;
+        let client = Client::new(options).map_err(|words| {
+            let message = match &access.tls {
+                TlsPolicy::Ca { from, .. } if words.starts_with("the CA ") => {
+                    format!("spec.tls.caSecretRef: {from}: {words}: put the node's /etc/pve/pve-root-ca.pem there")
+                }
+                _ => words,
+            };
+            Cause::new(Reason::InvalidSpec, message)
+        })?;
         let ssh = match &access.ssh {
             Some(ssh) => {
                 let mut options = SshOptions::new(&ssh.user, ssh.key.as_str(), &ssh.known_hosts);
                 options.sudo = ssh.sudo;
-                Some(Ssh::new(options).map_err(|e| Cause::from(&e))?)
+                Some(Shell {
+                    ssh: Ssh::new(options).map_err(|e| of_ssh(&e, ssh))?,
+                    access: Arc::new(ssh.clone()),
+                })
             }
             None => None,
         };
@@ -163,6 +199,18 @@ impl Connection {
         }
     }
 
+    /// What was asked last.
+    pub(super) fn inquiry(&self) -> Option<Arc<Inquiry>> {
+        lock(&self.state).asked.clone()
+    }
+
+    /// Keeps what was asked.
+    pub(super) fn asked(&self, inquiry: Inquiry) -> Arc<Inquiry> {
+        let inquiry = Arc::new(inquiry);
+        lock(&self.state).asked = Some(inquiry.clone());
+        inquiry
+    }
+
     /// Counts a poll; the count before it.
     pub fn count_poll(&self) -> u64 {
         let mut state = lock(&self.state);
@@ -175,9 +223,9 @@ impl Connection {
     /// # Errors
     /// With the reason, and whether it may have run.
     pub async fn ssh(&self, node: &str, command: &Command) -> Result<Output, (Cause, bool)> {
-        let ssh = self.ssh.as_ref().ok_or_else(no_ssh)?;
-        let ran = ssh.run(&self.target(node)?, command).await;
-        ran.map_err(|e: remote::Error| (Cause::from(&e), e.may_have_happened()))
+        let shell = self.ssh.as_ref().ok_or_else(no_ssh)?;
+        let ran = shell.ssh.run(&self.target(node)?, command).await;
+        ran.map_err(|e: remote::Error| (of_ssh(&e, &shell.access), e.may_have_happened()))
     }
 
     /// Starts a command on a node whose output comes while it runs.
@@ -190,20 +238,26 @@ impl Connection {
         command: &Command,
         terminal: Option<&Terminal>,
     ) -> Result<(Running, Input), Cause> {
-        let ssh = self.ssh.as_ref().ok_or_else(no_ssh).map_err(|(f, _)| f)?;
+        let shell = self.ssh.as_ref().ok_or_else(no_ssh).map_err(|(f, _)| f)?;
         let target = self.target(node).map_err(|(f, _)| f)?;
-        ssh.start(&target, command, terminal).await.map_err(|e| Cause::from(&e))
+        let started = shell.ssh.start(&target, command, terminal).await;
+        started.map_err(|e| of_ssh(&e, &shell.access))
     }
 
     /// Where a node's SSH server is.
     pub(super) fn target(&self, node: &str) -> Result<Node, (Cause, bool)> {
-        let access = self.access.ssh.as_ref().ok_or_else(no_ssh)?;
         let known = self.last_snapshot().and_then(|s| s.addresses.get(node).cloned());
+        self.target_at(node, known.as_deref())
+    }
+
+    /// The same, with the address that Proxmox knows for the node.
+    pub(super) fn target_at(&self, node: &str, known: Option<&str>) -> Result<Node, (Cause, bool)> {
+        let access = self.access.ssh.as_ref().ok_or_else(no_ssh)?;
         let host = access
             .hosts
             .get(node)
             .cloned()
-            .or(known)
+            .or(known.map(String::from))
             .unwrap_or_else(|| node.to_string());
         Ok(match host.rsplit_once(':') {
             Some((host, port)) if !host.contains(':') || host.ends_with(']') => Node {
@@ -231,12 +285,26 @@ impl Connection {
         }
     }
 
+    /// Why the cluster cannot be looked at, with the Secrets that its credentials are from.
+    fn cause(&self, error: &crate::proxmox::Error) -> Cause {
+        match error {
+            crate::proxmox::Error::Unauthorized { .. } => Cause::new(
+                Reason::Unauthorized,
+                format!(
+                    "spec.credentials of the PhoenixHypervisor: {error}: correct the token or the password in {}",
+                    self.access.credentials_from
+                ),
+            ),
+            _ => Cause::from(error),
+        }
+    }
+
     /// Looks at the whole cluster with one call, or two where its identity is not known yet.
     ///
     /// # Errors
     /// Why it cannot be looked at.
     pub async fn look(&self, full: bool) -> Result<Snapshot, Cause> {
-        let of = |e: crate::proxmox::Error| Cause::from(&e);
+        let of = |e: crate::proxmox::Error| self.cause(&e);
         let previous = self.last_snapshot();
         let rows = self.client.cluster_resources().await.map_err(of)?;
         let (identity, quorate, addresses, version) = match (previous, full) {
@@ -292,7 +360,7 @@ impl Connection {
         rows: &[crate::proxmox::cluster::Resource],
         known: Option<&ProxmoxCluster>,
     ) -> Result<Identity, Cause> {
-        let of = |e: crate::proxmox::Error| Cause::from(&e);
+        let of = |e: crate::proxmox::Error| self.cause(&e);
         let version = self.client.version().await.map_err(of)?.version;
         let Some(status) = self.who_answers().await? else {
             // Guests can be worked on, but absence cannot be proven (promise 5).

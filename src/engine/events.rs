@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use crate::crd::{GuestStatus, ScriptStatus};
+use crate::crd::{GuestStatus, HypervisorStatus, ScriptStatus};
 use crate::reason::{Cause, Reason};
 
 use super::store::{Event, EventType};
@@ -45,6 +45,54 @@ pub(super) fn transitions(old: &GuestStatus, new: &GuestStatus) -> Vec<Event> {
         {
             events.push(Event::of(type_, new));
         }
+    }
+    events
+}
+
+/// What changed about a hypervisor: it became usable or ceased to be, for another reason than before; rights that are
+/// missing or were granted.
+pub fn of_hypervisor(old: &HypervisorStatus, new: &HypervisorStatus) -> Vec<Event> {
+    fn ready(status: &HypervisorStatus) -> Option<&Condition> {
+        status.conditions.iter().find(|c| c.type_ == "Ready")
+    }
+    let face = |c: &Condition| (c.status.clone(), c.reason.clone());
+    let (before, now) = (ready(old), ready(new));
+    let mut events = Vec::new();
+    let mut told_of_rights = false;
+    if let Some(now) = now.filter(|now| before.map(face) != Some(face(now))) {
+        let type_ = match now.status.as_str() {
+            "True" => EventType::Normal,
+            _ => EventType::Warning,
+        };
+        told_of_rights = now.reason == Reason::MissingPrivilege.as_str();
+        events.push(Event::of(type_, now));
+    }
+    let (lacked, lacks) = (
+        old.missing_privileges.clone().unwrap_or_default(),
+        new.missing_privileges.clone().unwrap_or_default(),
+    );
+    let more: Vec<&String> = lacks.iter().filter(|right| !lacked.contains(right)).collect();
+    if !more.is_empty() && !told_of_rights {
+        let message = format!(
+            "the token lacks {}",
+            Vec::from_iter(more.iter().map(|r| r.as_str())).join(", ")
+        );
+        events.push(Event::new(
+            EventType::Warning,
+            Cause::new(Reason::MissingPrivilege, message),
+        ));
+    }
+    let granted: Vec<&str> = lacked
+        .iter()
+        .filter(|right| !lacks.contains(right))
+        .map(String::as_str)
+        .collect();
+    if !granted.is_empty() {
+        let message = format!("the token has {} now", granted.join(", "));
+        events.push(Event::new(
+            EventType::Normal,
+            Cause::new(Reason::PrivilegesGranted, message),
+        ));
     }
     events
 }

@@ -1,5 +1,6 @@
 //! What failed, as a documented reason (docs/reasons.md).
 
+use crate::desired::hypervisor::SshAccess;
 use crate::proxmox::Error;
 use crate::pve::GuestRef;
 use crate::reason::{Cause, Reason};
@@ -83,33 +84,37 @@ impl From<Error> for Cause {
     }
 }
 
-/// A failed SSH command.
-impl From<&remote::Error> for Cause {
-    fn from(error: &remote::Error) -> Self {
-        let reason = match error {
-            remote::Error::BadKey(_) => Reason::SSHKeyInvalid,
-            remote::Error::HostKeyMismatch { .. } => Reason::HostKeyMismatch,
-            remote::Error::AuthFailed { .. } => Reason::SSHAuthFailed,
-            remote::Error::Unreachable { .. } => Reason::SSHUnreachable,
-            _ => Reason::SSHConnectionLost,
-        };
-        let message = match error {
-            remote::Error::BadKey(_) => {
-                format!("spec.ssh.keySecretRef of the PhoenixHypervisor: {error}: put a private key into the Secret")
-            }
-            remote::Error::HostKeyMismatch { .. } => format!(
-                "spec.ssh.knownHostsSecretRef of the PhoenixHypervisor: {error}: if the node's key was changed on purpose, put the new one into the Secret"
+/// A failed SSH command, with the Secrets that it rests on.
+pub fn of_ssh(error: &remote::Error, access: &SshAccess) -> Cause {
+    let (key, known_hosts) = (&access.key_from, &access.known_hosts_from);
+    let (reason, message) = match error {
+        remote::Error::BadKey(_) => (
+            Reason::SSHKeyInvalid,
+            format!(
+                "spec.ssh.keySecretRef of the PhoenixHypervisor: {key}: {error}: put a private key without a passphrase there"
             ),
-            remote::Error::AuthFailed { .. } => format!(
-                "spec.ssh of the PhoenixHypervisor: {error}: add the public key of keySecretRef to the user's authorized_keys on the node"
+        ),
+        remote::Error::HostKeyMismatch { .. } => (
+            Reason::HostKeyMismatch,
+            format!(
+                "spec.ssh.knownHostsSecretRef of the PhoenixHypervisor: {error}: if the node's key was changed on purpose, put the new one into {known_hosts}"
             ),
-            remote::Error::Unreachable { .. } => format!(
+        ),
+        remote::Error::AuthFailed { .. } => (
+            Reason::SSHAuthFailed,
+            format!(
+                "spec.ssh.keySecretRef of the PhoenixHypervisor: {error}: add the public key of {key} to the user's authorized_keys on the node"
+            ),
+        ),
+        remote::Error::Unreachable { .. } => (
+            Reason::SSHUnreachable,
+            format!(
                 "spec.ssh of the PhoenixHypervisor: {error}: check hosts and port, and that the node's SSH server runs"
             ),
-            _ => error.to_string(),
-        };
-        Cause::new(reason, message)
-    }
+        ),
+        _ => (Reason::SSHConnectionLost, error.to_string()),
+    };
+    Cause::new(reason, message)
 }
 
 /// A command in a guest that ended badly, or an answer that is none.

@@ -7,17 +7,21 @@ use std::time::Duration;
 use crate::crd::status::{NodeStatus, ProxmoxCluster};
 use crate::crd::{HypervisorStatus, PhoenixHypervisor};
 use crate::desired::{Key, ObjectName, hypervisor};
+use crate::observed::Cluster;
 use crate::reason::{Cause, Reason};
 use crate::status::{clear_condition, set_condition};
 
-use super::connection::{Connection, Snapshot};
+use super::connection::{Connection, Inquiry, Snapshot};
+use super::privileges::Needs;
 use super::store::Store;
-use super::{Engine, defect, lock, now};
+use super::{Engine, defect, lock, now, usable};
 
 /// Polls after which nodes, quorum and version are read again.
 const FULL_EVERY: u64 = 30;
 /// Guests that are read to see that a cluster is the recorded one.
 const PROOFS: usize = 3;
+/// Characters of a message that status has room for.
+const MESSAGE: usize = 4000;
 
 /// What a poll came to.
 #[derive(Clone, Debug)]
@@ -70,7 +74,7 @@ impl<S: Store> Engine<S> {
         }
         let status = defect::caught_now(|| {
             let object = self.store.hypervisor(namespace, name)?;
-            Some(hypervisor_status(&object, Err(&problem), false))
+            Some(hypervisor_status(&object, Err(&problem), false, &Findings::default()))
         });
         PollOutcome {
             status: status.ok().flatten().unwrap_or_default(),
@@ -89,6 +93,7 @@ impl<S: Store> Engine<S> {
             };
         };
         let key = ObjectName::new(namespace, name);
+        let mut findings = Findings::default();
         let (result, proven, seconds, changed) = match self.connect(&object, namespace, name) {
             Ok(connection) => {
                 let before = connection.snapshot().ok();
@@ -100,6 +105,9 @@ impl<S: Store> Engine<S> {
                     Ok(snapshot) if full => self.is_proven(&connection, &object, snapshot).await,
                     _ => false,
                 };
+                if let Ok(snapshot) = &result {
+                    findings = self.findings(&connection, &object, snapshot, full).await;
+                }
                 let changed = self.changed(namespace, name, before.as_deref(), result.as_ref().ok());
                 connection.store(result.clone());
                 lock(&self.polled).insert(key, None);
@@ -110,12 +118,53 @@ impl<S: Store> Engine<S> {
                 (Err(problem), false, 10, self.changed(namespace, name, None, None))
             }
         };
-        let status = hypervisor_status(&object, result.as_ref(), proven);
+        let status = hypervisor_status(&object, result.as_ref(), proven, &findings);
         let seconds = (seconds as f64 / self.options.time_scale).max(0.02);
         PollOutcome {
             status,
             changed,
             next: Duration::from_secs_f64(seconds),
+        }
+    }
+
+    /// What keeps the hypervisor from being used although its API answers. It concerns the hypervisor: guests go on, and
+    /// each tells what it lacks itself.
+    async fn findings(
+        &self,
+        connection: &Connection,
+        object: &PhoenixHypervisor,
+        snapshot: &Snapshot,
+        full: bool,
+    ) -> Findings {
+        let name = ObjectName::of(object);
+        let mut needs = Needs::default();
+        self.store.look_at_all(&mut |guest| {
+            if guest.hypervisor_ref() == name {
+                needs.add(guest);
+            }
+        });
+        let spec = &object.spec;
+        let cluster = &snapshot.cluster;
+        let same = |last: &Inquiry| last.spec == *spec && last.needs == needs;
+        let last = connection.inquiry().filter(|last| same(last));
+        // While something is missing it is asked for at every poll, so that what was mended is seen at once.
+        let inquiry = match last.filter(|last| !full && of(last, cluster).is_empty()) {
+            Some(last) => last,
+            None => {
+                let why = usable::not_in_poll(connection, spec, &needs, cluster).await;
+                let found = usable::ask(connection, spec, &needs, snapshot).await;
+                connection.asked(Inquiry {
+                    spec: spec.clone(),
+                    needs,
+                    found,
+                    why,
+                })
+            }
+        };
+        let missing = inquiry.found.as_ref().ok().and_then(|asked| asked.missing.clone());
+        Findings {
+            problems: of(&inquiry, cluster),
+            missing: missing.map(|list| list.iter().map(|(path, right)| format!("{path}: {right}")).collect()),
         }
     }
 
@@ -195,7 +244,69 @@ impl<S: Store> Engine<S> {
     }
 }
 
-fn hypervisor_status(object: &PhoenixHypervisor, result: Result<&Snapshot, &Cause>, proven: bool) -> HypervisorStatus {
+/// What was found out about a hypervisor whose API answers.
+#[derive(Clone, Debug, Default)]
+struct Findings {
+    /// What keeps it from being used, the first one being its reason.
+    problems: Vec<Cause>,
+    /// Rights that are missing, `path: privilege`; `None` where nobody asked or could.
+    missing: Option<Vec<String>>,
+}
+
+/// What is wrong, from the poll and from what was asked last.
+fn of(inquiry: &Inquiry, cluster: &Cluster) -> Vec<Cause> {
+    let asked = match &inquiry.found {
+        Ok(asked) => asked,
+        Err(cause) => return vec![cause.clone()],
+    };
+    let missing = asked.missing.as_deref().unwrap_or_default();
+    let hidden = |storage: &str| {
+        let path = format!("/storage/{storage}");
+        missing.iter().any(|(at, _)| *at == path)
+    };
+    let (spec, needs) = (&inquiry.spec, &inquiry.needs);
+    let mut problems = usable::of_poll(spec, needs, cluster, &hidden, &inquiry.why);
+    if !missing.is_empty() {
+        problems.push(Cause::new(Reason::MissingPrivilege, lacks(missing)));
+    }
+    problems.extend(asked.problems.iter().cloned());
+    problems
+}
+
+/// Rights that are missing, in words: grouped by path, with the place where they are granted.
+fn lacks(missing: &[(String, String)]) -> String {
+    let mut paths: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (path, right) in missing {
+        match paths.iter_mut().find(|(at, _)| at == path) {
+            Some((_, rights)) => rights.push(right),
+            None => paths.push((path, vec![right])),
+        }
+    }
+    let words = paths
+        .iter()
+        .map(|(path, rights)| format!("{} on {path}", rights.join(" ")));
+    format!(
+        "spec.credentials.tokenSecretRef: the token lacks {}: grant them with `pveum acl modify PATH --users USER --roles ROLE` (docs/access.md)",
+        Vec::from_iter(words).join(", ")
+    )
+}
+
+fn hypervisor_status(
+    object: &PhoenixHypervisor,
+    result: Result<&Snapshot, &Cause>,
+    proven: bool,
+    findings: &Findings,
+) -> HypervisorStatus {
+    let answers = result;
+    let unusable = findings.problems.first().map(|first| {
+        let all = findings.problems.iter().map(|p| p.message.as_str());
+        let message: String = Vec::from_iter(all).join("; ").chars().take(MESSAGE).collect();
+        Cause::new(first.reason, message)
+    });
+    let result = result.and_then(|snapshot| match &unusable {
+        Some(cause) => Err(cause),
+        None => Ok(snapshot),
+    });
     let mut status = object.status.clone().unwrap_or_default();
     let generation = object.metadata.generation.unwrap_or_default();
     let time = now();
@@ -208,7 +319,7 @@ fn hypervisor_status(object: &PhoenixHypervisor, result: Result<&Snapshot, &Caus
                 "Ready",
                 "True",
                 Reason::Ready,
-                "the Proxmox API answers",
+                "the Proxmox API answers, and what is needed is there",
                 generation,
                 time,
             );
@@ -255,8 +366,11 @@ fn hypervisor_status(object: &PhoenixHypervisor, result: Result<&Snapshot, &Caus
     }
     status.phase = Some(if result.is_ok() { "Ready" } else { "NotReady" }.into());
     status.message = result.err().map(|f| f.message.clone());
-    if let Ok(snapshot) = result {
+    if let Ok(snapshot) = answers {
         seen(&mut status, snapshot, proven);
+    }
+    if let Some(missing) = &findings.missing {
+        status.missing_privileges = Some(missing.clone()).filter(|list| !list.is_empty());
     }
     status
 }
@@ -285,6 +399,7 @@ fn seen(status: &mut HypervisorStatus, snapshot: &Snapshot, proven: bool) {
             "offline"
         }
     };
+    status.node_names = Some(cluster.identity.nodes.join(", "));
     status.nodes = Some(
         cluster
             .identity
@@ -298,8 +413,4 @@ fn seen(status: &mut HypervisorStatus, snapshot: &Snapshot, proven: bool) {
     );
     let storages: BTreeSet<String> = cluster.storages.keys().map(|(_, s)| s.clone()).collect();
     status.storages = Some(storages.into_iter().collect());
-    status.missing_privileges = cluster
-        .quorate
-        .is_none()
-        .then(|| vec!["Sys.Audit on / (deleting guests needs it)".to_string()]);
 }

@@ -13,11 +13,13 @@ use crate::plan::ProbeRequest;
 use crate::proxmox::Client;
 use crate::pve::{GuestRef, GuestType, Vmid};
 use crate::reason::{Cause, Reason};
+use crate::remote::Node;
 use crate::remote::probes::{self, AT_A_TIME, BatchAnswer, GuestProbe, Lines, SLACK};
 use crate::remote::runner::{self, Layout, ProbeAnswer as Said};
-use crate::remote::{Node, Ssh};
 
+use super::connection::Shell;
 use super::defect;
+use super::failure::of_ssh;
 
 /// A reconcile waits so long for an answer before it leaves it to a later one.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -65,14 +67,14 @@ struct NodeQueue {
 /// Asks the probes of one hypervisor's guests.
 pub struct Prober {
     client: Client,
-    ssh: Option<Ssh>,
+    ssh: Option<Shell>,
     asked: Mutex<HashMap<(Vmid, ProbeKind), Asked>>,
     nodes: Mutex<HashMap<Node, Arc<NodeQueue>>>,
 }
 
 impl Prober {
     /// A prober; nothing is sent.
-    pub fn new(client: Client, ssh: Option<Ssh>) -> Self {
+    pub fn new(client: Client, ssh: Option<Shell>) -> Self {
         Prober {
             client,
             ssh,
@@ -138,7 +140,7 @@ impl Prober {
     }
 
     /// Puts a probe into its node's queue; whoever finds the queue empty sees to it that it is emptied.
-    fn enqueue(self: &Arc<Self>, ssh: &Ssh, node: &Node, waiting: Waiting) {
+    fn enqueue(self: &Arc<Self>, ssh: &Shell, node: &Node, waiting: Waiting) {
         let new = || NodeQueue {
             waiting: Mutex::default(),
             channels: Arc::new(Semaphore::new(CHANNELS)),
@@ -165,7 +167,7 @@ fn defective(words: &str) -> ProbeAnswer {
 }
 
 /// Sends what gathers in a node's queue, until it is empty.
-async fn empty(ssh: Ssh, node: Node, queue: Arc<NodeQueue>) {
+async fn empty(ssh: Shell, node: Node, queue: Arc<NodeQueue>) {
     loop {
         tokio::time::sleep(GATHER).await;
         // More gathers while all channels are in use.
@@ -193,7 +195,7 @@ async fn empty(ssh: Ssh, node: Node, queue: Arc<NodeQueue>) {
 }
 
 /// Runs a batch; each answer is told as soon as it is there.
-async fn run(ssh: &Ssh, node: &Node, batch: &[Waiting]) {
+async fn run(shell: &Shell, node: &Node, batch: &[Waiting]) {
     let list: Vec<GuestProbe> = batch.iter().map(|w| w.probe.clone()).collect();
     let command = probes::batch(&list, &Layout::default());
     let longest = list.iter().map(|p| p.seconds).max().unwrap_or(1) + SLACK;
@@ -210,12 +212,12 @@ async fn run(ssh: &Ssh, node: &Node, batch: &[Waiting]) {
             }
         }
     };
-    let problem = match ssh.run_streaming(node, &command, limit, stdout).await {
+    let problem = match shell.ssh.run_streaming(node, &command, limit, stdout).await {
         Ok(output) => Cause::new(
             Reason::CommandFailed,
             format!("probes on node {}: {}", node.name, output.complaint()),
         ),
-        Err(error) => Cause::from(&error),
+        Err(error) => of_ssh(&error, &shell.access),
     };
     for (waiting, _) in batch.iter().zip(&told).filter(|(_, told)| !**told) {
         let unknown = ProbeAnswer::Unknown(problem.clone());

@@ -10,6 +10,7 @@
 //! objects and at Proxmox would not find again.
 
 mod controller;
+mod field_manager;
 mod finalizers;
 mod lease;
 mod metrics;

@@ -8,6 +8,7 @@ use tracing::warn;
 
 use crate::crd::{FeatureStatus, HypervisorStatus, PhoenixFeature, PhoenixHypervisor};
 use crate::desired::ObjectName;
+use crate::engine::events;
 use crate::engine::store::StoreError;
 use crate::reason::Reason;
 
@@ -45,7 +46,11 @@ pub async fn poll<R: Reconciler>(store: &KubeStore, reconciler: &R, name: &Objec
     let also = changed.into_iter().map(Item::Guest).collect();
     if current != status {
         match store.write_status_of::<PhoenixHypervisor>(name, &status).await {
-            Ok(()) => {}
+            Ok(()) => {
+                for event in events::of_hypervisor(&current, &status) {
+                    store.hypervisor_event(name, event).await;
+                }
+            }
             Err(StoreError::Gone) => return ("gone", (None, also)),
             Err(error) => {
                 warn!(%error, "status not written, tried again");
@@ -141,8 +146,10 @@ fn feature_status(feature: &PhoenixFeature, now: Timestamp) -> FeatureStatus {
         .iter()
         .flat_map(|s| &s.conditions)
         .find(|c| c.type_ == "Ready" && c.status == "True");
+    let requires = feature.spec.requires.as_deref().unwrap_or_default();
     FeatureStatus {
         observed_generation: feature.metadata.generation,
+        requires: Some(requires.join(", ")).filter(|text| !text.is_empty()),
         conditions: vec![Condition {
             type_: "Ready".into(),
             status: "True".into(),
@@ -196,8 +203,11 @@ mod tests {
         let first = feature_status(&feature, at(1));
         feature.status = Some(first.clone());
         assert_eq!(feature_status(&feature, at(2)), first);
+        assert_eq!(first.requires, None);
         feature.metadata.generation = Some(2);
+        feature.spec.requires = Some(vec!["base-setup".into(), "nvidia".into()]);
         let second = feature_status(&feature, at(2));
+        assert_eq!(second.requires.as_deref(), Some("base-setup, nvidia"));
         assert_eq!(second.observed_generation, Some(2));
         assert_eq!(
             second.conditions[0].last_transition_time,

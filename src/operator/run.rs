@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use crate::engine::store::StoreError;
 
 use super::controller::{Controller, Reconciler};
+use super::field_manager;
 use super::lease::{Elector, KubeLease, Timing};
 use super::metrics::Metrics;
 use super::objects::coverage::Coverage;
@@ -79,7 +80,7 @@ pub async fn run<R: Reconciler>(
 ) -> Result<(), RunError> {
     let mut config = Config::infer().await.map_err(RunError::Config)?;
     config.read_timeout = Some(READ_TIMEOUT);
-    let client = Client::try_from(config).map_err(RunError::Client)?;
+    let client = field_manager::client(config).map_err(RunError::Client)?;
     let listener = TcpListener::bind(options.metrics_listen).await;
     let listener = listener.map_err(|e| RunError::Listen(options.metrics_listen, e))?;
     let stop = stop_signal()?.shared();

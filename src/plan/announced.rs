@@ -5,6 +5,9 @@ use crate::crd::{GuestStatus, RevisionStatus, VolumeStatus};
 use super::recreate::recreated;
 use super::{Announce, Step};
 
+/// Chosen images that status keeps; those of earlier specs go first.
+const CHOSEN: usize = 8;
+
 /// What is written before a step's effect leaves (promise 1).
 pub fn announced(previous: &GuestStatus, announce: &[Announce]) -> GuestStatus {
     let mut status = previous.clone();
@@ -30,6 +33,13 @@ pub fn announced(previous: &GuestStatus, announce: &[Announce]) -> GuestStatus {
                 status.claim = None;
                 status.node = None;
                 status.last_error = None;
+            }
+            Announce::Image { wanted, name } => {
+                let chosen = status.chosen_images.get_or_insert_default();
+                if chosen.len() >= CHOSEN && !chosen.contains_key(wanted) {
+                    chosen.clear();
+                }
+                chosen.insert(wanted.clone(), name.clone());
             }
             Announce::CreateSent => status.create_sent = Some(true),
             Announce::Superseded(old) => superseded(&mut status, old),

@@ -16,14 +16,28 @@ const ABOUT_FIELDS: &[Reason] = &[
     Reason::TaskFailed,
     Reason::NotFound,
 ];
+/// Reasons of failures whose words may be about a storage.
+const ABOUT_STORAGES: &[Reason] = &[Reason::StorageError, Reason::StorageFull, Reason::StorageUnavailable];
 /// What stands before Proxmox's own words.
 const PREFIXES: &[&str] = &["the outcome is unknown: ", "Parameter verification failed. "];
 
 /// The failure with the field that it is about; as it is, where none is found. What is wrong with a field is a refusal,
 /// whichever way it was told.
 pub fn explain(desired: &Desired, step: Option<&Step>, place: &Place<'_>, failure: Cause) -> Cause {
+    let cause = field_of_failure(desired, step, place, failure);
+    Cause::new(cause.reason, desired.defaulted.told(cause.message))
+}
+
+fn field_of_failure(desired: &Desired, step: Option<&Step>, place: &Place<'_>, failure: Cause) -> Cause {
     if let Some(message) = step.and_then(|step| hidden_pool(step, &failure)) {
         return Cause::new(Reason::MissingPrivilege, message);
+    }
+    if ABOUT_STORAGES.contains(&failure.reason) {
+        let field = step.and_then(|step| storage_field(desired, step, &failure.message));
+        return match field {
+            Some(field) => Cause::new(failure.reason, format!("{field}: {}", failure.message)),
+            None => failure,
+        };
     }
     if !ABOUT_FIELDS.contains(&failure.reason) {
         return failure;
@@ -42,6 +56,43 @@ pub fn explain(desired: &Desired, step: Option<&Step>, place: &Place<'_>, failur
     match known(desired, params, place, words).or_else(|| by_key(desired, params, words)) {
         Some(message) => Cause::new(Reason::ProxmoxRefused, message),
         None => failure,
+    }
+}
+
+/// The field that gave the storage of which Proxmox's words speak, where the step uses it for one thing only.
+fn storage_field(desired: &Desired, step: &Step, words: &str) -> Option<String> {
+    let storage = between(words, "storage '", "'")?;
+    let (Effect::Call { call, .. } | Effect::Task { call, .. }) = &step.effect else {
+        return None;
+    };
+    let on = |value: &str| value == storage || value.strip_prefix(storage).is_some_and(|rest| rest.starts_with(':'));
+    let download = call.path.contains(&format!("/storage/{storage}/")) || call.get_param("storage") == Some(storage);
+    let image = match desired.sort() {
+        crate::pve::GuestType::Lxc => "source.image.storage",
+        crate::pve::GuestType::Qemu => "source.cloudImage.storage",
+    };
+    let mut fields: Vec<String> = download.then(|| image.to_string()).into_iter().collect();
+    for (key, value) in &call.params {
+        let field = match stem(key) {
+            "rootfs" if on(value) => "rootfs.storage".to_string(),
+            "mp" if on(value) => format!("{}.storage", field_of(desired, &call.params, key)),
+            "scsi" | "virtio" | "sata" | "ide" if on(value.trim_start_matches("file=")) => {
+                let first = desired.vm().and_then(|vm| vm.disks.iter().flatten().next());
+                let created = call.path.ends_with("/qemu");
+                let name = first.filter(|_| created).map_or("root", |disk| disk.name.as_str());
+                match created {
+                    true => format!("disks[{name}].storage"),
+                    false => continue,
+                }
+            }
+            _ => continue,
+        };
+        fields.push(field);
+    }
+    fields.dedup();
+    match fields.as_slice() {
+        [one] => Some(format!("{}.{one}", desired.field_prefix())),
+        _ => None,
     }
 }
 

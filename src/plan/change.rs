@@ -6,6 +6,7 @@ use crate::observed::Guest;
 use crate::plan::NodeWork;
 use crate::pve::ApiCall;
 use crate::pve::property::stem;
+use crate::pve::units;
 use crate::reason::Reason;
 
 use super::planner::Planner;
@@ -41,9 +42,21 @@ impl Change {
         if self.key == "description" {
             return "description: changed".into();
         }
-        let show = |v: &Option<String>| v.as_deref().map_or("(none)".to_string(), shortened);
+        let show = |v: &Option<String>| {
+            let words = v.as_deref().map(|v| in_words(&self.key, v));
+            words.map_or("(none)".to_string(), |v| shortened(&v))
+        };
         format!("{}: {} → {}", self.key, show(&self.old), show(&self.value))
     }
+}
+
+/// A value as people write it: Proxmox counts memory in MiB.
+fn in_words(key: &str, value: &str) -> String {
+    if !["memory", "swap", "balloon"].contains(&key) {
+        return value.to_string();
+    }
+    let mib = value.strip_prefix("current=").unwrap_or(value).parse();
+    mib.map_or_else(|_| value.to_string(), units::mib_words)
 }
 
 /// A value for people, without its end where it is long.

@@ -81,7 +81,7 @@ impl Planner<'_> {
                 vmid: Some(from),
                 ..
             } => format!("clone {what} from {template} ({from})"),
-            other => format!("create {what} from {}", other.image_volid().unwrap_or_default()),
+            other => format!("create {what} from {}", self.image_of(other).unwrap_or_default()),
         };
         Ok(self.run(Stage::Created, action, announce, effect))
     }
@@ -168,10 +168,18 @@ impl Planner<'_> {
             },
         };
         if !cluster.identity.nodes.contains(&node) {
-            let message = format!(
-                "node {node:?} is not a node of the cluster ({}): correct spec.node",
-                cluster.identity.nodes.join(", ")
-            );
+            let identity = &self.desired.identity;
+            let named = [&identity.node, &identity.default_node].contains(&&Some(node.clone()));
+            let nodes = cluster.identity.nodes.join(", ");
+            let message = match named {
+                true => format!(
+                    "{}.node: {node:?} is not a node of the cluster ({nodes}): correct the name",
+                    self.prefix()
+                ),
+                false => {
+                    format!("node {node:?}, where it is to be made, is not a node of the cluster ({nodes}) any more")
+                }
+            };
             return Err(self.stuck(stage, Reason::NodeNotFound, message));
         }
         if !cluster.online.contains(&node) {
@@ -183,7 +191,7 @@ impl Planner<'_> {
     pub(crate) fn fresh_description(&self, vmid: Vmid) -> String {
         let stamp = Stamp {
             fresh: true,
-            image: self.desired.source.as_ref().and_then(Source::image_volid),
+            image: self.desired.source.as_ref().and_then(|source| self.image_of(source)),
             template: self.desired.source.as_ref().and_then(template_of),
             keys: self.desired.lxc().and_then(|lxc| lxc.ssh_keys.as_ref()).map(digest_of),
             ..self.desired.stamp(vmid)
@@ -296,7 +304,7 @@ impl Planner<'_> {
             Some(row) if !row.available => Err(self.wait(
                 stage,
                 Reason::StorageUnavailable,
-                format!("storage {storage} on node {node} is not available"),
+                format!("{field}: storage {storage:?} on node {node} is not available"),
                 10,
             )),
             Some(row) if !row.content.iter().any(|c| c == content) => {

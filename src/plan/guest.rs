@@ -24,7 +24,8 @@ pub fn plan(input: Input<'_>) -> Plan {
 impl Planner<'_> {
     fn stages(&mut self) -> Staged {
         self.facts.managed = Some(managed(self.desired));
-        self.facts.source = self.desired.source.as_ref().map(source_words);
+        let source = self.desired.source.as_ref();
+        self.facts.source = source.map(|source| source_words(source, self.image_of(source)));
         self.facts.stopped = self.desired.life.form == Form::Guest && self.desired.life.power == PowerState::Stopped;
         self.facts.absent = absent(self.desired, self.status);
         if self.unchanged() && !self.needs_look()? {
@@ -308,13 +309,13 @@ pub(crate) fn absent(desired: &Desired, status: &GuestStatus) -> Vec<Stage> {
     Stage::ALL.into_iter().filter(|stage| !there(stage)).collect()
 }
 
-fn source_words(source: &Source) -> String {
+fn source_words(source: &Source, image: Option<String>) -> String {
     match source {
         Source::Clone { template, .. } => template.clone(),
         other => {
             let name = match other {
                 Source::Download { filename, .. } => filename.clone(),
-                _ => other.image_volid().unwrap_or_default(),
+                _ => image.unwrap_or_default(),
             };
             let file = name.rsplit('/').next().unwrap_or_default();
             let file = file.split('_').next().unwrap_or_default();

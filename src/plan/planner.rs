@@ -64,8 +64,13 @@ impl<'a> Planner<'a> {
         self.findings.push(Finding {
             condition,
             holds: Some(holds),
-            cause: Cause::new(reason, message),
+            cause: self.cause(reason, message),
         });
+    }
+
+    /// A cause that blames the field that somebody wrote.
+    fn cause(&self, reason: Reason, message: impl Into<String>) -> Cause {
+        Cause::new(reason, self.desired.defaulted.told(message))
     }
 
     /// The stage holds, unless a step of it is held back.
@@ -87,14 +92,14 @@ impl<'a> Planner<'a> {
 
     /// Something else has to happen before the stage can go on.
     pub fn wait(&mut self, stage: Stage, reason: Reason, message: impl Into<String>, seconds: u64) -> Next {
-        let cause = Cause::new(reason, message);
+        let cause = self.cause(reason, message);
         self.condition(stage.as_str(), false, reason, cause.message.clone());
         Next::Wait { cause, seconds }
     }
 
     /// Only a change by somebody helps.
     pub fn stuck(&mut self, stage: Stage, reason: Reason, message: impl Into<String>) -> Next {
-        let cause = Cause::new(reason, message);
+        let cause = self.cause(reason, message);
         self.condition(stage.as_str(), false, reason, cause.message.clone());
         Next::Stuck(cause)
     }

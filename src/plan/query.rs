@@ -54,14 +54,14 @@ pub enum Query {
     Parent(GuestRef),
     /// The guest of an earlier revision, and what rests on its volumes.
     OldRevision(GuestRef),
-    /// Whether an image is on its storage.
+    /// Whether an image is on its storage, and what else is there.
     Image {
         /// Node.
         node: String,
         /// Volume id.
         volid: String,
-        /// Name in the appliance index, where the image is of it.
-        appliance: Option<String>,
+        /// Whether the appliance index is asked for, too, where the file may be another than it says.
+        index: bool,
     },
     /// Records of scripts in the guest.
     Scripts {

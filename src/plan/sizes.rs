@@ -3,6 +3,7 @@
 
 use crate::observed::Guest;
 use crate::pve::property::Properties;
+use crate::pve::units;
 use crate::reason::Reason;
 
 use super::planner::Planner;
@@ -53,6 +54,7 @@ impl Planner<'_> {
         if *have <= gib_bytes(*wanted) {
             return Ok(*have < gib_bytes(*wanted));
         }
+        let there = units::words(*have);
         let at_least = have.div_ceil(1 << 30);
         let lowered = match size.fulfilled {
             Some(before) => *wanted < before,
@@ -61,12 +63,12 @@ impl Planner<'_> {
         };
         if lowered {
             let message = format!(
-                "{field}: {wanted}Gi is less than the {have} bytes that {what} has; Proxmox cannot shrink it: set at least {at_least}Gi"
+                "{field}: {wanted}Gi is less than the {there} that {what} has; Proxmox cannot shrink it: set at least {at_least}Gi"
             );
             return Err(self.stuck(size.stage, Reason::ShrinkRefused, message));
         }
         let message = format!(
-            "{field}: {wanted}Gi is less than the {have} bytes that {what} has, because it was grown elsewhere; it stays: set {at_least}Gi"
+            "{field}: {wanted}Gi is less than the {there} that {what} has, because it was grown elsewhere; it stays: set {at_least}Gi"
         );
         self.find_more("LargerThanSpec", Reason::GrownOutsidePhoenix, message);
         Ok(false)

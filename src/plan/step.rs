@@ -54,6 +54,13 @@ pub enum Announce {
     Restamped(String),
     /// The guest carries the object's stamp, while the restamp annotation has this value.
     Owned(Option<String>),
+    /// The image that a name means which leaves the build open.
+    Image {
+        /// The name as it is written ([`crate::plan::images`]).
+        wanted: String,
+        /// The file's name.
+        name: String,
+    },
     /// The creating call is about to leave.
     CreateSent,
     /// The guest is one of an earlier revision of the template; the object's own one is another.

@@ -1,5 +1,7 @@
 //! The cluster: version, members, resources, free vmids, pools (facts C).
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use crate::pve::Vmid;
@@ -183,6 +185,18 @@ impl Client {
     pub async fn certificates(&self, node: &str) -> Result<Vec<Certificate>> {
         self.fetch(&ApiCall::get(path(["nodes", node, "certificates", "info"])))
             .await
+    }
+
+    /// The caller's own rights: by path, and whether each holds below it too (facts H).
+    pub async fn permissions(&self) -> Result<BTreeMap<String, BTreeMap<String, bool>>> {
+        let rows: BTreeMap<String, BTreeMap<String, serde_json::Value>> =
+            self.fetch(&ApiCall::get("/access/permissions")).await?;
+        let holds = |value: &serde_json::Value| *value == 1 || *value == true || *value == "1";
+        let flags = |rights: BTreeMap<String, serde_json::Value>| {
+            let flags = rights.iter().map(|(right, value)| (right.clone(), holds(value)));
+            flags.collect()
+        };
+        Ok(rows.into_iter().map(|(path, rights)| (path, flags(rights))).collect())
     }
 
     /// Everything that the credential may see.

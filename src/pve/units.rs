@@ -70,6 +70,30 @@ fn whole(field: &str, quantity: &str, unit: u128, name: &str, suffix: &str) -> R
     i64::try_from(bytes / unit).map_err(|_| format!("{field}: {quantity:?} is too large"))
 }
 
+/// A size as people write it: exactly, with at most two decimals, in the largest unit that allows it (`20Gi`, `1.5Gi`,
+/// `8193Mi`).
+pub fn words(bytes: u128) -> String {
+    let units = UNITS[..6].iter().rev();
+    let written = units.filter(|(_, unit)| bytes >= *unit).find_map(|(suffix, unit)| {
+        let hundredths = (bytes % unit).checked_mul(100)?;
+        if hundredths % unit != 0 {
+            return None;
+        }
+        let fraction = match hundredths / unit {
+            0 => String::new(),
+            tenths if tenths % 10 == 0 => format!(".{}", tenths / 10),
+            hundredths => format!(".{hundredths:02}"),
+        };
+        Some(format!("{}{fraction}{suffix}", bytes / unit))
+    });
+    written.unwrap_or_else(|| bytes.to_string())
+}
+
+/// [`words`] of whole MiB.
+pub fn mib_words(mib: u64) -> String {
+    words(u128::from(mib) << 20)
+}
+
 /// Bytes of a size as Proxmox writes it in property strings (`8G`, `512M`, `0T`), in which units are powers of 1024.
 pub fn proxmox_bytes(size: &str) -> Option<u128> {
     let unit = match size.chars().last()? {
@@ -107,6 +131,24 @@ pub fn seconds(duration: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_written_as_people_write_them() {
+        for (bytes, text) in [
+            (20 << 30, "20Gi"),
+            (512 << 20, "512Mi"),
+            (3 << 29, "1.5Gi"),
+            (5 << 28, "1.25Gi"),
+            ((8 << 30) + (1 << 20), "8193Mi"),
+            (21_474_836_481, "21474836481"),
+            (1 << 40, "1Ti"),
+            (0, "0"),
+        ] {
+            assert_eq!(words(bytes), text);
+            assert_eq!(super::bytes(text), Some(bytes), "{text}");
+        }
+        assert_eq!(mib_words(72_000), "72000Mi");
+    }
 
     #[test]
     fn quantities() {

@@ -4,6 +4,8 @@ use russh::keys::ssh_key::known_hosts::{Entry, HostPatterns, Marker};
 use russh::keys::{HashAlg, PublicKey};
 use sha1::{Digest, Sha1};
 
+use super::Node;
+
 /// The keys listed for any of `names` (a host may stand under its name or its address) at `port`; revoked ones are
 /// not among them. Lines that cannot be read are skipped, as OpenSSH does.
 pub(super) fn keys_of(known_hosts: &str, names: &[&str], port: u16) -> Vec<PublicKey> {
@@ -28,6 +30,11 @@ pub(super) fn keys_of(known_hosts: &str, names: &[&str], port: u16) -> Vec<Publi
         .filter(|e| e.marker().is_none())
         .map(|e| e.public_key().clone());
     plain.filter(|key| !revoked(key)).collect()
+}
+
+/// Whether a key of a node is known, by its address or its name.
+pub fn is_pinned(known_hosts: &str, node: &Node) -> bool {
+    !keys_of(known_hosts, &[&node.host, &node.name], node.port).is_empty()
 }
 
 /// How a host is written: with the port in brackets unless it is 22, when either will do.

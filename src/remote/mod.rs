@@ -22,6 +22,7 @@ mod ssh;
 mod tests;
 
 pub use command::{Command, InvalidCommand};
+pub use known_hosts::is_pinned;
 pub use output::{Captured, Output};
 pub use session::{Event, Input, Running, Terminal};
 pub use ssh::{Error, Node, Ssh, SshOptions, SshTimeouts};

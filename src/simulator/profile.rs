@@ -186,9 +186,7 @@ fn homelab(version: &str, secrets: &Secrets, now: u64) -> State {
     state.nodes.insert("phoenix".to_owned(), phoenix);
     homelab_storages(&mut state);
     homelab_access(&mut state, secrets);
-    for (name, image) in [(UBUNTU, os("ubuntu", 255)), (DEBIAN, os("debian", 252))] {
-        state.images.insert(name.to_owned(), image);
-    }
+    state.images.insert(DEBIAN.to_owned(), os("debian", 252));
     put_file(
         &mut state,
         "phoenix",
@@ -200,13 +198,31 @@ fn homelab(version: &str, secrets: &Secrets, now: u64) -> State {
     for storage in ["local", "fastData-shared-iso"] {
         put_file(&mut state, "phoenix", storage, "import", NOBLE, 628_326_912);
     }
-    state.appliances = vec![
-        appliance(UBUNTU, "ubuntu-24.04", "24.04-2"),
-        appliance(DEBIAN, "debian-12", "12.7-1"),
-    ];
-    for (at, size) in [(0, 141_589_318), (1, 126_515_062)] {
-        let entry = &mut state.appliances[at];
+    // The newest build of each, as the index has it (facts L.5).
+    for (template, version, size, os) in [
+        (UBUNTU, "24.04-2", 141_589_318, os("ubuntu", 255)),
+        (
+            "debian-12-standard_12.12-1_amd64.tar.zst",
+            "12.12-1",
+            126_686_094,
+            os("debian", 252),
+        ),
+        (
+            "debian-13-standard_13.1-2_amd64.tar.zst",
+            "13.1-2",
+            129_710_398,
+            os("debian", 257),
+        ),
+        (
+            "ubuntu-25.04-standard_25.04-1.1_amd64.tar.zst",
+            "25.04-1.1",
+            138_412_032,
+            os("ubuntu", 257),
+        ),
+    ] {
+        let mut entry = appliance(template, version);
         entry.size = size;
+        state.images.insert(template.to_owned(), os);
         let file = super::model::download::RemoteFile {
             size,
             virtual_size: None,
@@ -214,14 +230,17 @@ fn homelab(version: &str, secrets: &Secrets, now: u64) -> State {
             os: None,
         };
         state.remote_files.insert(entry.location.clone(), file);
+        state.appliances.push(entry);
     }
     state
 }
 
-fn appliance(template: &str, os: &str, version: &str) -> Appliance {
+fn appliance(template: &str, version: &str) -> Appliance {
+    let package = template.split('_').next().unwrap_or_default();
+    let os = package.trim_end_matches("-standard");
     Appliance {
         template: template.to_owned(),
-        package: format!("{os}-standard"),
+        package: package.to_owned(),
         os: os.to_owned(),
         version: version.to_owned(),
         section: "system".to_owned(),

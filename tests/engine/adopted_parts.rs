@@ -151,7 +151,7 @@ async fn every_value_that_an_adoption_changes_is_shown_and_how_hard_it_hits() {
         let shown = shown(&steps);
         for change in [
             "cores: \"1\" → \"2\"",
-            "memory: \"512\" → \"2048\"",
+            "memory: \"512Mi\" → \"2Gi\"",
             "onboot: \"1\" → \"0\"",
             "tags: \"theirs\" → \"ours;phoenix\"",
             "description: ",

@@ -326,3 +326,162 @@ async fn the_first_owner_container_fetches_the_guests_image_where_it_is_gone() {
     assert_eq!(w.guests().len(), 2);
     assert_eq!(downloads(&w), 2);
 }
+
+fn open(name: &str) -> Value {
+    json!({"source": {"image": {"appliance": name}}, "network": []})
+}
+
+/// The index has another build of a package from now on.
+fn newer(world: &World, old: &str, new: &str) {
+    world.sim().with(|s| {
+        let entry = s.appliances.iter_mut().find(|a| a.template == old).unwrap();
+        entry.template = new.into();
+    });
+}
+
+const OPEN_BUILD: &str = "debian-13-standard_13.1-2_amd64.tar.zst";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_name_means_the_newest_build_chosen_once() {
+    let mut w = world().await;
+    let names = [
+        "debian-13-standard_*",
+        "debian-13-standard",
+        "debian-*-standard",
+        "debian-13-*_amd64.tar.zst",
+    ];
+    let keys: Vec<Key> = (0..4)
+        .map(|n| w.store.apply(lxc(&format!("g{n}"), open(names[n]))))
+        .collect();
+    w.settle(false).await.unwrap();
+    for key in &keys {
+        let found = status(&w, key);
+        assert_eq!(found.image, Some(format!("{STORAGE}:vztmpl/{OPEN_BUILD}")));
+        assert_eq!(found.source.as_deref(), Some("debian-13-standard"));
+        let chosen = found.chosen_images.unwrap();
+        assert_eq!(chosen.values().collect::<Vec<_>>(), [OPEN_BUILD]);
+    }
+    assert_eq!(downloads(&w), 1);
+    // A later index changes nothing.
+    newer(&w, OPEN_BUILD, "debian-13-standard_13.10-1_amd64.tar.zst");
+    let before: Vec<_> = keys.iter().map(|key| status(&w, key)).collect();
+    w.restart();
+    w.settle(false).await.unwrap();
+    assert_eq!(before, keys.iter().map(|key| status(&w, key)).collect::<Vec<_>>());
+    assert_eq!(w.guests().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_index_builds_no_template_anew_and_a_rebuild_takes_the_newest() {
+    let mut w = world().await;
+    let manifest = |rebuild: Option<&str>| {
+        let annotations = rebuild.map(|r| json!({"phoenix-hypervisor.io/rebuild": r}));
+        json!({
+            "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixTemplate",
+            "metadata": {"name": "base", "namespace": "ai", "annotations": annotations},
+            "spec": {"hypervisorRef": {"name": "pve"}, "form": "Template", "lxc": {
+                "source": {"image": {"appliance": "debian-13-standard_*"}}, "memory": "512Mi", "rootfs": {"size": "4Gi"}}}
+        })
+    };
+    let key = w.store.apply(manifest(None));
+    w.settle(false).await.unwrap();
+    let first = status(&w, &key);
+    let newest = "debian-13-standard_13.10-1_amd64.tar.zst";
+    newer(&w, OPEN_BUILD, newest);
+    w.restart();
+    w.settle(false).await.unwrap();
+    assert_eq!(
+        (&first.vmid, &first.revision),
+        (&status(&w, &key).vmid, &status(&w, &key).revision)
+    );
+    w.store.apply(manifest(Some("1")));
+    w.settle(false).await.unwrap();
+    let second = status(&w, &key);
+    assert_ne!(first.vmid, second.vmid);
+    assert_eq!(second.image, Some(format!("{STORAGE}:vztmpl/{newest}")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_is_nowhere_is_told_with_the_names_that_are_near() {
+    let mut w = world().await;
+    let volid = |file: &str| json!({"source": {"image": {"volid": format!("{STORAGE}:vztmpl/{file}")}}, "network": []});
+    let cases = [
+        (
+            open("debain-13-standard_*"),
+            "spec.source.image.appliance: ",
+            OPEN_BUILD,
+        ),
+        (open("debian-13-standart"), "spec.source.image.appliance: ", OPEN_BUILD),
+        (
+            open("debian-14-standard_14.0-1_amd64.tar.zst"),
+            "spec.source.image.appliance: ",
+            OPEN_BUILD,
+        ),
+        (
+            open("debian-12-standard_12.7-1_amd64.tar.zst"),
+            "spec.source.image.appliance: ",
+            "debian-12-standard_*",
+        ),
+        (
+            volid("debian-12-standard_12.7-1_amd64.tar.zst"),
+            "spec.source.image.volid: ",
+            "debian-12-standard_12.12-1",
+        ),
+        (
+            volid("ubuntu-24.04-standard_24.04-1_amd64.tar.zst"),
+            "spec.source.image.volid: ",
+            APPLIANCE,
+        ),
+        (volid("debain-13-standard_*"), "spec.source.image.volid: ", OPEN_BUILD),
+    ];
+    let keys: Vec<Key> = (0..cases.len())
+        .map(|n| w.store.apply(lxc(&format!("g{n}"), cases[n].0.clone())))
+        .collect();
+    let machine =
+        json!({"source": {"cloudImage": {"volid": "local:import/nobel-server-cloudimg-amd64.qcow2"}}, "network": []});
+    let machine = w.store.apply(vm("m", machine));
+    w.settle(true).await.unwrap();
+    for (key, (_, field, near)) in keys.iter().zip(&cases) {
+        let message = status(&w, key).message.unwrap();
+        assert!(message.starts_with(field) && message.contains(near), "{message}");
+        assert!(engine::says(&w, key, "ImageNotFound"), "{message}");
+    }
+    let message = status(&w, &machine).message.unwrap();
+    assert!(
+        message.contains("there is noble-server-cloudimg-amd64.qcow2"),
+        "{message}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_image_of_owner_containers_is_chosen_and_fetched_where_it_is_not_there() {
+    for (image, made_of) in [
+        (format!("{STORAGE}:vztmpl/debian-13-standard_*"), OPEN_BUILD),
+        (format!("{STORAGE}:vztmpl/{OPEN_BUILD}"), OPEN_BUILD),
+        (format!("{STORAGE}:vztmpl/{APPLIANCE}"), APPLIANCE),
+    ] {
+        let mut w = world().await;
+        hypervisor(&w, |h| {
+            h.spec.volume_owners.as_mut().unwrap().image = Some(image.clone())
+        });
+        let volumes = json!([{"name": "data", "size": "2Gi", "mountPath": "/data"}]);
+        let mut wish = open("ubuntu-24.04-standard");
+        wish["volumes"] = volumes;
+        w.store.apply(lxc("a", wish));
+        w.settle(false).await.unwrap();
+        assert_eq!(w.guests().len(), 2);
+        assert!(files(&w).contains(&format!("vztmpl/{made_of}")), "{image}");
+    }
+    let mut w = world().await;
+    let gone = format!("{STORAGE}:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst");
+    hypervisor(&w, |h| h.spec.volume_owners.as_mut().unwrap().image = Some(gone));
+    let mut wish = open("ubuntu-24.04-standard");
+    wish["volumes"] = json!([{"name": "data", "size": "2Gi", "mountPath": "/data"}]);
+    let key = w.store.apply(lxc("a", wish));
+    w.settle(true).await.unwrap();
+    let message = status(&w, &key).message.unwrap();
+    assert!(
+        message.starts_with("PhoenixHypervisor ai/pve spec.volumeOwners.image: ") && message.contains("12.12-1"),
+        "{message}"
+    );
+}

@@ -176,7 +176,7 @@ async fn everything_that_a_guest_says_over_its_life_is_so() {
             "ScriptSucceeded: application ended well".into(),
             "ScriptSucceeded: test smoke ended well".into(),
             "Configured: configured container 1000 (cores: \"2\" → \"4\")".into(),
-            "GrownVolume: grew the root filesystem of container 1000 to 9 GiB".into(),
+            "GrownVolume: grew the root filesystem of container 1000 to 9Gi".into(),
             "Restarted: restarted container 1000 (annotation restartedAt)".into(),
             "DriftCorrected: configured container 1000 (cores: \"8\" → \"4\")".into(),
             "Stopped: shut container 1000 down".into(),

@@ -45,6 +45,29 @@ fn visit(path: &str, schema: &Value, see: &mut dyn FnMut(&str, &Value)) {
     }
 }
 
+/// The API server prints of a column the first value that its path finds, and lists as JSON.
+#[test]
+fn every_column_of_kubectl_get_is_one_plain_value() {
+    let mut wrong = Vec::new();
+    for crd in phoenix::crd::all().unwrap() {
+        let version = serde_json::to_value(&crd).unwrap()["spec"]["versions"][0].take();
+        for column in version["additionalPrinterColumns"].as_array().unwrap() {
+            let path = column["jsonPath"].as_str().unwrap();
+            let mut node = &version["schema"]["openAPIV3Schema"];
+            for name in path.trim_start_matches('.').split('.') {
+                node = &node["properties"][name];
+            }
+            let type_ = node["type"].as_str().unwrap_or("none");
+            let quantity = node["x-kubernetes-int-or-string"] == true;
+            let plain = quantity || ["string", "integer", "number", "boolean"].contains(&type_);
+            if !plain && !path.starts_with(".metadata.") {
+                wrong.push(format!("{} {path}: {type_}", crd.spec.names.kind));
+            }
+        }
+    }
+    assert_eq!(wrong, [""; 0]);
+}
+
 #[test]
 fn every_field_is_documented_and_bounded() {
     let mut missing = Vec::new();

@@ -48,7 +48,7 @@ async fn a_container_becomes_ready_changes_and_stays() {
     site.write("web", &lxc("web", changed));
     let plan = site.phoenix(&["plan"]).await.expect(0);
     assert!(
-        plan.stdout.contains(r#"cores: "1" → "3""#) && plan.stdout.contains("to 6 GiB"),
+        plan.stdout.contains(r#"cores: "1" → "3""#) && plan.stdout.contains("to 6Gi"),
         "{plan:?}"
     );
     site.phoenix(&["apply"]).await.expect(0);
@@ -69,7 +69,7 @@ async fn a_plan_lists_every_step() {
   create    create guest (next free id) on node phoenix from ubuntu-24.04-standard
   live      configure it (tags: (none) → "phoenix")
   create    create owner container 9900 for retained volumes
-  live      allocate retained volume data (2 GiB)
+  live      allocate retained volume data (2Gi)
   live      protect owner container 9900
   live      attach volume data at /data
   live      finish the configuration of it

@@ -25,6 +25,8 @@ pub(in crate::desired) fn applied(desired: &Desired) -> String {
         health,
         channels,
         grants,
+        source_by_volid: _,
+        defaulted: _,
         prints: Prints { revision, applied: _ },
     } = desired;
     let WantedIdentity {

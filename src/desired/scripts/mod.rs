@@ -222,8 +222,12 @@ fn environment(
         let value = match (&variable.value, &variable.secret_key_ref) {
             (Some(value), _) => value.clone(),
             (None, Some(KeyRef { name, key })) => {
+                let namespace = &object.key.namespace;
                 let field = format!("{field}.secretKeyRef");
-                refs::secret_value(objects, &object.key.namespace, name, key, &field)?
+                let value = refs::secret_value(objects, namespace, name, key, &field)?;
+                let named = refs::key_of_secret(namespace, name, key);
+                no_nul(&format!("{field}: {named}"), &value)?;
+                value
             }
             (None, None) => {
                 return Err(invalid(format!(

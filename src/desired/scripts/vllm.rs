@@ -148,14 +148,13 @@ fn token(object: &GuestObject, server: &Vllm, objects: &dyn Objects, field: &str
     };
     let field = format!("{field}.tokenSecretRef");
     let (name, key) = (&reference.name, &reference.key);
-    let value = refs::secret_value(objects, &object.key.namespace, name, key, &field)?;
+    let value = refs::secret_text(objects, &object.key.namespace, name, key, &field)?;
     // Secrets made from files end in a line break.
     let token = value.trim();
     if token.is_empty() || token.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(invalid(format!(
-            "{field}: key {key:?} of Secret {}/{name} is empty or holds blanks or line breaks: a Hugging Face token is \
-             one word such as hf_…",
-            object.key.namespace
+            "{field}: {} holds blanks or line breaks: a Hugging Face token is one word such as hf_…",
+            refs::key_of_secret(&object.key.namespace, name, key)
         )));
     }
     Ok(Some(token.to_string()))

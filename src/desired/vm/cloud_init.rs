@@ -70,13 +70,14 @@ fn password(object: &GuestObject, init: &CloudInit, objects: &dyn Objects) -> Re
         return Ok(None);
     };
     let field = format!("{}.cloudInit.passwordHashSecretRef", object.field_prefix());
-    let text = refs::secret_value(objects, &object.key.namespace, name, key, &field)?;
+    let text = refs::secret_text(objects, &object.key.namespace, name, key, &field)?;
     let hash = text.trim();
     let parts: Vec<&str> = hash.split('$').collect();
     let known = ["1", "2b", "2y", "5", "6", "7", "y", "gy"];
     if parts.len() < 4 || !parts[0].is_empty() || !known.contains(&parts[1]) || hash.contains(char::is_whitespace) {
         return Err(invalid(format!(
-            "{field}: key {key:?} of Secret {name} holds no password hash such as $6$…: make one with `mkpasswd -m sha-512`; passwords in clear text are not taken"
+            "{field}: {} holds no password hash such as $6$…: make one with `mkpasswd -m sha-512`; passwords in clear text are not taken",
+            refs::key_of_secret(&object.key.namespace, name, key)
         )));
     }
     Ok(Some(Secret::new(hash)))

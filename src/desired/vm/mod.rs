@@ -376,7 +376,7 @@ fn properties(guest: &VmGuest) -> BTreeMap<String, Managed> {
 }
 
 /// Number of an interface, from its name; admission checked its form.
-fn number(name: &str) -> u32 {
+pub(super) fn number(name: &str) -> u32 {
     name.get(3..).and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 

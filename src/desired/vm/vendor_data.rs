@@ -9,6 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
+use crate::pve::units;
+
 /// Snippets of one machine may have so many bytes together (facts F.2).
 pub const MAX_BYTES: usize = 3 << 20;
 
@@ -97,9 +99,10 @@ pub fn vendor_data(wish: &FirstBoot) -> Result<Option<String>, String> {
     };
     if text.len() > MAX_BYTES {
         return Err(format!(
-            "cloud-init takes at most {MAX_BYTES} bytes, and packages, userData and first-boot scripts make {}: let the \
-             machine fetch large files itself",
-            text.len()
+            "cloud-init takes at most {}, and packages, userData and first-boot scripts make {}: let the machine fetch \
+             large files itself",
+            units::words(MAX_BYTES as u128),
+            units::words((text.len() as u128).div_ceil(1 << 10) << 10)
         ));
     }
     Ok(Some(text))

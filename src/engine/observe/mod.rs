@@ -93,8 +93,9 @@ pub async fn look(
                 observed.guest = None;
             }
         }
-        Query::Image { node, volid, appliance } => {
-            observed.image = Some(image(connection, node, volid, appliance.as_deref()).await);
+        Query::Image { node, volid, index } => {
+            let image = image(connection, node, volid, *index).await;
+            observed.images.insert(volid.clone(), image);
         }
         Query::Scripts { at, ids } => observed.scripts = Some(scripts(connection, at, ids).await),
         Query::Firewall(at) => observed.firewall = Some(firewall(connection, at).await),
@@ -259,7 +260,7 @@ async fn creating(connection: &Connection, vmid: Vmid, source: Option<Vmid>, nod
     }))
 }
 
-async fn image(connection: &Connection, node: &str, volid: &str, appliance: Option<&str>) -> Result<Image, Cause> {
+async fn image(connection: &Connection, node: &str, volid: &str, index: bool) -> Result<Image, Cause> {
     let client = &connection.client;
     let (storage, path) = volid.split_once(':').unwrap_or_default();
     let content = path.split('/').next();
@@ -273,19 +274,17 @@ async fn image(connection: &Connection, node: &str, volid: &str, appliance: Opti
             failed
         }
     })?;
+    let file = |volid: &String| volid.rsplit('/').next().map(str::to_string);
     let mut image = Image {
+        files: volumes.iter().filter_map(|v| file(&v.volid)).collect(),
         present: volumes.iter().any(|v| v.volid == volid),
         compared: connection.shares.is_compared(node, volid),
         index: None,
     };
-    if let Some(name) = appliance.filter(|_| !(image.present && image.compared)) {
+    if index && !(image.present && image.compared) {
         let index = client.appliances(node).await?;
-        let package = |name: &str| crate::desired::images::package(name).to_string();
-        let same = index.iter().filter(|a| package(&a.template) == package(name));
-        image.index = Some(ApplianceIndex {
-            listed: index.iter().any(|a| a.template == name),
-            newer: same.map(|a| a.template.clone()).collect(),
-        });
+        let containers = index.into_iter().filter(|a| a.kind.is_empty() || a.kind == "lxc");
+        image.index = Some(containers.map(|a| a.template).collect());
     }
     Ok(image)
 }

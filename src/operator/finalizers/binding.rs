@@ -66,7 +66,7 @@ impl Bindings {
     ///
     /// # Errors
     /// Those of the API server.
-    pub(super) async fn set(&self, namespace: &str, held: bool) -> Result<(), StoreError> {
+    pub(in crate::operator) async fn set(&self, namespace: &str, held: bool) -> Result<(), StoreError> {
         let now = self.write(namespace, held).await?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(namespace.to_string(), now);

@@ -163,6 +163,38 @@ impl KubeStore {
         });
     }
 
+    /// Tells of a hypervisor.
+    pub(crate) async fn hypervisor_event(&self, name: &ObjectName, event: Event) {
+        let uid = self.state().get::<PhoenixHypervisor>(name).and_then(|h| h.uid());
+        let reference = ObjectReference {
+            api_version: Some(format!("{GROUP}/{VERSION}")),
+            kind: Some("PhoenixHypervisor".into()),
+            namespace: Some(name.namespace.clone()),
+            name: Some(name.name.clone()),
+            uid,
+            ..ObjectReference::default()
+        };
+        self.publish(&reference, event).await;
+    }
+
+    async fn publish(&self, reference: &ObjectReference, event: Event) {
+        let published = kube::runtime::events::Event {
+            type_: match event.type_ {
+                EventType::Normal => KubeEventType::Normal,
+                EventType::Warning => KubeEventType::Warning,
+            },
+            reason: event.reason,
+            note: Some(shortened(event.message)),
+            action: "Reconcile".into(),
+            secondary: None,
+        };
+        let (kind, name) = (reference.kind.as_deref(), reference.name.as_deref());
+        match call(self.recorder.publish(&published, reference)).await {
+            Ok(()) => debug!(kind, name, reason = published.reason, "event published"),
+            Err(error) => warn!(kind, name, reason = published.reason, %error, "event not published"),
+        }
+    }
+
     /// Takes in a guest object as the API server answered to a write of ours, which was made from `base`.
     fn written(&self, base: &GuestObject, answer: DynamicObject) -> Result<GuestObject, StoreError> {
         let key = &base.key;
@@ -367,20 +399,7 @@ impl Store for KubeStore {
             uid: Some(object.uid.clone()),
             ..ObjectReference::default()
         };
-        let published = kube::runtime::events::Event {
-            type_: match event.type_ {
-                EventType::Normal => KubeEventType::Normal,
-                EventType::Warning => KubeEventType::Warning,
-            },
-            reason: event.reason,
-            note: Some(shortened(event.message)),
-            action: "Reconcile".into(),
-            secondary: None,
-        };
-        match call(self.recorder.publish(&published, &reference)).await {
-            Ok(()) => debug!(object = %key, reason = published.reason, "event published"),
-            Err(error) => warn!(object = %key, reason = published.reason, %error, "event not published"),
-        }
+        self.publish(&reference, event).await;
     }
 }
 

@@ -93,13 +93,13 @@ impl Forecast {
     }
 
     fn call(&mut self, call: &ApiCall, download: Option<&Download>) -> bool {
-        if download.is_some() {
+        if let Some(download) = download {
             let image = Image {
                 present: true,
                 compared: true,
-                index: None,
+                ..Image::default()
             };
-            self.observed.image = Some(Ok(image));
+            self.observed.images.insert(download.volid.clone(), Ok(image));
             return true;
         }
         let parts: Vec<&str> = call.path.trim_start_matches('/').split('/').collect();

@@ -18,11 +18,14 @@ impl Planner<'_> {
         let stage = Stage::Created;
         let volid = self.image_present(stage, node, source)?;
         let Some(storage) = lxc.rootfs_storage.clone() else {
-            let message =
-                "spec.rootfs.storage is missing: name one, here or in defaults.rootfsStorage of the PhoenixHypervisor";
+            let message = format!(
+                "{}.rootfs.storage is missing: name one, here or in defaults.rootfsStorage of the PhoenixHypervisor",
+                self.prefix()
+            );
             return Err(self.stuck(stage, Reason::InvalidSpec, message));
         };
-        self.storage_usable(node, &storage, "spec.rootfs.storage", "rootdir")?;
+        let field = format!("{}.rootfs.storage", self.prefix());
+        self.storage_usable(node, &storage, &field, "rootdir")?;
         let unprivileged = lxc.unprivileged.unwrap_or(true);
         let mut call = ApiCall::post(format!("/nodes/{node}/lxc"))
             .param("vmid", vmid)

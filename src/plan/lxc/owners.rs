@@ -485,7 +485,7 @@ impl Planner<'_> {
         };
         self.run(
             at.stage,
-            format!("allocate retained volume {} ({} GiB)", volume.name, volume.size_gib),
+            format!("allocate retained volume {} ({}Gi)", volume.name, volume.size_gib),
             vec![Announce::Volume(new)],
             Effect::call(call),
         )
@@ -521,7 +521,10 @@ impl Planner<'_> {
             return next;
         }
         let image = match (wanted.image.clone(), own) {
-            (Some(volid), _) => volid,
+            (Some(volid), _) => match self.owner_image(stage, at.node, &volid) {
+                Ok(volid) => volid,
+                Err(next) => return next,
+            },
             // The guest's own image may have been removed since, or lie under the name of an earlier version.
             (None, own) => match own.map(|own| self.image_present(stage, at.node, &own)) {
                 Some(Ok(volid)) => volid,

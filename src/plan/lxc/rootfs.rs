@@ -35,7 +35,7 @@ impl Planner<'_> {
             return Ok(());
         }
         self.unlocked(Stage::Configured, guest)?;
-        let action = format!("grow the root filesystem of {what} to {wanted} GiB");
+        let action = format!("grow the root filesystem of {what} to {wanted}Gi");
         let next = self.run(
             Stage::Configured,
             action,

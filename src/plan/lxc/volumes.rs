@@ -401,7 +401,7 @@ impl Planner<'_> {
         if self.must_grow(&self.size_of(volume, have))? {
             self.unlocked(Stage::VolumesReady, guest)?;
             let grown = calls::resize(guest, &mount.key(), volume.size_gib);
-            let action = format!("grow volume {} to {} GiB", volume.name, volume.size_gib);
+            let action = format!("grow volume {} to {}Gi", volume.name, volume.size_gib);
             return Err(self.run(Stage::VolumesReady, action, vec![], grown));
         }
         self.size_shown(guest, mount, have)
@@ -453,7 +453,7 @@ impl Planner<'_> {
             self.unlocked(stage, &entry.owner)?;
             let grown = calls::resize(&entry.owner, &entry.mount.key(), volume.size_gib);
             let action = format!(
-                "grow retained volume {} to {} GiB on owner container {}",
+                "grow retained volume {} to {}Gi on owner container {}",
                 volume.name, volume.size_gib, entry.owner.at.vmid
             );
             return Err(self.run(stage, action, vec![], grown));

@@ -235,10 +235,12 @@ fn a_guest_is_announced_before_the_call_that_makes_it() {
         s.status().create_sent = None;
         s.observed.guest = Some(GuestRead::NotFound);
         s.observed.cluster.guests.clear();
-        s.observed.image = Some(Ok(crate::observed::Image {
+        let image = crate::observed::Image {
             present: true,
             ..Default::default()
-        }));
+        };
+        let source = s.desired.source.as_ref().and_then(crate::desired::Source::image_volid);
+        s.observed.images.insert(source.unwrap(), Ok(image));
     };
     let create = scene(container(), absent).next();
     assert!(create.starts_with("POST /nodes/pve1/lxc vmid=100"), "{create}");

@@ -122,7 +122,7 @@ impl Planner<'_> {
             };
             if self.must_grow(&sized)? {
                 self.unlocked(stage, guest)?;
-                let action = format!("grow disk {} of {} to {gib} GiB", wanted.name, guest.named());
+                let action = format!("grow disk {} of {} to {gib}Gi", wanted.name, guest.named());
                 let next = self.run(stage, action, vec![], calls::resize(guest, place, gib));
                 self.hold(stage, next.apart(&lane(wanted)))?;
             }
@@ -208,7 +208,7 @@ impl Planner<'_> {
         self.none_unnamed(guest, &field, &named)?;
         let storage = self.disk_storage(guest, vm, wanted.storage.as_ref(), &field)?;
         let value = new_properties(wanted).with("file", format!("{storage}:{gib}"));
-        let action = format!("add disk {} ({gib} GiB) to {}", wanted.name, guest.named());
+        let action = format!("add disk {} ({gib}Gi) to {}", wanted.name, guest.named());
         Err(self.allocate_drive(guest, &place, value.to_string(), action))
     }
 
@@ -222,13 +222,18 @@ impl Planner<'_> {
     ) -> Result<String, Next> {
         let beside = disks(&guest.options).values().next().map(|d| volid(d).to_string());
         let beside = beside.and_then(|v| v.split_once(':').map(|(storage, _)| storage.to_string()));
+        let of_first = given.is_none() && beside.is_some();
         let Some(storage) = given.cloned().or(beside).or(vm.disk_storage.clone()) else {
             let message = format!(
                 "{field}.storage is missing: name a storage, here or in defaults.diskStorage of the PhoenixHypervisor"
             );
             return Err(self.stuck(Stage::VolumesReady, Reason::InvalidSpec, message));
         };
-        self.storage_usable(&guest.at.node, &storage, &format!("{field}.storage"), "images")?;
+        let field = match of_first {
+            true => format!("{field}.storage (absent: that of the first disk)"),
+            false => format!("{field}.storage"),
+        };
+        self.storage_usable(&guest.at.node, &storage, &field, "images")?;
         Ok(storage)
     }
 

@@ -238,7 +238,7 @@ fn what_is_wrong_is_named_with_its_fix() {
         (
             "  features: [{name: vllm}]\n  vllm: {model: m, tokenSecretRef: {name: keys, key: broken}}",
             Reason::InvalidSpec,
-            "spec.vllm.tokenSecretRef: key \"broken\" of Secret ai/keys is empty or holds blanks",
+            "spec.vllm.tokenSecretRef: key \"broken\" of Secret ai/keys holds blanks",
         ),
     ] {
         let (found, message) = blocked(spec);

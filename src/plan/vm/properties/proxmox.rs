@@ -83,12 +83,12 @@ pub(crate) fn next(forecast: &mut Forecast, desired: &Desired) -> Plan {
             Query::Guest { vmid, .. } => {
                 (observed.guest, observed.guest_of) = (Some(GuestRead::NotFound), Some(*vmid));
             }
-            Query::Image { .. } => {
+            Query::Image { volid, .. } => {
                 let image = crate::observed::Image {
                     present: true,
                     ..Default::default()
                 };
-                observed.image = Some(Ok(image));
+                observed.images.insert(volid.clone(), Ok(image));
             }
             Query::Snippet { .. } => observed.snippet = Some(Ok(false)),
             other => panic!("nobody asks for {other:?}"),
