@@ -23,6 +23,7 @@ mod dropped;
 mod firewall;
 mod health;
 mod images;
+mod leaves;
 mod life;
 mod missing;
 mod ownership;
