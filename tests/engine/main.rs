@@ -27,6 +27,7 @@ mod leaves;
 mod life;
 mod missing;
 mod ownership;
+mod plans;
 mod preview;
 mod protected;
 mod raw_lines;

@@ -37,7 +37,7 @@ pub fn shared(interface: &str) -> Vec<Group> {
         one("hypervisorRef.name").to("pve", "other"),
         one("hypervisorRef.namespace").to("ai", "other"),
         one("powerState").to("Stopped", "Running"),
-        one("source.templateRef.name").from_absent("base").with(json!({"source": {"image": null, "cloudImage": null}})),
+        one("source.templateRef.name").after_absence("base").with(json!({"source": {"image": null, "cloudImage": null}})),
         one("network[].bridge").to("vmbr0", "vmbr1").one("network[].vlan", 7, 8).one("network[].mtu", 1400, 1300)
             .one("network[].rate", 10, 20).auto_of("network[].firewall").auto_of("network[].linkDown")
             .one("network[].mac", "BC:24:11:00:00:01", "BC:24:11:00:00:02").one("network[].trunks[]", 7, 8)
@@ -152,8 +152,8 @@ pub fn groups() -> Vec<Group> {
             .to("nfs", "cifs")
             .with(json!({"unprivileged": false})),
         one("environment{}")
-            .from_absent("one")
-            .one_from_absent("entrypoint", "/init"),
+            .after_absence("one")
+            .one_after_absence("entrypoint", "/init"),
         one("devices[].uid")
             .to(1, 2)
             .one("devices[].gid", 1, 2)
@@ -163,12 +163,12 @@ pub fn groups() -> Vec<Group> {
             .with(json!({"devices": [{"path": "/dev/kfd"}]})),
         one("gpus[].index").to(0, 1).with(json!({"gpus": [{"index": 0}]})),
         one("gpus[].pciAddress")
-            .from_absent("0000:41:00.0")
-            .one_from_absent("gpus[].count", 1)
+            .after_absence("0000:41:00.0")
+            .one_after_absence("gpus[].count", 1)
             .with(json!({"gpus": [{}]})),
         one("gpus[].model")
-            .from_missing("RTX 5060")
-            .one_from_missing("gpus[].vramShare", 0.5)
+            .after_missing("RTX 5060")
+            .one_after_missing("gpus[].vramShare", 0.5)
             .with(json!({"gpus": [{"index": 0}]})),
         one("hostMounts[].hostPath")
             .to("/etc", "/var/lib/vz/snippets")
@@ -177,7 +177,7 @@ pub fn groups() -> Vec<Group> {
             .auto_of("hostMounts[].readOnly")
             .auto_of("hostMounts[].shared")
             .auto_of("hostMounts[].mountOptions[]")
-            .one_from_missing("hostMounts[].idmap", "u:1000:1000:1")
+            .one_after_missing("hostMounts[].idmap", "u:1000:1000:1")
             .with(bind),
         one("volumes[].size")
             .to("1Gi", "2Gi")
@@ -192,7 +192,7 @@ pub fn groups() -> Vec<Group> {
             .auto_of("volumes[].mountOptions[]")
             .one("volumes[].reclaimPolicy", "Delete", "Retain")
             .one("volumes[].storage", "fastData-shared-bulk-data", "quickOS-lxc-disks")
-            .one_from_missing("volumes[].idmap", "u:1000:1000:1")
+            .one_after_missing("volumes[].idmap", "u:1000:1000:1")
             .with(volume(json!({}))),
         one("source.image.volid").to(IMAGE, "fastData-shared-iso:vztmpl/other.tar.zst"),
         one("source.image.url")
@@ -207,7 +207,7 @@ pub fn groups() -> Vec<Group> {
             )
             .with(json!({"source": {"image": {"volid": null, "storage": "fastData-shared-iso"}}})),
         one("source.oci.reference")
-            .from_absent("docker.io/library/nginx:1")
+            .after_absence("docker.io/library/nginx:1")
             .with(json!({"source": {"image": null}})),
         one("sshKeysSecretRef.key")
             .to("one", "two")

@@ -6,6 +6,7 @@ mod schema;
 mod site;
 mod table;
 
+mod texts;
 mod told;
 mod vm;
 mod walk;

@@ -15,7 +15,7 @@ pub async fn site() -> World {
     let world = World::with_ssh(&[]).await;
     second_node(&world);
     hypervisor(&world, |object| {
-        let spec = json!({"vmidRange": {"start": 1000, "end": 4999}, "limits": {"parallelTasksPerNode": 64}});
+        let spec = json!({"vmidRange": {"start": 1000, "end": 4999}, "limits": {"parallelTasksPerNode": 64}, "defaults": {"node": "phoenix"}});
         let mut all = serde_json::to_value(&object.spec).unwrap();
         super::table::merge(&mut all, &spec);
         object.spec = serde_json::from_value(all).unwrap();

@@ -44,11 +44,11 @@ impl Group {
         self.rows[0].1 = Values::Two(first.into(), second.into());
         self
     }
-    pub fn from_absent(mut self, value: impl Into<Value>) -> Group {
+    pub fn after_absence(mut self, value: impl Into<Value>) -> Group {
         self.rows[0].1 = Values::FromAbsent(value.into());
         self
     }
-    pub fn from_missing(mut self, value: impl Into<Value>) -> Group {
+    pub fn after_missing(mut self, value: impl Into<Value>) -> Group {
         self.rows[0].1 = Values::FromMissing(value.into());
         self
     }
@@ -56,11 +56,11 @@ impl Group {
         self.rows.push((leaf.into(), Values::Two(first.into(), second.into())));
         self
     }
-    pub fn one_from_absent(mut self, leaf: impl Into<String>, value: impl Into<Value>) -> Group {
+    pub fn one_after_absence(mut self, leaf: impl Into<String>, value: impl Into<Value>) -> Group {
         self.rows.push((leaf.into(), Values::FromAbsent(value.into())));
         self
     }
-    pub fn one_from_missing(mut self, leaf: impl Into<String>, value: impl Into<Value>) -> Group {
+    pub fn one_after_missing(mut self, leaf: impl Into<String>, value: impl Into<Value>) -> Group {
         self.rows.push((leaf.into(), Values::FromMissing(value.into())));
         self
     }

@@ -264,10 +264,12 @@ fn told(violations: &[Violation]) -> String {
 /// Looks at every object until it is Ready or Stalled, and twice more, in which nothing may be written.
 async fn settle(world: &World, walkers: &mut [Walker], when: &str) {
     let mut open: BTreeSet<Key> = walkers.iter().map(|w| w.key.clone()).collect();
-    for _ in 0..LOOKS {
+    for look in 0..LOOKS {
         world.poll().await;
         join_all(open.iter().map(|key| world.look_at(key))).await;
-        open.retain(|key| !settled(world, key));
+        // What fails again and again, and says so, has an end of its kind: it is tried again after longer and longer pauses.
+        let told = |key: &Key| look > 6 && status(world, key).last_error.is_some();
+        open.retain(|key| !settled(world, key) && !told(key));
         if open.is_empty() {
             break;
         }
@@ -286,7 +288,7 @@ async fn settle(world: &World, walkers: &mut [Walker], when: &str) {
         ));
     }
     world.poll().await;
-    for walker in walkers.iter_mut().filter(|w| !open.contains(&w.key)) {
+    for walker in walkers.iter_mut().filter(|w| settled(world, &w.key)) {
         let from = world.sim().requests().len();
         world.look_at(&walker.key).await;
         let log = world.sim().requests();
