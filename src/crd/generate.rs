@@ -23,11 +23,11 @@ const MAX_PROPERTIES: u64 = 64;
 /// Only if a type cannot be expressed as a CRD, which a test would have shown.
 pub fn all() -> Result<Vec<CustomResourceDefinition>, serde_json::Error> {
     let guest_rules = [
-        fixed("spec.hypervisorRef", Some("spec.hypervisorRef.name")),
+        fixed("spec.hypervisorRef", Some(REFERENCE)),
         fixed("spec.vmid", None),
         fixed("spec.source", None),
     ];
-    let template_rules = [fixed("spec.hypervisorRef", Some("spec.hypervisorRef.name"))];
+    let template_rules = [fixed("spec.hypervisorRef", Some(REFERENCE))];
     [
         (
             PhoenixLXC::crd(),
@@ -60,10 +60,16 @@ pub fn all() -> Result<Vec<CustomResourceDefinition>, serde_json::Error> {
     .collect()
 }
 
+/// CEL for the hypervisor of an object, with its namespace where it is given.
+const REFERENCE: fn(&str) -> String = |of| {
+    let at = format!("{of}.spec.hypervisorRef");
+    format!("(has({at}.__namespace__) ? {at}.__namespace__ + '/' : '') + {at}.name")
+};
+
 /// A rule at the root, which sees spec and status: `field` may change only while `status.vmid` is unset (promise 4).
 /// The API server shows no value for rules at the root, so the message names it where CEL's price allows: strings do,
 /// numbers do not (their text counts as unbounded).
-fn fixed(field: &str, named: Option<&str>) -> Value {
+fn fixed(field: &str, named: Option<fn(&str) -> String>) -> Value {
     let end = "while the guest exists (status.vmid is set): make a new object, or put the old value back";
     let mut rule = json!({
         "rule": format!(
@@ -72,9 +78,10 @@ fn fixed(field: &str, named: Option<&str>) -> Value {
         "message": format!("{field} cannot change {end}"),
         "fieldPath": format!(".{field}"),
     });
-    if let Some(path) = named {
+    if let Some(named) = named {
+        let (old, new) = (named("oldSelf"), named("self"));
         rule["messageExpression"] = json!(format!(
-            "'{field} cannot change from ' + oldSelf.{path} + ' to ' + self.{path} + ' {end}'"
+            "'{field} cannot change from ' + {old} + ' to ' + {new} + ' {end}'"
         ));
     }
     rule

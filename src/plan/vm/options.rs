@@ -26,6 +26,8 @@ fn default_property(option: &str, key: &str) -> Option<&'static str> {
         ("machine", "type") => "pc",
         ("cpu", "cputype") => "kvm64",
         ("cpu", "hidden") => "0",
+        // An empty list of flags is none.
+        ("cpu", "flags") => "",
         ("agent", "enabled" | "fstrim_cloned_disks") => "0",
         ("agent", "freeze-fs-on-backup") => "1",
         ("vga", "type") => "std",
@@ -75,7 +77,11 @@ fn laid_over(option: &str, managed: &Managed, have: &Properties) -> Properties {
         target.set(key, value);
     }
     for (key, value) in managed {
-        target.lay(key, value);
+        if value.is_empty() {
+            target.remove(key);
+        } else {
+            target.lay(key, value);
+        }
         let gateway = match key.as_str() {
             "ip" => "gw",
             "ip6" => "gw6",

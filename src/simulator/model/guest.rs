@@ -1,6 +1,6 @@
 //! A guest: configuration, run state and what its file system holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -119,11 +119,15 @@ pub struct InGuest {
     pub scripts: BTreeMap<String, GuestScript>,
     /// Anything else that whoever acts in the guest has to remember (installed drivers, units, …).
     pub facts: BTreeMap<String, String>,
+    /// What probes ran since the guest was started, each once: seconds and command.
+    #[serde(default)]
+    pub probed: BTreeSet<String>,
 }
 
 impl InGuest {
     /// The guest goes down: running scripts die, `/run` and `/tmp` are emptied.
     pub fn power_off(&mut self, now: u64) {
+        self.probed.clear();
         for script in self.scripts.values_mut() {
             if script.running(now) {
                 script.killed = true;

@@ -108,6 +108,14 @@ impl Program {
             "said" => Reply::ok(self.said(state, vmid)),
             "journal" => Reply::ok(self.journal(state, vmid)),
             "probe" => {
+                let what = format!(
+                    "{}s {}",
+                    self.field("seconds"),
+                    self.decoded("command").unwrap_or_default()
+                );
+                if let Some(guest) = state.guests.get_mut(&vmid) {
+                    guest.inside.probed.insert(what);
+                }
                 let (exit, output) = match fault {
                     Some(SshAction::Exit { exit, output }) => (*exit, output.as_str()),
                     // The one question that a guest's own course of time answers: whether cloud-init is through.
