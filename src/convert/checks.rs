@@ -3,7 +3,7 @@
 use core::net::Ipv4Addr;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::crd::Gpu;
+use crate::crd::{Gpu, SHARED_ADDRESS};
 
 use super::guests::{Guest, Guests};
 use super::json::At;
@@ -242,7 +242,9 @@ fn duplicates(used: &[Used], what: &str, ledger: &mut Ledger) {
                     Severity::Warning,
                     &one.at,
                     message,
-                    format!("give one of them another {what}"),
+                    format!(
+                        "give one of them another {what}, and take the annotation {SHARED_ADDRESS} off, with which both run as before"
+                    ),
                 );
             }
         }

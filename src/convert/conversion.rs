@@ -1,9 +1,13 @@
 //! A conversion under way: each object is mapped, judged and written, and the rest of the files accounted for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
 use crate::admission::Admission;
+use crate::crd::SHARED_ADDRESS;
+use crate::desired::{GuestObject, conflicts};
 
 use super::json::At;
 use super::ledger::Ledger;
@@ -20,6 +24,8 @@ pub struct Conversion<'a, 'o> {
     seen: checks::Seen<'a>,
     ledger: Ledger,
     options: &'o Options,
+    /// Addresses and MACs of the guests that were written.
+    addresses: BTreeSet<String>,
 }
 
 impl<'a, 'o> Conversion<'a, 'o> {
@@ -31,6 +37,7 @@ impl<'a, 'o> Conversion<'a, 'o> {
             seen: checks::Seen::default(),
             ledger,
             options,
+            addresses: BTreeSet::new(),
         }
     }
 
@@ -72,9 +79,15 @@ impl<'a, 'o> Conversion<'a, 'o> {
             }
             let origin = format!("{} of {}", guest.label(), base_name(files.get(guest.at.file)));
             match manifest {
-                Some(GuestManifest::Lxc(lxc)) => self.write(&object, *lxc, &origin, &guest.at),
+                Some(GuestManifest::Lxc(mut lxc)) => {
+                    self.share(GuestObject::from(lxc.as_ref()), &mut lxc.metadata);
+                    self.write(&object, *lxc, &origin, &guest.at);
+                }
                 Some(GuestManifest::Template(template)) => self.write(&object, *template, &origin, &guest.at),
-                Some(GuestManifest::Vm(vm)) => self.write(&object, *vm, &origin, &guest.at),
+                Some(GuestManifest::Vm(mut vm)) => {
+                    self.share(GuestObject::from(vm.as_ref()), &mut vm.metadata);
+                    self.write(&object, *vm, &origin, &guest.at);
+                }
                 None => self.ledger.refuse(&object, "it could not be mapped"),
             }
         }
@@ -89,6 +102,17 @@ impl<'a, 'o> Conversion<'a, 'o> {
             self.top_level(root);
         }
         image
+    }
+
+    /// A guest with an address of an earlier one runs beside it as it did, though that is told: else one of the two would
+    /// wait for the other for ever.
+    fn share(&mut self, object: GuestObject, metadata: &mut ObjectMeta) {
+        let own = conflicts::addresses(&object);
+        if !self.addresses.is_disjoint(&own) {
+            let annotations = metadata.annotations.get_or_insert_default();
+            annotations.insert(SHARED_ADDRESS.into(), "true".into());
+        }
+        self.addresses.extend(own);
     }
 
     /// Keys at the top of a file of guests that have no field.

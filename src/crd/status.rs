@@ -299,6 +299,8 @@ pub struct HypervisorStatus {
     /// What is going on or wrong, in one sentence.
     #[schemars(length(max = 4096))]
     pub message: Option<String>,
+    /// Since when a Secret that the spec names does not exist. It is waited for; after five minutes the object is Stalled.
+    pub missing_since: Option<Time>,
     /// Proxmox VE version.
     pub version: Option<String>,
     /// Which Proxmox cluster this is; deletions and creations are refused when the endpoint answers as another one.

@@ -59,7 +59,11 @@ pub fn of_hypervisor(old: &HypervisorStatus, new: &HypervisorStatus) -> Vec<Even
     let (before, now) = (ready(old), ready(new));
     let mut events = Vec::new();
     let mut told_of_rights = false;
-    if let Some(now) = now.filter(|now| before.map(face) != Some(face(now))) {
+    // What does not exist yet is waited for: only when that took too long is it told.
+    let stalled = |status: &HypervisorStatus| status.conditions.iter().any(|c| c.type_ == "Stalled");
+    let waits = |c: &&Condition| Reason::named(&c.reason).is_some_and(Reason::may_be_created) && !stalled(new);
+    let changed = |c: &&Condition| before.map(face) != Some(face(c)) || (stalled(new) && !stalled(old));
+    if let Some(now) = now.filter(changed).filter(|c| !waits(c)) {
         let type_ = match now.status.as_str() {
             "True" => EventType::Normal,
             _ => EventType::Warning,

@@ -128,6 +128,11 @@ impl<S: Store> Engine<S> {
         }
     }
 
+    /// Seconds for which what is named and does not exist is waited for.
+    fn grace(&self) -> u64 {
+        (self.options.grace as f64 / self.options.time_scale) as u64
+    }
+
     fn forget(&self, key: &Key) {
         let mut memory = lock(&self.memory);
         memory.verified.remove(key);

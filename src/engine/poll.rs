@@ -8,6 +8,7 @@ use crate::crd::status::{NodeStatus, ProxmoxCluster};
 use crate::crd::{HypervisorStatus, PhoenixHypervisor};
 use crate::desired::{Key, ObjectName, hypervisor};
 use crate::observed::Cluster;
+use crate::plan::retry;
 use crate::reason::{Cause, Reason};
 use crate::status::{clear_condition, set_condition};
 
@@ -74,7 +75,13 @@ impl<S: Store> Engine<S> {
         }
         let status = defect::caught_now(|| {
             let object = self.store.hypervisor(namespace, name)?;
-            Some(hypervisor_status(&object, Err(&problem), false, &Findings::default()))
+            Some(hypervisor_status(
+                &object,
+                Err(&problem),
+                false,
+                &Findings::default(),
+                0,
+            ))
         });
         PollOutcome {
             status: status.ok().flatten().unwrap_or_default(),
@@ -118,7 +125,7 @@ impl<S: Store> Engine<S> {
                 (Err(problem), false, 10, self.changed(namespace, name, None, None))
             }
         };
-        let status = hypervisor_status(&object, result.as_ref(), proven, &findings);
+        let status = hypervisor_status(&object, result.as_ref(), proven, &findings, self.grace());
         let seconds = (seconds as f64 / self.options.time_scale).max(0.02);
         PollOutcome {
             status,
@@ -296,6 +303,7 @@ fn hypervisor_status(
     result: Result<&Snapshot, &Cause>,
     proven: bool,
     findings: &Findings,
+    grace: u64,
 ) -> HypervisorStatus {
     let answers = result;
     let unusable = findings.problems.first().map(|first| {
@@ -311,6 +319,15 @@ fn hypervisor_status(
     let generation = object.metadata.generation.unwrap_or_default();
     let time = now();
     status.observed_generation = Some(generation);
+    let missing = result
+        .err()
+        .map(|failure| failure.reason)
+        .filter(|reason| reason.may_be_created());
+    let waits = missing.is_some_and(|reason| {
+        retry::grace_left(&status.conditions, status.missing_since.as_ref(), reason, grace, time) > 0
+    });
+    let since = status.missing_since.take();
+    status.missing_since = missing.map(|_| since.unwrap_or_else(|| retry::time(time)));
     let conditions = &mut status.conditions;
     match &result {
         Ok(_) => {
@@ -335,7 +352,7 @@ fn hypervisor_status(
                 generation,
                 time,
             );
-            if failure.reason.stops_the_hypervisor() {
+            if failure.reason.stops_the_hypervisor() && !waits {
                 set_condition(
                     conditions,
                     "Stalled",
@@ -364,7 +381,12 @@ fn hypervisor_status(
     } else {
         clear_condition(conditions, "HostConfigured");
     }
-    status.phase = Some(if result.is_ok() { "Ready" } else { "NotReady" }.into());
+    let phase = match &result {
+        Ok(_) => "Ready",
+        Err(_) if waits => "Waiting",
+        Err(_) => "NotReady",
+    };
+    status.phase = Some(phase.into());
     status.message = result.err().map(|f| f.message.clone());
     if let Ok(snapshot) = answers {
         seen(&mut status, snapshot, proven);

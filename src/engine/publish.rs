@@ -18,10 +18,7 @@ impl<S: Store> Engine<S> {
         desired: Option<&Desired>,
     ) -> Result<Option<f64>, Stop> {
         let (next, seconds) = match blocked {
-            Blocked::Stalled(cause) => {
-                let grace = (self.options.grace as f64 / self.options.time_scale) as u64;
-                plan::retry::awaited(&object.status, cause, grace, now())
-            }
+            Blocked::Stalled(cause) => plan::retry::awaited(&object.status, cause, self.grace(), now()),
             Blocked::Waiting(cause) => (Next::Wait { cause, seconds: 5 }, 5.0),
         };
         let plan = Plan {

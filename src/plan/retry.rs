@@ -84,16 +84,27 @@ pub(crate) fn held_apart(apart: Option<&str>, status: &GuestStatus, now: i64) ->
 /// What becomes of an object that somebody has to help, with the seconds after which that is looked at anew. What does
 /// not exist yet is waited for first, for `grace` seconds; what was told as a mistake already stays one.
 pub fn awaited(status: &GuestStatus, cause: Cause, grace: u64, now: i64) -> (Next, f64) {
-    let told = |c: &Condition| c.type_ == "Stalled" && c.status == "True" && c.reason == cause.reason.as_str();
-    if !cause.reason.may_be_created() || status.conditions.iter().any(told) {
-        return (Next::Stuck(cause), STUCK);
-    }
-    let since = status.missing_since.as_ref().map_or(now, |t| t.0.as_second());
-    let passed = now.saturating_sub(since).try_into().unwrap_or(0);
-    match grace.saturating_sub(passed) {
+    match grace_left(
+        &status.conditions,
+        status.missing_since.as_ref(),
+        cause.reason,
+        grace,
+        now,
+    ) {
         0 => (Next::Stuck(cause), STUCK),
         seconds => (Next::Wait { cause, seconds }, seconds as f64),
     }
+}
+
+/// Seconds for which what is missing since then is still waited for.
+pub fn grace_left(conditions: &[Condition], since: Option<&Time>, reason: Reason, grace: u64, now: i64) -> u64 {
+    let told = |c: &Condition| c.type_ == "Stalled" && c.status == "True" && c.reason == reason.as_str();
+    if !reason.may_be_created() || conditions.iter().any(told) {
+        return 0;
+    }
+    let since = since.map_or(now, |t| t.0.as_second());
+    let passed = now.saturating_sub(since).try_into().unwrap_or(0);
+    grace.saturating_sub(passed)
 }
 
 /// Notes that a step failed. `scale` shortens the pause, for tests whose time is faster.

@@ -542,6 +542,13 @@ fn addresses_that_stand_twice() {
         Severity::Warning,
         "container 952: IP address 10.0.0.1 is that of a gateway",
     );
+    // Both run as they did: the later one says that it is meant.
+    let annotated = |file: &str| !manifest(&output, file)["metadata"]["annotations"].is_null();
+    let shared = output
+        .files
+        .keys()
+        .filter(|file| file.starts_with("phoenixlxc") && annotated(file));
+    assert_eq!(shared.collect::<Vec<_>>(), ["phoenixlxc-two.yaml"]);
     assert_eq!(output.report.count(Severity::Error), 0);
 }
 

@@ -10,7 +10,8 @@ use serde_json::Value;
 use crate::harness::{repository, wait_for};
 use crate::site::Site;
 
-fn convert(site: &Site) -> String {
+/// Converts the legacy fleet for the site's simulator; the folder with its objects.
+pub fn convert(site: &Site) -> String {
     let legacy = repository("examples/legacy");
     let out = site.dir.join("fleet");
     let mut command = Command::new(env!("CARGO_BIN_EXE_phoenix"));

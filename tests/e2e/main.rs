@@ -18,10 +18,13 @@ mod guests;
 mod harness;
 mod inside;
 mod killed;
+mod life;
 mod manifests;
 mod refused;
 mod site;
 mod stale;
 mod tenants;
+#[path = "../common/truthful.rs"]
+mod truthful;
 mod uninstall;
 mod verbs;

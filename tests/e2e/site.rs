@@ -111,8 +111,13 @@ impl Site {
 
     /// As [`Site::start_operator`], for further namespaces as well.
     pub fn start_operator_for(&mut self, others: &[&Namespace]) {
+        self.start_operator_at(SCALE, others);
+    }
+
+    /// As [`Site::start_operator_for`], with waits that are so many times shorter.
+    pub fn start_operator_at(&mut self, scale: &str, others: &[&Namespace]) {
         let mut command = phoenix();
-        command.args(["operator", "--metrics-listen", "127.0.0.1:0", "--time-scale", SCALE]);
+        command.args(["operator", "--metrics-listen", "127.0.0.1:0", "--time-scale", scale]);
         for namespace in [&self.namespace].into_iter().chain(others.iter().copied()) {
             command.args(["--namespace", &namespace.name]);
         }

@@ -7,7 +7,7 @@ use phoenix::desired::{Key, Objects};
 use phoenix::engine::store::EventType;
 use serde_json::{Value, json};
 
-use crate::engine::{World, guest, lxc, message, rounds, status, template};
+use crate::engine::{self, World, guest, lxc, message, rounds, status, template};
 
 /// A case: fields of the guest, the reason, and what creates what is missing.
 type Case = (Value, &'static str, fn(&World));
@@ -136,4 +136,40 @@ async fn what_does_not_come_within_minutes_is_told_once_as_a_mistake() {
         };
         assert!(!ready("Reconciling"));
     }
+}
+
+fn pve(world: &World) -> phoenix::crd::HypervisorStatus {
+    world.store.hypervisor("ai", "pve").unwrap().status.clone().unwrap()
+}
+
+/// A Secret of the hypervisor may come later than the hypervisor, too.
+#[tokio::test]
+async fn a_secret_of_the_hypervisor_is_waited_for() {
+    let mut world = World::new(&[]).await;
+    world.time_scale = 1.0;
+    world.restart();
+    let token = world.store.objects.remove_secret("ai", "token").unwrap();
+    let key = world.store.apply(guest("a", json!({})));
+    rounds(&world, 5).await;
+    let is_stalled = |world: &World| pve(world).conditions.iter().any(|c| c.type_ == "Stalled");
+    assert_eq!(pve(&world).phase.as_deref(), Some("Waiting"), "{:?}", pve(&world));
+    assert!(!is_stalled(&world) && !stalled(&world, &key));
+    assert_eq!(status(&world, &key).phase.as_deref(), Some("Waiting"));
+    // After minutes it is a mistake.
+    let long_ago = Time(Timestamp::now() - SignedDuration::from_secs(301));
+    engine::hypervisor(&world, |h| {
+        h.status.as_mut().unwrap().missing_since = Some(long_ago.clone());
+    });
+    rounds(&world, 5).await;
+    assert!(is_stalled(&world));
+    assert_eq!(pve(&world).phase.as_deref(), Some("NotReady"));
+    world.restart();
+    rounds(&world, 5).await;
+    assert!(is_stalled(&world));
+    // And it goes on when it is there.
+    world.store.objects.insert_secret((*token).clone());
+    world.time_scale = 5000.0;
+    world.restart();
+    world.settle(false).await.unwrap();
+    assert!(!is_stalled(&world) && pve(&world).missing_since.is_none());
 }
