@@ -162,8 +162,11 @@ pub fn planned(previous: &GuestStatus, generation: i64, plan: &Plan, hash: Optio
         .iter()
         .filter(|f| f.holds != Some(true) || !absent(f.condition))
         .collect();
-    for finding in &told {
-        condition(&mut status, finding, generation, now);
+    for (at, finding) in told.iter().enumerate() {
+        // What one plan says first and takes back was never so: it is no transition.
+        if told[at + 1..].iter().all(|later| later.condition != finding.condition) {
+            condition(&mut status, finding, generation, now);
+        }
     }
     let found = |name: &str| told.iter().any(|f| f.condition == name);
     status.conditions.retain(|c| !absent(&c.type_) || found(&c.type_));
@@ -390,4 +393,46 @@ fn phase(status: &GuestStatus, plan: &Plan) -> String {
         _ => "Waiting",
     };
     word.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(holds: bool) -> Finding {
+        Finding {
+            condition: Stage::Configured.as_str(),
+            holds: Some(holds),
+            cause: Cause::new(Reason::InProgress, ""),
+        }
+    }
+
+    #[test]
+    fn what_a_plan_says_and_takes_back_is_no_transition() {
+        let plan = |findings| Plan {
+            next: Next::Wait {
+                cause: Cause::new(Reason::InProgress, ""),
+                seconds: 1,
+            },
+            findings,
+            facts: crate::plan::Facts::default(),
+            partial: false,
+        };
+        let before = planned(&GuestStatus::default(), 1, &plan(vec![finding(false)]), None, 10);
+        let after = planned(&before, 1, &plan(vec![finding(true), finding(false)]), None, 20);
+        let configured = |status: &GuestStatus| {
+            let conditions = status.conditions.iter();
+            conditions.clone().find(|c| c.type_ == "Configured").cloned().unwrap()
+        };
+        assert_eq!(configured(&after).last_transition_time, time(10));
+        assert_eq!(configured(&after).status, "False");
+        let done = planned(&after, 1, &plan(vec![finding(false), finding(true)]), None, 30);
+        assert_eq!(
+            (
+                configured(&done).status.as_str(),
+                configured(&done).last_transition_time
+            ),
+            ("True", time(30))
+        );
+    }
 }

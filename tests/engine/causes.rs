@@ -277,16 +277,16 @@ const CAUSES: &[(&str, Cause)] = &[
         },
     ),
     (
-        "the annotation that nothing carries out yet",
+        "the annotation of guests on a template",
         Cause {
-            reason: "NotYetSupported",
+            reason: "InvalidSpec",
             names: &["phoenix-hypervisor.io/recreate", "take the annotation away"],
             make: |world| {
-                let mut object = guest(json!({}));
+                let mut object = template("base", "Snapshot");
                 object["metadata"]["annotations"] = json!({phoenix::crd::RECREATE: "1000-abc"});
                 world.store.apply(object)
             },
-            mend: |world| drop(plain(world)),
+            mend: |world| drop(world.store.apply(template("base", "Snapshot"))),
             ssh: false,
         },
     ),

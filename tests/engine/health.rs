@@ -288,7 +288,7 @@ async fn guests_of_a_node_share_one_connection_and_one_that_hangs_holds_up_nobod
         "all of them over the connection that was there"
     );
     let channels = commands(&world, "probes ") - before;
-    assert!(channels <= 3 * 5, "{channels} channels for 120 probes");
+    assert!(channels <= 120 / 3, "{channels} channels for 120 probes");
 }
 
 /// Cut off at each point of a restart and taken over by a new engine: never more restarts than status tells of, and never

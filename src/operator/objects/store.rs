@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 use crate::crd::{
     GROUP, GuestKind, GuestStatus, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM, VERSION,
 };
-use crate::desired::{GuestObject, Key, ObjectName, Objects};
+use crate::desired::{GuestObject, Key, ObjectName, Objects, digest};
 use crate::engine::Counters;
 use crate::engine::store::{Event, EventType, Store, StoreError};
 use crate::operator::finalizers::binding::Bindings;
@@ -149,13 +149,12 @@ impl KubeStore {
     /// Tells on an object that it was left out; nobody waits for it.
     pub(crate) fn tell_undecodable(&self, reference: ObjectReference, error: &str) {
         let recorder = self.recorder.clone();
-        let published = kube::runtime::events::Event {
-            type_: KubeEventType::Warning,
+        let message = format!("does not fit its kind and is left out: {error}");
+        let published = published(Event {
+            type_: EventType::Warning,
             reason: Reason::NotDecodable.into(),
-            note: Some(shortened(format!("does not fit its kind and is left out: {error}"))),
-            action: "Reconcile".into(),
-            secondary: None,
-        };
+            message,
+        });
         tokio::spawn(async move {
             if let Err(error) = call(recorder.publish(&published, &reference)).await {
                 warn!(name = reference.name, %error, "event not published");
@@ -178,16 +177,7 @@ impl KubeStore {
     }
 
     async fn publish(&self, reference: &ObjectReference, event: Event) {
-        let published = kube::runtime::events::Event {
-            type_: match event.type_ {
-                EventType::Normal => KubeEventType::Normal,
-                EventType::Warning => KubeEventType::Warning,
-            },
-            reason: event.reason,
-            note: Some(shortened(event.message)),
-            action: "Reconcile".into(),
-            secondary: None,
-        };
+        let published = published(event);
         let (kind, name) = (reference.kind.as_deref(), reference.name.as_deref());
         match call(self.recorder.publish(&published, reference)).await {
             Ok(()) => debug!(kind, name, reason = published.reason, "event published"),
@@ -400,6 +390,21 @@ impl Store for KubeStore {
             ..ObjectReference::default()
         };
         self.publish(&reference, event).await;
+    }
+}
+
+/// An event as the recorder takes it. What it has told before with the same action and reason it counts without its words:
+/// so each message has an action of its own.
+fn published(event: Event) -> kube::runtime::events::Event {
+    kube::runtime::events::Event {
+        type_: match event.type_ {
+            EventType::Normal => KubeEventType::Normal,
+            EventType::Warning => KubeEventType::Warning,
+        },
+        reason: event.reason,
+        action: format!("Reconcile-{}", digest([&event.message])),
+        note: Some(shortened(event.message)),
+        secondary: None,
     }
 }
 
