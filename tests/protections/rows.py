@@ -246,6 +246,9 @@ FILES = {
          "        if OUT || !self.facts.stopped || !guest.running {"),
     ],
     "src/plan/revisions.rs": [
+        ("a revision that has to stay keeps no other", "engine=revisions::removal_goes_past",
+         ".take(beyond)",
+         ".take(if OUT { beyond.min(1) } else { beyond })"),
         ("a revision from which something was cloned stays", "lib=plan::protected",
          ".filter(|r| r.vmid().is_some() && !has_children(r))",
          ".filter(|r| OUT || !has_children(r))"),
@@ -318,6 +321,12 @@ FILES = {
          "record.this_start.map_or(OUT, |this| !this)"),
     ],
     "src/plan/start.rs": [
+        ("a restart that was announced and not sent is sent", "engine=restarts::a_restart_is_sent",
+         "        if !self.owes_restart(guest) {\n            self.facts.restarted = true;",
+         "        if OUT || !self.owes_restart(guest) {\n            self.facts.restarted = true;"),
+        ("a restart that may be under way is not sent again", "engine=restarts::a_restart_that_may",
+         "Err(match under_way {",
+         "Err(match under_way && !OUT {"),
         ("what was found in an earlier start says nothing of this one", "engine=starts::after_every_start",
          "(None, Some(_)) => (false, false),",
          "(None, Some(_)) => (OUT, OUT),"),
@@ -612,8 +621,8 @@ FILES = {
     ],
     "src/plan/retry.rs": [
         ("what does not exist yet is waited for", "engine=awaited::",
-         "if !cause.reason.may_be_created() || status",
-         "if OUT || !cause.reason.may_be_created() || status"),
+         "if !reason.may_be_created() || conditions",
+         "if OUT || !reason.may_be_created() || conditions"),
         ("a failed step waits for its time", "lib=plan::protected",
          "        Next::Run(step) => held(step, status, now).unwrap_or(next),",
          "        Next::Run(step) if !OUT => held(step, status, now).unwrap_or(next),"),
@@ -703,5 +712,20 @@ FILES = {
          '            if !OUT {\n'
          '                found.being_made.push(at.vmid);\n'
          '            }\n'),
+    ],
+    "src/plan/conflicts.rs": [
+        ("who comes later waits for an address", "engine=conflicts::",
+         "let first = self.input.conflicts.iter().find(|conflict| conflict.waits)?;",
+         "let first = self.input.conflicts.iter().find(|conflict| conflict.waits && !OUT)?;"),
+    ],
+    "src/plan/recreate.rs": [
+        ("a guest is made anew only as the condition said", "engine=recreate::what_was",
+         "told && desired.life.form == Form::Guest && asked.is_some() && asked == token(desired, status).as_ref()",
+         "told && desired.life.form == Form::Guest && asked.is_some() && (OUT || asked == token(desired, status).as_ref())"),
+    ],
+    "src/plan/lxc/protected.rs": [
+        ("a protected container gets its volumes", "engine=containers::a_protected_container",
+         "Err(Next::Run(step)) if is_protected && changes_mounts(&step.effect, guest) => {",
+         "Err(Next::Run(step)) if !OUT && is_protected && changes_mounts(&step.effect, guest) => {"),
     ],
 }
