@@ -38,7 +38,8 @@ impl Planner<'_> {
                     .param("checksum", sha256)
                     .param("checksum-algorithm", "sha256");
                 let effect = Effect::task(node, call).downloading(volid.clone(), url);
-                Err(self.run(stage, format!("download image {volid}"), vec![], effect))
+                let fields = format!("{}.source.{}.url and its sha256", self.prefix(), self.image_field());
+                Err(self.run(stage, format!("download image {volid} by {fields}"), vec![], effect))
             }
             _ if image.present => Ok(volid),
             _ => {
