@@ -64,8 +64,8 @@ enum Change {
     Value(Index, String),
     /// A byte is another, comes, or goes.
     Byte(Index, u8, u8),
-    /// All of it once more, as another document.
-    Document,
+    /// All of it once more as other documents, under the same names or under others.
+    Documents(bool),
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -110,7 +110,7 @@ fn change() -> impl Strategy<Value = Change> {
         1 => any::<Index>().prop_map(Change::Twice),
         4 => (any::<Index>(), odd).prop_map(|(at, value)| Change::Value(at, value.to_owned())),
         2 => (any::<Index>(), any::<u8>(), 0..3u8).prop_map(|(at, byte, how)| Change::Byte(at, byte, how)),
-        1 => Just(Change::Document),
+        1 => any::<bool>().prop_map(Change::Documents),
     ]
 }
 
@@ -141,7 +141,10 @@ fn changed(text: &str, change: &Change) -> String {
             }
             return String::from_utf8_lossy(&bytes).into_owned();
         }
-        Change::Document => return format!("{text}\n---\n{text}"),
+        Change::Documents(renamed) => {
+            let name = if *renamed { "\n  name: other-" } else { "\n  name: " };
+            return format!("{text}\n---\n{}", text.replace("\n  name: ", name));
+        }
     }
     lines.join("\n")
 }
@@ -199,7 +202,7 @@ async fn inputs(part: u8) {
     assert_eq!(writes(&world), 0, "a plan writes nothing");
     println!("{count:?} {:?}", begin.elapsed());
     assert!(
-        count.planned > 100 && count.refused > 100 && count.unreadable > 100 && count.twice > 10,
+        count.planned > 50 && count.refused > 100 && count.unreadable > 100 && count.twice > 10,
         "{count:?}"
     );
 }

@@ -98,7 +98,7 @@ const ALONE: &[&str] = &["cpu", "hypervisorRef", "node", "pool", "source", "time
 const MISFITS: usize = 1;
 
 /// Refused texts of a leaf after which no other is judged.
-const REFUSED: usize = 6;
+const REFUSED: usize = 4;
 
 /// A leaf, what is around it, and the texts that nothing refuses before there is a guest.
 struct Text {
@@ -153,8 +153,7 @@ fn odd(leaf: &Leaf, runner: &mut TestRunner) -> Vec<String> {
     if let Some(most) = leaf.schema["maxLength"].as_u64() {
         texts.push("a".repeat(usize::try_from(most.min(LONGEST)).unwrap()));
     }
-    let shuffled = Just(texts).prop_shuffle().new_tree(runner).unwrap().current();
-    shuffled
+    Just(texts).prop_shuffle().new_tree(runner).unwrap().current()
 }
 
 fn manifest(kind: &str, spec: &Value) -> Value {
@@ -176,7 +175,9 @@ fn names(words: &str, leaf: &str) -> bool {
     let above = parts
         .next()
         .filter(|_| ["name", "namespace", "key", "reference"].contains(&last));
-    words.contains(last) || above.is_some_and(|above| words.contains(above))
+    // What cannot change at all is told of the whole.
+    let whole = leaf.split('.').next().filter(|_| words.contains("cannot change"));
+    words.contains(last) || above.or(whole).is_some_and(|part| words.contains(part))
 }
 
 /// The expression that the texts of a leaf match, by its schema or by the rule that begins with one.
