@@ -48,11 +48,40 @@ pub(super) fn check(object: &Value) -> Result<Value, Vec<Violation>> {
             )),
         }
     }
+    let is_right = |name: &str, value: &Value| match name {
+        "type" => value.is_string(),
+        "immutable" => value.is_boolean(),
+        _ => true,
+    };
+    for name in others.iter().filter(|name| !object[**name].is_null()) {
+        if !is_right(name, &object[*name]) {
+            let words = if *name == "type" {
+                "must be a string: put it in quotes"
+            } else {
+                "must be true or false"
+            };
+            found.push(Violation::new(name, ViolationKind::Type, words));
+        }
+    }
     if found.is_empty() {
-        Ok(object.clone())
+        Ok(without_null(object, maps))
     } else {
         Err(found)
     }
+}
+
+/// The API server reads a value that is null as an empty one.
+fn without_null(object: &Value, maps: &[(&str, bool)]) -> Value {
+    let mut object = object.clone();
+    for (map, _) in maps {
+        let entries = object.get_mut(*map).and_then(Value::as_object_mut);
+        for value in entries.into_iter().flat_map(|entries| entries.values_mut()) {
+            if value.is_null() {
+                *value = Value::String(String::new());
+            }
+        }
+    }
+    object
 }
 
 /// Values are never shown: they may be secret.
@@ -76,5 +105,36 @@ fn entry(field: &str, key: &str, value: &Value, encoded: bool, found: &mut Vec<V
             ViolationKind::Type,
             "must be a string: put it in quotes",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::check;
+
+    fn secret(more: Value) -> Value {
+        let mut object = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a", "namespace": "ai"}});
+        let fields = more.as_object().into_iter().flatten();
+        fields.for_each(|(key, value)| object[key] = value.clone());
+        object
+    }
+
+    #[test]
+    fn a_value_that_is_null_is_an_empty_one() {
+        let admitted = check(&secret(
+            json!({"data": {"a": null}, "stringData": {"b": null, "c": "d"}}),
+        ));
+        let wanted = secret(json!({"data": {"a": ""}, "stringData": {"b": "", "c": "d"}}));
+        assert_eq!(admitted.ok(), Some(wanted));
+    }
+
+    #[test]
+    fn a_type_that_is_no_text_is_refused_with_its_field() {
+        let found = check(&secret(json!({"type": 5, "immutable": "no"}))).unwrap_err();
+        let words: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(words.len(), 2, "{words:?}");
+        assert!(words[0].contains("type") && words[1].contains("immutable"), "{words:?}");
     }
 }

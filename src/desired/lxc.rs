@@ -471,6 +471,18 @@ fn id_maps(object: &GuestObject, hypervisor: &PhoenixHypervisor) -> Result<(), B
     Ok(())
 }
 
+/// Refuses a path that the line of a configuration does not keep: Proxmox takes blanks off its end and ends it at a
+/// control character.
+fn kept_as_is(path: &str, field: &str) -> Result<(), Blocked> {
+    let end = path.trim_end_matches('/');
+    if !path.contains(char::is_control) && end == end.trim_end() {
+        return Ok(());
+    }
+    let message =
+        format!("{field}: {path:?} must hold no control characters and end in no blank: Proxmox keeps neither");
+    Err(Blocked::stalled(Reason::InvalidSpec, message))
+}
+
 type Mounts = (Option<Vec<WantedVolume>>, Option<Vec<WantedBind>>);
 
 fn mounts(object: &GuestObject, defaults: &Defaults) -> Result<Mounts, Blocked> {
@@ -490,6 +502,7 @@ fn mounts(object: &GuestObject, defaults: &Defaults) -> Result<Mounts, Blocked> 
                 .map(|m| (m.mount_path.as_str(), format!("spec.hostMounts[{}]", m.name))),
         );
     for (path, field) in fields {
+        kept_as_is(path, &format!("{field}.mountPath"))?;
         let trimmed = path.trim_end_matches('/');
         if let Some((_, other)) = taken.iter().find(|(p, _)| *p == trimmed) {
             return Err(Blocked::stalled(
@@ -498,6 +511,9 @@ fn mounts(object: &GuestObject, defaults: &Defaults) -> Result<Mounts, Blocked> 
             ));
         }
         taken.push((trimmed, field));
+    }
+    for mount in bind_list {
+        kept_as_is(&mount.host_path, &format!("spec.hostMounts[{}].hostPath", mount.name))?;
     }
     for volume in volume_list {
         let field = format!("spec.volumes[{}]", volume.name);

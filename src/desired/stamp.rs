@@ -52,6 +52,7 @@ impl Identity {
             image: None,
             template: None,
             keys: None,
+            boot: None,
         }
     }
 }
@@ -86,6 +87,8 @@ pub struct Stamp {
     pub template: Option<String>,
     /// Digest of the SSH keys that Proxmox put into a container when Phoenix made it.
     pub keys: Option<String>,
+    /// Of a machine: what cloud-init got for its first boot, as `packages:DIGEST,userData:none,…`.
+    pub boot: Option<String>,
 }
 
 impl Stamp {
@@ -127,6 +130,7 @@ impl Stamp {
             image: field("image"),
             template: field("template"),
             keys: field("keys"),
+            boot: field("boot"),
         })
     }
 
@@ -183,6 +187,9 @@ impl fmt::Display for Stamp {
         if let Some(keys) = &self.keys {
             write!(f, " keys={keys}")?;
         }
+        if let Some(boot) = &self.boot {
+            write!(f, " boot={boot}")?;
+        }
         if self.adopted {
             write!(f, " origin=adopted")?;
         }
@@ -212,6 +219,7 @@ mod tests {
             image: Some("local:vztmpl/debian.tar.zst".into()),
             template: Some("ai/base".into()),
             keys: Some("0123456789ab".into()),
+            boot: Some("packages:0123456789ab,userData:none".into()),
         }
     }
 

@@ -72,7 +72,15 @@ fn storage_field(desired: &Desired, step: &Step, words: &str) -> Option<String> 
         crate::pve::GuestType::Qemu => "source.cloudImage.storage",
     };
     let mut fields: Vec<String> = download.then(|| image.to_string()).into_iter().collect();
-    for (key, value) in &call.params {
+    for (key, value) in call
+        .params
+        .iter()
+        .filter(|(_, value)| on(value.trim_start_matches("file=")))
+    {
+        if let Some((drive, given)) = drive(desired, key, value) {
+            fields.extend(given.then(|| format!("{drive}.storage")));
+            continue;
+        }
         let field = match stem(key) {
             "rootfs" if on(value) => "rootfs.storage".to_string(),
             "mp" if on(value) => format!("{}.storage", field_of(desired, &call.params, key)),
@@ -92,6 +100,21 @@ fn storage_field(desired: &Desired, step: &Step, words: &str) -> Option<String> 
     fields.dedup();
     match fields.as_slice() {
         [one] => Some(format!("{}.{one}", desired.field_prefix())),
+        _ => None,
+    }
+}
+
+/// The field of a machine's drive that is no disk, and whether the spec gives its storage; else it is that of the first
+/// disk.
+fn drive(desired: &Desired, key: &str, value: &str) -> Option<(&'static str, bool)> {
+    let vm = desired.vm()?;
+    let given = |storage: Option<&Option<String>>| storage.is_some_and(Option::is_some);
+    match stem(key) {
+        "efidisk" => Some(("efiDisk", given(vm.firmware.efi.as_ref().map(|(storage, _)| storage)))),
+        "tpmstate" => Some(("tpm", given(vm.firmware.tpm.as_ref().map(|(storage, _)| storage)))),
+        "ide" if value.ends_with(":cloudinit") => {
+            Some(("cloudInit", given(vm.cloud_init.as_ref().map(|init| &init.storage))))
+        }
         _ => None,
     }
 }

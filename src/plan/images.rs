@@ -38,7 +38,8 @@ impl Planner<'_> {
                     .param("checksum", sha256)
                     .param("checksum-algorithm", "sha256");
                 let effect = Effect::task(node, call).downloading(volid.clone(), url);
-                Err(self.run(stage, format!("download image {volid}"), vec![], effect))
+                let fields = format!("{}.source.{}.url and its sha256", self.prefix(), self.image_field());
+                Err(self.run(stage, format!("download image {volid} by {fields}"), vec![], effect))
             }
             _ if image.present => Ok(volid),
             _ => {
@@ -75,17 +76,22 @@ impl Planner<'_> {
         match known {
             Some(Ok(image)) if enough(&image) => Ok(image),
             Some(Err(failure)) => {
-                // A volume id names its storage itself.
-                let own = matches!(&self.desired.source, Some(s @ (Source::Download { .. } | Source::Appliance { .. }))
-                    if !self.desired.source_by_volid && self.image_of(s).as_deref() == Some(volid));
-                let message = match own {
-                    true => format!(
-                        "{}.source.{}.storage: {}",
+                // A volume id names its storage itself; the image of owner containers is not the object's.
+                let source = self.desired.source.as_ref();
+                let own = source.filter(|source| self.image_of(source).as_deref() == Some(volid));
+                let field = own.map(|source| match source {
+                    Source::Image { .. } => "volid",
+                    _ if self.desired.source_by_volid => "volid",
+                    _ => "storage",
+                });
+                let message = match field {
+                    Some(field) => format!(
+                        "{}.source.{}.{field}: {}",
                         self.prefix(),
                         self.image_field(),
                         failure.message
                     ),
-                    false => failure.message,
+                    None => failure.message,
                 };
                 Err(self.wait(stage, failure.reason, message, 10))
             }

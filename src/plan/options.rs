@@ -24,7 +24,16 @@ impl Planner<'_> {
         if !stamp.fresh {
             return Ok(());
         }
-        let stamp = Stamp { fresh: false, ..stamp };
+        let stamp = Stamp {
+            fresh: false,
+            // The snippet followed the spec until now.
+            boot: self
+                .desired
+                .vm()
+                .map(|vm| vm.first_boot.to_string())
+                .or(stamp.boot.clone()),
+            ..stamp
+        };
         let words = self.describe(guest);
         let change = Change {
             key: "description".into(),

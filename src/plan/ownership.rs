@@ -131,6 +131,7 @@ impl Planner<'_> {
             },
             image: self.status.image.clone(),
             keys: guest.stamp().and_then(|stamp| stamp.keys),
+            boot: guest.stamp().and_then(|stamp| stamp.boot),
             ..wanted
         };
         let value = self.desired.identity.restamp.clone().unwrap_or_default();

@@ -7,7 +7,7 @@ use crate::pve::Vmid;
 
 use super::answer::{AnswerError, Lines};
 use super::command::{Command, InvalidCommand, quote};
-use super::runner::{Layout, check_token, encode, in_guest, program, settings};
+use super::runner::{LONGEST_ID, Layout, check_token, encode, in_guest, program, settings};
 
 const LOGS: &str = include_str!("logs.sh");
 
@@ -51,7 +51,7 @@ pub enum Log {
 /// # Errors
 /// An id that cannot be sent.
 pub fn said(vmid: Vmid, id: &str, place: &Place, layout: &Layout) -> Result<Command, InvalidCommand> {
-    check_token("script id", id, 64)?;
+    check_token("script id", id, LONGEST_ID)?;
     let (run, at) = match place {
         Place::Byte { run, at } => (run.as_str(), *at),
         _ => ("", 0),

@@ -130,7 +130,7 @@ pub fn start(vmid: Vmid, script: &Script, layout: &Layout) -> Result<Command, In
 /// # Errors
 /// As [`start`].
 pub fn start_program(script: &Script, layout: &Layout) -> Result<String, InvalidCommand> {
-    check_token("script id", &script.id, 64)?;
+    check_token("script id", &script.id, LONGEST_ID)?;
     check_token("script hash", &script.hash, 128)?;
     let run = format!("{}.{}", script.hash, script.attempt);
     let spool = format!("{}/{}/{run}", layout.spool, script.id);
@@ -176,7 +176,7 @@ pub fn start_program(script: &Script, layout: &Layout) -> Result<String, Invalid
 /// # Errors
 /// An id or hash that cannot be sent.
 pub fn poll(vmid: Vmid, id: &str, hash: Option<&str>, layout: &Layout) -> Result<Command, InvalidCommand> {
-    check_token("script id", id, 64)?;
+    check_token("script id", id, LONGEST_ID)?;
     if let Some(hash) = hash {
         check_token("script hash", hash, 128)?;
     }
@@ -190,7 +190,7 @@ pub fn poll(vmid: Vmid, id: &str, hash: Option<&str>, layout: &Layout) -> Result
 /// # Errors
 /// An id or hash that cannot be sent.
 pub fn cancel(vmid: Vmid, id: &str, hash: &str, layout: &Layout) -> Result<Command, InvalidCommand> {
-    check_token("script id", id, 64)?;
+    check_token("script id", id, LONGEST_ID)?;
     check_token("script hash", hash, 128)?;
     let header = format!("cancel id={id} hash={hash}");
     let settings = settings(id, hash, layout);
@@ -323,10 +323,18 @@ fn check_file(file: &GuestFile) -> Result<(), InvalidCommand> {
     Ok(())
 }
 
+/// Characters of the longest script id: that of a feature or test whose name has 63. It is part of file and unit names,
+/// which have 255 at most.
+pub(super) const LONGEST_ID: usize = 96;
+
 pub(super) fn check_token(what: &'static str, value: &str, longest: usize) -> Result<(), InvalidCommand> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     if value.is_empty() || value.len() > longest || value.starts_with(['.', '-']) || !value.bytes().all(allowed) {
-        return Err(invalid(what, value, "only letters, digits, ., _ and - are allowed"));
+        let why = match value.len() > longest {
+            true => "it is too long",
+            false => "only letters, digits, ., _ and - are allowed",
+        };
+        return Err(invalid(what, value, why));
     }
     Ok(())
 }

@@ -95,12 +95,14 @@ pub struct Loaded {
 }
 
 /// A text that holds manifests.
-struct Text {
+#[derive(Clone, Debug)]
+pub struct Text {
     /// The file, or the command that prints it.
-    name: String,
-    text: String,
-    /// Whether it was asked for by itself, and not met in a folder.
-    named: bool,
+    pub name: String,
+    /// YAML or JSON, of any number of documents.
+    pub text: String,
+    /// Whether it was asked for by itself, and not met in a folder: then it must hold something of Phoenix's.
+    pub named: bool,
 }
 
 /// All texts of the input, in order of their names. Hidden folders such as the state folder are passed over.
@@ -168,9 +170,26 @@ fn walk(path: &Path, named: bool, found: &mut Vec<PathBuf>) -> Result<(), Manife
 /// Phoenix's; a kustomization that cannot be built.
 pub fn load(input: Input<'_>, namespace: &str, old: Stored<'_>) -> Result<Loaded, ManifestError> {
     let admission = Admission::new().map_err(|e| ManifestError::Internal(e.to_string()))?;
+    let mut notes = Vec::new();
+    let texts = texts(input, &mut notes)?;
+    let mut loaded = load_texts(&admission, texts, namespace, old)?;
+    notes.append(&mut loaded.notes);
+    Ok(Loaded { notes, ..loaded })
+}
+
+/// As [`load`], of texts that were read already.
+///
+/// # Errors
+/// As of [`load`].
+pub fn load_texts(
+    admission: &Admission,
+    texts: Vec<Text>,
+    namespace: &str,
+    old: Stored<'_>,
+) -> Result<Loaded, ManifestError> {
     let (mut notes, mut refused) = (Vec::new(), Vec::new());
     let mut objects: BTreeMap<Id, Admitted> = BTreeMap::new();
-    for Text { name, text, named } in texts(input, &mut notes)? {
+    for Text { name, text, named } in texts {
         let manifests = match read_manifests(&text, &name) {
             Ok(manifests) => manifests,
             Err(error) => {
@@ -186,7 +205,7 @@ pub fn load(input: Input<'_>, namespace: &str, old: Stored<'_>) -> Result<Loaded
         }
         notes.extend(foreign::listed(&others).map(|others| format!("skipped in {name}: {others}")));
         for manifest in ours {
-            match admit(&admission, manifest, namespace, old) {
+            match admit(admission, manifest, namespace, old) {
                 Ok(object) => match objects.get(&object.id()) {
                     Some(first) => refused.push(format!("{}: the object stands also at {}", object.place, first.place)),
                     None => drop(objects.insert(object.id(), object)),

@@ -10,7 +10,7 @@
 
 mod foreign;
 mod kustomize;
-pub(crate) mod manifests;
+pub mod manifests;
 pub(crate) mod run;
 pub mod state;
 pub(crate) mod store;

@@ -284,6 +284,21 @@ fn secret(world: &World, keys: &str) {
 }
 
 #[tokio::test]
+async fn a_mount_path_that_proxmox_does_not_keep_is_refused_with_its_field() {
+    let world = World::new(&[]).await;
+    for (name, path) in [("a", "/data\t/"), ("b", "/da\rta"), ("c", "/data ")] {
+        let volume = json!({"name": "data", "size": "1Gi", "mountPath": path, "reclaimPolicy": "Delete"});
+        let key = world
+            .store
+            .apply(crate::engine::guest(name, json!({"volumes": [volume]})));
+        rounds(&world, 3).await;
+        let words = message(&world, &key);
+        assert!(words.starts_with("spec.volumes[data].mountPath: "), "{words}");
+    }
+    assert_eq!(writes(&world), 0);
+}
+
+#[tokio::test]
 async fn ssh_keys_are_given_at_creation_and_a_later_change_is_told() {
     let mut world = World::new(&[]).await;
     secret(&world, &format!("# mine\n{KEY}\n"));

@@ -1,17 +1,17 @@
 //! Ten thousand mutated manifests go through what `phoenix plan` does: they are refused with file, line, object and
 //! field, or there is a plan; nothing panics, nothing is an error of Phoenix's own, and nothing is written.
 //!
-//! Reading and admission judge all of them. Of those that are admitted every object is planned in one world, whose
-//! plans cost most of the time.
+//! They go through what loads files ([`load_texts`]); the objects of one that is admitted are planned beside each other.
 
-use phoenix::admission::{Admission, read_manifests};
-use phoenix::desired::GuestObject;
+use phoenix::admission::Admission;
+use phoenix::crd::{PhoenixFeature, PhoenixHypervisor};
 use phoenix::reason::Reason;
+use phoenix::standalone::manifests::{self, Admitted, Loaded, ManifestError, Text, load_texts};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::engine::World;
 
@@ -29,7 +29,14 @@ fn seeds() -> Vec<String> {
     let yaml = paths
         .into_iter()
         .filter(|path| path.extension().is_some_and(|end| end == "yaml"));
-    let mut texts: Vec<String> = yaml.map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    // Without namespaces of their own they find the hypervisor of the world.
+    let bare = |text: String| -> String {
+        let lines = text.split_inclusive('\n');
+        lines
+            .filter(|line| !line.trim_start().starts_with("namespace:"))
+            .collect()
+    };
+    let mut texts: Vec<String> = yaml.map(|path| bare(std::fs::read_to_string(path).unwrap())).collect();
     let own = [
         crate::engine::guest(
             "a",
@@ -57,8 +64,8 @@ enum Change {
     Value(Index, String),
     /// A byte is another, comes, or goes.
     Byte(Index, u8, u8),
-    /// All of it once more, as another document.
-    Document,
+    /// All of it once more as other documents, under the same names or under others.
+    Documents(bool),
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -103,7 +110,7 @@ fn change() -> impl Strategy<Value = Change> {
         1 => any::<Index>().prop_map(Change::Twice),
         4 => (any::<Index>(), odd).prop_map(|(at, value)| Change::Value(at, value.to_owned())),
         2 => (any::<Index>(), any::<u8>(), 0..3u8).prop_map(|(at, byte, how)| Change::Byte(at, byte, how)),
-        1 => Just(Change::Document),
+        1 => any::<bool>().prop_map(Change::Documents),
     ]
 }
 
@@ -134,7 +141,10 @@ fn changed(text: &str, change: &Change) -> String {
             }
             return String::from_utf8_lossy(&bytes).into_owned();
         }
-        Change::Document => return format!("{text}\n---\n{text}"),
+        Change::Documents(renamed) => {
+            let name = if *renamed { "\n  name: other-" } else { "\n  name: " };
+            return format!("{text}\n---\n{}", text.replace("\n  name: ", name));
+        }
     }
     lines.join("\n")
 }
@@ -143,6 +153,8 @@ fn changed(text: &str, change: &Change) -> String {
 #[derive(Debug, Default)]
 struct Count {
     unreadable: u32,
+    empty: u32,
+    twice: u32,
     refused: u32,
     planned: u32,
     blocked: u32,
@@ -173,40 +185,24 @@ async fn inputs(part: u8) {
     for _ in 0..CASES {
         let (seed, changes) = strategy.new_tree(&mut runner).unwrap().current();
         let text = changes.iter().fold(seed, |text, change| changed(&text, change));
-        let manifests = match read_manifests(&text, "x.yaml") {
-            Ok(manifests) => manifests,
-            Err(error) => {
-                let said = error.to_string();
-                assert!(
-                    said.starts_with("x.yaml") && said.len() > "x.yaml: ".len(),
-                    "{said:?} of {text}"
-                );
-                count.unreadable += 1;
-                continue;
+        let texts = vec![Text {
+            name: "x.yaml".into(),
+            text: text.clone(),
+            named: true,
+        }];
+        match load_texts(&admission, texts, "ai", &|_| None) {
+            Ok(loaded) => plans(&world, loaded, &mut count).await,
+            Err(ManifestError::Refused(refused)) => {
+                assert!(!refused.is_empty(), "{text}");
+                refused.iter().for_each(|words| told(words, &text, &mut count));
             }
-        };
-        for manifest in manifests.into_iter().filter(|m| admission.concerns(&m.value)) {
-            let mut value = manifest.value;
-            if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-                metadata.insert("namespace".into(), json!("ai"));
-            }
-            match admission.check(&value, None) {
-                Err(violations) => {
-                    assert!(!violations.is_empty() && manifest.line > 0, "{value}");
-                    assert!(
-                        violations.iter().all(|v| v.to_string().len() > v.field.len()),
-                        "{violations:?}"
-                    );
-                    count.refused += 1;
-                }
-                Ok(admitted) => plan(&world, admitted, &mut count).await,
-            }
+            Err(other) => panic!("{other}: {text}"),
         }
     }
     assert_eq!(writes(&world), 0, "a plan writes nothing");
     println!("{count:?} {:?}", begin.elapsed());
     assert!(
-        count.planned > 100 && count.refused > 100 && count.unreadable > 100,
+        count.planned > 50 && count.refused > 100 && count.unreadable > 100 && count.twice > 10,
         "{count:?}"
     );
 }
@@ -231,39 +227,70 @@ async fn any_manifest_is_refused_in_words_or_planned_in_the_last_quarter() {
     inputs(3).await;
 }
 
-async fn plan(world: &World, admitted: Value, count: &mut Count) {
-    let said = admitted.to_string();
-    match admitted["kind"].as_str().unwrap_or_default() {
-        "PhoenixLXC" | "PhoenixVM" | "PhoenixTemplate" => {}
+/// A refusal names the file, and the line with the object and its field; or the place where no YAML can be read.
+fn told(words: &str, text: &str, count: &mut Count) {
+    if words.starts_with("no Phoenix objects in x.yaml") {
+        count.empty += 1;
+        return;
+    }
+    let (place, words) = words.split_once(": ").unwrap_or_default();
+    let line = place.strip_prefix("x.yaml").and_then(|line| line.strip_prefix(':'));
+    if let Some((_, first)) = words.split_once("the object stands also at x.yaml:") {
+        assert!(line.is_some() && first.parse::<u32>().is_ok(), "{place}: {words}");
+        count.twice += 1;
+        return;
+    }
+    let verdict = ["\" is invalid: ", "\" cannot be handled as a "];
+    let Some((object, field)) = verdict.iter().find_map(|verdict| words.split_once(verdict)) else {
+        assert!(
+            place.starts_with("x.yaml") && words.len() > 10,
+            "{place}: {words}: {text}"
+        );
+        count.unreadable += 1;
+        return;
+    };
+    assert!(line.is_some_and(|line| line.parse::<u32>().is_ok()), "{place}: {words}");
+    assert!(object.contains(" \""), "no object: {words}");
+    assert!(field.contains([':', '"']), "no field: {words}");
+    count.refused += 1;
+}
+
+/// Plans every guest of what was loaded, beside the others of it.
+async fn plans(world: &World, loaded: Loaded, count: &mut Count) {
+    let mut keys = Vec::new();
+    for Admitted { value, place } in loaded.objects {
+        let kind = value["kind"].as_str().unwrap_or_default().to_owned();
         // Reads as its type, or a later step would fail with an error of Phoenix's own.
-        "PhoenixHypervisor" => {
-            serde_json::from_value::<phoenix::crd::PhoenixHypervisor>(admitted)
-                .unwrap_or_else(|e| panic!("{e}: {said}"));
-            return;
-        }
-        "PhoenixFeature" => {
-            serde_json::from_value::<phoenix::crd::PhoenixFeature>(admitted).unwrap_or_else(|e| panic!("{e}: {said}"));
-            return;
-        }
-        _ => return,
-    }
-    let key = world.store.apply(admitted);
-    let preview = world.preview(&key).await;
-    let object: GuestObject = crate::engine::object(world, &key);
-    match &preview.blocked {
-        Some(cause) => {
-            assert_ne!(cause.reason, Reason::InternalError, "{cause} of {said}");
-            assert!(cause.message.len() > 10, "{cause} of {said}");
-            count.blocked += 1;
-        }
-        None => {
-            assert!(
-                !preview.steps.is_empty(),
-                "a new guest has a plan: {:?} {said}",
-                object.key
-            );
-            count.planned += 1;
+        let typed = match kind.as_str() {
+            "PhoenixLXC" | "PhoenixVM" | "PhoenixTemplate" => {
+                keys.push((world.store.apply(value), place));
+                continue;
+            }
+            "PhoenixHypervisor" => manifests::typed::<PhoenixHypervisor>(&value).map(drop),
+            "PhoenixFeature" => manifests::typed::<PhoenixFeature>(&value).map(drop),
+            "Secret" => manifests::secret(&value).map(drop),
+            "ConfigMap" => manifests::config_map(&value).map(drop),
+            _ => Ok(()),
+        };
+        if let Err(error) = typed {
+            panic!("{place}: {error}: {value}");
         }
     }
-    world.store.objects.remove_guest(&key);
+    for (key, place) in &keys {
+        let preview = world.preview(key).await;
+        match &preview.blocked {
+            Some(cause) => {
+                assert_ne!(cause.reason, Reason::InternalError, "{place}: {key}: {cause}");
+                assert!(cause.message.len() > 10, "{place}: {key}: {cause}");
+                count.blocked += 1;
+            }
+            None => {
+                assert!(!preview.steps.is_empty(), "{place}: {key}: a new guest has a plan");
+                count.planned += 1;
+            }
+        }
+    }
+    for (key, _) in keys {
+        world.store.objects.remove_guest(&key);
+    }
 }

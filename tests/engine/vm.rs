@@ -272,6 +272,72 @@ async fn a_changed_user_is_written_to_the_drive_and_waits_for_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_only_the_first_boot_brings_is_told_when_it_changes_and_an_older_stamp_says_nothing() {
+    let mut world = World::with_ssh(&[]).await;
+    let spec = |packages: &[&str]| vm("a", json!({"cloudInit": {"user": "ops", "packages": packages}}));
+    let key = world.store.apply(spec(&["jq"]));
+    settled(&mut world).await;
+    let told = |world: &World| {
+        let conditions = status(world, &key).conditions;
+        let found = conditions.into_iter().find(|c| c.type_ == "RecreateRequired");
+        found.map(|c| c.message).unwrap_or_default()
+    };
+    let before = requests(&world).len();
+    assert_eq!(told(&world), "");
+    world.store.apply(spec(&["jq", "htop"]));
+    rounds(&world, 5).await;
+    assert!(told(&world).starts_with("cloudInit.packages: "), "{}", told(&world));
+    assert_eq!(requests(&world)[before..], [""; 0]);
+    // Machines of earlier releases have no such part in their stamps.
+    let part = regex::Regex::new(r" boot=\S+").unwrap();
+    world.sim().with(|state| {
+        let guest = state.guests.get_mut(&1000).unwrap();
+        assert!(part.is_match(guest.text()), "{}", guest.text());
+        let older = part.replace(guest.text(), "").into_owned();
+        guest.set_text(&older);
+    });
+    world.restart();
+    rounds(&world, 5).await;
+    assert_eq!(told(&world), "");
+    assert_eq!(requests(&world)[before..], [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snippet_storage_that_is_not_there_is_told_with_its_field() {
+    let world = World::with_ssh(&[]).await;
+    let init = json!({"packages": ["jq"], "snippetStorage": "nowhere"});
+    let key = world.store.apply(vm("a", json!({"cloudInit": init})));
+    rounds(&world, 8).await;
+    let words = status(&world, &key).message.unwrap_or_default();
+    assert!(
+        words.starts_with("spec.cloudInit.snippetStorage: node phoenix has no storage"),
+        "{words}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_drive_of_a_new_machine_whose_storage_is_not_there_is_told_with_its_field() {
+    let world = World::with_ssh(&[]).await;
+    let on = json!({"storage": "nowhere"});
+    for (name, fields, field) in [
+        ("a", json!({"cloudInit": on}), "cloudInit"),
+        ("b", json!({"bios": "ovmf", "efiDisk": on}), "efiDisk"),
+        ("c", json!({"tpm": on}), "tpm"),
+    ] {
+        let key = world.store.apply(vm(name, fields));
+        rounds(&world, 5).await;
+        let words = status(&world, &key).message.unwrap_or_default();
+        let wanted = format!("spec.{field}.storage: node phoenix has no storage \"nowhere\"");
+        assert!(words.starts_with(&wanted), "{words}");
+    }
+    assert!(
+        requests(&world).iter().all(|r| !r.ends_with("/qemu")),
+        "{:?}",
+        requests(&world)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_silent_agent_is_told_in_words_and_recovers() {
     let mut world = World::with_ssh(&[]).await;
     let fault = json!({"op": "agent-fault", "action": "silent"});

@@ -304,6 +304,8 @@ fn machine(vm: &WantedVm) -> String {
         usb,
         agent,
         agent_deadline,
+        // The digest of the snippet stands for it.
+        first_boot: _,
     } = vm;
     let devices = |list: &Option<Vec<Managed>>| {
         let list = list.as_ref()?.iter();

@@ -1,6 +1,7 @@
 //! What only virtual machines have, from a PhoenixVM or a PhoenixTemplate of vm form.
 
 mod cloud_init;
+mod first_boot;
 pub mod vendor_data;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,8 @@ use crate::desired::{
 use crate::pve::property::{BUSES, is_numbered};
 use crate::reason::Reason;
 use crate::secret::Secret;
+
+pub use first_boot::FirstBoot;
 
 use super::images::file_name;
 use super::shared::{
@@ -48,6 +51,8 @@ pub struct WantedVm {
     pub agent: Option<bool>,
     /// Seconds after a start within which it should.
     pub agent_deadline: i64,
+    /// What the first boot alone brings.
+    pub first_boot: FirstBoot,
 }
 
 /// A disk as wanted.
@@ -152,6 +157,7 @@ pub(super) fn wanted(context: &Context<'_>, guest: &VmGuest) -> Result<Wing, Blo
     if object.status.create_sent != Some(true) {
         new_disks(source.as_ref(), guest, &vm, prefix)?;
     }
+    vm.first_boot = FirstBoot::of(guest, vm.cloud_init.as_ref());
     vm.properties.extend(addresses(guest));
     if guest.serial == Some(false) {
         vm.absent.insert("serial0".into());

@@ -1,6 +1,6 @@
 //! cloud-init and the guest agent of a machine.
 
-use crate::desired::{WantedCloudInit, WantedVendor, WantedVm};
+use crate::desired::{Form, WantedCloudInit, WantedVendor, WantedVm};
 use crate::observed::Guest;
 use crate::plan::change::{Change, change};
 use crate::plan::planner::{Planner, Staged};
@@ -90,18 +90,32 @@ impl Planner<'_> {
         self.apply(Stage::Configured, guest, change.into_iter().collect())
     }
 
+    /// What cloud-init reads at the first boot alone stays as it was then.
+    pub(crate) fn first_boot_findings(&mut self, guest: &Guest, vm: &WantedVm) {
+        // A changed template is built anew.
+        let guest_of_its_own = self.desired.life.form == Form::Guest;
+        let Some(stamp) = guest.stamp().filter(|stamp| guest_of_its_own && !stamp.fresh) else {
+            return;
+        };
+        let mut differs = vm.first_boot.differs(&stamp.boot.unwrap_or_default());
+        if let (Some(volid), Some(wanted)) = (snippet_of(guest), &vm.first_boot.storage)
+            && let Some((storage, _)) = volid.split_once(':').filter(|(storage, _)| storage != wanted)
+        {
+            differs.push(format!("cloudInit.snippetStorage is {storage:?}, wanted {wanted:?}"));
+        }
+        if !differs.is_empty() {
+            let message = format!(
+                "{}: the machine keeps what its first boot brought; only a new machine can change it",
+                differs.join("; ")
+            );
+            self.find_more("RecreateRequired", Reason::CreationOnly, message);
+        }
+    }
+
     /// Later the machine still needs the file at every start, on whichever node it is.
     fn keep_snippet(&mut self, guest: &Guest, init: &WantedCloudInit) -> Staged {
-        let vmid = guest.at.vmid;
-        let custom = guest
-            .options
-            .get("cicustom")
-            .and_then(|text| Properties::parse(text, None).ok());
-        let volid = custom.and_then(|c| c.get("vendor").map(str::to_string));
-        match (volid, &init.vendor) {
-            (Some(volid), Some(vendor)) if volid.contains(&format!("phoenix-{vmid}-")) => {
-                self.write_snippet(guest, vendor, &volid)
-            }
+        match (snippet_of(guest), &init.vendor) {
+            (Some(volid), Some(vendor)) => self.write_snippet(guest, vendor, &volid),
             _ => Ok(()),
         }
     }
@@ -140,7 +154,11 @@ impl Planner<'_> {
         let takes = |row: &crate::observed::StorageRow| row.content.iter().any(|c| c == "snippets");
         let prefix = self.prefix();
         match &vendor.storage {
-            Some(storage) if on_node(storage).is_none_or(takes) => Ok(Some(storage.clone())),
+            Some(storage) if on_node(storage).is_none_or(takes) => {
+                let field = format!("{prefix}.cloudInit.snippetStorage");
+                self.storage_usable(&guest.at.node, storage, &field, "snippets")?;
+                Ok(Some(storage.clone()))
+            }
             Some(storage) => {
                 let message = format!(
                     "{prefix}.cloudInit.snippetStorage: storage {storage:?} takes no snippets: add snippets to its content, or name another"
@@ -168,4 +186,11 @@ impl Planner<'_> {
     pub(crate) fn cloud_init_unread(&self, guest: &Guest) -> bool {
         guest.running && guest.pid.is_some() && guest.pid == self.status.cloud_init_unread
     }
+}
+
+/// Volume id of the snippet that Phoenix gave to the machine.
+fn snippet_of(guest: &Guest) -> Option<String> {
+    let custom = Properties::parse(guest.options.get("cicustom")?, None).ok()?;
+    let ours = |volid: &&str| volid.contains(&format!("phoenix-{}-", guest.at.vmid));
+    custom.get("vendor").filter(ours).map(str::to_string)
 }

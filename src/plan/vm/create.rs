@@ -31,6 +31,7 @@ impl Planner<'_> {
             return Err(self.stuck(Stage::Created, Reason::InvalidSpec, message));
         };
         self.storage_usable(node, &storage, &field, "images")?;
+        self.drives_usable(vm, node)?;
         let free = || super::disks::free_place(root.bus, vm, &BTreeMap::new());
         let Some(place) = root.slot.clone().or_else(free) else {
             let message = format!(
@@ -80,6 +81,21 @@ impl Planner<'_> {
             );
         }
         Ok(Effect::task(node, call).with(Impact::Create))
+    }
+
+    /// The storages of the drives that the creating call makes beside the boot disk, where the spec names them.
+    fn drives_usable(&mut self, vm: &WantedVm, node: &str) -> Result<(), Next> {
+        let efi = vm.firmware.efi.as_ref().and_then(|(storage, _)| storage.as_ref());
+        let tpm = vm.firmware.tpm.as_ref().and_then(|(storage, _)| storage.as_ref());
+        let init = vm.cloud_init.as_ref().and_then(|init| init.storage.as_ref());
+        let drives = [("efiDisk", efi), ("tpm", tpm), ("cloudInit", init)];
+        for (drive, storage) in drives {
+            if let Some(storage) = storage {
+                let field = format!("{}.{drive}.storage", self.prefix());
+                self.storage_usable(node, storage, &field, "images")?;
+            }
+        }
+        Ok(())
     }
 }
 

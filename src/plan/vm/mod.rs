@@ -28,6 +28,7 @@ impl Planner<'_> {
         self.vm_configured(guest, vm)?;
         self.ok(Stage::VolumesReady, "the disks are as wanted");
         self.devices(guest, vm)?;
+        self.first_boot_findings(guest, vm);
         self.cloud_init(guest, vm)
     }
 

@@ -1,15 +1,26 @@
-//! Whatever text a kind admits, its object converges or is refused with words: every leaf that holds text, with odd ones.
+//! Whatever text a kind admits, its object converges or is refused with words that name the field: every leaf that holds
+//! text, with odd ones that the seed draws (`PROPTEST_RNG_SEED`).
+//!
+//! Each text is judged alone first: by admission, by what resolves an object, and by the plan of a new guest. What passes is
+//! packed, many leaves to an object, and walked in worlds whose pauses are real, so that what Proxmox refuses is not
+//! asked again at once.
+
+use std::collections::BTreeMap;
 
 use phoenix::admission::Admission;
-use proptest::strategy::{Strategy, ValueTree};
+use phoenix::desired::resolve;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use regex::Regex;
 use serde_json::{Value, json};
 
 use super::schema::{Leaf, leaves, place};
 use super::site::site;
 use super::table::Group;
-use super::walk::{Row, walk};
+use super::walk::{Found, Row, Verdict, walk};
 use super::{SIDE_BY_SIDE, lxc, vm};
+use crate::engine::{CLUSTER, World, object};
 
 /// What people paste, and what tools are known to trip over.
 const ODD: &[&str] = &[
@@ -71,29 +82,276 @@ const ODD: &[&str] = &[
     "phoenix-hypervisor.io",
 ];
 
-/// So many of the odd texts a leaf takes that holds free text.
-const FREE: usize = 6;
+/// So many odd texts of a leaf are judged, of the list and as many again of chance or of the leaf's own form.
+const JUDGED: usize = 20;
 
-/// Odd texts for one leaf that its schema may take: some of the list, one as long as may be, and a few of chance.
-fn odd(leaf: &Leaf, from: usize, runner: &mut TestRunner) -> Vec<String> {
-    let mut texts: Vec<String> = ODD
-        .iter()
-        .skip(from % 3)
-        .step_by(3)
-        .map(|text| (*text).to_owned())
-        .collect();
-    if let Some(most) = leaf.schema["maxLength"].as_u64() {
-        texts.push("a".repeat(usize::try_from(most.min(8192)).unwrap()));
-    }
-    for pattern in ["\\PC{1,12}", "[ -~]{1,24}", "(?s).{1,8}"] {
-        let chance = proptest::string::string_regex(pattern).unwrap();
-        texts.extend((0..1).map(|_| chance.new_tree(runner).unwrap().current()));
-    }
-    texts
+/// So many texts of a leaf are walked, one after the other.
+const WALKED: usize = 3;
+
+/// Characters of the longest text: more of them only take longer.
+const LONGEST: u64 = 20_000;
+
+/// Leaves whose value decides whether there is a guest at all: their objects hold no other.
+const ALONE: &[&str] = &["cpu", "hypervisorRef", "node", "pool", "source", "timezone"];
+
+/// Texts of a leaf that its own schema refuses, of which admission is asked: it takes the most time.
+const MISFITS: usize = 1;
+
+/// Refused texts of a leaf after which no other is judged.
+const REFUSED: usize = 4;
+
+/// A leaf, what is around it, and the texts that nothing refuses before there is a guest.
+struct Text {
+    leaf: String,
+    /// Leaves of one group have the same around them.
+    group: usize,
+    around: Value,
+    texts: Vec<String>,
 }
 
-/// Walks some of the texts that are admitted for every leaf.
-async fn texts(kind: &'static str, base: Value, groups: Vec<Group>, part: usize, of: usize) {
+/// An object with texts in many leaves.
+struct Pack {
+    /// Whether it takes no other leaf.
+    alone: bool,
+    leaves: Vec<String>,
+    /// Top-level fields, by the group that they are of.
+    fields: BTreeMap<String, usize>,
+    /// One spec for each text of its leaves.
+    specs: Vec<Value>,
+}
+
+/// What may be asked without any guest.
+struct Judge<'a> {
+    kind: &'static str,
+    admission: &'a Admission,
+    world: &'a World,
+    faults: Vec<String>,
+    refused: usize,
+    taken: usize,
+}
+
+/// Texts for one leaf.
+fn odd(leaf: &Leaf, runner: &mut TestRunner) -> Vec<String> {
+    let mut texts: Vec<String> = proptest::sample::subsequence(ODD, JUDGED)
+        .prop_shuffle()
+        .new_tree(runner)
+        .unwrap()
+        .current()
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    let mut patterns = vec!["\\PC{1,12}".to_owned(), "[ -~]{1,24}".into(), "(?s).{1,8}".into()];
+    // A form that is told begins and ends with anchors, which no generator takes.
+    let form = form_of(leaf).unwrap_or_default();
+    let form = form.trim_start_matches('^').trim_end_matches('$');
+    patterns.extend(std::iter::repeat_n(form.to_owned(), 3));
+    for pattern in patterns.iter().filter(|pattern| !pattern.is_empty()) {
+        if let Ok(chance) = proptest::string::string_regex(pattern) {
+            texts.push(chance.new_tree(runner).unwrap().current());
+        }
+    }
+    if let Some(most) = leaf.schema["maxLength"].as_u64() {
+        texts.push("a".repeat(usize::try_from(most.min(LONGEST)).unwrap()));
+    }
+    Just(texts).prop_shuffle().new_tree(runner).unwrap().current()
+}
+
+fn manifest(kind: &str, spec: &Value) -> Value {
+    let spec: Value = serde_json::from_str(&spec.to_string().replace("@IP", "10.20.0.7")).unwrap();
+    json!({"apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": kind,
+        "metadata": {"name": "w", "namespace": "ai"}, "spec": spec})
+}
+
+fn with(spec: &Value, leaf: &str, text: &str) -> Value {
+    let mut spec = spec.clone();
+    *place(&mut spec, leaf) = json!(text);
+    spec
+}
+
+/// Whether words name a leaf; a name or key of something goes by what it is of.
+fn names(words: &str, leaf: &str) -> bool {
+    let mut parts = leaf.rsplit(['.', '[', ']', '{', '}']).filter(|part| !part.is_empty());
+    let last = parts.next().unwrap_or_default();
+    let above = parts
+        .next()
+        .filter(|_| ["name", "namespace", "key", "reference"].contains(&last));
+    // What cannot change at all is told of the whole.
+    let whole = leaf.split('.').next().filter(|_| words.contains("cannot change"));
+    words.contains(last) || above.or(whole).is_some_and(|part| words.contains(part))
+}
+
+/// The expression that the texts of a leaf match, by its schema or by the rule that begins with one.
+fn form_of(leaf: &Leaf) -> Option<String> {
+    let rules = leaf.schema["x-kubernetes-validations"].as_array().into_iter().flatten();
+    let form = |rule: &Value| {
+        let (form, _) = rule["rule"]
+            .as_str()?
+            .strip_prefix("self.matches('")?
+            .split_once("')")?;
+        // As CEL reads the text between the quotes.
+        Some(form.replace("\\\\", "\\"))
+    };
+    let pattern = leaf.schema["pattern"].as_str().map(str::to_owned);
+    pattern.or_else(|| rules.into_iter().find_map(form))
+}
+
+/// Whether the leaf's own schema takes a text.
+fn is_of_form(leaf: &Leaf, form: Option<&Regex>, text: &str) -> bool {
+    let length = text.chars().count() as u64;
+    let bound = |name: &str, or: u64| leaf.schema[name].as_u64().unwrap_or(or);
+    (bound("minLength", 0)..=bound("maxLength", u64::MAX)).contains(&length)
+        && form.is_none_or(|form| form.is_match(text))
+}
+
+impl Judge<'_> {
+    /// Why an object is refused before there is a guest.
+    async fn refusal(&self, spec: &Value) -> Option<String> {
+        let told = |violations: Vec<_>| {
+            violations
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("; ")
+        };
+        let admitted = match self.admission.check(&manifest(self.kind, spec), None) {
+            Ok(admitted) => admitted,
+            Err(violations) => return Some(told(violations)),
+        };
+        let key = self.world.store.apply(admitted);
+        let wanted = resolve(&object(self.world, &key), self.world.store.as_ref(), CLUSTER);
+        let blocked = match wanted {
+            Err(blocked) => Some(blocked.cause().clone()),
+            Ok(_) => self.world.preview(&key).await.blocked,
+        };
+        self.world.store.objects.remove_guest(&key);
+        blocked.map(|cause| cause.to_string())
+    }
+
+    /// Whether an object with a guest may become this one.
+    fn may_become(&self, from: &Value, to: &Value) -> bool {
+        let mut old = manifest(self.kind, from);
+        old["status"] = json!({"vmid": 1000, "node": "phoenix"});
+        self.admission.check(&manifest(self.kind, to), Some(&old)).is_ok()
+    }
+
+    /// The texts that nothing refuses; a refusal that does not name the leaf is a fault.
+    async fn pass(&mut self, leaf: &Leaf, around: &Value, texts: Vec<String>) -> Vec<String> {
+        let form = form_of(leaf).and_then(|form| Regex::new(&form).ok());
+        let of_form = |text: &String| is_of_form(leaf, form.as_ref(), text);
+        let (fit, misfit): (Vec<String>, Vec<String>) = texts.into_iter().partition(of_form);
+        let leaf = leaf.path.as_str();
+        let (mut passed, mut refused) = (Vec::new(), 0);
+        for text in misfit.into_iter().take(MISFITS).chain(fit) {
+            if passed.len() == WALKED || refused == REFUSED {
+                break;
+            }
+            match self.refusal(&with(around, leaf, &text)).await {
+                None => passed.push(text),
+                Some(words) => {
+                    refused += 1;
+                    if !names(&words, leaf) || words.contains("InternalError") {
+                        self.faults
+                            .push(format!("{leaf}: {text:?} is refused without its name: {words}"));
+                    }
+                }
+            }
+        }
+        self.taken += passed.len();
+        self.refused += refused;
+        passed
+    }
+
+    /// Puts a leaf into the first object that has room, or into one of its own.
+    async fn pack(&self, packs: &mut Vec<Pack>, base: &Value, text: Text) {
+        let alone = ALONE.contains(&text.leaf.split('.').next().unwrap());
+        let own = text.around.as_object().unwrap().iter();
+        let own = own.filter(|(field, value)| base[*field] != **value && *field != "powerState");
+        let mut fields: BTreeMap<String, usize> = own.map(|(field, _)| (field.clone(), text.group)).collect();
+        let first = text.leaf.split(['.', '[', '{']).next().unwrap();
+        fields.insert(first.to_owned(), text.group);
+        let own = |n: usize| text.texts[n % text.texts.len()].as_str();
+        for pack in packs.iter_mut().filter(|pack| !alone && !pack.alone) {
+            let room = |(field, group): (&String, &usize)| pack.fields.get(field).is_none_or(|of| of == group);
+            if !fields.iter().all(room) || pack.leaves.contains(&text.leaf) {
+                continue;
+            }
+            let mut specs = pack.specs.clone();
+            for (n, spec) in specs.iter_mut().enumerate() {
+                for field in fields.keys().filter(|field| !pack.fields.contains_key(*field)) {
+                    spec[field] = text.around[field].clone();
+                }
+                if text.around["powerState"] == "Running" {
+                    spec["powerState"] = json!("Running");
+                }
+                *place(spec, &text.leaf) = json!(own(n));
+            }
+            if self.fits(&specs).await {
+                pack.specs = specs;
+                pack.fields.extend(fields);
+                pack.leaves.push(text.leaf);
+                return;
+            }
+        }
+        // Of fields that admit no change the texts go into objects of their own.
+        let specs: Vec<Value> = (0..WALKED).map(|n| with(&text.around, &text.leaf, own(n))).collect();
+        packs.push(Pack {
+            alone,
+            leaves: vec![text.leaf],
+            fields,
+            specs,
+        });
+    }
+
+    async fn fits(&self, specs: &[Value]) -> bool {
+        for (n, spec) in specs.iter().enumerate() {
+            let before = &specs[n.saturating_sub(1)];
+            if !self.may_become(before, spec) || self.refusal(spec).await.is_some() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// What is wrong with a walk: words that name none of its leaves, writes that do not end, or a guest that is refused as a
+/// whole, so that its other texts meet nothing.
+fn amiss(found: Found, pack: &Pack) -> Vec<String> {
+    let names = |words: &str| pack.leaves.iter().any(|leaf| names(words, leaf));
+    let mut told = Vec::new();
+    let mut faults = Vec::new();
+    for fault in found.faults {
+        match fault.split_once(FIRST) {
+            Some((_, words)) => told.push(words.to_owned()),
+            // Which text has an effect is nothing to these tests.
+            None if fault.contains("no plan of it") => {}
+            None => faults.push(fault),
+        }
+    }
+    for verdict in [found.changed, found.dropped] {
+        if let Verdict::Refused(words) | Verdict::Waits(words) = verdict {
+            told.push(words);
+        }
+    }
+    let whole = |words: &str| {
+        ["cannot create", "cannot download"]
+            .iter()
+            .any(|what| words.contains(what))
+    };
+    for words in told {
+        if !names(&words) {
+            faults.push(format!("{:?}: words without the field: {words}", pack.leaves));
+        } else if pack.leaves.len() > 1 && whole(&words) {
+            faults.push(format!("{:?}: one of them is for ALONE: {words}", pack.leaves));
+        }
+    }
+    faults
+}
+
+/// How the walk tells of an object that is not Ready at its beginning.
+const FIRST: &str = ": is not Ready with the first value: ";
+
+async fn texts(kind: &'static str, base: Value, groups: Vec<Group>) {
+    let begin = std::time::Instant::now();
     let admission = Admission::new().unwrap();
     let seed: u64 = std::env::var("PROPTEST_RNG_SEED")
         .ok()
@@ -104,62 +362,80 @@ async fn texts(kind: &'static str, base: Value, groups: Vec<Group>, part: usize,
     let leaves: Vec<Leaf> = leaves(kind).into_iter().filter(Leaf::is_text).collect();
     let mut base = base;
     base["hypervisorRef"] = json!({"name": "pve"});
-    let rows = super::rows(&groups, &base, &leaves);
-    let (mut walks, mut admitted) = (Vec::new(), 0);
-    for (n, row) in rows.into_iter().skip(part).step_by(of).enumerate() {
-        let leaf = leaves.iter().find(|leaf| leaf.path == row.leaf).unwrap();
-        let with = |text: &str| {
-            let mut spec = row.second.clone();
-            *place(&mut spec, &row.leaf) = json!(text);
-            spec
+    let world = real_pauses().await;
+    world.poll().await;
+    let mut judge = Judge {
+        kind,
+        admission: &admission,
+        world: &world,
+        faults: Vec::new(),
+        refused: 0,
+        taken: 0,
+    };
+    let (mut packs, mut walked) = (Vec::new(), 0);
+    for (group, rows) in groups.iter().map(|group| group.rows(&base, &leaves)).enumerate() {
+        for row in rows {
+            let leaf = leaves.iter().find(|leaf| leaf.path == row.leaf).unwrap();
+            let texts = judge.pass(leaf, &row.second, odd(leaf, &mut runner)).await;
+            if texts.is_empty() {
+                continue;
+            }
+            walked += 1;
+            let (leaf, around) = (row.leaf, row.second);
+            judge
+                .pack(
+                    &mut packs,
+                    &base,
+                    Text {
+                        leaf,
+                        group,
+                        around,
+                        texts,
+                    },
+                )
+                .await;
+        }
+    }
+    println!(
+        "{kind}: {} leaves, {} texts refused and {} taken, {walked} leaves walked in {} objects, {:?}",
+        leaves.len(),
+        judge.refused,
+        judge.taken,
+        packs.len(),
+        begin.elapsed()
+    );
+    let mut faults = judge.faults;
+    for packs in packs.chunks(SIDE_BY_SIDE) {
+        let world = real_pauses().await;
+        let row = |pack: &Pack| Row {
+            leaf: pack.leaves.join("."),
+            first: pack.specs[0].clone(),
+            second: pack.specs[1].clone(),
+            dropped: pack.specs[2].clone(),
         };
-        let taken: Vec<String> = odd(leaf, n, &mut runner).into_iter().filter(|text| {
-            let spec: Value = serde_json::from_str(&with(text).to_string().replace("@IP", "10.20.0.7")).unwrap();
-            admission.check(&json!({"apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": kind, "metadata": {"name": "w", "namespace": "ai"}, "spec": spec}), None).is_ok()
-        }).collect();
-        admitted += taken.len();
-        // Names and the like take few of them; their form is told in the schema.
-        if taken.len() < FREE || row.leaf.ends_with(".key") {
-            continue;
-        }
-        // Three of them after each other; another three with every seed.
-        let from = usize::try_from(seed).unwrap_or(0) * 7 + walks.len() * 3;
-        for pair in 0..1 {
-            let at = |n: usize| with(&taken[(from + pair * 3 + n) % taken.len()]);
-            walks.push(Row {
-                leaf: row.leaf.clone(),
-                first: at(0),
-                second: at(1),
-                dropped: at(2),
-            });
+        for found in walk(&world, &admission, kind, packs.iter().map(row).collect()).await {
+            let pack = packs.iter().find(|pack| pack.leaves.join(".") == found.leaf).unwrap();
+            faults.extend(amiss(found, pack));
         }
     }
-    let mut faults = Vec::new();
-    for rows in walks.chunks(SIDE_BY_SIDE) {
-        let world = site().await;
-        let all = walk(&world, &admission, kind, rows.to_vec()).await;
-        for found in all {
-            // Which of them has an effect is nothing to these tests; an object that is refused with words is fine.
-            faults.extend(
-                found
-                    .faults
-                    .into_iter()
-                    .filter(|f| !f.contains("is not Ready with the first value") && !f.contains("no plan of it")),
-            );
-        }
-    }
-    println!("{kind}: {} walks, {admitted} odd texts admitted", walks.len());
+    println!("{kind}: {:?}", begin.elapsed());
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes"]
-async fn any_text_of_a_container_converges_or_is_refused() {
-    texts("PhoenixLXC", lxc::base(), lxc::groups(), 0, 1).await;
+/// The cluster, worked on with the pauses that there are in life.
+async fn real_pauses() -> World {
+    let mut world = site().await;
+    world.time_scale = 1.0;
+    world.restart();
+    world
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes"]
+async fn any_text_of_a_container_converges_or_is_refused() {
+    texts("PhoenixLXC", lxc::base(), lxc::groups()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn any_text_of_a_machine_converges_or_is_refused() {
-    texts("PhoenixVM", vm::base(), vm::groups(), 0, 1).await;
+    texts("PhoenixVM", vm::base(), vm::groups()).await;
 }

@@ -52,26 +52,6 @@ pub const BY_DOCS: &[(&str, &str, &str)] = &[
         "`kind` (Health or Integration) is a word for people",
     ),
     (
-        "cloudInit.packages[]",
-        "virtual-machines.md",
-        "Packages and user-data are for the first boot",
-    ),
-    (
-        "cloudInit.userData",
-        "virtual-machines.md",
-        "Packages and user-data are for the first boot",
-    ),
-    (
-        "cloudInit.snippetStorage",
-        "virtual-machines.md",
-        "Packages and user-data are for the first boot",
-    ),
-    (
-        "agent.install",
-        "virtual-machines.md",
-        "it is installed at the first boot (`agent.install`)",
-    ),
-    (
         "hostMounts[].name",
         "kinds.md",
         "another name at the same path is the same",

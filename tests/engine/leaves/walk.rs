@@ -289,6 +289,10 @@ async fn settle(world: &World, walkers: &mut [Walker], when: &str) {
     }
     world.poll().await;
     for walker in walkers.iter_mut().filter(|w| settled(world, &w.key)) {
+        // What was refused may be due again, once: that is no loop.
+        if status(world, &walker.key).next_retry.is_some() {
+            world.look_at(&walker.key).await;
+        }
         let from = world.sim().requests().len();
         world.look_at(&walker.key).await;
         let log = world.sim().requests();
