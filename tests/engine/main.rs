@@ -16,6 +16,7 @@ mod truthful;
 mod adopted_parts;
 mod adoption;
 mod awaited;
+mod cards;
 mod causes;
 mod conflicts;
 mod containers;

@@ -428,6 +428,8 @@ fn network(guest: &VmGuest, defaults: &Defaults, prefix: &str) -> Result<Option<
             ("firewall", n.firewall.or(firewall_on.then_some(true)).map(flag)),
             ("trunks", trunks(n)),
             ("link_down", n.link_down.map(flag)),
+            ("model", n.model.map(|m| m.as_str().to_string())),
+            ("queues", n.queues.map(|v| v.to_string())),
         ]
         .into_iter()
         .filter_map(|(k, v)| Some((k.to_string(), v?)))

@@ -59,6 +59,12 @@ pub fn groups() -> Vec<Group> {
             .one("source.cloudImage.storage", "local", "fastData-shared-iso")
             .with(json!({"source": {"cloudImage": {"volid": null, "url": url, "sha256": super::SUM, "storage": "local"}}})),
     ];
+    groups.push(
+        one("network[].model")
+            .to("virtio", "e1000")
+            .one("network[].queues", 2, 4)
+            .with(json!({"network": [{"name": "net0"}]})),
+    );
     groups.extend(lxc::shared("net0"));
     groups.extend(lxc::running());
     groups
