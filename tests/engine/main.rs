@@ -18,6 +18,7 @@ mod adoption;
 mod awaited;
 mod cards;
 mod causes;
+mod cdroms;
 mod conflicts;
 mod containers;
 mod defaulted;
