@@ -50,7 +50,8 @@ pub struct KeyRef {
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
     {"rule": "!has(self.gateway) || (has(self.ip) && isCIDR(self.ip))", "message": "gateway needs a static ip such as 10.0.0.150/24"},
-    {"rule": "!has(self.gateway6) || (has(self.ip6) && isCIDR(self.ip6))", "message": "gateway6 needs a static ip6 such as fd00::10/64"}
+    {"rule": "!has(self.gateway6) || (has(self.ip6) && isCIDR(self.ip6))", "message": "gateway6 needs a static ip6 such as fd00::10/64"},
+    {"rule": "!has(self.model) || self.model == 'virtio' || (!has(self.queues) && !has(self.mtu))", "message": "queues and mtu belong to model: virtio: leave them out, or choose that model"}
 ]))]
 pub struct Network {
     /// Interface name inside the guest, such as eth0. It identifies the entry: reordering the list changes nothing.
@@ -98,6 +99,43 @@ pub struct Network {
     pub trunks: Option<Vec<i64>>,
     /// Whether the cable is pulled, so to speak. Absent: unmanaged; Proxmox's own choice is false.
     pub link_down: Option<bool>,
+    /// Machines only: the card that the machine sees. Another model later keeps the MAC address. Absent: the card of the
+    /// machine stays as it is; virtio for a new interface.
+    pub model: Option<NicModel>,
+    /// Machines only: packet queues of the card, at most as many as the machine has processors. They belong to model
+    /// virtio. Absent: unmanaged; Proxmox's own choice is one.
+    #[schemars(range(min = 1, max = 64))]
+    pub queues: Option<i64>,
+}
+
+/// Network card of a machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum NicModel {
+    /// Paravirtual, the fastest; Windows needs a driver for it.
+    #[default]
+    Virtio,
+    /// Intel 82540EM.
+    E1000,
+    /// Intel 82574L.
+    E1000e,
+    /// Realtek RTL8139.
+    Rtl8139,
+    /// VMware's.
+    Vmxnet3,
+}
+
+impl NicModel {
+    /// Proxmox's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            NicModel::Virtio => "virtio",
+            NicModel::E1000 => "e1000",
+            NicModel::E1000e => "e1000e",
+            NicModel::Rtl8139 => "rtl8139",
+            NicModel::Vmxnet3 => "vmxnet3",
+        }
+    }
 }
 
 /// Name resolution of a guest.

@@ -100,6 +100,16 @@ pub(super) fn machine_words(schema: &mut Schema) {
     set(properties, "network", "x-kubernetes-validations", rules);
 }
 
+/// Says of a container's schema that its interfaces are no cards.
+pub(super) fn container_rules(schema: &mut Schema) {
+    let rules = json!([
+        {"rule": "self.all(n, !has(n.model) && !has(n.queues))", "message": "model and queues belong to virtual machines: leave them out, a container's interface has no card"}
+    ]);
+    if let Some(properties) = schema.get_mut("properties") {
+        set(properties, "network", "x-kubernetes-validations", rules);
+    }
+}
+
 fn set(properties: &mut Value, field: &str, key: &str, value: Value) {
     if let Some(property) = properties.get_mut(field).and_then(Value::as_object_mut) {
         property.insert(key.to_owned(), value);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
 use super::common::*;
-use super::guest::GuestFields;
+use super::guest::{GuestFields, container_rules};
 use super::schema;
 use super::status::GuestStatus;
 
@@ -88,7 +88,7 @@ pub struct PhoenixLXCSpec {
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
     {"rule": "!has(self.vllm) || !has(self.vllm.tensorParallelSize) || !has(self.gpus) || self.vllm.tensorParallelSize == 1 || self.gpus.size() == 0 || self.vllm.tensorParallelSize <= self.gpus.size()", "message": "vllm.tensorParallelSize is above the number of gpus: list more GPUs, or lower it"}
-]))]
+]), transform = container_rules)]
 pub struct LxcGuest {
     /// What it shares with a machine.
     #[serde(flatten)]

@@ -267,6 +267,18 @@ string_schema!(
     "must be the volume id of a disk image such as local:import/noble-server-cloudimg-amd64.qcow2"
 );
 string_schema!(
+    /// What lies in a CD-ROM drive: a Proxmox volume id of an ISO image, or nothing.
+    iso_volid, 255,
+    "self == 'none' || self.matches('^[A-Za-z][A-Za-z0-9._-]*:iso/[^/ ,]+[.](iso|ISO|img|IMG)$')",
+    "must be the volume id of an ISO image such as local:iso/virtio-win.iso, or none for an empty drive"
+);
+string_schema!(
+    /// The place of a CD-ROM drive.
+    cdrom_slot, 8,
+    "self.matches('^(ide[0-3]|sata[0-5]|scsi([0-9]|[12][0-9]|30))$')",
+    "must be the place of a CD-ROM drive: ide0 to ide3, sata0 to sata5, or scsi0 to scsi30"
+);
+string_schema!(
     /// A Proxmox volume id of a snippet.
     snippet_volid, 255,
     "self.matches('^[A-Za-z][A-Za-z0-9._-]*:snippets/[^/ ,]+$')",

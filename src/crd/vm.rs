@@ -74,7 +74,9 @@ pub struct PhoenixVMSpec {
     {"rule": "!has(self.viommu) || self.viommu != 'intel' || (has(self.machine) && self.machine.matches('q35'))", "message": "viommu: intel needs machine: q35"},
     {"rule": "!has(self.hotplug) || !('memory' in self.hotplug) || (has(self.cpu) && has(self.cpu.numa) && self.cpu.numa)", "message": "hotplug of memory needs cpu.numa: true"},
     {"rule": "!has(self.vga) || self.vga.type != 'serial0' || !has(self.serial) || self.serial", "message": "vga: serial0 shows the serial console: set serial: true, or leave serial out"},
-    {"rule": "!has(self.bootOrder) || !has(self.disks) || self.bootOrder.all(b, b.matches('^(net|eth)[0-9]{1,2}$') || self.disks.exists(d, d.name == b))", "message": "bootOrder holds a name that no disk has: name disks of the machine, or interfaces such as net0"},
+    {"rule": "!has(self.bootOrder) || !has(self.disks) || self.bootOrder.all(b, b.matches('^(net|eth)[0-9]{1,2}$') || self.disks.exists(d, d.name == b) || (has(self.cdroms) && self.cdroms.exists(c, c.slot == b)))", "message": "bootOrder holds a name that no disk has: name disks of the machine, slots of its cdroms, or interfaces such as net0"},
+    {"rule": "!has(self.cdroms) || !has(self.cloudInit) || !self.cdroms.exists(c, c.slot == 'ide2')", "message": "ide2 is the cloud-init drive's: choose another slot of cdroms, such as ide0"},
+    {"rule": "!has(self.cdroms) || !has(self.disks) || !self.cdroms.exists(c, self.disks.exists(d, d.name == c.slot))", "message": "one place is named by disks and by cdroms: choose another slot"},
     {"rule": "!has(self.cpu) || !has(self.cpu.cores) || !has(self.cpu.numa) || !self.cpu.numa || !has(self.cpu.sockets) || self.cpu.sockets <= 8", "message": "numa takes at most 8 sockets"}
 ]), transform = machine_words)]
 pub struct VmGuest {
@@ -113,6 +115,9 @@ pub struct VmGuest {
         {"rule": "self.filter(d, has(d.bus) && d.bus == 'ide').size() <= 3 && self.filter(d, has(d.bus) && d.bus == 'sata').size() <= 6 && self.filter(d, has(d.bus) && d.bus == 'virtio').size() <= 16 && self.filter(d, !has(d.bus) || d.bus == 'scsi').size() <= 31", "message": "too many disks on one bus: a machine takes 31 on scsi, 16 on virtio, 6 on sata and 3 on ide beside the cloud-init drive"}
     ]))]
     pub disks: Option<Vec<VmDisk>>,
+    /// CD-ROM drives with their ISO images. Absent: unmanaged; empty: none. The cloud-init drive is none of them.
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["slot"]))]
+    pub cdroms: Option<Vec<VmCdrom>>,
     /// What cloud-init sets up. Absent: unmanaged; the machine gets no cloud-init drive on creation.
     pub cloud_init: Option<CloudInit>,
     /// QEMU guest agent, through which Phoenix sees addresses and runs features, application and tests. Absent:

@@ -241,6 +241,22 @@ pub struct VmDisk {
     pub read_only: Option<bool>,
 }
 
+/// A CD-ROM drive of a virtual machine.
+#[skip_serializing_none]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VmCdrom {
+    /// Place of the drive, which identifies it: ide0 to ide3, sata0 to sata5, or scsi0 to scsi30. A drive on ide or sata is
+    /// there after the next start; ide2 is the cloud-init drive's where the machine has cloudInit.
+    #[schemars(schema_with = "schema::cdrom_slot")]
+    pub slot: String,
+    /// ISO image in it, such as local:iso/virtio-win.iso, or `none` for an empty drive. Another one takes effect while the
+    /// machine runs, and dropping it ejects what the spec put there. Absent: unmanaged; a new drive is empty.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::iso_volid")]
+    pub volid: Option<String>,
+}
+
 /// Bus of a disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

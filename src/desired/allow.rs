@@ -433,6 +433,10 @@ impl Asked {
             let field = format!("disks[{}].storage", disk.name);
             self.storage(field, disk.storage.as_ref(), &[given.as_ref()]);
         }
+        for drive in guest.cdroms.iter().flatten() {
+            let volid = drive.volid.clone().filter(|volid| volid != "none");
+            self.image(&format!("cdroms[{}]", drive.slot), "iso", volid, None, None);
+        }
         let cloud_init = guest.cloud_init.clone().unwrap_or_default();
         for (field, named) in [
             (

@@ -138,6 +138,19 @@ fn refuse_unsupported(object: &GuestObject, guest: &LxcGuest) -> Result<(), Bloc
             return Err(refusal(format!("{prefix}.{field} is not supported yet: {fix}")));
         }
     }
+    for net in guest.shared.network.iter().flatten() {
+        for (given, field) in [(net.model.is_some(), "model"), (net.queues.is_some(), "queues")] {
+            if given {
+                return Err(Blocked::stalled(
+                    Reason::InvalidSpec,
+                    format!(
+                        "{prefix}.network[{}].{field} belongs to virtual machines: leave it out, a container's interface has no card",
+                        net.name
+                    ),
+                ));
+            }
+        }
+    }
     for (i, gpu) in guest.gpus.iter().flatten().enumerate() {
         for (given, field) in [
             (gpu.pci_address.is_some(), "pciAddress"),

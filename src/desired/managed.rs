@@ -12,7 +12,8 @@ use super::{Desired, WantedLxc, WantedVm};
 const KEPT_OF_INTERFACES: &[&str] = &["bridge", "hwaddr", "macaddr", "model", "type"];
 
 /// Names of everything that the spec sets and that can be taken off again: `options.searchdomain`, `net.eth0.gw`,
-/// `props.ipconfig0.gw`, `startup.order`, `pool.ai`, `tag.llm`, `features.nesting`, `firewall.policy_in`, `gpu.0`, ….
+/// `props.ipconfig0.gw`, `startup.order`, `pool.ai`, `tag.llm`, `features.nesting`, `firewall.policy_in`, `gpu.0`,
+/// `cdrom.ide0.volid`, ….
 pub fn managed(desired: &Desired) -> BTreeSet<String> {
     let shared = &desired.shared;
     let mut names = BTreeSet::new();
@@ -76,6 +77,10 @@ fn of_machine(vm: &WantedVm, names: &mut BTreeSet<String>) {
     }
     for disk in vm.disks.iter().flatten() {
         names.extend(disk.properties.keys().map(|key| format!("disk.{}.{key}", disk.name)));
+    }
+    for drive in vm.cdroms.iter().flatten() {
+        names.insert(format!("cdrom.{}", drive.slot));
+        names.extend(drive.volid.iter().map(|_| format!("cdrom.{}.volid", drive.slot)));
     }
     for (list, devices) in [("hostpci", &vm.pci), ("usb", &vm.usb)] {
         for device in devices.iter().flatten() {

@@ -252,7 +252,13 @@ fn field_of(desired: &Desired, params: &[(String, String)], key: &str) -> String
             return own.map_or_else(|| "gpus".to_string(), |i| format!("devices[{i}]"));
         }
         "hostpci" => "pci",
-        "scsi" | "virtio" | "sata" | "ide" => "disks",
+        "scsi" | "virtio" | "sata" | "ide" => {
+            let drives = desired.vm().and_then(|vm| vm.cdroms.as_deref()).unwrap_or_default();
+            match drives.iter().any(|drive| drive.slot == key) {
+                true => return format!("cdroms[{key}]"),
+                false => "disks",
+            }
+        }
         "ostemplate" => "source.image",
         "features" => "capabilities",
         "startup" => "boot",

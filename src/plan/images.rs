@@ -69,6 +69,15 @@ impl Planner<'_> {
         }
     }
 
+    /// A file of an image that is used as it is.
+    pub(crate) fn file_present(&mut self, stage: Stage, node: &str, volid: &str, field: &str) -> Result<(), Next> {
+        let image = self.image(stage, node, volid, false)?;
+        match image.present {
+            true => Ok(()),
+            false => Err(self.no_image(stage, field, volid, &image)),
+        }
+    }
+
     /// What is known of an image on its storage.
     fn image(&mut self, stage: Stage, node: &str, volid: &str, index: bool) -> Result<Image, Next> {
         let known = self.observed.images.get(volid).cloned();

@@ -1,5 +1,6 @@
 //! The fingerprint of what is applied to a guest.
 
+use crate::crd::VmCdrom;
 use crate::desired::vm::{Managed, WantedCloudInit, WantedDisk, WantedFirmware, WantedVendor, WantedVm};
 use crate::desired::{
     Channels, Desired, Form, Grants, Lifecycle, Prints, Shared, Source, WantedBind, WantedDevice, WantedFirewall,
@@ -296,6 +297,7 @@ fn machine(vm: &WantedVm) -> String {
         absent,
         creation,
         disks,
+        cdroms,
         disk_storage,
         firmware,
         boot_order,
@@ -322,6 +324,7 @@ fn machine(vm: &WantedVm) -> String {
         .list("absent", absent)
         .map("creation", creation)
         .opt_list("disks", disks.as_ref().map(|list| list.iter().map(disk)))
+        .opt_list("cdroms", cdroms.as_ref().map(|list| list.iter().map(cdrom)))
         .opt("diskStorage", disk_storage.as_ref())
         .field("firmware", drives(firmware))
         .opt_list("bootOrder", boot_order.as_ref())
@@ -331,6 +334,12 @@ fn machine(vm: &WantedVm) -> String {
         .opt("agent", *agent)
         .field("agentDeadline", agent_deadline)
         .short()
+}
+
+fn cdrom(drive: &VmCdrom) -> String {
+    let VmCdrom { slot, volid } = drive;
+    let print = Fingerprint::new("cdrom").field("slot", slot);
+    print.opt("volid", volid.as_ref()).short()
 }
 
 fn disk(disk: &WantedDisk) -> String {

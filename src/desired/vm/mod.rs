@@ -6,7 +6,7 @@ pub mod vendor_data;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::crd::{Defaults, DiskBus, Hotplug, Network, TpmVersion, VmBios, VmDisk, VmGuest, VmPci, VmUsb};
+use crate::crd::{Defaults, DiskBus, Hotplug, Network, TpmVersion, VmBios, VmCdrom, VmDisk, VmGuest, VmPci, VmUsb};
 use crate::desired::{
     Blocked, Channels, GuestObject, GuestSpec, Objects, Script, Source, WantedGuest, WantedNet, WantedOptions,
 };
@@ -35,6 +35,8 @@ pub struct WantedVm {
     pub creation: BTreeMap<String, String>,
     /// Disks; `None` is unmanaged. On creation the first is the boot disk.
     pub disks: Option<Vec<WantedDisk>>,
+    /// CD-ROM drives; `None` is unmanaged.
+    pub cdroms: Option<Vec<VmCdrom>>,
     /// Storage of disks that name none.
     pub disk_storage: Option<String>,
     /// EFI disk and TPM.
@@ -143,6 +145,7 @@ pub(super) fn wanted(context: &Context<'_>, guest: &VmGuest) -> Result<Wing, Blo
     let mut vm = WantedVm {
         properties: properties(guest),
         disks: guest.disks.as_ref().map(|list| disks(list, prefix)).transpose()?,
+        cdroms: guest.cdroms.clone(),
         disk_storage: defaults.disk_storage.clone(),
         firmware: firmware(guest),
         boot_order: guest.boot_order.clone(),
@@ -434,6 +437,8 @@ fn network(guest: &VmGuest, defaults: &Defaults, prefix: &str) -> Result<Option<
             ("firewall", n.firewall.or(firewall_on.then_some(true)).map(flag)),
             ("trunks", trunks(n)),
             ("link_down", n.link_down.map(flag)),
+            ("model", n.model.map(|m| m.as_str().to_string())),
+            ("queues", n.queues.map(|v| v.to_string())),
         ]
         .into_iter()
         .filter_map(|(k, v)| Some((k.to_string(), v?)))
@@ -568,7 +573,8 @@ fn creation(guest: &VmGuest, source: Option<&Source>) -> BTreeMap<String, String
 fn check_boot_order(guest: &VmGuest, prefix: &str) -> Result<(), Blocked> {
     let disks = guest.disks.iter().flatten().map(|d| d.name.as_str());
     let nets = guest.shared.network.iter().flatten().map(|n| n.name.as_str());
-    let known: Vec<&str> = disks.chain(nets).collect();
+    let cdroms = guest.cdroms.iter().flatten().map(|c| c.slot.as_str());
+    let known: Vec<&str> = disks.chain(cdroms).chain(nets).collect();
     let unknown = guest
         .boot_order
         .iter()
@@ -576,7 +582,7 @@ fn check_boot_order(guest: &VmGuest, prefix: &str) -> Result<(), Blocked> {
         .find(|name| !known.contains(&name.as_str()));
     match unknown {
         Some(name) => Err(invalid(format!(
-            "{prefix}.bootOrder: {name:?} is neither a disk nor an interface of this machine: use one of {}",
+            "{prefix}.bootOrder: {name:?} is neither a disk nor a CD-ROM drive nor an interface of this machine: use one of {}",
             if known.is_empty() {
                 "its disks, after listing them".into()
             } else {

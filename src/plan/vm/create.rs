@@ -20,6 +20,7 @@ impl Planner<'_> {
         source: &Source,
     ) -> Result<Effect, Next> {
         let volid = self.image_present(Stage::Created, node, source)?;
+        self.isos_present(Stage::Created, node, vm)?;
         let root = vm.disks.iter().flatten().next().cloned().unwrap_or_else(|| WantedDisk {
             name: "root".into(),
             ..WantedDisk::default()

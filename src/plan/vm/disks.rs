@@ -15,7 +15,7 @@ use crate::pve::property::{Properties, stem};
 use crate::pve::{ApiCall, units};
 use crate::reason::Reason;
 
-use super::drives::{boot_disk, disks};
+use super::drives::{boot_disk, cdroms, disks, is_cloud_init};
 
 /// Storage types from which a machine cannot be copied in full from a snapshot (facts F.4).
 const NO_COPY_OF_SNAPSHOTS: &[&str] = &["zfspool"];
@@ -35,9 +35,12 @@ fn place_of(wanted: &WantedDisk, existing: &BTreeMap<String, Properties>) -> Opt
     }
 }
 
-/// First free place of a bus, without those that the names of wanted disks spell.
+/// First free place of a bus, without those that the names of wanted disks and CD-ROM drives spell.
 pub(crate) fn free_place(bus: DiskBus, vm: &WantedVm, options: &BTreeMap<String, String>) -> Option<String> {
-    let spelt = |place: &String| vm.disks.iter().flatten().any(|d| d.slot.as_ref() == Some(place));
+    let spelt = |place: &String| {
+        vm.disks.iter().flatten().any(|d| d.slot.as_ref() == Some(place))
+            || vm.cdroms.iter().flatten().any(|c| c.slot == *place)
+    };
     bus.slots()
         .map(|n| format!("{}{n}", bus.as_str()))
         .find(|p| !options.contains_key(p) && !spelt(p))
@@ -71,7 +74,11 @@ fn default_property(key: &str) -> &'static str {
 /// The option `boot`, if the spec gives an order and every disk of it is there.
 pub(crate) fn boot_order(vm: &WantedVm, guest: &Guest) -> Option<Change> {
     let existing = disks(&guest.options);
+    let drives = cdroms(&guest.options);
     let place = |name: &String| {
+        if vm.cdroms.iter().flatten().any(|c| c.slot == *name) {
+            return drives.contains_key(name).then(|| name.clone());
+        }
         let disk = vm.disks.iter().flatten().find(|d| d.name == *name);
         match disk {
             Some(disk) => place_of(disk, &existing),
@@ -89,8 +96,11 @@ fn lane(disk: &WantedDisk) -> String {
 }
 
 impl Planner<'_> {
-    /// Disks, EFI disk, TPM and cloud-init drive are there and large enough.
+    /// Disks, CD-ROM drives, EFI disk, TPM and cloud-init drive are there and large enough.
     pub(crate) fn vm_disks(&mut self, guest: &Guest, vm: &WantedVm) -> Staged {
+        // First, since one that goes leaves its place to another drive.
+        let changes = self.cdroms(guest, vm)?;
+        self.apply(Stage::VolumesReady, guest, changes)?;
         let existing = disks(&guest.options);
         for wanted in vm.disks.iter().flatten() {
             match place_of(wanted, &existing) {
@@ -255,10 +265,7 @@ impl Planner<'_> {
 
     /// EFI disk, TPM and the cloud-init drive, where the machine lacks them.
     fn special_drives(&mut self, guest: &Guest, vm: &WantedVm) -> Staged {
-        let cloud_init = guest
-            .options
-            .values()
-            .any(|v| v.contains("cloudinit") && v.contains("media=cdrom"));
+        let cloud_init = guest.options.values().any(|text| is_cloud_init(text));
         self.drives_chosen_once(guest, vm);
         let prefix = self.prefix();
         let mut missing: Option<(&str, Option<String>, String, &str, String)> = None;
@@ -319,7 +326,7 @@ impl Planner<'_> {
             let (field, (storage, kind), (name, key, default)) = match place.as_str() {
                 "efidisk0" => ("efiDisk", efi?, ("preEnrolledKeys", "pre-enrolled-keys", "0")),
                 "tpmstate0" => ("tpm", tpm?, ("version", "version", "v1.2")),
-                _ if text.contains("cloudinit") && text.contains("media=cdrom") => ("cloudInit", init?, ("", "", "")),
+                _ if is_cloud_init(text) => ("cloudInit", init?, ("", "", "")),
                 _ => return None,
             };
             let have = Properties::of_option(place, text).ok()?;

@@ -1,6 +1,7 @@
 //! The parts of a machine that containers do not have, in the order in which they are made true.
 
 mod agent;
+mod cdroms;
 mod cloud_init;
 mod create;
 mod disks;

@@ -136,6 +136,12 @@ mod tests {
             Some("bc:24:11:00:00:01"),
             "another spelling is no other address"
         );
+        let e1000: Managed = [("model".to_string(), "e1000".to_string())].into();
+        assert_eq!(
+            render_net(wanted_net(&e1000, Some(&have), false)),
+            "e1000=BC:24:11:00:00:01,bridge=vmbr0,firewall=1",
+            "another card keeps the address"
+        );
         let old = parse_net("ne2k_pci=BC:24:11:00:00:02,bridge=vmbr0");
         assert_eq!(
             render_net(wanted_net(&managed, Some(&old), false)),

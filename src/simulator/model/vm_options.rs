@@ -146,7 +146,11 @@ impl Drive {
     /// True for the drive of cloud-init, existing or asked for.
     pub fn is_cloud_init(&self) -> bool {
         let last = self.file().rsplit([':', '/']).next().unwrap_or_default();
-        let stem = last.split('.').next().unwrap_or_default();
+        let (stem, end) = last.split_once('.').unwrap_or((last, "raw"));
+        // An ISO image may be called so, too.
+        if !["raw", "qcow2", "qed", "vmdk", "cloop"].contains(&end) {
+            return false;
+        }
         stem == "cloudinit" || (stem.starts_with("vm-") && stem.ends_with("-cloudinit"))
     }
 

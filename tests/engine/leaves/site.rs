@@ -96,6 +96,15 @@ pub async fn site() -> World {
             };
             local.insert("phoenix", &format!("snippets/{name}"), volume);
         }
+        for name in ["one.iso", "two.iso"] {
+            let volume = Volume {
+                content: "iso".into(),
+                size: 100,
+                format: "iso".into(),
+                ..Volume::default()
+            };
+            local.insert("phoenix", &format!("iso/{name}"), volume);
+        }
         let os = OsImage {
             ostype: "ubuntu".into(),
             arch: "amd64".into(),

@@ -3,6 +3,9 @@
 
 /// Leaves by the beginning or end of their names, and the test that proves what they do.
 pub const BY_TEST: &[(&str, &str)] = &[
+    // Of a container they are refused; a machine has rows of them.
+    ("network[].model", "a_container_has_no_network_card"),
+    ("network[].queues", "a_container_has_no_network_card"),
     ("agent.deadlineSeconds", "a_silent_agent_is_told_in_words_and_recovers"),
     ("application.deadlineSeconds", "a_script_past_its_deadline_is_stopped"),
     ("tests[].deadlineSeconds", "a_script_past_its_deadline_is_stopped"),
@@ -73,6 +76,7 @@ pub const KEPT: &[(&str, &str)] = &[
     ("scsiController", "`scsiController`"),
     ("serial", "`serial`"),
     ("network[].mac", "`mac`"),
+    ("network[].model", "`model`"),
     ("rootfs.size", "sizes"),
     ("disks[].size", "sizes"),
     ("powerState", "`powerState`"),

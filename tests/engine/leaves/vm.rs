@@ -44,6 +44,8 @@ pub fn groups() -> Vec<Group> {
         one("disks[].backup").auto().one("disks[].bus", "scsi", "sata").one("disks[].cache", "none", "writeback").auto_of("disks[].discard")
             .auto_of("disks[].iothread").one("disks[].name", "data", "more").auto_of("disks[].readOnly").one("disks[].size", "1Gi", "2Gi")
             .auto_of("disks[].ssd").one("disks[].storage", "quickOS-vm-disks", "fastData-shared-bulk-data").with(disks(json!({}))),
+        one("cdroms[].slot").to("ide0", "ide1").one("cdroms[].volid", "local:iso/one.iso", "local:iso/two.iso")
+            .with(json!({"cdroms": [{"slot": "ide0", "volid": "local:iso/one.iso"}]})),
         one("efiDisk.preEnrolledKeys").auto().one("efiDisk.storage", "quickOS-vm-disks", "fastData-shared-bulk-data")
             .with(json!({"bios": "ovmf"})),
         one("tpm.version").to("v2.0", "v1.2").one("tpm.storage", "quickOS-vm-disks", "fastData-shared-bulk-data"),
@@ -59,6 +61,12 @@ pub fn groups() -> Vec<Group> {
             .one("source.cloudImage.storage", "local", "fastData-shared-iso")
             .with(json!({"source": {"cloudImage": {"volid": null, "url": url, "sha256": super::SUM, "storage": "local"}}})),
     ];
+    groups.push(
+        one("network[].model")
+            .to("virtio", "e1000")
+            .one("network[].queues", 2, 4)
+            .with(json!({"network": [{"name": "net0"}]})),
+    );
     groups.extend(lxc::shared("net0"));
     groups.extend(lxc::running());
     groups
