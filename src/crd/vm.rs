@@ -217,12 +217,13 @@ pub struct CloudInit {
     pub ssh_keys_secret_ref: Option<KeyRef>,
     /// Upgrade all packages at the first boot. Default: false.
     pub upgrade: Option<bool>,
-    /// Packages installed at the first boot. Needs SSH to the node.
+    /// Packages installed at the first boot; another list later is told of (RecreateRequired) and installs nothing. Needs SSH
+    /// to the node.
     #[serde(default)]
     #[schemars(schema_with = "schema::package_names")]
     pub packages: Option<Vec<String>>,
     /// Further user-data for the first boot: #cloud-config, a script, … It lies in a file on a storage: no secrets.
-    /// Needs SSH to the node.
+    /// Needs SSH to the node. Another text after the first boot is told of (RecreateRequired) and changes nothing.
     #[schemars(length(min = 1, max = 65_536), extend("x-kubernetes-validations" = [
         {"rule": "self.startsWith('#cloud-config') || self.startsWith('#!') || self.startsWith('#cloud-boothook') || self.startsWith('#include')", "message": "must begin with #cloud-config, #!, #cloud-boothook or #include: by its first line cloud-init knows what it is"}
     ]))]
@@ -249,7 +250,7 @@ pub struct VmAgent {
     /// Whether the machine runs the agent. Default: true.
     pub enabled: Option<bool>,
     /// Install it at the first boot through cloud-init, as cloud images lack it. Needs SSH to the node. Default: true
-    /// for machines made from cloud images where SSH is there.
+    /// for machines made from cloud images where SSH is there. A later change is told of (RecreateRequired).
     pub install: Option<bool>,
     /// Freeze the machine's file systems while snapshots and backups are taken. Absent: unmanaged (Proxmox: yes).
     pub freeze_filesystems: Option<bool>,

@@ -32,6 +32,13 @@ fn field_of_failure(desired: &Desired, step: Option<&Step>, place: &Place<'_>, f
     if let Some(message) = step.and_then(|step| hidden_pool(step, &failure)) {
         return Cause::new(Reason::MissingPrivilege, message);
     }
+    if let Some(pool) = between(&failure.message, "pool '", "' does not exist") {
+        let message = format!(
+            "{}.pool: {pool:?}: Proxmox has no such pool: create it there, or correct the name",
+            desired.field_prefix()
+        );
+        return Cause::new(Reason::ProxmoxRefused, message);
+    }
     if ABOUT_STORAGES.contains(&failure.reason) {
         let field = step.and_then(|step| storage_field(desired, step, &failure.message));
         return match field {
@@ -468,6 +475,22 @@ spec:
                 "{found:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_pool_that_does_not_exist_is_told_with_its_field() {
+        let objects = objects(WORLD);
+        let desired = crate::desired::resolve(&lxc(&objects, "a"), &objects, "cluster").unwrap();
+        let message = "Permission check failed (pool 'ai' does not exist)".to_string();
+        let reason = Reason::MissingPrivilege;
+        let found = explain(&desired, None, &PVE1, Cause { reason, message });
+        assert_eq!(
+            (found.reason, found.message.as_str()),
+            (
+                Reason::ProxmoxRefused,
+                "spec.pool: \"ai\": Proxmox has no such pool: create it there, or correct the name"
+            )
+        );
     }
 
     #[test]

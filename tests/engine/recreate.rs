@@ -123,7 +123,7 @@ async fn what_was_not_asked_for_as_told_does_nothing() {
         &format!("{}-{hash}", own(&world, &key) + 1),
     ] {
         world.store.apply(asked(on(OTHER, json!({})), wrong));
-        world.settle(false).await.unwrap();
+        rounds(&world, 10).await;
         assert_eq!(world.guests(), before, "{wrong:?}");
     }
     // What was read is not what is wanted any more.
