@@ -50,7 +50,7 @@ pub struct Connection {
     pub(super) shares: Shares,
     state: Mutex<State>,
     /// Edits of owner containers pass one at a time.
-    pub owners: tokio::sync::Mutex<()>,
+    pub owners: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Default)]
@@ -162,7 +162,7 @@ impl Connection {
             ssh,
             shares: Shares::new(parallel_tasks),
             state: Mutex::default(),
-            owners: tokio::sync::Mutex::default(),
+            owners: Arc::default(),
         })
     }
 

@@ -94,8 +94,9 @@ impl<S: Store> Reconcile<'_, S> {
         }
         // Who looks at owner containers is about to edit one: one object at a time.
         if matches!(query, plan::Query::Owners { .. }) {
+            self.looked_at_owners = true;
             if self.owner_lock.is_none() {
-                self.owner_lock = Some(self.connection.owners.lock().await);
+                self.owner_lock = Some(self.connection.owners.clone().lock_owned().await);
             }
             observed.recorded = self.engine.recorded(&self.object);
         }

@@ -14,6 +14,9 @@ use super::connection::{Connection, Snapshot};
 use super::store::{Store, StoreError};
 use super::{Engine, Requeue, Stop, defect, lock, now};
 
+/// The right to edit owner containers.
+pub(super) type OwnerLock = tokio::sync::OwnedMutexGuard<()>;
+
 /// Steps of one reconcile before others get their turn.
 const MAX_STEPS: usize = 32;
 
@@ -34,8 +37,11 @@ pub(super) struct Reconcile<'a, S: Store> {
     pub owner_ids: Option<(Vmid, Vmid)>,
     /// Whether it is looked up what other objects have.
     pub held_known: bool,
-    /// Kept from the first look at owner containers to the end of the step: one object at a time edits them.
-    pub owner_lock: Option<tokio::sync::MutexGuard<'a, ()>>,
+    /// Kept from the first look at owner containers for as long as steps about them follow at once: one object at a time
+    /// edits them, and what it opens nobody else protects before it is through.
+    pub owner_lock: Option<OwnerLock>,
+    /// Whether this step looked at owner containers.
+    pub looked_at_owners: bool,
 }
 
 impl<'a, S: Store> Reconcile<'a, S> {
@@ -64,6 +70,7 @@ impl<'a, S: Store> Reconcile<'a, S> {
             },
             held_known: Engine::<S>::may_take(&object, snapshot),
             owner_lock: None,
+            looked_at_owners: false,
             object,
         }
     }
@@ -120,6 +127,7 @@ impl<S: Store> Engine<S> {
     }
 
     async fn try_reconcile(&self, key: &Key) -> Result<f64, Stop> {
+        let mut owner_lock = None;
         for _ in 0..MAX_STEPS {
             let Some(object) = self.store.guest(key) else {
                 self.forget(key);
@@ -129,7 +137,7 @@ impl<S: Store> Engine<S> {
                 self.forget(key);
                 return Ok(3600.0);
             }
-            match self.one_step(object).await? {
+            match self.one_step(object, &mut owner_lock).await? {
                 Some(seconds) => return Ok(seconds),
                 None => tokio::task::yield_now().await,
             }
@@ -138,7 +146,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// One step: `None` when the next one can follow at once, else the seconds to wait.
-    async fn one_step(&self, object: GuestObject) -> Result<Option<f64>, Stop> {
+    async fn one_step(&self, object: GuestObject, owner_lock: &mut Option<OwnerLock>) -> Result<Option<f64>, Stop> {
         if object.deleting && plan::abandoned(&object) {
             let why = "it is abandoned: what it has on Proxmox is left alone";
             return self.release(&object, why, object.status.vmid().is_some()).await;
@@ -182,8 +190,14 @@ impl<S: Store> Engine<S> {
             return Ok(seconds);
         }
         let mut reconcile = Reconcile::new(self, &connection, &snapshot, object, desired.as_ref());
+        reconcile.owner_lock = owner_lock.take();
         match reconcile.make_plan().await {
-            Ok(plan) => reconcile.carry_out(plan).await,
+            Ok(plan) => {
+                let lock = reconcile.owner_lock.take().filter(|_| reconcile.looked_at_owners);
+                let next = reconcile.carry_out(plan).await?;
+                *owner_lock = lock.filter(|_| next.is_none());
+                Ok(next)
+            }
             Err(problem) => {
                 let blocked = Blocked::Waiting(problem);
                 self.publish_blocked(&reconcile.object, blocked, vec![], desired.as_ref())

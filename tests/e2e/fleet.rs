@@ -83,7 +83,7 @@ fn no_duplicates(site: &Site) {
     for (vmid, guest) in site.guests() {
         let text = guest.to_string();
         let name = text
-            .split("name=")
+            .split(&format!("namespace={} name=", site.namespace.name))
             .nth(1)
             .and_then(|t| t.split(' ').next())
             .unwrap_or("stranger")
@@ -193,11 +193,20 @@ fn steady(site: &Site) {
         (polls >= 10).then_some(()).ok_or_else(|| format!("{polls} polls"))
     });
     let seen = requests();
-    // Every thirtieth poll also reads version and quorum.
-    let others: Vec<&Value> = seen
-        .iter()
-        .filter(|r| !["/cluster/resources", "/version", "/cluster/status"].contains(&r["path"].as_str().unwrap()))
-        .collect();
+    // Every thirtieth poll also reads version, quorum and rights, and whether the image of owner containers is there.
+    let polled = |r: &Value| {
+        let path = r["path"].as_str().unwrap();
+        let image = path.ends_with("/content") && r["query"] == "content=vztmpl";
+        [
+            "/cluster/resources",
+            "/version",
+            "/cluster/status",
+            "/access/permissions",
+        ]
+        .contains(&path)
+            || image
+    };
+    let others: Vec<&Value> = seen.iter().filter(|r| !polled(r)).collect();
     assert!(others.is_empty(), "{others:?}");
     assert_eq!(before, versions(), "objects were written though nothing changed");
 }
