@@ -52,9 +52,13 @@ impl Planner<'_> {
 
     /// The start that status speaks of, where the guest is still in it.
     fn recorded_start(&self, guest: &Guest) -> Option<&StartStatus> {
-        let began = guest.uptime.map_or(0, |uptime| self.input.now - uptime);
         let recorded = self.status.started.as_ref();
-        recorded.filter(|start| start.is_still(guest.pid, began))
+        recorded.filter(|start| self.is_still_in(start, guest))
+    }
+
+    fn is_still_in(&self, start: &StartStatus, guest: &Guest) -> bool {
+        let began = guest.uptime.map_or(0, |uptime| self.input.now - uptime);
+        start.is_still(guest.pid, began)
     }
 
     /// This start for status: as it was recorded, where it is the same. `None` where nothing new is known of it.
@@ -97,9 +101,8 @@ impl Planner<'_> {
     /// A restart that was announced may not have been sent, or Proxmox may have failed it: the guest is still in the start
     /// that was to end.
     pub(super) fn owes_restart(&self, guest: &Guest) -> bool {
-        let began = guest.uptime.map_or(0, |uptime| self.input.now - uptime);
         let from = self.status.restart_from.as_ref();
-        guest.running && from.is_some_and(|from| from.is_still(guest.pid, began))
+        guest.running && from.is_some_and(|from| self.is_still_in(from, guest))
     }
 
     /// Restarts the guest as the annotation asks.

@@ -614,6 +614,17 @@ pub fn says(world: &World, key: &Key, reason: &str) -> bool {
     status(world, key).conditions.iter().any(|c| c.reason == reason)
 }
 
+/// The conditions that hold, and Ready, a line each.
+pub fn told(world: &World, key: &Key) -> String {
+    let status = status(world, key);
+    let told = status
+        .conditions
+        .iter()
+        .filter(|c| c.status == "True" || c.type_ == "Ready");
+    let told = told.map(|c| format!("{} {}: {}\n", c.type_, c.reason, c.message));
+    told.collect()
+}
+
 /// A guest's configuration as it is written.
 pub fn text(world: &World, vmid: u32) -> String {
     world.sim().with(|state| state.guests[&vmid].text().to_owned())

@@ -1,9 +1,8 @@
 //! Network cards of machines: their model and their queues.
 
-use crate::engine::{self, World, edit, settled, status, vm};
+use crate::engine::{self, World, edit, settled, told, vm};
 use phoenix::admission::Admission;
 use phoenix::crd::ADOPT;
-use phoenix::desired::Key;
 use phoenix::simulator::Edit;
 use serde_json::{Value, json};
 
@@ -12,16 +11,6 @@ const VMID: u32 = 1000;
 fn net(world: &World) -> String {
     let read = |state: &phoenix::simulator::State| state.guests[&VMID].config().current.get("net0").map(str::to_owned);
     world.sim().with(|state| read(state)).unwrap_or_default()
-}
-
-fn conditions(world: &World, key: &Key) -> String {
-    let status = status(world, key);
-    let told = status
-        .conditions
-        .iter()
-        .filter(|c| c.status == "True" || c.type_ == "Ready");
-    let told = told.map(|c| format!("{} {}: {}\n", c.type_, c.reason, c.message));
-    told.collect()
 }
 
 fn machine(card: Value) -> Value {
@@ -77,7 +66,7 @@ async fn another_card_waits_for_a_restart_where_the_network_cannot_be_plugged() 
     settled(&mut world).await;
     world.store.apply(with("rtl8139"));
     settled(&mut world).await;
-    let told = conditions(&world, &key);
+    let told = told(&world, &key);
     assert!(told.contains("RestartRequired") && told.contains("net0"), "{told}");
 }
 
@@ -129,7 +118,7 @@ async fn a_container_has_no_network_card() {
         // One that was there before the rule.
         let key = world.store.apply(object);
         world.settle(true).await.unwrap();
-        let told = conditions(&world, &key);
+        let told = told(&world, &key);
         let field = format!("spec.network[eth0].{name} belongs to virtual machines: leave it out");
         assert!(told.contains("InvalidSpec") && told.contains(&field), "{told}");
     }

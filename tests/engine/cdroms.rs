@@ -1,7 +1,6 @@
 //! CD-ROM drives of machines, and the ISO images in them.
 
-use crate::engine::{World, edit, settled, status, vm, vm_template};
-use phoenix::desired::Key;
+use crate::engine::{World, edit, settled, status, told, vm, vm_template};
 use phoenix::simulator::Edit;
 use phoenix::simulator::model::storage::Volume;
 use serde_json::{Value, json};
@@ -33,16 +32,6 @@ fn with(cdroms: Value) -> Value {
 fn drive(world: &World, slot: &str) -> String {
     let options = &world.guests()[&VMID];
     options.get(slot).cloned().unwrap_or_default()
-}
-
-fn told(world: &World, key: &Key) -> String {
-    let status = status(world, key);
-    let told = status
-        .conditions
-        .iter()
-        .filter(|c| c.status == "True" || c.type_ == "Ready");
-    let told = told.map(|c| format!("{} {}: {}\n", c.type_, c.reason, c.message));
-    told.collect()
 }
 
 fn writes(world: &World) -> usize {

@@ -93,14 +93,20 @@ async fn an_address_that_another_guest_has_is_not_given_to_a_running_one() {
     assert!(says(&world, &b, "AddressInUse"));
 }
 
-#[tokio::test]
-async fn an_address_is_shared_where_the_spec_says_so() {
+/// Two guests with one address, of which the later one says that it is meant.
+async fn sharing() -> (World, Key, Key) {
     let mut world = World::new(&[]).await;
     let a = world.store.apply(with_ip("a", NET));
     let mut shared = with_ip("b", NET);
     shared["metadata"]["annotations"] = json!({SHARED_ADDRESS: "true"});
     let b = world.store.apply(shared);
     world.settle(false).await.unwrap();
+    (world, a, b)
+}
+
+#[tokio::test]
+async fn an_address_is_shared_where_the_spec_says_so() {
+    let (world, a, b) = sharing().await;
     assert_eq!(world.guests().len(), 2);
     assert_eq!((condition(&world, &a), condition(&world, &b)), (None, None));
 }
@@ -108,12 +114,7 @@ async fn an_address_is_shared_where_the_spec_says_so() {
 /// Guests that had one address before Phoenix told of it go on.
 #[tokio::test]
 async fn guests_that_have_one_address_already_go_on() {
-    let mut world = World::new(&[]).await;
-    let a = world.store.apply(with_ip("a", NET));
-    let mut shared = with_ip("b", NET);
-    shared["metadata"]["annotations"] = json!({SHARED_ADDRESS: "true"});
-    let b = world.store.apply(shared);
-    world.settle(false).await.unwrap();
+    let (mut world, a, b) = sharing().await;
     world.store.apply(with_ip("b", NET));
     world.settle(false).await.unwrap();
     for key in [&a, &b] {
