@@ -356,6 +356,17 @@ pub struct Image {
     pub index: Option<Vec<String>>,
 }
 
+/// A volume on its storage.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredVolume {
+    /// What it is for, `rootdir` or `images`; `None` where the storage has no such volume.
+    pub content: Option<String>,
+    /// The volumes of the same guest on its storage.
+    pub beside: Vec<String>,
+    /// Containers that have it among those that were asked, with the option.
+    pub held: Vec<(Vmid, String)>,
+}
+
 /// A guest with the object's stamp.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OurGuest {
@@ -511,6 +522,10 @@ pub struct Observed {
     pub creating: Option<bool>,
     /// The template's guest.
     pub parent: Option<GuestRead>,
+    /// Volumes that exist and are to be attached, by volume id.
+    pub volumes: BTreeMap<String, Result<StoredVolume, Cause>>,
+    /// Existing volumes that objects name or have attached, with the object. An object's own guest's are not among them.
+    pub borrowed: Option<BTreeMap<String, String>>,
     /// The source image on its storage.
     pub images: BTreeMap<String, Result<Image, Cause>>,
     /// Records of scripts in the guest, by id.

@@ -230,7 +230,7 @@ fn volume(w: &mut Writer, at: &At, key: Option<&str>, facts: &Facts, out: &mut M
         name,
         storage: storage(w, at, &["pool", "storage", "storage_pool"], &field("storage"), facts),
         // Proxmox allocates whole GiB.
-        size: values::quantity((size.unwrap_or(1024) + 1023) / 1024 * 1024),
+        size: Some(values::quantity((size.unwrap_or(1024) + 1023) / 1024 * 1024)),
         mount_path: path,
         // Written although it is the default: data that survives its guest is worth a line.
         reclaim_policy: Some(ReclaimPolicy::Retain),

@@ -349,10 +349,15 @@ pub struct Gpu {
     pub vram_share: Option<f64>,
 }
 
-/// A volume of a container.
+/// A volume of a container: a new one of a size, or one that exists by its volume id.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.size) != has(self.volid)", "message": "give size for a new volume, or volid for one that exists"},
+    {"rule": "!has(self.volid) || !has(self.storage)", "message": "volid names its storage itself: leave storage out"},
+    {"rule": "!has(self.volid) || !has(self.reclaimPolicy) || self.reclaimPolicy == 'Retain'", "message": "a volume given by volid is never removed: leave reclaimPolicy out"}
+]))]
 pub struct Volume {
     /// Name of the volume; it identifies it for good.
     #[schemars(schema_with = "schema::entry_name")]
@@ -361,10 +366,16 @@ pub struct Volume {
     #[serde(default)]
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
-    /// Size, in whole GiB.
-    #[serde(deserialize_with = "schema::read_size")]
+    /// Size, in whole GiB, of a new volume.
+    #[serde(default, deserialize_with = "schema::read_quantity")]
     #[schemars(schema_with = "schema::size")]
-    pub size: String,
+    pub size: Option<String>,
+    /// Volume id of a container's volume that exists, such as local-zfs:subvol-105-disk-1. It is attached and detached,
+    /// and never formatted, resized or removed. A directory (ZFS, btrfs) can be in several containers at once; a volume
+    /// that is an image is attached only while no other container has it.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::guest_volid")]
+    pub volid: Option<String>,
     /// Where it is mounted in the container.
     #[schemars(schema_with = "schema::mount_path")]
     pub mount_path: String,

@@ -43,21 +43,10 @@ enum Quantity {
     Text(String),
 }
 
-/// Reads a quantity that must be there.
-///
-/// # Errors
-/// It is neither text nor a whole number.
-pub fn read_size<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    Ok(match Quantity::deserialize(from)? {
-        Quantity::Number(bytes) => bytes.to_string(),
-        Quantity::Text(text) => text,
-    })
-}
-
 /// Reads a quantity that may be left out.
 ///
 /// # Errors
-/// As [`read_size`].
+/// It is neither text nor a whole number.
 pub fn read_quantity<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     let quantity = Option::<Quantity>::deserialize(from)?;
     Ok(quantity.map(|quantity| match quantity {
@@ -265,6 +254,12 @@ string_schema!(
     disk_image_volid, 255,
     "self.matches('^[A-Za-z][A-Za-z0-9._-]*:import/[^/ ]+$')",
     "must be the volume id of a disk image such as local:import/noble-server-cloudimg-amd64.qcow2"
+);
+string_schema!(
+    /// A Proxmox volume id of a guest's volume, bare or in the folder of its guest.
+    guest_volid, 255,
+    "self.matches('^[A-Za-z][A-Za-z0-9._-]*:([A-Za-z0-9._-]+/)*[a-z]+-[1-9][0-9]{2,8}-[A-Za-z0-9._-]+$')",
+    "must be the volume id of a container's volume such as local-zfs:subvol-105-disk-1"
 );
 string_schema!(
     /// What lies in a CD-ROM drive: a Proxmox volume id of an ISO image, or nothing.

@@ -388,6 +388,13 @@ impl Asked {
         for volume in spec.volumes.iter().flatten() {
             let field = format!("volumes[{}].storage", volume.name);
             self.storage(field, volume.storage.as_ref(), &[volumes.as_ref(), rootfs.as_ref()]);
+            if let Some(volid) = &volume.volid {
+                let field = format!("volumes[{}].volid", volume.name);
+                self.ask(
+                    field,
+                    Reach::Nobody(volid.clone(), "give a size for a volume of its own, or "),
+                );
+            }
             if let Some(map) = &volume.idmap {
                 self.ask(format!("volumes[{}].idmap", volume.name), Reach::id_map(map));
             }

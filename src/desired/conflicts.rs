@@ -1,5 +1,6 @@
-//! Addresses and MACs that two guests of one hypervisor ask for, on one bridge and VLAN. Who has it keeps it, and who comes
-//! later waits, unless an annotation of either says that it is meant (as for an address that moves between two guests).
+//! What two guests of one hypervisor cannot both have. Of an address or MAC on one bridge and VLAN, who has it keeps it,
+//! and who comes later waits, unless an annotation of either says that it is meant (as for an address that moves between
+//! two guests). An existing volume that is an image is refused to the later one.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -7,8 +8,10 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::crd::{GuestKind, Network, PowerState, SHARED_ADDRESS};
+use crate::pve::volid::is_image;
+use crate::reason::Reason;
 
-use super::{GuestObject, Objects};
+use super::{Blocked, GuestObject, GuestSpec, Objects};
 
 /// What two guests cannot both have.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,6 +87,59 @@ fn meet(a: &Claim, b: &Claim, default: Option<&str>) -> bool {
 pub(crate) fn addresses(object: &GuestObject) -> BTreeSet<String> {
     let claims = claims(object).into_iter();
     claims.map(|claim| claim.value.to_string()).collect()
+}
+
+/// Addresses, MACs and images of existing volumes: objects that have one in common are looked at when one changes.
+pub(crate) fn claimed(object: &GuestObject) -> BTreeSet<String> {
+    let images = images(object).into_iter().map(|(_, volid)| volid.to_string());
+    addresses(object).into_iter().chain(images).collect()
+}
+
+/// Volumes that exist and are images, which only one container can have, with the names of their entries.
+fn images(object: &GuestObject) -> Vec<(&str, &str)> {
+    let volumes = match &object.spec {
+        GuestSpec::Lxc(spec) => spec.volumes.as_deref().unwrap_or_default(),
+        _ => &[],
+    };
+    let existing = volumes
+        .iter()
+        .filter_map(|v| Some((v.name.as_str(), v.volid.as_deref()?)));
+    existing.filter(|(_, volid)| is_image(volid)).collect()
+}
+
+/// Refuses an image that an object names which has it already, or is older.
+pub(super) fn image_is_of_one(object: &GuestObject, objects: &dyn Objects) -> Result<(), Blocked> {
+    let own = images(object);
+    if own.is_empty() {
+        return Ok(());
+    }
+    let hypervisor = object.hypervisor_ref();
+    let rank = |object: &GuestObject, volid: &str| {
+        let mut recorded = object.status.volumes.iter().flatten();
+        let has = recorded.any(|v| v.volid.as_deref() == Some(volid));
+        (!has, object.created.unwrap_or(i64::MAX), object.key.clone())
+    };
+    let mut first = None;
+    objects.look_at_all(&mut |other| {
+        if other.key == object.key || other.hypervisor_ref() != hypervisor {
+            return;
+        }
+        for (name, volid) in &own {
+            let named = images(other).iter().any(|(_, theirs)| theirs == volid);
+            if named && rank(other, volid) < rank(object, volid) {
+                first.get_or_insert_with(|| (name.to_string(), volid.to_string(), other.key.to_string()));
+            }
+        }
+    });
+    match first {
+        None => Ok(()),
+        Some((name, volid, other)) => Err(Blocked::stalled(
+            Reason::VolumeHeld,
+            format!(
+                "spec.volumes[{name}].volid: {volid} is an image, which only one container can have, and {other} names it, too: take it out of one of the two"
+            ),
+        )),
+    }
 }
 
 /// Whether an object says that it shares addresses on purpose.

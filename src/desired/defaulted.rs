@@ -111,7 +111,11 @@ fn of_lxc(object: &GuestObject, lxc: &LxcGuest, defaults: &Defaults, left_out: &
         }
     }
     if let super::GuestSpec::Lxc(spec) = &object.spec {
-        let volumes = spec.volumes.iter().flatten().filter(|v| v.storage.is_none());
+        let volumes = spec
+            .volumes
+            .iter()
+            .flatten()
+            .filter(|v| v.storage.is_none() && v.volid.is_none());
         left_out.extend(volumes.map(|v| (format!("volumes[{}].storage", v.name), volume)));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::crd::{Capabilities, Defaults, LxcGuest, MountOption, Network, PhoenixHypervisor, ReclaimPolicy};
+use crate::crd::{Capabilities, Defaults, LxcGuest, MountOption, Network, PhoenixHypervisor, ReclaimPolicy, Volume};
 use crate::reason::Reason;
 use crate::secret::Secret;
 
@@ -496,6 +496,59 @@ fn kept_as_is(path: &str, field: &str) -> Result<(), Blocked> {
     Err(Blocked::stalled(Reason::InvalidSpec, message))
 }
 
+fn wanted_volume(object: &GuestObject, volume: &Volume, defaults: &Defaults) -> Result<WantedVolume, Blocked> {
+    let field = format!("spec.volumes[{}]", volume.name);
+    let refused = |message: String| Blocked::stalled(Reason::InvalidSpec, message);
+    let properties = properties([
+        ("ro", volume.read_only.map(flag)),
+        ("backup", volume.backup.map(flag)),
+        ("acl", volume.acl.map(flag)),
+        ("quota", volume.quota.map(flag)),
+        ("replicate", volume.replicate.map(flag)),
+        ("shared", volume.shared.map(flag)),
+        ("mountoptions", mount_options(volume.mount_options.as_deref())),
+        ("idmap", volume.idmap.clone()),
+    ]);
+    let path = volume.mount_path.trim_end_matches('/').to_string();
+    let name = volume.name.clone();
+    if let Some(volid) = &volume.volid {
+        return Ok(WantedVolume {
+            name,
+            storage: volid.split(':').next().unwrap_or_default().to_string(),
+            storage_given: true,
+            existing: Some(volid.clone()),
+            size_gib: 0,
+            path,
+            owner_key: None,
+            properties,
+        });
+    }
+    let storage = volume.storage.clone();
+    let storage = storage.or_else(|| defaults.volume_storage.clone().or(defaults.rootfs_storage.clone()));
+    let storage = storage.ok_or_else(|| {
+        refused(format!(
+            "{field}.storage is missing: name one, here or in defaults.volumeStorage of the PhoenixHypervisor"
+        ))
+    })?;
+    // Admission sees to it where there is an API server.
+    let Some(size) = &volume.size else {
+        return Err(refused(format!(
+            "{field}.size is missing: give it, or volid for a volume that exists"
+        )));
+    };
+    let retain = volume.reclaim_policy.unwrap_or_default() == ReclaimPolicy::Retain;
+    Ok(WantedVolume {
+        name,
+        storage,
+        storage_given: volume.storage.is_some(),
+        existing: None,
+        size_gib: gib(&format!("{field}.size"), size)?,
+        path,
+        owner_key: retain.then(|| volume_key(&object.key, &volume.name)),
+        properties,
+    })
+}
+
 type Mounts = (Option<Vec<WantedVolume>>, Option<Vec<WantedBind>>);
 
 fn mounts(object: &GuestObject, defaults: &Defaults) -> Result<Mounts, Blocked> {
@@ -529,35 +582,7 @@ fn mounts(object: &GuestObject, defaults: &Defaults) -> Result<Mounts, Blocked> 
         kept_as_is(&mount.host_path, &format!("spec.hostMounts[{}].hostPath", mount.name))?;
     }
     for volume in volume_list {
-        let field = format!("spec.volumes[{}]", volume.name);
-        let storage = volume
-            .storage
-            .clone()
-            .or(defaults.volume_storage.clone())
-            .or(defaults.rootfs_storage.clone())
-            .ok_or_else(|| {
-                Blocked::stalled(Reason::InvalidSpec, format!("{field}.storage is missing: name one, here or in defaults.volumeStorage of the PhoenixHypervisor"))
-            })?;
-        let retain = volume.reclaim_policy.unwrap_or_default() == ReclaimPolicy::Retain;
-        let properties = properties([
-            ("ro", volume.read_only.map(flag)),
-            ("backup", volume.backup.map(flag)),
-            ("acl", volume.acl.map(flag)),
-            ("quota", volume.quota.map(flag)),
-            ("replicate", volume.replicate.map(flag)),
-            ("shared", volume.shared.map(flag)),
-            ("mountoptions", mount_options(volume.mount_options.as_deref())),
-            ("idmap", volume.idmap.clone()),
-        ]);
-        volumes.push(WantedVolume {
-            name: volume.name.clone(),
-            storage,
-            storage_given: volume.storage.is_some(),
-            size_gib: gib(&format!("{field}.size"), &volume.size)?,
-            path: volume.mount_path.trim_end_matches('/').to_string(),
-            owner_key: retain.then(|| volume_key(&object.key, &volume.name)),
-            properties,
-        });
+        volumes.push(wanted_volume(object, volume, defaults)?);
     }
     let binds = bind_list
         .iter()

@@ -163,6 +163,8 @@ pub struct WantedVolume {
     pub storage: String,
     /// Whether the spec names the storage, rather than the hypervisor's defaults.
     pub storage_given: bool,
+    /// Volume id, where it is one that exists: it is attached as it is, and only its name, path and properties count.
+    pub existing: Option<String>,
     /// Size in GiB.
     pub size_gib: i64,
     /// Mount path in the guest.

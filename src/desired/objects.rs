@@ -1,6 +1,6 @@
 //! The objects that the engine looks at, whatever keeps them: an API server's caches, manifests or a test.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use crate::crd::{
     Dependency, FINALIZER, FeatureRef, GuestFields, GuestKind, GuestStatus, GuestTest, Health, LxcGuest,
     PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixLXCSpec, PhoenixTemplate, PhoenixTemplateSpec, PhoenixVM,
-    PhoenixVMSpec, PowerState, VmGuest,
+    PhoenixVMSpec, PowerState, VmGuest, VolumeStatus,
 };
 use crate::pve::{GuestType, Vmid};
 
@@ -173,6 +173,18 @@ impl GuestObject {
             GuestSpec::Template(spec) => spec.lxc.as_ref(),
             GuestSpec::Vm(_) => None,
         }
+    }
+
+    /// Volumes of other guests that it names by volume id, or was given and may still have.
+    pub fn existing_volumes(&self) -> BTreeSet<String> {
+        let named = match &self.spec {
+            GuestSpec::Lxc(spec) => spec.volumes.as_deref().unwrap_or_default(),
+            _ => &[],
+        };
+        let retained = |v: &&VolumeStatus| v.owner_vmid.is_none() && v.reclaim_policy.as_deref() == Some("Retain");
+        let given = self.status.volumes.iter().flatten().filter(retained);
+        let named = named.iter().filter_map(|v| v.volid.clone());
+        named.chain(given.filter_map(|v| v.volid.clone())).collect()
     }
 
     /// The machine part of the spec, where it is one.

@@ -49,6 +49,7 @@ fn resolve_on(
     };
     let mut desired = shared(&context, wing, cluster_id)?;
     desired.grants = grants;
+    super::conflicts::image_is_of_one(object, objects)?;
     not_named_as_owners(object, &desired)?;
     desired.scripts = scripts;
     desired.prints.revision = fingerprint::revision(&desired);

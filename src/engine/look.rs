@@ -7,6 +7,7 @@ use crate::crd::{ADOPT, GuestKind, GuestStatus, RESTAMP, VolumeStatus};
 use crate::desired::{self, GuestObject, Identity, ObjectName, refs};
 use crate::observed::{ClonePlace, Observed, Recorded, Verified};
 use crate::plan::{self, Input, Next, Plan, Surroundings};
+use crate::pve::volid::owner_of;
 use crate::pve::{GuestType, Vmid};
 use crate::reason::{Cause, Reason};
 use crate::status;
@@ -90,6 +91,10 @@ impl<S: Store> Reconcile<'_, S> {
         if matches!(query, plan::Query::Stamped { .. }) && !self.held_known {
             self.held_known = true;
             observed.held = self.engine.held(&lock(&self.engine.memory), &self.object);
+            return Ok(());
+        }
+        if matches!(query, plan::Query::Borrowed) {
+            observed.borrowed = Some(self.engine.borrowed(&self.object));
             return Ok(());
         }
         // Who looks at owner containers is about to edit one: one object at a time.
@@ -211,6 +216,20 @@ impl<S: Store> Engine<S> {
                 .extend(status.volumes.iter().flatten().filter_map(VolumeStatus::owner));
         }
         recorded
+    }
+
+    /// Volumes of other guests that the hypervisor's objects name or have attached, with the object.
+    fn borrowed(&self, object: &GuestObject) -> BTreeMap<String, String> {
+        let hypervisor = object.hypervisor_ref();
+        let mut borrowed = BTreeMap::new();
+        self.store.look_at_all(&mut |other| {
+            if other.hypervisor_ref() == hypervisor {
+                let volumes = other.existing_volumes().into_iter();
+                let volumes = volumes.filter(|volid| owner_of(volid) != other.status.vmid());
+                borrowed.extend(volumes.map(|volid| (volid, other.key.to_string())));
+            }
+        });
+        borrowed
     }
 
     /// Vmids that other objects have or want on the same hypervisor.

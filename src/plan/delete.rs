@@ -7,10 +7,11 @@ use crate::crd::{ABANDON, DeletionPolicy, GuestStatus, RECREATE, ReclaimPolicy, 
 use crate::desired::{GuestObject, GuestSpec, Key, Stamp};
 use crate::observed::{Guest, GuestRead, IdCheck, Observed, Sections};
 use crate::plan::{NodeWork, calls};
+use crate::pve::volid::owner_of;
 use crate::pve::{ApiCall, GuestType, Vmid};
 use crate::reason::{Cause, Reason};
 
-use super::held::{goes_with_guest, is_adopted, owner_of};
+use super::held::{goes_with_guest, is_adopted};
 use super::lost::left_alone;
 use super::lxc::owners::{is_open, protection};
 use super::{Announce, Effect, Facts, Finding, Next, Plan, Query, Stage, Step, TAG, retry};
@@ -337,6 +338,9 @@ impl Deletion<'_> {
         if let Some(next) = self.linked_clones(guest) {
             return next;
         }
+        if let Some(next) = self.lent(guest) {
+            return next;
+        }
         if let Some(next) = self.unaccounted(guest) {
             return next;
         }
@@ -395,6 +399,22 @@ impl Deletion<'_> {
             guest.named()
         );
         Some(self.wait(Reason::TemplateInUse, message, IN_USE_AGAIN))
+    }
+
+    /// Volumes that other objects were given: Proxmox would remove them under those (facts K.1.8).
+    fn lent(&mut self, guest: &Guest) -> Option<Next> {
+        let Some(borrowed) = &self.observed.borrowed else {
+            return Some(Next::Look(Query::Borrowed));
+        };
+        let mut lent = borrowed
+            .iter()
+            .filter(|(volid, _)| owner_of(volid) == Some(guest.at.vmid));
+        let (volid, object) = lent.next()?;
+        let message = format!(
+            "{} stays: {volid} is its own, and {object} names it in its spec.volumes: take it out there first",
+            guest.named()
+        );
+        Some(self.wait(Reason::VolumeHeld, message, IN_USE_AGAIN))
     }
 
     /// Volumes of the guest's own that nobody said may go, wherever in its configuration they stand.
@@ -511,7 +531,7 @@ impl Deletion<'_> {
         let mut recorded = self.status.volumes.iter().flatten();
         let retained = spec
             .iter()
-            .any(|v| v.reclaim_policy.unwrap_or_default() == ReclaimPolicy::Retain)
+            .any(|v| v.volid.is_none() && v.reclaim_policy.unwrap_or_default() == ReclaimPolicy::Retain)
             || recorded.any(|v| v.reclaim_policy.as_deref() == Some("Retain"));
         if !retained {
             return None;

@@ -6,28 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::crd::{GuestStatus, VolumeStatus};
 use crate::observed::{Guest, Section, SectionOf, Sections};
 use crate::pve::property::{Properties, is_numbered};
+use crate::pve::volid::owner_of;
 use crate::pve::{GuestType, Vmid};
 use crate::reason::Reason;
 
 use super::planner::Planner;
 use super::vm::drives::boot_disk;
 use super::{Next, Query, Stage};
-
-/// Vmid that a volume belongs to (facts G.3): in the name (`subvol-<id>-disk-N`, `vm-<id>-disk-N`, of a linked clone
-/// the part after the last slash), or the folder before it on a storage of files.
-pub(crate) fn owner_of(volid: &str) -> Option<Vmid> {
-    let (_, path) = volid.split_once(':')?;
-    if ["iso/", "vztmpl/", "snippets/", "backup/", "import/"]
-        .iter()
-        .any(|c| path.starts_with(c))
-    {
-        return None;
-    }
-    let mut parts = path.rsplit('/');
-    let name = parts.next()?;
-    let folder = parts.next().and_then(|folder| folder.parse().ok());
-    folder.or_else(|| name.split('-').nth(1)?.parse().ok())
-}
 
 /// Whether a volume id names a volume of this guest.
 pub(crate) fn owned_by(volid: &str, vmid: Vmid) -> bool {
@@ -304,24 +289,6 @@ fn base_name(name: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn volumes_belong_to_the_guest_in_their_name_or_folder() {
-        for (volid, owner) in [
-            ("zfs:subvol-950-disk-0", Some(950)),
-            ("zfs:vm-950-cloudinit", Some(950)),
-            ("zfs:basevol-900-disk-0/subvol-950-disk-0", Some(950)),
-            ("dir:950/vm-950-disk-0.raw", Some(950)),
-            ("dir:950/anything.raw", Some(950)),
-            ("dir:900/base-900-disk-0.qcow2/950/vm-950-disk-0.qcow2", Some(950)),
-            ("btrfs:950/vm-950-disk-1.subvol", Some(950)),
-            ("local:iso/debian-950-netinst.iso", None),
-            ("/srv/data", None),
-            ("none", None),
-        ] {
-            assert_eq!(owner_of(volid), owner.map(Vmid::nearest), "{volid}");
-        }
-    }
 
     fn section(of: SectionOf, options: &[(&str, &str)]) -> Section {
         Section {

@@ -25,6 +25,19 @@ pub enum Query {
         /// The object's own container.
         but: Option<Vmid>,
     },
+    /// Volumes of other guests that objects were given.
+    Borrowed,
+    /// A volume that exists, and which containers have it.
+    Volume {
+        /// Node.
+        node: String,
+        /// Volume id.
+        volid: String,
+        /// The guest that it belongs to.
+        of: Option<Vmid>,
+        /// Containers that may have it.
+        among: Vec<GuestRef>,
+    },
     /// Whether a vmid can be used for a new guest.
     VmidFree {
         /// The id.

@@ -7,6 +7,7 @@ pub mod options;
 pub mod property;
 pub mod units;
 pub mod upid;
+pub mod volid;
 
 pub use call::ApiCall;
 pub use guest::{GuestRef, GuestType, Vmid};

@@ -25,6 +25,7 @@ mod defaulted;
 mod deletion;
 mod deletion_accounting;
 mod dropped;
+mod existing;
 mod firewall;
 mod health;
 mod images;

@@ -6,6 +6,9 @@ OUT in a replacement is true while the row is out; OUT[name] is the switch of an
 
 FILES = {
     "src/plan/delete.rs": [
+        ("a guest whose volume another object has is not destroyed", "engine=existing::a_container_whose",
+         "        if let Some(next) = self.lent(guest) {",
+         "        if let Some(next) = self.lent(guest).filter(|_| !OUT) {"),
         ("absence is proven before the finalizer goes", "lib=plan::protected",
          "            Some(GuestRead::NotFound) => self.prove_absence(vmid),",
          '            Some(GuestRead::NotFound | GuestRead::Unreadable(_)) if OUT => self.release("the guest is gone"),\n'
@@ -722,6 +725,22 @@ FILES = {
         ("a guest is made anew only as the condition said", "engine=recreate::what_was",
          "told && desired.life.form == Form::Guest && asked.is_some() && asked == token(desired, status).as_ref()",
          "told && desired.life.form == Form::Guest && asked.is_some() && (OUT || asked == token(desired, status).as_ref())"),
+    ],
+    "src/plan/lxc/existing.rs": [
+        ("an image is attached to one container only", "engine=existing::an_image_is",
+         'place == "rootfs" || is_image(volid));',
+         'place == "rootfs" || is_image(volid) && !OUT);'),
+        ("an existing volume is there", "engine=existing::what_is_no_volume",
+         "        (None, _) => {",
+         "        (None, _) if !OUT => {"),
+        ("a lent image is not attached by its own guest", "engine=existing::an_image_that_was_lent",
+         "        if !is_image(volid) {\n            return Ok(());",
+         "        if OUT || !is_image(volid) {\n            return Ok(());"),
+    ],
+    "src/desired/conflicts.rs": [
+        ("an existing image is given to one object only", "engine=existing::of_two_objects",
+         "            if named && rank(other, volid) < rank(object, volid) {",
+         "            if !OUT && named && rank(other, volid) < rank(object, volid) {"),
     ],
     "src/plan/lxc/protected.rs": [
         ("a protected container gets its volumes", "engine=containers::a_protected_container",

@@ -189,6 +189,7 @@ fn volume(volume: &WantedVolume) -> String {
         name,
         storage,
         storage_given,
+        existing,
         size_gib,
         path,
         owner_key,
@@ -201,6 +202,7 @@ fn volume(volume: &WantedVolume) -> String {
         .field("gib", size_gib)
         .field("path", path)
         .opt("ownerKey", owner_key.as_ref())
+        .opt("existing", existing.as_ref())
         .map("properties", properties)
         .short()
 }

@@ -106,6 +106,12 @@ pub async fn look(
             let holder = volumes::holder(connection, snapshot, volid, *but, &observed.recorded).await;
             observed.holders.insert(volid.clone(), holder);
         }
+        // Objects know it, Proxmox does not.
+        Query::Borrowed => {}
+        Query::Volume { node, volid, of, among } => {
+            let volume = volumes::stored(connection, node, volid, *of, among).await;
+            observed.volumes.insert(volid.clone(), volume);
+        }
         Query::OwnerRange { ids, node } => {
             let listed = match &observed.owners {
                 Some(Ok(owners)) => owners.listed.clone(),

@@ -81,14 +81,9 @@ pub(super) async fn holder(
     let others =
         others.filter(|(vmid, row)| row.guest_type() == GuestType::Lxc && online.contains(&row.node) && !theirs(vmid));
     for (vmid, row) in others {
-        let rows = connection
-            .client
-            .guest_pending(&GuestRef::new(GuestType::Lxc, *vmid, &row.node))
-            .await;
-        let rows = match rows {
-            Ok(rows) => rows,
-            Err(crate::proxmox::Error::NotFound { .. }) => continue,
-            Err(error) => return Err(Cause::from(&error)),
+        let at = GuestRef::new(GuestType::Lxc, *vmid, &row.node);
+        let Some(rows) = pending(connection, &at).await? else {
+            continue;
         };
         let notes = rows
             .iter()
@@ -97,13 +92,53 @@ pub(super) async fn holder(
         if notes.and_then(Stamp::find).is_some_and(|s| s.kind == OWNER_KIND) {
             continue;
         }
-        let names = |text: &String| text.split(',').next().map(|v| v.trim_start_matches("volume=")) == Some(volid);
-        let has = |row: &&PendingOption| row.value.iter().chain(&row.pending).any(names);
-        if let Some(row) = rows.iter().filter(|r| r.key.starts_with("mp")).find(has) {
+        if let Some(row) = rows.iter().filter(|r| r.key.starts_with("mp")).find(|r| has(r, volid)) {
             return Ok(Some((*vmid, row.key.clone())));
         }
     }
     Ok(None)
+}
+
+/// A guest's options now and after its next start; `None` where the guest is gone.
+async fn pending(connection: &Connection, at: &GuestRef) -> Result<Option<Vec<PendingOption>>, Cause> {
+    match connection.client.guest_pending(at).await {
+        Ok(rows) => Ok(Some(rows)),
+        Err(crate::proxmox::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(Cause::from(&error)),
+    }
+}
+
+fn has(row: &PendingOption, volid: &str) -> bool {
+    let names = |text: &String| text.split(',').next().map(|v| v.trim_start_matches("volume=")) == Some(volid);
+    row.value.iter().chain(&row.pending).any(names)
+}
+
+/// A volume on its storage, and which of these containers have it as root filesystem or mount point.
+pub(super) async fn stored(
+    connection: &Connection,
+    node: &str,
+    volid: &str,
+    of: Option<Vmid>,
+    among: &[GuestRef],
+) -> Result<StoredVolume, Cause> {
+    let storage = volid.split(':').next().unwrap_or_default();
+    let rows = connection.client.storage_content(node, storage, None, of).await;
+    let rows = rows.map_err(|error| Cause::from(&error))?;
+    let mut stored = StoredVolume {
+        content: rows.iter().find(|r| r.volid == volid).map(|r| r.content.clone()),
+        beside: rows.into_iter().map(|r| r.volid).collect(),
+        held: Vec::new(),
+    };
+    for at in among {
+        let Some(rows) = pending(connection, at).await? else {
+            continue;
+        };
+        let mut places = rows.iter().filter(|r| r.key == "rootfs" || r.key.starts_with("mp"));
+        if let Some(row) = places.find(|r| has(r, volid)) {
+            stored.held.push((at.vmid, row.key.clone()));
+        }
+    }
+    Ok(stored)
 }
 
 fn in_range(ids: (Vmid, Vmid), vmid: Vmid) -> bool {

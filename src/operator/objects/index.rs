@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::crd::{GuestKind, PhoenixHypervisor};
-use crate::desired::conflicts::addresses;
+use crate::desired::conflicts::claimed;
 use crate::desired::{GuestObject, GuestSpec, Key, ObjectName};
 
 /// Something that guest objects refer to.
@@ -59,7 +59,7 @@ pub(super) fn refs(object: &GuestObject) -> BTreeSet<Ref> {
             .into_iter()
             .map(|name| Ref::ConfigMap(ObjectName::new(own, &name))),
     );
-    found.extend(addresses(object).into_iter().map(Ref::Address));
+    found.extend(claimed(object).into_iter().map(Ref::Address));
     found.insert(Ref::Hypervisor(hypervisor));
     found
 }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::{Resource, ResourceExt};
 
 use crate::crd::{HypervisorStatus, PhoenixFeature, PhoenixHypervisor};
-use crate::desired::conflicts::addresses;
+use crate::desired::conflicts::claimed;
 use crate::desired::{Key, ObjectName};
 use crate::operator::finalizers::has_ours;
 
@@ -218,7 +218,7 @@ impl State {
                 _ => None,
             }));
         }
-        let claimed = |guest: &Guest| addresses(&guest.object);
+        let claimed = |guest: &Guest| claimed(&guest.object);
         if differ(old, new, claimed) {
             let claims: BTreeSet<String> = old.iter().chain(&new).flat_map(|guest| claimed(guest)).collect();
             let others = claims.into_iter().flat_map(|claim| self.referrers(Ref::Address(claim)));

@@ -2,8 +2,9 @@
 //! (facts D.5, F.3).
 
 use crate::observed::Guest;
-use crate::plan::held::{owned_by, owner_of};
+use crate::plan::held::owned_by;
 use crate::pve::property::{BUSES, Properties, default_key, is_numbered, stem};
+use crate::pve::volid::owner_of;
 use crate::pve::{GuestType, Vmid};
 
 /// What stands in the name of a volume that a step has made, where Proxmox has a number.

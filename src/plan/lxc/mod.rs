@@ -2,6 +2,7 @@
 
 mod capabilities;
 mod create;
+mod existing;
 mod gpus;
 pub(super) mod mounts;
 mod network;

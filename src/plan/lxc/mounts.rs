@@ -81,13 +81,6 @@ pub(crate) fn free_index(guest: &Guest) -> Option<u32> {
     (0..MAX_MOUNTS).find(|i| !taken.contains_key(i) && !guest.pending.contains_key(&format!("mp{i}")))
 }
 
-/// Whether a volume is an image with a filesystem in it, rather than a directory with a quota (facts K.1.4).
-pub(crate) fn is_image(volid: &str) -> bool {
-    let name = volid.rsplit(['/', ':']).next().unwrap_or_default();
-    let directory = name.starts_with("subvol-") || name.starts_with("basevol-") || name.ends_with(".subvol");
-    !directory
-}
-
 /// Name under which failures of making, attaching and growing a volume are counted: one that Proxmox refuses keeps no
 /// other back.
 pub(crate) fn lane(volume: &WantedVolume) -> String {

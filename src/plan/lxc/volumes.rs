@@ -12,15 +12,17 @@ use crate::crd::{PowerState, RestartPolicy, VolumeStatus};
 use crate::desired::WantedVolume;
 use crate::observed::Guest;
 use crate::plan::change::Change;
-use crate::plan::held::{in_sight, owner_of};
+use crate::plan::held::in_sight;
 use crate::plan::planner::{Planner, Staged};
 use crate::plan::sizes::{Sized, only_size_pends};
 use crate::plan::{Announce, Effect, Next, Stage, calls};
 use crate::pve::property::Properties;
+use crate::pve::volid::{is_image, owner_of};
 use crate::pve::{Vmid, units};
 use crate::reason::Reason;
 
-use super::mounts::{MAX_MOUNTS, Mount, free_index, has_property, is_image, lane, mounts, set_property};
+use super::existing::existing_record;
+use super::mounts::{MAX_MOUNTS, Mount, free_index, has_property, lane, mounts, set_property};
 use super::owners::{KEPT_BY_OWNER, Use};
 
 impl Planner<'_> {
@@ -42,9 +44,21 @@ impl Planner<'_> {
                     recorded.extend(self.recorded(&volume.name));
                     continue;
                 }
-                let attach = self.attach(guest, &found, volume)?;
+                let attach = match self.attach(guest, &found, volume) {
+                    // What is wrong with one that exists keeps no other back.
+                    Err(next @ (Next::Stuck(_) | Next::Wait { .. })) if volume.existing.is_some() => {
+                        self.note_held(stage, next);
+                        recorded.extend(self.recorded(&volume.name));
+                        continue;
+                    }
+                    attach => attach?,
+                };
                 return Err(attach.apart(&lane(volume)));
             };
+            if let Some(volid) = &volume.existing {
+                recorded.push(existing_record(volume, volid, vmid));
+                continue;
+            }
             self.sized(guest, mount, volume)
                 .or_else(|next| self.hold(stage, next.apart(&lane(volume))))?;
             recorded.push(self.as_attached(vmid, mount, volume));
@@ -80,7 +94,10 @@ impl Planner<'_> {
     fn places(&mut self, guest: &Guest, found: &[Mount], wanted: &[WantedVolume]) -> Result<Vec<Option<usize>>, Next> {
         let vmid = guest.at.vmid;
         let of_volid = |volid: &str| found.iter().position(|m| m.is_volume() && m.volid() == volid);
-        let by_record = |v: &WantedVolume| of_volid(&self.recorded(&v.name)?.volid?);
+        let by_record = |v: &WantedVolume| match &v.existing {
+            Some(volid) => of_volid(volid),
+            None => of_volid(&self.recorded(&v.name)?.volid?),
+        };
         let mut places: Vec<Option<usize>> = wanted.iter().map(by_record).collect();
         let mut to_attach = false;
         // The owner's key follows the name, also where an edit of the policy came between.
@@ -90,7 +107,7 @@ impl Planner<'_> {
             .as_ref()
             .is_some_and(|hash| *hash != self.desired.prints.applied);
         for (i, volume) in wanted.iter().enumerate() {
-            if places[i].is_some() && !changed {
+            if volume.existing.is_some() || places[i].is_some() && !changed {
                 continue;
             }
             if places[i].is_none() {
@@ -266,6 +283,11 @@ impl Planner<'_> {
             let message = format!("container {vmid} has {MAX_MOUNTS} mount points already");
             return Err(self.stuck(stage, Reason::TooManyVolumes, message));
         };
+        if let Some(volid) = &volume.existing {
+            self.may_be_attached(guest, volume, volid)?;
+            let known = existing_record(volume, volid, vmid);
+            return self.attach_as(guest, index, volume, volid.clone(), vec![Announce::Volume(known)]);
+        }
         let own = self.own_recorded(vmid, volume);
         let kept = match (&volume.owner_key, &own) {
             (_, Some(_)) => None,
@@ -290,6 +312,7 @@ impl Planner<'_> {
                 (volid, vec![Announce::Volume(known)])
             }
             (None, Some(volid)) => {
+                self.not_lent(volume, &volid)?;
                 self.still_there(guest, &format!("spec.volumes[{}]", volume.name), &volid)?;
                 (volid, vec![])
             }
@@ -310,6 +333,19 @@ impl Planner<'_> {
                 )
             }
         };
+        self.attach_as(guest, index, volume, value, announce)
+    }
+
+    /// Attaches a volume: `value` is its volume id, or storage and size of a new one.
+    fn attach_as(
+        &mut self,
+        guest: &Guest,
+        index: u32,
+        volume: &WantedVolume,
+        value: String,
+        announce: Vec<Announce>,
+    ) -> Result<Next, Next> {
+        let stage = Stage::VolumesReady;
         let mut properties = Properties::new(Some("volume"))
             .with("volume", value)
             .with("mp", &volume.path);

@@ -194,6 +194,12 @@ pub fn groups() -> Vec<Group> {
             .one("volumes[].storage", "fastData-shared-bulk-data", "quickOS-lxc-disks")
             .one_after_missing("volumes[].idmap", "u:1000:1000:1")
             .with(volume(json!({}))),
+        one("volumes[].volid")
+            .to(
+                "fastData-shared-bulk-data:subvol-777-disk-0",
+                "fastData-shared-bulk-data:subvol-777-disk-1",
+            )
+            .with(json!({"volumes": [{"name": "data", "mountPath": "/data"}]})),
         one("source.image.volid").to(IMAGE, "fastData-shared-iso:vztmpl/other.tar.zst"),
         one("source.image.url")
             .to(url, "https://images.example/two.tar.zst")

@@ -96,6 +96,17 @@ pub async fn site() -> World {
             };
             local.insert("phoenix", &format!("snippets/{name}"), volume);
         }
+        let bulk = state.storages.get_mut("fastData-shared-bulk-data").unwrap();
+        for name in ["subvol-777-disk-0", "subvol-777-disk-1"] {
+            let volume = Volume {
+                content: "rootdir".into(),
+                size: 1 << 30,
+                format: "subvol".into(),
+                ..Volume::default()
+            };
+            bulk.insert("phoenix", name, volume);
+        }
+        let local = state.storages.get_mut("local").unwrap();
         for name in ["one.iso", "two.iso"] {
             let volume = Volume {
                 content: "iso".into(),
