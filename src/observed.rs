@@ -359,8 +359,8 @@ pub struct Image {
 /// A volume on its storage.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoredVolume {
-    /// What it is for, `rootdir` or `images`; `None` where the storage has no such volume.
-    pub content: Option<String>,
+    /// Whether the storage has it.
+    pub present: bool,
     /// The volumes of the same guest on its storage.
     pub beside: Vec<String>,
     /// Containers that have it among those that were asked, with the option.

@@ -198,7 +198,7 @@ async fn what_is_no_volume_to_attach_is_refused_with_the_field() {
         ),
         (root(OLD), "InvalidSpec", "the root filesystem of container 1000"),
         (root(NEW), "InvalidSpec", "the root filesystem of container 1001 itself"),
-        (disk, "", "spec.volumes[models].volid"),
+        (disk, "InvalidSpec", "is a disk of machine 1500"),
     ];
     for (volid, reason, words) in cases {
         world.store.apply(with("new", json!([existing(&volid)])));

@@ -125,7 +125,7 @@ pub(super) async fn stored(
     let rows = connection.client.storage_content(node, storage, None, of).await;
     let rows = rows.map_err(|error| Cause::from(&error))?;
     let mut stored = StoredVolume {
-        content: rows.iter().find(|r| r.volid == volid).map(|r| r.content.clone()),
+        present: rows.iter().any(|r| r.volid == volid),
         beside: rows.into_iter().map(|r| r.volid).collect(),
         held: Vec::new(),
     };

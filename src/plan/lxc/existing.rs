@@ -33,6 +33,12 @@ impl Planner<'_> {
         let stage = Stage::VolumesReady;
         let field = format!("spec.volumes[{}].volid", volume.name);
         self.unlocked(stage, guest)?;
+        let rows = &self.observed.cluster.guests;
+        let owner = owner_of(volid).filter(|id| rows.get(id).is_some_and(|row| row.guest_type() == GuestType::Qemu));
+        if let Some(machine) = owner {
+            let message = format!("{field}: {volid} is a disk of machine {machine}: give a volume of a container");
+            return Err(self.stuck(stage, Reason::InvalidSpec, message));
+        }
         self.storage_usable(&guest.at.node, &volume.storage, &field, "rootdir")?;
         let stored = match self.observed.volumes.get(volid).cloned() {
             Some(Ok(stored)) => stored,
@@ -98,8 +104,8 @@ fn not_fit(guest: &Guest, volid: &str, stored: &StoredVolume) -> Option<(Reason,
         .held
         .iter()
         .find(|(_, place)| place == "rootfs" || is_image(volid));
-    match (&stored.content, place) {
-        (None, _) => {
+    match (stored.present, place) {
+        (false, _) => {
             let beside = match stored.beside.is_empty() {
                 true => String::new(),
                 false => format!(" (of that guest there are {})", stored.beside.join(", ")),
@@ -108,10 +114,6 @@ fn not_fit(guest: &Guest, volid: &str, stored: &StoredVolume) -> Option<(Reason,
                 "storage {storage:?} of node {node} has no volume {volid}{beside}: correct it, or give size instead for a new volume"
             );
             Some((Reason::VolumeMissing, why))
-        }
-        (Some(content), _) if content != "rootdir" => {
-            let why = format!("{volid} is no volume of a container (its content is {content}): give one that is");
-            Some((Reason::InvalidSpec, why))
         }
         _ if name.starts_with("base") => {
             let why = format!("{volid} is what clones of a template rest on, and is not written to: give another one");

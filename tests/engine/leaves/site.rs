@@ -99,9 +99,10 @@ pub async fn site() -> World {
         let bulk = state.storages.get_mut("fastData-shared-bulk-data").unwrap();
         for name in ["subvol-777-disk-0", "subvol-777-disk-1"] {
             let volume = Volume {
-                content: "rootdir".into(),
+                owner: Some(777),
                 size: 1 << 30,
                 format: "subvol".into(),
+                formatted: true,
                 ..Volume::default()
             };
             bulk.insert("phoenix", name, volume);
