@@ -11,7 +11,7 @@ use super::connection::Connection;
 use super::execute::{Outcome, execute};
 use super::reconcile::Reconcile;
 use super::store::{Event, EventType, Store};
-use super::{Engine, Point, SWEEP_SECONDS, Stop, lock, now};
+use super::{Engine, Point, SWEEP_SECONDS, Stop, lock};
 
 impl<S: Store> Reconcile<'_, S> {
     /// Does what the plan says next, and publishes.
@@ -21,7 +21,7 @@ impl<S: Store> Reconcile<'_, S> {
         if let Some(state) = &plan.facts.health_state {
             lock(&engine.memory).health.insert(object.key.clone(), state.clone());
         }
-        let status = status::planned(&object.status, object.generation, &plan, hash, now());
+        let status = status::planned(&object.status, object.generation, &plan, hash, engine.now());
         match &plan.next {
             Next::Run(step) => self.run(step, plan::told(&plan, step), status).await,
             Next::Done => {
@@ -30,7 +30,7 @@ impl<S: Store> Reconcile<'_, S> {
                     let verified = Verified {
                         hash: hash.into(),
                         row: row.clone(),
-                        at: now(),
+                        at: engine.now(),
                     };
                     lock(&engine.memory).verified.insert(object.key.clone(), verified);
                 }
@@ -128,7 +128,7 @@ impl<S: Store> Reconcile<'_, S> {
             let message = format!("cannot {}: {}", step.action, failure.message);
             engine.warn(object, failure.reason, &message).await;
         }
-        let status = status::after_step(&object.status, step, &ended, now(), engine.options.time_scale);
+        let status = status::after_step(&object.status, step, &ended, engine.now(), engine.options.time_scale);
         engine.write(object, status).await?;
         // Without quorum nothing can be written: every object is to wait for it, instead of trying for itself.
         let lost = matches!(&ended, Ended::Failed(failure) if failure.reason == Reason::NoQuorum);

@@ -14,6 +14,7 @@ use crate::reason::{Cause, Reason};
 use crate::remote::{self, Command, Input, Node, Output, Running, Ssh, SshOptions, Terminal};
 
 use super::failure::of_ssh;
+use super::options::Outside;
 use super::privileges::Needs;
 use super::probes::Prober;
 use super::shares::Shares;
@@ -115,7 +116,7 @@ impl Connection {
     ///
     /// # Errors
     /// What in `access` cannot be used.
-    pub fn new(access: Access) -> Result<Self, Cause> {
+    pub fn new(access: Access, outside: Option<&dyn Outside>) -> Result<Self, Cause> {
         let mut options = ConnectOptions::new(access.endpoints.clone());
         options.tls = match &access.tls {
             TlsPolicy::System => Tls::Roots,
@@ -134,6 +135,7 @@ impl Connection {
             username: "root@pam".into(),
             password: password.as_str().into(),
         });
+        options.carrier = outside.map(Outside::api);
         let client = Client::new(options).map_err(|words| {
             let message = match &access.tls {
                 TlsPolicy::Ca { from, .. } if words.starts_with("the CA ") => {
@@ -147,6 +149,7 @@ impl Connection {
             Some(ssh) => {
                 let mut options = SshOptions::new(&ssh.user, ssh.key.as_str(), &ssh.known_hosts);
                 options.sudo = ssh.sudo;
+                options.carrier = outside.map(Outside::ssh);
                 Some(Shell {
                     ssh: Ssh::new(options).map_err(|e| of_ssh(&e, ssh))?,
                     access: Arc::new(ssh.clone()),

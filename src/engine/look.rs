@@ -15,7 +15,7 @@ use crate::status;
 use super::connection::Snapshot;
 use super::reconcile::Reconcile;
 use super::store::Store;
-use super::{Engine, Memory, SWEEP_SECONDS, lock, now, observe};
+use super::{Engine, Memory, SWEEP_SECONDS, lock, observe};
 
 /// Looks for one plan; more means that a plan asks in circles.
 const MAX_LOOKS: usize = 64;
@@ -72,7 +72,7 @@ impl<S: Store> Reconcile<'_, S> {
             conflicts: &self.conflicts,
             observed,
             status,
-            now: now(),
+            now: self.engine.now(),
             clock: self.engine.clock(),
         };
         match self.desired {
@@ -80,8 +80,8 @@ impl<S: Store> Reconcile<'_, S> {
                 plan::plan_recreation(object, input(desired), around)
             }
             Some(desired) => plan::plan(input(desired)),
-            None if object.deleting => plan::plan_deletion(object, observed, around, now()),
-            None => plan::plan_stop(object, observed, around, now()),
+            None if object.deleting => plan::plan_deletion(object, observed, around, self.engine.now()),
+            None => plan::plan_stop(object, observed, around, self.engine.now()),
         }
     }
 
@@ -133,7 +133,7 @@ impl<S: Store> Reconcile<'_, S> {
         let memory = lock(&engine.memory);
         let verified = memory.verified.get(&object.key).cloned();
         // A look of a later time was made while the clock was ahead.
-        let fresh = |v: &Verified| (0..=SWEEP_SECONDS).contains(&(now() - v.at));
+        let fresh = |v: &Verified| (0..=SWEEP_SECONDS).contains(&(engine.now() - v.at));
         let sweep = !verified.as_ref().is_some_and(fresh);
         Observed {
             cluster,

@@ -43,7 +43,7 @@ use crate::observed::{HealthState, Verified};
 use crate::pve::Vmid;
 use crate::reason::{Cause, Reason};
 
-pub use options::{Counters, EngineOptions, Point, Tripwire};
+pub use options::{Counters, EngineOptions, Outside, Point, Tripwire};
 use store::{Store, StoreError};
 
 /// Seconds after which a guest is looked at in full although nothing seems to have changed.
@@ -77,7 +77,7 @@ pub struct Engine<S: Store> {
     memory: Mutex<Memory>,
     /// Hypervisors that were polled since the engine began, each with why there is no connection to it, if there is none.
     polled: Mutex<HashMap<ObjectName, Option<Cause>>>,
-    began: std::time::Instant,
+    began: tokio::time::Instant,
 }
 
 /// What is kept in memory only; losing it costs a look.
@@ -100,10 +100,6 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(super) fn now() -> i64 {
-    k8s_openapi::jiff::Timestamp::now().as_second()
-}
-
 impl<S: Store> Engine<S> {
     /// An engine over a store.
     pub fn new(store: Arc<S>, options: EngineOptions) -> Self {
@@ -113,7 +109,15 @@ impl<S: Store> Engine<S> {
             connections: Mutex::default(),
             memory: Mutex::default(),
             polled: Mutex::default(),
-            began: std::time::Instant::now(),
+            began: tokio::time::Instant::now(),
+        }
+    }
+
+    /// Unix time in seconds.
+    pub(super) fn now(&self) -> i64 {
+        match &self.options.outside {
+            None => k8s_openapi::jiff::Timestamp::now().as_second(),
+            Some(outside) => outside.now(),
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::desired::Key;
 use crate::observed::{ProbeAnswer, ProbeKind};
+use crate::{proxmox, remote};
 
 /// Seconds in which a tool that applies a folder in any order, or brings Secrets from elsewhere, has done so.
 const GRACE: u64 = 300;
@@ -37,8 +38,20 @@ pub struct EngineOptions {
     pub grace: u64,
     /// Counts probes and restarts.
     pub counters: Option<Arc<dyn Counters>>,
+    /// What the engine reaches in place of the network and the clock, for tests.
+    pub outside: Option<Arc<dyn Outside>>,
     /// For tests only.
     pub tripwire: Option<Arc<dyn Tripwire>>,
+}
+
+/// The world outside of the engine, where a test has another one: a simulated cluster in process, on a clock of its own.
+pub trait Outside: Send + Sync {
+    /// Unix time in seconds.
+    fn now(&self) -> i64;
+    /// What carries requests to the API.
+    fn api(&self) -> proxmox::carrier::ByCarrier;
+    /// What runs commands on nodes.
+    fn ssh(&self) -> remote::ByCarrier;
 }
 
 /// What is counted besides status and events.
@@ -59,6 +72,7 @@ impl EngineOptions {
             time_scale: 1.0,
             grace: GRACE,
             counters: None,
+            outside: None,
             tripwire: None,
         }
     }

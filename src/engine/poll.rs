@@ -15,7 +15,7 @@ use crate::status::{clear_condition, set_condition};
 use super::connection::{Connection, Inquiry, Snapshot};
 use super::privileges::Needs;
 use super::store::Store;
-use super::{Engine, defect, lock, now, usable};
+use super::{Engine, defect, lock, usable};
 
 /// Polls after which nodes, quorum and version are read again.
 const FULL_EVERY: u64 = 30;
@@ -80,7 +80,7 @@ impl<S: Store> Engine<S> {
                 Err(&problem),
                 false,
                 &Findings::default(),
-                0,
+                (0, self.now()),
             ))
         });
         PollOutcome {
@@ -125,7 +125,7 @@ impl<S: Store> Engine<S> {
                 (Err(problem), false, 10, self.changed(namespace, name, None, None))
             }
         };
-        let status = hypervisor_status(&object, result.as_ref(), proven, &findings, self.grace());
+        let status = hypervisor_status(&object, result.as_ref(), proven, &findings, (self.grace(), self.now()));
         let seconds = (seconds as f64 / self.options.time_scale).max(0.02);
         PollOutcome {
             status,
@@ -219,7 +219,7 @@ impl<S: Store> Engine<S> {
         if let Some(connection) = existing.filter(|c| c.access == access) {
             return Ok(connection);
         }
-        let connection = Arc::new(Connection::new(access)?);
+        let connection = Arc::new(Connection::new(access, self.options.outside.as_deref())?);
         lock(&self.connections).insert(key, connection.clone());
         Ok(connection)
     }
@@ -303,7 +303,7 @@ fn hypervisor_status(
     result: Result<&Snapshot, &Cause>,
     proven: bool,
     findings: &Findings,
-    grace: u64,
+    (grace, now): (u64, i64),
 ) -> HypervisorStatus {
     let answers = result;
     let unusable = findings.problems.first().map(|first| {
@@ -317,7 +317,7 @@ fn hypervisor_status(
     });
     let mut status = object.status.clone().unwrap_or_default();
     let generation = object.metadata.generation.unwrap_or_default();
-    let time = now();
+    let time = now;
     status.observed_generation = Some(generation);
     let missing = result
         .err()

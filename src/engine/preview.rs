@@ -11,7 +11,7 @@ use crate::reason::{Cause, Reason};
 
 use super::reconcile::Reconcile;
 use super::store::Store;
-use super::{Engine, lock, now};
+use super::{Engine, lock};
 
 /// Steps and looks of one preview; more means that the plans go in circles.
 const MAX_PLANS: usize = 1000;
@@ -110,7 +110,7 @@ impl<S: Store> Reconcile<'_, S> {
                     let told = shown.describe(step, &plan);
                     let hash = self.desired.map(|d| d.prints.applied.as_str());
                     let before = forecast.waiting();
-                    let known = forecast.carry_out(&plan, self.object.generation, hash, now());
+                    let known = forecast.carry_out(&plan, self.object.generation, hash, self.engine.now());
                     // What a running guest takes at its next start only comes with a restart, now or later.
                     let waits = forecast.waiting().difference(&before).next().is_some();
                     preview.add(told.map(|(action, impact)| match impact {

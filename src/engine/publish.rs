@@ -7,7 +7,7 @@ use crate::reason::{Cause, Reason};
 use crate::status;
 
 use super::store::{Event, EventType, Store};
-use super::{Engine, Point, Stop, events, lock, now};
+use super::{Engine, Point, Stop, events, lock};
 
 impl<S: Store> Engine<S> {
     pub(super) async fn publish_blocked(
@@ -18,7 +18,7 @@ impl<S: Store> Engine<S> {
         desired: Option<&Desired>,
     ) -> Result<Option<f64>, Stop> {
         let (next, seconds) = match blocked {
-            Blocked::Stalled(cause) => plan::retry::awaited(&object.status, cause, self.grace(), now()),
+            Blocked::Stalled(cause) => plan::retry::awaited(&object.status, cause, self.grace(), self.now()),
             Blocked::Waiting(cause) => (Next::Wait { cause, seconds: 5 }, 5.0),
         };
         let plan = Plan {
@@ -30,7 +30,7 @@ impl<S: Store> Engine<S> {
             },
             partial: true,
         };
-        let status = status::planned(&object.status, object.generation, &plan, None, now());
+        let status = status::planned(&object.status, object.generation, &plan, None, self.now());
         self.publish(object, status).await?;
         Ok(Some(seconds))
     }

@@ -12,7 +12,7 @@ use crate::status;
 
 use super::connection::{Connection, Snapshot};
 use super::store::{Store, StoreError};
-use super::{Engine, Requeue, Stop, defect, lock, now};
+use super::{Engine, Requeue, Stop, defect, lock};
 
 /// The right to edit owner containers.
 pub(super) type OwnerLock = tokio::sync::OwnedMutexGuard<()>;
@@ -115,7 +115,13 @@ impl<S: Store> Engine<S> {
                 connection.shares.release(key);
             }
             let scale = self.options.time_scale;
-            let status = status::panicked(&object.status, object.generation, &defect::message(words), now(), scale);
+            let status = status::panicked(
+                &object.status,
+                object.generation,
+                &defect::message(words),
+                self.now(),
+                scale,
+            );
             let pause = plan::retry::pause(status.failures.unwrap_or(1));
             self.warn(&object, Reason::InternalError, &defect::message(words)).await;
             // Where it cannot be written, the log and the metric tell.

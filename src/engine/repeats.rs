@@ -2,7 +2,9 @@
 //! repeated at full speed, whatever the cause (another spelling of a value in Proxmox, a guest that stops at once).
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::plan::{Announce, Effect, NodeWork, Step};
 use crate::reason::{Cause, Reason};

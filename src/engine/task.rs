@@ -9,7 +9,7 @@ use super::carry_out::explained;
 use super::connection::Connection;
 use super::failure::reason_of;
 use super::store::Store;
-use super::{Engine, Stop, now};
+use super::{Engine, Stop};
 
 impl<S: Store> Engine<S> {
     /// Follows a Proxmox task that status names: `Some(wait)` while it runs or when it failed.
@@ -25,7 +25,7 @@ impl<S: Store> Engine<S> {
         let Ok(upid) = task.upid.parse::<Upid>() else {
             self.write(
                 object,
-                status::after_task(&object.status, None, now(), self.options.time_scale),
+                status::after_task(&object.status, None, self.now(), self.options.time_scale),
             )
             .await?;
             return Ok(Some(None));
@@ -77,7 +77,7 @@ impl<S: Store> Engine<S> {
                 Some(failure)
             }
         };
-        let status = status::after_task(&object.status, failed.as_ref(), now(), self.options.time_scale);
+        let status = status::after_task(&object.status, failed.as_ref(), self.now(), self.options.time_scale);
         if let Some(failure) = &failed {
             let message = format!("cannot {}: {}", task.action, failure.message);
             self.warn(object, failure.reason, &message).await;

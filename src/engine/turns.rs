@@ -3,7 +3,9 @@
 //! first is first. Pure: the time is given.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::desired::Key;
 use crate::observed::ClonePlace;

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::pve::call::{ApiCall, Auth, Method};
 
 use super::auth::{TICKET_LIFETIME, Ticket, TicketAnswer, TicketStore, token_header};
+use super::carrier::{Answer, ByCarrier, Lost};
 use super::endpoint::{self, Endpoint, NodeLimits};
 use super::{Error, Result, Secret, Tls, error, tls};
 
@@ -32,6 +33,8 @@ pub struct ConnectOptions {
     pub max_concurrent: usize,
     /// Calls under way per node, below `max_concurrent`, so that one hung node does not stop the others.
     pub max_concurrent_per_node: usize,
+    /// What carries requests in place of HTTPS connections, for tests.
+    pub carrier: Option<ByCarrier>,
 }
 
 impl ConnectOptions {
@@ -45,6 +48,7 @@ impl ConnectOptions {
             timeouts: Timeouts::default(),
             max_concurrent: 16,
             max_concurrent_per_node: 4,
+            carrier: None,
         }
     }
 }
@@ -100,6 +104,7 @@ pub struct Client(Arc<Inner>);
 
 struct Inner {
     http: reqwest::Client,
+    carrier: Option<ByCarrier>,
     endpoints: Vec<Endpoint>,
     nodes: NodeLimits,
     token: Option<HeaderValue>,
@@ -148,6 +153,7 @@ impl Client {
         let per_endpoint = options.max_concurrent.max(1);
         Ok(Self(Arc::new(Inner {
             http,
+            carrier: options.carrier,
             endpoints: endpoints
                 .into_iter()
                 .map(|base| Endpoint::new(base, per_endpoint))
@@ -261,6 +267,28 @@ impl Client {
             timeouts.write
         };
         let request = self.request(endpoint, call, credential);
+        let answer = match tokio::time::timeout(limit, self.exchange(endpoint, request)).await {
+            Ok(answer) => answer?,
+            Err(_) => {
+                return Err(Error::Unknown {
+                    status: None,
+                    message: NO_ANSWER_IN_TIME.into(),
+                });
+            }
+        };
+        let Answer { status, reason, body } = answer;
+        endpoint.answered();
+        if !(200..300).contains(&status) {
+            return Err(error::from_answer(call.method, status, &reason, &body));
+        }
+        data(call, &body)
+    }
+
+    async fn exchange(&self, endpoint: &Endpoint, request: reqwest::RequestBuilder) -> Result<Answer> {
+        if let Some(ByCarrier(carrier)) = &self.0.carrier {
+            let request = request.build().map_err(|error| lost(endpoint, &error))?;
+            return carrier.carry(request).await.map_err(|why| not_carried(endpoint, why));
+        }
         let exchange = async {
             let response = request.send().await?;
             let status = response.status();
@@ -269,23 +297,13 @@ impl Client {
                 Some(phrase) => String::from_utf8_lossy(phrase.as_bytes()).into_owned(),
                 None => status.canonical_reason().unwrap_or_default().to_owned(),
             };
-            Ok::<_, reqwest::Error>((status.as_u16(), reason, response.bytes().await?))
+            Ok::<_, reqwest::Error>(Answer {
+                status: status.as_u16(),
+                reason,
+                body: response.bytes().await?.to_vec(),
+            })
         };
-        let (status, reason, body) = match tokio::time::timeout(limit, exchange).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(lost(endpoint, &error)),
-            Err(_) => {
-                return Err(Error::Unknown {
-                    status: None,
-                    message: NO_ANSWER_IN_TIME.into(),
-                });
-            }
-        };
-        endpoint.answered();
-        if !(200..300).contains(&status) {
-            return Err(error::from_answer(call.method, status, &reason, &body));
-        }
-        data(call, &body)
+        exchange.await.map_err(|error| lost(endpoint, &error))
     }
 
     fn request(&self, endpoint: &Endpoint, call: &ApiCall, credential: &Credential) -> reqwest::RequestBuilder {
@@ -359,6 +377,17 @@ fn lost(endpoint: &Endpoint, error: &reqwest::Error) -> Error {
     };
     endpoint.failed(&error, Instant::now());
     error
+}
+
+fn not_carried(endpoint: &Endpoint, why: Lost) -> Error {
+    match why {
+        Lost::NotSent(message) => {
+            let error = Error::NotSent { message };
+            endpoint.failed(&error, Instant::now());
+            error
+        }
+        Lost::Unknown(message) => Error::Unknown { status: None, message },
+    }
 }
 
 /// The innermost causes of a transport error, without the address (it is named by the caller).

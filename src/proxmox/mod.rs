@@ -8,6 +8,7 @@
 //! A write is sent once. It is sent again through another endpoint only if it certainly never arrived.
 
 mod auth;
+pub mod carrier;
 pub mod cluster;
 mod endpoint;
 mod error;

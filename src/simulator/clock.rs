@@ -10,6 +10,9 @@ pub enum Clock {
     Real,
     /// A clock that tests move; waiting moves it too.
     Manual(AtomicU64),
+    /// The clock of the asynchronous runtime, which a test may have stopped: it began at so many milliseconds since
+    /// 1970, at this moment of the runtime's.
+    Runtime(u64, tokio::time::Instant),
 }
 
 impl Clock {
@@ -25,6 +28,7 @@ impl Clock {
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |time| time.as_millis() as u64),
             Self::Manual(at) => at.load(Ordering::SeqCst),
+            Self::Runtime(start, began) => start + began.elapsed().as_millis() as u64,
         }
     }
 
@@ -38,7 +42,7 @@ impl Clock {
     /// Lets `ms` milliseconds pass.
     pub async fn sleep(&self, ms: u64) {
         match self {
-            Self::Real => tokio::time::sleep(Duration::from_millis(ms)).await,
+            Self::Real | Self::Runtime(..) => tokio::time::sleep(Duration::from_millis(ms)).await,
             Self::Manual(_) => self.advance(ms),
         }
     }

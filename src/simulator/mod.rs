@@ -48,6 +48,8 @@ pub struct SimConfig {
     pub state_file: Option<PathBuf>,
     /// Time that starts at this many milliseconds since 1970 and moves only when told.
     pub manual_clock: Option<u64>,
+    /// Time that starts at this many milliseconds since 1970 and goes as the asynchronous runtime's.
+    pub runtime_clock: Option<u64>,
     /// What the HTTP side of the control asks for; it refuses everything while this is empty.
     pub control_token: String,
     /// Program that is told of what happens to guests (docs/simulator.md).
@@ -73,7 +75,11 @@ impl Simulator {
     /// Sets up a look-alike. A state file that exists wins over the profile; tasks that ran when it was written are
     /// lost, with the locks that they held in configurations left behind (facts B.6).
     pub fn new(config: SimConfig) -> io::Result<Self> {
-        let clock = config.manual_clock.map_or(Clock::Real, Clock::manual);
+        let clock = match (config.manual_clock, config.runtime_clock) {
+            (Some(ms), _) => Clock::manual(ms),
+            (None, Some(ms)) => Clock::Runtime(ms, tokio::time::Instant::now()),
+            (None, None) => Clock::Real,
+        };
         let now = clock.now();
         let stored = config
             .state_file

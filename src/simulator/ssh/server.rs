@@ -336,7 +336,7 @@ impl Visitor {
 }
 
 async fn answer(shared: Arc<Shared>, request: Request, channel: ChannelId, handle: Handle) {
-    let (reply, served) = serve_patiently(&shared.simulator, &request).await;
+    let (reply, served) = shared.simulator.serve_patiently(&request).await;
     let exit = (!served.cut).then_some(reply.exit);
     lock(&shared.log).push(SshEntry {
         node: request.node.clone(),
@@ -366,16 +366,32 @@ async fn answer(shared: Arc<Shared>, request: Request, channel: ChannelId, handl
     let _ = handle.close(channel).await;
 }
 
-/// Serves a command; while somebody holds the config file it is tried again, as long as Proxmox's tools do.
-async fn serve_patiently(simulator: &Simulator, request: &Request) -> (Reply, Served) {
-    let (step, patience) = simulator.with(|state| (state.scaled(200).max(1), state.scaled(state.latency.lock_timeout)));
-    let mut waited = 0;
-    loop {
-        let (reply, served) = simulator.with(|state| serve(state, request));
-        if !reply.wait || waited >= patience {
-            return (reply, served);
+impl Simulator {
+    /// Runs a command as the SSH server of a node does, without one, to its end.
+    pub async fn run(&self, request: &Request) -> Reply {
+        let (mut reply, served) = self.serve_patiently(request).await;
+        self.clock().sleep(served.delay).await;
+        let mut waited = 0;
+        for (ms, text) in std::mem::take(&mut reply.later) {
+            self.clock().sleep(ms - waited).await;
+            waited = ms;
+            reply.stdout.push_str(&text);
         }
-        simulator.clock().sleep(step).await;
-        waited += step;
+        reply.cut = served.cut;
+        reply
+    }
+
+    /// Serves a command; while somebody holds the config file it is tried again, as long as Proxmox's tools do.
+    async fn serve_patiently(&self, request: &Request) -> (Reply, Served) {
+        let (step, patience) = self.with(|state| (state.scaled(200).max(1), state.scaled(state.latency.lock_timeout)));
+        let mut waited = 0;
+        loop {
+            let (reply, served) = self.with(|state| serve(state, request));
+            if !reply.wait || waited >= patience {
+                return (reply, served);
+            }
+            self.clock().sleep(step).await;
+            waited += step;
+        }
     }
 }
