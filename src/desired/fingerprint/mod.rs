@@ -13,6 +13,7 @@ use std::fmt::Display;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::pve::DiskSize;
 use crate::secret::Secret;
 
 use super::vm::{Managed, WantedVendor};
@@ -119,16 +120,16 @@ pub(super) fn revision(desired: &Desired) -> String {
         revision_1::source(desired.source.as_ref()),
         format!(
             "{} {}",
-            revision_1::some(lxc.and_then(|lxc| lxc.rootfs_gib)),
+            revision_1::some(lxc.and_then(|lxc| lxc.rootfs_size).map(DiskSize::in_gib)),
             revision_1::some(lxc.and_then(|lxc| lxc.unprivileged))
         ),
     ];
     parts.extend(desired.life.rebuild.iter().map(|value| format!("rebuild {value}")));
     if let Some(vm) = desired.vm() {
-        let first = vm.disks.iter().flatten().next().and_then(|d| d.size_gib);
+        let first = vm.disks.iter().flatten().next().and_then(|d| d.size);
         parts.push(format!(
             "vm {} {} {}",
-            revision_1::some(first),
+            revision_1::some(first.map(DiskSize::in_gib)),
             revision_1::cloud_init(vm.cloud_init.as_ref()),
             revision_1::firmware(&vm.firmware)
         ));
