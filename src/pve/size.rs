@@ -78,7 +78,7 @@ impl DiskSize {
     }
 
     fn whole_gib(self) -> Option<u64> {
-        (self.mib % MIB_PER_GIB == 0).then_some(self.mib / MIB_PER_GIB)
+        self.mib.is_multiple_of(MIB_PER_GIB).then_some(self.mib / MIB_PER_GIB)
     }
 
     /// GiB as a decimal number, exactly (`32`, `0.5`): what Proxmox makes a new volume from (`STORAGE:0.5`).

@@ -270,6 +270,8 @@ spec: {hypervisorRef: {name: pve}, form: Template, lxc: {source: {image: {volid:
         let changes = [
             (CONTAINER, "PhoenixLXC", "cores: 2", "cores: 3"),
             (CONTAINER, "PhoenixLXC", "8Gi", "9Gi"),
+            (CONTAINER, "PhoenixLXC", "8Gi", "8193Mi"),
+            (CONTAINER, "PhoenixLXC", "5Gi", "512Mi"),
             (CONTAINER, "PhoenixLXC", "tags: [x]", "tags: []"),
             (CONTAINER, "PhoenixLXC", "tags: [x], ", ""),
             (CONTAINER, "PhoenixLXC", "10.0.0.5", "10.0.0.6"),
@@ -280,6 +282,7 @@ spec: {hypervisorRef: {name: pve}, form: Template, lxc: {source: {image: {volid:
             (MACHINE, "PhoenixVM", "ovmf", "seabios"),
             (MACHINE, "PhoenixVM", "tpm: {}", "tpm: {version: v1.2}"),
             (MACHINE, "PhoenixVM", "20Gi", "21Gi"),
+            (MACHINE, "PhoenixVM", "20Gi", "20481Mi"),
             (MACHINE, "PhoenixVM", "jq", "htop"),
             (
                 MACHINE,
@@ -292,6 +295,24 @@ spec: {hypervisorRef: {name: pve}, form: Template, lxc: {source: {image: {volid:
             let changed = spec.replacen(old, new, 1);
             assert_ne!(applied(kind, spec), applied(kind, &changed), "{old} → {new}");
         }
+    }
+
+    #[test]
+    fn a_size_counts_however_it_is_spelt() {
+        for (spec, kind, gib, other) in [
+            (CONTAINER, "PhoenixLXC", "8Gi", "8192Mi"),
+            (CONTAINER, "PhoenixLXC", "5Gi", "5368709120"),
+            (MACHINE, "PhoenixVM", "20Gi", "20480Mi"),
+        ] {
+            assert_eq!(applied(kind, spec), applied(kind, &spec.replacen(gib, other, 1)));
+        }
+        let sized = |size: &str| {
+            let image = "source: {image: {volid: 'local:vztmpl/a.tar.zst'}}";
+            template(&format!("form: Template, lxc: {{{image}, rootfs: {{size: {size}}}}}"))
+        };
+        assert_eq!(sized("1Gi"), sized("1024Mi"));
+        assert_ne!(sized("1Gi"), sized("1025Mi"));
+        assert_ne!(sized("512Mi"), sized("513Mi"));
     }
 
     /// A new optional part changes no fingerprint until it is set.
