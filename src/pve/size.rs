@@ -15,7 +15,7 @@ pub struct DiskSize {
 }
 
 impl DiskSize {
-    /// What Phoenix gives a root filesystem that names no size, in whole GiB.
+    /// What Phoenix gives a root filesystem that names no size: 8 GiB.
     pub const ROOTFS: DiskSize = DiskSize { mib: 8 * MIB_PER_GIB };
 
     /// The size that a field of a spec asks for.
