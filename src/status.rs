@@ -300,7 +300,9 @@ fn facts(status: &mut GuestStatus, plan: &Plan) {
     keep(&mut status.health, &facts.health);
     keep(&mut status.started, &facts.started);
     keep(&mut status.ip, &facts.ip);
-    keep(&mut status.rootfs_gib, &facts.rootfs_gib);
+    if let Some(size) = facts.rootfs_size {
+        (status.rootfs_gib, status.rootfs_size) = size.in_status();
+    }
     keep(&mut status.volumes, &facts.volumes);
     if facts.restarted {
         status.restart_from = None;

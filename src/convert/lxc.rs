@@ -142,7 +142,7 @@ fn base<'a>(w: &mut Writer, guest: &Guest<'a>, fleet: &Fleet<'_, 'a>, seen: &mut
                 .map(values::quantity)
         }
     };
-    let gigabytes = |node: &Node| values::mebibytes(node, 1024).filter(|m| (1024..=1 << 40).contains(m));
+    let gigabytes = |node: &Node| values::mebibytes(node, 1024).filter(|m| (1..=1 << 40).contains(m));
     if let Some(id_at) = &guest.id_at {
         w.mapped(id_at, "vmid", "");
     }
@@ -156,8 +156,7 @@ fn base<'a>(w: &mut Writer, guest: &Guest<'a>, fleet: &Fleet<'_, 'a>, seen: &mut
     seen.rootfs(w, guest, size, fleet.guests, None);
     let rootfs = RootFs {
         storage: storage::storage(w, at, &["storage_pool", "storage"], "rootfs.storage", fleet.facts),
-        // Proxmox allocates whole GiB.
-        size: size.map(|m| values::quantity((m + 1023) / 1024 * 1024)),
+        size: size.map(values::quantity),
     };
     let mut networking = network::networking(w, at, Naming::Containers, fleet.facts.subnet, &mut seen.addresses);
     let firewall = firewall::firewall(w, at, &mut networking.network);

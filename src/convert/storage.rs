@@ -195,10 +195,10 @@ fn volume(w: &mut Writer, at: &At, key: Option<&str>, facts: &Facts, out: &mut M
     let size = size_at
         .as_ref()
         .and_then(|s| values::mebibytes(s.node, 1024))
-        .filter(|m| *m >= 1024 && *m < 1 << 40);
+        .filter(|m| *m >= 1 && *m < 1 << 40);
     let full = out.volumes.len() == 64 || out.host_mounts.len() == 64;
     if (size.is_none() && host_path.is_none()) || full {
-        let message = format!("volume {name:?} needs a size_gb of at least 1");
+        let message = format!("volume {name:?} needs a size_gb, such as 8 or \"512M\"");
         return w.skip_warn(at, &message, "correct it, or add the volume by hand");
     }
     let name = names::unique(used, name, "2");
@@ -229,8 +229,7 @@ fn volume(w: &mut Writer, at: &At, key: Option<&str>, facts: &Facts, out: &mut M
     out.volumes.push(Volume {
         name,
         storage: storage(w, at, &["pool", "storage", "storage_pool"], &field("storage"), facts),
-        // Proxmox allocates whole GiB.
-        size: Some(values::quantity((size.unwrap_or(1024) + 1023) / 1024 * 1024)),
+        size: Some(values::quantity(size.unwrap_or(1024))),
         mount_path: path,
         // Written although it is the default: data that survives its guest is worth a line.
         reclaim_policy: Some(ReclaimPolicy::Retain),

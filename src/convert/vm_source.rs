@@ -131,7 +131,7 @@ fn locate(text: &str, facts: &Facts) -> (String, &'static str, String, bool) {
 
 /// The machine's disk: size and storage, each its own or that of `vm_defaults`.
 pub fn disks<'a>(w: &mut Writer, from: &Machine<'_, 'a>, seen: &mut Seen<'a>) -> Option<Vec<VmDisk>> {
-    let read = |node: &Node| values::mebibytes(node, 1024).filter(|m| (1024..=1 << 40).contains(m));
+    let read = |node: &Node| values::mebibytes(node, 1024).filter(|m| (1..=1 << 40).contains(m));
     let size = from
         .key(w, &["disk_size_gb", "storage_size_gb"])
         .and_then(|at| w.value(&at, "disks[0].size", read, "a size in GB"));
@@ -145,8 +145,7 @@ pub fn disks<'a>(w: &mut Writer, from: &Machine<'_, 'a>, seen: &mut Seen<'a>) ->
     Some(vec![VmDisk {
         name: ROOT.into(),
         storage,
-        // Proxmox allocates whole GiB.
-        size: size.map(|m| values::quantity((m + 1023) / 1024 * 1024)),
+        size: size.map(values::quantity),
         ..VmDisk::default()
     }])
 }

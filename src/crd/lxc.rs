@@ -256,7 +256,7 @@ pub struct RootFs {
     #[serde(default)]
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
-    /// Size, in whole GiB on creation. It can grow, never shrink.
+    /// Size in whole MiB, such as 512Mi or 8Gi. It can grow, never shrink.
     #[serde(default, deserialize_with = "schema::read_quantity")]
     #[schemars(schema_with = "schema::size")]
     pub size: Option<String>,
@@ -366,7 +366,7 @@ pub struct Volume {
     #[serde(default)]
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
-    /// Size, in whole GiB, of a new volume.
+    /// Size of a new volume in whole MiB, such as 512Mi or 8Gi. It can grow, never shrink.
     #[serde(default, deserialize_with = "schema::read_quantity")]
     #[schemars(schema_with = "schema::size")]
     pub size: Option<String>,

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
-use crate::pve::Vmid;
+use crate::pve::{DiskSize, Vmid};
 
 /// Status of a guest: PhoenixLXC, PhoenixVM and PhoenixTemplate.
 #[skip_serializing_none]
@@ -75,8 +75,11 @@ pub struct GuestStatus {
     /// Volumes, by name: those of the spec, and earlier ones that the guest still holds detached.
     #[schemars(length(max = 320), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub volumes: Option<Vec<VolumeStatus>>,
-    /// Size in GiB of the root filesystem that the spec asked for and that was read back.
+    /// Size in GiB of the root filesystem that the spec asked for and that was read back, where it is whole GiB.
     pub rootfs_gib: Option<i64>,
+    /// The same where it is not whole GiB, such as 512Mi.
+    #[schemars(length(max = 32))]
+    pub rootfs_size: Option<String>,
     /// Hash of the script that cleaned a template of vm form before it was sealed.
     pub cleaned: Option<String>,
     /// Snippet with the machine's cloud-init data, removed with it.
@@ -212,6 +215,11 @@ impl GuestStatus {
         self.vmid.and_then(|id| Vmid::try_from(id).ok())
     }
 
+    /// Size of the root filesystem that the spec asked for and that was read back.
+    pub fn asked_rootfs_size(&self) -> Option<DiskSize> {
+        DiskSize::of_status(self.rootfs_gib, self.rootfs_size.as_deref())
+    }
+
     /// Guests that are the object's: its own, and those of earlier revisions.
     pub fn vmids(&self) -> impl Iterator<Item = Vmid> {
         let old = self.revisions.iter().flatten().filter_map(RevisionStatus::vmid);
@@ -220,6 +228,17 @@ impl GuestStatus {
 }
 
 impl VolumeStatus {
+    /// Size that the spec asked for and that was read back.
+    pub fn asked_size(&self) -> Option<DiskSize> {
+        DiskSize::of_status(self.size_gib, self.size.as_deref())
+    }
+
+    /// With that size.
+    pub fn with_size(mut self, size: Option<DiskSize>) -> Self {
+        (self.size_gib, self.size) = size.map_or((None, None), DiskSize::in_status);
+        self
+    }
+
     /// The container that owns it, where that is not the guest.
     pub fn owner(&self) -> Option<Vmid> {
         self.owner_vmid.and_then(|id| Vmid::try_from(id).ok())
@@ -246,8 +265,11 @@ pub struct VolumeStatus {
     pub reclaim_policy: Option<String>,
     /// Container that owns it, where that is not the guest.
     pub owner_vmid: Option<i64>,
-    /// Size in GiB that the spec asked for and that was read back.
+    /// Size in GiB that the spec asked for and that was read back, where it is whole GiB.
     pub size_gib: Option<i64>,
+    /// The same where it is not whole GiB, such as 512Mi.
+    #[schemars(length(max = 32))]
+    pub size: Option<String>,
     /// Path in the container at which it was attached last.
     #[schemars(length(max = 512))]
     pub mount_path: Option<String>,

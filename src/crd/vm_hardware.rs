@@ -223,7 +223,8 @@ pub struct VmDisk {
     #[serde(default)]
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
-    /// Size, in whole GiB. It can grow, never shrink. Absent: that of the image; a disk without image needs it.
+    /// Size in whole MiB, such as 512Mi or 20Gi. It can grow, never shrink. Absent: that of the image; a disk without
+    /// image needs it.
     #[serde(default, deserialize_with = "schema::read_quantity")]
     #[schemars(schema_with = "schema::size")]
     pub size: Option<String>,

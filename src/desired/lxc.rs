@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use crate::crd::{Capabilities, Defaults, LxcGuest, MountOption, Network, PhoenixHypervisor, ReclaimPolicy, Volume};
+use crate::pve::DiskSize;
 use crate::reason::Reason;
 use crate::secret::Secret;
 
 use super::images::{CONTAINER_ENDS, file_name, is_open};
 use super::refs;
 use super::shared::{
-    Context, Wing, clone_source, flag, gib, given, image_storage, memory, mib, shared_options, trunks,
+    Context, Wing, clone_source, disk_size, flag, given, image_storage, memory, mib, shared_options, trunks,
 };
 use super::{
     Blocked, Channels, GuestObject, GuestSpec, Objects, Source, WantedBind, WantedGuest, WantedNet, WantedOptions,
@@ -23,8 +24,8 @@ pub struct WantedLxc {
     pub unprivileged: Option<bool>,
     /// Storage of the root filesystem.
     pub rootfs_storage: Option<String>,
-    /// Size of the root filesystem in GiB.
-    pub rootfs_gib: Option<i64>,
+    /// Size of the root filesystem.
+    pub rootfs_size: Option<DiskSize>,
     /// Parts of `features` that are managed (`nesting`, …).
     pub flags: BTreeMap<String, String>,
     /// Raw lines that must be there, as (key, value).
@@ -74,7 +75,9 @@ pub(super) fn wanted(context: &Context<'_>, guest: &LxcGuest) -> Result<Wing, Bl
     let (volumes, binds) = mounts(object, defaults)?;
     let rootfs = guest.rootfs.clone().unwrap_or_default();
     let size = rootfs.size.as_deref();
-    let rootfs_gib = size.map(|s| gib(&format!("{prefix}.rootfs.size"), s)).transpose()?;
+    let rootfs_size = size
+        .map(|s| disk_size(&format!("{prefix}.rootfs.size"), s))
+        .transpose()?;
     let mut options = shared_options(&guest.shared, defaults);
     options.extend(self::options(guest, defaults, prefix)?);
     let raw_lines = raw_lines(guest);
@@ -86,7 +89,7 @@ pub(super) fn wanted(context: &Context<'_>, guest: &LxcGuest) -> Result<Wing, Bl
             Some(Source::Clone { .. }) => None,
             _ => defaults.rootfs_storage.clone(),
         }),
-        rootfs_gib,
+        rootfs_size,
         flags: flags(guest.capabilities.as_ref().or(defaults.capabilities.as_ref())),
         raw_lines,
         gpus: guest
@@ -517,7 +520,7 @@ fn wanted_volume(object: &GuestObject, volume: &Volume, defaults: &Defaults) -> 
             storage: volid.split(':').next().unwrap_or_default().to_string(),
             storage_given: true,
             existing: Some(volid.clone()),
-            size_gib: 0,
+            size: DiskSize::MIN,
             path,
             owner_key: None,
             properties,
@@ -542,7 +545,7 @@ fn wanted_volume(object: &GuestObject, volume: &Volume, defaults: &Defaults) -> 
         storage,
         storage_given: volume.storage.is_some(),
         existing: None,
-        size_gib: gib(&format!("{field}.size"), size)?,
+        size: disk_size(&format!("{field}.size"), size)?,
         path,
         owner_key: retain.then(|| volume_key(&object.key, &volume.name)),
         properties,

@@ -25,7 +25,7 @@ pub mod vm;
 use std::collections::BTreeMap;
 
 use crate::crd::{DeletionPolicy, DriftPolicy, Health, PowerState, RerunPolicy, RestartPolicy};
-use crate::pve::{GuestType, Vmid, units};
+use crate::pve::{DiskSize, GuestType, Vmid, units};
 use crate::reason::{Cause, Reason};
 
 pub use allow::Grants;
@@ -165,8 +165,8 @@ pub struct WantedVolume {
     pub storage_given: bool,
     /// Volume id, where it is one that exists: it is attached as it is, and only its name, path and properties count.
     pub existing: Option<String>,
-    /// Size in GiB.
-    pub size_gib: i64,
+    /// Size.
+    pub size: DiskSize,
     /// Mount path in the guest.
     pub path: String,
     /// Key in the owner container's registry for retained volumes; `None` for volumes of the guest's own.

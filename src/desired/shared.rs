@@ -6,7 +6,7 @@ use crate::crd::{
     Boot, Defaults, Dns, Firewall, FirewallAction, FirewallDirection, FirewallRule, GuestFields, Network,
     PhoenixHypervisor, TemplateForm,
 };
-use crate::pve::{GuestType, units};
+use crate::pve::{DiskSize, GuestType, units};
 use crate::reason::Reason;
 
 use super::{
@@ -88,8 +88,9 @@ pub(super) fn clone_source(object: &GuestObject, name: &str, objects: &dyn Objec
     })
 }
 
-pub(super) fn gib(field: &str, size: &str) -> Result<i64, Blocked> {
-    units::whole_gib(field, size).map_err(|m| Blocked::stalled(Reason::InvalidSpec, m))
+/// Size of a root filesystem, volume or disk.
+pub(super) fn disk_size(field: &str, size: &str) -> Result<DiskSize, Blocked> {
+    DiskSize::parse(field, size).map_err(|m| Blocked::stalled(Reason::InvalidSpec, m))
 }
 
 /// A quantity in whole MiB, as Proxmox takes memory: at least 16 (facts D.1, F.1).

@@ -97,7 +97,7 @@ fn superseded(status: &mut GuestStatus, old: &RevisionStatus) {
     status.claim = None;
     (status.features, status.application, status.tests, status.vllm) = (None, None, None, None);
     (status.volumes, status.lxc_options, status.task) = (None, None, None);
-    (status.rootfs_gib, status.managed) = (None, None);
+    (status.rootfs_gib, status.rootfs_size, status.managed) = (None, None, None);
 }
 
 /// Takes a claim back whose call was refused for the moment: the guest is as it was, and is looked at anew. `None` where

@@ -3,7 +3,7 @@
 
 use crate::desired::Channels;
 use crate::observed::Guest;
-use crate::pve::{ApiCall, GuestRef, GuestType, Vmid};
+use crate::pve::{ApiCall, DiskSize, GuestRef, GuestType, Vmid};
 
 use super::{Effect, Impact};
 
@@ -55,11 +55,11 @@ pub(crate) fn destroy(at: &GuestRef) -> Effect {
     Effect::task(&at.node, call).with(Impact::Destroy)
 }
 
-/// Grows a root filesystem, volume or disk to so many GiB.
-pub(crate) fn resize(guest: &Guest, disk: &str, gib: i64) -> Effect {
+/// Grows a root filesystem, volume or disk.
+pub(crate) fn resize(guest: &Guest, disk: &str, size: DiskSize) -> Effect {
     let call = ApiCall::put(guest.at.path_of(&["resize"]))
         .param("disk", disk)
-        .param("size", format!("{gib}G"))
+        .param("size", size.in_proxmox())
         .param("digest", &guest.digest);
     Effect::task(&guest.at.node, call)
 }

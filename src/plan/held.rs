@@ -196,7 +196,7 @@ impl Planner<'_> {
             if attached.contains(&old.volid) || !self.holds(guest, &volid)? {
                 continue;
             }
-            let mut entry = VolumeStatus { size_gib: None, ..old };
+            let mut entry = old.with_size(None);
             self.tell_held(guest, &entry, &volid);
             if recorded.iter().any(|v| v.name == entry.name) {
                 entry.name = format!("{} ({volid})", base_name(&entry.name));

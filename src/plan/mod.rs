@@ -201,8 +201,8 @@ pub struct Facts {
     pub tests: Option<Vec<crate::crd::ScriptStatus>>,
     /// Volumes.
     pub volumes: Option<Vec<crate::crd::VolumeStatus>>,
-    /// Size of the root filesystem, in GiB, that the spec asked for and that is there.
-    pub rootfs_gib: Option<i64>,
+    /// Size of the root filesystem that the spec asked for and that is there.
+    pub rootfs_size: Option<crate::pve::DiskSize>,
     /// What the probes said, this reconcile's answers included.
     pub health_state: Option<HealthState>,
     /// Milliseconds of the engine's clock until the next probe is due.

@@ -5,9 +5,11 @@ pub mod call;
 pub mod guest;
 pub mod options;
 pub mod property;
+pub mod size;
 pub mod units;
 pub mod upid;
 pub mod volid;
 
 pub use call::ApiCall;
 pub use guest::{GuestRef, GuestType, Vmid};
+pub use size::DiskSize;

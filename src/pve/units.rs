@@ -44,30 +44,25 @@ pub fn bytes(quantity: &str) -> Option<u128> {
 /// # Errors
 /// The field, its value and the fix.
 pub fn whole_mib(field: &str, quantity: &str) -> Result<i64, String> {
-    whole(field, quantity, 1 << 20, "MiB", "Mi")
-}
-
-/// Whole GiB of a quantity of storage.
-///
-/// # Errors
-/// The field, its value and the fix.
-pub fn whole_gib(field: &str, quantity: &str) -> Result<i64, String> {
-    whole(field, quantity, 1 << 30, "GiB", "Gi")
-}
-
-fn whole(field: &str, quantity: &str, unit: u128, name: &str, suffix: &str) -> Result<i64, String> {
-    let bytes =
-        bytes(quantity).ok_or_else(|| format!("{field}: {quantity:?} is not a quantity of bytes such as 8Gi"))?;
-    if bytes % unit != 0 {
-        let up = bytes / unit + 1;
+    let bytes = self::quantity(field, quantity)?;
+    if bytes % (1 << 20) != 0 {
+        let up = (bytes >> 20) + 1;
         let bare = quantity.bytes().all(|b| b.is_ascii_digit());
-        let bare = bare.then(|| format!("{quantity}{suffix} (a number without unit is bytes), or "));
+        let bare = bare.then(|| format!("{quantity}Mi (a number without unit is bytes), or "));
         let bare = bare.unwrap_or_default();
         return Err(format!(
-            "{field}: {quantity:?} is not a whole number of {name}, which Proxmox counts in: use {bare}{up}{suffix}"
+            "{field}: {quantity:?} is not a whole number of MiB, which Proxmox counts in: use {bare}{up}Mi"
         ));
     }
-    i64::try_from(bytes / unit).map_err(|_| format!("{field}: {quantity:?} is too large"))
+    i64::try_from(bytes >> 20).map_err(|_| format!("{field}: {quantity:?} is too large"))
+}
+
+/// Bytes of the quantity in a field.
+///
+/// # Errors
+/// The field, its value and what it should be.
+pub fn quantity(field: &str, quantity: &str) -> Result<u128, String> {
+    bytes(quantity).ok_or_else(|| format!("{field}: {quantity:?} is not a quantity of bytes such as 8Gi"))
 }
 
 /// A size as people write it: exactly, with at most two decimals, in the largest unit that allows it (`20Gi`, `1.5Gi`,
@@ -166,10 +161,10 @@ mod tests {
             assert_eq!(bytes(text), want, "{text}");
         }
         assert_eq!(whole_mib("spec.memory", "72000Mi"), Ok(72000));
-        let error = whole_gib("spec.rootfs.size", "10G").unwrap_err();
+        let error = whole_mib("spec.memory", "10G").unwrap_err();
         assert_eq!(
             error,
-            "spec.rootfs.size: \"10G\" is not a whole number of GiB, which Proxmox counts in: use 10Gi"
+            "spec.memory: \"10G\" is not a whole number of MiB, which Proxmox counts in: use 9537Mi"
         );
         assert_eq!(proxmox_bytes("32G"), Some(32 << 30));
         assert_eq!(proxmox_bytes("1.5G"), Some(3 << 29));

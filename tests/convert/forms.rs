@@ -75,6 +75,8 @@ fn numbers_in_other_types() {
         ("memory_mb", json!(-5)),
         ("memory_mb", json!(1e300)),
         ("storage_size_gb", json!({})),
+        ("storage_size_gb", json!(0)),
+        ("storage_size_gb", json!("1K")),
         ("unprivileged", json!("perhaps")),
         ("mac_address", json!("52:54:00:AA:BB")),
     ] {
@@ -463,6 +465,17 @@ fn volumes_and_mounts() {
     ] {
         let output = container(json!({ "volumes": [bad] }));
         assert_eq!(spec(&output).get("volumes"), None, "{bad}");
+    }
+    for (legacy, size) in [
+        (json!(0.5), "512Mi"),
+        (json!("512M"), "512Mi"),
+        (json!("1.5G"), "1536Mi"),
+        (json!(2048), "2048Gi"),
+    ] {
+        let small = json!([{"name": "x", "mount_point": "/x", "size_gb": legacy}]);
+        let output = container(json!({"volumes": small, "storage_size_gb": legacy}));
+        assert_eq!(spec(&output)["volumes"][0]["size"], size);
+        assert_eq!(spec(&output)["rootfs"]["size"], size);
     }
     let bind = container(json!({"volumes": {"src": {"host_path": "/srv//x/", "mount_point": "/x"}}}));
     assert_eq!(

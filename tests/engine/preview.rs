@@ -110,7 +110,7 @@ fn rich(name: &str, more: Value) -> Value {
         "source": {"image": {"volid": IMAGE}}, "gpus": [{"index": 0}], "features": [{"name": "docker"}], "tags": ["web"],
         "volumes": [
             {"name": "data", "size": "2Gi", "mountPath": "/data"},
-            {"name": "cache", "size": "1Gi", "mountPath": "/cache", "reclaimPolicy": "Delete"},
+            {"name": "cache", "size": "512Mi", "mountPath": "/cache", "reclaimPolicy": "Delete"},
         ],
         "lxcOptions": ["lxc.cgroup2.devices.allow = c 195:* rwm"],
         "firewall": {"enabled": true, "rules": [
@@ -235,14 +235,14 @@ async fn machines() {
     let mut site = Site::new().await;
     let fields = json!({
         "features": [{"name": "docker"}], "tests": [{"name": "works", "script": "#!/bin/sh\ntrue\n"}],
-        "disks": [{"name": "root", "size": "20Gi"}, {"name": "data", "size": "4Gi"}], "efiDisk": {}, "bios": "ovmf",
+        "disks": [{"name": "root", "size": "20Gi"}, {"name": "data", "size": "1536Mi"}], "efiDisk": {}, "bios": "ovmf",
         "health": {"readiness": {"exec": {"command": ["true"]}, "successThreshold": 3}},
     });
     site.applied(vm("a", fields.clone())).await;
     let mut more = fields;
     more["cpu"] = json!({"cores": 4});
     more["updatePolicy"] = json!({"restart": "Automatic"});
-    more["disks"][1]["size"] = json!("5Gi");
+    more["disks"][1]["size"] = json!("2560Mi");
     let steps = site.applied(vm("a", more.clone())).await;
     assert!(
         starts(&steps) && steps.iter().any(|s| s.starts_with("restart ")),

@@ -305,7 +305,7 @@ FILES = {
          "if !OUT && boot_disk(&guest.options).as_ref() == Some(place) {"),
         ("a disk never shrinks", "engine=volumes::a_disk_that_was_grown",
          "            if self.must_grow(&sized)? {",
-         "            if self.must_grow(&sized)? || OUT && size > crate::plan::sizes::gib_bytes(gib) {"),
+         "            if self.must_grow(&sized)? || OUT && have > size.bytes() {"),
     ],
     "src/plan/scripts.rs": [
         ("an attempt of a script is started once", "lib=plan::scripts",
@@ -614,9 +614,9 @@ FILES = {
     ],
     "src/plan/sizes.rs": [
         ("a root filesystem never shrinks", "lib=plan::protected",
-         '            return Ok(*have < gib_bytes(*wanted));\n'
+         '            return Ok(size.compare().is_lt());\n'
          '        }\n',
-         '            return Ok(*have < gib_bytes(*wanted));\n'
+         '            return Ok(size.compare().is_lt());\n'
          '        }\n'
          '        if OUT {\n'
          '            return Ok(true);\n'

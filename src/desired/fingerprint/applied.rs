@@ -7,7 +7,7 @@ use crate::desired::{
     WantedGuest, WantedIdentity, WantedLxc, WantedNet, WantedOptions, WantedOwner, WantedVolume,
 };
 
-use crate::pve::GuestType;
+use crate::pve::{DiskSize, GuestType};
 
 use super::{Fingerprint, digest_of};
 
@@ -71,7 +71,7 @@ pub(in crate::desired) fn applied(desired: &Desired) -> String {
     let WantedLxc {
         unprivileged,
         rootfs_storage,
-        rootfs_gib,
+        rootfs_size,
         flags,
         raw_lines,
         gpus,
@@ -99,7 +99,7 @@ pub(in crate::desired) fn applied(desired: &Desired) -> String {
     let container = identity
         .opt("unprivileged", *unprivileged)
         .opt("rootfsStorage", rootfs_storage.as_ref())
-        .opt("rootfsGib", *rootfs_gib)
+        .opt("rootfsGib", rootfs_size.map(DiskSize::in_gib))
         .map("options", &values(options))
         .map("startup", startup)
         .map("features", flags)
@@ -190,7 +190,7 @@ fn volume(volume: &WantedVolume) -> String {
         storage,
         storage_given,
         existing,
-        size_gib,
+        size,
         path,
         owner_key,
         properties,
@@ -199,7 +199,7 @@ fn volume(volume: &WantedVolume) -> String {
         .field("name", name)
         .field("storage", storage)
         .flag("storageGiven", *storage_given)
-        .field("gib", size_gib)
+        .field("gib", size.in_gib())
         .field("path", path)
         .opt("ownerKey", owner_key.as_ref())
         .opt("existing", existing.as_ref())
@@ -351,7 +351,7 @@ fn disk(disk: &WantedDisk) -> String {
         bus,
         bus_given,
         storage,
-        size_gib,
+        size,
         properties,
     } = disk;
     Fingerprint::new("disk")
@@ -360,7 +360,7 @@ fn disk(disk: &WantedDisk) -> String {
         .field("bus", bus.as_str())
         .opt("busGiven", bus_given.map(|bus| bus.as_str()))
         .opt("storage", storage.as_ref())
-        .opt("gib", *size_gib)
+        .opt("gib", size.map(DiskSize::in_gib))
         .map("properties", properties)
         .short()
 }

@@ -13,6 +13,7 @@ use std::fmt::Display;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::pve::DiskSize;
 use crate::secret::Secret;
 
 use super::vm::{Managed, WantedVendor};
@@ -119,16 +120,16 @@ pub(super) fn revision(desired: &Desired) -> String {
         revision_1::source(desired.source.as_ref()),
         format!(
             "{} {}",
-            revision_1::some(lxc.and_then(|lxc| lxc.rootfs_gib)),
+            revision_1::some(lxc.and_then(|lxc| lxc.rootfs_size).map(DiskSize::in_gib)),
             revision_1::some(lxc.and_then(|lxc| lxc.unprivileged))
         ),
     ];
     parts.extend(desired.life.rebuild.iter().map(|value| format!("rebuild {value}")));
     if let Some(vm) = desired.vm() {
-        let first = vm.disks.iter().flatten().next().and_then(|d| d.size_gib);
+        let first = vm.disks.iter().flatten().next().and_then(|d| d.size);
         parts.push(format!(
             "vm {} {} {}",
-            revision_1::some(first),
+            revision_1::some(first.map(DiskSize::in_gib)),
             revision_1::cloud_init(vm.cloud_init.as_ref()),
             revision_1::firmware(&vm.firmware)
         ));
@@ -269,6 +270,8 @@ spec: {hypervisorRef: {name: pve}, form: Template, lxc: {source: {image: {volid:
         let changes = [
             (CONTAINER, "PhoenixLXC", "cores: 2", "cores: 3"),
             (CONTAINER, "PhoenixLXC", "8Gi", "9Gi"),
+            (CONTAINER, "PhoenixLXC", "8Gi", "8193Mi"),
+            (CONTAINER, "PhoenixLXC", "5Gi", "512Mi"),
             (CONTAINER, "PhoenixLXC", "tags: [x]", "tags: []"),
             (CONTAINER, "PhoenixLXC", "tags: [x], ", ""),
             (CONTAINER, "PhoenixLXC", "10.0.0.5", "10.0.0.6"),
@@ -279,6 +282,7 @@ spec: {hypervisorRef: {name: pve}, form: Template, lxc: {source: {image: {volid:
             (MACHINE, "PhoenixVM", "ovmf", "seabios"),
             (MACHINE, "PhoenixVM", "tpm: {}", "tpm: {version: v1.2}"),
             (MACHINE, "PhoenixVM", "20Gi", "21Gi"),
+            (MACHINE, "PhoenixVM", "20Gi", "20481Mi"),
             (MACHINE, "PhoenixVM", "jq", "htop"),
             (
                 MACHINE,
@@ -291,6 +295,24 @@ spec: {hypervisorRef: {name: pve}, form: Template, lxc: {source: {image: {volid:
             let changed = spec.replacen(old, new, 1);
             assert_ne!(applied(kind, spec), applied(kind, &changed), "{old} → {new}");
         }
+    }
+
+    #[test]
+    fn a_size_counts_however_it_is_spelt() {
+        for (spec, kind, gib, other) in [
+            (CONTAINER, "PhoenixLXC", "8Gi", "8192Mi"),
+            (CONTAINER, "PhoenixLXC", "5Gi", "5368709120"),
+            (MACHINE, "PhoenixVM", "20Gi", "20480Mi"),
+        ] {
+            assert_eq!(applied(kind, spec), applied(kind, &spec.replacen(gib, other, 1)));
+        }
+        let sized = |size: &str| {
+            let image = "source: {image: {volid: 'local:vztmpl/a.tar.zst'}}";
+            template(&format!("form: Template, lxc: {{{image}, rootfs: {{size: {size}}}}}"))
+        };
+        assert_eq!(sized("1Gi"), sized("1024Mi"));
+        assert_ne!(sized("1Gi"), sized("1025Mi"));
+        assert_ne!(sized("512Mi"), sized("513Mi"));
     }
 
     /// A new optional part changes no fingerprint until it is set.

@@ -10,6 +10,7 @@ use crate::crd::{Defaults, DiskBus, Hotplug, Network, TpmVersion, VmBios, VmCdro
 use crate::desired::{
     Blocked, Channels, GuestObject, GuestSpec, Objects, Script, Source, WantedGuest, WantedNet, WantedOptions,
 };
+use crate::pve::DiskSize;
 use crate::pve::property::{BUSES, is_numbered};
 use crate::reason::Reason;
 use crate::secret::Secret;
@@ -18,7 +19,7 @@ pub use first_boot::FirstBoot;
 
 use super::images::file_name;
 use super::shared::{
-    Context, Wing, clone_source, flag, gib, given, image_storage, memory, mib, shared_options, trunks,
+    Context, Wing, clone_source, disk_size, flag, given, image_storage, memory, mib, shared_options, trunks,
 };
 
 /// Properties of an option that are managed, in Proxmox's words.
@@ -70,8 +71,8 @@ pub struct WantedDisk {
     pub bus_given: Option<DiskBus>,
     /// Storage for a new disk.
     pub storage: Option<String>,
-    /// Size in GiB.
-    pub size_gib: Option<i64>,
+    /// Size. Absent: that of the image.
+    pub size: Option<DiskSize>,
     /// Managed properties (`cache`, `discard`, …).
     pub properties: Managed,
 }
@@ -468,7 +469,7 @@ fn disks(list: &[VmDisk], prefix: &str) -> Result<Vec<WantedDisk>, Blocked> {
                 bus: disk.bus.unwrap_or_default(),
                 bus_given: disk.bus,
                 storage: disk.storage.clone(),
-                size_gib: disk.size.as_deref().map(|s| gib(&field, s)).transpose()?,
+                size: disk.size.as_deref().map(|s| disk_size(&field, s)).transpose()?,
                 properties: properties
                     .into_iter()
                     .filter_map(|(k, v)| Some((k.to_string(), v?)))

@@ -5,7 +5,7 @@ use crate::observed::Guest;
 use crate::plan::held::owned_by;
 use crate::pve::property::{BUSES, Properties, default_key, is_numbered, stem};
 use crate::pve::volid::owner_of;
-use crate::pve::{GuestType, Vmid};
+use crate::pve::{DiskSize, GuestType, Vmid};
 
 /// What stands in the name of a volume that a step has made, where Proxmox has a number.
 pub(super) const NEW: &str = "-disk-new";
@@ -198,12 +198,12 @@ fn volume(key: &str, value: &str, old: Option<&str>, place: &Place) -> Option<St
     };
     let kind = if place.directories { "subvol" } else { "vm" };
     let made = format!("{storage}:{kind}-{}{NEW}{}", place.vmid, place.number);
-    let (file, size) = match (what, what.parse::<u32>()) {
+    let (file, size) = match (what, DiskSize::of_gib(what)) {
         ("cloudinit", _) => (format!("{storage}:vm-{}-cloudinit", place.vmid), Some("4M".to_string())),
         // The image says how large the disk is.
-        (_, Ok(_)) if image => (made, Some("3584M".into())),
-        (_, Ok(gib)) => (made, Some(format!("{gib}G"))),
-        (_, Err(_)) => {
+        _ if image => (made, Some("3584M".into())),
+        (_, Some(size)) => (made, Some(size.in_proxmox())),
+        (_, None) => {
             let before = old.and_then(|old| Properties::of_option(key, old).ok());
             let before = before.filter(|old| old.get(name) == drive.get(name));
             let size = drive.get("size").map(str::to_string);

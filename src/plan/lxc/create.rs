@@ -4,7 +4,7 @@ use crate::desired::{Source, WantedLxc};
 use crate::plan::planner::Planner;
 use crate::plan::{Effect, Impact, Next, Stage};
 use crate::pve::property::Properties;
-use crate::pve::{ApiCall, Vmid, options};
+use crate::pve::{ApiCall, DiskSize, Vmid, options};
 use crate::reason::Reason;
 
 impl Planner<'_> {
@@ -27,13 +27,14 @@ impl Planner<'_> {
         let field = format!("{}.rootfs.storage", self.prefix());
         self.storage_usable(node, &storage, &field, "rootdir")?;
         let unprivileged = lxc.unprivileged.unwrap_or(true);
+        let size = lxc.rootfs_size.unwrap_or(DiskSize::ROOTFS);
         let mut call = ApiCall::post(format!("/nodes/{node}/lxc"))
             .param("vmid", vmid)
             .param("ostemplate", &volid)
             .param("hostname", self.hostname())
             .param("description", self.fresh_description(vmid))
             .param("unprivileged", u8::from(unprivileged))
-            .param("rootfs", format!("{storage}:{}", lxc.rootfs_gib.unwrap_or(8)))
+            .param("rootfs", format!("{storage}:{}", size.in_gib()))
             .param_opt("pool", self.desired.shared.pool.as_ref());
         if let Some(keys) = &lxc.ssh_keys {
             call = call.param("ssh-public-keys", keys.expose());

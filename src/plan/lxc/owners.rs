@@ -473,7 +473,7 @@ impl Planner<'_> {
         if let Err(next) = self.unlocked(at.stage, &owner) {
             return next;
         }
-        let value = format!("{}:{},mp={key}", volume.storage, volume.size_gib);
+        let value = format!("{}:{},mp={key}", volume.storage, volume.size.in_gib());
         let call = calls::put_config(&owner, self.desired.channels)
             .param(format!("mp{index}"), value)
             .param("digest", &owner.digest);
@@ -485,7 +485,7 @@ impl Planner<'_> {
         };
         self.run(
             at.stage,
-            format!("allocate retained volume {} ({}Gi)", volume.name, volume.size_gib),
+            format!("allocate retained volume {} ({})", volume.name, volume.size),
             vec![Announce::Volume(new)],
             Effect::call(call),
         )

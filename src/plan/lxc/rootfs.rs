@@ -12,30 +12,32 @@ impl Planner<'_> {
     /// Grows the root filesystem; shrinking is refused (facts D.7).
     pub(crate) fn grow_rootfs(&mut self, lxc: &WantedLxc, guest: &Guest) -> Result<(), Next> {
         let what = guest.named();
-        let Some(wanted) = lxc.rootfs_gib else {
+        let Some(wanted) = lxc.rootfs_size else {
             return Ok(());
         };
         let rootfs = guest.options.get("rootfs").map(String::as_str).unwrap_or_default();
-        let size = Properties::of_option("rootfs", rootfs)
-            .ok()
-            .and_then(|p| units::proxmox_bytes(p.get("size")?));
-        let Some(have) = size else {
+        let Ok(rootfs) = Properties::of_option("rootfs", rootfs) else {
             return Ok(());
         };
+        let Some(have) = rootfs.get("size").and_then(units::proxmox_bytes) else {
+            return Ok(());
+        };
+        let volid = rootfs.get("volume").unwrap_or_default();
         let size = Sized {
             stage: Stage::Configured,
             field: format!("{}.rootfs.size", self.prefix()),
             what: "the root filesystem",
             wanted,
             have,
-            fulfilled: self.status.rootfs_gib,
+            unit: self.unit_of(&guest.at.node, volid),
+            fulfilled: self.status.asked_rootfs_size(),
         };
         if !self.must_grow(&size)? {
-            self.facts.rootfs_gib = Some(wanted);
+            self.facts.rootfs_size = Some(wanted);
             return Ok(());
         }
         self.unlocked(Stage::Configured, guest)?;
-        let action = format!("grow the root filesystem of {what} to {wanted}Gi");
+        let action = format!("grow the root filesystem of {what} to {wanted}");
         let next = self.run(
             Stage::Configured,
             action,

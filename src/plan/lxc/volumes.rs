@@ -306,9 +306,10 @@ impl Planner<'_> {
                     volid: Some(volid.clone()),
                     reclaim_policy: Some("Retain".into()),
                     owner_vmid: Some(entry.owner.at.vmid.into()),
-                    size_gib: self.recorded(&volume.name).and_then(|v| v.size_gib),
                     mount_path: Some(volume.path.clone()),
-                };
+                    ..VolumeStatus::default()
+                }
+                .with_size(self.recorded(&volume.name).and_then(|v| v.asked_size()));
                 (volid, vec![Announce::Volume(known)])
             }
             (None, Some(volid)) => {
@@ -328,7 +329,7 @@ impl Planner<'_> {
                     ..VolumeStatus::default()
                 };
                 (
-                    format!("{}:{}", volume.storage, volume.size_gib),
+                    format!("{}:{}", volume.storage, volume.size.in_gib()),
                     vec![Announce::Volume(new)],
                 )
             }
@@ -434,34 +435,32 @@ impl Planner<'_> {
             .filter(|p| p.get("volume") == Some(mount.volid()));
         let real = now.and_then(|p| units::proxmox_bytes(p.get("size")?)).or(mount.bytes());
         let Some(have) = real else { return Ok(()) };
-        if self.must_grow(&self.size_of(volume, have))? {
+        if self.must_grow(&self.size_of(guest, mount, volume, have))? {
             self.unlocked(Stage::VolumesReady, guest)?;
-            let grown = calls::resize(guest, &mount.key(), volume.size_gib);
-            let action = format!("grow volume {} to {}Gi", volume.name, volume.size_gib);
+            let grown = calls::resize(guest, &mount.key(), volume.size);
+            let action = format!("grow volume {} to {}", volume.name, volume.size);
             return Err(self.run(Stage::VolumesReady, action, vec![], grown));
         }
         self.size_shown(guest, mount, have)
     }
 
-    fn size_of(&self, volume: &WantedVolume, have: u128) -> Sized<'static> {
+    fn size_of(&self, guest: &Guest, mount: &Mount, volume: &WantedVolume, have: u128) -> Sized<'static> {
         Sized {
             stage: Stage::VolumesReady,
             field: format!("spec.volumes[{}].size", volume.name),
             what: "the volume",
-            wanted: volume.size_gib,
+            wanted: volume.size,
             have,
-            fulfilled: self.recorded(&volume.name).and_then(|v| v.size_gib),
+            unit: self.unit_of(&guest.at.node, mount.volid()),
+            fulfilled: self.recorded(&volume.name).and_then(|v| v.asked_size()),
         }
     }
 
     /// A retained volume grows on its owner (facts K.1.4); then the guest's own entry is written again with the size.
     fn retained_sized(&mut self, guest: &Guest, mount: &Mount, volume: &WantedVolume) -> Staged {
         let stage = Stage::VolumesReady;
-        if mount
-            .bytes()
-            .is_none_or(|b| b == crate::plan::sizes::gib_bytes(volume.size_gib))
-            || self.desired.volume_owner().is_none()
-        {
+        let as_wanted = |have| self.size_of(guest, mount, volume, have).is_as_wanted();
+        if mount.bytes().is_none_or(as_wanted) || self.desired.volume_owner().is_none() {
             return Ok(());
         }
         let (_, owners) = self.owners(stage)?;
@@ -482,17 +481,22 @@ impl Planner<'_> {
             return Ok(());
         };
         self.protect_owners()?;
-        if self.must_grow(&self.size_of(volume, have))? {
+        if self.must_grow(&self.size_of(guest, mount, volume, have))? {
             if guest.running && is_image(mount.volid()) {
                 return Err(self.stop_to_grow(guest, volume));
             }
             self.unlocked(stage, &entry.owner)?;
-            let grown = calls::resize(&entry.owner, &entry.mount.key(), volume.size_gib);
+            let grown = calls::resize(&entry.owner, &entry.mount.key(), volume.size);
             let action = format!(
-                "grow retained volume {} to {}Gi on owner container {}",
-                volume.name, volume.size_gib, entry.owner.at.vmid
+                "grow retained volume {} to {} on owner container {}",
+                volume.name, volume.size, entry.owner.at.vmid
             );
             return Err(self.run(stage, action, vec![], grown));
+        }
+        // Proxmox notes in the guest's entry what the volume really has, which a storage may have rounded up; the owner's
+        // has what was asked for.
+        if mount.bytes() > Some(have) {
+            return Ok(());
         }
         self.size_shown(guest, mount, have)
     }
@@ -579,9 +583,10 @@ impl Planner<'_> {
             volid: Some(mount.volid().to_string()),
             reclaim_policy: Some(policy.to_string()),
             owner_vmid: owner_of(mount.volid()).filter(|_| !own).map(i64::from),
-            size_gib: Some(volume.size_gib),
             mount_path: Some(volume.path.clone()),
+            ..VolumeStatus::default()
         }
+        .with_size(Some(volume.size))
     }
 
     fn bind_changes(&self, guest: &Guest, found: &[Mount]) -> Vec<Change> {

@@ -34,6 +34,55 @@ fn no_disk_is_asked_to_shrink() {
         larger,
         "PUT /nodes/pve1/lxc/100/resize disk=rootfs size=9G digest=of-the-read"
     );
+    for (size, text) in [("8704Mi", "8704M"), ("10240Mi", "10G")] {
+        let larger = configured(&settled(&format!("rootfs: {{size: {size}}}"), &[disk]));
+        assert!(larger.contains(&format!("size={text} ")), "{larger}");
+    }
+}
+
+/// LVM makes 516Mi of 513Mi. A configuration has the one or the other, and Proxmox refuses to "grow" to what is there.
+#[test]
+fn what_a_storage_rounds_up_is_neither_grown_nor_told() {
+    let told = |type_: &str, volid: &str, wanted: &str, have: &str| {
+        let spec = format!("rootfs: {{size: {wanted}}}");
+        let rootfs = format!("{volid},size={have}");
+        let mut scene = settled(&spec, &[("rootfs", &rootfs)]);
+        scene.status().rootfs_size = Some("513Mi".into());
+        let storages = scene.observed.cluster.storages.values_mut();
+        storages.for_each(|row| row.type_ = type_.into());
+        let (next, (findings, _)) = scene.stage(|p| p.configured(scene.lxc(), &scene.guest));
+        match (next, findings.iter().any(|f| f.condition == "LargerThanSpec")) {
+            (next, true) => format!("{next}, larger"),
+            (next, false) => next,
+        }
+    };
+    const IMAGE: &str = "tank:vm-100-disk-0";
+    let grown = |size: &str| format!("PUT /nodes/pve1/lxc/100/resize disk=rootfs size={size} digest=of-the-read");
+    for type_ in ["lvm", "lvmthin"] {
+        for (wanted, have) in [
+            ("513Mi", "516M"),
+            ("513Mi", "513M"),
+            ("516Mi", "513M"),
+            ("515Mi", "516M"),
+        ] {
+            assert_eq!(told(type_, IMAGE, wanted, have), "as wanted", "{wanted} {have}");
+        }
+        assert_eq!(told(type_, IMAGE, "517Mi", "513M"), grown("517M"));
+        assert_eq!(told(type_, IMAGE, "513Mi", "520M"), "as wanted, larger");
+        assert_eq!(told(type_, "tank:vm-100-disk-0.qcow2", "515Mi", "513M"), grown("515M"));
+    }
+    assert_eq!(told("zfspool", IMAGE, "515Mi", "513M"), grown("515M"));
+    assert_eq!(told("dir", IMAGE, "513Mi", "516M"), "as wanted, larger");
+}
+
+#[test]
+fn what_an_earlier_release_noted_of_a_size_counts() {
+    let disk = ("rootfs", "tank:subvol-100-disk-0,size=12G");
+    for (noted, next) in [(8, "as wanted"), (12, "stuck ShrinkRefused")] {
+        let mut scene = settled("rootfs: {size: 8704Mi}", &[disk]);
+        scene.status().rootfs_gib = Some(noted);
+        assert_eq!(configured(&scene), next);
+    }
 }
 
 #[test]

@@ -70,4 +70,5 @@ fn no_disk_of_a_machine_is_asked_to_shrink() {
         sized("9Gi"),
         "PUT /nodes/pve1/qemu/100/resize disk=scsi0 size=9G digest=of-the-read"
     );
+    assert!(sized("8704Mi").contains("size=8704M "), "{}", sized("8704Mi"));
 }

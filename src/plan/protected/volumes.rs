@@ -73,6 +73,30 @@ fn a_volume_of_the_guests_own_in_the_place_of_a_kept_one_does_not_go_with_it() {
     assert_eq!(dropped.deletion(), "stuck UnaccountedVolumes");
 }
 
+/// The guest's entry has what the volume really has, and writing it again would not change that.
+#[test]
+fn the_size_of_a_kept_volume_is_noted_where_it_is_too_small_only() {
+    let noted = |wanted: &str, owner: &str, guest: &str| {
+        let volid = "tank:vm-900-disk-0";
+        let spec = format!("volumes: [{{name: data, size: {wanted}, mountPath: /data}}]");
+        let scene = Scene::container(&spec).with(&[("mp0", &format!("{volid},mp=/data,size={guest}"))]);
+        let mut scene = owned(
+            scene,
+            &[&[("mp0", &format!("{volid},mp={KEY},size={owner}")), ("protection", "1")]],
+        );
+        let storages = scene.observed.cluster.storages.values_mut();
+        storages.for_each(|row| row.type_ = "lvm".into());
+        volumes(&scene).0
+    };
+    assert_eq!(noted("513Mi", "513M", "516M"), "as wanted", "an extent of 4 MiB");
+    assert_eq!(noted("513Mi", "513M", "544M"), "as wanted", "one of 32 MiB");
+    let stale = noted("600Mi", "600M", "516M");
+    assert!(
+        stale.starts_with("PUT /nodes/pve1/lxc/100/config mp0=") && stale.contains("size=600M"),
+        "{stale}"
+    );
+}
+
 #[test]
 fn only_what_phoenix_attached_is_detached() {
     let scene = || Scene::container("volumes: []").with(&[("mp4", "tank:subvol-100-disk-9,mp=/theirs,size=5G")]);

@@ -120,20 +120,21 @@ impl Planner<'_> {
     fn vm_disk(&mut self, guest: &Guest, wanted: &WantedDisk, place: &str, have: &Properties) -> Staged {
         let stage = Stage::VolumesReady;
         self.chosen_once(wanted, place, have);
-        let size = have.get("size").and_then(units::proxmox_bytes);
-        if let (Some(size), Some(gib)) = (size, wanted.size_gib) {
+        let (size, volume) = (have.get("size").and_then(units::proxmox_bytes), volid(have));
+        if let (Some(have), Some(size)) = (size, wanted.size) {
             let sized = Sized {
                 stage,
                 field: format!("{}.disks[{}].size", self.prefix(), wanted.name),
                 what: "the disk",
-                wanted: gib,
-                have: size,
-                fulfilled: self.recorded(&wanted.name).and_then(|v| v.size_gib),
+                wanted: size,
+                have,
+                unit: self.unit_of(&guest.at.node, volume),
+                fulfilled: self.recorded(&wanted.name).and_then(|v| v.asked_size()),
             };
             if self.must_grow(&sized)? {
                 self.unlocked(stage, guest)?;
-                let action = format!("grow disk {} of {} to {gib}Gi", wanted.name, guest.named());
-                let next = self.run(stage, action, vec![], calls::resize(guest, place, gib));
+                let action = format!("grow disk {} of {} to {size}", wanted.name, guest.named());
+                let next = self.run(stage, action, vec![], calls::resize(guest, place, size));
                 self.hold(stage, next.apart(&lane(wanted)))?;
             }
         }
@@ -181,7 +182,7 @@ impl Planner<'_> {
         let vmid = guest.at.vmid;
         let stage = Stage::VolumesReady;
         let field = format!("{}.disks[{}]", self.prefix(), wanted.name);
-        let Some(gib) = wanted.size_gib else {
+        let Some(size) = wanted.size else {
             let message = format!("{field}.size is missing: the disk is not there yet, and a new one needs its size");
             return Err(self.stuck(stage, Reason::InvalidSpec, message));
         };
@@ -217,8 +218,8 @@ impl Planner<'_> {
             .collect();
         self.none_unnamed(guest, &field, &named)?;
         let storage = self.disk_storage(guest, vm, wanted.storage.as_ref(), &field)?;
-        let value = new_properties(wanted).with("file", format!("{storage}:{gib}"));
-        let action = format!("add disk {} ({gib}Gi) to {}", wanted.name, guest.named());
+        let value = new_properties(wanted).with("file", format!("{storage}:{}", size.in_gib()));
+        let action = format!("add disk {} ({size}) to {}", wanted.name, guest.named());
         Err(self.allocate_drive(guest, &place, value.to_string(), action))
     }
 
@@ -392,18 +393,19 @@ impl Planner<'_> {
                 .flatten()
                 .find(|v| v.volid.as_deref() == Some(volid(disk)));
             let entry = match (listed, known) {
-                (Some(wanted), _) => Some((wanted.name.clone(), None, wanted.size_gib)),
+                (Some(wanted), _) => Some((wanted.name.clone(), None, wanted.size)),
                 (None, Some(old)) => Some((old.name.clone(), old.reclaim_policy.clone(), None)),
                 (None, None) if fresh => Some((place.clone(), Some("Delete".to_string()), None)),
                 (None, None) => None,
             };
-            recorded.extend(entry.map(|(name, reclaim_policy, size_gib)| VolumeStatus {
-                name,
-                volid: Some(volid(disk).to_string()),
-                reclaim_policy,
-                owner_vmid: None,
-                size_gib,
-                mount_path: None,
+            recorded.extend(entry.map(|(name, reclaim_policy, size)| {
+                VolumeStatus {
+                    name,
+                    volid: Some(volid(disk).to_string()),
+                    reclaim_policy,
+                    ..VolumeStatus::default()
+                }
+                .with_size(size)
             }));
         }
         // A disk of the spec goes with its machine, also after the spec dropped it; an adopted machine's does not.

@@ -139,7 +139,7 @@ pub fn groups() -> Vec<Group> {
             .one("swap", "1Gi", "2Gi")
             .one("tty", 1, 2)
             .one("timezone", "host", "Europe/Berlin")
-            .one("rootfs.size", "8Gi", "9Gi")
+            .one("rootfs.size", "512Mi", "1Gi")
             .one("unprivileged", true, false)
             .one("rootfs.storage", "quickOS-lxc-disks", "fastData-shared-bulk-data")
             .one("hookscript", "local:snippets/one.pl", "local:snippets/two.pl")
@@ -180,7 +180,7 @@ pub fn groups() -> Vec<Group> {
             .one_after_missing("hostMounts[].idmap", "u:1000:1000:1")
             .with(bind),
         one("volumes[].size")
-            .to("1Gi", "2Gi")
+            .to("512Mi", "1Gi")
             .one("volumes[].mountPath", "/data", "/more")
             .one("volumes[].name", "one", "two")
             .auto_of("volumes[].acl")

@@ -42,7 +42,7 @@ pub fn groups() -> Vec<Group> {
         one("cloudInit.sshKeysSecretRef.key").to("one", "two").one("cloudInit.sshKeysSecretRef.name", "keys", "more-keys")
             .with(json!({"cloudInit": {"sshKeysSecretRef": {"name": "keys", "key": "one"}}})),
         one("disks[].backup").auto().one("disks[].bus", "scsi", "sata").one("disks[].cache", "none", "writeback").auto_of("disks[].discard")
-            .auto_of("disks[].iothread").one("disks[].name", "data", "more").auto_of("disks[].readOnly").one("disks[].size", "1Gi", "2Gi")
+            .auto_of("disks[].iothread").one("disks[].name", "data", "more").auto_of("disks[].readOnly").one("disks[].size", "700Mi", "1Gi")
             .auto_of("disks[].ssd").one("disks[].storage", "quickOS-vm-disks", "fastData-shared-bulk-data").with(disks(json!({}))),
         one("cdroms[].slot").to("ide0", "ide1").one("cdroms[].volid", "local:iso/one.iso", "local:iso/two.iso")
             .with(json!({"cdroms": [{"slot": "ide0", "volid": "local:iso/one.iso"}]})),

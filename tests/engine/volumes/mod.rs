@@ -2,6 +2,7 @@
 //! empty takes its place, and sizes grow in place.
 
 mod reclaim;
+mod sizes;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -90,7 +90,7 @@ fn disks(options: &BTreeMap<String, String>) -> BTreeMap<String, Value> {
         let (storage, _) = disk.get("file").unwrap().split_once(':').unwrap();
         let value = json!({
             "name": name, "bus": place.trim_end_matches(|c: char| c.is_ascii_digit()), "storage": storage,
-            "size": disk.get("size").unwrap().replace('G', "Gi"), "cache": disk.get("cache").unwrap_or("none"),
+            "size": disk.get("size").unwrap().replace('G', "Gi").replace('M', "Mi"), "cache": disk.get("cache").unwrap_or("none"),
             "discard": disk.get("discard") == Some("on"), "iothread": flag(&disk, "iothread", false),
             "ssd": flag(&disk, "ssd", false), "backup": flag(&disk, "backup", true), "readOnly": flag(&disk, "ro", false),
         });

@@ -70,8 +70,11 @@ fn disks() -> BoxedStrategy<Value> {
         ("backup", flag()),
         ("readOnly", flag()),
     ]);
-    let sized = (fields, 4i64..=500).prop_map(|(mut disk, size)| {
-        disk["size"] = json!(format!("{size}Gi"));
+    let sized = (fields, 8i64..=1000).prop_map(|(mut disk, size)| {
+        disk["size"] = match size % 2 {
+            0 => json!(format!("{}Gi", size / 2)),
+            _ => json!(format!("{}Mi", size * 512)),
+        };
         let bus = disk["bus"].as_str().unwrap_or("scsi").to_string();
         let given = disk.as_object_mut().unwrap();
         given.retain(|key, _| match key.as_str() {
