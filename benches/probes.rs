@@ -6,6 +6,8 @@
 
 #[path = "../tests/common/engine.rs"]
 mod engine;
+#[path = "../tests/common/inprocess.rs"]
+mod inprocess;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,7 +112,7 @@ async fn work(world: &World, keys: &[Key], seconds: u64) {
 
 fn measure(probed: bool, seconds: u64) -> Cost {
     let (simulator, operator) = (runtime("simulator"), runtime("operator"));
-    let mut world = simulator.block_on(World::with_ssh(&[]));
+    let mut world = simulator.block_on(World::networked(&[]));
     let keys = simulator.block_on(provision(&world, probed));
     world.time_scale = 1.0;
     world.restart();

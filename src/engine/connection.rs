@@ -14,7 +14,7 @@ use crate::reason::{Cause, Reason};
 use crate::remote::{self, Command, Input, Node, Output, Running, Ssh, SshOptions, Terminal};
 
 use super::failure::of_ssh;
-use super::options::Outside;
+use super::outside::Outside;
 use super::privileges::Needs;
 use super::probes::Prober;
 use super::shares::Shares;

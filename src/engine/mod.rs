@@ -19,6 +19,7 @@ pub mod failure;
 mod look;
 pub mod observe;
 mod options;
+pub mod outside;
 pub mod poll;
 pub mod preview;
 mod privileges;
@@ -43,7 +44,8 @@ use crate::observed::{HealthState, Verified};
 use crate::pve::Vmid;
 use crate::reason::{Cause, Reason};
 
-pub use options::{Counters, EngineOptions, Outside, Point, Tripwire};
+pub use options::{Counters, EngineOptions, Point, Tripwire};
+pub use outside::Outside;
 use store::{Store, StoreError};
 
 /// Seconds after which a guest is looked at in full although nothing seems to have changed.

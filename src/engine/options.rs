@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::desired::Key;
 use crate::observed::{ProbeAnswer, ProbeKind};
-use crate::{proxmox, remote};
+
+use super::outside::Outside;
 
 /// Seconds in which a tool that applies a folder in any order, or brings Secrets from elsewhere, has done so.
 const GRACE: u64 = 300;
@@ -42,16 +43,6 @@ pub struct EngineOptions {
     pub outside: Option<Arc<dyn Outside>>,
     /// For tests only.
     pub tripwire: Option<Arc<dyn Tripwire>>,
-}
-
-/// The world outside of the engine, where a test has another one: a simulated cluster in process, on a clock of its own.
-pub trait Outside: Send + Sync {
-    /// Unix time in seconds.
-    fn now(&self) -> i64;
-    /// What carries requests to the API.
-    fn api(&self) -> proxmox::carrier::ByCarrier;
-    /// What runs commands on nodes.
-    fn ssh(&self) -> remote::ByCarrier;
 }
 
 /// What is counted besides status and events.

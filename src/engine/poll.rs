@@ -109,8 +109,8 @@ impl<S: Store> Engine<S> {
                 let full = connection.count_poll().is_multiple_of(FULL_EVERY) || lost;
                 let result = connection.look(full).await;
                 let proven = match &result {
-                    Ok(snapshot) if full => self.is_proven(&connection, &object, snapshot).await,
-                    _ => false,
+                    Ok(snapshot) => self.is_proven(&connection, &object, snapshot).await,
+                    Err(_) => false,
                 };
                 if let Ok(snapshot) = &result {
                     findings = self.findings(&connection, &object, snapshot, full).await;

@@ -335,6 +335,11 @@ impl Deletion<'_> {
             let message = format!("{what} is protected: set spec.protection: false, or set deletionPolicy: Retain");
             return self.stuck(Reason::Protected, message);
         }
+        if !self.observed.cluster.is_proven() {
+            // Once it is gone, nothing proves any more that this is the cluster that it was on.
+            let message = format!("{what} is destroyed when the certificate authority of its cluster is recorded");
+            return self.wait(Reason::HypervisorNotReady, message, 5);
+        }
         if let Some(next) = self.linked_clones(guest) {
             return next;
         }

@@ -32,7 +32,7 @@ pub use profile::{Profile, Secrets};
 pub use server::{Certificates, Running, Server};
 
 /// How to set up a look-alike.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct SimConfig {
     /// Initial inventory, used when there is no state file yet.
     pub profile: Profile,

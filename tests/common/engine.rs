@@ -4,15 +4,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
+use super::inprocess::{self, InProcess};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::jiff::Timestamp;
 use phoenix::crd::*;
 use phoenix::desired::memory::MemoryObjects;
 use phoenix::desired::{GuestObject, Key, Objects, Stamp};
+use phoenix::engine::poll::PollOutcome;
 use phoenix::engine::store::{Event, Store, StoreError};
-use phoenix::engine::{Engine, EngineOptions, Point, Tripwire};
+use phoenix::engine::{Engine, EngineOptions, Outside, Point, Tripwire};
 use phoenix::simulator::ssh::{SshConfig, SshServer};
 use phoenix::simulator::{Edit, Running, SimConfig, Simulator};
 use serde_json::{Value, json};
@@ -20,6 +23,8 @@ use serde_json::{Value, json};
 pub const CLUSTER: &str = "11111111-2222-4333-8444-555555555555";
 pub const IMAGE: &str = "fastData-shared-iso:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst";
 pub const CLOUD_IMAGE: &str = "local:import/noble-server-cloudimg-amd64.qcow2";
+/// A key, private and public, for those who look only whether there is one.
+static KEY: LazyLock<(String, String)> = LazyLock::new(|| SshServer::new_client_key().unwrap());
 /// Times faster than real, of the simulator and of the engine's waits.
 const SCALE: f64 = 5000.0;
 
@@ -249,10 +254,12 @@ impl Tripwire for Wire {
 
 /// How the nodes of a world are reached.
 pub enum Nodes {
-    /// By the API only.
+    /// By the API only, in process and on the runtime's clock.
     Api,
-    /// By the simulator's own SSH server too.
+    /// In process by SSH too.
     Simulated,
+    /// By HTTPS connections, and by SSH ones too if so, in real time.
+    Network(bool),
     /// By a real sshd, with a program that keeps real guests.
     Real(RealNode),
 }
@@ -273,7 +280,10 @@ pub struct RealNode {
 
 /// A cluster to work on.
 pub struct World {
-    pub running: Running,
+    sim: Simulator,
+    /// Its HTTPS server, where the world is reached by connections.
+    pub network: Option<Running>,
+    outside: Option<Arc<dyn Outside>>,
     pub store: Arc<TestStore>,
     pub wire: Arc<Wire>,
     engine: Engine<TestStore>,
@@ -294,11 +304,23 @@ impl World {
         Self::start(at, Nodes::Simulated).await
     }
 
+    /// As [`World::with_ssh`], by HTTPS and SSH connections and in real time.
+    pub async fn networked(at: &[usize]) -> World {
+        Self::start(at, Nodes::Network(true)).await
+    }
+
+    /// As [`World::networked`], by HTTPS alone.
+    pub async fn networked_without_ssh(at: &[usize]) -> World {
+        Self::start(at, Nodes::Network(false)).await
+    }
+
     /// A new cluster whose nodes are reached as told.
     pub async fn start(at: &[usize], nodes: Nodes) -> World {
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let in_process = matches!(nodes, Nodes::Api | Nodes::Simulated);
         let config = SimConfig {
             time_scale: SCALE,
+            runtime_clock: in_process.then_some(inprocess::BEGIN),
             guest_hook: match &nodes {
                 Nodes::Real(node) => Some(node.hook.clone()),
                 _ => None,
@@ -306,13 +328,34 @@ impl World {
             ..SimConfig::default()
         };
         let secrets = config.secrets.clone();
-        let running = Simulator::start(config).await.unwrap();
+        let network = match in_process {
+            true => None,
+            false => Some(Simulator::start(config.clone()).await.unwrap()),
+        };
+        let sim = match &network {
+            Some(running) => running.simulator.clone(),
+            None => Simulator::new(config).unwrap(),
+        };
+        if in_process {
+            let fingerprint = |byte: &str| Some(vec![byte; 32].join(":"));
+            sim.with(|state| (state.fingerprint, state.ca_fingerprint) = (fingerprint("01"), fingerprint("02")));
+        }
+        let outside = in_process.then(|| Arc::new(InProcess::new(&sim)) as Arc<dyn Outside>);
         let store = Arc::new(TestStore::default());
         let secret = |name: &str, data: Value| {
             let value = json!({"metadata": {"name": name, "namespace": "ai"}, "stringData": data});
             store.objects.insert_secret(serde_json::from_value(value).unwrap());
         };
-        secret("ca", json!({"ca.crt": running.certificates.ca_pem}));
+        let tls = match &network {
+            Some(running) => {
+                secret("ca", json!({"ca.crt": running.certificates.ca_pem}));
+                json!({"caSecretRef": {"name": "ca", "key": "ca.crt"}})
+            }
+            None => json!({"fingerprint": vec!["01"; 32].join(":")}),
+        };
+        let url = network
+            .as_ref()
+            .map_or("https://pve.test:8006", |r| r.server.base_url.as_str());
         secret(
             "token",
             json!({"tokenId": "phoenix@pve!operator", "secret": secrets.token}),
@@ -322,8 +365,8 @@ impl World {
             "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixHypervisor",
             "metadata": {"name": "pve", "namespace": "ai", "generation": 1},
             "spec": {
-                "endpoints": [running.server.base_url],
-                "tls": {"caSecretRef": {"name": "ca", "key": "ca.crt"}},
+                "endpoints": [url],
+                "tls": tls,
                 "credentials": {"tokenSecretRef": {"name": "token"}, "rootPasswordSecretRef": {"name": "root"}},
                 "vmidRange": {"start": 1000, "end": 1099},
                 "volumeOwners": {"idRange": {"start": 9900, "end": 9909}, "image": IMAGE},
@@ -332,13 +375,24 @@ impl World {
             }
         });
         let mut server = None;
-        if !matches!(nodes, Nodes::Api) {
+        if matches!(nodes, Nodes::Simulated) {
+            let (private, public) = &*KEY;
+            secret(
+                "ssh",
+                json!({"key": private, "known_hosts": format!("phoenix.test {public}\n")}),
+            );
+            hypervisor["spec"]["ssh"] = json!({
+                "hosts": {"phoenix": "phoenix.test"}, "keySecretRef": {"name": "ssh", "key": "key"},
+                "knownHostsSecretRef": {"name": "ssh", "key": "known_hosts"}
+            });
+        }
+        if matches!(nodes, Nodes::Network(true) | Nodes::Real(_)) {
             let (private, public) = SshServer::new_client_key().unwrap();
             let config = SshConfig {
                 listen: "127.0.0.1:0".parse().unwrap(),
                 authorized_keys: vec![public],
             };
-            let started = SshServer::start(&running.simulator, config).await.unwrap();
+            let started = SshServer::start(&sim, config).await.unwrap();
             let (key, known_hosts) = match &nodes {
                 Nodes::Real(node) => (node.key.clone(), node.known_hosts.clone()),
                 _ => (private.clone(), started.known_hosts()),
@@ -370,9 +424,11 @@ impl World {
             Nodes::Real(node) => node.time_scale,
             _ => SCALE,
         };
-        let engine = engine(&store, wire.clone(), time_scale);
+        let engine = engine(&store, wire.clone(), time_scale, outside.clone());
         World {
-            running,
+            sim,
+            network,
+            outside,
             store,
             wire,
             engine,
@@ -394,21 +450,36 @@ impl World {
     }
 
     pub fn sim(&self) -> &Simulator {
-        &self.running.simulator
+        &self.sim
     }
 
     /// The engine is thrown away, with all it had in memory, and a new one takes over.
     pub fn restart(&mut self) {
-        self.engine = engine(&self.store, self.wire.clone(), self.time_scale);
+        self.engine = engine(&self.store, self.wire.clone(), self.time_scale, self.outside.clone());
     }
 
     /// An engine that asks this wire takes over.
     pub fn replace_tripwire(&mut self, wire: Arc<dyn Tripwire>) {
-        self.engine = engine(&self.store, wire, self.time_scale);
+        self.engine = engine(&self.store, wire, self.time_scale, self.outside.clone());
+    }
+
+    /// What an engine of another test's own reaches in place of the network.
+    pub fn outside(&self) -> Option<Arc<dyn Outside>> {
+        self.outside.clone()
+    }
+
+    /// The time that the engine sees.
+    pub fn now(&self) -> Timestamp {
+        let seconds = self.outside.as_ref().map(|outside| outside.now());
+        seconds.map_or_else(Timestamp::now, |seconds| Timestamp::from_second(seconds).unwrap())
     }
 
     pub async fn poll(&self) {
-        let outcome = self.engine.poll("ai", "pve").await;
+        self.record_poll(self.engine.poll("ai", "pve").await);
+    }
+
+    /// Writes down what a poll came to, as an operator does.
+    pub fn record_poll(&self, outcome: PollOutcome) {
         let hypervisor = self.store.hypervisor("ai", "pve").unwrap();
         if hypervisor.status.as_ref() != Some(&outcome.status) {
             let mut hypervisor = (*hypervisor).clone();
@@ -423,6 +494,12 @@ impl World {
         for guest in self.store.guests() {
             self.engine.reconcile(&guest.key).await;
         }
+    }
+
+    /// Lets some time pass, as much as a round takes over the network.
+    pub async fn pause(&self) {
+        let ms = if self.network.is_some() { 3 } else { 40 };
+        tokio::time::sleep(Duration::from_millis(ms)).await;
     }
 
     /// Looks at one object alone; when it wants to be looked at again.
@@ -465,7 +542,7 @@ impl World {
             if round > 0 && self.settled(stalled_is_fine) && !self.wire.dead.load(Ordering::SeqCst) {
                 return Ok(());
             }
-            tokio::time::sleep(Duration::from_millis(3)).await;
+            self.pause().await;
         }
         let standing = |g: &GuestObject| format!("{}: {:?} {:?}", g.key, g.status.phase, g.status.message);
         Err(self.store.guests().iter().map(standing).collect::<Vec<_>>().join("\n"))
@@ -533,10 +610,16 @@ impl World {
     }
 }
 
-fn engine(store: &Arc<TestStore>, wire: Arc<dyn Tripwire>, time_scale: f64) -> Engine<TestStore> {
+fn engine(
+    store: &Arc<TestStore>,
+    wire: Arc<dyn Tripwire>,
+    time_scale: f64,
+    outside: Option<Arc<dyn Outside>>,
+) -> Engine<TestStore> {
     let mut options = EngineOptions::new(CLUSTER);
     options.time_scale = time_scale;
     options.tripwire = Some(wire);
+    options.outside = outside;
     Engine::new(store.clone(), options)
 }
 
@@ -544,7 +627,7 @@ fn engine(store: &Arc<TestStore>, wire: Arc<dyn Tripwire>, time_scale: f64) -> E
 pub async fn rounds(world: &World, number: usize) {
     for _ in 0..number {
         world.round().await;
-        tokio::time::sleep(Duration::from_millis(3)).await;
+        world.pause().await;
     }
 }
 

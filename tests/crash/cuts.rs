@@ -52,7 +52,7 @@ mod forgotten {
 
     macro_rules! lifecycles {
         ($($name:ident: $index:expr,)*) => {
-            $(#[tokio::test]
+            $(#[tokio::test(start_paused = true)]
             async fn $name() {
                 sweep(&crate::lifecycles::LIFECYCLES[$index]).await;
             })*

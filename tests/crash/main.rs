@@ -15,6 +15,8 @@
 
 #[path = "../common/engine.rs"]
 mod engine;
+#[path = "../common/inprocess.rs"]
+mod inprocess;
 
 mod circumstances;
 mod cuts;
@@ -164,7 +166,7 @@ macro_rules! for_each_lifecycle {
         }
     };
     ($sweep:path; $($name:ident: $index:expr,)*) => {
-        $(#[tokio::test]
+        $(#[tokio::test(start_paused = true)]
         async fn $name() {
             $sweep(&$crate::lifecycles::LIFECYCLES[$index]).await;
         })*

@@ -60,7 +60,7 @@ fn options(world: &World) -> BTreeMap<String, String> {
     world.guests()[&VMID].clone()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn devices_and_owners_that_a_user_gave_stay_and_a_dropped_gpu_goes() {
     let mut world = World::with_ssh(&[]).await;
     world.sim().with(|state| {
@@ -121,7 +121,7 @@ async fn devices_and_owners_that_a_user_gave_stay_and_a_dropped_gpu_goes() {
     assert!(now.contains_key("dev4") && now.contains_key("dev5"), "{now:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn every_value_that_an_adoption_changes_is_shown_and_how_hard_it_hits() {
     for is_vm in [false, true] {
         let world = World::with_ssh(&[]).await;
@@ -166,7 +166,7 @@ async fn every_value_that_an_adoption_changes_is_shown_and_how_hard_it_hits() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn another_spelling_of_an_address_tears_no_interface_down() {
     for is_vm in [false, true] {
         let mut world = World::with_ssh(&[]).await;

@@ -55,7 +55,7 @@ fn writes(world: &World) -> usize {
 }
 
 /// The annotation stays in Git for ever.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_adopt_annotation_is_honoured_once() {
     let mut world = World::with_ssh(&[]).await;
     theirs(&world, 500, &[]);
@@ -84,7 +84,7 @@ async fn an_adopt_annotation_is_honoured_once() {
 }
 
 /// With status lost, the object's own stamp comes before what the annotation names.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn with_status_lost_the_own_guest_is_found_and_no_other_is_adopted() {
     let mut world = World::new(&[]).await;
     theirs(&world, 500, &[]);
@@ -106,7 +106,7 @@ async fn with_status_lost_the_own_guest_is_found_and_no_other_is_adopted() {
 }
 
 /// A copy of the adopted guest tells that the annotation was honoured, although the guest and its status are gone.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_stranger_is_not_adopted_when_a_copy_tells_that_it_was_done_before() {
     let mut world = World::new(&[]).await;
     theirs(&world, 500, &[]);
@@ -127,7 +127,7 @@ async fn a_stranger_is_not_adopted_when_a_copy_tells_that_it_was_done_before() {
 }
 
 /// Two objects ask for one guest: one gets it, whatever the order, and the other never does.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn of_two_adopters_one_wins_for_good() {
     for order in [["one", "two"], ["two", "one"]] {
         let mut world = World::new(&[]).await;
@@ -140,7 +140,7 @@ async fn of_two_adopters_one_wins_for_good() {
             for _ in 0..10 {
                 world.poll().await;
                 tokio::join!(world.look_at(&keys[0]), world.look_at(&keys[1]));
-                tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+                world.pause().await;
             }
         };
         both(&world).await;
@@ -171,7 +171,7 @@ async fn of_two_adopters_one_wins_for_good() {
 }
 
 /// What a live object of any namespace and kind has is never taken.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_another_object_has_is_not_adopted() {
     let mut world = World::new(&[]).await;
     hypervisor(&world, |h| {
@@ -222,7 +222,7 @@ async fn what_another_object_has_is_not_adopted() {
 }
 
 /// A stamp of another object's is proof enough, whoever keeps that object.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_guest_with_anothers_stamp_is_not_adopted_but_a_copy_is() {
     for (cluster, vmid, free) in [
         (engine::CLUSTER, 500, false),
@@ -248,7 +248,7 @@ async fn a_guest_with_anothers_stamp_is_not_adopted_but_a_copy_is() {
 }
 
 /// Owner containers, their copies and their ids are nobody's.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn owner_containers_and_their_ids_are_nobodys() {
     let mut world = World::new(&[]).await;
     let volumes = json!([{"name": "models", "size": "5Gi", "mountPath": "/models"}]);
@@ -304,7 +304,7 @@ async fn owner_containers_and_their_ids_are_nobodys() {
 }
 
 /// A guest that was kept when its object went still holds that object's volumes.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_guest_that_holds_anothers_volumes_is_taken_only_by_the_object_that_they_are_kept_for() {
     let mut world = World::new(&[]).await;
     let fields = |path: &str| {
@@ -338,7 +338,7 @@ async fn a_guest_that_holds_anothers_volumes_is_taken_only_by_the_object_that_th
 }
 
 /// What the spec names has to be free, also where nothing is adopted.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_vmid_of_another_object_is_not_used() {
     let mut world = World::new(&[]).await;
     // Both name one id, and the first is only recorded when the operator is killed.
@@ -364,7 +364,7 @@ async fn a_vmid_of_another_object_is_not_used() {
 }
 
 /// With the id of the management cluster lost, a second guest would get the name and address of the first.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_stamp_of_another_management_cluster_stops_a_second_guest() {
     for (kind, vmid) in [
         ("PhoenixLXC", None),
@@ -412,7 +412,7 @@ async fn the_stamp_of_another_management_cluster_stops_a_second_guest() {
 }
 
 /// Notes edited in the GUI take the stamp away.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_lost_stamp_is_written_anew_when_asked_for_and_keeps_the_origin() {
     for adopted in [false, true] {
         let mut world = World::new(&[]).await;
@@ -459,7 +459,7 @@ async fn a_lost_stamp_is_written_anew_when_asked_for_and_keeps_the_origin() {
 }
 
 /// What carries another stamp, is another object's, or is not known by its tag, is not taken by a restamp either.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_restamp_takes_no_strangers_guest() {
     let other = format!(
         "<!-- phoenix-hypervisor.io cluster={} kind=PhoenixVM namespace=x name=y uid=u vmid=1000 -->",
@@ -492,7 +492,7 @@ async fn a_restamp_takes_no_strangers_guest() {
 }
 
 /// The operator is killed at each point of taking a guest over, or somebody edits the guest meanwhile.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_claim_that_is_cut_off_anywhere_is_carried_out_once() {
     for at in 0..12 {
         let mut world = World::new(&[at]).await;
@@ -520,7 +520,7 @@ async fn a_claim_that_is_cut_off_anywhere_is_carried_out_once() {
 }
 
 /// Otherwise a new guest would be made beside the one that is to be adopted.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_annotation_that_cannot_be_followed_makes_no_second_guest() {
     for (value, vmid, words) in [
         ("500", Some(1005), "spec.vmid: 1005"),
@@ -544,7 +544,7 @@ async fn an_annotation_that_cannot_be_followed_makes_no_second_guest() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn blanks_around_the_id_do_not_matter() {
     let mut world = World::new(&[]).await;
     theirs(&world, 500, &[]);
@@ -556,7 +556,7 @@ async fn blanks_around_the_id_do_not_matter() {
 }
 
 /// It could not be started; nothing is put on it.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_proxmox_template_is_not_adopted_as_a_guest() {
     let world = World::new(&[]).await;
     theirs(&world, 500, &[("template", "1")]);
@@ -569,7 +569,7 @@ async fn a_proxmox_template_is_not_adopted_as_a_guest() {
 }
 
 /// Nobody can say whose it is.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_guest_with_a_damaged_stamp_or_two_is_not_adopted() {
     let whole = |vmid: i64| {
         format!("<!-- phoenix-hypervisor.io cluster=c kind=PhoenixLXC namespace=x name=y uid=u vmid={vmid} -->")
@@ -591,7 +591,7 @@ async fn a_guest_with_a_damaged_stamp_or_two_is_not_adopted() {
 }
 
 /// The backup of a cluster may be older than the guests.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_old_status_finds_its_guest_though_the_old_vmid_is_somebody_elses() {
     for other in ["another object's", "nobody's"] {
         let mut world = World::new(&[]).await;
@@ -621,7 +621,7 @@ async fn an_old_status_finds_its_guest_though_the_old_vmid_is_somebody_elses() {
 }
 
 /// Many that are made at once ask about an id each.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn choosing_ids_costs_as_much_for_many_as_for_one() {
     let mut world = World::new(&[]).await;
     hypervisor(&world, |h| {

@@ -2,7 +2,7 @@
 //! order, and Secrets may come from elsewhere.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::SignedDuration;
 use phoenix::desired::{Key, Objects};
 use phoenix::engine::store::EventType;
 use serde_json::{Value, json};
@@ -74,7 +74,7 @@ fn warnings(world: &World) -> Vec<String> {
     warnings.map(|(_, e)| format!("{}: {}", e.reason, e.message)).collect()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_does_not_exist_is_waited_for_and_costs_nothing() {
     for (fields, reason, create) in cases() {
         let (mut world, key) = waiting(fields).await;
@@ -104,11 +104,11 @@ async fn what_does_not_exist_is_waited_for_and_costs_nothing() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_does_not_come_within_minutes_is_told_once_as_a_mistake() {
     for (fields, reason, _) in cases() {
         let (mut world, key) = waiting(fields).await;
-        let long_ago = Time(Timestamp::now() - SignedDuration::from_secs(301));
+        let long_ago = Time(world.now() - SignedDuration::from_secs(301));
         let update = |guest: &mut phoenix::desired::GuestObject| guest.status.missing_since = Some(long_ago.clone());
         world.store.objects.update_guest(&key, update);
         rounds(&world, 5).await;
@@ -143,7 +143,7 @@ fn pve(world: &World) -> phoenix::crd::HypervisorStatus {
 }
 
 /// A Secret of the hypervisor may come later than the hypervisor, too.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_secret_of_the_hypervisor_is_waited_for() {
     let mut world = World::new(&[]).await;
     world.time_scale = 1.0;
@@ -156,7 +156,7 @@ async fn a_secret_of_the_hypervisor_is_waited_for() {
     assert!(!is_stalled(&world) && !stalled(&world, &key));
     assert_eq!(status(&world, &key).phase.as_deref(), Some("Waiting"));
     // After minutes it is a mistake.
-    let long_ago = Time(Timestamp::now() - SignedDuration::from_secs(301));
+    let long_ago = Time(world.now() - SignedDuration::from_secs(301));
     engine::hypervisor(&world, |h| {
         h.status.as_mut().unwrap().missing_since = Some(long_ago.clone());
     });

@@ -27,7 +27,7 @@ fn card(net: &str) -> (String, String) {
     (model.to_owned(), mac.to_owned())
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn another_card_keeps_the_address_and_dropped_queues_go() {
     let mut world = World::with_ssh(&[]).await;
     let key = world.store.apply(machine(json!({"model": "e1000"})));
@@ -54,7 +54,7 @@ async fn another_card_keeps_the_address_and_dropped_queues_go() {
     assert_eq!(card(&net(&world)), ("vmxnet3".to_owned(), mac));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn another_card_waits_for_a_restart_where_the_network_cannot_be_plugged() {
     let mut world = World::with_ssh(&[]).await;
     let with = |model: &str| {
@@ -70,7 +70,7 @@ async fn another_card_waits_for_a_restart_where_the_network_cannot_be_plugged() 
     assert!(told.contains("RestartRequired") && told.contains("net0"), "{told}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_card_of_an_adopted_machine_stays_until_the_spec_names_another() {
     let mut world = World::with_ssh(&[]).await;
     let theirs = [("net0", "rtl8139=BC:24:11:00:00:09,bridge=vmbr0")];
@@ -101,7 +101,7 @@ async fn the_card_of_an_adopted_machine_stays_until_the_spec_names_another() {
     assert_eq!(card(&net(&world)), ("virtio".into(), "BC:24:11:00:00:09".into()));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_container_has_no_network_card() {
     let mut world = World::with_ssh(&[]).await;
     for field in [json!({"model": "e1000"}), json!({"queues": 2})] {

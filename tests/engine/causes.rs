@@ -124,7 +124,7 @@ const CAUSES: &[(&str, Cause)] = &[
                 plain(world)
             },
             mend: |world| {
-                let pem = world.running.certificates.ca_pem.clone();
+                let pem = world.network.as_ref().unwrap().certificates.ca_pem.clone();
                 secret(world, "ca", json!({"ca.crt": pem}));
             },
             ssh: false,
@@ -384,8 +384,8 @@ fn said(world: &World, key: &Key) -> Vec<(String, String)> {
 /// Lets the cause show itself, takes it away, and waits for Ready: what is wrong, if anything.
 async fn shows_and_recovers(name: &str, cause: &Cause) -> Result<(), String> {
     let mut world = match cause.ssh {
-        true => World::with_ssh(&[]).await,
-        false => World::new(&[]).await,
+        true => World::networked(&[]).await,
+        false => World::networked_without_ssh(&[]).await,
     };
     let mut kept = (*world.store.secret("ai", "token").unwrap()).clone();
     kept.metadata.name = Some("kept-token".into());
@@ -398,7 +398,7 @@ async fn shows_and_recovers(name: &str, cause: &Cause) -> Result<(), String> {
         if shown.iter().any(|(reason, _)| reason == cause.reason) {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+        world.pause().await;
     }
     let tells = |(reason, message): &(String, String)| {
         reason == cause.reason && cause.names.iter().all(|name| message.contains(name))
@@ -420,7 +420,7 @@ async fn shows_and_recovers(name: &str, cause: &Cause) -> Result<(), String> {
     world.check_invariants().map_err(|e| format!("{name}: {e}"))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn each_cause_has_its_reason_and_recovers_by_itself() {
     let documented = include_str!("../../docs/reasons.md");
     let mut wrong = Vec::new();
@@ -435,7 +435,7 @@ async fn each_cause_has_its_reason_and_recovers_by_itself() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn clones_of_one_template_queue_and_others_do_not_wait() {
     let mut world = World::new(&[]).await;
     let base = world.store.apply(template("base", "Template"));
@@ -466,7 +466,7 @@ async fn clones_of_one_template_queue_and_others_do_not_wait() {
         if ready(&world, &other) && in_queue(&world) {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+        world.pause().await;
     }
     assert!(ready(&world, &other), "{:?}", told(&world, &other));
     for (n, key) in clones.iter().enumerate() {

@@ -42,7 +42,7 @@ fn writes(world: &World) -> usize {
     writes.count()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn an_image_is_put_in_changed_and_ejected_while_the_machine_runs() {
     let mut world = world().await;
     let key = world
@@ -82,7 +82,7 @@ async fn an_image_is_put_in_changed_and_ejected_while_the_machine_runs() {
     assert!(!told(&world, &key).contains("RestartRequired"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_dropped_drive_is_emptied_at_once_and_goes_with_the_next_start() {
     let mut world = world().await;
     let one = json!({"slot": "sata1", "volid": "local:iso/one.iso"});
@@ -103,7 +103,7 @@ async fn a_dropped_drive_is_emptied_at_once_and_goes_with_the_next_start() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_image_that_is_not_there_is_told_before_anything_is_made() {
     let mut world = world().await;
     let key = world
@@ -122,7 +122,7 @@ async fn an_image_that_is_not_there_is_told_before_anything_is_made() {
     assert!(world.guests().is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_image_goes_with_no_machine_and_keeps_none() {
     let mut world = world().await;
     // Its name is that of a cloud-init drive's, nearly.
@@ -147,7 +147,7 @@ async fn an_image_goes_with_no_machine_and_keeps_none() {
     assert!(there, "the image stays on its storage");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_machine_boots_from_what_the_spec_says_and_else_as_before() {
     let mut world = world().await;
     world.store.apply(vm("a", json!({"bootOrder": ["root"]})));
@@ -171,7 +171,7 @@ async fn a_machine_boots_from_what_the_spec_says_and_else_as_before() {
     assert_eq!(drive(&world, "boot"), "order=scsi5;scsi0");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_clone_does_not_get_the_drives_of_its_template() {
     let mut world = world().await;
     let mut base = vm_template("base");

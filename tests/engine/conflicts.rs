@@ -21,7 +21,7 @@ fn with_ip(name: &str, ip: &str) -> Value {
     )
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_later_one_waits_and_both_tell() {
     let mut world = World::new(&[]).await;
     let a = world.store.apply(with_ip("a", NET));
@@ -62,7 +62,7 @@ async fn the_later_one_waits_and_both_tell() {
     assert_eq!(world.guests().len(), 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_address_that_another_guest_has_is_not_given_to_a_running_one() {
     let mut world = World::new(&[]).await;
     // The one that changes is the elder by name.
@@ -104,7 +104,7 @@ async fn sharing() -> (World, Key, Key) {
     (world, a, b)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_address_is_shared_where_the_spec_says_so() {
     let (world, a, b) = sharing().await;
     assert_eq!(world.guests().len(), 2);
@@ -112,7 +112,7 @@ async fn an_address_is_shared_where_the_spec_says_so() {
 }
 
 /// Guests that had one address before Phoenix told of it go on.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn guests_that_have_one_address_already_go_on() {
     let (mut world, a, b) = sharing().await;
     world.store.apply(with_ip("b", NET));

@@ -42,7 +42,7 @@ fn by_hand(world: &World, set: &[(&str, &str)]) {
     world.sim().edit(edit).unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn device_nodes_are_given_changed_and_taken_away() {
     for mut world in [World::new(&[]).await, World::with_ssh(&[]).await] {
         let render = json!({"path": "/dev/dri/renderD128", "gid": 104});
@@ -78,7 +78,7 @@ async fn device_nodes_are_given_changed_and_taken_away() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn device_nodes_and_gpus_live_side_by_side_with_those_of_others() {
     let mut world = World::with_ssh(&[]).await;
     let stopped = json!({"powerState": "Stopped"});
@@ -117,7 +117,7 @@ async fn device_nodes_and_gpus_live_side_by_side_with_those_of_others() {
     unchanged(&mut world).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_device_node_that_the_node_lacks_is_told_with_its_field() {
     let world = World::with_ssh(&[]).await;
     let key = world.store.apply(guest(
@@ -132,7 +132,7 @@ async fn a_device_node_that_the_node_lacks_is_told_with_its_field() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_hookscript_is_set_and_changed() {
     for mut world in [World::new(&[]).await, World::with_ssh(&[]).await] {
         made(&mut world, json!({"hookscript": "local:snippets/nvidia.sh"})).await;
@@ -146,7 +146,7 @@ async fn a_hookscript_is_set_and_changed() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn quantities_may_be_numbers() {
     let mut world = World::new(&[]).await;
     let fields = json!({"swap": 0, "memory": 1_073_741_824_i64, "rootfs": {"size": 4_294_967_296_i64},
@@ -163,7 +163,7 @@ async fn quantities_may_be_numbers() {
     assert_eq!(writes(&world), before);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_interface_is_routed_pulled_and_trunked() {
     let mut world = World::new(&[]).await;
     let net = json!({"name": "eth0", "ip": "203.0.113.7/32", "gateway": "198.51.100.1", "ip6": "2001:db8::7/128",
@@ -184,7 +184,7 @@ async fn an_interface_is_routed_pulled_and_trunked() {
     unchanged(&mut world).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn several_search_domains_and_tags_in_upper_case_settle() {
     let mut world = World::new(&[]).await;
     // A running container takes name resolution at its next start.
@@ -202,7 +202,7 @@ async fn several_search_domains_and_tags_in_upper_case_settle() {
     unchanged(&mut world).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn mounts_have_their_options() {
     let mut world = World::with_ssh(&[]).await;
     let volume = |extra: Value| with(json!({"name": "d", "size": "1Gi", "mountPath": "/d"}), extra);
@@ -249,7 +249,7 @@ async fn mounts_have_their_options() {
     unchanged(&mut world).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn ids_of_a_mount_are_mapped_from_9_2_on() {
     let mut world = World::with_ssh(&[]).await;
     let fields = json!({"powerState": "Stopped",
@@ -283,7 +283,7 @@ fn secret(world: &World, keys: &str) {
         .insert_secret(serde_json::from_value(secret).unwrap());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_mount_path_that_proxmox_does_not_keep_is_refused_with_its_field() {
     let world = World::new(&[]).await;
     for (name, path) in [("a", "/data\t/"), ("b", "/da\rta"), ("c", "/data ")] {
@@ -298,7 +298,7 @@ async fn a_mount_path_that_proxmox_does_not_keep_is_refused_with_its_field() {
     assert_eq!(writes(&world), 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn ssh_keys_are_given_at_creation_and_a_later_change_is_told() {
     let mut world = World::new(&[]).await;
     secret(&world, &format!("# mine\n{KEY}\n"));
@@ -333,7 +333,7 @@ async fn ssh_keys_are_given_at_creation_and_a_later_change_is_told() {
     assert_eq!(told(&world), None);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn ssh_keys_of_a_clone_and_of_no_secret_are_refused() {
     let world = World::new(&[]).await;
     let fields = json!({"sshKeysSecretRef": {"name": "login", "key": "root"}});
@@ -362,7 +362,7 @@ async fn ssh_keys_of_a_clone_and_of_no_secret_are_refused() {
 }
 
 /// Proxmox changes no mount of a protected container.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_protected_container_gets_its_volumes_and_is_protected_in_the_end() {
     let mut world = World::with_ssh(&[]).await;
     let volumes = |list: serde_json::Value| guest("a", json!({"protection": true, "volumes": list}));
@@ -386,7 +386,7 @@ async fn a_protected_container_gets_its_volumes_and_is_protected_in_the_end() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_protection_that_the_spec_does_not_speak_of_is_not_taken_off() {
     let mut world = World::new(&[]).await;
     let volumes = json!([{"name": "cache", "size": "1Gi", "mountPath": "/cache", "reclaimPolicy": "Delete"}]);

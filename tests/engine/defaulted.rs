@@ -87,7 +87,7 @@ const CASES: &[Case] = &[
     },
 ];
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_default_is_blamed_under_the_hypervisors_field() {
     for case in CASES {
         let world = World::with_ssh(&[]).await;

@@ -29,7 +29,7 @@ fn unprotected(mut object: Value, form: &str) -> Value {
 }
 
 /// Velero and `kubectl replace` lose the status; what it told is found again.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn with_status_lost_the_guest_is_found_before_the_object_goes() {
     for kind in ["PhoenixLXC", "PhoenixVM", "PhoenixTemplate"] {
         let mut world = World::with_ssh(&[]).await;
@@ -58,7 +58,7 @@ async fn with_status_lost_the_guest_is_found_before_the_object_goes() {
 }
 
 /// All revisions of a template are found again, too.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn with_status_lost_all_revisions_of_a_template_go() {
     let mut world = World::new(&[]).await;
     let revised = |size: &str| {
@@ -78,7 +78,7 @@ async fn with_status_lost_all_revisions_of_a_template_go() {
 }
 
 /// An older status came back: from before the create call, or from another guest of the object's.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn with_an_old_status_the_guest_is_found_before_the_object_goes() {
     for (vmid, sent) in [(Some(1000), None), (Some(1077), None), (Some(1077), Some(true))] {
         for deleted in [true, false] {
@@ -101,7 +101,7 @@ async fn with_an_old_status_the_guest_is_found_before_the_object_goes() {
 }
 
 /// A guest of the object's may be anywhere that cannot be seen.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn with_status_lost_nothing_goes_while_the_search_proves_nothing() {
     let mut world = World::new(&[]).await;
     world.sim().with(|state| state.cluster = Some("lab".into()));
@@ -133,7 +133,7 @@ async fn with_status_lost_nothing_goes_while_the_search_proves_nothing() {
 }
 
 /// A template's form is edited while its guest is of the other one.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_template_whose_form_was_edited_takes_its_guest_along() {
     for (first, second) in [("lxc", "vm"), ("vm", "lxc")] {
         for lost in [false, true] {
@@ -163,7 +163,7 @@ async fn a_template_whose_form_was_edited_takes_its_guest_along() {
 }
 
 /// The guests of a previous management cluster are the object's at its deletion as well.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_guest_of_a_previous_management_cluster_goes_with_its_object() {
     let mut world = World::new(&[]).await;
     let key = world.store.apply(guest("a", json!({})));
@@ -187,7 +187,7 @@ async fn a_guest_of_a_previous_management_cluster_goes_with_its_object() {
 }
 
 /// Notes edited in the GUI take the stamp away: the guest stays, with its volumes, and the event says so.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_guest_that_lost_its_stamp_stays_when_its_object_goes() {
     let mut world = World::new(&[]).await;
     let volumes = json!([{"name": "s", "size": "2Gi", "mountPath": "/s", "reclaimPolicy": "Delete"}]);
@@ -209,7 +209,7 @@ async fn a_guest_that_lost_its_stamp_stays_when_its_object_goes() {
 }
 
 /// Without a hypervisor that answers an object cannot be deleted, and says how it can be let go.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_deletion_that_cannot_go_on_names_the_way_out() {
     let mut world = World::new(&[]).await;
     let key = world.store.apply(guest("a", json!({})));
@@ -228,7 +228,7 @@ async fn a_deletion_that_cannot_go_on_names_the_way_out() {
 }
 
 /// What the message of a protected guest advises has an effect, also once the object is being deleted.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn protection_false_lets_a_deletion_go_on() {
     let mut world = World::new(&[]).await;
     let key = world.store.apply(guest("a", json!({"protection": true})));
@@ -246,7 +246,7 @@ async fn protection_false_lets_a_deletion_go_on() {
 }
 
 /// The object is deleted at each moment of its creation.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_object_that_is_deleted_while_its_guest_is_made_leaves_none() {
     for steps in 0..12 {
         let mut world = World::new(&[]).await;
@@ -266,7 +266,7 @@ async fn an_object_that_is_deleted_while_its_guest_is_made_leaves_none() {
 }
 
 /// Removing Phoenix from a cluster deletes every object, but asks for the end of no guest.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_object_that_goes_because_its_kind_does_keeps_its_guest() {
     for object in [
         guest("a", json!({})),
@@ -299,7 +299,7 @@ async fn an_object_that_goes_because_its_kind_does_keeps_its_guest() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn nothing_is_destroyed_while_nobody_knows_whether_the_kind_goes() {
     let mut world = World::new(&[]).await;
     let key = world.store.apply(guest("a", json!({})));

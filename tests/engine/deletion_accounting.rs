@@ -178,7 +178,7 @@ fn stalled(world: &World, key: &Key, reason: &str) -> String {
     found.message
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_container_with_a_volume_of_nobodys_is_kept() {
     for place in CONTAINER {
         for state in ["Running", "Stopped"] {
@@ -195,7 +195,7 @@ async fn a_container_with_a_volume_of_nobodys_is_kept() {
 }
 
 /// On a storage of files a volume is its guest's by the folder, whatever its name.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_volume_is_the_guests_own_by_its_folder_too() {
     for kind in [GuestKind::Lxc, GuestKind::Qemu] {
         let place = if kind == GuestKind::Lxc {
@@ -207,7 +207,7 @@ async fn a_volume_is_the_guests_own_by_its_folder_too() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_machine_with_a_disk_of_nobodys_is_kept() {
     for place in MACHINE {
         for state in ["Running", "Stopped"] {
@@ -217,7 +217,7 @@ async fn a_machine_with_a_disk_of_nobodys_is_kept() {
 }
 
 /// What cannot be read is not counted as nothing.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_guest_whose_sections_cannot_be_read_is_kept() {
     for (path, status) in [
         ("^/nodes/phoenix/lxc/1000/pending$", 403),
@@ -251,7 +251,7 @@ async fn a_guest_whose_sections_cannot_be_read_is_kept() {
 }
 
 /// Earlier revisions of templates are destroyed by the same count.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_old_revision_with_a_volume_of_nobodys_is_kept() {
     for (kind, place) in [
         (GuestKind::Lxc, CONTAINER[1]),

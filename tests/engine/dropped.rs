@@ -37,7 +37,7 @@ async fn quiet(world: &mut World) {
     assert!(later.is_empty(), "nothing is written any more: {later:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn every_value_of_a_container_that_was_set_can_be_taken_off() {
     let mut world = World::with_ssh(&[]).await;
     world.sim().with(|state| {
@@ -113,7 +113,7 @@ async fn every_value_of_a_container_that_was_set_can_be_taken_off() {
     assert!(world.store.guest(&key).unwrap().is_ready());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn every_value_of_a_machine_that_was_set_can_be_taken_off() {
     let mut world = World::with_ssh(&[]).await;
     world.store.apply(vm("a", json!({
@@ -144,7 +144,7 @@ async fn every_value_of_a_machine_that_was_set_can_be_taken_off() {
     assert!(!disk.contains("cache=") && !disk.contains("ssd="), "{disk}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_an_adopted_guest_has_stays_until_the_spec_sets_it() {
     let mut world = World::new(&[]).await;
     let options = [
@@ -189,7 +189,7 @@ async fn what_an_adopted_guest_has_stays_until_the_spec_sets_it() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_list_of_interfaces_that_goes_leaves_them_with_their_addresses() {
     let mut world = World::with_ssh(&[]).await;
     let fields = |network: Value| json!({"powerState": "Stopped", "network": network});
@@ -204,7 +204,7 @@ async fn a_list_of_interfaces_that_goes_leaves_them_with_their_addresses() {
     assert_eq!(text(&world, VMID), before);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_property_of_a_mount_that_is_dropped_goes() {
     let mut world = World::with_ssh(&[]).await;
     let fields = |more: Value| {

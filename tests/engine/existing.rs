@@ -63,7 +63,7 @@ async fn refused(world: &World, key: &Key, reason: &str, words: &[&str]) {
     assert_eq!(mounted(world, NEW, "/models"), None);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_directory_of_another_container_is_shared_and_stays_when_the_guest_goes() {
     let mut world = world().await;
     let volid = mounted(&world, OLD, "/dir").unwrap();
@@ -98,7 +98,7 @@ async fn a_directory_of_another_container_is_shared_and_stays_when_the_guest_goe
     assert_eq!(mounted(&world, OLD, "/dir"), Some(volid));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn what_is_taken_out_of_the_spec_is_detached_and_stays() {
     let mut world = world().await;
     let volid = mounted(&world, OLD, "/dir").unwrap();
@@ -113,7 +113,7 @@ async fn what_is_taken_out_of_the_spec_is_detached_and_stays() {
     assert!(is_there(&world, &volid), "also where it was left as unused");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn an_image_is_attached_only_while_no_other_container_has_it() {
     let mut world = world().await;
     let volid = mounted(&world, OLD, "/image").unwrap();
@@ -145,7 +145,7 @@ async fn an_image_is_attached_only_while_no_other_container_has_it() {
     assert_eq!(mounted(&world, NEW, "/models"), Some(volid));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn of_two_objects_that_name_one_image_the_older_one_gets_it() {
     let mut world = world().await;
     let volid = mounted(&world, OLD, "/image").unwrap();
@@ -174,7 +174,7 @@ async fn of_two_objects_that_name_one_image_the_older_one_gets_it() {
     assert_eq!(status(&world, &young).volumes.unwrap()[0].volid, Some(volid));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn what_is_no_volume_to_attach_is_refused_with_the_field() {
     let mut world = world().await;
     let machine = world.store.apply(vm("machine", json!({"vmid": 1500})));
@@ -206,7 +206,7 @@ async fn what_is_no_volume_to_attach_is_refused_with_the_field() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_volume_of_the_containers_own_that_is_given_by_id_keeps_it_from_being_destroyed() {
     let mut world = world().await;
     let volid = mounted(&world, OLD, "/dir").unwrap();
@@ -225,7 +225,7 @@ async fn a_volume_of_the_containers_own_that_is_given_by_id_keeps_it_from_being_
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn an_object_of_another_namespace_attaches_nobodys_volumes() {
     let mut world = world().await;
     hypervisor(&world, |h| {
@@ -246,7 +246,7 @@ async fn an_object_of_another_namespace_attaches_nobodys_volumes() {
     assert!(world.store.guest(&key).unwrap().status.vmid.is_none());
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_container_whose_volume_another_object_has_is_not_destroyed() {
     let mut world = world().await;
     let volid = mounted(&world, OLD, "/dir").unwrap();
@@ -266,7 +266,7 @@ async fn a_container_whose_volume_another_object_has_is_not_destroyed() {
     assert!(!world.guests().contains_key(&OLD), "then it goes");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn an_image_that_was_lent_is_not_attached_by_its_own_guest_again() {
     let mut world = world().await;
     let volid = mounted(&world, OLD, "/image").unwrap();

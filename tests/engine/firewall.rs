@@ -28,7 +28,7 @@ fn rules(world: &World) -> Vec<String> {
     })
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_rule_is_on_the_interface_that_it_names_wherever_that_stands_in_the_list() {
     let mut world = World::new(&[]).await;
     let lan = json!({"name": "lan", "ip": "10.1.0.5/24"});
@@ -58,7 +58,7 @@ async fn a_rule_is_on_the_interface_that_it_names_wherever_that_stands_in_the_li
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_rule_that_proxmox_refuses_leaves_the_old_set_in_force() {
     let mut world = World::new(&[]).await;
     let firewall = |port: &str, second: &str| {
@@ -82,7 +82,7 @@ async fn a_rule_that_proxmox_refuses_leaves_the_old_set_in_force() {
     assert_eq!(rules(&world), ["ACCEPT - 2222", "ACCEPT - 80"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_firewall_that_filters_no_interface_is_not_ready() {
     let mut world = World::new(&[]).await;
     let net = "name=eth0,bridge=vmbr0,hwaddr=BC:24:11:00:00:01,ip=dhcp,type=veth";
@@ -139,7 +139,7 @@ async fn a_firewall_that_filters_no_interface_is_not_ready() {
     assert!(world.store.guest(&key).unwrap().is_ready());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_machines_eth0_is_its_net0_in_a_rule_too() {
     let mut world = World::with_ssh(&[]).await;
     let rule = json!({"direction": "in", "action": "ACCEPT", "protocol": "tcp", "port": "22", "interface": "eth0"});

@@ -84,9 +84,9 @@ fn events(world: &World, reason: &str) -> Vec<String> {
         .collect()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failed_liveness_probe_restarts_the_guest_and_then_waits_longer_and_longer() {
-    let mut world = World::with_ssh(&[]).await;
+    let mut world = World::networked(&[]).await;
     let key = world.store.apply(guest("a", json!({"liveness": exec("alive")})));
     world.settle(false).await.unwrap();
     assert_eq!(tasks(&world, "vzreboot"), 0);
@@ -127,9 +127,9 @@ async fn a_failed_liveness_probe_restarts_the_guest_and_then_waits_longer_and_lo
     assert_eq!(events(&world, "Healthy").len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_unit_is_restarted_where_the_object_names_one() {
-    let mut world = World::with_ssh(&[]).await;
+    let mut world = World::networked(&[]).await;
     let health = json!({"liveness": exec("alive"), "restartUnit": "web.service"});
     let key = world.store.apply(guest("a", health));
     world.settle(false).await.unwrap();
@@ -156,9 +156,9 @@ async fn a_unit_is_restarted_where_the_object_names_one() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_startup_probe_holds_the_others_back_after_every_start() {
-    let world = World::with_ssh(&[]).await;
+    let world = World::networked(&[]).await;
     let mut startup = exec("begun");
     startup["failureThreshold"] = json!(100);
     let health = json!({"startup": startup, "readiness": exec("serves"), "liveness": exec("alive")});
@@ -194,9 +194,9 @@ async fn the_startup_probe_holds_the_others_back_after_every_start() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lost_connection_says_nothing_of_the_guest() {
-    let mut world = World::with_ssh(&[]).await;
+    let mut world = World::networked(&[]).await;
     let key = world.store.apply(guest(
         "a",
         json!({"readiness": exec("serves"), "liveness": exec("alive")}),
@@ -214,9 +214,9 @@ async fn a_lost_connection_says_nothing_of_the_guest() {
     world.settle(false).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_machine_is_restarted_too() {
-    let mut world = World::with_ssh(&[]).await;
+    let mut world = World::networked(&[]).await;
     let key = world
         .store
         .apply(vm("m", json!({"health": {"liveness": exec("alive")}})));
@@ -239,9 +239,9 @@ async fn a_machine_is_restarted_too() {
 }
 
 /// Promise 8 for probes: a guest that hangs keeps a place of its own, and all probes of a node share one connection.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn guests_of_a_node_share_one_connection_and_one_that_hangs_holds_up_nobody() {
-    let world = World::with_ssh(&[]).await;
+    let world = World::networked(&[]).await;
     let mut hypervisor = (*world.store.hypervisor("ai", "pve").unwrap()).clone();
     hypervisor.spec.limits = Some(serde_json::from_value(json!({"parallelTasksPerNode": 16})).unwrap());
     world.store.objects.insert_hypervisor(hypervisor);
@@ -293,7 +293,7 @@ async fn guests_of_a_node_share_one_connection_and_one_that_hangs_holds_up_nobod
 
 /// Cut off at each point of a restart and taken over by a new engine: never more restarts than status tells of, and never
 /// a second one before its time.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restart_that_is_cut_off_anywhere_is_not_repeated_in_a_hurry() {
     let ahead = one_restart(&[]).await.unwrap();
     for at in ahead.0..ahead.1 {
@@ -305,7 +305,7 @@ async fn a_restart_that_is_cut_off_anywhere_is_not_repeated_in_a_hurry() {
 
 /// From health over one restart to health again; the points that were passed before and after.
 async fn one_restart(at: &[usize]) -> Result<(usize, usize), String> {
-    let mut world = World::with_ssh(at).await;
+    let mut world = World::networked(at).await;
     let passed = |w: &World| w.wire.passed.load(std::sync::atomic::Ordering::SeqCst);
     let key = world.store.apply(guest(
         "a",

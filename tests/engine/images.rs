@@ -56,7 +56,7 @@ fn downloads(world: &World) -> usize {
         .count()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn urls_that_end_alike_are_two_images() {
     let mut w = world().await;
     let (evil, good) = (sum("e"), sum("a"));
@@ -83,7 +83,7 @@ async fn urls_that_end_alike_are_two_images() {
     assert_eq!(downloads(&w), 2);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_new_checksum_of_the_same_url_is_fetched() {
     let mut w = world().await;
     let url = "http://mirror.example/latest/debian-12-genericcloud-amd64.img?arch=amd64";
@@ -96,7 +96,7 @@ async fn a_new_checksum_of_the_same_url_is_fetched() {
     let after = w.store.apply(vm("vm-new", wish(&new)));
     for _ in 0..10 {
         w.round().await;
-        tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+        w.pause().await;
     }
     let stands = status(&w, &after);
     assert!(
@@ -118,7 +118,7 @@ async fn a_new_checksum_of_the_same_url_is_fetched() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_new_revision_is_built_from_the_new_file() {
     let mut w = world().await;
     let url = "http://mirror.example/current/debian-rootfs.tar.xz";
@@ -148,7 +148,7 @@ async fn a_new_revision_is_built_from_the_new_file() {
 
 /// The hash of a template's content is that of versions which stored images under their plain names: an upgrade builds
 /// nothing anew.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn revisions_of_earlier_versions_hold() {
     let w = world().await;
     let wishes = [
@@ -183,7 +183,7 @@ fn put(world: &World, name: &str, sums: &[(&str, &str)]) {
     });
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_file_that_an_earlier_version_left_is_not_used() {
     let mut w = world().await;
     serve(&w, "https://official.example/rootfs.tar.xz", &sum("a"), 1);
@@ -195,7 +195,7 @@ async fn a_file_that_an_earlier_version_left_is_not_used() {
     assert_eq!(made_of(&w, &key), 'a');
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn an_appliance_is_compared_with_its_index_once() {
     let mut w = world().await;
     let wish = json!({"source": {"image": {"appliance": APPLIANCE}}, "network": []});
@@ -210,7 +210,7 @@ async fn an_appliance_is_compared_with_its_index_once() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_file_under_an_appliances_name_that_is_something_else_is_refused() {
     let mut w = world().await;
     put(&w, &format!("vztmpl/{APPLIANCE}"), &[("sha512", &sum("e").repeat(2))]);
@@ -220,7 +220,7 @@ async fn a_file_under_an_appliances_name_that_is_something_else_is_refused() {
     ));
     for _ in 0..10 {
         w.round().await;
-        tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+        w.pause().await;
     }
     let stands = status(&w, &key);
     assert!(
@@ -240,7 +240,7 @@ async fn a_file_under_an_appliances_name_that_is_something_else_is_refused() {
     w.settle(false).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn the_index_holds_only_the_newest_build() {
     let mut w = world().await;
     let (old, absent) = (APPLIANCE, "ubuntu-24.04-standard_24.04-1_amd64.tar.zst");
@@ -262,7 +262,7 @@ async fn the_index_holds_only_the_newest_build() {
         if said && w.store.guest(&key).unwrap().is_ready() {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+        w.pause().await;
     }
     assert!(said);
     w.settle(false).await.unwrap();
@@ -280,7 +280,7 @@ async fn the_index_holds_only_the_newest_build() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_download_that_does_not_end_holds_nobody_else_up() {
     let w = world().await;
     let good = sum("a");
@@ -300,13 +300,13 @@ async fn a_download_that_does_not_end_holds_nobody_else_up() {
         if w.store.guest(&key).unwrap().is_ready() {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+        w.pause().await;
     }
     assert!(w.store.guest(&key).unwrap().is_ready(), "{:?}", status(&w, &key));
     assert!(status(&w, &slow).task.is_some());
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn the_first_owner_container_fetches_the_guests_image_where_it_is_gone() {
     let mut w = world().await;
     let url = "https://official.example/rootfs.tar.xz";
@@ -341,7 +341,7 @@ fn newer(world: &World, old: &str, new: &str) {
 
 const OPEN_BUILD: &str = "debian-13-standard_13.1-2_amd64.tar.zst";
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn an_open_name_means_the_newest_build_chosen_once() {
     let mut w = world().await;
     let names = [
@@ -371,7 +371,7 @@ async fn an_open_name_means_the_newest_build_chosen_once() {
     assert_eq!(w.guests().len(), 4);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_later_index_builds_no_template_anew_and_a_rebuild_takes_the_newest() {
     let mut w = world().await;
     let manifest = |rebuild: Option<&str>| {
@@ -401,7 +401,7 @@ async fn a_later_index_builds_no_template_anew_and_a_rebuild_takes_the_newest() 
     assert_eq!(second.image, Some(format!("{STORAGE}:vztmpl/{newest}")));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn an_image_that_is_nowhere_is_told_with_the_names_that_are_near() {
     let mut w = world().await;
     let volid = |file: &str| json!({"source": {"image": {"volid": format!("{STORAGE}:vztmpl/{file}")}}, "network": []});
@@ -453,7 +453,7 @@ async fn an_image_that_is_nowhere_is_told_with_the_names_that_are_near() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn the_image_of_owner_containers_is_chosen_and_fetched_where_it_is_not_there() {
     for (image, made_of) in [
         (format!("{STORAGE}:vztmpl/debian-13-standard_*"), OPEN_BUILD),

@@ -118,7 +118,7 @@ fn probed(name: &str) -> Value {
     object
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn everything_that_a_guest_says_over_its_life_is_so() {
     let mut life = Life::begin(probed("a")).await;
     // What Proxmox applies at once, and what grows.
@@ -190,7 +190,7 @@ async fn everything_that_a_guest_says_over_its_life_is_so() {
 }
 
 /// The same for a machine, whose restart is a shutdown and a start.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_machine_that_is_restarted_tells_of_it_once() {
     let mut life = Life::begin(crate::engine::vm("m", json!({}))).await;
     life.apply(|o| o["metadata"]["annotations"] = json!({RESTARTED_AT: "now"}));

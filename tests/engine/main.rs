@@ -10,6 +10,8 @@
 mod allow_table;
 #[path = "../common/engine.rs"]
 mod engine;
+#[path = "../common/inprocess.rs"]
+mod inprocess;
 #[path = "../common/truthful.rs"]
 mod truthful;
 

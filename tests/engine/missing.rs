@@ -18,7 +18,7 @@ fn gpu_ready(world: &World, key: &Key) -> (String, String) {
     (found.reason, found.message)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_missing_device_node_has_a_reason_of_its_own_and_names_node_and_command() {
     for (gpus, devices, told) in [
         (
@@ -76,7 +76,7 @@ async fn a_missing_device_node_has_a_reason_of_its_own_and_names_node_and_comman
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_mapping_that_the_node_lacks_is_told_with_its_field() {
     let mut world = World::with_ssh(&[]).await;
     // Pauses are as long as they are, so that nothing is tried again while the test looks.
@@ -97,7 +97,7 @@ fn token(world: &World, data: Value) {
     world.store.objects.insert_secret(secret);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn why_a_hypervisor_cannot_be_used_is_told_on_the_plans_of_its_objects() {
     let mut world = World::new(&[]).await;
     let key = world.store.apply(guest("a", json!({})));

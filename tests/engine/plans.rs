@@ -207,22 +207,22 @@ async fn inputs(part: u8) {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn any_manifest_is_refused_in_words_or_planned() {
     inputs(0).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn any_manifest_is_refused_in_words_or_planned_in_the_second_quarter() {
     inputs(1).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn any_manifest_is_refused_in_words_or_planned_in_the_third_quarter() {
     inputs(2).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn any_manifest_is_refused_in_words_or_planned_in_the_last_quarter() {
     inputs(3).await;
 }

@@ -126,7 +126,7 @@ fn rich(name: &str, more: Value) -> Value {
     lxc(name, fields)
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_container_with_all_its_parts() {
     let mut site = Site::new().await;
     let steps = site.applied(rich("a", json!({}))).await;
@@ -141,7 +141,7 @@ async fn a_container_with_all_its_parts() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_container_that_is_to_be_stopped_is_not_started() {
     let mut site = Site::new().await;
     let steps = site.applied(rich("a", json!({"powerState": "Stopped"}))).await;
@@ -155,7 +155,7 @@ async fn a_container_that_is_to_be_stopped_is_not_started() {
     assert_eq!(steps, ["shut container 1000 down"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn changes_of_a_container_that_runs() {
     let mut site = Site::new().await;
     site.applied(rich("a", json!({}))).await;
@@ -169,7 +169,7 @@ async fn changes_of_a_container_that_runs() {
     assert!(steps.iter().any(|s| s.starts_with("restart ")), "{steps:#?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn templates_and_their_clones() {
     for (i, form) in ["Snapshot", "Template"].into_iter().enumerate() {
         let mut site = Site::new().await;
@@ -191,7 +191,7 @@ async fn templates_and_their_clones() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn earlier_revisions_that_go() {
     let mut site = Site::new().await;
     let mut base = template("base", "Template");
@@ -203,7 +203,7 @@ async fn earlier_revisions_that_go() {
     assert!(steps.last().unwrap().starts_with("remove container 1000"), "{steps:#?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn guests_and_images_that_are_there() {
     let mut site = Site::new().await;
     let options = [("description", "mine"), ("unprivileged", "1"), ("cores", "1")];
@@ -230,7 +230,7 @@ async fn guests_and_images_that_are_there() {
     assert!(steps[0].starts_with("compare image "), "{steps:#?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn machines() {
     let mut site = Site::new().await;
     let fields = json!({
@@ -255,7 +255,7 @@ async fn machines() {
     site.applied(vm("child", child)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn deletions() {
     let mut site = Site::new().await;
     let mut unprotected = template("c", "Template");

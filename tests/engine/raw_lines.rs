@@ -20,7 +20,7 @@ fn writes(world: &World) -> usize {
     requests.iter().filter(|r| r.method != "GET").count()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_empty_value_is_written_and_read_back() {
     let mut world = World::with_ssh(&[]).await;
     let key = world
@@ -41,7 +41,7 @@ async fn an_empty_value_is_written_and_read_back() {
 }
 
 /// LXC reads lines from top to bottom, and an empty value takes with it what stands above.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_empty_value_stands_where_the_spec_has_it() {
     let mut world = World::with_ssh(&[]).await;
     let drops = |world: &World| {
@@ -76,7 +76,7 @@ async fn an_empty_value_stands_where_the_spec_has_it() {
 }
 
 /// Proxmox's own wiki tells people to write it.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_id_map_is_written_as_raw_lines() {
     let mut world = World::with_ssh(&[]).await;
     let lines = json!(["lxc.idmap: u 0 100000 1000", "lxc.idmap: g 0 100000 1000"]);
@@ -86,7 +86,7 @@ async fn an_id_map_is_written_as_raw_lines() {
     assert!(world.store.guest(&key).unwrap().is_ready());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_proxmox_does_not_read_or_lxc_cannot_load_is_refused() {
     let mut world = World::with_ssh(&[]).await;
     for (line, words) in [
@@ -113,7 +113,7 @@ async fn what_proxmox_does_not_read_or_lxc_cannot_load_is_refused() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_key_with_one_value_is_given_once() {
     for fields in [
         json!({"apparmorProfile": "unconfined", "lxcOptions": ["lxc.apparmor.profile = generated"]}),
@@ -129,7 +129,7 @@ async fn a_key_with_one_value_is_given_once() {
 }
 
 /// A line of an earlier version of Phoenix that Proxmox never read back, and that status names.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_line_that_was_never_read_back_goes_with_the_spec() {
     let mut world = World::with_ssh(&[]).await;
     let kept = json!(["lxc.autodev = 1"]);
@@ -152,7 +152,7 @@ async fn a_line_that_was_never_read_back_goes_with_the_spec() {
     assert_eq!(recorded, Some(vec!["lxc.autodev = 1".to_string()]));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn words_that_are_stored_otherwise_are_no_change() {
     for words in [
         "plain",
@@ -178,7 +178,7 @@ async fn words_that_are_stored_otherwise_are_no_change() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_description_with_a_stamp_in_it_is_refused() {
     for words in [
         "<!-- phoenix-hypervisor.io hello -->",
@@ -193,7 +193,7 @@ async fn a_description_with_a_stamp_in_it_is_refused() {
 }
 
 /// A guest that is not there is asked for once, before the call that makes it.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_guest_that_does_not_exist_is_asked_for_once() {
     let mut world = World::new(&[]).await;
     world.store.apply(engine::template("base", "Template"));

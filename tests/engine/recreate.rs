@@ -70,7 +70,7 @@ fn volume(world: &World, key: &Key, path: &str) -> String {
     value.split(',').next().unwrap().to_string()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_guest_is_made_anew_once_with_its_retained_volumes() {
     let (mut world, key, token) = outdated(&[]).await;
     let kept = volume(&world, &key, "/data");
@@ -109,7 +109,7 @@ async fn a_guest_is_made_anew_once_with_its_retained_volumes() {
     world.check_invariants().unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_was_not_asked_for_as_told_does_nothing() {
     let (mut world, key, token) = outdated(&[]).await;
     let before = world.guests();
@@ -139,7 +139,7 @@ async fn what_was_not_asked_for_as_told_does_nothing() {
     assert_eq!(status(&world, &key).recreated, None);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_guest_that_is_to_stay_is_not_made_anew() {
     for (fields, reason) in [
         (json!({"deletionPolicy": "Retain"}), "Protected"),
@@ -163,7 +163,7 @@ async fn a_guest_that_is_to_stay_is_not_made_anew() {
 }
 
 /// Killed anywhere, it ends with one new guest, and the retained volume in it.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_guest_is_made_anew_wherever_the_operator_is_killed() {
     let mut n = 0;
     loop {

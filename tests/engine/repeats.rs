@@ -25,7 +25,7 @@ impl Tripwire for Undo {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_step_that_succeeds_and_changes_nothing_backs_off_with_what_is_found_and_wanted() {
     let mut world = World::new(&[]).await;
     let key = world.store.apply(guest("a", json!({"cores": 2})));
@@ -48,7 +48,7 @@ async fn a_step_that_succeeds_and_changes_nothing_backs_off_with_what_is_found_a
 
 /// Objects that edit one owner container at the same time do not undo each other's steps: what one of them opens, no other
 /// protects before it is through.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn objects_that_share_an_owner_container_do_not_undo_each_others_steps() {
     let mut world = World::new(&[]).await;
     let keeps = |name: &str| {
@@ -65,6 +65,7 @@ async fn objects_that_share_an_owner_container_do_not_undo_each_others_steps() {
     for _ in 0..60 {
         world.poll().await;
         futures::future::join_all(keys.iter().map(|key| world.look_at(key))).await;
+        world.pause().await;
     }
     for key in &keys {
         assert!(

@@ -57,7 +57,7 @@ fn objects() -> [Value; 2] {
     [guest("a", json!({})), vm("a", json!({"agent": {"enabled": false}}))]
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_restart_is_sent_once_wherever_the_operator_is_killed() {
     for object in objects() {
         for at in [Point::BeforeEffect, Point::AfterEffect] {
@@ -89,7 +89,7 @@ async fn a_restart_is_sent_once_wherever_the_operator_is_killed() {
 }
 
 /// As long as a task works on the guest, nobody knows whether it is the restart.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_restart_that_may_be_under_way_is_not_sent_again() {
     let mut world = World::new(&[]).await;
     let object = guest("a", json!({}));
@@ -111,11 +111,12 @@ async fn a_restart_that_may_be_under_way_is_not_sent_again() {
     let ready = world.store.guest(&key).unwrap().is_ready();
     assert!(!ready, "the restart is not over: {:?}", status(&world, &key));
     world.sim().with(|state| state.time_scale = 5000.0);
+    tokio::time::sleep(std::time::Duration::from_secs(120)).await;
     world.settle(false).await.unwrap();
     assert_eq!(ends(&world), 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_restart_that_failed_is_tried_again() {
     let mut world = World::new(&[]).await;
     let object = guest("a", json!({}));

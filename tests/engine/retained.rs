@@ -2,7 +2,6 @@
 //! id range, of an earlier management cluster; and what cannot be read means waiting with a reason.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use crate::engine::{self, CLUSTER, IMAGE, World, hypervisor, lxc, rounds, second_node, template};
 use phoenix::desired::{Key, Objects, Stamp};
@@ -124,7 +123,7 @@ fn fails(world: &World, path: &str, skip: u32, count: u32, status: u16) {
 }
 
 /// Whatever read fails on the way, once or for long, the volume that was there is the one that is attached.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_read_that_fails_never_leads_to_a_new_volume() {
     let reads = [
         ("^/nodes/phoenix/lxc/9900/config$", 4),
@@ -150,7 +149,7 @@ async fn a_read_that_fails_never_leads_to_a_new_volume() {
 }
 
 /// While the owner cannot be read the object says so.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_owner_that_cannot_be_read_is_named() {
     for (status, reason) in [
         (403, "MissingPrivilege"),
@@ -169,7 +168,7 @@ async fn an_owner_that_cannot_be_read_is_named() {
 }
 
 /// A guest that is there already gets no new volume either.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_volume_that_is_added_waits_for_an_owner_that_cannot_be_read() {
     let mut world = kept().await;
     let key = world.store.apply(with(json!([]), json!({})));
@@ -188,7 +187,7 @@ async fn a_volume_that_is_added_waits_for_an_owner_that_cannot_be_read() {
     assert!(before.0[0].1.starts_with(&attached(&world).unwrap()));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_owner_on_a_node_that_is_offline_is_waited_for() {
     let mut world = kept().await;
     owner_moves(&world);
@@ -210,7 +209,7 @@ async fn an_owner_on_a_node_that_is_offline_is_waited_for() {
 }
 
 /// An owner that privileges hide is in no list; that its id is taken tells.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_owner_that_is_hidden_is_waited_for() {
     for restart in [true, false] {
         let mut world = kept().await;
@@ -230,7 +229,7 @@ async fn an_owner_that_is_hidden_is_waited_for() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_guest_is_placed_where_its_volume_is() {
     let mut world = kept().await;
     owner_moves(&world);
@@ -241,7 +240,7 @@ async fn a_guest_is_placed_where_its_volume_is() {
     assert!(registered(&world)[0].1.starts_with(&attached(&world).unwrap()));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_guest_that_has_to_be_elsewhere_is_refused_with_both_ways_out() {
     let mut world = kept().await;
     owner_moves(&world);
@@ -254,7 +253,7 @@ async fn a_guest_that_has_to_be_elsewhere_is_refused_with_both_ways_out() {
 }
 
 /// A clone lives where its template is.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_clone_of_a_template_on_another_node_is_refused() {
     let mut world = kept().await;
     world.store.apply(template("base", "Snapshot"));
@@ -274,7 +273,7 @@ async fn a_clone_of_a_template_on_another_node_is_refused() {
 }
 
 /// The volume's node is looked at again when the container is there already.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_owner_that_moved_away_from_its_guest_is_told_of() {
     let mut world = kept().await;
     let key = world.store.apply(with(json!([]), json!({})));
@@ -290,7 +289,7 @@ async fn an_owner_that_moved_away_from_its_guest_is_told_of() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_volume_of_the_other_id_mapping_is_refused_before_anything_is_made() {
     let mut world = kept().await;
     may(&world, "/", "Modify", &["Sys.Modify"]);
@@ -302,7 +301,7 @@ async fn a_volume_of_the_other_id_mapping_is_refused_before_anything_is_made() {
     assert_eq!(registered(&world).len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_clone_of_the_other_id_mapping_is_refused() {
     let mut world = kept().await;
     may(&world, "/", "Modify", &["Sys.Modify"]);
@@ -318,7 +317,7 @@ async fn a_clone_of_the_other_id_mapping_is_refused() {
 }
 
 /// Owners are known by their stamp: neither today's id range nor name nor tag has to be what it was.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_owner_outside_the_id_range_is_found() {
     let anything: [BTreeMap<String, Option<String>>; 3] = [
         BTreeMap::new(),
@@ -343,7 +342,7 @@ async fn an_owner_outside_the_id_range_is_found() {
 }
 
 /// Guests of other objects carry the tag too, and are not read for it.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn guests_of_other_objects_are_not_read_in_the_search() {
     let mut world = World::new(&[]).await;
     for n in 0..4 {
@@ -357,7 +356,7 @@ async fn guests_of_other_objects_are_not_read_in_the_search() {
     for _ in 0..100 {
         world.poll().await;
         world.look_at(&key).await;
-        tokio::time::sleep(Duration::from_millis(3)).await;
+        world.pause().await;
     }
     assert!(world.store.guest(&key).unwrap().is_ready());
     let of_others = |path: &str| (1000..1004).any(|v| path.contains(&format!("/lxc/{v}/")));
@@ -373,6 +372,7 @@ struct Successor {
 impl Successor {
     fn of(world: &World) -> Successor {
         let mut options = EngineOptions::new("22222222-2222-4333-8444-555555555555");
+        options.outside = world.outside();
         options.time_scale = 5000.0;
         let engine = Engine::new(world.store.clone(), options);
         Successor { engine }
@@ -385,7 +385,7 @@ impl Successor {
             for guest in world.store.guests() {
                 self.engine.reconcile(&guest.key).await;
             }
-            tokio::time::sleep(Duration::from_millis(3)).await;
+            world.pause().await;
         }
     }
 }
@@ -399,7 +399,7 @@ fn cluster_of_owner(world: &World) -> String {
 }
 
 /// Taking a guest over takes the owner of its volumes over: the old cluster's id can be removed later.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn owners_are_taken_over_with_their_guests() {
     let mut world = World::new(&[]).await;
     let key = world.store.apply(guest());
@@ -423,7 +423,7 @@ async fn owners_are_taken_over_with_their_guests() {
 }
 
 /// An owner of a management cluster that nobody named may hold the data.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_owner_of_an_unknown_management_cluster_is_a_conflict() {
     let world = kept().await;
     let successor = Successor::of(&world);
@@ -443,7 +443,7 @@ async fn an_owner_of_an_unknown_management_cluster_is_a_conflict() {
 }
 
 /// A copy of the owner, as from a backup that was restored under another id, is not the owner; it may hold the data.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_copy_of_the_owner_is_a_conflict_where_the_owner_is_gone() {
     let mut world = kept().await;
     let clone = Edit::CloneGuest { from: OWNER, to: 9905 };
@@ -465,7 +465,7 @@ async fn a_copy_of_the_owner_is_a_conflict_where_the_owner_is_gone() {
 }
 
 /// A key that two owners have is nobody's guess, on whatever nodes they are.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_volume_that_is_registered_twice_is_told_of() {
     let mut world = kept().await;
     world.sim().with(|state| {
@@ -481,7 +481,7 @@ async fn a_volume_that_is_registered_twice_is_told_of() {
 }
 
 /// A new name for the volume at a path is the same volume: its key follows, and it is found again under it.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_renamed_volume_keeps_its_data() {
     let mut world = World::new(&[]).await;
     let key = world.store.apply(guest());
@@ -512,7 +512,7 @@ async fn a_renamed_volume_keeps_its_data() {
 
 /// Renamed while the object was not there: the new one is empty, and that the old one is kept is said, until its name
 /// is used again.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_volume_that_nobody_names_any_more_is_told_of() {
     let mut world = kept().await;
     let key = world.store.apply(with(named("data"), json!({})));
@@ -538,7 +538,7 @@ async fn a_volume_that_nobody_names_any_more_is_told_of() {
 }
 
 /// An owner container is no guest to look after: its creation ends without warnings.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_owner_container_is_made_without_warnings() {
     let world = kept().await;
     let ends: Vec<String> = world.sim().with(|state| {

@@ -39,7 +39,7 @@ fn child(name: &str, of: &str) -> Value {
     lxc(name, json!({"source": {"templateRef": {"name": of}}, "network": []}))
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_change_builds_a_new_revision_beside_the_old_one() {
     let mut world = World::with_ssh(&[]).await;
     let key = world.store.apply(base("base", "one"));
@@ -72,7 +72,7 @@ async fn a_change_builds_a_new_revision_beside_the_old_one() {
     assert_eq!(message(&world, &new_child, "TemplateOutdated"), None);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn an_old_revision_goes_when_the_limit_says_and_nothing_was_cloned_from_it() {
     let mut world = World::with_ssh(&[]).await;
     let limited = |script: &str| {
@@ -108,7 +108,7 @@ async fn an_old_revision_goes_when_the_limit_says_and_nothing_was_cloned_from_it
 }
 
 /// A revision that has to stay keeps no younger one from going, and the template is Ready.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn removal_goes_past_a_revision_that_is_kept() {
     let mut world = World::with_ssh(&[]).await;
     let limited = |script: &str| {
@@ -137,7 +137,7 @@ async fn removal_goes_past_a_revision_that_is_kept() {
     assert!(told.contains("protected"), "{told}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_template_of_a_template_is_rebuilt_only_when_told_to() {
     let mut world = World::with_ssh(&[]).await;
     let second_level = |rebuild: Option<&str>| {
@@ -165,7 +165,7 @@ async fn a_template_of_a_template_is_rebuilt_only_when_told_to() {
     assert_eq!(message(&world, &key, "TemplateOutdated"), None);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn all_revisions_go_with_the_template() {
     let mut world = World::with_ssh(&[]).await;
     let revised = |size: &str| {
@@ -186,7 +186,7 @@ async fn all_revisions_go_with_the_template() {
     assert_eq!(left, ["stranger-to-it"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn revisions_are_found_again_when_all_status_is_lost() {
     let mut world = World::with_ssh(&[]).await;
     let key = world.store.apply(base("base", "one"));
@@ -230,7 +230,7 @@ async fn superseded(world: &mut World) -> (Key, u32) {
     (key, first)
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_revision_on_which_a_linked_clone_of_anybodys_rests_stays() {
     let mut world = World::with_ssh(&[]).await;
     let (key, first) = superseded(&mut world).await;
@@ -243,7 +243,7 @@ async fn a_revision_on_which_a_linked_clone_of_anybodys_rests_stays() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn an_old_revision_that_became_somebody_elses_is_left_alone() {
     let mut world = World::with_ssh(&[]).await;
     let (key, first) = superseded(&mut world).await;
@@ -259,7 +259,7 @@ async fn an_old_revision_that_became_somebody_elses_is_left_alone() {
 }
 
 /// Full copies rest on nothing, so that only the objects tell.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_revision_from_which_an_object_was_copied_stays() {
     let mut world = World::with_ssh(&[]).await;
     let limited = |script: &str| {
@@ -292,7 +292,7 @@ fn removals(world: &World, vmid: u32) -> usize {
 async fn looks(world: &World) {
     for _ in 0..30 {
         world.round().await;
-        tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+        world.pause().await;
     }
 }
 
@@ -342,12 +342,12 @@ async fn waits_for_its_linked_clones(template: Value, clone: impl Fn(&str) -> Va
     assert_eq!(removals(&world, base), 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_template_that_is_deleted_waits_for_its_linked_clones() {
     waits_for_its_linked_clones(base("base", "one"), |name| child(name, "base")).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_machine_template_that_is_deleted_waits_for_its_linked_clones() {
     let mut template = vm_template("base");
     template["spec"]["vm"].as_object_mut().unwrap().remove("protection");
@@ -363,7 +363,7 @@ async fn a_machine_template_that_is_deleted_waits_for_its_linked_clones() {
 }
 
 /// The call answers before the work is done: a slow look sees the guest as it was, and its task as it is.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_template_is_converted_once_whatever_the_order_of_the_looks() {
     let mut world = World::new(&[]).await;
     let fault = |kind| phoenix::simulator::Fault {
@@ -389,7 +389,7 @@ async fn a_template_is_converted_once_whatever_the_order_of_the_looks() {
 }
 
 /// Proxmox converts no guest with snapshots and starts no template: an edited form is refused, or built beside.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_edited_form_is_refused_or_built_as_a_new_revision() {
     for (first, second) in [("Snapshot", "Template"), ("Template", "Snapshot")] {
         let mut world = World::new(&[]).await;
@@ -413,7 +413,7 @@ async fn an_edited_form_is_refused_or_built_as_a_new_revision() {
 }
 
 /// A full clone is a guest of its own.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_full_clone_outlives_its_template() {
     let mut world = World::with_ssh(&[]).await;
     let mut object = template("base", "Snapshot");

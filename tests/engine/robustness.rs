@@ -28,7 +28,7 @@ async fn on_a_worker<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
     tokio::spawn(async move { work() }).await.unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_long_chain_of_dependencies_waits_and_a_long_circle_is_told() {
     let w = World::new(&[]).await;
     let chain = |n: usize, to: usize| lxc(&format!("g{n}"), json!({"dependsOn": [{"name": format!("g{to}")}]}));
@@ -47,7 +47,7 @@ async fn a_long_chain_of_dependencies_waits_and_a_long_circle_is_told() {
     assert!(message.len() < 500 && message.contains("more"), "{message}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn many_templates_behind_each_other_are_refused_and_a_few_are_not() {
     let w = World::new(&[]).await;
     let from = |n: usize| match n {
@@ -76,7 +76,7 @@ async fn many_templates_behind_each_other_are_refused_and_a_few_are_not() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn features_that_require_each_other_in_a_long_chain_are_refused() {
     let w = World::new(&[]).await;
     for n in 0..MANY {
@@ -98,7 +98,7 @@ async fn features_that_require_each_other_in_a_long_chain_are_refused() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn deeply_nested_manifests_are_refused() {
     let deep = [
         format!("a: {}1{}", "[".repeat(100_000), "]".repeat(100_000)),
@@ -151,7 +151,7 @@ impl phoenix::engine::Tripwire for Panics {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_panic_in_a_reconcile_is_told_on_the_object_and_over_when_its_cause_is() {
     let mut w = World::new(&[]).await;
     let wire = Arc::new(Panics {
@@ -185,6 +185,7 @@ async fn a_panic_in_a_reconcile_is_told_on_the_object_and_over_when_its_cause_is
     for _ in 0..50 {
         w.poll().await;
         w.look_at(&good).await;
+        w.pause().await;
     }
     assert!(w.store.guest(&good).unwrap().is_ready());
     w.settle(false).await.unwrap();
@@ -192,7 +193,7 @@ async fn a_panic_in_a_reconcile_is_told_on_the_object_and_over_when_its_cause_is
     w.check_invariants().unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_panic_in_a_poll_is_told_on_the_hypervisor_and_its_guests_wait() {
     let mut w = World::new(&[]).await;
     let key = w.store.apply(lxc(

@@ -12,7 +12,7 @@ fn secret(world: &World, name: &str, data: Value) {
         .insert_secret(serde_json::from_value(secret).unwrap());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn malformed_content_of_a_hypervisors_secret_names_the_secret_and_its_key() {
     let pem = "-----BEGIN CERTIFICATE-----\nbm90IG9uZQ==\n-----END CERTIFICATE-----\n";
     for (name, data, reason, told) in [
@@ -35,7 +35,7 @@ async fn malformed_content_of_a_hypervisors_secret_names_the_secret_and_its_key(
             "correct the token or the password in Secret ai/token",
         ),
     ] {
-        let mut world = World::with_ssh(&[]).await;
+        let mut world = World::networked(&[]).await;
         secret(&world, name, data);
         world.restart();
         hypervisor(&world, |_| {});

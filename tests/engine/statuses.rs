@@ -21,7 +21,7 @@ fn pair(status: &str, reason: &str) -> Option<(String, String)> {
     Some((status.into(), reason.into()))
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn there_is_no_condition_of_what_is_not_there() {
     let script = "#!/bin/sh\ntrue\n";
     let always = ["Ready", "DependenciesReady", "Created", "Configured", "Running"];
@@ -50,7 +50,7 @@ async fn there_is_no_condition_of_what_is_not_there() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_stopped_guest_is_stopped_and_ready() {
     let mut world = World::with_ssh(&[]).await;
     let fields = |power: &str| json!({"powerState": power, "health": {"readiness": exec("serves")}, "application": {"script": "#!/bin/sh\ntrue\n"}});
@@ -86,7 +86,7 @@ async fn a_stopped_guest_is_stopped_and_ready() {
     assert_eq!(of(&never, "Healthy"), None);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_template_is_stopped_once_it_is_built() {
     let mut world = World::with_ssh(&[]).await;
     let key = world.store.apply(template("base", "Snapshot"));
@@ -97,7 +97,7 @@ async fn a_template_is_stopped_once_it_is_built() {
     assert_eq!(of(&found, "Healthy"), None);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_pending_restart_stands_in_the_message() {
     let mut world = World::with_ssh(&[]).await;
     let key = world.store.apply(vm("a", json!({"cpu": {"cores": 2}})));
@@ -110,7 +110,7 @@ async fn a_pending_restart_stands_in_the_message() {
     assert_eq!(found.phase.as_deref(), Some("Ready"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn nothing_is_claimed_of_a_guest_whose_node_is_away() {
     let mut world = World::with_ssh(&[]).await;
     second_node(&world);
@@ -145,7 +145,7 @@ async fn nothing_is_claimed_of_a_guest_whose_node_is_away() {
 }
 
 /// A status of an earlier release loses what is not there and keeps its times.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn statuses_of_an_earlier_release_keep_their_times() {
     let mut world = World::with_ssh(&[]).await;
     let key = world

@@ -146,7 +146,7 @@ async fn tried(row: &Row) {
     assert_eq!(stays, row.entry == "adopt", "{}", row.name);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn each_entry_of_allow_is_refused_until_it_is_given() {
     let mut failed = Vec::new();
     for row in rows() {
@@ -176,7 +176,7 @@ fn the_table_has_every_entry_of_allow() {
 }
 
 /// What the owner of the hypervisor gives everybody needs no entry.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_tenants_own_guest_with_the_defaults_gets_ready_without_any_entry() {
     let mut world = shared().await;
     let volumes = json!([{"name": "models", "size": "5Gi", "mountPath": "/models"}]);
@@ -196,7 +196,7 @@ async fn a_tenants_own_guest_with_the_defaults_gets_ready_without_any_entry() {
 }
 
 /// The owner containers' ids are nobody's, be it in the hypervisor's own namespace.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn ids_of_owner_containers_are_nobodys() {
     let world = shared().await;
     allow(
@@ -256,7 +256,7 @@ fn thief() -> Value {
 }
 
 /// Who may adopt a guest may run scripts in it: what it carries is a privilege of its own, whatever the spec says.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn adopting_a_guest_gives_nothing_that_it_carries() {
     let of_another = "quickOS-lxc-disks:subvol-9900-disk-0,mp=/models,size=8G";
     for (option, value, entry) in [
@@ -299,7 +299,7 @@ async fn adopting_a_guest_gives_nothing_that_it_carries() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn adopting_a_machine_gives_nothing_that_it_carries() {
     for (option, value) in [
         ("scsi3", "cache=none,file=/dev/sdb"),
@@ -337,7 +337,7 @@ async fn adopting_a_machine_gives_nothing_that_it_carries() {
 }
 
 /// What counts is which template the guest was cloned from, not which one the spec names today.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_template_of_allow_gives_nothing_that_the_guest_did_not_get_from_it() {
     for (given, fields) in [
         (json!({"gpus": [0]}), json!({"gpus": [{"index": 0}]})),
@@ -362,7 +362,7 @@ async fn a_template_of_allow_gives_nothing_that_the_guest_did_not_get_from_it() 
 }
 
 /// What was given stays given, though the template is gone.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_clone_of_a_template_of_allow_outlives_it() {
     let mut world = shared().await;
     let mut object = template("base", "Snapshot");
@@ -387,7 +387,7 @@ async fn a_clone_of_a_template_of_allow_outlives_it() {
 }
 
 /// The snippet that a machine's clone copied goes before its first start.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_tenants_machine_is_cloned_from_its_own_template_with_a_snippet() {
     let mut world = shared().await;
     allow(&world, &json!({"storages": ["local"]}));
@@ -402,7 +402,7 @@ async fn a_tenants_machine_is_cloned_from_its_own_template_with_a_snippet() {
     assert!(text.contains(&format!("phoenix-{vmid}-")), "{text}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_file_system_that_the_defaults_give_gives_no_other() {
     let mut world = shared().await;
     hypervisor(&world, |h| {
@@ -418,7 +418,7 @@ async fn a_file_system_that_the_defaults_give_gives_no_other() {
 }
 
 /// Whoever takes an entry away wants the guest to end what it does with it.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_guest_that_carries_what_is_not_allowed_any_more_can_be_stopped() {
     let mut world = shared().await;
     allow(&world, &json!({"gpus": [0]}));
@@ -433,7 +433,7 @@ async fn a_guest_that_carries_what_is_not_allowed_any_more_can_be_stopped() {
 }
 
 /// A name tells where to look for owner containers; a tenant's guest with such a name would be waited for by everybody.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_tenants_hostname_holds_nobodys_volumes_up() {
     let mut world = shared().await;
     let named = |name: &str| tenant("evil", json!({"hostname": name}));
@@ -465,7 +465,7 @@ async fn a_tenants_hostname_holds_nobodys_volumes_up() {
     assert!(guest.is_ready(), "{:?}", guest.status.message);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_guest_that_carries_nothing_is_adopted_where_its_id_is_given() {
     let mut world = shared().await;
     allow(&world, &json!({"adopt": [100]}));
@@ -475,7 +475,7 @@ async fn a_guest_that_carries_nothing_is_adopted_where_its_id_is_given() {
 }
 
 /// What counts is what the template's guest on Proxmox carries, not only its spec.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_clone_is_refused_for_what_the_templates_guest_carries() {
     for (option, value, entry) in [
         ("dev0", "/dev/nvidia0,mode=0666", "spec.allow.gpus"),
@@ -501,7 +501,7 @@ async fn a_clone_is_refused_for_what_the_templates_guest_carries() {
 }
 
 /// A template's vmid is believed only where the guest carries the template's stamp: it may be an id of another cluster.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_guest_that_is_not_the_templates_is_not_cloned() {
     let mut world = shared().await;
     let secret = world.store.apply(lxc("secret", with_source(json!({}))));
@@ -534,7 +534,7 @@ async fn a_guest_that_is_not_the_templates_is_not_cloned() {
 }
 
 /// A tenant who gives up what is not allowed any more gets rid of it, and goes on.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn what_is_not_allowed_any_more_can_be_given_up() {
     let mut world = shared().await;
     allow(

@@ -34,7 +34,7 @@ type Case = (
 fn nothing(_: &World) {}
 fn as_is(_: &mut PhoenixHypervisor) {}
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_missing_makes_a_hypervisor_not_ready_with_field_value_and_fix() {
     let cases: &[Case] = &[
         (
@@ -165,7 +165,7 @@ async fn what_is_missing_makes_a_hypervisor_not_ready_with_field_value_and_fix()
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_node_without_a_pinned_host_key_is_told() {
     let world = World::with_ssh(&[]).await;
     let secret = world.store.secret("ai", "ssh").unwrap();
@@ -183,7 +183,7 @@ async fn a_node_without_a_pinned_host_key_is_told() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_never_needs_something_is_ready_without_it() {
     // No SSH at all, no rights that only machines, templates and downloads need.
     let world = World::new(&[]).await;
@@ -215,7 +215,7 @@ async fn who_never_needs_something_is_ready_without_it() {
     assert!(!missing.iter().any(|m| m.contains("VM.Clone")), "{missing:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn rights_that_are_granted_are_seen_at_the_next_poll_and_each_change_is_told_once() {
     let mut world = World::new(&[]).await;
     let mut told = Vec::new();
@@ -255,7 +255,7 @@ async fn rights_that_are_granted_are_seen_at_the_next_poll_and_each_change_is_to
     assert!(told[2].contains("/: Sys.Audit"), "{told:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn guests_that_do_not_need_what_is_missing_go_on() {
     let mut world = World::new(&[]).await;
     hypervisor(&world, |h| {
@@ -277,7 +277,7 @@ async fn guests_that_do_not_need_what_is_missing_go_on() {
     assert_eq!(ready(&world).0, "True");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_ready_hypervisor_costs_one_request_a_poll() {
     let world = World::new(&[]).await;
     world.poll().await;

@@ -13,7 +13,7 @@ fn requests(world: &World) -> Vec<String> {
     writes.map(|r| format!("{} {}", r.method, r.path)).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_machine_from_a_cloud_image_gets_ready() {
     let mut world = World::with_ssh(&[]).await;
     world.feature("docker", json!({"targets": ["vm"]}));
@@ -45,7 +45,7 @@ async fn a_machine_from_a_cloud_image_gets_ready() {
     assert_eq!(requests(&world)[before..], Vec::<String>::new());
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_linked_clone_of_a_template_loses_what_it_copied() {
     let mut world = World::with_ssh(&[]).await;
     world.store.apply(vm_template("base"));
@@ -76,7 +76,7 @@ async fn a_linked_clone_of_a_template_loses_what_it_copied() {
     assert!(cleaned, "the template was not cleaned");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn changes_are_live_or_wait_for_a_restart_and_nothing_shrinks() {
     let mut world = World::with_ssh(&[]).await;
     let key = world.store.apply(vm("a", json!({})));
@@ -130,7 +130,7 @@ async fn changes_are_live_or_wait_for_a_restart_and_nothing_shrinks() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn deleting_takes_the_machine_its_snippet_and_nothing_else() {
     let mut world = World::with_ssh(&[]).await;
     let key = world.store.apply(vm("a", json!({})));
@@ -148,7 +148,7 @@ async fn deleting_takes_the_machine_its_snippet_and_nothing_else() {
     assert_eq!(snippets(&world), 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_disk_of_somebody_elses_keeps_the_machine() {
     let mut world = World::with_ssh(&[]).await;
     let key = world.store.apply(vm("a", json!({})));
@@ -173,7 +173,7 @@ async fn a_disk_of_somebody_elses_keeps_the_machine() {
     assert!(world.guests().contains_key(&1000));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_snapshot_that_zfs_could_not_clone_is_refused_before_anything_is_made() {
     let mut world = World::with_ssh(&[]).await;
     let mut template = vm_template("base");
@@ -188,7 +188,7 @@ async fn a_snapshot_that_zfs_could_not_clone_is_refused_before_anything_is_made(
     assert_eq!(requests(&world), Vec::<String>::new());
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn ten_machines_of_one_image_fetch_it_once() {
     let mut world = World::with_ssh(&[]).await;
     let image = b"a disk".to_vec();
@@ -210,7 +210,7 @@ async fn ten_machines_of_one_image_fetch_it_once() {
     assert_eq!((downloads, world.guests().len()), (1, 10));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn secrets_reach_cloud_init_and_nothing_else() {
     const HASH: &str = "$6$rounds=4096$saltsalt$Zm9vYmFyYmF6";
     let mut world = World::with_ssh(&[]).await;
@@ -236,7 +236,7 @@ async fn secrets_reach_cloud_init_and_nothing_else() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_changed_user_is_written_to_the_drive_and_waits_for_a_restart() {
     let mut world = World::with_ssh(&[]).await;
     let key = world.store.apply(vm("a", json!({})));
@@ -271,7 +271,7 @@ async fn a_changed_user_is_written_to_the_drive_and_waits_for_a_restart() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn what_only_the_first_boot_brings_is_told_when_it_changes_and_an_older_stamp_says_nothing() {
     let mut world = World::with_ssh(&[]).await;
     let spec = |packages: &[&str]| vm("a", json!({"cloudInit": {"user": "ops", "packages": packages}}));
@@ -302,7 +302,7 @@ async fn what_only_the_first_boot_brings_is_told_when_it_changes_and_an_older_st
     assert_eq!(requests(&world)[before..], [""; 0]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_snippet_storage_that_is_not_there_is_told_with_its_field() {
     let world = World::with_ssh(&[]).await;
     let init = json!({"packages": ["jq"], "snippetStorage": "nowhere"});
@@ -315,7 +315,7 @@ async fn a_snippet_storage_that_is_not_there_is_told_with_its_field() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn each_drive_of_a_new_machine_whose_storage_is_not_there_is_told_with_its_field() {
     let world = World::with_ssh(&[]).await;
     let on = json!({"storage": "nowhere"});
@@ -337,7 +337,7 @@ async fn each_drive_of_a_new_machine_whose_storage_is_not_there_is_told_with_its
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_silent_agent_is_told_in_words_and_recovers() {
     let mut world = World::with_ssh(&[]).await;
     let fault = json!({"op": "agent-fault", "action": "silent"});
@@ -356,7 +356,7 @@ async fn a_silent_agent_is_told_in_words_and_recovers() {
     settled(&mut world).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_machine_that_moved_is_followed() {
     let mut world = World::with_ssh(&[]).await;
     let key = world.store.apply(vm("a", json!({})));
@@ -381,7 +381,7 @@ async fn a_machine_that_moved_is_followed() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_only_root_may_say_of_a_machine_is_set_read_back_and_taken_off() {
     let mut world = World::with_ssh(&[]).await;
     let key = world.store.apply(vm(

@@ -3,7 +3,7 @@
 
 use crate::engine::{self, World, object, rounds, until};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::SignedDuration;
 use phoenix::crd::RECONCILE;
 use phoenix::desired::{Key, Objects};
 use phoenix::simulator::model::state::TaskFault;
@@ -56,14 +56,14 @@ fn requests(world: &World, method: &str, part: &str) -> usize {
 /// The next attempt of everything is as far off as a pause can be.
 fn put_off(world: &World, key: &Key, by: SignedDuration) {
     world.store.objects.update_guest(key, |guest| {
-        guest.status.next_retry = Some(Time(Timestamp::now() + by));
+        guest.status.next_retry = Some(Time(world.now() + by));
         guest.status.observed_generation = Some(guest.generation);
         guest.status.failures = Some(7);
         guest.status.last_error = Some("TaskFailed: words".into());
     });
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn stopping_waits_for_no_refused_change() {
     let (world, key) = world(json!({})).await;
     refuse(&world, "PUT", "/nodes/[^/]+/lxc/1000/config", 400, "hotplug failed");
@@ -81,7 +81,7 @@ async fn stopping_waits_for_no_refused_change() {
 }
 
 /// A person who stops a guest is heard, though its spec is not valid or what it names is missing.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_guest_whose_spec_cannot_be_resolved_is_stopped() {
     let missing = json!([{"name": "TOKEN", "secretKeyRef": {"name": "none", "key": "k"}}]);
     for (fields, reason) in [
@@ -116,7 +116,7 @@ async fn a_guest_whose_spec_cannot_be_resolved_is_stopped() {
 }
 
 /// Nor is a stranger's guest under its vmid.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_strangers_guest_is_not_stopped_for_a_spec_that_cannot_be_resolved() {
     let (world, _) = world(json!({})).await;
     let options = std::collections::BTreeMap::from([("description".to_owned(), None)]);
@@ -128,7 +128,7 @@ async fn a_strangers_guest_is_not_stopped_for_a_spec_that_cannot_be_resolved() {
     assert!(running(&world));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn stopping_that_fails_waits_before_it_is_tried_again() {
     let (mut world, key) = world(json!({})).await;
     in_real_time(&mut world);
@@ -143,7 +143,7 @@ async fn stopping_that_fails_waits_before_it_is_tried_again() {
     until(&world, "it fails", |w| object(w, &key).status.failing.is_some()).await;
     world.store.objects.update_guest(&key, |guest| {
         for failing in guest.status.failing.iter_mut().flatten() {
-            failing.next_retry = Time(Timestamp::now() + SignedDuration::from_secs(290));
+            failing.next_retry = Time(world.now() + SignedDuration::from_secs(290));
         }
     });
     let before = requests(&world, "POST", "/status/shutdown");
@@ -156,7 +156,7 @@ async fn stopping_that_fails_waits_before_it_is_tried_again() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn deleting_waits_for_no_pause_of_the_work_before_it() {
     let (world, key) = world(json!({})).await;
     put_off(&world, &key, SignedDuration::from_secs(290));
@@ -165,7 +165,7 @@ async fn deleting_waits_for_no_pause_of_the_work_before_it() {
     assert!(!world.sim().with(|state| state.guests.contains_key(&VMID)));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn deleting_that_fails_waits_before_it_is_tried_again() {
     let (mut world, key) = world(json!({})).await;
     in_real_time(&mut world);
@@ -178,7 +178,7 @@ async fn deleting_that_fails_waits_before_it_is_tried_again() {
     until(&world, "it fails", fails).await;
     world.store.objects.update_guest(&key, |guest| {
         for failing in guest.status.failing.iter_mut().flatten() {
-            failing.next_retry = Time(Timestamp::now() + SignedDuration::from_secs(290));
+            failing.next_retry = Time(world.now() + SignedDuration::from_secs(290));
         }
     });
     let before = requests(&world, "DELETE", "/lxc/1000");
@@ -187,7 +187,7 @@ async fn deleting_that_fails_waits_before_it_is_tried_again() {
     assert!(object(&world, &key).status.message.unwrap().contains("boom"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_retry_that_a_wrong_clock_put_off_for_a_year_is_due() {
     let mut world = World::new(&[]).await;
     let key = world.store.apply(guest(json!({})));
@@ -197,7 +197,7 @@ async fn a_retry_that_a_wrong_clock_put_off_for_a_year_is_due() {
     assert_eq!(object(&world, &key).status.next_retry, None);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn each_new_value_of_the_annotation_is_one_attempt_now() {
     let (mut world, key) = world(json!({})).await;
     in_real_time(&mut world);
@@ -252,7 +252,7 @@ fn stalled(world: &World, key: &Key) -> String {
 }
 
 /// One interface that Proxmox refuses keeps back neither options nor other interfaces, and is named.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_refused_interface_keeps_nothing_else_back() {
     let (mut world, key) = world(json!({})).await;
     in_real_time(&mut world);
@@ -282,7 +282,7 @@ async fn a_refused_interface_keeps_nothing_else_back() {
         let before = requests(&world, "PUT", "/lxc/1000/config");
         world.store.objects.update_guest(&key, |guest| {
             for failing in guest.status.failing.iter_mut().flatten() {
-                failing.next_retry = Time(Timestamp::now() + SignedDuration::from_secs(290));
+                failing.next_retry = Time(world.now() + SignedDuration::from_secs(290));
             }
         });
         rounds(&world, 10).await;
@@ -293,7 +293,7 @@ async fn a_refused_interface_keeps_nothing_else_back() {
     assert_eq!(object(&world, &key).status.failing, None);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_creation_that_an_interface_spoils_names_it() {
     let mut world = World::new(&[]).await;
     in_real_time(&mut world);

@@ -9,6 +9,8 @@
 
 #[path = "../common/engine.rs"]
 mod engine;
+#[path = "../common/inprocess.rs"]
+mod inprocess;
 
 mod cli;
 mod faults;

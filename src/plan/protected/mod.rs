@@ -74,6 +74,8 @@ impl Scene {
         };
         let observed = Observed {
             cluster: cluster(&guest),
+            // No other object has a volume of the guest's.
+            borrowed: Some(BTreeMap::new()),
             ..Observed::default()
         };
         Scene {

@@ -2,7 +2,7 @@
 //!
 //! `methods.json` is made by `compact.py` from Proxmox's own API description (9.1).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
 
 use serde::Deserialize;
@@ -151,38 +151,61 @@ pub struct Found {
 /// Placeholders that take the rest of the path, slashes included.
 const REST: &[&str] = &["{volume}", "{cidr}"];
 
-fn match_path(template: &str, parts: &[&str]) -> Option<(usize, BTreeMap<String, String>)> {
-    let mut values = BTreeMap::new();
-    let mut literal = 0;
-    let mut rest = parts;
-    for wanted in template.split('/').filter(|part| !part.is_empty()) {
-        let (first, others) = rest.split_first()?;
-        if let Some(name) = wanted.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
-            if REST.contains(&wanted) {
-                values.insert(name.to_owned(), rest.join("/"));
-                rest = &[];
-                continue;
-            }
-            values.insert(name.to_owned(), (*first).to_owned());
-        } else if wanted == *first {
-            literal += 1;
-        } else {
-            return None;
-        }
-        rest = others;
+/// A path of the description, by its parts.
+struct Template {
+    text: &'static String,
+    parts: Vec<&'static str>,
+}
+
+/// The paths by their first part, which is never a placeholder.
+static TEMPLATES: LazyLock<HashMap<&'static str, Vec<Template>>> = LazyLock::new(|| {
+    let mut templates: HashMap<_, Vec<Template>> = HashMap::new();
+    for text in METHODS.keys().chain(std::iter::once(&*ROOT)) {
+        let parts = parts_of(text);
+        let first = parts.first().copied().unwrap_or_default();
+        templates.entry(first).or_default().push(Template { text, parts });
     }
-    rest.is_empty().then_some((literal, values))
+    templates
+});
+
+fn parts_of(path: &str) -> Vec<&str> {
+    path.split('/').filter(|part| !part.is_empty()).collect()
+}
+
+/// How many parts of a template are literally those of a path, where it fits.
+fn literals(template: &[&str], parts: &[&str]) -> Option<usize> {
+    let takes_rest = template.last().is_some_and(|last| REST.contains(last));
+    let fits = match takes_rest {
+        true => parts.len() >= template.len(),
+        false => parts.len() == template.len(),
+    };
+    let mut pairs = template.iter().zip(parts);
+    let same = fits && pairs.all(|(wanted, part)| wanted.starts_with('{') || wanted == part);
+    same.then(|| template.iter().filter(|wanted| !wanted.starts_with('{')).count())
+}
+
+fn values(template: &[&str], parts: &[&str]) -> BTreeMap<String, String> {
+    let named = template.iter().enumerate().filter_map(|(at, wanted)| {
+        let name = wanted.strip_prefix('{')?.strip_suffix('}')?;
+        let value = match REST.contains(wanted) {
+            true => parts[at..].join("/"),
+            false => parts[at].to_owned(),
+        };
+        Some((name.to_owned(), value))
+    });
+    named.collect()
 }
 
 /// Finds the path: literal parts win over placeholders.
 pub fn find(path: &str) -> Option<Found> {
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    METHODS
-        .keys()
-        .chain(std::iter::once(&*ROOT))
-        .filter_map(|template| match_path(template, &parts).map(|(literal, values)| (literal, template, values)))
-        .max_by_key(|(literal, template, _)| (*literal, std::cmp::Reverse(template.len())))
-        .map(|(_, template, values)| Found { template, values })
+    let parts = parts_of(path);
+    let all = TEMPLATES.get(parts.first().copied().unwrap_or_default())?;
+    let fitting = all.iter().filter_map(|t| Some((literals(&t.parts, &parts)?, t)));
+    let (_, best) = fitting.max_by_key(|(literal, t)| (*literal, std::cmp::Reverse(t.text.len())))?;
+    Some(Found {
+        template: best.text,
+        values: values(&best.parts, &parts),
+    })
 }
 
 static ROOT: LazyLock<String> = LazyLock::new(|| "/".to_owned());

@@ -116,28 +116,28 @@ fn judge(found: &Found, faults: &mut Vec<String>) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn no_leaf_of_a_container_is_ignored() {
     walked("PhoenixLXC", container(), 0, 2).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn no_leaf_of_a_container_is_ignored_in_the_other_half() {
     walked("PhoenixLXC", container(), 1, 2).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn no_leaf_of_a_machine_is_ignored() {
     walked("PhoenixVM", machine(), 0, 2).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn no_leaf_of_a_machine_is_ignored_in_the_other_half() {
     walked("PhoenixVM", machine(), 1, 2).await;
 }
 
 /// The guest of a template is made as any other's; here it is shown that a changed leaf is wanted of it.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn no_leaf_of_a_template_is_ignored() {
     let all = leaves("PhoenixTemplate");
     let mut rows = Vec::new();
@@ -239,7 +239,7 @@ fn wants(world: &World, kind: &str, spec: &Value) -> Result<String, String> {
 }
 
 /// What a hypervisor gives to guests changes what is wanted of them; the rest is proven by the test that is named.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn no_leaf_of_a_hypervisor_is_ignored() {
     let all = leaves("PhoenixHypervisor");
     let defaults = |value: Value| json!({"defaults": value});
@@ -322,7 +322,7 @@ async fn no_leaf_of_a_hypervisor_is_ignored() {
 }
 
 /// What a feature holds changes what runs in guests.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn no_leaf_of_a_feature_is_ignored() {
     let all = leaves("PhoenixFeature");
     let parameter = json!({"parameters": [{"name": "key", "default": "1"}]});
@@ -405,7 +405,7 @@ fn rust(folder: &std::path::Path) -> Vec<String> {
     texts
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_deletion_policy_says_whether_the_guest_goes() {
     let world = &mut World::with_ssh(&[]).await;
     for (policy, stays) in [("Retain", true), ("Delete", false)] {
@@ -419,7 +419,7 @@ async fn the_deletion_policy_says_whether_the_guest_goes() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_a_hypervisor_cannot_do_yet_is_told() {
     let world = World::new(&[]).await;
     crate::engine::hypervisor(&world, |object| {

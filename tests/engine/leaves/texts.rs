@@ -430,12 +430,12 @@ async fn real_pauses() -> World {
     world
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn any_text_of_a_container_converges_or_is_refused() {
     texts("PhoenixLXC", lxc::base(), lxc::groups()).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn any_text_of_a_machine_converges_or_is_refused() {
     texts("PhoenixVM", vm::base(), vm::groups()).await;
 }

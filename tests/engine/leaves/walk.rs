@@ -273,7 +273,7 @@ async fn settle(world: &World, walkers: &mut [Walker], when: &str) {
         if open.is_empty() {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+        world.pause().await;
     }
     for walker in walkers.iter_mut().filter(|w| open.contains(&w.key)) {
         let status = status(world, &walker.key);

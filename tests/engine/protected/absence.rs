@@ -2,7 +2,7 @@
 
 use super::*;
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn without_quorum_nothing_is_concluded_from_a_guest_that_is_not_there() {
     let mut world = World::new(&[]).await;
     second_node(&world);
@@ -19,7 +19,7 @@ async fn without_quorum_nothing_is_concluded_from_a_guest_that_is_not_there() {
     assert!(world.store.guest(&key).is_none() && world.guests().is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn without_quorum_no_guest_is_made() {
     let mut world = World::new(&[]).await;
     second_node(&world);
@@ -33,7 +33,7 @@ async fn without_quorum_no_guest_is_made() {
 }
 
 /// It is noticed by the first write that Proxmox refuses: nobody tries for himself, and everybody goes on afterwards.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn without_quorum_one_refused_write_makes_every_object_wait() {
     let mut world = World::new(&[]).await;
     second_node(&world);
@@ -60,7 +60,7 @@ async fn without_quorum_one_refused_write_makes_every_object_wait() {
 }
 
 /// Owner containers are nobody's guests; any other guest with the tag may be the object's.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_owner_on_a_node_that_is_off_holds_no_new_guest_up() {
     let mut world = World::new(&[]).await;
     second_node(&world);
@@ -98,7 +98,7 @@ async fn an_owner_on_a_node_that_is_off_holds_no_new_guest_up() {
     assert!(told.contains("container 700 on node two"), "{told}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_guest_of_a_node_that_is_off_is_waited_for_and_not_asked_for() {
     let mut world = World::new(&[]).await;
     second_node(&world);
@@ -131,7 +131,7 @@ async fn a_guest_of_a_node_that_is_off_is_waited_for_and_not_asked_for() {
 }
 
 /// The cluster's list says where a guest is; status only says where it was.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_container_that_somebody_migrated_is_followed() {
     let mut world = World::new(&[]).await;
     second_node(&world);
@@ -144,7 +144,7 @@ async fn a_container_that_somebody_migrated_is_followed() {
     world.store.apply(guest("a", json!({"cores": 4})));
     for _ in 0..10 {
         world.round().await;
-        tokio::time::sleep(Duration::from_millis(3)).await;
+        world.pause().await;
     }
     assert_eq!(status(&world, &key).node.as_deref(), Some("two"));
     assert_eq!(world.guests()[&1000]["cores"], "4");
@@ -157,7 +157,7 @@ async fn a_container_that_somebody_migrated_is_followed() {
 }
 
 /// Who answers under the same address later does not become the cluster that was recorded.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_recorded_cluster_stays_whoever_answers() {
     let (mut world, key) = one_guest(json!({})).await;
     let recorded = |world: &World| {

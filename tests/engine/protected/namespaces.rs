@@ -36,7 +36,7 @@ async fn refused(world: &World, object: Value, names: &[&str]) {
     rounds(world).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_hypervisor_is_used_by_the_namespaces_that_it_lets_in() {
     let mut world = World::new(&[]).await;
     refused(
@@ -63,7 +63,7 @@ async fn a_hypervisor_is_used_by_the_namespaces_that_it_lets_in() {
     world.settle(false).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_root_on_the_node_is_for_other_namespaces_only_where_it_is_allowed() {
     let world = World::with_ssh(&[]).await;
     let_in(&world, json!({"from": "All"}));

@@ -25,7 +25,7 @@ fn entries(world: &World) -> Vec<(u32, String, String)> {
     found
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_key_that_is_registered_twice_is_neither_attached_nor_allocated() {
     let (mut world, key) = one_guest(json!({"volumes": retained()})).await;
     let (owner, path, volid) = entries(&world).remove(0);
@@ -54,7 +54,7 @@ async fn a_key_that_is_registered_twice_is_neither_attached_nor_allocated() {
 }
 
 /// `Delete` became `Retain`: the volume is the container's own, so destroying that would take it.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_volume_that_cannot_be_kept_is_told_and_not_destroyed() {
     let volume = |policy: &str| json!([{"name": "data", "size": "5Gi", "mountPath": "/data", "reclaimPolicy": policy}]);
     let (mut world, key) = one_guest(json!({"volumes": volume("Delete")})).await;
@@ -73,7 +73,7 @@ async fn a_volume_that_cannot_be_kept_is_told_and_not_destroyed() {
     assert_eq!(world.guests()[&1000]["mp0"], own);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_container_of_somebodys_in_the_range_of_owners_is_no_owner() {
     let mut world = World::new(&[]).await;
     let volume = format!("{DISKS}:4");
@@ -101,7 +101,7 @@ async fn a_container_of_somebodys_in_the_range_of_owners_is_no_owner() {
 }
 
 /// Files of an unprivileged container belong to shifted ids: a volume made for the other mapping is not readable.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_new_volume_comes_from_an_owner_of_its_own_id_mapping() {
     let mut world = World::new(&[]).await;
     let fields = |unprivileged: bool| json!({"volumes": retained(), "network": [], "unprivileged": unprivileged});
@@ -127,7 +127,7 @@ async fn a_new_volume_comes_from_an_owner_of_its_own_id_mapping() {
     assert_eq!(entries(&world).len(), 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn objects_that_need_an_owner_at_once_ask_for_one() {
     let mut world = World::new(&[]).await;
     let keys = ["a", "b"].map(|name| {

@@ -9,7 +9,7 @@ fn forget(world: &World, key: &Key) {
         .update_guest(key, |g| g.status = GuestStatus::default());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn of_two_guests_with_the_objects_stamp_none_is_taken() {
     let (mut world, key) = one_guest(json!({})).await;
     let copy = stamp("a", 1001).describe("restored from a backup");
@@ -41,7 +41,7 @@ async fn of_two_guests_with_the_objects_stamp_none_is_taken() {
 }
 
 /// A guest that is being made shows no stamp yet: it may be the one that was looked for.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_guest_that_is_being_made_is_not_made_again_when_status_is_lost() {
     let mut world = World::new(&[]).await;
     world.sim().with(|state| state.latency.create = u64::MAX / 4);
@@ -61,7 +61,7 @@ async fn a_guest_that_is_being_made_is_not_made_again_when_status_is_lost() {
     assert_eq!(world.guests().len(), 1, "{:#?}", world.guests());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn two_objects_that_choose_at_once_get_a_vmid_each() {
     let mut world = World::new(&[]).await;
     world.poll().await;
@@ -89,7 +89,7 @@ async fn two_objects_that_choose_at_once_get_a_vmid_each() {
 }
 
 /// A look that failed is no look: volumes of a former guest may be on that storage.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_vmid_is_free_only_when_every_storage_was_looked_at() {
     let mut world = World::new(&[]).await;
     world.sim().with(|state| {

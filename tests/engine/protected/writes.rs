@@ -3,7 +3,7 @@
 use super::*;
 
 /// A call whose answer was lost may have taken effect: what it did is looked at before anything is sent again.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_write_whose_answer_was_lost_is_not_sent_again_unseen() {
     let mut world = World::new(&[]).await;
     for (method, path) in [
@@ -51,7 +51,7 @@ fn answered(status: u16) -> FaultKind {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_task_that_failed_is_told_and_waits_before_the_next_try() {
     let (mut world, key) = one_guest(json!({})).await;
     world.store.apply(guest("a", json!({"powerState": "Stopped"})));
@@ -92,7 +92,7 @@ async fn a_task_that_failed_is_told_and_waits_before_the_next_try() {
 }
 
 /// Deleting an object that has no finalizer takes it away at once: what its status named would be forgotten.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn nothing_is_recorded_of_an_object_that_may_vanish() {
     let mut world = World::new(&[]).await;
     world.store.apply(guest("a", json!({})));
@@ -101,7 +101,7 @@ async fn nothing_is_recorded_of_an_object_that_may_vanish() {
 }
 
 /// What the last full look found says nothing once something was written: here the old wish comes back meanwhile.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn after_a_write_the_guest_is_looked_at_again() {
     let (mut world, key) = one_guest(json!({"swap": "512Mi"})).await;
     let store = world.store.clone();
@@ -114,7 +114,7 @@ async fn after_a_write_the_guest_is_looked_at_again() {
 }
 
 /// Whoever comes after a crash must find in status which guest was asked for.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_vmid_is_in_status_before_its_guest_is_asked_for() {
     let world = World::new(&[]).await;
     let key = world.store.apply(guest("a", json!({})));
@@ -137,7 +137,7 @@ async fn a_vmid_is_in_status_before_its_guest_is_asked_for() {
 }
 
 /// A hash that another release wrote cannot be compared; the spec of an object that is Ready is applied all the same.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn after_an_upgrade_drift_is_not_taken_for_a_changed_spec() {
     let mut world = World::new(&[]).await;
     hypervisor(&world, |h| {

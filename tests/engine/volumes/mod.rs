@@ -101,7 +101,7 @@ fn power(world: &World, running: bool) {
 }
 
 /// Another mount path is the same volume at another place.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_changed_mount_path_moves_the_volume() {
     for policy in ["Delete", "Retain"] {
         for running in [true, false] {
@@ -127,7 +127,7 @@ async fn a_changed_mount_path_moves_the_volume() {
 }
 
 /// A volume is its name: two that change their paths, or their names, are not taken for each other.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn volumes_that_change_places_keep_their_data() {
     for policy in ["Delete", "Retain"] {
         let object = |a: &str, b: &str| {
@@ -148,7 +148,7 @@ async fn volumes_that_change_places_keep_their_data() {
 }
 
 /// Renamed, dropped, and made anew under an old name: each volume of the guest's own stays accounted for.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_rename_forgets_no_volume() {
     let object = |volumes: Value| container(volumes, json!({"powerState": "Stopped"}));
     let (x, y) = (volume("x", "/one", "Delete"), volume("y", "/two", "Delete"));
@@ -183,7 +183,7 @@ async fn a_rename_forgets_no_volume() {
 }
 
 /// What somebody detached by hand is attached again, whether that waits for a restart or not.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_volume_detached_by_hand_is_attached_again() {
     for policy in ["Delete", "Retain"] {
         // Running; stopped; and detached while it ran, then stopped.
@@ -210,7 +210,7 @@ async fn a_volume_detached_by_hand_is_attached_again() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_volume_that_is_gone_is_told_of_and_not_replaced() {
     let object = |volumes: Value| container(volumes, json!({"powerState": "Stopped"}));
     let x = volume("x", "/one", "Delete");
@@ -236,7 +236,7 @@ async fn a_volume_that_is_gone_is_told_of_and_not_replaced() {
 }
 
 /// A registered volume that status has recorded and no owner has is not replaced either.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_retained_volume_that_lost_its_registration_is_told_of() {
     let object = || container(json!([volume("x", "/one", "Retain")]), json!({"powerState": "Stopped"}));
     let (mut world, key) = world(object()).await;
@@ -253,7 +253,7 @@ async fn a_retained_volume_that_lost_its_registration_is_told_of() {
 }
 
 /// A volume that left the spec goes with its guest, whenever the detachment takes effect.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_dropped_volume_is_accounted_for_at_deletion() {
     for running in [true, false] {
         let state = if running { "Running" } else { "Stopped" };
@@ -274,7 +274,7 @@ async fn a_dropped_volume_is_accounted_for_at_deletion() {
 }
 
 /// With status lost nobody knows which of the guest's volumes is which: no empty one is made beside them.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn with_status_lost_no_empty_volume_is_made() {
     let object = |path: &str| container(json!([volume("x", path, "Delete")]), json!({"powerState": "Stopped"}));
     let (mut world, key) = world(object("/one")).await;
@@ -302,7 +302,7 @@ fn machine(disks: Value, state: &str) -> Value {
     )
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_disk_detached_by_hand_is_attached_again() {
     for state in ["Running", "Stopped"] {
         let object = || machine(json!([disk("root", "20Gi"), disk("data", "5Gi")]), state);
@@ -331,7 +331,7 @@ async fn a_disk_detached_by_hand_is_attached_again() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_disk_that_is_gone_is_told_of_and_not_replaced() {
     let (mut world, key) = world(machine(json!([disk("root", "20Gi"), disk("data", "5Gi")]), "Stopped")).await;
     let options = world.guests()[&VMID].clone();
@@ -379,7 +379,7 @@ fn sizes(world: &World) -> (u64, Vec<String>) {
     })
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_volume_grows_in_place_and_never_shrinks() {
     for policy in ["Delete", "Retain"] {
         for state in ["Running", "Stopped"] {
@@ -416,7 +416,7 @@ async fn a_volume_grows_in_place_and_never_shrinks() {
 }
 
 /// An image is not resized under a running guest.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_retained_image_grows_only_while_its_guest_is_stopped() {
     let on_images = |size: &str, fields: Value| {
         let mut object = sized(size, "Retain", fields);
@@ -458,7 +458,7 @@ async fn a_retained_image_grows_only_while_its_guest_is_stopped() {
 }
 
 /// What somebody grew is told of beside Ready, also after other edits; only a smaller wish is refused.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_was_grown_elsewhere_is_a_finding() {
     let object = |cores: i64, rootfs: &str| {
         let fields = json!({"cores": cores, "rootfs": {"size": rootfs}, "powerState": "Stopped"});
@@ -496,7 +496,7 @@ async fn what_was_grown_elsewhere_is_a_finding() {
     assert!(!condition(&world, &key, "LargerThanSpec").unwrap().contains("rootfs"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_disk_that_was_grown_elsewhere_is_a_finding() {
     let (mut world, key) = world(machine(json!([disk("root", "20Gi")]), "Stopped")).await;
     let value = world.guests()[&VMID]["scsi0"].replace("size=20G", "size=30G");
@@ -512,7 +512,7 @@ async fn a_disk_that_was_grown_elsewhere_is_a_finding() {
 }
 
 /// Phoenix moves no data: what cannot be had without another volume is told, and everything else goes on.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn another_storage_later_is_told_of() {
     let with = |name: &str, storage: Option<&str>| {
         let mut volume = volume(
@@ -541,7 +541,7 @@ async fn another_storage_later_is_told_of() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn another_storage_or_version_of_a_machines_drives_is_told_of() {
     let object = |storage: &str, version: &str| {
         let fields = json!({"bios": "ovmf", "efiDisk": {"storage": storage, "preEnrolledKeys": version == "v1.2"}, "tpm": {"storage": storage, "version": version},
@@ -568,7 +568,7 @@ async fn another_storage_or_version_of_a_machines_drives_is_told_of() {
 }
 
 /// One that Proxmox refuses keeps no other back, and nothing is started without it.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_volume_that_is_refused_keeps_no_other_back() {
     for policy in ["Retain", "Delete"] {
         let mut full = volume("full", "/full", policy);

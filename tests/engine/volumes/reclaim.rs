@@ -38,7 +38,7 @@ fn gone(world: &World, key: &Key) -> bool {
 }
 
 /// The spec says Retain now, whether or not anybody was told before the deletion.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_volume_that_the_spec_retains_is_not_destroyed() {
     for stalled in [false, true] {
         let (mut world, key) = world(one(own(), json!({}))).await;
@@ -56,7 +56,7 @@ async fn a_volume_that_the_spec_retains_is_not_destroyed() {
 }
 
 /// Two running guests on one filesystem destroy it.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_retained_volume_is_in_one_guest_only() {
     let object = || one(kept(), json!({"deletionPolicy": "Retain"}));
     let (mut world, key) = world(object()).await;
@@ -102,7 +102,7 @@ async fn a_retained_volume_is_in_one_guest_only() {
 }
 
 /// What is kept for the object is not covered by an empty volume because the spec says Delete now.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn retained_data_is_not_covered_by_an_empty_volume_that_goes() {
     for how in ["removed", "by hand", "anew", "gone"] {
         let (mut world, key) = world(one(kept(), stopped())).await;
@@ -140,7 +140,7 @@ async fn retained_data_is_not_covered_by_an_empty_volume_that_goes() {
 }
 
 /// The volume is the guest's own and stays so; it is attached again, accounted for and told of.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_detached_volume_that_becomes_retained_is_neither_replaced_nor_forgotten() {
     for by_hand in [false, true] {
         let (mut world, key) = world(one(own(), stopped())).await;
@@ -163,7 +163,7 @@ async fn a_detached_volume_that_becomes_retained_is_neither_replaced_nor_forgott
 }
 
 /// The registry's key follows the name, so that the volume is found again by it.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_key_follows_the_name_through_an_edit_of_the_policy() {
     let (mut world, key) = world(one(volume("a", "/x", "Retain"), json!({}))).await;
     let before = mounts(&world);
@@ -184,7 +184,7 @@ async fn the_key_follows_the_name_through_an_edit_of_the_policy() {
     assert_eq!(mounts(&world), before);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_rename_that_is_taken_back_half_way_is_undone_on_the_owner() {
     let named = |name: &str| one(volume(name, "/x", "Retain"), json!({"vmid": VMID}));
     let (mut world, key) = world(named("a")).await;
@@ -208,7 +208,7 @@ async fn a_rename_that_is_taken_back_half_way_is_undone_on_the_owner() {
 }
 
 /// The operator died between the call and its record.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_volume_that_was_announced_is_not_forgotten() {
     for volumes in [
         json!([volume("x", "/y", "Delete")]),
@@ -232,7 +232,7 @@ async fn a_volume_that_was_announced_is_not_forgotten() {
 }
 
 /// It was announced, and the object is deleted before anybody looked.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_volume_that_was_announced_goes_with_its_guest() {
     let (world, key) = world(one(own(), stopped())).await;
     world.store.objects.update_guest(&key, |guest| {
@@ -246,7 +246,7 @@ async fn a_volume_that_was_announced_goes_with_its_guest() {
 }
 
 /// Proxmox lists no `unusedN` for what a snapshot still uses; the record says that it may go.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_volume_that_only_a_snapshot_has_goes_with_its_guest_where_it_may() {
     for policy in ["Delete", "Retain"] {
         let (mut world, key) = world(one(own(), stopped())).await;
@@ -267,7 +267,7 @@ async fn a_volume_that_only_a_snapshot_has_goes_with_its_guest_where_it_may() {
 }
 
 /// A rename and another policy at once, which no reconcile saw, and a snapshot of before.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_the_spec_retains_is_not_freed_by_a_snapshot() {
     let (world, key) = world(one(volume("a", "/x", "Delete"), stopped())).await;
     world.sim().with(|state| {
@@ -281,7 +281,7 @@ async fn what_the_spec_retains_is_not_freed_by_a_snapshot() {
 }
 
 /// A kept volume whose attachment is refused holds no other back, and the owner is not opened and closed meanwhile.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_attachment_that_is_refused_is_waited_for() {
     let (mut world, key) = world(without()).await;
     let scale = std::mem::replace(&mut world.time_scale, 1.0);
@@ -325,7 +325,7 @@ fn disks(names: &[&str], fields: Value) -> Value {
     vm("a", fields)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_disk_that_left_the_spec_goes_with_its_machine() {
     for stalled in [false, true] {
         let (mut world, key) = world(disks(&["data"], json!({}))).await;
@@ -340,7 +340,7 @@ async fn a_disk_that_left_the_spec_goes_with_its_machine() {
 }
 
 /// An earlier volume or disk that the guest still holds is told of, with what becomes of it.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_left_the_spec_and_is_still_held_is_told_of() {
     let (mut vm_world, key) = world(disks(&["data"], json!({}))).await;
     vm_world.store.apply(disks(&["renamed"], json!({})));
@@ -359,7 +359,7 @@ async fn what_left_the_spec_and_is_still_held_is_told_of() {
     assert_eq!(condition(&world, &key, "VolumeUnclaimed"), None);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn another_node_later_is_told_of() {
     let (mut world, key) = world(without()).await;
     let mut fields = stopped();

@@ -56,7 +56,7 @@ fn three(rootfs: &str, own: &str, kept: &str, state: &str) -> Value {
     container(volumes, json!({"rootfs": {"size": rootfs}, "powerState": state}))
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_container_has_volumes_of_less_than_a_gib_and_they_grow() {
     for state in ["Running", "Stopped"] {
         let (mut world, key) = world(three("512Mi", "1536Mi", "0.5Gi", state)).await;
@@ -113,7 +113,7 @@ async fn a_container_has_volumes_of_less_than_a_gib_and_they_grow() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_machine_has_disks_of_less_than_a_gib_and_they_grow() {
     let with = |root: &str, data: &str| machine(json!([disk("root", root), disk("data", data)]), "Stopped");
     let (mut world, key) = world(with("20481Mi", "512Mi")).await;

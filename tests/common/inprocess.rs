@@ -1,0 +1,125 @@
+//! A simulated cluster in process, on the clock of the asynchronous runtime: no TLS, no SSH, no real time. Everything of
+//! the client but the connections is the same.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use phoenix::engine::Outside;
+use phoenix::engine::outside::{Answer, ApiByCarrier, ApiCarrier, Lost, SshByCarrier, SshCarrier};
+use phoenix::remote::{self, Captured, Node, Output};
+use phoenix::simulator::Simulator;
+use phoenix::simulator::api::HttpRequest;
+use phoenix::simulator::ssh::Request;
+
+/// Milliseconds since 1970 at which worlds begin.
+pub const BEGIN: u64 = 1_780_000_000_000;
+
+/// Reaches a simulator in process.
+#[derive(Clone)]
+pub struct InProcess {
+    simulator: Simulator,
+    began: tokio::time::Instant,
+}
+
+impl InProcess {
+    pub fn new(simulator: &Simulator) -> Self {
+        let began = tokio::time::Instant::now();
+        let simulator = simulator.clone();
+        InProcess { simulator, began }
+    }
+
+    async fn answer(&self, request: reqwest::Request) -> Result<Answer, Lost> {
+        let header = |name: &str| {
+            let value = request.headers().get(name)?;
+            Some(value.to_str().expect("a header of text").to_owned())
+        };
+        let request = HttpRequest {
+            method: request.method().as_str().into(),
+            path: request.url().path().into(),
+            query: request.url().query().unwrap_or_default().into(),
+            authorization: header("authorization"),
+            cookie: header("cookie"),
+            csrf: header("csrfpreventiontoken"),
+            content_type: header("content-type"),
+            body: request.body().and_then(|b| b.as_bytes()).unwrap_or_default().to_vec(),
+        };
+        let reply = self.simulator.handle(&request).await;
+        if reply.delay_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(reply.delay_ms)).await;
+        }
+        match reply.cut {
+            true => Err(Lost::Unknown("connection closed before message completed".into())),
+            false => Ok(Answer {
+                status: reply.status,
+                reason: reply.reason,
+                body: reply.body,
+            }),
+        }
+    }
+
+    async fn command(&self, node: &Node, user: &str, line: String, stdin: &[u8]) -> Result<Output, remote::Error> {
+        let host = format!("{} ({}:{})", node.name, node.host, node.port);
+        let online = self
+            .simulator
+            .with(|state| state.nodes.get(&node.name).is_some_and(|n| n.online));
+        if !online {
+            let message = "Connection refused".into();
+            return Err(remote::Error::Unreachable { host, message });
+        }
+        let request = Request {
+            user: user.into(),
+            node: Some(node.name.clone()),
+            line,
+            stdin: stdin.to_vec(),
+        };
+        let reply = self.simulator.run(&request).await;
+        if reply.cut {
+            let message = "the connection was closed".into();
+            return Err(remote::Error::Lost { host, message });
+        }
+        let captured = |text: String| {
+            let mut captured = Captured::default();
+            captured.push(text.as_bytes());
+            captured
+        };
+        Ok(Output {
+            exit: reply.exit,
+            signal: None,
+            stdout: captured(reply.stdout),
+            stderr: captured(reply.stderr),
+        })
+    }
+}
+
+impl ApiCarrier for InProcess {
+    fn carry(&self, request: reqwest::Request) -> BoxFuture<'_, Result<Answer, Lost>> {
+        self.answer(request).boxed()
+    }
+}
+
+impl SshCarrier for InProcess {
+    fn run<'c>(
+        &'c self,
+        node: &'c Node,
+        user: &'c str,
+        line: String,
+        stdin: &'c [u8],
+    ) -> BoxFuture<'c, Result<Output, remote::Error>> {
+        self.command(node, user, line, stdin).boxed()
+    }
+}
+
+impl Outside for InProcess {
+    fn now(&self) -> i64 {
+        let seconds = (u128::from(BEGIN) + self.began.elapsed().as_millis()) / 1000;
+        i64::try_from(seconds).expect("a time of this century")
+    }
+    fn api(&self) -> ApiByCarrier {
+        ApiByCarrier(Arc::new(self.clone()))
+    }
+    fn ssh(&self) -> SshByCarrier {
+        SshByCarrier(Arc::new(self.clone()))
+    }
+}
