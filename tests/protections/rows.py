@@ -6,7 +6,7 @@ OUT in a replacement is true while the row is out; OUT[name] is the switch of an
 
 FILES = {
     "src/plan/delete.rs": [
-        ("a guest goes only once its cluster is proven", "engine=ownership::a_guest_goes",
+        ("a guest goes only once its cluster is proven", "lib=plan::protected::deletion",
          "        if !self.observed.cluster.is_proven() {\n            // Once",
          "        if !OUT && !self.observed.cluster.is_proven() {\n            // Once"),
         ("a guest whose volume another object has is not destroyed", "engine=existing::a_container_whose",

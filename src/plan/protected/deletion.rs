@@ -45,6 +45,21 @@ fn a_guest_is_stopped_and_only_then_destroyed() {
     ]);
 }
 
+/// While it is there, the guest proves which cluster it is on; afterwards nothing might.
+#[test]
+fn a_guest_goes_only_once_its_cluster_is_proven() {
+    let unproven = |running| {
+        scene(container(), |s| {
+            s.guest.running = running;
+            s.observed.cluster.identity.ca_fingerprint = Some("AA".into());
+        })
+    };
+    check(vec![
+        ("running", unproven(true), "wait HypervisorNotReady"),
+        ("stopped", unproven(false), "wait HypervisorNotReady"),
+    ]);
+}
+
 #[test]
 fn a_guest_that_is_locked_or_protected_or_being_made_stays() {
     let retained = || Scene::container("deletionPolicy: Retain");
