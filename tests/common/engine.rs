@@ -4,10 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use phoenix::admission::Admission;
 use phoenix::crd::*;
 use phoenix::desired::memory::MemoryObjects;
 use phoenix::desired::{GuestObject, Key, Objects, Stamp};
@@ -22,6 +23,9 @@ pub const IMAGE: &str = "fastData-shared-iso:vztmpl/ubuntu-24.04-standard_24.04-
 pub const CLOUD_IMAGE: &str = "local:import/noble-server-cloudimg-amd64.qcow2";
 /// Times faster than real, of the simulator and of the engine's waits.
 const SCALE: f64 = 5000.0;
+
+/// The API server's checks: compiling them takes longer than most tests.
+pub static ADMISSION: LazyLock<Admission> = LazyLock::new(|| Admission::new().unwrap());
 
 /// Keeps objects as an API server would: versions, conflicts, finalizers.
 #[derive(Default)]

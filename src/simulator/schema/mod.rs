@@ -151,38 +151,60 @@ pub struct Found {
 /// Placeholders that take the rest of the path, slashes included.
 const REST: &[&str] = &["{volume}", "{cidr}"];
 
-fn match_path(template: &str, parts: &[&str]) -> Option<(usize, BTreeMap<String, String>)> {
-    let mut values = BTreeMap::new();
+/// Every path, and its parts: one of them is looked for with every request.
+static TEMPLATES: LazyLock<Vec<(&'static str, Vec<&'static str>)>> = LazyLock::new(|| {
+    let all = METHODS.keys().chain(std::iter::once(&*ROOT));
+    all.map(|template| (template.as_str(), parts(template))).collect()
+});
+
+fn parts(path: &str) -> Vec<&str> {
+    path.split('/').filter(|part| !part.is_empty()).collect()
+}
+
+fn placeholder(part: &str) -> Option<&str> {
+    part.strip_prefix('{').and_then(|name| name.strip_suffix('}'))
+}
+
+/// How many parts match literally, where all of them match.
+fn literal_parts(template: &[&str], parts: &[&str]) -> Option<usize> {
+    let takes_rest = template.last().is_some_and(|last| REST.contains(last));
+    if template.len() > parts.len() || template.len() < parts.len() && !takes_rest {
+        return None;
+    }
     let mut literal = 0;
-    let mut rest = parts;
-    for wanted in template.split('/').filter(|part| !part.is_empty()) {
-        let (first, others) = rest.split_first()?;
-        if let Some(name) = wanted.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
-            if REST.contains(&wanted) {
-                values.insert(name.to_owned(), rest.join("/"));
-                rest = &[];
-                continue;
-            }
-            values.insert(name.to_owned(), (*first).to_owned());
-        } else if wanted == *first {
+    for (wanted, part) in template.iter().zip(parts) {
+        if wanted == part {
             literal += 1;
-        } else {
+        } else if placeholder(wanted).is_none() {
             return None;
         }
-        rest = others;
     }
-    rest.is_empty().then_some((literal, values))
+    Some(literal)
+}
+
+fn values(template: &[&str], parts: &[&str]) -> BTreeMap<String, String> {
+    let value = |(n, wanted): (usize, &&str)| {
+        let value = match REST.contains(wanted) {
+            true => parts[n..].join("/"),
+            false => parts[n].to_owned(),
+        };
+        Some((placeholder(wanted)?.to_owned(), value))
+    };
+    template.iter().enumerate().filter_map(value).collect()
 }
 
 /// Finds the path: literal parts win over placeholders.
 pub fn find(path: &str) -> Option<Found> {
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    METHODS
-        .keys()
-        .chain(std::iter::once(&*ROOT))
-        .filter_map(|template| match_path(template, &parts).map(|(literal, values)| (literal, template, values)))
-        .max_by_key(|(literal, template, _)| (*literal, std::cmp::Reverse(template.len())))
-        .map(|(_, template, values)| Found { template, values })
+    let parts = parts(path);
+    let matching = TEMPLATES
+        .iter()
+        .filter_map(|(template, of)| Some((literal_parts(of, &parts)?, *template, of)));
+    let (_, template, of) =
+        matching.max_by_key(|(literal, template, _)| (*literal, std::cmp::Reverse(template.len())))?;
+    Some(Found {
+        template,
+        values: values(of, &parts),
+    })
 }
 
 static ROOT: LazyLock<String> = LazyLock::new(|| "/".to_owned());
