@@ -1,9 +1,9 @@
 //! Checks of `metadata`, which every object has and no CRD describes.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use regex::Regex;
 use serde_json::Value;
 
+use super::patterns;
 use super::violation::{Violation, ViolationKind};
 
 /// Fields of ObjectMeta.
@@ -36,7 +36,7 @@ const VALUE_MESSAGE: &str = "a valid label must be an empty string or consist of
 
 /// Whether all of `text` matches `pattern`.
 pub(super) fn matches(pattern: &str, text: &str) -> bool {
-    Regex::new(&format!("^({pattern})$")).is_ok_and(|regex| regex.is_match(text))
+    patterns::matches(&format!("^({pattern})$"), text)
 }
 
 /// Fields that ObjectMeta does not have.

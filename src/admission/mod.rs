@@ -8,6 +8,7 @@
 
 mod light;
 mod metadata;
+mod patterns;
 mod ratchet;
 mod reader;
 mod structure;

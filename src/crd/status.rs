@@ -200,6 +200,8 @@ pub struct ScriptStatus {
     pub message: Option<String>,
     /// Attempts so far; with rerunPolicy Always since the guest's last start.
     pub attempts: Option<i64>,
+    /// Deadline in seconds, of a script that was stopped because it had passed.
+    pub deadline_seconds: Option<i64>,
     /// Failed attempts that count no more, because somebody asked for another.
     pub forgiven: Option<i64>,
 }

@@ -3,6 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::crd::{GuestStatus, HypervisorStatus, ScriptStatus};
+use crate::plan::end_words;
 use crate::reason::{Cause, Reason};
 
 use super::store::{Event, EventType};
@@ -152,9 +153,7 @@ fn ending(word: &str, old: &ScriptStatus, new: &ScriptStatus) -> Option<Event> {
         None if new.name != "application" => format!("{word} {}", new.name),
         _ => new.name.clone(),
     };
-    let code = new
-        .exit_code
-        .map_or("no exit code".to_string(), |code| format!("exit code {code}"));
+    let end = end_words(new.exit_code, new.deadline_seconds);
     let said = new
         .message
         .as_deref()
@@ -172,7 +171,7 @@ fn ending(word: &str, old: &ScriptStatus, new: &ScriptStatus) -> Option<Event> {
         "Failed" => (
             EventType::Warning,
             failed,
-            format!("{name} failed with {code}{colon}{said}"),
+            format!("{name} failed with {end}{colon}{said}"),
         ),
         "Interrupted" => {
             let message = format!("{name} was cut off");
@@ -216,6 +215,20 @@ mod tests {
             ["TestFailed: test smoke failed with exit code 3: two"]
         );
         assert_eq!(told(&failed, &failed), [""; 0]);
+        // However far its next attempt is by the time somebody reads it.
+        let mut late = script("Failed", 1, Some(124));
+        late.tests
+            .iter_mut()
+            .flatten()
+            .for_each(|script| script.deadline_seconds = Some(30));
+        assert_eq!(
+            told(&running, &late),
+            ["TestFailed: test smoke failed with exit code 124, its deadline of 30 s passed: two"]
+        );
+        assert_eq!(
+            told(&running, &script("Failed", 1, Some(137))),
+            ["TestFailed: test smoke failed with exit code 137, which stands for signal 9: two"]
+        );
         assert_eq!(told(&failed, &script("Running", 2, None)), [""; 0]);
         assert_eq!(told(&failed, &script("Failed", 2, Some(3))).len(), 1);
         assert_eq!(

@@ -56,6 +56,7 @@ pub use options::TAG;
 pub use planner::Input;
 pub use query::{ProbeRequest, Query};
 pub use recreate::{plan_recreation, wants_recreation};
+pub use scripts::end_words;
 pub use step::{Announce, Download, Effect, GuestWork, Impact, NodeWork, Step};
 pub use stop::{plan_stop, wants_stop};
 pub use told::{done, is_for_a_probe, told};

@@ -151,6 +151,9 @@ fn script_status(script: &Script, record: Option<&ScriptRecord>, forgiven: i64) 
             .map(|r| tail(&r.output))
             .filter(|m| !m.is_empty()),
         attempts: record.map(|r| tries(script, r)),
+        deadline_seconds: record
+            .filter(|r| !r.running && r.exit_code == Some(DEADLINE_PASSED))
+            .map(|_| script.deadline_seconds),
         forgiven: (forgiven > 0).then_some(forgiven),
     }
 }
@@ -404,11 +407,21 @@ fn cancelled_words(script: &Script, ran: bool) -> String {
     format!("{name} is not run, because the annotation {CANCEL} names its hash {hash}: {way_out}")
 }
 
-/// How a script ended. A shell tells of a signal as 128 and its number, `timeout` of a deadline as 124.
+/// Exit code of `timeout` when the deadline passed.
+const DEADLINE_PASSED: i64 = 124;
+
 fn ended(script: &Script, code: Option<i64>) -> String {
+    end_words(code, Some(script.deadline_seconds))
+}
+
+/// How a script ended, with its deadline in seconds. A shell tells of a signal as 128 and its number.
+pub fn end_words(code: Option<i64>, deadline: Option<i64>) -> String {
     match code {
         None => "no exit code, it was cut off".into(),
-        Some(124) => format!("exit code 124, its deadline of {} s passed", script.deadline_seconds),
+        Some(DEADLINE_PASSED) => match deadline {
+            Some(seconds) => format!("exit code 124, its deadline of {seconds} s passed"),
+            None => "exit code 124, its deadline passed".into(),
+        },
         Some(code) if (129..=192).contains(&code) => {
             format!("exit code {code}, which stands for signal {}", code - 128)
         }

@@ -17,6 +17,8 @@ pub const MAPPINGS: &[(&str, &str, &str)] = &[
 
 const IMAGE: &str = "fastData-shared-iso:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst";
 const CLOUD_IMAGE: &str = "fastData-shared-iso:import/noble-server-cloudimg-amd64.qcow2";
+/// An image for a CD-ROM drive, on a storage that only an entry gives.
+pub const ISO: &str = "local:iso/virtio-win.iso";
 const URL: &str = "https://images.example/debian-13.tar.zst";
 const SUM: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -229,6 +231,12 @@ pub fn rows() -> Vec<Row> {
         "storages",
         "spec.source.cloudImage.volid",
         json!({"source": {"cloudImage": {"volid": "local:import/noble-server-cloudimg-amd64.qcow2"}}}),
+        json!({"storages": ["local"]}),
+    );
+    vm(
+        "storages",
+        "spec.cdroms[ide0].volid",
+        json!({"cdroms": [{"slot": "ide0", "volid": ISO}]}),
         json!({"storages": ["local"]}),
     );
     vm(

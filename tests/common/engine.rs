@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::inprocess::{self, InProcess};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::jiff::Timestamp;
+use phoenix::admission::Admission;
 use phoenix::crd::*;
 use phoenix::desired::memory::MemoryObjects;
 use phoenix::desired::{GuestObject, Key, Objects, Stamp};
@@ -27,6 +28,9 @@ pub const CLOUD_IMAGE: &str = "local:import/noble-server-cloudimg-amd64.qcow2";
 static KEY: LazyLock<(String, String)> = LazyLock::new(|| SshServer::new_client_key().unwrap());
 /// Times faster than real, of the simulator and of the engine's waits.
 const SCALE: f64 = 5000.0;
+
+/// The API server's checks: compiling them takes longer than most tests.
+pub static ADMISSION: LazyLock<Admission> = LazyLock::new(|| Admission::new().unwrap());
 
 /// Keeps objects as an API server would: versions, conflicts, finalizers.
 #[derive(Default)]

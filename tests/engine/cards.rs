@@ -1,7 +1,6 @@
 //! Network cards of machines: their model and their queues.
 
-use crate::engine::{self, World, edit, settled, told, vm};
-use phoenix::admission::Admission;
+use crate::engine::{self, ADMISSION, World, edit, settled, told, vm};
 use phoenix::crd::ADOPT;
 use phoenix::simulator::Edit;
 use serde_json::{Value, json};
@@ -102,6 +101,42 @@ async fn the_card_of_an_adopted_machine_stays_until_the_spec_names_another() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn queues_of_a_card_that_has_none_are_refused_and_the_rest_is_written() {
+    let mut world = World::with_ssh(&[]).await;
+    let with = |card: Value, description: &str| {
+        let mut object = machine(card);
+        object["spec"]["description"] = json!(description);
+        object
+    };
+    world.store.apply(with(json!({"model": "e1000"}), "one"));
+    settled(&mut world).await;
+    // The model is dropped, so that the card stays.
+    let key = world.store.apply(with(json!({"queues": 4, "vlan": 7}), "two"));
+    world.settle(true).await.unwrap();
+    let words = told(&world, &key);
+    for part in [
+        "Stalled InvalidSpec",
+        "spec.network[net0].queues is 4",
+        "e1000",
+        "set model: virtio, or leave queues out",
+    ] {
+        assert!(words.contains(part), "{part}: {words}");
+    }
+    assert!(!net(&world).contains("queues"), "{}", net(&world));
+    let description = |world: &World| world.guests()[&VMID]["description"].clone();
+    assert!(description(&world).starts_with("two"), "{}", description(&world));
+    world
+        .store
+        .apply(with(json!({"queues": 4, "vlan": 7, "model": "virtio"}), "two"));
+    settled(&mut world).await;
+    assert!(
+        net(&world).starts_with("virtio=") && net(&world).contains("queues=4"),
+        "{}",
+        net(&world)
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_container_has_no_network_card() {
     let mut world = World::with_ssh(&[]).await;
     for field in [json!({"model": "e1000"}), json!({"queues": 2})] {
@@ -109,7 +144,7 @@ async fn a_container_has_no_network_card() {
         let mut entry = json!({"name": "eth0", "ip": "dhcp"});
         entry[&name] = field[&name].clone();
         let object = engine::guest(&name, json!({"network": [entry]}));
-        let refused = Admission::new().unwrap().check(&object, None).unwrap_err();
+        let refused = ADMISSION.check(&object, None).unwrap_err();
         let refused = format!("{refused:?}");
         assert!(
             refused.contains("model and queues belong to virtual machines"),

@@ -123,6 +123,54 @@ async fn an_image_that_is_not_there_is_told_before_anything_is_made() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_wrong_image_is_told_and_the_rest_is_written() {
+    let mut world = world().await;
+    let key = world.store.apply(vm("a", json!({})));
+    settled(&mut world).await;
+    let changed = |volid: &str| {
+        let cdroms = json!([{"slot": "scsi5", "volid": volid}, {"slot": "scsi6", "volid": "local:iso/two.iso"}]);
+        let disks = json!([{"name": "root", "size": "20Gi"}, {"name": "data", "size": "2Gi"}]);
+        vm("a", json!({"cdroms": cdroms, "description": "another", "disks": disks}))
+    };
+    world.store.apply(changed("local:iso/oone.iso"));
+    world.settle(true).await.unwrap();
+    let words = told(&world, &key);
+    for part in [
+        "Stalled ImageNotFound",
+        "spec.cdroms[scsi5].volid",
+        "local:iso/oone.iso",
+    ] {
+        assert!(words.contains(part), "{part}: {words}");
+    }
+    assert!(drive(&world, "description").starts_with("another"));
+    assert!(drive(&world, "scsi1").contains("serial=data"), "{words}");
+    assert!(drive(&world, "scsi6").contains("two.iso"), "the other drive");
+    assert_eq!(drive(&world, "scsi5"), "");
+    world.store.apply(changed("local:iso/one.iso"));
+    settled(&mut world).await;
+    assert!(drive(&world, "scsi5").contains("one.iso"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_that_is_taken_is_told_and_the_rest_is_written() {
+    let mut world = world().await;
+    let key = world.store.apply(vm("a", json!({})));
+    settled(&mut world).await;
+    // The disk `root` has no slot in its name.
+    let cdroms = json!([{"slot": "scsi0", "volid": "local:iso/one.iso"}]);
+    world
+        .store
+        .apply(vm("a", json!({"cdroms": cdroms, "description": "another"})));
+    world.settle(true).await.unwrap();
+    let words = told(&world, &key);
+    assert!(
+        words.contains("spec.cdroms[scsi0].slot: scsi0 of VM 1000 holds"),
+        "{words}"
+    );
+    assert!(drive(&world, "description").starts_with("another"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_image_goes_with_no_machine_and_keeps_none() {
     let mut world = world().await;
     // Its name is that of a cloud-init drive's, nearly.

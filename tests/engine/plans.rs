@@ -3,7 +3,6 @@
 //!
 //! They go through what loads files ([`load_texts`]); the objects of one that is admitted are planned beside each other.
 
-use phoenix::admission::Admission;
 use phoenix::crd::{PhoenixFeature, PhoenixHypervisor};
 use phoenix::reason::Reason;
 use phoenix::standalone::manifests::{self, Admitted, Loaded, ManifestError, Text, load_texts};
@@ -13,7 +12,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::json;
 
-use crate::engine::World;
+use crate::engine::{ADMISSION, World};
 
 /// Cases of each of four tests, which run side by side.
 const CASES: u32 = 2_500;
@@ -163,7 +162,6 @@ struct Count {
 async fn inputs(part: u8) {
     let world = World::with_ssh(&[]).await;
     world.poll().await;
-    let admission = Admission::new().unwrap();
     let strategy = (
         proptest::sample::select(seeds()),
         proptest::collection::vec(change(), 1..5),
@@ -190,7 +188,7 @@ async fn inputs(part: u8) {
             text: text.clone(),
             named: true,
         }];
-        match load_texts(&admission, texts, "ai", &|_| None) {
+        match load_texts(&ADMISSION, texts, "ai", &|_| None) {
             Ok(loaded) => plans(&world, loaded, &mut count).await,
             Err(ManifestError::Refused(refused)) => {
                 assert!(!refused.is_empty(), "{text}");

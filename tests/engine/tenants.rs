@@ -43,6 +43,13 @@ fn furnish(sim: &Simulator) {
         let files = &mut state.storages.get_mut("local").unwrap().volumes;
         let files = files.entry("phoenix".into()).or_default();
         files.insert("snippets/hook.pl".into(), hook);
+        let iso = Volume {
+            content: "iso".into(),
+            format: "iso".into(),
+            size: 100,
+            ..Volume::default()
+        };
+        files.insert(allow_table::ISO.replace("local:", ""), iso);
         // Privileged containers and the order of starts of machines need it.
         let modify = ["Sys.Modify".to_string()];
         state.access.roles.insert("Mod".into(), modify.into_iter().collect());

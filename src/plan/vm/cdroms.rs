@@ -14,8 +14,9 @@ const EMPTY: &str = "none";
 
 impl Planner<'_> {
     /// Drives as the spec names them. An image has to be on its storage when it is put in; what a clone copied is no wish
-    /// of its own (promise 3).
+    /// of its own (promise 3). A drive that cannot be as wanted keeps nothing else back.
     pub(crate) fn cdroms(&mut self, guest: &Guest, vm: &WantedVm) -> Result<Vec<Change>, Next> {
+        let stage = Stage::VolumesReady;
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
         let existing = cdroms(&guest.options);
         let wanted = vm.cdroms.as_deref().unwrap_or_default();
@@ -31,7 +32,9 @@ impl Planner<'_> {
                     self.prefix(),
                     guest.named()
                 );
-                return Err(self.stuck(Stage::VolumesReady, Reason::InvalidSpec, message));
+                let stuck = self.stuck(stage, Reason::InvalidSpec, message);
+                self.note_held(stage, stuck);
+                continue;
             }
             let ejected = fresh || self.dropped.has(&format!("cdrom.{slot}.volid"));
             let medium = match (&drive.volid, have) {
@@ -42,7 +45,14 @@ impl Planner<'_> {
             if have.is_some_and(|have| have == medium) {
                 continue;
             }
-            self.iso_present(Stage::VolumesReady, &guest.at.node, slot, medium)?;
+            match self.iso_present(stage, &guest.at.node, slot, medium) {
+                Ok(()) => {}
+                Err(look @ Next::Look(_)) => return Err(look),
+                Err(missing) => {
+                    self.note_held(stage, missing);
+                    continue;
+                }
+            }
             changes.extend(change("cdroms", slot, guest, Some(in_drive(medium))));
         }
         let all = vm.cdroms.is_some() || fresh;

@@ -39,7 +39,7 @@ impl Planner<'_> {
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
         let mut changes = option_changes(self.desired, &self.dropped, guest, fresh);
         changes.extend(options::property_changes(vm, &self.dropped, guest, fresh));
-        changes.extend(network::network_changes(self.desired, &self.dropped, guest, fresh));
+        changes.extend(self.vm_network(guest, fresh));
         changes.extend(options::cleared(self.desired, vm, guest, fresh));
         changes.extend(disks::boot_order(vm, guest));
         self.apply(stage, guest, changes)?;

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use crate::desired::vm::Managed;
-use crate::desired::{Desired, Dropped};
+use crate::desired::{Desired, Dropped, WantedNet};
 use crate::observed::Guest;
+use crate::plan::Stage;
 use crate::plan::change::{Change, change};
+use crate::plan::planner::Planner;
 use crate::pve::property::Properties;
+use crate::reason::Reason;
 
 /// `virtio=BC:24:…,bridge=vmbr0` with model and address under names of their own, so that it can be compared.
 pub(crate) fn parse_net(text: &str) -> Properties {
@@ -49,8 +52,38 @@ fn render_net(mut net: Properties) -> String {
     std::iter::once(first).chain(rest).collect::<Vec<_>>().join(",")
 }
 
+impl Planner<'_> {
+    /// Interfaces as wanted. One whose queues its card does not have is told, and keeps nothing else back.
+    pub(crate) fn vm_network(&mut self, guest: &Guest, fresh: bool) -> Vec<Change> {
+        let mut changes = network_changes(self.desired, &self.dropped, guest, fresh);
+        for (name, queues, model) in idle_queues(self.desired, guest) {
+            let message = format!(
+                "{}.network[{name}].queues is {queues}, and the card {name} of {} is of model {model}, of which Proxmox ignores queues: set model: virtio, or leave queues out",
+                self.prefix(),
+                guest.named()
+            );
+            let stuck = self.stuck(Stage::Configured, Reason::InvalidSpec, message);
+            self.note_held(Stage::Configured, stuck);
+            changes.retain(|change| change.key != name);
+        }
+        changes
+    }
+}
+
+/// Interfaces with queues whose card stays one that has none, since the spec names no model: name, queues and model.
+fn idle_queues(desired: &Desired, guest: &Guest) -> Vec<(String, String, String)> {
+    let idle = |net: &WantedNet| {
+        let queues = net.properties.get("queues").filter(|q| !q.is_empty())?;
+        let card = parse_net(guest.options.get(&net.name)?);
+        let model = card.get("model").filter(|model| *model != "virtio")?;
+        let named = net.properties.contains_key("model");
+        (!named).then(|| (net.name.clone(), queues.clone(), model.to_owned()))
+    };
+    desired.shared.network.iter().flatten().filter_map(idle).collect()
+}
+
 /// Interfaces. A fresh clone keeps only model and address of what it copied.
-pub(crate) fn network_changes(desired: &Desired, dropped: &Dropped, guest: &Guest, fresh: bool) -> Vec<Change> {
+fn network_changes(desired: &Desired, dropped: &Dropped, guest: &Guest, fresh: bool) -> Vec<Change> {
     let Some(wanted) = &desired.shared.network else {
         return Vec::new();
     };

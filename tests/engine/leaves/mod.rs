@@ -1,11 +1,14 @@
 //! Every leaf of every kind: a changed value takes effect, waits for something that is named, or is refused; none is
 //! ignored. The leaves come from the schemas, so that a new one without a row fails by name.
 
+mod givers;
+mod lines;
 mod lxc;
+mod nulls;
 mod schema;
 mod site;
 mod table;
-
+mod templates;
 mod texts;
 mod told;
 mod vm;
@@ -13,15 +16,14 @@ mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use phoenix::admission::Admission;
 use phoenix::desired::resolve;
 use serde_json::{Value, json};
 
-use crate::engine::{CLUSTER, World};
+use crate::engine::{ADMISSION, CLUSTER, World};
 use schema::{Leaf, leaves};
 use site::site;
-use table::{Group, one};
-use told::{BY_DOCS, BY_TEST, FEATURE, HYPERVISOR, KEPT};
+use table::Group;
+use told::{BY_DOCS, BY_TEST, FEATURE, HYPERVISOR, KEPT, NEXT_REVISION};
 use walk::{Found, Row, Verdict, walk};
 
 /// Checksum of the image that can be downloaded.
@@ -83,7 +85,6 @@ fn machine() -> Vec<Row> {
 
 /// Walks every `of`th row, from `part` on.
 async fn walked(kind: &'static str, rows: Vec<Row>, part: usize, of: usize) {
-    let admission = Admission::new().unwrap();
     let rows: Vec<Row> = rows.into_iter().skip(part).step_by(of).collect();
     let only = std::env::var("LEAVES").unwrap_or_default();
     let rows: Vec<Row> = rows.into_iter().filter(|row| row.leaf.starts_with(&only)).collect();
@@ -91,7 +92,7 @@ async fn walked(kind: &'static str, rows: Vec<Row>, part: usize, of: usize) {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for rows in rows.chunks(SIDE_BY_SIDE) {
         let world = site().await;
-        for found in walk(&world, &admission, kind, rows.to_vec()).await {
+        for found in walk(&world, &ADMISSION, kind, rows.to_vec()).await {
             judge(&found, &mut faults);
             *counts.entry(found.changed.word()).or_default() += 1;
             lines.push(format!("{} | {} | {}", found.leaf, found.changed, found.dropped));
@@ -136,233 +137,24 @@ async fn no_leaf_of_a_machine_is_ignored_in_the_other_half() {
     walked("PhoenixVM", machine(), 1, 2).await;
 }
 
-/// The guest of a template is made as any other's; here it is shown that a changed leaf is wanted of it.
-#[tokio::test(start_paused = true)]
-async fn no_leaf_of_a_template_is_ignored() {
-    let all = leaves("PhoenixTemplate");
-    let mut rows = Vec::new();
-    let mut have = Vec::new();
-    for (wing, base, groups) in [("lxc", lxc::base(), lxc::groups()), ("vm", vm::base(), vm::groups())] {
-        let below = |leaf: &Leaf| {
-            let path = leaf.path.strip_prefix(wing)?.strip_prefix('.')?.to_owned();
-            Some(Leaf {
-                path,
-                schema: leaf.schema.clone(),
-            })
-        };
-        let leaves: Vec<Leaf> = all.iter().filter_map(below).collect();
-        let known: BTreeSet<&str> = leaves
-            .iter()
-            .filter_map(|leaf| leaf.path.split(['.', '[', '{']).next())
-            .collect();
-        for row in self::rows(&groups, &base, &leaves) {
-            let whole = |mut spec: Value| {
-                spec.as_object_mut()
-                    .unwrap()
-                    .retain(|key, _| known.contains(key.as_str()));
-                json!({"hypervisorRef": {"name": "pve"}, "form": "Template", (wing): spec})
-            };
-            have.push(format!("{wing}.{}", row.leaf));
-            rows.push(Row {
-                leaf: format!("{wing}.{}", row.leaf),
-                first: whole(row.first),
-                second: whole(row.second),
-                dropped: json!({}),
-            });
-        }
-    }
-    let own = vec![
-        one("hypervisorRef.name")
-            .to("pve", "other")
-            .one("hypervisorRef.namespace", "ai", "other")
-            .one("snapshotName", "one", "two")
-            .one("tests[].name", "one", "two")
-            .one("tests[].script", "#!/bin/sh\n", "#!/bin/sh\ntrue\n")
-            .with(json!({"tests": [{"name": "one", "script": "#!/bin/sh\n"}]})),
-        one("tests[].scriptFrom.key")
-            .to("one", "two")
-            .one("tests[].scriptFrom.name", "words", "others")
-            .with(json!({"tests": [{"name": "one", "scriptFrom": {"name": "words", "key": "one"}}]})),
-    ];
-    rows.extend(self::rows(
-        &own,
-        &json!({"hypervisorRef": {"name": "pve"}, "lxc": lxc_of_template()}),
-        &all,
-    ));
-    have.extend(rows.iter().map(|row| row.leaf.clone()));
-    covered("PhoenixTemplate", &all, have.iter(), |leaf| {
-        elsewhere(bare(leaf)) || bare(leaf) == "tests[].kind"
-    });
-    let world = site().await;
-    let wanted = |spec: &Value| wants(&world, "PhoenixTemplate", spec);
-    let mut faults = Vec::new();
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for row in &rows {
-        let (first, second) = (wanted(&row.first), wanted(&row.second));
-        // A template needs its agent: there is no other first value.
-        if first.is_err() && row.leaf != "vm.agent.enabled" {
-            faults.push(format!("{}: {first:?}", row.leaf));
-        }
-        *counts
-            .entry(if second.is_ok() { "wanted" } else { "refused" })
-            .or_default() += 1;
-        // A built template is another one with another source: what is fixed for a guest is a new revision here.
-        if first == second && !BY_DOCS.iter().any(|(of, _, _)| *of == bare(&row.leaf)) {
-            faults.push(format!("{}: a changed value is ignored", row.leaf));
-        }
-    }
-    println!("PhoenixTemplate: {counts:?}");
-    assert!(faults.is_empty(), "{}", faults.join("\n"));
-}
-
-fn lxc_of_template() -> Value {
-    let mut spec = lxc::base();
-    spec.as_object_mut().unwrap().remove("powerState");
-    spec
-}
-
 fn bare(leaf: &str) -> &str {
     leaf.strip_prefix("lxc.").or(leaf.strip_prefix("vm.")).unwrap_or(leaf)
 }
 
 /// All that is wanted of an object, in words; or why it is refused.
 fn wants(world: &World, kind: &str, spec: &Value) -> Result<String, String> {
-    let spec: Value = serde_json::from_str(&spec.to_string().replace("@IP", "10.20.0.7")).unwrap();
-    let manifest = json!({
-        "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": kind,
-        "metadata": {"name": "w0", "namespace": "ai"}, "spec": spec,
-    });
-    let key = world.store.apply(manifest);
+    let key = world.store.apply(manifest(kind, "w0", spec));
     let object = crate::engine::object(world, &key);
     let desired = resolve(&object, world.store.as_ref(), CLUSTER).map_err(|blocked| blocked.cause().to_string())?;
     Ok(format!("{desired:?}"))
 }
 
-/// What a hypervisor gives to guests changes what is wanted of them; the rest is proven by the test that is named.
-#[tokio::test(start_paused = true)]
-async fn no_leaf_of_a_hypervisor_is_ignored() {
-    let all = leaves("PhoenixHypervisor");
-    let defaults = |value: Value| json!({"defaults": value});
-    let groups = vec![
-        one("defaults.bridge")
-            .to("vmbr0", "vmbr1")
-            .one("defaults.cores", 1, 2)
-            .one("defaults.memory", "1Gi", "2Gi")
-            .one("defaults.node", "phoenix", "two")
-            .one("defaults.timezone", "host", "Europe/Berlin")
-            .one(
-                "defaults.rootfsStorage",
-                "quickOS-lxc-disks",
-                "fastData-shared-bulk-data",
-            )
-            .one(
-                "defaults.volumeStorage",
-                "quickOS-lxc-disks",
-                "fastData-shared-bulk-data",
-            )
-            .one("defaults.diskStorage", "quickOS-vm-disks", "fastData-shared-bulk-data")
-            .one("defaults.imageStorage", "local", "fastData-shared-iso")
-            .one("defaults.snippetStorage", "local", "snippets")
-            .one("defaults.dns.nameservers[]", "10.0.0.1", "10.0.0.2")
-            .one("defaults.dns.searchDomain", "a.example", "b.example")
-            .one("defaults.dns.searchDomains[]", "a.example", "b.example")
-            .auto_of("defaults.capabilities.fuse")
-            .auto_of("defaults.capabilities.keyctl")
-            .auto_of("defaults.capabilities.mknod")
-            .auto_of("defaults.capabilities.nesting")
-            .auto_of("defaults.capabilities.mount[]")
-            .with(defaults(json!({}))),
-        one("previousClusterIds[]")
-            .to("one", "two")
-            .one("vmidRange.start", 1000, 1001)
-            .one("vmidRange.end", 1900, 1901)
-            .one("volumeOwners.idRange.start", 9900, 9901)
-            .one("volumeOwners.idRange.end", 9908, 9909)
-            .one(
-                "volumeOwners.image",
-                "local:vztmpl/one.tar.zst",
-                "local:vztmpl/two.tar.zst",
-            )
-            .one("volumeOwners.pool", "one", "two")
-            .one("volumeOwners.storage", "quickOS-lxc-disks", "fastData-shared-bulk-data"),
-    ];
-    let world = site().await;
-    let mut base = serde_json::to_value(&world.store.objects.hypervisors()[0].spec).unwrap();
-    base["defaults"]["imageStorage"] = json!("local");
-    let rows = rows(&groups, &base, &all);
-    let told = |leaf: &str| HYPERVISOR.iter().any(|(of, _)| leaf.starts_with(of));
-    covered("PhoenixHypervisor", &all, rows.iter().map(|row| &row.leaf), told);
-    let url = json!({"url": "https://images.example/one.tar.zst", "sha256": SUM});
-    let container = json!({"hypervisorRef": {"name": "pve"}, "source": {"image": url}, "rootfs": {"size": "8Gi"},
-        "network": [{"name": "eth0"}], "volumes": [{"name": "a", "size": "1Gi", "mountPath": "/a"}]});
-    let machine = json!({"hypervisorRef": {"name": "pve"}, "source": {"cloudImage": {"volid": crate::engine::CLOUD_IMAGE}},
-        "disks": [{"name": "root"}], "cloudInit": {"packages": ["one"]}});
-    let with = |spec: &Value| {
-        crate::engine::hypervisor(&world, |object| {
-            object.spec = serde_json::from_value(spec.clone()).unwrap()
-        });
-        (
-            wants(&world, "PhoenixLXC", &container),
-            wants(&world, "PhoenixVM", &machine),
-        )
-    };
-    let mut faults = Vec::new();
-    for row in &rows {
-        let (first, second) = (with(&row.first), with(&row.second));
-        if first == second {
-            faults.push(format!("{}: a changed value is ignored: {:?}", row.leaf, first.0.err()));
-        }
-    }
-    println!(
-        "PhoenixHypervisor: {} wanted, {} by tests",
-        rows.len(),
-        all.len() - rows.len()
-    );
-    assert!(faults.is_empty(), "{}", faults.join("\n"));
-}
-
-/// What a feature holds changes what runs in guests.
-#[tokio::test(start_paused = true)]
-async fn no_leaf_of_a_feature_is_ignored() {
-    let all = leaves("PhoenixFeature");
-    let parameter = json!({"parameters": [{"name": "key", "default": "1"}]});
-    let groups = vec![
-        one("check")
-            .to("true", "false")
-            .one("install", "true", "false")
-            .one("requires[]", "first", "second")
-            .one("targets[]", "lxc", "vm"),
-        one("parameters[].default")
-            .to("1", "2")
-            .one("parameters[].name", "key", "other")
-            .one("parameters[].type", "string", "boolean")
-            .with(parameter),
-        one("parameters[].required")
-            .auto()
-            .with(json!({"parameters": [{"name": "key"}]})),
-    ];
-    let rows = rows(&groups, &json!({"install": "true"}), &all);
-    let told = |leaf: &str| FEATURE.iter().any(|(of, _)| leaf.starts_with(of));
-    covered("PhoenixFeature", &all, rows.iter().map(|row| &row.leaf), told);
-    let world = site().await;
-    let mut container = lxc::base();
-    container["hypervisorRef"] = json!({"name": "pve"});
-    container["features"] = json!([{"name": "own"}]);
-    let with = |spec: &Value| {
-        world.feature("own", spec.clone());
-        wants(&world, "PhoenixLXC", &container)
-    };
-    let ignored: Vec<&String> = rows
-        .iter()
-        .filter(|row| with(&row.first) == with(&row.second))
-        .map(|row| &row.leaf)
-        .collect();
-    println!(
-        "PhoenixFeature: {} wanted, {} by tests",
-        rows.len(),
-        all.len() - rows.len()
-    );
-    assert!(ignored.is_empty(), "{ignored:?}");
+fn manifest(kind: &str, name: &str, spec: &Value) -> Value {
+    let spec: Value = serde_json::from_str(&spec.to_string().replace("@IP", "10.20.0.7")).unwrap();
+    json!({
+        "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": kind,
+        "metadata": {"name": name, "namespace": "ai"}, "spec": spec,
+    })
 }
 
 /// The lists of what is told elsewhere are right.
@@ -376,7 +168,7 @@ fn what_is_told_elsewhere_is_told_there() {
     for (leaf, test) in BY_TEST.iter().chain(HYPERVISOR).chain(FEATURE) {
         assert!(sources.contains(&format!("fn {test}(")), "{leaf}: no test {test}");
     }
-    for (leaf, page, words) in BY_DOCS {
+    for (leaf, page, words) in BY_DOCS.iter().chain(NEXT_REVISION) {
         let text = std::fs::read_to_string(root.join("docs").join(page)).unwrap();
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(text.contains(words), "{leaf}: docs/{page} does not say {words:?}");

@@ -1,5 +1,8 @@
 //! Every leaf of a kind's spec, from the schema that users get.
 
+use std::collections::BTreeMap;
+use std::sync::{LazyLock, Mutex};
+
 use kube::CustomResourceExt;
 use phoenix::crd::*;
 use serde_json::Value;
@@ -20,6 +23,12 @@ impl Leaf {
 
 /// The leaves of a kind's spec, in the order of their names.
 pub fn leaves(kind: &str) -> Vec<Leaf> {
+    static KNOWN: LazyLock<Mutex<BTreeMap<String, Vec<Leaf>>>> = LazyLock::new(Mutex::default);
+    let mut known = KNOWN.lock().unwrap();
+    known.entry(kind.to_owned()).or_insert_with(|| read(kind)).clone()
+}
+
+fn read(kind: &str) -> Vec<Leaf> {
     let crd = match kind {
         "PhoenixLXC" => PhoenixLXC::crd(),
         "PhoenixVM" => PhoenixVM::crd(),

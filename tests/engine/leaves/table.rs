@@ -73,6 +73,13 @@ impl Group {
         self
     }
 
+    /// What is around the group's leaves.
+    pub fn around(&self, base: &Value) -> Value {
+        let mut spec = base.clone();
+        merge(&mut spec, &self.with);
+        spec
+    }
+
     /// The rows of the group for the leaves that there are.
     pub fn rows(&self, base: &Value, leaves: &[Leaf]) -> Vec<Row> {
         let mut rows = Vec::new();
@@ -80,8 +87,7 @@ impl Group {
             let Some(leaf) = leaves.iter().find(|leaf| leaf.path == *name) else {
                 continue;
             };
-            let mut spec = base.clone();
-            merge(&mut spec, &self.with);
+            let spec = self.around(base);
             let (first, second) = match values {
                 Values::Auto => {
                     let [a, b] = choose(leaf);

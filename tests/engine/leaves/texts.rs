@@ -7,8 +7,8 @@
 
 use std::collections::BTreeMap;
 
-use phoenix::admission::Admission;
-use phoenix::desired::resolve;
+use phoenix::admission::{Admission, Violation};
+use phoenix::desired::{Key, resolve};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -20,7 +20,7 @@ use super::site::site;
 use super::table::Group;
 use super::walk::{Found, Row, Verdict, walk};
 use super::{SIDE_BY_SIDE, lxc, vm};
-use crate::engine::{CLUSTER, World, object};
+use crate::engine::{ADMISSION, CLUSTER, World, object};
 
 /// What people paste, and what tools are known to trip over.
 const ODD: &[&str] = &[
@@ -118,6 +118,22 @@ struct Pack {
     fields: BTreeMap<String, usize>,
     /// One spec for each text of its leaves.
     specs: Vec<Value>,
+    /// The specs of each leaf alone.
+    apart: Vec<Vec<Value>>,
+}
+
+impl Pack {
+    /// A pack for each leaf, for leaves that have no guest together.
+    fn taken_apart(self) -> Vec<Pack> {
+        let one = |(leaf, specs): (String, Vec<Value>)| Pack {
+            alone: true,
+            leaves: vec![leaf],
+            fields: BTreeMap::new(),
+            apart: vec![specs.clone()],
+            specs,
+        };
+        self.leaves.into_iter().zip(self.apart).map(one).collect()
+    }
 }
 
 /// What may be asked without any guest.
@@ -204,25 +220,30 @@ fn is_of_form(leaf: &Leaf, form: Option<&Regex>, text: &str) -> bool {
 }
 
 impl Judge<'_> {
+    /// The object in the store, or why it is refused before the cluster is looked at.
+    fn at_sight(&self, spec: &Value) -> Result<Key, String> {
+        let told = |violations: Vec<Violation>| {
+            let words: Vec<String> = violations.iter().map(ToString::to_string).collect();
+            words.join("; ")
+        };
+        let admitted = self.admission.check(&manifest(self.kind, spec), None).map_err(told)?;
+        let key = self.world.store.apply(admitted);
+        match resolve(&object(self.world, &key), self.world.store.as_ref(), CLUSTER) {
+            Ok(_) => Ok(key),
+            Err(blocked) => {
+                self.world.store.objects.remove_guest(&key);
+                Err(blocked.cause().to_string())
+            }
+        }
+    }
+
     /// Why an object is refused before there is a guest.
     async fn refusal(&self, spec: &Value) -> Option<String> {
-        let told = |violations: Vec<_>| {
-            violations
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join("; ")
+        let key = match self.at_sight(spec) {
+            Ok(key) => key,
+            Err(words) => return Some(words),
         };
-        let admitted = match self.admission.check(&manifest(self.kind, spec), None) {
-            Ok(admitted) => admitted,
-            Err(violations) => return Some(told(violations)),
-        };
-        let key = self.world.store.apply(admitted);
-        let wanted = resolve(&object(self.world, &key), self.world.store.as_ref(), CLUSTER);
-        let blocked = match wanted {
-            Err(blocked) => Some(blocked.cause().clone()),
-            Ok(_) => self.world.preview(&key).await.blocked,
-        };
+        let blocked = self.world.preview(&key).await.blocked;
         self.world.store.objects.remove_guest(&key);
         blocked.map(|cause| cause.to_string())
     }
@@ -262,7 +283,7 @@ impl Judge<'_> {
     }
 
     /// Puts a leaf into the first object that has room, or into one of its own.
-    async fn pack(&self, packs: &mut Vec<Pack>, base: &Value, text: Text) {
+    fn pack(&self, packs: &mut Vec<Pack>, base: &Value, text: Text) {
         let alone = ALONE.contains(&text.leaf.split('.').next().unwrap());
         let own = text.around.as_object().unwrap().iter();
         let own = own.filter(|(field, value)| base[*field] != **value && *field != "powerState");
@@ -270,6 +291,7 @@ impl Judge<'_> {
         let first = text.leaf.split(['.', '[', '{']).next().unwrap();
         fields.insert(first.to_owned(), text.group);
         let own = |n: usize| text.texts[n % text.texts.len()].as_str();
+        let apart: Vec<Value> = (0..WALKED).map(|n| with(&text.around, &text.leaf, own(n))).collect();
         for pack in packs.iter_mut().filter(|pack| !alone && !pack.alone) {
             let room = |(field, group): (&String, &usize)| pack.fields.get(field).is_none_or(|of| of == group);
             if !fields.iter().all(room) || pack.leaves.contains(&text.leaf) {
@@ -285,31 +307,51 @@ impl Judge<'_> {
                 }
                 *place(spec, &text.leaf) = json!(own(n));
             }
-            if self.fits(&specs).await {
+            if self.fits(&specs) {
                 pack.specs = specs;
+                pack.apart.push(apart);
                 pack.fields.extend(fields);
                 pack.leaves.push(text.leaf);
                 return;
             }
         }
         // Of fields that admit no change the texts go into objects of their own.
-        let specs: Vec<Value> = (0..WALKED).map(|n| with(&text.around, &text.leaf, own(n))).collect();
         packs.push(Pack {
             alone,
             leaves: vec![text.leaf],
             fields,
-            specs,
+            specs: apart.clone(),
+            apart: vec![apart],
         });
     }
 
-    async fn fits(&self, specs: &[Value]) -> bool {
-        for (n, spec) in specs.iter().enumerate() {
+    fn fits(&self, specs: &[Value]) -> bool {
+        let fits = |(n, spec): (usize, &Value)| {
             let before = &specs[n.saturating_sub(1)];
-            if !self.may_become(before, spec) || self.refusal(spec).await.is_some() {
+            if !self.may_become(before, spec) {
                 return false;
             }
+            let Ok(key) = self.at_sight(spec) else { return false };
+            self.world.store.objects.remove_guest(&key);
+            true
+        };
+        specs.iter().enumerate().all(fits)
+    }
+
+    /// The packs of which there is a plan; the leaves of the others have objects of their own.
+    async fn planned(&self, packs: Vec<Pack>) -> Vec<Pack> {
+        let mut planned = Vec::new();
+        for pack in packs {
+            let mut refused = false;
+            for spec in pack.specs.iter().filter(|_| pack.leaves.len() > 1) {
+                refused |= self.refusal(spec).await.is_some();
+            }
+            match refused {
+                true => planned.extend(pack.taken_apart()),
+                false => planned.push(pack),
+            }
         }
-        true
+        planned
     }
 }
 
@@ -352,7 +394,6 @@ const FIRST: &str = ": is not Ready with the first value: ";
 
 async fn texts(kind: &'static str, base: Value, groups: Vec<Group>) {
     let begin = std::time::Instant::now();
-    let admission = Admission::new().unwrap();
     let seed: u64 = std::env::var("PROPTEST_RNG_SEED")
         .ok()
         .and_then(|seed| seed.parse().ok())
@@ -366,7 +407,7 @@ async fn texts(kind: &'static str, base: Value, groups: Vec<Group>) {
     world.poll().await;
     let mut judge = Judge {
         kind,
-        admission: &admission,
+        admission: &ADMISSION,
         world: &world,
         faults: Vec::new(),
         refused: 0,
@@ -382,20 +423,16 @@ async fn texts(kind: &'static str, base: Value, groups: Vec<Group>) {
             }
             walked += 1;
             let (leaf, around) = (row.leaf, row.second);
-            judge
-                .pack(
-                    &mut packs,
-                    &base,
-                    Text {
-                        leaf,
-                        group,
-                        around,
-                        texts,
-                    },
-                )
-                .await;
+            let text = Text {
+                leaf,
+                group,
+                around,
+                texts,
+            };
+            judge.pack(&mut packs, &base, text);
         }
     }
+    let packs = judge.planned(packs).await;
     println!(
         "{kind}: {} leaves, {} texts refused and {} taken, {walked} leaves walked in {} objects, {:?}",
         leaves.len(),
@@ -413,7 +450,7 @@ async fn texts(kind: &'static str, base: Value, groups: Vec<Group>) {
             second: pack.specs[1].clone(),
             dropped: pack.specs[2].clone(),
         };
-        for found in walk(&world, &admission, kind, packs.iter().map(row).collect()).await {
+        for found in walk(&world, &ADMISSION, kind, packs.iter().map(row).collect()).await {
             let pack = packs.iter().find(|pack| pack.leaves.join(".") == found.leaf).unwrap();
             faults.extend(amiss(found, pack));
         }

@@ -66,6 +66,27 @@ pub const BY_DOCS: &[(&str, &str, &str)] = &[
     ),
 ];
 
+/// Leaves that change nothing on a template that is built, with words of `docs/` that say when they count.
+pub const NEXT_REVISION: &[(&str, &str, &str)] = &[
+    (
+        "vmid",
+        "kinds.md",
+        "A changed `vmid` of the guest is that of the next revision's",
+    ),
+    ("tests[].name", "kinds.md", "changed ones with the next revision"),
+    ("tests[].script", "kinds.md", "changed ones with the next revision"),
+    (
+        "tests[].scriptFrom.key",
+        "kinds.md",
+        "changed ones with the next revision",
+    ),
+    (
+        "tests[].scriptFrom.name",
+        "kinds.md",
+        "changed ones with the next revision",
+    ),
+];
+
 /// Leaves whose value stays on the guest when the spec drops it, as `docs/kinds.md` says under "Dropped values that stay".
 pub const KEPT: &[(&str, &str)] = &[
     ("hostname", "`hostname`"),

@@ -1,8 +1,6 @@
 //! The walk of one leaf from one value to another, and what became of it.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::LazyLock;
+use std::collections::BTreeSet;
 
 use futures::future::join_all;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -10,11 +8,11 @@ use phoenix::admission::{Admission, Violation};
 use phoenix::crd::{GuestStatus, RESTARTED_AT};
 use phoenix::desired::Key;
 use phoenix::pve::Vmid;
-use phoenix::simulator::State;
-use regex::{Captures, Regex};
+use phoenix::simulator::Edit;
 use serde_json::{Value, json};
 
-use crate::engine::{World, object, status};
+use super::lines::{collect, difference, plain};
+use crate::engine::{World, edit, object, status};
 
 /// Looks at an object until it counts as one that does not settle.
 const LOOKS: usize = 25;
@@ -106,10 +104,11 @@ pub async fn walk(world: &World, admission: &Admission, kind: &'static str, rows
         world
             .sim()
             .with(|state| state.guests.values_mut().for_each(|guest| guest.inside.probed.clear()));
-        let mut verdicts = Vec::new();
-        for walker in &mut walkers {
-            verdicts.push(walker.apply(world, admission, changed).await);
-        }
+        let refused: Vec<Option<Verdict>> = walkers
+            .iter_mut()
+            .map(|walker| walker.apply(world, admission, changed))
+            .collect();
+        let plans = join_all(walkers.iter().map(|walker| walker.plan(world))).await;
         settle(
             world,
             &mut walkers,
@@ -121,7 +120,7 @@ pub async fn walk(world: &World, admission: &Admission, kind: &'static str, rows
         )
         .await;
         let after = holdings(world, &walkers);
-        for (n, (walker, (refused, plan))) in walkers.iter_mut().zip(verdicts).enumerate() {
+        for (n, (walker, (refused, plan))) in walkers.iter_mut().zip(refused.into_iter().zip(plans)).enumerate() {
             let verdict = refused.unwrap_or_else(|| walker.verdict(world, &before[n], &after[n]));
             // What is only asked of a guest changes nothing on it.
             let asked = |text: &str| {
@@ -143,6 +142,87 @@ pub async fn walk(world: &World, admission: &Admission, kind: &'static str, rows
     broken.extend(walkers.into_iter().map(|w| w.found));
     broken.sort_by(|a, b| a.leaf.cmp(&b.leaf));
     broken
+}
+
+/// Objects with what they refer to in between: what becomes of each when that changes.
+pub async fn walk_beside(
+    world: &World,
+    admission: &Admission,
+    kind: &'static str,
+    objects: Vec<(String, Value)>,
+    change: impl FnOnce(),
+) -> Vec<Found> {
+    let mut walkers = Vec::new();
+    for (n, (leaf, spec)) in objects.into_iter().enumerate() {
+        let row = Row {
+            leaf,
+            first: spec.clone(),
+            second: spec.clone(),
+            dropped: spec,
+        };
+        match Walker::begin(world, admission, kind, n, row) {
+            Ok(walker) => walkers.push(walker),
+            Err(found) => return vec![found],
+        }
+    }
+    settle(world, &mut walkers, "with the first value").await;
+    for walker in walkers.iter_mut().filter(|w| !object(world, &w.key).is_ready()) {
+        walker.fault(format!(
+            "is not Ready with the first value: {:?}",
+            status(world, &walker.key).message
+        ));
+    }
+    let before = holdings(world, &walkers);
+    change();
+    settle(world, &mut walkers, "with the second value").await;
+    let after = holdings(world, &walkers);
+    for (n, walker) in walkers.iter_mut().enumerate() {
+        walker.found.changed = walker.verdict(world, &before[n], &after[n]);
+    }
+    walkers.into_iter().map(|walker| walker.found).collect()
+}
+
+/// What a new object of a spec becomes: what its guest holds, or the words that tell why there is none. Both go again.
+pub async fn made(world: &World, kind: &'static str, name: &str, spec: &Value) -> BTreeSet<String> {
+    let manifest = json!({
+        "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": kind,
+        "metadata": {"name": name, "namespace": "ai"}, "spec": spec,
+    });
+    let row = Row {
+        leaf: name.into(),
+        first: spec.clone(),
+        second: spec.clone(),
+        dropped: spec.clone(),
+    };
+    let walker = Walker {
+        key: world.store.apply(manifest.clone()),
+        manifest,
+        found: Found {
+            leaf: name.into(),
+            changed: Verdict::Ignored,
+            dropped: Verdict::Ignored,
+            faults: Vec::new(),
+        },
+        row,
+        vmid: None,
+    };
+    let mut walkers = [walker];
+    settle(world, &mut walkers, "at all").await;
+    let status = status(world, &walkers[0].key);
+    let mut lines = holdings(world, &walkers).remove(0);
+    lines.extend(walkers[0].found.faults.iter().cloned());
+    lines.extend(status.message.as_ref().map(|words| plain(words, status.vmid(), name)));
+    lines.extend(status.vmid.map(|vmid| format!("vmid: {vmid}")));
+    // The time of a look grows with the number of guests.
+    world.store.objects.remove_guest(&walkers[0].key);
+    if let Some(vmid) = status
+        .vmid()
+        .map(Vmid::get)
+        .filter(|vmid| world.guests().contains_key(vmid))
+    {
+        edit(world, Edit::RemoveGuest { vmid });
+    }
+    lines
 }
 
 impl Walker {
@@ -189,8 +269,8 @@ impl Walker {
         self.found.faults.push(format!("{}: {text}", self.row.leaf));
     }
 
-    /// Applies the other value, or none; a refusal by admission, or the lines of the plan of it.
-    async fn apply(&mut self, world: &World, admission: &Admission, changed: bool) -> (Option<Verdict>, Vec<String>) {
+    /// Applies the other value, or none; a refusal by admission.
+    fn apply(&mut self, world: &World, admission: &Admission, changed: bool) -> Option<Verdict> {
         let mut next = self.manifest.clone();
         next["spec"] = if changed {
             self.row.second.clone()
@@ -209,22 +289,23 @@ impl Walker {
                 }
                 self.manifest = admitted.clone();
                 world.store.apply(admitted);
-                let preview = world.preview(&self.key).await;
-                let blocked = preview.blocked.map(|cause| cause.to_string());
-                (
-                    None,
-                    preview.steps.into_iter().map(|(step, _)| step).chain(blocked).collect(),
-                )
+                None
             }
             Err(violations) => {
-                let mut names = self.row.leaf.split(['.', '[', '{']);
                 let text = told(&violations);
-                if changed && !names.any(|name| name.len() > 2 && text.contains(name)) {
+                if changed && !named_by(&self.row.leaf, &text) {
                     self.fault(format!("a refusal that does not name it: {text}"));
                 }
-                (Some(Verdict::Refused(text)), Vec::new())
+                Some(Verdict::Refused(text))
             }
         }
+    }
+
+    /// The lines of the plan of what was applied.
+    async fn plan(&self, world: &World) -> Vec<String> {
+        let preview = world.preview(&self.key).await;
+        let blocked = preview.blocked.map(|cause| cause.to_string());
+        preview.steps.into_iter().map(|(step, _)| step).chain(blocked).collect()
     }
 
     fn verdict(&mut self, world: &World, before: &BTreeSet<String>, after: &BTreeSet<String>) -> Verdict {
@@ -232,28 +313,39 @@ impl Walker {
         if before != after {
             return Verdict::Effect(difference(before, after));
         }
-        let text = |c: &Condition| self.plain(&format!("{}: {}", c.reason, c.message), status.vmid());
-        let ready = status.conditions.iter().find(|c| c.type_ == "Ready");
-        let stalled = status
-            .conditions
-            .iter()
-            .any(|c| c.type_ == "Stalled" && c.status == "True");
-        if let Some(ready) = ready.filter(|c| c.status != "True") {
-            return match stalled {
-                true => Verdict::Refused(text(ready)),
-                false => Verdict::Waits(text(ready)),
-            };
-        }
-        let finding = status.conditions.iter().find(|c| {
-            let told = ["RestartRequired", "RecreateRequired"].contains(&c.type_.as_str());
-            told && c.status == "True" || super::FINDINGS.contains(&(c.type_.as_str(), c.status.as_str()))
-        });
-        finding.map_or(Verdict::Ignored, |c| Verdict::Waits(text(c)))
+        standing(&status, |words| self.plain(words, status.vmid()))
     }
 
     fn plain(&self, text: &str, vmid: Option<Vmid>) -> String {
         plain(text, vmid, &self.key.name)
     }
+}
+
+/// Whether words name a leaf, or something that it is of.
+pub fn named_by(leaf: &str, words: &str) -> bool {
+    let mut names = leaf.split(['.', '[', '{']);
+    names.any(|name| name.len() > 2 && words.contains(name))
+}
+
+/// What a status says of a change that has no effect.
+pub fn standing(status: &GuestStatus, plain: impl Fn(&str) -> String) -> Verdict {
+    let text = |c: &Condition| plain(&format!("{}: {}", c.reason, c.message));
+    let ready = status.conditions.iter().find(|c| c.type_ == "Ready");
+    let stalled = status
+        .conditions
+        .iter()
+        .any(|c| c.type_ == "Stalled" && c.status == "True");
+    if let Some(ready) = ready.filter(|c| c.status != "True") {
+        return match stalled {
+            true => Verdict::Refused(text(ready)),
+            false => Verdict::Waits(text(ready)),
+        };
+    }
+    let finding = status.conditions.iter().find(|c| {
+        let told = ["RestartRequired", "RecreateRequired"].contains(&c.type_.as_str());
+        told && c.status == "True" || super::FINDINGS.contains(&(c.type_.as_str(), c.status.as_str()))
+    });
+    finding.map_or(Verdict::Ignored, |c| Verdict::Waits(text(c)))
 }
 
 fn told(violations: &[Violation]) -> String {
@@ -288,22 +380,31 @@ async fn settle(world: &World, walkers: &mut [Walker], when: &str) {
         ));
     }
     world.poll().await;
-    for walker in walkers.iter_mut().filter(|w| settled(world, &w.key)) {
-        // What was refused may be due again, once: that is no loop.
-        if status(world, &walker.key).next_retry.is_some() {
-            world.look_at(&walker.key).await;
-        }
-        let from = world.sim().requests().len();
-        world.look_at(&walker.key).await;
-        let log = world.sim().requests();
-        let later: Vec<String> = log[from..]
-            .iter()
-            .filter(|r| r.is_write() && r.path != "/access/ticket" && !r.path.contains("/agent/"))
-            .map(|r| format!("{} {}", r.method, r.path))
-            .collect();
-        if !later.is_empty() {
-            walker.fault(format!("is written again and again {when}: {later:?}"));
-        }
+    nothing_more_is_written(world, walkers, when).await;
+}
+
+/// Looks once more at what is settled.
+async fn nothing_more_is_written(world: &World, walkers: &mut [Walker], when: &str) {
+    let mut all: Vec<&mut Walker> = walkers.iter_mut().filter(|w| settled(world, &w.key)).collect();
+    let keys: Vec<Key> = all.iter().map(|walker| walker.key.clone()).collect();
+    // What was refused may be due again, once: that is no loop.
+    let due = keys.iter().filter(|key| status(world, key).next_retry.is_some());
+    join_all(due.map(|key| world.look_at(key))).await;
+    let from = world.sim().requests().len();
+    join_all(keys.iter().map(|key| world.look_at(key))).await;
+    let log = world.sim().requests();
+    let later = log[from..]
+        .iter()
+        .filter(|r| r.is_write() && r.path != "/access/ticket" && !r.path.contains("/agent/"));
+    for request in later {
+        let of = |walker: &&mut Walker| {
+            let vmid = status(world, &walker.key).vmid().map(|vmid| vmid.to_string());
+            vmid.is_some_and(|vmid| request.path.split('/').any(|part| part == vmid))
+        };
+        let words = format!("is written again and again {when}: {} {}", request.method, request.path);
+        // What names no guest is somebody's all the same.
+        let at = all.iter().position(of).unwrap_or(0);
+        all[at].fault(words);
     }
 }
 
@@ -332,109 +433,4 @@ fn holdings(world: &World, walkers: &[Walker]) -> Vec<BTreeSet<String>> {
         lines.iter().map(|line| plain(line, vmid, &walker.key.name)).collect()
     };
     walkers.iter().map(of).collect()
-}
-
-fn collect(state: &State, vmid: u32, options: &BTreeMap<String, String>, lines: &mut BTreeSet<String>) {
-    let mut add = |what: &str, value: &dyn std::fmt::Display| {
-        lines.insert(format!("{what}: {value}"));
-    };
-    for (key, value) in options.iter().filter(|(key, _)| *key != "digest") {
-        value.lines().for_each(|line| add(key, &line));
-    }
-    let Some(guest) = state.guests.get(&vmid) else {
-        return;
-    };
-    add("node", &guest.node);
-    // Those that Proxmox made are chance.
-    for mac in ["BC:24:11:00:00:01", "BC:24:11:00:00:02"] {
-        if guest.text().contains(mac) {
-            add("mac", &mac);
-        }
-    }
-    for line in format!("{:#?}", guest.config().pending).lines() {
-        add("pending", &line);
-    }
-    for (script, run) in &guest.inside.scripts {
-        add("script", &format!("{script} {} run {}", run.hash, run.runs));
-    }
-    // Only what was asked since the value changed is there; the last line says what.
-    for probe in &guest.inside.probed {
-        let (seconds, command) = probe.split_once(' ').unwrap_or_default();
-        let last = command
-            .lines()
-            .rfind(|line| !line.trim().is_empty())
-            .unwrap_or_default();
-        add("probe", &format!("{seconds} {last}"));
-    }
-    for (key, value) in &guest.machine.cloud_init {
-        value.lines().for_each(|line| add(&format!("cloud-init {key}"), &line));
-    }
-    let files = guest.inside.files.iter();
-    let custom = options.get("cicustom").map_or("", String::as_str);
-    let snippets = state.nodes[&guest.node].files.iter();
-    let snippets = snippets.filter(|(path, _)| path.rsplit('/').next().is_some_and(|name| custom.contains(name)));
-    for (path, file) in files.chain(snippets) {
-        add(&format!("mode of {path}"), &format!("{:o}", file.mode));
-        let text = String::from_utf8_lossy(&file.content);
-        text.lines().for_each(|line| add(path, &line));
-    }
-    if let Some(firewall) = state.firewalls.get(&vmid) {
-        firewall
-            .options
-            .iter()
-            .for_each(|(key, value)| add(&format!("firewall {key}"), value));
-        let rules = firewall.rules.iter().enumerate();
-        rules.for_each(|(n, rule)| add(&format!("rule {n}"), &format!("{rule:?}")));
-    }
-    for (name, _) in state.pools.iter().filter(|(_, pool)| pool.vms.contains(&vmid)) {
-        add("pool", name);
-    }
-}
-
-/// What differs from run to run, and the word for it.
-static CHANCE: LazyLock<[(Regex, &str); 4]> = LazyLock::new(|| {
-    [
-        (r"\b[0-9a-f]{8,}\b", "HASH"),
-        (r"\b10\.2[0-9]\.[0-9]+\.7\b", "IP"),
-        (r"disk-[0-9]+", "disk-N"),
-        (r"\b(vm|subvol|base)-[0-9]+-", "$1-VMID-"),
-    ]
-    .map(|(pattern, word)| (Regex::new(pattern).unwrap(), word))
-});
-
-/// What may be the object's name or its guest's id.
-static OWN: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\b(w[0-9]+|[1-4][0-9]{3})\b").unwrap());
-
-/// Without what differs from run to run.
-fn plain(text: &str, vmid: Option<Vmid>, name: &str) -> String {
-    let vmid = vmid.map(|vmid| vmid.to_string());
-    let own = |found: &Captures<'_>| match &found[0] {
-        word if word == name => "NAME".to_owned(),
-        word if Some(word) == vmid.as_deref() => "VMID".to_owned(),
-        word => word.to_owned(),
-    };
-    let mut text = OWN.replace_all(text, own).into_owned();
-    for (pattern, word) in CHANCE.iter() {
-        if let Cow::Owned(changed) = pattern.replace_all(&text, *word) {
-            text = changed;
-        }
-    }
-    text
-}
-
-/// What went and what came, a few lines of it.
-fn difference(before: &BTreeSet<String>, after: &BTreeSet<String>) -> String {
-    // A changed hash says only that something else changed.
-    let lines = |from: &BTreeSet<String>, other: &BTreeSet<String>, sign: &str| -> Vec<String> {
-        let all: Vec<&String> = from.difference(other).collect();
-        let telling: Vec<&String> = all.iter().copied().filter(|line| !line.contains("HASH")).collect();
-        let chosen = if telling.is_empty() { all } else { telling };
-        let short = |line: &String| match line.char_indices().nth(100) {
-            Some((at, _)) => format!("{sign}{}…", &line[..at]),
-            None => format!("{sign}{line}"),
-        };
-        chosen.into_iter().take(3).map(short).collect()
-    };
-    let both = [lines(before, after, "- "), lines(after, before, "+ ")].concat();
-    both.join(" ")
 }

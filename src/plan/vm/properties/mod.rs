@@ -80,9 +80,9 @@ fn text(properties: &Properties, key: &str) -> Value {
 
 /// Disks in the words of a spec, by name.
 fn disks(options: &BTreeMap<String, String>) -> BTreeMap<String, Value> {
-    let places = options.iter().filter(|(key, _)| {
+    let places = options.iter().filter(|(key, value)| {
         let stem = key.trim_end_matches(|c: char| c.is_ascii_digit());
-        ["scsi", "virtio", "sata"].contains(&stem)
+        ["scsi", "virtio", "sata"].contains(&stem) && !value.contains("media=cdrom")
     });
     let disk = |(place, value): (&String, &String)| {
         let disk = Properties::of_option(place, value).unwrap();
@@ -107,14 +107,28 @@ fn network(options: &BTreeMap<String, String>) -> BTreeMap<String, Value> {
         let init = options.get(&format!("ipconfig{number}")).cloned().unwrap_or_default();
         let init = Properties::parse(&init, None).unwrap();
         let count = |key: &str| json!(net.get(key).map(|v| v.parse::<i64>().unwrap()));
+        // `model=virtio`, or `virtio=` and the address.
+        let named = specs::CARDS.iter().copied().find(|card| net.get(card).is_some());
+        let mac = named.and_then(|card| net.get(card));
         let value = json!({
-            "bridge": net.get("bridge"), "vlan": count("tag"), "mac": net.get("virtio"), "mtu": count("mtu"),
+            "bridge": net.get("bridge"), "vlan": count("tag"), "mac": mac, "mtu": count("mtu"),
+            "model": net.get("model").or(named), "queues": count("queues"),
             "rate": count("rate"), "firewall": flag(&net, "firewall", false), "ip": text(&init, "ip"),
             "gateway": text(&init, "gw"), "ip6": text(&init, "ip6"), "gateway6": text(&init, "gw6"),
         });
         Some((number.to_string(), value))
     };
     options.iter().filter_map(net).collect()
+}
+
+/// CD-ROM drives by place, without the cloud-init drive.
+fn cdroms(options: &BTreeMap<String, String>) -> BTreeMap<String, Value> {
+    let drive = |(slot, value): (&String, &String)| {
+        let drive = Properties::of_option(slot, value).ok()?;
+        let medium = drive.get("file").filter(|file| !file.contains("cloudinit"))?;
+        (drive.get("media") == Some("cdrom")).then(|| (slot.clone(), json!({"slot": slot, "volid": medium})))
+    };
+    options.iter().filter_map(drive).collect()
 }
 
 /// Devices passed through, by mapping or address.
@@ -182,6 +196,7 @@ fn says_what_was_asked(spec: &Value, options: &BTreeMap<String, String>) -> Resu
         |n| string(&n["name"])[3..].to_string(),
         &["name"],
     )?;
+    lists_agree(spec, "cdroms", &cdroms(options), |c| string(&c["slot"]), &[])?;
     let address = |d: &Value| match d["address"].as_str() {
         Some(short) if short.matches(':').count() == 1 => format!("0000:{short}"),
         Some(whole) => whole.to_lowercase(),
@@ -273,7 +288,7 @@ proptest! {
     fn the_order_of_lists_means_nothing(spec in specs::spec(), seed in any::<u64>()) {
         let mut made = made(&desired(&spec, &GuestStatus::default())?).map_err(TestCaseError::fail)?;
         let (mut other, mut coin) = (spec, Coin(seed));
-        for field in ["disks", "network", "pci", "usb", "hotplug", "tags"] {
+        for field in ["disks", "network", "cdroms", "pci", "usb", "hotplug", "tags"] {
             if let Some(list) = other.get_mut(field).and_then(Value::as_array_mut) {
                 coin.shuffle(list);
             }

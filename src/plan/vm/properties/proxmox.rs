@@ -225,6 +225,10 @@ fn respelt_properties(key: &str, text: &str, coin: &mut Coin) -> Option<String> 
         .filter(|part| !(is_default(part) && coin.flip()))
         .map(str::to_string)
         .collect();
+    // Proxmox notes how large an image is.
+    if parts.iter().any(|part| part == "media=cdrom") && text.contains(":iso/") && coin.flip() {
+        parts.push("size=374K".into());
+    }
     for part in parts.iter_mut().filter(|_| option == "agent") {
         let names = ["freeze-fs-on-backup", "freeze-fs", "guest-fsfreeze"];
         *part = part.replace("freeze-fs-on-backup", names[coin.below(3)]);

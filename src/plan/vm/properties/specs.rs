@@ -106,6 +106,19 @@ fn disks() -> BoxedStrategy<Value> {
         .boxed()
 }
 
+/// Models of network cards.
+pub(super) const CARDS: &[&str] = &["virtio", "e1000", "e1000e", "rtl8139", "vmxnet3"];
+
+/// Drives at places that no disk of [`disks`] takes.
+fn cdroms() -> BoxedStrategy<Value> {
+    let media = word(&["local:iso/one.iso", "fast:iso/Two_2.IMG", "none"]);
+    named(
+        "slot",
+        names(&["ide0", "ide1", "ide3", "sata5", "scsi29"], 0),
+        some_of(vec![("volid", media)]),
+    )
+}
+
 fn network() -> BoxedStrategy<Value> {
     let fields = some_of(vec![
         ("bridge", word(&["vmbr0", "vmbr1"])),
@@ -117,6 +130,8 @@ fn network() -> BoxedStrategy<Value> {
         ("mtu", number(64..=9000)),
         ("rate", number(1..=100_000)),
         ("firewall", flag()),
+        ("model", word(CARDS)),
+        ("queues", number(1..=64)),
     ]);
     let ip = prop_oneof![
         Just(json!({})),
@@ -135,6 +150,9 @@ fn network() -> BoxedStrategy<Value> {
         for (key, value) in ip.as_object().unwrap().iter().chain(ip6.as_object().unwrap()) {
             net[key] = value.clone();
         }
+        let virtio = net["model"].as_str().is_none_or(|model| model == "virtio");
+        let fields = net.as_object_mut().unwrap();
+        fields.retain(|key, value| !value.is_null() && (virtio || !["queues", "mtu"].contains(&key.as_str())));
         net
     });
     named("name", names(&["net0", "eth1", "net2", "net31"], 0), whole.boxed())
@@ -255,6 +273,7 @@ fn fields() -> Vec<Field> {
         ),
         ("disks", disks()),
         ("network", network()),
+        ("cdroms", cdroms()),
         ("cloudInit", cloud_init()),
         ("agent", agent),
         ("serial", flag()),
@@ -296,9 +315,9 @@ fn admissible(mut spec: Value) -> Value {
     let cloud_init = spec.get("cloudInit").is_some();
     let list = |spec: &Value, key: &str| -> Vec<Value> {
         let all = spec[key].as_array().into_iter().flatten();
-        all.map(|o| o["name"].clone()).collect()
+        all.map(|o| o.get("name").unwrap_or(&o["slot"]).clone()).collect()
     };
-    let bootable = [list(&spec, "disks"), list(&spec, "network")].concat();
+    let bootable = ["disks", "network", "cdroms"].map(|key| list(&spec, key)).concat();
     let object = spec.as_object_mut().unwrap();
     object.retain(|key, value| match key.as_str() {
         "efiDisk" => ovmf,
