@@ -230,6 +230,11 @@ impl GuestStatus {
 }
 
 impl VolumeStatus {
+    /// Whether it is another guest's volume, given by its volume id.
+    pub fn is_existing(&self) -> bool {
+        self.owner_vmid.is_none() && self.volid.is_some() && self.reclaim_policy.as_deref() == Some("Retain")
+    }
+
     /// Size that the spec asked for and that was read back.
     pub fn asked_size(&self) -> Option<DiskSize> {
         DiskSize::of_status(self.size_gib, self.size.as_deref())

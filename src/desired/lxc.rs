@@ -584,7 +584,20 @@ fn mounts(object: &GuestObject, defaults: &Defaults) -> Result<Mounts, Blocked> 
     for mount in bind_list {
         kept_as_is(&mount.host_path, &format!("spec.hostMounts[{}].hostPath", mount.name))?;
     }
-    for volume in volume_list {
+    for (n, volume) in volume_list.iter().enumerate() {
+        let twin = volume_list[..n]
+            .iter()
+            .find(|v| v.volid.is_some() && v.volid == volume.volid);
+        if let Some(twin) = twin {
+            let volid = volume.volid.as_deref().unwrap_or_default();
+            return Err(Blocked::stalled(
+                Reason::InvalidSpec,
+                format!(
+                    "spec.volumes[{}].volid: {volid} is also that of {}: a container has a volume once",
+                    volume.name, twin.name
+                ),
+            ));
+        }
         volumes.push(wanted_volume(object, volume, defaults)?);
     }
     let binds = bind_list

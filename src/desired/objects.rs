@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use crate::crd::{
     Dependency, FINALIZER, FeatureRef, GuestFields, GuestKind, GuestStatus, GuestTest, Health, LxcGuest,
     PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixLXCSpec, PhoenixTemplate, PhoenixTemplateSpec, PhoenixVM,
-    PhoenixVMSpec, PowerState, VmGuest, VolumeStatus,
+    PhoenixVMSpec, PowerState, VmGuest,
 };
 use crate::pve::{GuestType, Vmid};
 
@@ -181,8 +181,7 @@ impl GuestObject {
             GuestSpec::Lxc(spec) => spec.volumes.as_deref().unwrap_or_default(),
             _ => &[],
         };
-        let retained = |v: &&VolumeStatus| v.owner_vmid.is_none() && v.reclaim_policy.as_deref() == Some("Retain");
-        let given = self.status.volumes.iter().flatten().filter(retained);
+        let given = self.status.volumes.iter().flatten().filter(|v| v.is_existing());
         let named = named.iter().filter_map(|v| v.volid.clone());
         named.chain(given.filter_map(|v| v.volid.clone())).collect()
     }

@@ -335,10 +335,8 @@ impl Deletion<'_> {
             let message = format!("{what} is protected: set spec.protection: false, or set deletionPolicy: Retain");
             return self.stuck(Reason::Protected, message);
         }
-        if !self.observed.cluster.is_proven() {
-            // Once it is gone, nothing proves any more that this is the cluster that it was on.
-            let message = format!("{what} is destroyed when the certificate authority of its cluster is recorded");
-            return self.wait(Reason::HypervisorNotReady, message, 5);
+        if let Some(next) = self.unproven(&what) {
+            return next;
         }
         if let Some(next) = self.linked_clones(guest) {
             return next;
@@ -362,6 +360,23 @@ impl Deletion<'_> {
             cause: Cause::new(Reason::Stopped, format!("{what} is stopped")),
         });
         self.run(format!("destroy {what}"), calls::destroy(&guest.at))
+    }
+
+    /// Once the guest is gone, nothing proves any more that this is the cluster that it was on.
+    fn unproven(&mut self, what: &str) -> Option<Next> {
+        let cluster = &self.observed.cluster;
+        if cluster.is_proven() {
+            return None;
+        }
+        let shown = |ca: Option<&String>| ca.cloned().unwrap_or_else(|| "none".into());
+        let recorded = cluster.recorded.as_ref().and_then(|r| r.ca_fingerprint.as_ref());
+        let message = format!(
+            "{what} is destroyed when its cluster is proven: the certificate authority that the status of the PhoenixHypervisor has recorded is {}, and the endpoint shows {} (reading it needs Sys.Audit on /); or {}",
+            shown(recorded),
+            shown(cluster.identity.ca_fingerprint.as_ref()),
+            let_go(self.object)
+        );
+        Some(self.wait(Reason::HypervisorNotReady, message, 30))
     }
 
     /// Whether the spec says that the guest is not protected; absent says nothing.

@@ -244,6 +244,10 @@ async fn an_object_of_another_namespace_attaches_nobodys_volumes() {
         "{words}"
     );
     assert!(world.store.guest(&key).unwrap().status.vmid.is_none());
+    // What it may not have keeps nobody else.
+    world.store.delete(&Key::new(GuestKind::PhoenixLXC, "ai", "old"));
+    rounds(&world, 20).await;
+    assert!(!world.guests().contains_key(&OLD));
 }
 
 #[tokio::test(start_paused = true)]
@@ -288,4 +292,60 @@ async fn an_image_that_was_lent_is_not_attached_by_its_own_guest_again() {
     world.store.apply(with("new", json!([])));
     settled(&mut world).await;
     assert_eq!(mounted(&world, OLD, "/image"), Some(volid));
+}
+
+/// A running container has what it was started with until its next start.
+#[tokio::test(start_paused = true)]
+async fn an_image_is_lent_until_the_container_that_drops_it_was_restarted() {
+    let mut world = world().await;
+    let volid = mounted(&world, OLD, "/image").unwrap();
+    let without = || with("old", json!([own("dir", "fastData-shared-bulk-data")]));
+    let never = |mut object: Value| {
+        object["spec"]["updatePolicy"] = json!({"restart": "Never"});
+        object
+    };
+    world.store.apply(without());
+    let new = world.store.apply(never(with("new", json!([existing(&volid)]))));
+    settled(&mut world).await;
+    world.store.apply(never(with("new", json!([]))));
+    rounds(&world, 20).await;
+    assert!(
+        status(&world, &new)
+            .volumes
+            .is_some_and(|v| v[0].volid.as_ref() == Some(&volid))
+    );
+    let old = world.store.apply(with(
+        "old",
+        json!([own("dir", "fastData-shared-bulk-data"), own("image", "images")]),
+    ));
+    rounds(&world, 20).await;
+    assert_eq!(mounted(&world, OLD, "/image"), None);
+    assert!(told(&world, &old).contains("VolumeHeld"), "{}", told(&world, &old));
+    world.store.apply(with("new", json!([])));
+    settled(&mut world).await;
+    assert_eq!(mounted(&world, OLD, "/image"), Some(volid));
+    assert_eq!(status(&world, &new).volumes, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_is_kept_for_an_object_and_a_volume_named_twice_are_refused() {
+    let mut world = world().await;
+    let keeps = json!([{"name": "kept", "size": "1Gi", "storage": "images", "mountPath": "/kept"}]);
+    world.store.apply(with("keeper", keeps));
+    settled(&mut world).await;
+    let kept = mounted(&world, NEW, "/kept").unwrap();
+    let dir = mounted(&world, OLD, "/dir").unwrap();
+    let twice = json!([existing(&dir), {"name": "again", "volid": dir, "mountPath": "/again"}]);
+    for (volumes, words) in [
+        (
+            json!([existing(&kept)]),
+            "keeps for a volume with reclaimPolicy: Retain",
+        ),
+        (twice, "spec.volumes[again].volid"),
+    ] {
+        let key = world.store.apply(with("new", volumes));
+        rounds(&world, 20).await;
+        let told = told(&world, &key);
+        assert!(told.contains("InvalidSpec") && told.contains(words), "{told}");
+    }
 }

@@ -7,8 +7,8 @@ OUT in a replacement is true while the row is out; OUT[name] is the switch of an
 FILES = {
     "src/plan/delete.rs": [
         ("a guest goes only once its cluster is proven", "lib=plan::protected::deletion",
-         "        if !self.observed.cluster.is_proven() {\n            // Once",
-         "        if !OUT && !self.observed.cluster.is_proven() {\n            // Once"),
+         "        if let Some(next) = self.unproven(&what) {",
+         "        if let Some(next) = self.unproven(&what).filter(|_| !OUT) {"),
         ("a guest whose volume another object has is not destroyed", "engine=existing::a_container_whose",
          "        if let Some(next) = self.lent(guest) {",
          "        if let Some(next) = self.lent(guest).filter(|_| !OUT) {"),

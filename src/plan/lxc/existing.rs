@@ -55,6 +55,16 @@ impl Planner<'_> {
                 }));
             }
         };
+        if let Some((id, _)) = stored
+            .held
+            .iter()
+            .find(|(id, _)| is_image(volid) && self.of_owners(*id))
+        {
+            let message = format!(
+                "{field}: {volid} is an image that owner container {id} keeps for a volume with reclaimPolicy: Retain: only the object that it is kept for can have it"
+            );
+            return Err(self.stuck(stage, Reason::InvalidSpec, message));
+        }
         match not_fit(guest, volid, &stored) {
             Some((Reason::VolumeHeld, why)) => {
                 Err(self.wait(stage, Reason::VolumeHeld, format!("{field}: {why}"), HELD_AGAIN))
@@ -80,6 +90,20 @@ impl Planner<'_> {
             volume.name
         );
         Err(self.wait(Stage::VolumesReady, Reason::VolumeHeld, message, HELD_AGAIN))
+    }
+
+    /// Existing volumes that the spec dropped and that the container has until its next start: until then no other
+    /// container is given them.
+    pub(super) fn leaving(&self, guest: &Guest, wanted: &[WantedVolume]) -> Vec<VolumeStatus> {
+        let names = |text: &String, volid: &str| text.split(',').next() == Some(volid);
+        let has = |volid: &str| guest.pending.values().flatten().any(|now| names(now, volid));
+        let dropped = |volid: &str| wanted.iter().all(|v| v.existing.as_deref() != Some(volid));
+        let mut recorded: Vec<VolumeStatus> = self.status.volumes.clone().unwrap_or_default();
+        recorded.retain(|entry| {
+            let volid = entry.volid.as_deref().unwrap_or_default();
+            entry.is_existing() && dropped(volid) && has(volid)
+        });
+        recorded
     }
 
     /// Containers that may have a volume: of an image any, of a directory only the one whose root filesystem it may be.

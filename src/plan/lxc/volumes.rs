@@ -69,6 +69,7 @@ impl Planner<'_> {
         if self.status.conditions.iter().any(told) && self.desired.volume_owner().is_some() {
             self.owners(stage)?;
         }
+        recorded.extend(self.leaving(guest, &wanted));
         let recorded = self.record_held(guest, recorded)?;
         self.facts.volumes = (!recorded.is_empty()).then_some(recorded);
         let pends = |key: &String| key.starts_with("mp") && !only_size_pends(guest, key);
