@@ -99,6 +99,8 @@ pub struct StorageRow {
     pub content: Vec<String>,
     /// Plugin type (`zfspool`, `dir`, …).
     pub type_: String,
+    /// Whether all nodes see the same content.
+    pub shared: bool,
 }
 
 /// A guest's configuration and state, read now.
@@ -365,6 +367,8 @@ pub struct StoredVolume {
     pub beside: Vec<String>,
     /// Containers that have it among those that were asked, with the option.
     pub held: Vec<(Vmid, String)>,
+    /// Those of them that are owner containers of retained volumes.
+    pub owners: BTreeSet<Vmid>,
 }
 
 /// A guest with the object's stamp.

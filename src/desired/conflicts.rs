@@ -121,7 +121,9 @@ pub(super) fn image_is_of_one(object: &GuestObject, objects: &dyn Objects) -> Re
     };
     let mut first = None;
     objects.look_at_all(&mut |other| {
-        if other.key == object.key || other.hypervisor_ref() != hypervisor {
+        // No object of another namespace than the hypervisor's is given any.
+        let may = other.hypervisor_ref() == hypervisor && other.key.namespace == hypervisor.namespace;
+        if other.key == object.key || !may {
             return;
         }
         for (name, volid) in &own {

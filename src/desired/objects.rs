@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use crate::crd::{
     Dependency, FINALIZER, FeatureRef, GuestFields, GuestKind, GuestStatus, GuestTest, Health, LxcGuest,
     PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixLXCSpec, PhoenixTemplate, PhoenixTemplateSpec, PhoenixVM,
-    PhoenixVMSpec, PowerState, VmGuest,
+    PhoenixVMSpec, PowerState, VmGuest, VolumeStatus,
 };
 use crate::pve::{GuestType, Vmid};
 
@@ -181,7 +181,8 @@ impl GuestObject {
             GuestSpec::Lxc(spec) => spec.volumes.as_deref().unwrap_or_default(),
             _ => &[],
         };
-        let given = self.status.volumes.iter().flatten().filter(|v| v.is_existing());
+        let retained = |v: &&VolumeStatus| v.reclaim_policy.as_deref() == Some("Retain");
+        let given = self.status.volumes.iter().flatten().filter(retained);
         let named = named.iter().filter_map(|v| v.volid.clone());
         named.chain(given.filter_map(|v| v.volid.clone())).collect()
     }

@@ -456,6 +456,7 @@ fn place(cluster: &mut Cluster, row: crate::proxmox::cluster::Resource) {
                 available: row.status.as_deref() == Some("available"),
                 content: row.content,
                 type_: row.plugintype.unwrap_or_default(),
+                shared: row.shared,
             };
             cluster
                 .storages

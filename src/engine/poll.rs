@@ -106,10 +106,11 @@ impl<S: Store> Engine<S> {
                 let before = connection.snapshot().ok();
                 // Everything waits for a lost quorum: that it is back is seen at once.
                 let lost = before.as_ref().is_none_or(|s| s.cluster.quorate == Some(false));
-                let full = connection.count_poll().is_multiple_of(FULL_EVERY) || lost;
+                let polls = connection.count_poll();
+                let full = polls.is_multiple_of(FULL_EVERY) || lost;
                 let result = connection.look(full).await;
                 let proven = match &result {
-                    Ok(snapshot) => self.is_proven(&connection, &object, snapshot).await,
+                    Ok(snapshot) => self.is_proven(&connection, &object, snapshot, polls).await,
                     Err(_) => false,
                 };
                 if let Ok(snapshot) = &result {
@@ -177,7 +178,14 @@ impl<S: Store> Engine<S> {
 
     /// Whether the certificate authority of the cluster that answers may be recorded as that of this hypervisor, where
     /// none is: an object's guest is here, with its stamp; or there is no object that could miss its guest.
-    async fn is_proven(&self, connection: &Connection, object: &PhoenixHypervisor, snapshot: &Snapshot) -> bool {
+    /// Each poll reads a few of them, the next one others.
+    async fn is_proven(
+        &self,
+        connection: &Connection,
+        object: &PhoenixHypervisor,
+        snapshot: &Snapshot,
+        polls: u64,
+    ) -> bool {
         let recorded = object.status.as_ref().and_then(|s| s.cluster.as_ref());
         let known = recorded.is_some_and(|c| c.ca_fingerprint.is_some());
         let now = &snapshot.cluster.identity;
@@ -192,9 +200,12 @@ impl<S: Store> Engine<S> {
         let listed = guests
             .iter()
             .filter_map(|g| Some((g, g.status.vmid()?, rows.get(&g.status.vmid()?)?)));
+        let listed: Vec<_> = listed.collect();
+        let turn = usize::try_from(polls).unwrap_or_default().wrapping_mul(PROOFS);
+        let from = turn.checked_rem(listed.len()).unwrap_or_default();
         let previous = object.spec.previous_cluster_ids.clone().unwrap_or_default();
-        for (guest, vmid, row) in listed.take(PROOFS) {
-            if super::observe::carries(connection, vmid, row, &self.identity_of(guest), &previous).await {
+        for (guest, vmid, row) in listed.iter().cycle().skip(from).take(PROOFS.min(listed.len())) {
+            if super::observe::carries(connection, *vmid, row, &self.identity_of(guest), &previous).await {
                 return true;
             }
         }

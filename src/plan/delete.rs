@@ -20,6 +20,8 @@ use super::{Announce, Effect, Facts, Finding, Next, Plan, Query, Stage, Step, TA
 const NO_IDS: (Vmid, Vmid) = (Vmid::MAX, Vmid::MIN);
 /// Seconds until a template's linked clones are looked for again.
 const IN_USE_AGAIN: u64 = 300;
+/// Seconds until it is looked again whether another object names a volume.
+const LENT_AGAIN: u64 = 60;
 
 /// What is known around an object whose spec is not resolved, because it is being deleted or is not valid.
 #[derive(Clone, Copy)]
@@ -431,10 +433,10 @@ impl Deletion<'_> {
             .filter(|(volid, _)| owner_of(volid) == Some(guest.at.vmid));
         let (volid, object) = lent.next()?;
         let message = format!(
-            "{} stays: {volid} is its own, and {object} names it in its spec.volumes: take it out there first",
+            "{} stays: {object} names {volid} in its spec.volumes, which would go with it: take it out there first",
             guest.named()
         );
-        Some(self.wait(Reason::VolumeHeld, message, IN_USE_AGAIN))
+        Some(self.wait(Reason::VolumeHeld, message, LENT_AGAIN))
     }
 
     /// Volumes of the guest's own that nobody said may go, wherever in its configuration they stand.

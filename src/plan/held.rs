@@ -141,6 +141,12 @@ pub(crate) fn listed(volumes: &BTreeMap<String, String>) -> String {
     words.join(", ")
 }
 
+/// Whether a running guest has a volume until its next start only.
+fn leaves(guest: &Guest, volid: &str) -> bool {
+    let mut pending = guest.pending.iter();
+    pending.any(|(key, now)| now.as_ref().and_then(|text| volid_of(key, text)).as_deref() == Some(volid))
+}
+
 /// Volumes that a guest's configuration names after a restart, by place.
 pub(crate) fn in_sight(guest: &Guest) -> BTreeMap<String, String> {
     let section = Section {
@@ -165,11 +171,7 @@ impl Planner<'_> {
 
     /// Whether the guest still holds a volume: attached, as `unusedN`, until its next restart, or in a snapshot.
     fn holds(&mut self, guest: &Guest, volid: &str) -> Result<bool, Next> {
-        let pending = guest
-            .pending
-            .iter()
-            .filter_map(|(key, now)| volid_of(key, now.as_ref()?));
-        if in_sight(guest).values().any(|v| v == volid) || pending.into_iter().any(|v| v == volid) {
+        if in_sight(guest).values().any(|v| v == volid) || leaves(guest, volid) {
             return Ok(true);
         }
         // What is pending was read for a running guest only.
@@ -180,8 +182,8 @@ impl Planner<'_> {
         Ok(sections.name(guest.at.sort, volid))
     }
 
-    /// Status: the volumes as attached, and earlier ones of the guest's own that it still holds, so that destroying it
-    /// is accounted for (promise 5). They are told apart by volume id: a name may be used again.
+    /// Status: the volumes as attached, and earlier ones that the guest still holds, so that destroying it is accounted
+    /// for (promise 5) and nobody else is given what it has. They are told apart by volume id: a name may be used again.
     pub(crate) fn record_held(
         &mut self,
         guest: &Guest,
@@ -190,14 +192,19 @@ impl Planner<'_> {
         let vmid = guest.at.vmid;
         let attached: BTreeSet<Option<String>> = recorded.iter().map(|v| v.volid.clone()).collect();
         for old in self.status.volumes.clone().into_iter().flatten() {
-            let Some(volid) = old.volid.clone().filter(|v| owned_by(v, vmid)) else {
+            let Some(volid) = old.volid.clone().filter(|_| !attached.contains(&old.volid)) else {
                 continue;
             };
-            if attached.contains(&old.volid) || !self.holds(guest, &volid)? {
+            let own = owned_by(&volid, vmid);
+            // A running container has what it was given until its next start; until then nobody else is given it.
+            let leaving = old.is_existing() && leaves(guest, &volid);
+            if !leaving && !(own && self.holds(guest, &volid)?) {
                 continue;
             }
             let mut entry = old.with_size(None);
-            self.tell_held(guest, &entry, &volid);
+            if own {
+                self.tell_held(guest, &entry, &volid);
+            }
             if recorded.iter().any(|v| v.name == entry.name) {
                 entry.name = format!("{} ({volid})", base_name(&entry.name));
             }

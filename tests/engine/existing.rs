@@ -261,7 +261,7 @@ async fn a_container_whose_volume_another_object_has_is_not_destroyed() {
     rounds(&world, 20).await;
     let words = told(&world, &old);
     assert!(
-        words.contains("VolumeHeld") && words.contains(&format!("{volid} is its own, and PhoenixLXC ai/new names it")),
+        words.contains("VolumeHeld") && words.contains(&format!("PhoenixLXC ai/new names {volid}")),
         "{words}"
     );
     assert!(is_there(&world, &volid) && world.guests()[&OLD]["running"] == "true");
@@ -348,4 +348,60 @@ async fn an_image_that_is_kept_for_an_object_and_a_volume_named_twice_are_refuse
         let told = told(&world, &key);
         assert!(told.contains("InvalidSpec") && told.contains(words), "{told}");
     }
+}
+
+/// The volume of a name stays what it was given as: a new one under it would be taken for the other guest's data.
+#[tokio::test(start_paused = true)]
+async fn an_entry_does_not_turn_into_a_new_volume() {
+    let mut world = world().await;
+    let volid = mounted(&world, OLD, "/dir").unwrap();
+    let key = world.store.apply(with("new", json!([existing(&volid)])));
+    settled(&mut world).await;
+    let new = json!([{"name": "models", "size": "5Gi", "mountPath": "/models"}]);
+    world.store.apply(with("new", new.clone()));
+    rounds(&world, 20).await;
+    let words = told(&world, &key);
+    assert!(words.contains("which was given by volid"), "{words}");
+    assert_eq!(mounted(&world, NEW, "/models"), Some(volid.clone()));
+    // What it has is still lent.
+    let old = Key::new(GuestKind::PhoenixLXC, "ai", "old");
+    world.store.delete(&old);
+    rounds(&world, 20).await;
+    assert!(is_there(&world, &volid), "{}", told(&world, &old));
+    world.store.apply(with("new", json!([])));
+    settled(&mut world).await;
+    world.store.apply(with("new", new));
+    settled(&mut world).await;
+    assert!(mounted(&world, NEW, "/models").is_some_and(|found| found != volid));
+}
+
+/// Without a restart between, taking an entry out and putting it back changes nothing; and no name stands twice in status.
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_comes_back_before_the_restart_is_attached_once() {
+    let mut world = world().await;
+    let volid = mounted(&world, OLD, "/dir").unwrap();
+    let never = |volumes: Value| {
+        let mut object = with("new", volumes);
+        object["spec"]["updatePolicy"] = json!({"restart": "Never"});
+        object
+    };
+    let key = world.store.apply(never(json!([existing(&volid)])));
+    settled(&mut world).await;
+    world.store.apply(never(json!([])));
+    rounds(&world, 20).await;
+    world
+        .store
+        .apply(never(json!([existing(&volid.replace("disk-", "disk-9"))])));
+    rounds(&world, 20).await;
+    let volumes = status(&world, &key).volumes.unwrap();
+    let names: std::collections::BTreeSet<&String> = volumes.iter().map(|v| &v.name).collect();
+    assert_eq!(names.len(), volumes.len(), "{volumes:?}");
+    world.store.apply(never(json!([existing(&volid)])));
+    settled(&mut world).await;
+    let options = &world.guests()[&NEW];
+    let mounts = options
+        .iter()
+        .filter(|(k, v)| k.starts_with("mp") && v.starts_with(&volid));
+    assert_eq!(mounts.count(), 1, "{options:?}");
+    assert_eq!(status(&world, &key).volumes.unwrap().len(), 1);
 }

@@ -85,11 +85,7 @@ pub(super) async fn holder(
         let Some(rows) = pending(connection, &at).await? else {
             continue;
         };
-        let notes = rows
-            .iter()
-            .find(|r| r.key == "description")
-            .and_then(|r| r.value.as_deref());
-        if notes.and_then(Stamp::find).is_some_and(|s| s.kind == OWNER_KIND) {
+        if is_owner(&rows) {
             continue;
         }
         if let Some(row) = rows.iter().filter(|r| r.key.starts_with("mp")).find(|r| has(r, volid)) {
@@ -106,6 +102,13 @@ async fn pending(connection: &Connection, at: &GuestRef) -> Result<Option<Vec<Pe
         Err(crate::proxmox::Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(Cause::from(&error)),
     }
+}
+
+/// Whether a container's notes say that it is an owner container.
+fn is_owner(rows: &[PendingOption]) -> bool {
+    let notes = rows.iter().find(|r| r.key == "description");
+    let stamp = notes.and_then(|r| Stamp::find(r.value.as_deref()?));
+    stamp.is_some_and(|s| s.kind == OWNER_KIND)
 }
 
 fn has(row: &PendingOption, volid: &str) -> bool {
@@ -127,7 +130,7 @@ pub(super) async fn stored(
     let mut stored = StoredVolume {
         present: rows.iter().any(|r| r.volid == volid),
         beside: rows.into_iter().map(|r| r.volid).collect(),
-        held: Vec::new(),
+        ..StoredVolume::default()
     };
     for at in among {
         let Some(rows) = pending(connection, at).await? else {
@@ -136,6 +139,7 @@ pub(super) async fn stored(
         let mut places = rows.iter().filter(|r| r.key == "rootfs" || r.key.starts_with("mp"));
         if let Some(row) = places.find(|r| has(r, volid)) {
             stored.held.push((at.vmid, row.key.clone()));
+            stored.owners.extend(is_owner(&rows).then_some(at.vmid));
         }
     }
     Ok(stored)

@@ -40,6 +40,9 @@ impl Planner<'_> {
             return Err(self.stuck(stage, Reason::InvalidSpec, message));
         }
         self.storage_usable(&guest.at.node, &volume.storage, &field, "rootdir")?;
+        if let Some(why) = self.may_be_out_of_sight(guest, volume, volid) {
+            return Err(self.wait(stage, Reason::VolumeHeld, format!("{field}: {why}"), HELD_AGAIN));
+        }
         let stored = match self.observed.volumes.get(volid).cloned() {
             Some(Ok(stored)) => stored,
             Some(Err(failure)) => {
@@ -92,18 +95,36 @@ impl Planner<'_> {
         Err(self.wait(Stage::VolumesReady, Reason::VolumeHeld, message, HELD_AGAIN))
     }
 
-    /// Existing volumes that the spec dropped and that the container has until its next start: until then no other
-    /// container is given them.
-    pub(super) fn leaving(&self, guest: &Guest, wanted: &[WantedVolume]) -> Vec<VolumeStatus> {
-        let names = |text: &String, volid: &str| text.split(',').next() == Some(volid);
-        let has = |volid: &str| guest.pending.values().flatten().any(|now| names(now, volid));
-        let dropped = |volid: &str| wanted.iter().all(|v| v.existing.as_deref() != Some(volid));
-        let mut recorded: Vec<VolumeStatus> = self.status.volumes.clone().unwrap_or_default();
-        recorded.retain(|entry| {
-            let volid = entry.volid.as_deref().unwrap_or_default();
-            entry.is_existing() && dropped(volid) && has(volid)
-        });
-        recorded
+    /// A name that stands for another guest's volume is not that of a new one before it is let go: its data would be taken
+    /// for the new one's.
+    pub(super) fn given_before(&mut self, wanted: &[WantedVolume]) -> Staged {
+        for volume in wanted.iter().filter(|v| v.existing.is_none()) {
+            let Some(volid) = self
+                .recorded(&volume.name)
+                .filter(|v| v.is_existing())
+                .and_then(|v| v.volid)
+            else {
+                continue;
+            };
+            let message = format!(
+                "spec.volumes[{0}].size: {0} is {volid}, which was given by volid: give a new volume another name, or take {0} out until that one is detached",
+                volume.name
+            );
+            return Err(self.stuck(Stage::VolumesReady, Reason::InvalidSpec, message));
+        }
+        Ok(())
+    }
+
+    /// An image on a shared storage may be in a container of a node that does not answer, and that still runs.
+    fn may_be_out_of_sight(&self, guest: &Guest, volume: &WantedVolume, volid: &str) -> Option<String> {
+        let cluster = &self.observed.cluster;
+        let storage = cluster.storages.get(&(guest.at.node.clone(), volume.storage.clone()))?;
+        let mut rows = cluster.guests.values().filter(|row| row.guest_type() == GuestType::Lxc);
+        let out = rows.find(|row| is_image(volid) && storage.shared && !cluster.online.contains(&row.node))?;
+        Some(format!(
+            "{volid} is an image, which only one container can have, and node {} does not answer: one of its containers may have it",
+            out.node
+        ))
     }
 
     /// Containers that may have a volume: of an image any, of a directory only the one whose root filesystem it may be.
@@ -135,7 +156,7 @@ fn not_fit(guest: &Guest, volid: &str, stored: &StoredVolume) -> Option<(Reason,
                 false => format!(" (of that guest there are {})", stored.beside.join(", ")),
             };
             let why = format!(
-                "storage {storage:?} of node {node} has no volume {volid}{beside}: correct it, or give size instead for a new volume"
+                "storage {storage:?} of node {node} shows no volume {volid}{beside}: correct it, or let the token see it (VM.Config.Disk on its guest)"
             );
             Some((Reason::VolumeMissing, why))
         }

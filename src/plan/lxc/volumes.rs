@@ -33,6 +33,7 @@ impl Planner<'_> {
         let found = mounts(guest);
         let wanted = self.desired.volumes().to_vec();
         self.announced_elsewhere(vmid, &found, &wanted)?;
+        self.given_before(&wanted)?;
         let places = self.places(guest, &found, &wanted)?;
         self.detach(guest, &found, &places)?;
         let changes = self.mount_changes(guest, &found, &wanted, &places)?;
@@ -69,7 +70,6 @@ impl Planner<'_> {
         if self.status.conditions.iter().any(told) && self.desired.volume_owner().is_some() {
             self.owners(stage)?;
         }
-        recorded.extend(self.leaving(guest, &wanted));
         let recorded = self.record_held(guest, recorded)?;
         self.facts.volumes = (!recorded.is_empty()).then_some(recorded);
         let pends = |key: &String| key.starts_with("mp") && !only_size_pends(guest, key);
@@ -285,6 +285,7 @@ impl Planner<'_> {
             return Err(self.stuck(stage, Reason::TooManyVolumes, message));
         };
         if let Some(volid) = &volume.existing {
+            self.not_pending(guest, volid)?;
             self.may_be_attached(guest, volume, volid)?;
             let known = existing_record(volume, volid, vmid);
             return self.attach_as(guest, index, volume, volid.clone(), vec![Announce::Volume(known)]);

@@ -195,6 +195,7 @@ fn cluster(guest: &Guest) -> Cluster {
         available: true,
         content: ["rootdir", "images", "vztmpl", "import"].map(str::to_string).into(),
         type_: "zfspool".into(),
+        shared: false,
     };
     let storages = ["tank", "local"].map(|name| ((NODE.to_string(), name.to_string()), storage.clone()));
     let row = ResourceRow {

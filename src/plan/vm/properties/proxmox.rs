@@ -17,6 +17,7 @@ fn empty() -> Observed {
             available: true,
             content: content.iter().map(|c| c.to_string()).collect(),
             type_: "zfspool".into(),
+            shared: false,
         };
         ((NODE.to_string(), name.to_string()), row)
     };
