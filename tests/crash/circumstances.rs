@@ -186,16 +186,18 @@ async fn sweep(circumstance: &'static Circumstance, lifecycles: &[usize]) {
         let all = lifecycle.phases.len();
         let (usual, points) = run(lifecycle, circumstance, None, all, None).await.unwrap();
         let expected = &end(&usual);
-        let runs = positions(points).into_iter().map(|at| async move {
-            let (world, _) = run(lifecycle, circumstance, Some(at), all, None).await?;
-            (lifecycle.check)(&world)?;
-            let found = end(&world);
-            (found == *expected).then_some(()).ok_or_else(|| {
-                format!(
-                    "{}, {} at {at}: ends differently:\n{found}\ninstead of\n{expected}",
-                    lifecycle.name, circumstance.name
-                )
-            })
+        let runs = positions(points).into_iter().map(|at| {
+            move || async move {
+                let (world, _) = run(lifecycle, circumstance, Some(at), all, None).await?;
+                (lifecycle.check)(&world)?;
+                let found = end(&world);
+                (found == *expected).then_some(()).ok_or_else(|| {
+                    format!(
+                        "{}, {} at {at}: ends differently:\n{found}\ninstead of\n{expected}",
+                        lifecycle.name, circumstance.name
+                    )
+                })
+            }
         });
         report(circumstance.name, positions(points).len(), runs).await;
     }
@@ -361,30 +363,32 @@ async fn objects_are_deleted_while_their_guests_are_made() {
             format!("{guests:#?}")
         };
         let expected = &strangers(&usual);
-        let runs = positions(points).into_iter().map(|at| async move {
-            let (world, _) = run(lifecycle, &DELETION, Some(at), 1, None).await?;
-            // An owner container that was begun is finished.
-            tokio::time::sleep(Duration::from_secs(60)).await;
-            let ours = |o: &std::collections::BTreeMap<String, String>| {
-                o.get("description")
-                    .and_then(|d| Stamp::find(d))
-                    .is_some_and(|s| s.kind != "VolumeOwner")
-            };
-            let protected =
-                |o: &std::collections::BTreeMap<String, String>| o.get("protection").is_some_and(|v| v == "1");
-            let left: Vec<u32> = world
-                .guests()
-                .iter()
-                .filter(|(_, o)| ours(o) && !protected(o))
-                .map(|(v, _)| *v)
-                .collect();
-            let found = strangers(&world);
-            match (left.as_slice(), found == *expected) {
-                ([], true) => Ok(()),
-                _ => Err(format!(
-                    "{}, deleted at {at}: left are {left:?} and {found}",
-                    lifecycle.name
-                )),
+        let runs = positions(points).into_iter().map(|at| {
+            move || async move {
+                let (world, _) = run(lifecycle, &DELETION, Some(at), 1, None).await?;
+                // An owner container that was begun is finished.
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                let ours = |o: &std::collections::BTreeMap<String, String>| {
+                    o.get("description")
+                        .and_then(|d| Stamp::find(d))
+                        .is_some_and(|s| s.kind != "VolumeOwner")
+                };
+                let protected =
+                    |o: &std::collections::BTreeMap<String, String>| o.get("protection").is_some_and(|v| v == "1");
+                let left: Vec<u32> = world
+                    .guests()
+                    .iter()
+                    .filter(|(_, o)| ours(o) && !protected(o))
+                    .map(|(v, _)| *v)
+                    .collect();
+                let found = strangers(&world);
+                match (left.as_slice(), found == *expected) {
+                    ([], true) => Ok(()),
+                    _ => Err(format!(
+                        "{}, deleted at {at}: left are {left:?} and {found}",
+                        lifecycle.name
+                    )),
+                }
             }
         });
         report("deleted while it is made", positions(points).len(), runs).await;
@@ -399,16 +403,18 @@ async fn two_engines_work_at_once() {
         let all = lifecycle.phases.len();
         let (usual, _) = run(lifecycle, &BESIDE, None, all, None).await.unwrap();
         let expected = &end(&usual);
-        let runs = (0..6).map(|seed| async move {
-            let (world, _) = run(lifecycle, &BESIDE, None, all, Some(seed)).await?;
-            (lifecycle.check)(&world)?;
-            let found = end(&world);
-            (found == *expected).then_some(()).ok_or_else(|| {
-                format!(
-                    "{}, seed {seed}: ends differently:\n{found}\ninstead of\n{expected}",
-                    lifecycle.name
-                )
-            })
+        let runs = (0..6).map(|seed| {
+            move || async move {
+                let (world, _) = run(lifecycle, &BESIDE, None, all, Some(seed)).await?;
+                (lifecycle.check)(&world)?;
+                let found = end(&world);
+                (found == *expected).then_some(()).ok_or_else(|| {
+                    format!(
+                        "{}, seed {seed}: ends differently:\n{found}\ninstead of\n{expected}",
+                        lifecycle.name
+                    )
+                })
+            }
         });
         report("two engines", 6, runs).await;
     }

@@ -29,7 +29,6 @@ use std::future::Future;
 use std::sync::atomic::Ordering;
 
 use engine::World;
-use futures::StreamExt;
 use lifecycles::Lifecycle;
 
 /// Something that is done to a world before its lifecycle begins, and its name.
@@ -70,6 +69,20 @@ async fn run(lifecycle: &Lifecycle, disturbance: &Disturbance) -> Result<World, 
     world.check_invariants().map_err(|e| context(&world, e))?;
     (lifecycle.check)(&world).map_err(|e| context(&world, e))?;
     Ok(world)
+}
+
+/// All that a run sent and told, in order.
+fn trace(world: &World) -> String {
+    let requests = world.sim().requests();
+    let requests = requests
+        .iter()
+        .map(|r| format!("{} {} {} {}", r.method, r.path, r.query, r.status));
+    let journal = world.store.journal.lock().unwrap();
+    let told = journal.iter().map(|(key, told)| match told {
+        engine::Told::Status(status) => format!("{key}: {}", serde_json::to_string(status).unwrap()),
+        engine::Told::Event(event) => format!("{key}: {event:?}"),
+    });
+    Vec::from_iter(requests.chain(told)).join("\n")
 }
 
 /// The end of an undisturbed run, for comparison.
@@ -115,12 +128,12 @@ fn end(world: &World) -> String {
     format!("{:#?}", world.guests())
 }
 
-/// Runs a lifecycle once for each disturbance, a few at a time; panics with the failures.
+/// Runs a lifecycle once for each disturbance; panics with the failures.
 async fn all_end_alike(lifecycle: &'static Lifecycle, undisturbed: &Undisturbed, disturbances: Vec<Disturbance>) {
     let number = disturbances.len();
     let runs = disturbances
         .into_iter()
-        .map(|disturbance| async move { ends_alike(lifecycle, &disturbance, &undisturbed.end).await });
+        .map(|disturbance| move || async move { ends_alike(lifecycle, &disturbance, &undisturbed.end).await });
     report(lifecycle.name, number, runs).await;
 }
 
@@ -135,11 +148,23 @@ async fn ends_alike(lifecycle: &Lifecycle, disturbance: &Disturbance, expected: 
     ))
 }
 
-async fn report(what: &str, number: usize, runs: impl Iterator<Item = impl Future<Output = Result<(), String>>>) {
-    let mut runs = futures::stream::iter(runs).buffer_unordered(8);
+/// Runs something in a runtime of its own, on a clock that nobody else moves: what it comes to depends on nothing else.
+fn alone<T: Send, F: Future<Output = T>>(run: impl FnOnce() -> F + Send) -> T {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().start_paused(true).build().unwrap()
+    };
+    std::thread::scope(|scope| scope.spawn(|| runtime().block_on(run())).join().unwrap())
+}
+
+async fn report<F: Future<Output = Result<(), String>>>(
+    what: &str,
+    number: usize,
+    runs: impl Iterator<Item = impl FnOnce() -> F + Send>,
+) {
     let mut failures = Vec::new();
-    while let Some(result) = runs.next().await {
-        failures.extend(result.err());
+    for run in runs {
+        failures.extend(alone(run).err());
         // A few tell as much as all, and a failure takes long.
         if failures.len() == 3 {
             break;

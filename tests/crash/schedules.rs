@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::engine::World;
 use crate::lifecycles::{LIFECYCLES, Lifecycle};
-use crate::{Disturbance, Undisturbed, ends_alike, report, undisturbed};
+use crate::{Disturbance, Undisturbed, alone, ends_alike, report, run, trace, undisturbed};
 
 type Change = Box<dyn Fn(&World) + Send + Sync>;
 
@@ -120,9 +120,33 @@ async fn random_schedules_end_alike() {
         usual.insert(lifecycle.name, undisturbed(lifecycle).await);
     }
     let usual = &usual;
-    let runs = seeds.iter().map(|seed| async move {
-        let (lifecycle, disturbance) = schedule(*seed, usual);
-        ends_alike(lifecycle, &disturbance, &usual[lifecycle.name].end).await
+    let runs = seeds.iter().map(|seed| {
+        move || async move {
+            let (lifecycle, disturbance) = schedule(*seed, usual);
+            ends_alike(lifecycle, &disturbance, &usual[lifecycle.name].end).await
+        }
     });
     report("random schedules", seeds.len(), runs).await;
+}
+
+/// A failure can be looked at again: its seed decides everything.
+#[tokio::test(start_paused = true)]
+async fn a_seed_gives_the_same_run_each_time() {
+    let mut usual = BTreeMap::new();
+    for lifecycle in LIFECYCLES {
+        usual.insert(lifecycle.name, undisturbed(lifecycle).await);
+    }
+    let usual = &usual;
+    for seed in 0..100 {
+        let traced = || {
+            alone(move || async move {
+                let (lifecycle, disturbance) = schedule(seed, usual);
+                let world = run(lifecycle, &disturbance).await;
+                world.map(|world| trace(&world))
+            })
+        };
+        let (first, second) = (traced().unwrap(), traced().unwrap());
+        let differ = first.lines().zip(second.lines()).find(|(a, b)| a != b);
+        assert!(first == second, "seed {seed}: {differ:#?}");
+    }
 }
