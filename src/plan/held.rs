@@ -198,7 +198,8 @@ impl Planner<'_> {
             let own = owned_by(&volid, vmid);
             // A running container has what it was given until its next start; until then nobody else is given it.
             let leaving = old.is_existing() && leaves(guest, &volid);
-            if !leaving && !(own && self.holds(guest, &volid)?) {
+            let held = leaving || own && self.holds(guest, &volid)?;
+            if !held {
                 continue;
             }
             let mut entry = old.with_size(None);
