@@ -121,9 +121,7 @@ pub(super) fn image_is_of_one(object: &GuestObject, objects: &dyn Objects) -> Re
     };
     let mut first = None;
     objects.look_at_all(&mut |other| {
-        // No object of another namespace than the hypervisor's is given any.
-        let may = other.hypervisor_ref() == hypervisor && other.key.namespace == hypervisor.namespace;
-        if other.key == object.key || !may {
+        if other.key == object.key || other.hypervisor_ref() != hypervisor || other.is_tenants() {
             return;
         }
         for (name, volid) in &own {
@@ -181,7 +179,7 @@ pub fn conflicts(object: &GuestObject, objects: &dyn Objects) -> Vec<Conflict> {
         for claim in &own {
             if theirs.iter().any(|c| meet(claim, c, default)) {
                 let waits = first(other, object, &claim.value) == Ordering::Less;
-                let message = words(object, claim, other, hypervisor.namespace == object.key.namespace);
+                let message = words(object, claim, other, !object.is_tenants());
                 conflicts.push((other.key.clone(), Conflict { message, waits }));
             }
         }

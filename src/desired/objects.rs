@@ -175,6 +175,11 @@ impl GuestObject {
         }
     }
 
+    /// Whether it is of another namespace than its hypervisor, whose objects are given nobody's volumes.
+    pub fn is_tenants(&self) -> bool {
+        self.hypervisor_ref().namespace != self.key.namespace
+    }
+
     /// Volumes of other guests that it names by volume id, or was given and may still have.
     pub fn existing_volumes(&self) -> BTreeSet<String> {
         let named = match &self.spec {

@@ -218,13 +218,12 @@ impl<S: Store> Engine<S> {
         recorded
     }
 
-    /// Volumes of other guests that objects name or have attached, with the object. No object of another namespace than
-    /// the hypervisor's is given any.
+    /// Volumes of other guests that objects name or have attached, with the object.
     fn borrowed(&self, object: &GuestObject) -> BTreeMap<String, String> {
         let hypervisor = object.hypervisor_ref();
         let mut borrowed = BTreeMap::new();
         self.store.look_at_all(&mut |other| {
-            if other.hypervisor_ref() == hypervisor && other.key.namespace == hypervisor.namespace {
+            if other.hypervisor_ref() == hypervisor && !other.is_tenants() {
                 let volumes = other.existing_volumes().into_iter();
                 let volumes = volumes.filter(|volid| owner_of(volid) != other.status.vmid());
                 borrowed.extend(volumes.map(|volid| (volid, other.key.to_string())));

@@ -3,10 +3,10 @@
 //! In service that is an HTTPS connection. Tests give another [`Carrier`], which reaches a simulated cluster in process:
 //! everything else of the client, from its queues to its judgement of answers, stays as it is.
 
-use std::fmt;
-use std::sync::Arc;
+use std::fmt::Debug;
 
 use futures::future::BoxFuture;
+use hyper::body::Bytes;
 use reqwest::Request;
 
 /// An answer as it came.
@@ -17,7 +17,7 @@ pub struct Answer {
     /// Reason phrase, which carries Proxmox's errors (facts A.1).
     pub reason: String,
     /// The body.
-    pub body: Vec<u8>,
+    pub body: Bytes,
 }
 
 /// Why there is no answer.
@@ -30,17 +30,7 @@ pub enum Lost {
 }
 
 /// Carries requests in place of HTTPS connections.
-pub trait Carrier: Send + Sync {
+pub trait Carrier: Debug + Send + Sync {
     /// Brings a request to its endpoint. Deadlines are the client's own.
     fn carry(&self, request: Request) -> BoxFuture<'_, Result<Answer, Lost>>;
-}
-
-/// A carrier as an option.
-#[derive(Clone)]
-pub struct ByCarrier(pub Arc<dyn Carrier>);
-
-impl fmt::Debug for ByCarrier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ByCarrier")
-    }
 }

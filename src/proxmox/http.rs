@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::pve::call::{ApiCall, Auth, Method};
 
 use super::auth::{TICKET_LIFETIME, Ticket, TicketAnswer, TicketStore, token_header};
-use super::carrier::{Answer, ByCarrier, Lost};
+use super::carrier::{Answer, Carrier, Lost};
 use super::endpoint::{self, Endpoint, NodeLimits};
 use super::{Error, Result, Secret, Tls, error, tls};
 
@@ -34,7 +34,7 @@ pub struct ConnectOptions {
     /// Calls under way per node, below `max_concurrent`, so that one hung node does not stop the others.
     pub max_concurrent_per_node: usize,
     /// What carries requests in place of HTTPS connections, for tests.
-    pub carrier: Option<ByCarrier>,
+    pub carrier: Option<Arc<dyn Carrier>>,
 }
 
 impl ConnectOptions {
@@ -104,7 +104,7 @@ pub struct Client(Arc<Inner>);
 
 struct Inner {
     http: reqwest::Client,
-    carrier: Option<ByCarrier>,
+    carrier: Option<Arc<dyn Carrier>>,
     endpoints: Vec<Endpoint>,
     nodes: NodeLimits,
     token: Option<HeaderValue>,
@@ -285,7 +285,7 @@ impl Client {
     }
 
     async fn exchange(&self, endpoint: &Endpoint, request: reqwest::RequestBuilder) -> Result<Answer> {
-        if let Some(ByCarrier(carrier)) = &self.0.carrier {
+        if let Some(carrier) = &self.0.carrier {
             let request = request.build().map_err(|error| lost(endpoint, &error))?;
             return carrier.carry(request).await.map_err(|why| not_carried(endpoint, why));
         }
@@ -300,7 +300,7 @@ impl Client {
             Ok::<_, reqwest::Error>(Answer {
                 status: status.as_u16(),
                 reason,
-                body: response.bytes().await?.to_vec(),
+                body: response.bytes().await?,
             })
         };
         exchange.await.map_err(|error| lost(endpoint, &error))

@@ -25,4 +25,4 @@ pub use command::{Command, InvalidCommand};
 pub use known_hosts::is_pinned;
 pub use output::{Captured, Output};
 pub use session::{Event, Input, Running, Terminal};
-pub use ssh::{ByCarrier, Carrier, Error, Node, Ssh, SshOptions, SshTimeouts};
+pub use ssh::{Carrier, Error, Node, Ssh, SshOptions, SshTimeouts};

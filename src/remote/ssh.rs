@@ -38,11 +38,11 @@ pub struct SshOptions {
     /// Commands at a time per node; OpenSSH allows ten sessions a connection unless told otherwise.
     pub max_channels: usize,
     /// What runs commands in place of SSH connections, for tests.
-    pub carrier: Option<ByCarrier>,
+    pub carrier: Option<Arc<dyn Carrier>>,
 }
 
 /// Runs commands on nodes in place of SSH connections: tests reach a simulated cluster in process.
-pub trait Carrier: Send + Sync {
+pub trait Carrier: std::fmt::Debug + Send + Sync {
     /// Runs a command line on a node as a user, with a standard input, to its end. Deadlines are the caller's own.
     fn run<'c>(
         &'c self,
@@ -51,16 +51,6 @@ pub trait Carrier: Send + Sync {
         line: String,
         stdin: &'c [u8],
     ) -> BoxFuture<'c, Result<Output, Error>>;
-}
-
-/// A carrier as an option.
-#[derive(Clone)]
-pub struct ByCarrier(pub Arc<dyn Carrier>);
-
-impl std::fmt::Debug for ByCarrier {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ByCarrier")
-    }
 }
 
 impl SshOptions {
@@ -254,28 +244,27 @@ impl Ssh {
         limit: Duration,
         stdout: impl FnMut(&[u8]) + Send,
     ) -> Result<Output, Error> {
-        let ran = async {
-            let Some(ByCarrier(carrier)) = &self.0.options.carrier else {
-                let (running, input) = self.start(node, command, None).await?;
-                return Ok(timeout(limit, collect(running, input, &command.stdin, stdout)).await);
-            };
-            let _permit = self.permit(node, &self.slot(node)).await?;
-            let options = &self.0.options;
-            let run = carrier.run(node, &options.user, command.line(options.sudo), &command.stdin);
-            let answer = timeout(limit, run).await;
-            if let Ok(Ok(output)) = &answer {
-                let mut stdout = stdout;
-                stdout(output.stdout.text().as_bytes());
-            }
-            Ok(answer)
-        };
-        match ran.await? {
-            Ok(result) => result,
-            Err(_) => Err(Error::Timeout {
-                host: shown(node),
-                seconds: limit.as_secs(),
-            }),
+        if let Some(carrier) = &self.0.options.carrier {
+            return self.carried(carrier.as_ref(), node, command, limit, stdout).await;
         }
+        let (running, input) = self.start(node, command, None).await?;
+        within(node, limit, collect(running, input, &command.stdin, stdout)).await
+    }
+
+    async fn carried(
+        &self,
+        carrier: &dyn Carrier,
+        node: &Node,
+        command: &Command,
+        limit: Duration,
+        mut stdout: impl FnMut(&[u8]) + Send,
+    ) -> Result<Output, Error> {
+        let _permit = self.permit(node, &self.slot(node)).await?;
+        let options = &self.0.options;
+        let run = carrier.run(node, &options.user, command.line(options.sudo), &command.stdin);
+        let output = within(node, limit, run).await?;
+        stdout(output.stdout.text().as_bytes());
+        Ok(output)
     }
 
     /// Starts `command` on `node`, and in a terminal if one is given: what it says comes while it runs, however long
@@ -441,6 +430,18 @@ impl std::fmt::Debug for Ssh {
             .field("options", &self.0.options)
             .finish_non_exhaustive()
     }
+}
+
+async fn within(
+    node: &Node,
+    limit: Duration,
+    run: impl Future<Output = Result<Output, Error>>,
+) -> Result<Output, Error> {
+    let late = || Error::Timeout {
+        host: shown(node),
+        seconds: limit.as_secs(),
+    };
+    timeout(limit, run).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// Name, address and port, for messages.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use phoenix::engine::Outside;
-use phoenix::engine::outside::{Answer, ApiByCarrier, ApiCarrier, Lost, SshByCarrier, SshCarrier};
+use phoenix::engine::outside::{Answer, ApiCarrier, Lost, SshCarrier};
 use phoenix::remote::{self, Captured, Node, Output};
 use phoenix::simulator::Simulator;
 use phoenix::simulator::api::HttpRequest;
@@ -17,7 +17,7 @@ use phoenix::simulator::ssh::Request;
 pub const BEGIN: u64 = 1_780_000_000_000;
 
 /// Reaches a simulator in process.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct InProcess {
     simulator: Simulator,
     began: tokio::time::Instant,
@@ -54,7 +54,7 @@ impl InProcess {
             false => Ok(Answer {
                 status: reply.status,
                 reason: reply.reason,
-                body: reply.body,
+                body: reply.body.into(),
             }),
         }
     }
@@ -115,10 +115,10 @@ impl Outside for InProcess {
     fn now(&self) -> i64 {
         (BEGIN / 1000 + self.began.elapsed().as_secs()) as i64
     }
-    fn api(&self) -> ApiByCarrier {
-        ApiByCarrier(Arc::new(self.clone()))
+    fn api(&self) -> Arc<dyn ApiCarrier> {
+        Arc::new(self.clone())
     }
-    fn ssh(&self) -> SshByCarrier {
-        SshByCarrier(Arc::new(self.clone()))
+    fn ssh(&self) -> Arc<dyn SshCarrier> {
+        Arc::new(self.clone())
     }
 }
