@@ -32,6 +32,7 @@ pub mod convert;
 pub mod crd;
 pub mod desired;
 pub mod engine;
+pub mod estimate;
 mod graph;
 mod observed;
 mod operator;

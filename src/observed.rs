@@ -2,6 +2,8 @@
 //! query; what was not asked for is `None`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use crate::crd::Health;
 use crate::crd::status::ProxmoxCluster;
@@ -24,9 +26,33 @@ pub struct Cluster {
     /// Nodes that are online.
     pub online: BTreeSet<String>,
     /// All guests of the cluster by vmid.
-    pub guests: BTreeMap<Vmid, ResourceRow>,
+    pub guests: Shared<BTreeMap<Vmid, ResourceRow>>,
     /// Storages by (node, storage): whether they are available.
-    pub storages: BTreeMap<(String, String), StorageRow>,
+    pub storages: Shared<BTreeMap<(String, String), StorageRow>>,
+}
+
+/// A value that many have one copy of, until somebody changes theirs: what each step looks at is large.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Shared<T>(Arc<T>);
+
+impl<T> From<T> for Shared<T> {
+    fn from(value: T) -> Self {
+        Shared(Arc::new(value))
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: Clone> DerefMut for Shared<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        Arc::make_mut(&mut self.0)
+    }
 }
 
 impl Cluster {
@@ -80,6 +106,21 @@ impl ResourceRow {
         GuestType::of(&self.type_).unwrap_or_default()
     }
 
+    /// Whether a later look shows the same guest running, as nobody else has changed it: the list lags behind in some of
+    /// what it says of a guest, and in these it does not (facts C).
+    pub fn starts_as(&self, later: &ResourceRow) -> bool {
+        let live = |row: &ResourceRow| {
+            (
+                row.type_.clone(),
+                row.node.clone(),
+                row.lock.clone(),
+                row.tags.clone(),
+                row.pool.clone(),
+            )
+        };
+        later.status == "running" && live(self) == live(later)
+    }
+
     /// Whether a later look shows the same guest, which was not started anew meanwhile.
     pub fn is_still(&self, later: &ResourceRow) -> bool {
         let lasting = |row: &ResourceRow| ResourceRow {
@@ -121,7 +162,7 @@ pub struct Guest {
     /// Options that wait for a restart, with the value that is in force until then; `None` where there is none.
     pub pending: BTreeMap<String, Option<String>>,
     /// Snapshots: name → description.
-    pub snapshots: BTreeMap<String, String>,
+    pub snapshots: Option<BTreeMap<String, String>>,
     /// Address of the running guest's own interface, without prefix length. A machine's comes with [`Agent`].
     pub ip: Option<String>,
     /// Seconds since it was started, while it runs.
@@ -164,7 +205,7 @@ impl Guest {
             lock: None,
             running: false,
             pending: BTreeMap::new(),
-            snapshots: BTreeMap::new(),
+            snapshots: None,
             ip: None,
             uptime: None,
             pid: None,
@@ -247,6 +288,8 @@ pub struct ScriptRecord {
     pub running: bool,
     /// Exit code when it ended; `None` while it runs or when it was cut off.
     pub exit_code: Option<i64>,
+    /// Unix time in seconds when it was started, by the guest's clock.
+    pub started_at: Option<i64>,
     /// Unix time in seconds when it ended, by the guest's clock.
     pub ended_at: Option<i64>,
     /// Whether it was started since the guest's last start; `None` where that is not known.
@@ -501,15 +544,58 @@ pub struct HealthState {
     pub counts: BTreeMap<ProbeKind, ProbeCounts>,
 }
 
+/// Who has a vmid: a list, or a question to whoever keeps the objects, since all that many objects have is much to copy.
+#[derive(Clone, Default)]
+pub struct Holders {
+    listed: BTreeMap<Vmid, String>,
+    asked: Option<Arc<dyn Fn(Vmid) -> Option<String> + Send + Sync>>,
+}
+
+impl Holders {
+    /// Holders that are asked for.
+    pub fn asked(ask: impl Fn(Vmid) -> Option<String> + Send + Sync + 'static) -> Self {
+        Holders {
+            listed: BTreeMap::new(),
+            asked: Some(Arc::new(ask)),
+        }
+    }
+
+    /// Who has the vmid.
+    pub fn of(&self, vmid: Vmid) -> Option<String> {
+        let ask = || self.asked.as_ref().and_then(|ask| ask(vmid));
+        self.listed.get(&vmid).cloned().or_else(ask)
+    }
+
+    /// Whether anybody has the vmid.
+    pub fn contains(&self, vmid: Vmid) -> bool {
+        self.of(vmid).is_some()
+    }
+}
+
+impl<I: Into<String>> FromIterator<(Vmid, I)> for Holders {
+    fn from_iter<T: IntoIterator<Item = (Vmid, I)>>(holders: T) -> Self {
+        Holders {
+            listed: holders.into_iter().map(|(vmid, who)| (vmid, who.into())).collect(),
+            asked: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Holders {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Holders").field(&self.listed).finish()
+    }
+}
+
 /// All that was looked at for one reconcile.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Observed {
     /// The cluster.
     pub cluster: Cluster,
     /// Vmids that other objects have or want.
-    pub reserved: BTreeSet<Vmid>,
-    /// Vmids that other objects have, of any namespace and kind, with who has each.
-    pub held: BTreeMap<Vmid, String>,
+    pub reserved: Holders,
+    /// Vmids that other objects have, of any namespace and kind.
+    pub held: Holders,
     /// Vmids that failed the check for a new guest in this reconcile.
     pub unusable: BTreeSet<Vmid>,
     /// What the search for guests with this object's stamp found.

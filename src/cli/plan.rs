@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use crate::desired::{GuestObject, ObjectName, Objects};
+use crate::desired::{GuestObject, ObjectName, Objects, hypervisor};
 use crate::engine::preview::Preview;
+use crate::estimate::{self, Durations};
 use crate::plan::Impact;
 use crate::reason::Reason;
 
@@ -17,6 +18,13 @@ pub struct Args {
     /// Only objects of this PhoenixHypervisor
     #[arg(long)]
     hypervisor: Option<String>,
+    /// Says, without asking Proxmox, how long it takes at least to make all of them anew, and what binds
+    #[arg(long)]
+    estimate: bool,
+    /// Seconds that a piece of work takes on your hardware, for --estimate: create, clone-full, clone-linked, start, seal,
+    /// script, model, request or allocation
+    #[arg(long, value_name = "NAME=SECONDS", requires = "estimate")]
+    took: Vec<String>,
 }
 
 /// How hard a change hits, in one word.
@@ -40,7 +48,47 @@ impl Args {
             }
         };
         opened.tell_notes();
+        if self.estimate {
+            return self.estimated(&opened);
+        }
         super::with_runtime(self.plan(&opened))
+    }
+
+    fn is_of(&self, object: &GuestObject) -> bool {
+        let name = object.hypervisor_ref().name;
+        self.hypervisor.as_ref().is_none_or(|hypervisor| name == *hypervisor)
+    }
+
+    /// Prints the limits, the one that binds first.
+    fn estimated(&self, opened: &Opened) -> ExitCode {
+        let mut durations = Durations::default();
+        for took in &self.took {
+            if let Err(error) = durations.set(took) {
+                errln!("--took: {error}");
+                return ExitCode::from(BAD_INPUT);
+            }
+        }
+        let mut objects = opened.objects(&opened.keys());
+        objects.retain(|object| self.is_of(object));
+        let places = |name: &ObjectName| {
+            let hypervisor = opened.store.hypervisor(&name.namespace, &name.name);
+            hypervisor.map_or(1, |hypervisor| hypervisor::parallel_tasks(&hypervisor.spec))
+        };
+        let limits = estimate::limits(&objects, &durations, places);
+        let Some(binding) = limits.first() else {
+            outln!("no objects");
+            return ExitCode::SUCCESS;
+        };
+        outln!(
+            "{} objects take {:.0} s at least; the first of these limits binds:",
+            objects.len(),
+            binding.seconds
+        );
+        limits
+            .iter()
+            .filter(|limit| limit.seconds >= 1.0)
+            .for_each(|limit| outln!("{limit}"));
+        ExitCode::SUCCESS
     }
 
     async fn plan(&self, opened: &Opened) -> ExitCode {
@@ -52,10 +100,7 @@ impl Args {
         }
         let mut count = Count::default();
         let mut keys = opened.keys();
-        keys.retain(|k| {
-            let object = opened.store.guest(k);
-            object.is_some_and(|o| self.hypervisor.as_ref().is_none_or(|h| o.hypervisor_ref().name == *h))
-        });
+        keys.retain(|k| opened.store.guest(k).is_some_and(|object| self.is_of(&object)));
         for object in opened.objects(&keys) {
             let preview = opened.engine.preview(&object.key).await;
             out!("{}", describe(&object, &preview, &mut count));

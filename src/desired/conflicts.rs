@@ -11,7 +11,7 @@ use crate::crd::{GuestKind, Network, PowerState, SHARED_ADDRESS};
 use crate::pve::volid::is_image;
 use crate::reason::Reason;
 
-use super::{Blocked, GuestObject, GuestSpec, Objects};
+use super::{Blocked, GuestObject, GuestSpec, Objects, Ref};
 
 /// What two guests cannot both have.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,6 +107,20 @@ fn images(object: &GuestObject) -> Vec<(&str, &str)> {
     existing.filter(|(_, volid)| is_image(volid)).collect()
 }
 
+/// Looks at the other objects that claim one of these values.
+fn claimants(
+    object: &GuestObject,
+    values: impl Iterator<Item = String>,
+    objects: &dyn Objects,
+    look: &mut dyn FnMut(&GuestObject),
+) {
+    let values: Vec<Ref> = values.map(Ref::Address).collect();
+    let mut found = BTreeSet::new();
+    objects.look_at_index(&mut |index| found.extend(values.iter().flat_map(|v| index.referrers(v)).cloned()));
+    found.remove(&object.key);
+    found.iter().for_each(|key| objects.look_at(key, look));
+}
+
 /// Refuses an image that an object names which has it already, or is older.
 pub(super) fn image_is_of_one(object: &GuestObject, objects: &dyn Objects) -> Result<(), Blocked> {
     let own = images(object);
@@ -120,8 +134,9 @@ pub(super) fn image_is_of_one(object: &GuestObject, objects: &dyn Objects) -> Re
         (!has, object.created.unwrap_or(i64::MAX), object.key.clone())
     };
     let mut first = None;
-    objects.look_at_all(&mut |other| {
-        if other.key == object.key || other.hypervisor_ref() != hypervisor || other.is_tenants() {
+    let volids = own.iter().map(|(_, volid)| volid.to_string());
+    claimants(object, volids, objects, &mut |other| {
+        if other.hypervisor_ref() != hypervisor || other.is_tenants() {
             return;
         }
         for (name, volid) in &own {
@@ -171,8 +186,9 @@ pub fn conflicts(object: &GuestObject, objects: &dyn Objects) -> Vec<Conflict> {
     let found = objects.hypervisor(&hypervisor.namespace, &hypervisor.name);
     let default = found.as_ref().and_then(|h| h.spec.defaults.as_ref()?.bridge.as_deref());
     let mut conflicts = Vec::new();
-    objects.look_at_all(&mut |other| {
-        if other.key == object.key || other.hypervisor_ref() != hypervisor || shares(other) {
+    let values = own.iter().map(|claim| claim.value.to_string());
+    claimants(object, values, objects, &mut |other| {
+        if other.hypervisor_ref() != hypervisor || shares(other) {
             return;
         }
         let theirs = claims(other);

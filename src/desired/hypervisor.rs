@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::crd::{GUEST_TASKS_DEFAULT, KeyRef, PhoenixHypervisor};
+use crate::crd::{GUEST_TASKS_DEFAULT, KeyRef, PhoenixHypervisor, PhoenixHypervisorSpec};
 use crate::reason::Reason;
 
 use super::{Blocked, Objects, refs, units};
@@ -191,7 +191,6 @@ pub fn access(hypervisor: &PhoenixHypervisor, objects: &dyn Objects) -> Result<A
         .into_iter()
         .flatten()
         .map(|s| format!("Secret {namespace}/{}", s.name));
-    let limits = spec.limits.clone().unwrap_or_default();
     let poll = spec.poll_interval.as_deref().unwrap_or("10s");
     Ok(Access {
         endpoints: spec.endpoints.clone(),
@@ -200,10 +199,7 @@ pub fn access(hypervisor: &PhoenixHypervisor, objects: &dyn Objects) -> Result<A
         root_password,
         credentials_from: Vec::from_iter(secrets).join(" or "),
         ssh,
-        parallel_tasks: limits
-            .parallel_tasks_per_node
-            .and_then(|n| usize::try_from(n).ok())
-            .unwrap_or(GUEST_TASKS_DEFAULT),
+        parallel_tasks: parallel_tasks(spec),
         poll_seconds: units::seconds(poll).ok_or_else(|| {
             Blocked::stalled(
                 Reason::InvalidSpec,
@@ -211,6 +207,14 @@ pub fn access(hypervisor: &PhoenixHypervisor, objects: &dyn Objects) -> Result<A
             )
         })?,
     })
+}
+
+/// Tasks that may run on a node at once.
+pub fn parallel_tasks(spec: &PhoenixHypervisorSpec) -> usize {
+    let limit = spec.limits.as_ref().and_then(|limits| limits.parallel_tasks_per_node);
+    limit
+        .and_then(|number| usize::try_from(number).ok())
+        .unwrap_or(GUEST_TASKS_DEFAULT)
 }
 
 #[cfg(test)]

@@ -7,11 +7,12 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 
 use crate::crd::{PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
 
-use super::{GuestObject, Key, ObjectName, Objects};
+use super::{GuestObject, Index, Key, ObjectName, Objects};
 
 #[derive(Default)]
 struct Maps {
     guests: BTreeMap<Key, GuestObject>,
+    index: Index,
     hypervisors: BTreeMap<ObjectName, Arc<PhoenixHypervisor>>,
     features: BTreeMap<ObjectName, Arc<PhoenixFeature>>,
     secrets: BTreeMap<ObjectName, Arc<Secret>>,
@@ -43,7 +44,9 @@ impl MemoryObjects {
 
     /// Puts a guest object in; the one that was there is returned.
     pub fn insert_guest(&self, object: GuestObject) -> Option<GuestObject> {
-        self.write().guests.insert(object.key.clone(), object)
+        let maps = &mut *self.write();
+        maps.index.set(maps.guests.get(&object.key), &object);
+        maps.guests.insert(object.key.clone(), object)
     }
 
     /// Puts a PhoenixLXC in.
@@ -92,12 +95,19 @@ impl MemoryObjects {
 
     /// Changes a guest object in place under the lock; `None` where it is not there.
     pub fn update_guest<T>(&self, key: &Key, change: impl FnOnce(&mut GuestObject) -> T) -> Option<T> {
-        self.write().guests.get_mut(key).map(change)
+        let maps = &mut *self.write();
+        let guest = maps.guests.get_mut(key)?;
+        let old = guest.clone();
+        let changed = change(guest);
+        maps.index.set(Some(&old), guest);
+        Some(changed)
     }
 
     /// Takes a guest object out.
     pub fn remove_guest(&self, key: &Key) -> Option<GuestObject> {
-        self.write().guests.remove(key)
+        let maps = &mut *self.write();
+        maps.index.remove(key);
+        maps.guests.remove(key)
     }
 
     /// Takes a Secret out.
@@ -126,6 +136,10 @@ impl Objects for MemoryObjects {
 
     fn look_at_all(&self, look: &mut dyn FnMut(&GuestObject)) {
         self.read().guests.values().for_each(look);
+    }
+
+    fn look_at_index(&self, look: &mut dyn FnMut(&Index)) {
+        look(&self.read().index);
     }
 
     fn hypervisor(&self, namespace: &str, name: &str) -> Option<Arc<PhoenixHypervisor>> {

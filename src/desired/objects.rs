@@ -14,6 +14,8 @@ use crate::crd::{
 };
 use crate::pve::{GuestType, Vmid};
 
+use super::index::Index;
+
 /// Names one guest object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
@@ -307,6 +309,10 @@ pub trait Objects: Send + Sync {
     /// Looks at all guest objects without copies; `look` must not ask for objects itself.
     fn look_at_all(&self, look: &mut dyn FnMut(&GuestObject)) {
         self.guests().iter().for_each(look);
+    }
+    /// Looks at the index of all guest objects; `look` must not ask for objects itself.
+    fn look_at_index(&self, look: &mut dyn FnMut(&Index)) {
+        look(&Index::of(self.guests().iter()));
     }
     /// A hypervisor.
     fn hypervisor(&self, namespace: &str, name: &str) -> Option<Arc<PhoenixHypervisor>>;

@@ -7,7 +7,7 @@ use crate::crd::{GuestKind, KeyRef, NamespacesFrom, PhoenixHypervisor};
 use crate::desired::ObjectName;
 use crate::reason::Reason;
 
-use super::{Blocked, GuestObject, Key, Objects};
+use super::{Blocked, GuestObject, Key, Objects, Ref};
 
 /// The object's hypervisor, if its namespace may use it.
 ///
@@ -132,6 +132,22 @@ pub fn lineage(object: &GuestObject, objects: &dyn Objects) -> Result<Vec<GuestO
         next = template;
     }
     Ok(ancestors)
+}
+
+/// How many objects wait one behind the other for this one, as their templates or by `dependsOn`.
+pub fn chain_behind(key: &Key, objects: &dyn Objects) -> usize {
+    let mut behind = BTreeSet::from([key.clone()]);
+    let mut length = 0;
+    while length < MAX_LINEAGE {
+        let here: Vec<Ref> = behind.iter().cloned().map(Ref::Guest).collect();
+        behind = BTreeSet::new();
+        objects.look_at_index(&mut |index| behind.extend(here.iter().flat_map(|at| index.referrers(at)).cloned()));
+        if behind.is_empty() {
+            break;
+        }
+        length += 1;
+    }
+    length
 }
 
 /// Keys that the object needs Ready first: its dependencies and its template.

@@ -4,6 +4,7 @@ use crate::crd::GuestStatus;
 use crate::desired::{Desired, GuestObject, Key};
 use crate::observed::Verified;
 use crate::plan::{self, Announce, Effect, Next, Plan, Step};
+use crate::proxmox::Upid;
 use crate::reason::{Cause, Reason};
 use crate::status::{self, Ended};
 
@@ -11,12 +12,16 @@ use super::connection::Connection;
 use super::execute::{Outcome, execute};
 use super::reconcile::Reconcile;
 use super::store::{Event, EventType, Store};
-use super::{Engine, Point, SWEEP_SECONDS, Stop, lock};
+use super::{Engine, Point, SWEEP_SECONDS, Stop, WOKEN, lock};
 
 impl<S: Store> Reconcile<'_, S> {
     /// Does what the plan says next, and publishes.
     pub(super) async fn carry_out(self, plan: Plan) -> Result<Option<f64>, Stop> {
         let (engine, object) = (self.engine, &self.object);
+        let plan = match self.no_place(&plan.next) {
+            Some(cause) => plan.held_up(cause, WOKEN),
+            None => plan,
+        };
         let hash = self.desired.map(|d| d.prints.applied.as_str());
         if let Some(state) = &plan.facts.health_state {
             lock(&engine.memory).health.insert(object.key.clone(), state.clone());
@@ -38,6 +43,7 @@ impl<S: Store> Reconcile<'_, S> {
                     lock(&engine.memory).repeats.remove(&object.key);
                 }
                 engine.publish(object, status).await?;
+                engine.is_young(&object.key, plan.facts.look_again);
                 let due = plan.facts.probe_due.map(|ms| ms as f64 / 1000.0);
                 let again = plan.facts.look_again.unwrap_or(SWEEP_SECONDS) as f64;
                 Ok(Some(due.unwrap_or(f64::INFINITY).min(again).min(SWEEP_SECONDS as f64)))
@@ -59,6 +65,23 @@ impl<S: Store> Reconcile<'_, S> {
         }
     }
 
+    /// What the step waits for that the objects of the hypervisor share. Whoever waits is woken when it is its turn.
+    fn no_place(&self, next: &Next) -> Option<Cause> {
+        let Next::Run(step) = next else { return None };
+        let Effect::Task { node, downloads, .. } = &step.effect else {
+            return None;
+        };
+        let (shares, key) = (&self.connection.shares, &self.object.key);
+        if let Some(download) = downloads.as_ref().filter(|d| !shares.claim_download(key, (*d).clone())) {
+            let message = format!("another object downloads {}", download.volid);
+            return Some(Cause::new(Reason::ImageDownloading, message));
+        }
+        (!shares.claim_task(key, node)).then(|| {
+            let message = format!("node {node} has as many Phoenix tasks as limits.parallelTasksPerNode allows");
+            Cause::new(Reason::TaskLimit, message)
+        })
+    }
+
     async fn run(mut self, step: &Step, told: Option<Cause>, status: GuestStatus) -> Result<Option<f64>, Stop> {
         let engine = self.engine;
         lock(&engine.memory).verified.remove(&self.object.key);
@@ -71,8 +94,13 @@ impl<S: Store> Reconcile<'_, S> {
         if !engine.reserve(&self.object, step) {
             return Ok(Some(0.2));
         }
-        let status = status::announced(&status, &step.announce);
-        self.object = engine.write(&self.object, status).await?;
+        let planned = status::announced(&status, &step.announce);
+        // What announces nothing is told of with what comes of it, unless status calls the object Ready meanwhile.
+        if !step.announce.is_empty() || self.object.is_ready() {
+            self.object = engine.write(&self.object, planned.clone()).await?;
+        }
+        // Status shows now what was reserved.
+        lock(&engine.memory).reserved.retain(|_, key| *key != self.object.key);
         let key = &self.object.key;
         engine.cut(key, Point::BeforeEffect, &step.action)?;
         let spec = self.desired.map(|d| d.prints.applied.as_str());
@@ -90,10 +118,17 @@ impl<S: Store> Reconcile<'_, S> {
             (outcome, _) => outcome,
         };
         engine.cut(key, Point::AfterEffect, &step.action)?;
-        self.finish(step, told, outcome).await
+        self.finish(step, told, outcome, planned).await
     }
 
-    async fn finish(&self, step: &Step, told: Option<Cause>, outcome: Outcome) -> Result<Option<f64>, Stop> {
+    /// What came of a step is in status: from what was `planned`, where it is not known yet what becomes of it.
+    async fn finish(
+        &self,
+        step: &Step,
+        told: Option<Cause>,
+        outcome: Outcome,
+        planned: GuestStatus,
+    ) -> Result<Option<f64>, Stop> {
         let (engine, object) = (self.engine, &self.object);
         let ended = match outcome {
             Outcome::Busy(reason) => {
@@ -128,7 +163,8 @@ impl<S: Store> Reconcile<'_, S> {
             let message = format!("cannot {}: {}", step.action, failure.message);
             engine.warn(object, failure.reason, &message).await;
         }
-        let status = status::after_step(&object.status, step, &ended, engine.now(), engine.options.time_scale);
+        let before = if ended == Ended::Done { &object.status } else { &planned };
+        let status = status::after_step(before, step, &ended, engine.now(), engine.options.time_scale);
         engine.write(object, status).await?;
         // Without quorum nothing can be written: every object is to wait for it, instead of trying for itself.
         let lost = matches!(&ended, Ended::Failed(failure) if failure.reason == Reason::NoQuorum);
@@ -136,7 +172,14 @@ impl<S: Store> Reconcile<'_, S> {
         if lost || refresh {
             self.connection.store(self.connection.look(lost).await);
         }
-        Ok(matches!(ended, Ended::Started(..)).then_some(1.0))
+        Ok(match &ended {
+            // What cannot be read as a task is given up at the next look.
+            Ended::Started(upid, _) => {
+                let look = |upid: Upid| engine.next_look(self.connection, &object.key, &upid);
+                Some(upid.parse().map_or(0.1, look))
+            }
+            _ => None,
+        })
     }
 }
 
@@ -156,6 +199,18 @@ pub(super) async fn explained(
 }
 
 impl<S: Store> Engine<S> {
+    /// A guest that was started a moment ago is looked at again in so many seconds.
+    fn is_young(&self, key: &Key, look_again: Option<i64>) {
+        let young = &mut lock(&self.memory).young;
+        match look_again {
+            Some(seconds) => young.insert(
+                key.clone(),
+                tokio::time::Instant::now() + self.after(seconds as f64).after,
+            ),
+            None => young.remove(key),
+        };
+    }
+
     /// Reserves the vmid that a step records; `false` when another object was faster.
     fn reserve(&self, object: &GuestObject, step: &Step) -> bool {
         let hypervisor = object.hypervisor_ref();

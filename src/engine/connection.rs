@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
+
 use crate::crd::PhoenixHypervisorSpec;
 use crate::crd::status::ProxmoxCluster;
 use crate::desired::hypervisor::{Access, SshAccess, TlsPolicy};
@@ -13,7 +15,9 @@ use crate::pve::{GuestRef, GuestType, Vmid};
 use crate::reason::{Cause, Reason};
 use crate::remote::{self, Command, Input, Node, Output, Running, Ssh, SshOptions, Terminal};
 
+use super::durations::Durations;
 use super::failure::of_ssh;
+use super::fresh::Recent;
 use super::outside::Outside;
 use super::privileges::Needs;
 use super::probes::Prober;
@@ -50,6 +54,10 @@ pub struct Connection {
     /// What its objects share, turn by turn.
     pub(super) shares: Shares,
     state: Mutex<State>,
+    /// What was read of it a moment ago.
+    pub(super) recent: Recent,
+    /// How long its tasks take.
+    pub(super) durations: Mutex<Durations>,
     /// Edits of owner containers pass one at a time.
     pub owners: Arc<tokio::sync::Mutex<()>>,
 }
@@ -112,11 +120,11 @@ impl Connection {
         lock(&self.state).free_owner_ids.insert(id);
     }
 
-    /// A connection; nothing is sent.
+    /// A connection; nothing is sent. Time goes so many times faster on it than it does for people.
     ///
     /// # Errors
     /// What in `access` cannot be used.
-    pub fn new(access: Access, outside: Option<&dyn Outside>) -> Result<Self, Cause> {
+    pub fn new(access: Access, outside: Option<&dyn Outside>, time_scale: f64) -> Result<Self, Cause> {
         let mut options = ConnectOptions::new(access.endpoints.clone());
         options.tls = match &access.tls {
             TlsPolicy::System => Tls::Roots,
@@ -164,6 +172,8 @@ impl Connection {
             client,
             ssh,
             shares: Shares::new(parallel_tasks),
+            recent: Recent::new(time_scale),
+            durations: Mutex::default(),
             state: Mutex::default(),
             owners: Arc::default(),
         })
@@ -356,6 +366,25 @@ impl Connection {
             Err(crate::proxmox::Error::Forbidden { .. }) => Ok(None),
             Err(error) => Err(Cause::from(&error)),
         }
+    }
+
+    /// The cluster that answers, asked no earlier than `since`, and what tells it from another.
+    ///
+    /// # Errors
+    /// Why it cannot be asked.
+    pub(super) async fn answers(
+        &self,
+        since: Instant,
+    ) -> Result<(Option<ClusterStatus>, Option<ProxmoxCluster>), Cause> {
+        let ask = async {
+            let status = self.who_answers().await?;
+            let identity = match &status {
+                Some(status) => Some(self.identity_of(status).await?),
+                None => None,
+            };
+            Ok((status, identity))
+        };
+        self.recent.cluster.get(since, ask).await
     }
 
     async fn identity(

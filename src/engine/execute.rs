@@ -2,7 +2,7 @@
 
 use crate::desired::vm::vendor_data::{self, FirstBoot};
 use crate::desired::{Key, Script, WantedVendor};
-use crate::plan::{Download, Effect, GuestWork, NodeWork, Step};
+use crate::plan::{Effect, GuestWork, NodeWork, Step};
 use crate::proxmox::Upid;
 use crate::pve::{ApiCall, GuestRef, GuestType, Vmid};
 use crate::reason::{Cause, Reason};
@@ -31,9 +31,7 @@ pub async fn execute(connection: &Connection, key: &Key, step: &Step) -> Outcome
     match &step.effect {
         Effect::Record | Effect::RemoveFinalizer { .. } => Outcome::Done,
         Effect::Call { call, .. } => self::call(connection, call).await,
-        Effect::Task {
-            call, node, downloads, ..
-        } => task(connection, key, call, node, downloads.as_ref()).await,
+        Effect::Task { call, .. } => task(connection, key, call).await,
         Effect::OnNode { node, work } => on_node(connection, node, work).await,
         Effect::InGuest { at, work } => in_guest(connection, at, work).await,
     }
@@ -96,21 +94,7 @@ fn only_hotplug(error: &crate::proxmox::Error) -> bool {
     }
 }
 
-async fn task(connection: &Connection, key: &Key, call: &ApiCall, node: &str, downloads: Option<&Download>) -> Outcome {
-    if !connection.shares.claim_task(key, node) {
-        let message = format!("node {node} has as many Phoenix tasks as limits.parallelTasksPerNode allows");
-        return Outcome::Busy(Cause::new(Reason::TaskLimit, message));
-    }
-    if let Some(download) = downloads
-        && !connection.shares.claim_download(key, download.clone())
-    {
-        connection.shares.release(key);
-        let volid = &download.volid;
-        return Outcome::Busy(Cause::new(
-            Reason::ImageDownloading,
-            format!("another object downloads {volid}"),
-        ));
-    }
+async fn task(connection: &Connection, key: &Key, call: &ApiCall) -> Outcome {
     let outcome = match connection.client.call(call).await {
         Ok(value) => match value.as_str().map(str::parse::<Upid>) {
             Some(Ok(upid)) => Outcome::Started(upid.as_str().to_string()),

@@ -1,12 +1,12 @@
 //! Looks and plans, again and again, until the plan needs no more looks.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 
-use crate::crd::{ADOPT, GuestKind, GuestStatus, RESTAMP, VolumeStatus};
-use crate::desired::{self, GuestObject, Identity, ObjectName, refs};
-use crate::observed::{ClonePlace, Observed, Recorded, Verified};
-use crate::plan::{self, Input, Next, Plan, Surroundings};
+use crate::crd::{ADOPT, GuestKind, GuestStatus, RESTAMP};
+use crate::desired::{self, GuestObject, Identity, Key, ObjectName, Ref, refs};
+use crate::observed::{ClonePlace, Holders, Observed, Recorded, Verified};
+use crate::plan::{self, Impact, Input, Next, Plan, Surroundings};
 use crate::pve::volid::owner_of;
 use crate::pve::{GuestType, Vmid};
 use crate::reason::{Cause, Reason};
@@ -24,13 +24,14 @@ impl<S: Store> Reconcile<'_, S> {
     /// Looks and plans until the plan needs no more looks.
     pub(super) async fn make_plan(&mut self) -> Result<Plan, Cause> {
         let mut observed = self.start_looking();
-        observed.clone_queue = self.queued();
+        let source = self.queued();
+        observed.clone_queue = source.map(|source| self.queue_clone(source));
         for _ in 0..MAX_LOOKS {
             let plan = self.plan(&observed, &self.status());
             let Next::Look(query) = &plan.next else {
-                let waits = matches!(&plan.next, Next::Wait { cause, .. } if cause.reason == Reason::TemplateBusy);
-                if observed.clone_queue.is_some() && !waits {
-                    self.connection.shares.leave_clone_queue(&self.object.key);
+                self.guest = observed.guest.take();
+                if let Some(source) = source {
+                    self.keep_or_leave_queue(source, &plan.next);
                 }
                 return Ok(plan);
             };
@@ -130,6 +131,7 @@ impl<S: Store> Reconcile<'_, S> {
             .store
             .hypervisor(&namespace, &name)
             .and_then(|h| h.status.clone()?.cluster);
+        let guest = self.guest.clone();
         let memory = lock(&engine.memory);
         let verified = memory.verified.get(&object.key).cloned();
         // A look of a later time was made while the clock was ahead.
@@ -140,13 +142,15 @@ impl<S: Store> Reconcile<'_, S> {
             reserved: engine.reserved(&memory, object),
             held: match self.held_known {
                 true => engine.held(&memory, object),
-                false => BTreeMap::new(),
+                false => Holders::default(),
             },
             verified,
             sweep,
             health: memory.health.get(&object.key).cloned(),
             cloned_revisions: engine.cloned_revisions(object),
             objects: self.cloning_objects(),
+            guest_of: guest.as_ref().and_then(|_| object.status.vmid()),
+            guest,
             ..Observed::default()
         }
     }
@@ -168,9 +172,9 @@ impl<S: Store> Reconcile<'_, S> {
         found
     }
 
-    /// The object's place among those that wait for a clone of the same container (facts D.4). Machines do not queue:
-    /// their source takes several clones at once (facts F.4).
-    fn queued(&self) -> Option<ClonePlace> {
+    /// The container that the object waits to be cloned from: it takes one clone at a time (facts D.4). Machines do not
+    /// queue: their source takes several clones at once (facts F.4).
+    fn queued(&self) -> Option<Vmid> {
         let desired = self.desired?;
         let Some(desired::Source::Clone { vmid: Some(source), .. }) = &desired.source else {
             return None;
@@ -180,7 +184,23 @@ impl<S: Store> Reconcile<'_, S> {
         let waits = desired.sort() == GuestType::Lxc
             && status.task.is_none()
             && !self.snapshot.cluster.guests.contains_key(&vmid);
-        waits.then(|| self.connection.shares.queue_clone(*source, &self.object.key))
+        waits.then_some(*source)
+    }
+
+    /// The object's place in the queue for clones of the source.
+    fn queue_clone(&self, source: Vmid) -> ClonePlace {
+        let key = &self.object.key;
+        let chain = refs::chain_behind(key, self.engine.store.as_ref());
+        self.connection.shares.queue_clone(source, key, chain)
+    }
+
+    fn keep_or_leave_queue(&self, source: Vmid, next: &Next) {
+        let (shares, key) = (&self.connection.shares, &self.object.key);
+        match next {
+            Next::Run(step) if step.impact() == Impact::Create => shares.begin_clone(source, key),
+            Next::Wait { cause, .. } if cause.reason == Reason::TemplateBusy => {}
+            _ => shares.leave_clone_queue(key),
+        }
     }
 }
 
@@ -194,63 +214,61 @@ impl<S: Store> Engine<S> {
         if template.status.revisions.is_none() {
             return Vec::new();
         }
-        let guests = self.store.guests();
-        let cloned = guests.iter().filter(|g| {
+        let mut named = Vec::new();
+        let from = Ref::Guest(template.key.clone());
+        self.store
+            .look_at_index(&mut |index| named.extend(index.referrers(&from).cloned()));
+        let guests = named.iter().filter_map(|key| self.store.guest(key));
+        let cloned = guests.filter(|g| {
             let parent = g
                 .template_ref()
                 .and_then(|name| refs::template(g, name, self.store.as_ref()).ok());
             g.status.vmid().is_some() && parent.is_some_and(|p| p.key == template.key)
         });
-        cloned.map(|g| g.status.template_revision.clone()).collect()
+        cloned.map(|g| g.status.template_revision).collect()
     }
 
     /// Guests and owner containers that statuses of the same hypervisor's objects name.
     fn recorded(&self, object: &GuestObject) -> Recorded {
         let hypervisor = object.hypervisor_ref();
         let mut recorded = Recorded::default();
-        for other in self.store.guests().iter().filter(|o| o.hypervisor_ref() == hypervisor) {
-            let status = &other.status;
-            recorded.guests.extend(status.vmids());
-            recorded
-                .owners
-                .extend(status.volumes.iter().flatten().filter_map(VolumeStatus::owner));
-        }
+        self.store.look_at_index(&mut |index| {
+            recorded.guests.extend(index.guests(&hypervisor));
+            recorded.owners.extend(index.owners(&hypervisor));
+        });
         recorded
     }
 
     /// Volumes of other guests that objects name or have attached, with the object.
     fn borrowed(&self, object: &GuestObject) -> BTreeMap<String, String> {
         let hypervisor = object.hypervisor_ref();
-        let mut borrowed = BTreeMap::new();
-        self.store.look_at_all(&mut |other| {
-            if other.hypervisor_ref() == hypervisor && !other.is_tenants() {
-                let volumes = other.existing_volumes().into_iter();
-                let volumes = volumes.filter(|volid| owner_of(volid) != other.status.vmid());
-                borrowed.extend(volumes.map(|volid| (volid, other.key.to_string())));
+        let mut named: Vec<(String, Key)> = Vec::new();
+        self.store.look_at_index(&mut |index| {
+            for (volid, keys) in index.volumes(&hypervisor) {
+                named.extend(keys.iter().map(|key| (volid.clone(), key.clone())));
             }
         });
-        borrowed
+        named.retain(|(volid, key)| {
+            let mut own = None;
+            self.store.look_at(key, &mut |other| own = other.status.vmid());
+            owner_of(volid) != own
+        });
+        named.into_iter().map(|(volid, key)| (volid, key.to_string())).collect()
     }
 
     /// Vmids that other objects have or want on the same hypervisor.
-    pub(super) fn reserved(&self, memory: &Memory, object: &GuestObject) -> BTreeSet<Vmid> {
+    pub(super) fn reserved(&self, memory: &Memory, object: &GuestObject) -> Holders {
         if object.status.vmid().is_some() {
-            return BTreeSet::new();
+            return Holders::default();
         }
-        let hypervisor = object.hypervisor_ref();
-        let mut wanted = BTreeSet::new();
-        self.store.look_at_all(&mut |o| {
-            if o.key != object.key && o.hypervisor_ref() == hypervisor {
-                wanted.extend(o.status.vmid().into_iter().chain(o.spec_vmid()));
-            }
-        });
-        let chosen = memory
-            .reserved
-            .iter()
-            .filter(|((h, _), k)| *h == hypervisor && **k != object.key)
-            .map(|((_, v), _)| *v);
-        wanted.extend(chosen);
-        wanted
+        let (own, hypervisor) = (object.key.clone(), object.hypervisor_ref());
+        let chosen: BTreeMap<Vmid, Key> = memory.chosen_of_others(object, |h| *h == hypervisor);
+        let store = self.store.clone();
+        Holders::asked(move |vmid| {
+            let places = [Ref::Has(hypervisor.clone(), vmid), Ref::Wants(hypervisor.clone(), vmid)];
+            let of_index = || other_than(&own, store.as_ref(), &places);
+            chosen.get(&vmid).map(Key::to_string).or_else(of_index)
+        })
     }
 
     /// Whether it matters from the start what other objects have: where a guest may be taken.
@@ -262,31 +280,19 @@ impl<S: Store> Engine<S> {
         !present || asks || object.deleting
     }
 
-    /// Vmids that other objects have on the same Proxmox, with who has each.
-    fn held(&self, memory: &Memory, object: &GuestObject) -> BTreeMap<Vmid, String> {
-        let own = object.hypervisor_ref();
-        let mut known: HashMap<ObjectName, bool> = HashMap::new();
-        let mut here = |other: ObjectName| {
-            if let Some(same) = known.get(&other) {
-                return *same;
-            }
-            let same = refs::same_proxmox(&own, &other, self.store.as_ref());
-            known.insert(other, same);
-            same
-        };
-        let mut held = BTreeMap::new();
-        for other in self.store.guests() {
-            if other.key == object.key || !here(other.hypervisor_ref()) {
-                continue;
-            }
-            held.extend(other.status.vmids().map(|vmid| (vmid, other.key.to_string())));
-        }
-        for ((hypervisor, vmid), key) in &memory.reserved {
-            if *key != object.key && here(hypervisor.clone()) {
-                held.entry(*vmid).or_insert_with(|| key.to_string());
-            }
-        }
-        held
+    /// Vmids that other objects have on the same Proxmox.
+    fn held(&self, memory: &Memory, object: &GuestObject) -> Holders {
+        let (own, hypervisor) = (object.key.clone(), object.hypervisor_ref());
+        let mut here: Vec<ObjectName> = Vec::new();
+        self.store
+            .look_at_index(&mut |index| here.extend(index.hypervisors().cloned()));
+        here.retain(|other| refs::same_proxmox(&hypervisor, other, self.store.as_ref()));
+        let chosen = memory.chosen_of_others(object, |h| refs::same_proxmox(&hypervisor, h, self.store.as_ref()));
+        let store = self.store.clone();
+        Holders::asked(move |vmid| {
+            let places = Vec::from_iter(here.iter().map(|name| Ref::Has(name.clone(), vmid)));
+            other_than(&own, store.as_ref(), &places).or_else(|| chosen.get(&vmid).map(Key::to_string))
+        })
     }
 
     /// Keeps a vmid for the object before it is asked about, so that of many that choose at once each asks about another
@@ -311,4 +317,23 @@ impl<S: Store> Engine<S> {
             }
         }
     }
+}
+
+impl Memory {
+    /// Vmids that were chosen for other objects of these hypervisors.
+    fn chosen_of_others(&self, object: &GuestObject, here: impl Fn(&ObjectName) -> bool) -> BTreeMap<Vmid, Key> {
+        let others = self.reserved.iter().filter(|(_, key)| **key != object.key);
+        let here = others.filter(|((hypervisor, _), _)| here(hypervisor));
+        here.map(|((_, vmid), key)| (*vmid, key.clone())).collect()
+    }
+}
+
+/// An object other than `own` that is at one of these places of the index.
+fn other_than<S: Store>(own: &Key, store: &S, places: &[Ref]) -> Option<String> {
+    let mut found = None;
+    store.look_at_index(&mut |index| {
+        let mut there = places.iter().flat_map(|place| index.referrers(place));
+        found = there.find(|key| *key != own).map(Key::to_string);
+    });
+    found
 }

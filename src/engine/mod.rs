@@ -5,6 +5,7 @@
 //! * `poll.rs` asks a hypervisor what there is; `preview.rs` is `phoenix plan`: the same plans over a forecast
 //! * [`connection`] one a hypervisor; [`observe`] reads, [`execute`] effects, [`failure`] what went wrong; [`defect`]
 //!   keeps a panic to the work in which it happened
+//! * `fresh.rs` what was read a moment ago, for all who need it; `durations.rs` when a task is looked at again
 //! * `probes.rs` asks the probes of guests beside the reconciles, many over one channel
 //! * `turns.rs` who comes next where namespaces share a hypervisor
 //! * [`store`] where objects and their status are kept
@@ -13,9 +14,11 @@ pub mod agent;
 mod carry_out;
 pub mod connection;
 pub mod defect;
+mod durations;
 pub mod events;
 pub mod execute;
 pub mod failure;
+mod fresh;
 mod look;
 pub mod observe;
 mod options;
@@ -51,11 +54,16 @@ use store::{Store, StoreError};
 /// Seconds after which a guest is looked at in full although nothing seems to have changed.
 const SWEEP_SECONDS: i64 = 600;
 
+/// Seconds after which who waits to be woken looks again by itself.
+const WOKEN: u64 = 300;
+
 /// When an object wants to be looked at again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requeue {
     /// After so long, or earlier when something changes.
     pub after: Duration,
+    /// Objects that waited for what this work gave back: it is their turn now.
+    pub wake: Vec<Key>,
 }
 
 /// Why a reconcile ended early.
@@ -94,6 +102,8 @@ struct Memory {
     restarting: HashMap<Key, Cause>,
     /// Vmids that were chosen, until status shows them: hypervisor and vmid → object.
     reserved: HashMap<(ObjectName, Vmid), Key>,
+    /// Until when guests that were started a moment ago are young: then they are looked at in any case.
+    young: HashMap<Key, tokio::time::Instant>,
     /// Steps that were carried out since the guest was last as wanted.
     repeats: HashMap<Key, repeats::Repeats>,
 }
@@ -131,6 +141,7 @@ impl<S: Store> Engine<S> {
     fn after(&self, seconds: f64) -> Requeue {
         Requeue {
             after: Duration::from_secs_f64((seconds / self.options.time_scale).max(0.02)),
+            wake: Vec::new(),
         }
     }
 
@@ -144,6 +155,7 @@ impl<S: Store> Engine<S> {
         memory.verified.remove(key);
         memory.health.remove(key);
         memory.repeats.remove(key);
+        memory.young.remove(key);
         memory.told.remove(key);
         memory.restarting.remove(key);
         memory.reserved.retain(|_, k| k != key);

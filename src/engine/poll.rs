@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::crd::status::{NodeStatus, ProxmoxCluster};
 use crate::crd::{HypervisorStatus, PhoenixHypervisor};
-use crate::desired::{Key, ObjectName, hypervisor};
-use crate::observed::Cluster;
+use crate::desired::{GuestObject, Key, ObjectName, Ref, hypervisor};
+use crate::observed::{Cluster, ResourceRow};
 use crate::plan::retry;
 use crate::reason::{Cause, Reason};
 use crate::status::{clear_condition, set_condition};
@@ -54,12 +54,19 @@ impl<S: Store> Engine<S> {
             return outcome;
         }
         // Every object has waited for this.
-        let mut changed = self.store.guests();
-        changed.retain(|guest| guest.hypervisor_ref() == hypervisor);
         PollOutcome {
-            changed: changed.into_iter().map(|guest| guest.key).collect(),
+            changed: self.objects_of(&hypervisor),
             ..outcome
         }
+    }
+
+    /// The objects that name a hypervisor.
+    fn objects_of(&self, hypervisor: &ObjectName) -> Vec<Key> {
+        let mut keys = Vec::new();
+        let place = Ref::Hypervisor(hypervisor.clone());
+        self.store
+            .look_at_index(&mut |index| keys.extend(index.referrers(&place).cloned()));
+        keys
     }
 
     fn poll_panicked(&self, namespace: &str, name: &str, words: &str) -> PollOutcome {
@@ -193,8 +200,9 @@ impl<S: Store> Engine<S> {
             return false;
         }
         let name = ObjectName::of(object);
-        let mut guests = self.store.guests();
-        guests.retain(|g| g.hypervisor_ref() == name && (g.finalizer || g.status.vmid().is_some()));
+        let keys = self.objects_of(&name);
+        let mut guests: Vec<GuestObject> = keys.iter().filter_map(|key| self.store.guest(key)).collect();
+        guests.retain(|g| g.finalizer || g.status.vmid().is_some());
         let none = guests.is_empty() && recorded.is_none_or(|r| r.is(now));
         let rows = &snapshot.cluster.guests;
         let listed = guests
@@ -230,24 +238,30 @@ impl<S: Store> Engine<S> {
         if let Some(connection) = existing.filter(|c| c.access == access) {
             return Ok(connection);
         }
-        let connection = Arc::new(Connection::new(access, self.options.outside.as_deref())?);
+        let connection = Arc::new(Connection::new(
+            access,
+            self.options.outside.as_deref(),
+            self.options.time_scale,
+        )?);
         lock(&self.connections).insert(key, connection.clone());
         Ok(connection)
     }
 
     /// Objects of the hypervisor whose guest's row changed; all of them when it came or went.
     fn changed(&self, namespace: &str, name: &str, before: Option<&Snapshot>, after: Option<&Snapshot>) -> Vec<Key> {
-        let objects = self.store.guests();
-        let hypervisor = ObjectName::new(namespace, name);
-        let of_this = objects.iter().filter(|o| o.hypervisor_ref() == hypervisor);
+        let mut keys = self.objects_of(&ObjectName::new(namespace, name));
         let (Some(before), Some(after)) = (before, after) else {
             // Down before and after is nothing new.
-            let same = before.is_none() && after.is_none();
-            return of_this.filter(|_| !same).map(|o| o.key.clone()).collect();
+            keys.retain(|_| before.is_some() || after.is_some());
+            return keys;
         };
-        of_this
-            .filter(|o| {
-                let Some(vmid) = o.status.vmid() else { return false };
+        let vmid_of = |key: &Key| {
+            let mut vmid = None;
+            self.store.look_at(key, &mut |object| vmid = object.status.vmid());
+            vmid
+        };
+        keys.retain(|key| {
+            vmid_of(key).is_some_and(|vmid| {
                 let (old, new) = (before.cluster.guests.get(&vmid), after.cluster.guests.get(&vmid));
                 let was_online = old.is_some_and(|r| before.cluster.online.contains(&r.node));
                 let is_online = new.is_some_and(|r| after.cluster.online.contains(&r.node));
@@ -255,10 +269,20 @@ impl<S: Store> Engine<S> {
                     (Some(old), Some(new)) => old.is_still(new),
                     (old, new) => old == new,
                 };
-                !same || was_online != is_online
+                let young = same || self.shows_the_start(key, old, new);
+                !young || was_online != is_online
             })
-            .map(|o| o.key.clone())
-            .collect()
+        });
+        keys
+    }
+}
+
+impl<S: Store> Engine<S> {
+    /// Whether the list only catches up with the start of a guest that will be looked at anyhow.
+    fn shows_the_start(&self, key: &Key, old: Option<&ResourceRow>, new: Option<&ResourceRow>) -> bool {
+        let young = lock(&self.memory).young.get(key).copied();
+        let young = young.is_some_and(|until| tokio::time::Instant::now() < until);
+        matches!((old, new), (Some(old), Some(new)) if young && old.starts_as(new))
     }
 }
 

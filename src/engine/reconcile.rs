@@ -5,6 +5,7 @@
 //! (promise 2).
 
 use crate::desired::{self, Blocked, Conflict, Desired, GuestObject, Identity, Key, ObjectName, conflicts};
+use crate::observed::GuestRead;
 use crate::plan::{self, Next};
 use crate::pve::Vmid;
 use crate::reason::Reason;
@@ -42,6 +43,15 @@ pub(super) struct Reconcile<'a, S: Store> {
     pub owner_lock: Option<OwnerLock>,
     /// Whether this step looked at owner containers.
     pub looked_at_owners: bool,
+    /// The guest as the step before read it, which changed nothing of what was read.
+    pub guest: Option<GuestRead>,
+}
+
+/// What one step leaves to the next one of the same reconcile.
+#[derive(Default)]
+pub(super) struct Carried {
+    owner_lock: Option<OwnerLock>,
+    guest: Option<GuestRead>,
 }
 
 impl<'a, S: Store> Reconcile<'a, S> {
@@ -71,6 +81,7 @@ impl<'a, S: Store> Reconcile<'a, S> {
             held_known: Engine::<S>::may_take(&object, snapshot),
             owner_lock: None,
             looked_at_owners: false,
+            guest: None,
             object,
         }
     }
@@ -80,10 +91,24 @@ impl<S: Store> Engine<S> {
     /// One reconcile of a guest object: runs steps until it has to wait; never waits for a Proxmox task. A panic in it
     /// is told on the object and costs nobody else anything.
     pub async fn reconcile(&self, key: &Key) -> Requeue {
-        match defect::caught(Box::pin(self.try_reconcile(key))).await {
+        let began = tokio::time::Instant::now();
+        let requeue = match defect::caught(Box::pin(self.try_reconcile(key))).await {
             Ok(result) => self.requeue(key, result),
             Err(words) => self.panicked(key, &words).await,
-        }
+        };
+        let wake = self.whose_turn(key, began);
+        Requeue { wake, ..requeue }
+    }
+
+    /// Who waited for what this work gave back. What the object holds of shared things without a task that works for it, or
+    /// waits for no more, is given back, too.
+    fn whose_turn(&self, key: &Key, began: tokio::time::Instant) -> Vec<Key> {
+        let mut works = false;
+        self.store
+            .look_at(key, &mut |object| works = object.status.task.is_some());
+        let connections: Vec<_> = lock(&self.connections).values().cloned().collect();
+        let woken = connections.iter().flat_map(|c| c.shares.settle(key, began, !works));
+        woken.collect()
     }
 
     fn requeue(&self, key: &Key, result: Result<f64, Stop>) -> Requeue {
@@ -133,7 +158,7 @@ impl<S: Store> Engine<S> {
     }
 
     async fn try_reconcile(&self, key: &Key) -> Result<f64, Stop> {
-        let mut owner_lock = None;
+        let mut carried = Carried::default();
         for _ in 0..MAX_STEPS {
             let Some(object) = self.store.guest(key) else {
                 self.forget(key);
@@ -143,7 +168,7 @@ impl<S: Store> Engine<S> {
                 self.forget(key);
                 return Ok(3600.0);
             }
-            match self.one_step(object, &mut owner_lock).await? {
+            match self.one_step(object, &mut carried).await? {
                 Some(seconds) => return Ok(seconds),
                 None => tokio::task::yield_now().await,
             }
@@ -152,7 +177,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// One step: `None` when the next one can follow at once, else the seconds to wait.
-    async fn one_step(&self, object: GuestObject, owner_lock: &mut Option<OwnerLock>) -> Result<Option<f64>, Stop> {
+    async fn one_step(&self, object: GuestObject, carried: &mut Carried) -> Result<Option<f64>, Stop> {
         if object.deleting && plan::abandoned(&object) {
             let why = "it is abandoned: what it has on Proxmox is left alone";
             return self.release(&object, why, object.status.vmid().is_some()).await;
@@ -163,7 +188,7 @@ impl<S: Store> Engine<S> {
             return Ok(ended);
         }
         if self.awaits_poll(&object) {
-            return Ok(Some(1.0));
+            return Ok(Some(60.0));
         }
         let object = self.wake(object).await?;
         let resolved = match object.deleting {
@@ -179,29 +204,31 @@ impl<S: Store> Engine<S> {
         let connection = match self.connection_of(&object) {
             Ok(connection) => connection,
             Err(blocked) => {
-                return self
-                    .publish_blocked(&object, or_let_go(&object, blocked), vec![], desired.as_ref())
-                    .await;
+                return self.without_hypervisor(&object, blocked, desired.as_ref()).await;
             }
         };
         let snapshot = match connection.snapshot() {
             Ok(snapshot) => snapshot,
             Err(problem) => {
                 lock(&self.memory).verified.remove(&object.key);
-                let blocked = or_let_go(&object, Blocked::Waiting(problem));
-                return self.publish_blocked(&object, blocked, vec![], desired.as_ref()).await;
+                let blocked = Blocked::Waiting(problem);
+                return self.without_hypervisor(&object, blocked, desired.as_ref()).await;
             }
         };
         if let Some(seconds) = self.running_task(&connection, &object, desired.as_ref()).await? {
             return Ok(seconds);
         }
         let mut reconcile = Reconcile::new(self, &connection, &snapshot, object, desired.as_ref());
-        reconcile.owner_lock = owner_lock.take();
+        let before = std::mem::take(carried);
+        (reconcile.owner_lock, reconcile.guest) = (before.owner_lock, before.guest);
         match reconcile.make_plan().await {
             Ok(plan) => {
                 let lock = reconcile.owner_lock.take().filter(|_| reconcile.looked_at_owners);
+                let guest = reconcile.guest.take().filter(|_| plan.leaves_the_guest());
                 let next = reconcile.carry_out(plan).await?;
-                *owner_lock = lock.filter(|_| next.is_none());
+                if next.is_none() {
+                    (carried.owner_lock, carried.guest) = (lock, guest);
+                }
                 Ok(next)
             }
             Err(problem) => {
@@ -210,6 +237,19 @@ impl<S: Store> Engine<S> {
                     .await
             }
         }
+    }
+
+    /// The hypervisor cannot be used. The poll that finds that it can wakes the object.
+    async fn without_hypervisor(
+        &self,
+        object: &GuestObject,
+        blocked: Blocked,
+        desired: Option<&Desired>,
+    ) -> Result<Option<f64>, Stop> {
+        let waits = matches!(blocked, Blocked::Waiting(_));
+        let blocked = or_let_go(object, blocked);
+        let again = self.publish_blocked(object, blocked, vec![], desired).await?;
+        Ok(if waits { Some(60.0) } else { again })
     }
 
     /// An object that goes because its kind does keeps its guest: who removes Phoenix does not ask for the end of all that

@@ -1,7 +1,7 @@
 //! What the objects of one hypervisor share, turn by turn: places for Proxmox tasks, downloads of images, and clones of
 //! one source. Whose turn it is says [`super::turns`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
@@ -23,20 +23,56 @@ pub struct Shares {
 struct State {
     /// Places for Proxmox tasks, by node.
     tasks: HashMap<String, Places>,
-    /// Images that are being downloaded, with the object that does it.
-    downloads: HashMap<Download, Key>,
+    /// Images that are being downloaded, with the object that does it, and those that wait for it.
+    downloads: HashMap<Download, (Key, BTreeSet<Key>)>,
     /// Images that Proxmox fetched or compared with their checksums since the engine began: node and volume id.
     compared: HashSet<(String, String)>,
     /// Objects that wait for a clone, by source.
     clones: HashMap<Vmid, CloneQueue>,
+    /// Objects whose turn has come.
+    woken: BTreeSet<Key>,
 }
 
 impl State {
     /// The places of a node; an object has one on one node.
     fn places(&mut self, key: &Key, node: &str) -> &mut Places {
         let others = self.tasks.iter_mut().filter(|(other, _)| *other != node);
-        others.for_each(|(_, places)| places.release(key));
+        others.for_each(|(_, places)| {
+            places.release(key);
+        });
         self.tasks.entry(node.to_string()).or_default()
+    }
+
+    fn release(&mut self, key: &Key, limit: usize) {
+        for places in self.tasks.values_mut() {
+            if places.release(key) {
+                self.woken.extend(places.next(limit));
+            }
+        }
+        self.end_downloads(key);
+        self.leave_clone_queue(key, |_| true);
+    }
+
+    fn end_downloads(&mut self, key: &Key) {
+        let woken = &mut self.woken;
+        self.downloads.retain(|_, (loader, waiting)| {
+            if loader == key {
+                woken.append(waiting);
+            }
+            loader != key
+        });
+    }
+
+    fn leave_clone_queue(&mut self, key: &Key, which: impl Fn(&CloneQueue) -> bool) {
+        let here = self.clones.values_mut();
+        for queue in here
+            .filter(|queue| queue.waits(key) || queue.clones(key))
+            .filter(|queue| which(queue))
+        {
+            queue.leave(key);
+            self.woken.extend(queue.next());
+        }
+        self.clones.retain(|_, queue| !queue.is_empty());
     }
 }
 
@@ -60,28 +96,38 @@ impl Shares {
         state.places(key, node).claim(key, self.parallel_tasks, Instant::now())
     }
 
-    /// Notes a task that is under way already, such as one from before a restart.
-    pub fn hold_task(&self, key: &Key, node: &str) {
-        self.lock().places(key, node).hold(key);
+    /// Notes a task that is under way already, such as one from before a restart: on a node, and if it is a clone, of which
+    /// container.
+    pub fn hold_task(&self, key: &Key, node: &str, clone_of: Option<Vmid>) {
+        let mut state = self.lock();
+        state.places(key, node).hold(key);
+        if let Some(source) = clone_of {
+            state.clones.entry(source).or_default().begin(key);
+        }
     }
 
     /// Gives the place and any download back.
     pub fn release(&self, key: &Key) {
-        let mut state = self.lock();
-        state.tasks.values_mut().for_each(|places| places.release(key));
-        state.downloads.retain(|_, k| k != key);
+        self.lock().release(key, self.parallel_tasks);
     }
 
     /// Claims the download of an image; `false` while another object does it.
     pub fn claim_download(&self, key: &Key, download: Download) -> bool {
         let mut state = self.lock();
-        state.downloads.entry(download).or_insert_with(|| key.clone()) == key
+        let (loader, waiting) = state
+            .downloads
+            .entry(download)
+            .or_insert_with(|| (key.clone(), BTreeSet::new()));
+        if loader != key {
+            waiting.insert(key.clone());
+        }
+        loader == key
     }
 
     /// Notes that the object's download, if it did one, ended well: the file has the right checksum.
     pub fn downloaded(&self, key: &Key) {
         let mut state = self.lock();
-        let done = state.downloads.iter().filter(|(_, k)| *k == key);
+        let done = state.downloads.iter().filter(|(_, (loader, _))| loader == key);
         let done: Vec<_> = done.map(|(d, _)| (d.node.clone(), d.volid.clone())).collect();
         state.compared.extend(done);
     }
@@ -91,16 +137,44 @@ impl Shares {
         self.lock().compared.contains(&(node.to_string(), volid.to_string()))
     }
 
-    /// The object's place in the queue for clones of a source; it keeps it by asking again.
-    pub fn queue_clone(&self, source: Vmid, key: &Key) -> ClonePlace {
+    /// The object's place in the queue for clones of a source; it keeps it by asking again. `chain` objects wait one
+    /// behind the other for this one.
+    pub fn queue_clone(&self, source: Vmid, key: &Key, chain: usize) -> ClonePlace {
         let mut state = self.lock();
-        state.clones.entry(source).or_default().ask(key, Instant::now())
+        state.clones.entry(source).or_default().ask(key, chain, Instant::now())
+    }
+
+    /// The object's clone of a source is asked for.
+    pub fn begin_clone(&self, source: Vmid, key: &Key) {
+        self.lock().clones.entry(source).or_default().begin(key);
     }
 
     /// The object waits for no clone any more.
     pub fn leave_clone_queue(&self, key: &Key) {
+        self.lock().leave_clone_queue(key, |_| true);
+    }
+
+    /// A look at the object has ended that began at `began`, and no task works for it if it `rests`. What it waits for
+    /// without having asked, and what it holds and rests, is given back. Whose turn it is then is returned.
+    pub fn settle(&self, key: &Key, began: Instant, rests: bool) -> BTreeSet<Key> {
         let mut state = self.lock();
-        state.clones.values_mut().for_each(|queue| queue.leave(key));
-        state.clones.retain(|_, queue| !queue.is_empty());
+        let state = &mut *state;
+        let mut waits = false;
+        for places in state.tasks.values_mut() {
+            let freed = places.waits_no_more(key, began) | (rests && places.rests(key));
+            waits |= places.waits(key);
+            if freed {
+                state.woken.extend(places.next(self.parallel_tasks));
+            }
+        }
+        if rests && !waits {
+            state.end_downloads(key);
+        }
+        let asked = |queue: &CloneQueue| queue.asked(key).is_some_and(|asked| asked >= began);
+        state.leave_clone_queue(key, |queue| {
+            (queue.clones(key) && rests) || (queue.waits(key) && !asked(queue))
+        });
+        state.woken.remove(key);
+        std::mem::take(&mut state.woken)
     }
 }

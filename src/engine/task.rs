@@ -1,6 +1,6 @@
 //! Follows the Proxmox task that status names; a reconcile never blocks on it.
 
-use crate::desired::{Blocked, Desired, GuestObject};
+use crate::desired::{Blocked, Desired, GuestObject, Key};
 use crate::proxmox::{Upid, task::TaskState};
 use crate::reason::{Cause, Reason};
 use crate::status;
@@ -9,9 +9,19 @@ use super::carry_out::explained;
 use super::connection::Connection;
 use super::failure::reason_of;
 use super::store::Store;
-use super::{Engine, Stop};
+use super::{Engine, Stop, lock};
 
 impl<S: Store> Engine<S> {
+    /// Seconds until a task is looked at.
+    pub(super) fn next_look(&self, connection: &Connection, key: &Key, upid: &Upid) -> f64 {
+        lock(&connection.durations).next_look(key, upid, self.seconds())
+    }
+
+    /// Seconds since the engine began, as fast as its time goes.
+    fn seconds(&self) -> f64 {
+        self.clock() as f64 / 1000.0
+    }
+
     /// Follows a Proxmox task that status names: `Some(wait)` while it runs or when it failed.
     pub(super) async fn running_task(
         &self,
@@ -33,10 +43,12 @@ impl<S: Store> Engine<S> {
         let mut forgotten = false;
         let failed = match connection.client.task(&upid).await {
             Ok(TaskState::Running) => {
-                connection.shares.hold_task(&object.key, &upid.node);
-                return Ok(Some(Some(if upid.kind.ends_with("start") { 1.0 } else { 2.0 })));
+                let source = (upid.kind == "vzclone").then(|| upid.id.parse().ok()).flatten();
+                connection.shares.hold_task(&object.key, &upid.node, source);
+                return Ok(Some(Some(self.next_look(connection, &object.key, &upid))));
             }
             Ok(TaskState::Succeeded { .. }) => {
+                lock(&connection.durations).ended(&object.key, &upid, self.seconds());
                 connection.shares.downloaded(&object.key);
                 None
             }
@@ -69,6 +81,7 @@ impl<S: Store> Engine<S> {
                 return Ok(Some(wait.or(Some(5.0))));
             }
         };
+        lock(&connection.durations).forget(&object.key);
         connection.shares.release(&object.key);
         let failed = match failed {
             None => self.in_vain(&object.key, &task.action),

@@ -2,6 +2,7 @@
 //! on a node, and clones of one source. What one namespace asks for never starves another; within a namespace who came
 //! first is first. Pure: the time is given.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -10,10 +11,9 @@ use tokio::time::Instant;
 use crate::desired::Key;
 use crate::observed::ClonePlace;
 
-/// An object that does not ask for so long waits no more for a place: it was deleted, or waits for something else.
-const PLACE_KEEPS: Duration = Duration::from_secs(10);
-/// The same of the queue for clones.
-const CLONE_QUEUE_KEEPS: Duration = Duration::from_secs(30);
+/// An object that does not ask for so long waits no more: it was deleted, or waits for something else. Who waits is woken
+/// when it is its turn, and asks every few minutes besides.
+const KEEPS: Duration = Duration::from_secs(660);
 
 /// Counts turns, by namespace.
 #[derive(Debug, Default)]
@@ -38,49 +38,94 @@ impl Served {
 #[derive(Debug, Default)]
 pub struct Places {
     held: Vec<Key>,
-    waiting: HashMap<Key, Instant>,
+    /// In the order in which they came, with when they last asked.
+    waiting: Vec<(Key, Instant)>,
     served: Served,
 }
 
 impl Places {
-    /// Takes a place, of which there are `limit`; `false`: there is none, or another namespace's turn comes first.
+    /// Takes a place, of which there are `limit`; `false`: there is none, or it is somebody else's turn.
     pub fn claim(&mut self, key: &Key, limit: usize, now: Instant) -> bool {
         if self.held.contains(key) {
             return true;
         }
-        self.waiting
-            .retain(|_, asked| now.saturating_duration_since(*asked) < PLACE_KEEPS);
-        let free = limit.saturating_sub(self.held.len());
-        let rank = |namespace: &str| {
-            let holds = self.held.iter().filter(|k| k.namespace == namespace).count();
-            (holds, self.served.last(namespace))
-        };
-        let mine = rank(&key.namespace);
-        let first = self
-            .waiting
-            .keys()
-            .filter(|k| k.namespace != key.namespace && rank(&k.namespace) < mine);
-        if first.count() >= free {
-            self.waiting.insert(key.clone(), now);
+        keep(&mut self.waiting, key, now);
+        if !self.next(limit).contains(key) {
             return false;
         }
-        self.waiting.remove(key);
         self.hold(key);
         self.served.serve(&key.namespace);
         true
     }
 
+    /// Those whose turn it is, as many as there are free places: of the namespace that holds least, that had its last turn
+    /// longest ago, and who came first.
+    pub fn next(&self, limit: usize) -> Vec<Key> {
+        let mut free = limit.saturating_sub(self.held.len());
+        let mut holds: HashMap<&str, usize> = HashMap::new();
+        for key in &self.held {
+            *holds.entry(&key.namespace).or_default() += 1;
+        }
+        let mut waiting: Vec<&Key> = self.waiting.iter().map(|(key, _)| key).collect();
+        let mut next = Vec::new();
+        while free > 0 && !waiting.is_empty() {
+            let rank = |key: &&Key| {
+                let holds = holds.get(key.namespace.as_str()).copied().unwrap_or_default();
+                (holds, self.served.last(&key.namespace))
+            };
+            let Some(first) = (0..waiting.len()).min_by_key(|n| (rank(&waiting[*n]), *n)) else {
+                break;
+            };
+            let key = waiting.remove(first);
+            *holds.entry(&key.namespace).or_default() += 1;
+            next.push(key.clone());
+            free -= 1;
+        }
+        next
+    }
+
     /// Notes a task that is under way already.
     pub fn hold(&mut self, key: &Key) {
+        self.waiting.retain(|(other, _)| other != key);
         if !self.held.contains(key) {
             self.held.push(key.clone());
         }
     }
 
-    /// Gives the place back.
-    pub fn release(&mut self, key: &Key) {
+    /// Gives the place back, or stops to wait for one; whether there was one.
+    pub fn release(&mut self, key: &Key) -> bool {
+        let before = self.held.len() + self.waiting.len();
         self.held.retain(|k| k != key);
-        self.waiting.remove(key);
+        self.waiting.retain(|(other, _)| other != key);
+        self.held.len() + self.waiting.len() < before
+    }
+
+    /// Whether the object waits for a place.
+    pub fn waits(&self, key: &Key) -> bool {
+        self.waiting.iter().any(|(other, _)| other == key)
+    }
+
+    /// Gives a place back that the object holds and does not need now; whether it held one.
+    pub fn rests(&mut self, key: &Key) -> bool {
+        let before = self.held.len();
+        self.held.retain(|k| k != key);
+        self.held.len() < before
+    }
+
+    /// Who waits since before `since` without having asked again waits for something else.
+    pub fn waits_no_more(&mut self, key: &Key, since: Instant) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|(other, asked)| other != key || *asked >= since);
+        self.waiting.len() < before
+    }
+}
+
+/// Notes that the object asks, and forgets those that have not asked for long.
+fn keep(waiting: &mut Vec<(Key, Instant)>, key: &Key, now: Instant) {
+    waiting.retain(|(other, asked)| other == key || now.saturating_duration_since(*asked) < KEEPS);
+    match waiting.iter_mut().find(|(other, _)| other == key) {
+        Some((_, asked)) => *asked = now,
+        None => waiting.push((key.clone(), now)),
     }
 }
 
@@ -89,22 +134,27 @@ impl Places {
 pub struct CloneQueue {
     /// In the order in which they came, with when they last asked.
     waiting: Vec<(Key, Instant)>,
+    /// How many objects wait one behind the other for each of them.
+    chains: HashMap<Key, usize>,
+    /// Whose clone is being made.
+    making: Option<Key>,
     /// Who was told to be first stays so: two that clone at once would meet the source's lock.
     head: Option<Key>,
     served: Served,
 }
 
 impl CloneQueue {
-    /// The object's place; it keeps it by asking again.
-    pub fn ask(&mut self, key: &Key, now: Instant) -> ClonePlace {
-        let keeps = |asked: &Instant| now.saturating_duration_since(*asked) < CLONE_QUEUE_KEEPS;
-        self.waiting.retain(|(other, asked)| other == key || keeps(asked));
-        match self.waiting.iter_mut().find(|(other, _)| other == key) {
-            Some((_, asked)) => *asked = now,
-            None => self.waiting.push((key.clone(), now)),
+    /// The object's place; it keeps it by asking again. `chain` objects wait one behind the other for this one.
+    pub fn ask(&mut self, key: &Key, chain: usize, now: Instant) -> ClonePlace {
+        if self.making.as_ref() == Some(key) {
+            self.making = None;
         }
-        let order = self.order();
-        self.head = order.first().cloned();
+        keep(&mut self.waiting, key, now);
+        self.chains.insert(key.clone(), chain);
+        let order: Vec<Key> = self.making.iter().cloned().chain(self.order()).collect();
+        if self.making.is_none() {
+            self.head = order.first().cloned();
+        }
         ClonePlace {
             position: order.iter().position(|other| other == key).unwrap_or(0) + 1,
             of: order.len(),
@@ -112,13 +162,23 @@ impl CloneQueue {
         }
     }
 
-    /// Namespaces in turn: the first of each, then the second of each.
+    /// Namespaces in turn: the first of each, then the second of each. Within a namespace those come first for which the
+    /// longest chain of others waits.
     fn order(&self) -> Vec<Key> {
+        let chain = |key: &Key| self.chains.get(key).copied().unwrap_or_default();
+        let mut came: Vec<(usize, &Key)> = self.waiting.iter().map(|(key, _)| key).enumerate().collect();
+        came.sort_by_key(|(n, key)| (Reverse(chain(key)), *n));
         let mut before: HashMap<&str, usize> = HashMap::new();
-        let ranked = self.waiting.iter().enumerate().map(|(came, (key, _))| {
+        let ranked = came.into_iter().map(|(came, key)| {
             let nth = before.entry(key.namespace.as_str()).or_default();
             let is_head = self.head.as_ref() == Some(key);
-            let rank = (!is_head, *nth, self.served.last(&key.namespace), came);
+            let rank = (
+                !is_head,
+                *nth,
+                self.served.last(&key.namespace),
+                Reverse(chain(key)),
+                came,
+            );
             *nth += 1;
             (rank, key.clone())
         });
@@ -127,21 +187,57 @@ impl CloneQueue {
         ranked.into_iter().map(|(_, key)| key).collect()
     }
 
-    /// The object waits no more.
+    /// The object's clone is being made: nobody else is first until it ends.
+    pub fn begin(&mut self, key: &Key) {
+        self.leave(key);
+        self.making = Some(key.clone());
+    }
+
+    /// The object waits no more, and no clone is being made for it.
     pub fn leave(&mut self, key: &Key) {
         let waited = self.waiting.len();
         self.waiting.retain(|(other, _)| other != key);
+        self.chains.remove(key);
         if self.waiting.len() < waited {
             self.served.serve(&key.namespace);
         }
         if self.head.as_ref() == Some(key) {
             self.head = None;
         }
+        if self.making.as_ref() == Some(key) {
+            self.making = None;
+        }
     }
 
-    /// Whether nobody waits.
+    /// Whether the object's clone is being made.
+    pub fn clones(&self, key: &Key) -> bool {
+        self.making.as_ref() == Some(key)
+    }
+
+    /// Whether the object waits.
+    pub fn waits(&self, key: &Key) -> bool {
+        self.asked(key).is_some()
+    }
+
+    /// When the object asked last, where it waits.
+    pub fn asked(&self, key: &Key) -> Option<Instant> {
+        self.waiting
+            .iter()
+            .find(|(other, _)| other == key)
+            .map(|(_, asked)| *asked)
+    }
+
+    /// Whose turn it is; nobody's while a clone is being made.
+    pub fn next(&self) -> Option<Key> {
+        match self.making {
+            Some(_) => None,
+            None => self.order().into_iter().next(),
+        }
+    }
+
+    /// Whether nobody waits or clones.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.waiting.is_empty() && self.making.is_none()
     }
 }
 
@@ -182,7 +278,7 @@ mod tests {
         assert!(!places.claim(&key("gone", 0), 1, now));
         places.release(&key("crowd", 0));
         assert!(!places.claim(&key("crowd", 1), 1, now));
-        assert!(places.claim(&key("crowd", 1), 1, now + PLACE_KEEPS));
+        assert!(places.claim(&key("crowd", 1), 1, now + KEEPS));
     }
 
     #[test]
@@ -201,11 +297,11 @@ mod tests {
     fn who_was_told_to_be_first_stays_so() {
         let now = Instant::now();
         let mut queue = CloneQueue::default();
-        queue.ask(&key("crowd", 0), now);
+        queue.ask(&key("crowd", 0), 0, now);
         queue.leave(&key("crowd", 0));
-        assert_eq!(queue.ask(&key("crowd", 1), now).position, 1);
-        assert_eq!(queue.ask(&key("one", 0), now).position, 2);
-        assert_eq!(queue.ask(&key("crowd", 1), now).position, 1);
+        assert_eq!(queue.ask(&key("crowd", 1), 0, now).position, 1);
+        assert_eq!(queue.ask(&key("one", 0), 0, now).position, 2);
+        assert_eq!(queue.ask(&key("crowd", 1), 0, now).position, 1);
     }
 
     #[test]
@@ -213,33 +309,92 @@ mod tests {
         let now = Instant::now();
         let mut queue = CloneQueue::default();
         for n in 0..3 {
-            queue.ask(&key("crowd", n), now);
+            queue.ask(&key("crowd", n), 0, now);
         }
         let one = key("one", 0);
         assert_eq!(
-            queue.ask(&one, now).position,
+            queue.ask(&one, 0, now).position,
             2,
             "behind the one that was told to be first"
         );
         let mut order = Vec::new();
         while let Some(head) = queue.order().first().cloned() {
-            assert_eq!(queue.ask(&head, now).position, 1);
+            assert_eq!(queue.ask(&head, 0, now).position, 1);
             queue.leave(&head);
             order.push(head);
         }
         assert_eq!(order, [key("crowd", 0), one, key("crowd", 1), key("crowd", 2)]);
         // Namespaces that go on asking alternate.
         for n in 0..4 {
-            queue.ask(&key("crowd", n), now);
+            queue.ask(&key("crowd", n), 0, now);
         }
         let served: Vec<String> = (0..4)
             .map(|n| {
-                queue.ask(&key("one", n), now);
+                queue.ask(&key("one", n), 0, now);
                 let head = queue.order()[0].clone();
                 queue.leave(&head);
                 head.namespace
             })
             .collect();
         assert_eq!(served.iter().filter(|n| *n == "one").count(), 2, "{served:?}");
+    }
+
+    #[test]
+    fn who_came_later_waits_behind_those_of_its_namespace() {
+        let now = Instant::now();
+        let mut places = Places::default();
+        assert!(places.claim(&key("one", 0), 1, now));
+        assert!(!places.claim(&key("one", 1), 1, now));
+        assert!(places.release(&key("one", 0)));
+        assert_eq!(places.next(1), [key("one", 1)], "who is to be woken");
+        assert!(!places.claim(&key("one", 2), 1, now));
+        assert!(places.claim(&key("one", 1), 1, now));
+        // It waits for something else now.
+        assert!(!places.waits_no_more(&key("one", 2), now));
+        assert!(places.waits_no_more(&key("one", 2), now + KEEPS));
+        assert!(places.release(&key("one", 1)) && places.next(1).is_empty());
+    }
+
+    #[test]
+    fn nobody_is_first_while_a_clone_is_made() {
+        let now = Instant::now();
+        let mut queue = CloneQueue::default();
+        for n in 0..3 {
+            queue.ask(&key("one", n), 0, now);
+        }
+        queue.begin(&key("one", 0));
+        assert_eq!(queue.next(), None);
+        let place = queue.ask(&key("one", 1), 0, now);
+        assert_eq!((place.position, place.of), (2, 3));
+        assert!(place.first.ends_with("g0"), "{place:?}");
+        queue.leave(&key("one", 0));
+        assert_eq!(queue.next(), Some(key("one", 1)));
+        // A clone that did not come about: whoever asked for it asks again, behind the others.
+        queue.begin(&key("one", 1));
+        assert_eq!(queue.ask(&key("one", 1), 0, now).position, 2);
+        assert_eq!(queue.next(), Some(key("one", 2)));
+        for n in [2, 1] {
+            queue.begin(&key("one", n));
+            queue.leave(&key("one", n));
+        }
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn what_a_long_chain_waits_for_is_cloned_first() {
+        let now = Instant::now();
+        let mut queue = CloneQueue::default();
+        queue.ask(&key("one", 0), 0, now);
+        queue.ask(&key("one", 1), 0, now);
+        queue.ask(&key("one", 2), 3, now);
+        queue.ask(&key("two", 0), 0, now);
+        let mut order = Vec::new();
+        while let Some(next) = queue.next() {
+            queue.begin(&next);
+            queue.leave(&next);
+            order.push(next);
+        }
+        // The first was told so; then each namespace in turn.
+        assert_eq!(order, [key("one", 0), key("two", 0), key("one", 2), key("one", 1)]);
     }
 }

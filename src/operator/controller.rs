@@ -14,8 +14,8 @@ use tracing::{Instrument, error, info_span, warn};
 
 use crate::crd::HypervisorStatus;
 use crate::desired::{GuestObject, Key, ObjectName};
-use crate::engine::Engine;
 use crate::engine::store::Store;
+use crate::engine::{Engine, Requeue};
 
 use super::objects::Item;
 use super::objects::state::State;
@@ -46,14 +46,14 @@ pub struct Polled {
 /// What the controllers drive: the engine, or a stand-in in tests.
 pub trait Reconciler: Send + Sync + 'static {
     /// Works on a guest object until it has to wait; says for how long.
-    fn reconcile(&self, key: &Key) -> impl Future<Output = Duration> + Send;
+    fn reconcile(&self, key: &Key) -> impl Future<Output = Requeue> + Send;
     /// Looks at a hypervisor once.
     fn poll(&self, namespace: &str, name: &str) -> impl Future<Output = Polled> + Send;
 }
 
 impl<S: Store> Reconciler for Engine<S> {
-    async fn reconcile(&self, key: &Key) -> Duration {
-        Engine::reconcile(self, key).await.after
+    async fn reconcile(&self, key: &Key) -> Requeue {
+        Engine::reconcile(self, key).await
     }
 
     async fn poll(&self, namespace: &str, name: &str) -> Polled {
@@ -234,10 +234,11 @@ type Outcome = (&'static str, (Option<Duration>, Vec<Item>));
 async fn attempt<R: Reconciler>(store: &KubeStore, reconciler: &R, item: &Item) -> Outcome {
     match item {
         Item::Guest(key) => {
-            let after = reconciler.reconcile(key).await;
+            let Requeue { after, wake } = reconciler.reconcile(key).await;
+            let also = wake.into_iter().map(Item::Guest).collect();
             match store.state().guest(key) {
-                Some(guest) => (result_of(&guest.object), (Some(after), Vec::new())),
-                None => ("gone", (None, Vec::new())),
+                Some(guest) => (result_of(&guest.object), (Some(after), also)),
+                None => ("gone", (None, also)),
             }
         }
         Item::Poll(name) => super::poll::poll(store, reconciler, name).await,

@@ -40,7 +40,7 @@ impl Fake {
 }
 
 impl Reconciler for Arc<Fake> {
-    async fn reconcile(&self, key: &Key) -> Duration {
+    async fn reconcile(&self, key: &Key) -> Requeue {
         {
             let mut under_way = self.under_way.lock().unwrap();
             assert!(!under_way.contains(&key.name), "{key} is worked on twice at once");
@@ -55,7 +55,10 @@ impl Reconciler for Arc<Fake> {
         }
         self.under_way.lock().unwrap().retain(|n| *n != key.name);
         assert!(!std::mem::take(&mut *self.fails_once.lock().unwrap()), "a defect");
-        Duration::from_secs(3600)
+        Requeue {
+            after: Duration::from_secs(3600),
+            wake: Vec::new(),
+        }
     }
 
     async fn poll(&self, _: &str, name: &str) -> Polled {

@@ -1,7 +1,7 @@
 //! Creates a guest: from an image, or as a clone of a template.
 
 use crate::desired::{Blocked, Form, Source, Stamp, WantedGuest, digest_of};
-use crate::observed::Guest;
+use crate::observed::{ClonePlace, Guest};
 use crate::pve::{ApiCall, GuestType, Vmid};
 use crate::reason::Reason;
 
@@ -40,9 +40,18 @@ impl Planner<'_> {
 
     fn try_new_guest(&mut self, vmid: Option<Vmid>) -> Result<Next, Next> {
         let source = self.ready_source()?;
+        // Who waits in the queue for clones asks Proxmox nothing.
+        if let Source::Clone {
+            vmid: Some(from),
+            template,
+            ..
+        } = &source
+        {
+            self.comes_first(template, *from)?;
+        }
         // No guest is made, and no vmid chosen, by who answered some polls ago.
         if !self.observed.cluster.read_now {
-            return Err(Next::Look(Query::Cluster));
+            return Err(Next::Look(Query::Cluster { anew: false }));
         }
         let node = self.place(&source)?;
         self.snapshot_can_be_cloned(&node)?;
@@ -69,6 +78,7 @@ impl Planner<'_> {
                 vmid,
                 sort: self.desired.sort(),
                 node: Some(node),
+                snapshots: self.needs_snapshots(),
             }));
         }
         self.no_other(vmid)?;
@@ -226,7 +236,7 @@ impl Planner<'_> {
         };
         let stage = Stage::Created;
         let parent = self.template_guest(source)?;
-        self.its_turn(template, *from, &parent)?;
+        self.is_unlocked(template, *from, &parent)?;
         self.retained_fit(Some(&Use {
             stage,
             node: &parent.at.node,
@@ -239,7 +249,7 @@ impl Planner<'_> {
             .param("description", self.fresh_description(vmid))
             .param_opt("pool", self.desired.shared.pool.as_ref());
         let call = match snapshot {
-            Some(name) if parent.snapshots.contains_key(name) => call
+            Some(name) if parent.snapshots.as_ref().is_some_and(|s| s.contains_key(name)) => call
                 .param("snapname", name)
                 .param("full", 1)
                 .param_opt("storage", self.clone_storage()),
@@ -253,27 +263,29 @@ impl Planner<'_> {
         Ok(Effect::task(&parent.at.node, call).with(Impact::Create))
     }
 
-    /// Proxmox locks the source of a clone (facts D.4): who wants another one waits in a queue.
-    fn its_turn(&mut self, template: &str, from: Vmid, parent: &Guest) -> Staged {
-        let stage = Stage::Created;
-        let queue = self.observed.clone_queue.clone();
-        let place = queue.as_ref().filter(|q| q.of > 1).map_or(String::new(), |q| {
-            format!("; place {} of {} in the queue for its clones", q.position, q.of)
-        });
-        if let Some(lock) = &parent.lock {
-            let message = format!(
-                "waits for template {template} ({from}), which is locked ({lock}) by another clone or task{place}"
-            );
-            return Err(self.wait(stage, Reason::TemplateBusy, message, 2));
-        }
-        if let Some(queue) = queue.filter(|q| q.position > 1) {
-            let message = format!(
-                "waits for template {template} ({from}): {} comes first{place}",
-                queue.first
-            );
-            return Err(self.wait(stage, Reason::TemplateBusy, message, 2));
-        }
-        Ok(())
+    /// Proxmox locks the source of a clone (facts D.4).
+    fn is_unlocked(&mut self, template: &str, from: Vmid, parent: &Guest) -> Staged {
+        let Some(lock) = &parent.lock else {
+            return Ok(());
+        };
+        let queue = self.observed.clone_queue.as_ref().filter(|queue| queue.of > 1);
+        let place = queue.map_or_else(String::new, in_queue);
+        let message =
+            format!("waits for template {template} ({from}), which is locked ({lock}) by another clone or task{place}");
+        Err(self.wait(Stage::Created, Reason::TemplateBusy, message, 3))
+    }
+
+    /// Whoever comes first in the queue for clones of the template is woken when it is its turn.
+    fn comes_first(&mut self, template: &str, from: Vmid) -> Staged {
+        let Some(queue) = self.observed.clone_queue.clone().filter(|q| q.position > 1) else {
+            return Ok(());
+        };
+        let message = format!(
+            "waits for template {template} ({from}): {} comes first{}",
+            queue.first,
+            in_queue(&queue)
+        );
+        Err(self.wait(Stage::Created, Reason::TemplateBusy, message, 300))
     }
 
     /// Whether a clone can rest on the template's own volume instead of a copy of it.
@@ -333,6 +345,11 @@ impl Planner<'_> {
             }
         }
     }
+}
+
+/// The place in the queue for clones, in words.
+fn in_queue(place: &ClonePlace) -> String {
+    format!("; place {} of {} in the queue for its clones", place.position, place.of)
 }
 
 /// The template that a guest is cloned from, as its stamp names it.

@@ -127,7 +127,7 @@ impl Deletion<'_> {
         let cluster = &self.observed.cluster;
         // What is concluded here is final: it must not rest on who answered some polls ago.
         if !cluster.read_now {
-            return Next::Look(Query::Cluster);
+            return Next::Look(Query::Cluster { anew: true });
         }
         if !cluster.is_recorded() {
             let which = vmid.map_or("its guest".to_string(), |vmid| format!("guest {vmid}"));
@@ -147,6 +147,7 @@ impl Deletion<'_> {
                 vmid,
                 sort: self.object.guest_type(),
                 node: self.status.node.clone(),
+                snapshots: true,
             }),
             Some(GuestRead::Present(guest)) => self.present(&guest.clone()),
             // A template's form can be edited while its guest is of the other one.
@@ -154,6 +155,7 @@ impl Deletion<'_> {
                 vmid,
                 sort: at.sort,
                 node: Some(at.node.clone()),
+                snapshots: true,
             }),
             Some(GuestRead::NotFound) => self.prove_absence(vmid),
             Some(GuestRead::Unreadable(failure)) => {

@@ -175,7 +175,7 @@ impl Planner<'_> {
             return Ok(true);
         }
         // What is pending was read for a running guest only.
-        if guest.running && guest.snapshots.is_empty() {
+        if guest.running && guest.snapshots.as_ref().is_some_and(BTreeMap::is_empty) {
             return Ok(false);
         }
         let sections = self.sections(Stage::VolumesReady, guest)?;

@@ -47,6 +47,11 @@ impl Planner<'_> {
             && self.wants_adoption() != Some(vmid)
     }
 
+    /// Whether the guest's snapshots are of interest: a template is built when it has one.
+    pub(crate) fn needs_snapshots(&self) -> bool {
+        self.desired.life.form != Form::Guest
+    }
+
     /// The guest under a vmid, as it was read in this reconcile.
     fn read_of(&mut self, vmid: Vmid) -> Result<GuestRead, Next> {
         match &self.observed.guest {
@@ -55,6 +60,7 @@ impl Planner<'_> {
                 vmid,
                 sort: self.desired.sort(),
                 node: self.status.node.clone().filter(|_| self.status.vmid() == Some(vmid)),
+                snapshots: self.needs_snapshots(),
             })),
         }
     }
@@ -156,6 +162,7 @@ impl Planner<'_> {
             Some(found) => Ok(found.clone()),
             None => Err(Next::Look(Query::Stamped {
                 among: Some(self.may_be_ours()),
+                anew: false,
             })),
         }
     }
@@ -233,7 +240,7 @@ impl Planner<'_> {
                 (any_sort || row.type_ == self.desired.sort().as_str())
                     && (tagged || in_range(vmid))
                     && !owner
-                    && !self.observed.held.contains_key(vmid)
+                    && !self.observed.held.contains(**vmid)
             })
             .map(|(vmid, row)| GuestRef::new(row.guest_type(), *vmid, &row.node))
             .collect()
@@ -297,6 +304,7 @@ impl Planner<'_> {
                     vmid,
                     sort: self.desired.sort(),
                     node: None,
+                    snapshots: self.needs_snapshots(),
                 })
             }
             Some((checked, IdCheck::Taken)) if *checked == vmid => {
@@ -334,8 +342,8 @@ impl Planner<'_> {
         let observed = self.observed;
         let taken = |id: &Vmid| {
             observed.cluster.guests.contains_key(id)
-                || observed.reserved.contains(id)
-                || observed.held.contains_key(id)
+                || observed.reserved.contains(*id)
+                || observed.held.contains(*id)
                 || observed.unusable.contains(id)
                 || self.of_owners(*id)
         };

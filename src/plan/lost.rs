@@ -18,7 +18,10 @@ impl Deletion<'_> {
             return next;
         }
         let Some(found) = self.observed.stamped.clone() else {
-            return Next::Look(Query::Stamped { among: None });
+            return Next::Look(Query::Stamped {
+                among: None,
+                anew: true,
+            });
         };
         match self.take_up(&found) {
             Some(next) => next,
@@ -101,10 +104,11 @@ impl Deletion<'_> {
         let Some(found) = self.observed.stamped.clone() else {
             let rows = self.observed.cluster.guests.iter();
             let unheld =
-                rows.filter(|(vmid, row)| row.tags.iter().any(|t| t == TAG) && !self.observed.held.contains_key(vmid));
+                rows.filter(|(vmid, row)| row.tags.iter().any(|t| t == TAG) && !self.observed.held.contains(**vmid));
             let among = unheld.map(|(vmid, row)| GuestRef::new(row.guest_type(), *vmid, &row.node));
             return Next::Look(Query::Stamped {
                 among: Some(among.collect()),
+                anew: true,
             });
         };
         match self.take_up(&found) {

@@ -81,6 +81,30 @@ pub enum Next {
     Done,
 }
 
+impl Plan {
+    /// Whether the step changes nothing of what is read of the guest: its firewall is apart from its configuration.
+    pub fn leaves_the_guest(&self) -> bool {
+        match &self.next {
+            Next::Run(step) => match &step.effect {
+                Effect::Call { call, .. } => call.path.contains("/firewall/"),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// The same, waiting for something before the step that would be next.
+    #[must_use]
+    pub fn held_up(mut self, cause: Cause, seconds: u64) -> Plan {
+        if let Next::Run(step) = &self.next {
+            let of_step = self.findings.iter_mut().filter(|f| f.condition == step.stage.as_str());
+            of_step.for_each(|finding| finding.cause = cause.clone());
+        }
+        self.next = Next::Wait { cause, seconds };
+        self
+    }
+}
+
 impl Next {
     /// The same, with the failures of a step counted under a name of its own ([`retry`]).
     #[must_use]

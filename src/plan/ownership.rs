@@ -119,7 +119,7 @@ impl Planner<'_> {
             fresh: self.status.applied_hash.is_none() && !adopted,
             revision: match template {
                 // One that is being built is of the wanted revision, whatever was built before.
-                true if guest.is_template() || !guest.snapshots.is_empty() => {
+                true if guest.is_template() || guest.snapshots.as_ref().is_some_and(|s| !s.is_empty()) => {
                     self.status.revision.clone().or(wanted.revision)
                 }
                 true => wanted.revision,
@@ -162,7 +162,7 @@ impl Planner<'_> {
 
     /// The vmid belongs to no other object and to no owner container; that costs no look.
     pub(crate) fn nobody_elses(&mut self, vmid: Vmid) -> Result<(), Next> {
-        let whose = match self.observed.held.get(&vmid) {
+        let whose = match self.observed.held.of(vmid) {
             Some(holder) => format!("belongs to {holder}"),
             None if self.of_owners(vmid) => {
                 "is one of the ids of owner containers (volumeOwners.idRange of the PhoenixHypervisor)".to_string()

@@ -6,12 +6,17 @@ use crate::pve::{GuestRef, GuestType, Vmid};
 /// A read that the plan needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
-    /// Name, nodes and quorum of the Proxmox cluster that answers now.
-    Cluster,
+    /// Name, nodes and quorum of the Proxmox cluster that answers.
+    Cluster {
+        /// Whether an answer of a moment ago will not do: something final hangs on it.
+        anew: bool,
+    },
     /// Which of these guests carry this object's stamp.
     Stamped {
         /// The guests; `None`: all of the cluster, as it lists them now, but those that other objects have.
         among: Option<Vec<GuestRef>>,
+        /// Whether stamps that were read a moment ago will not do: something final hangs on it.
+        anew: bool,
     },
     /// Guests whose volumes another guest holds.
     Lenders {
@@ -45,7 +50,7 @@ pub enum Query {
         /// Node whose storages are searched for left volumes; `None` skips the search (deletion).
         volumes_on: Option<String>,
     },
-    /// Configuration, state, pending changes and snapshots of the guest.
+    /// Configuration, state and pending changes of the guest.
     Guest {
         /// The id.
         vmid: Vmid,
@@ -53,6 +58,8 @@ pub enum Query {
         sort: GuestType,
         /// Node that it was last on; the cluster's row wins.
         node: Option<String>,
+        /// Whether its snapshots are read, too.
+        snapshots: bool,
     },
     /// Whether a create or clone task for the vmid runs.
     Creating {

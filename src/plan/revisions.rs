@@ -73,7 +73,7 @@ impl Planner<'_> {
         let what = at.named();
         // A destruction is final: it must not rest on who answered some polls ago.
         if !self.observed.cluster.read_now {
-            return Err(Next::Look(Query::Cluster));
+            return Err(Next::Look(Query::Cluster { anew: true }));
         }
         let found = match self.observed.old_revisions.get(&vmid).cloned() {
             Some(Ok(found)) => found,

@@ -115,6 +115,13 @@ fn tries(script: &Script, record: &ScriptRecord) -> i64 {
     }
 }
 
+/// Seconds until a script that runs is looked at again: soon while it has just begun, since most are short.
+fn look_again(record: Option<&ScriptRecord>, now: i64) -> u64 {
+    let ran = record.and_then(|r| r.started_at).map_or(0, |started| now - started);
+    // A guest whose clock is wrong is looked at now and then.
+    u64::try_from(ran / 8).unwrap_or_default().clamp(1, 15)
+}
+
 fn stage_of(role: ScriptRole) -> Stage {
     match role {
         ScriptRole::Feature => Stage::FeaturesApplied,
@@ -275,7 +282,7 @@ impl Planner<'_> {
                 stage,
                 Reason::ScriptRunning,
                 format!("{} is running in {what}", script.name),
-                5,
+                look_again(record, self.input.now),
             )),
             Position::Stopping => {
                 let message = format!("{} was asked to end in {what}, and has not ended yet", script.name);
@@ -467,6 +474,7 @@ mod tests {
             attempt,
             running: false,
             exit_code,
+            started_at: None,
             ended_at: Some(1000),
             this_start: Some(true),
             tries: attempt,

@@ -1,5 +1,7 @@
 //! The end of a template's build: a clean shutdown, then a snapshot, or the conversion to a Proxmox template.
 
+use std::collections::BTreeMap;
+
 use crate::desired::Form;
 use crate::observed::Guest;
 use crate::plan::calls;
@@ -18,9 +20,9 @@ impl Planner<'_> {
         self.same_form(guest)?;
         let built = match &self.desired.life.form {
             Form::Guest => return Ok(false),
-            Form::Snapshot(name) => match guest.snapshots.get(name) {
+            Form::Snapshot(name) => match guest.snapshots.iter().flatten().find(|(n, _)| *n == name) {
                 None => return Ok(false),
-                Some(description) => description.trim().strip_prefix(MARK).map(str::to_string),
+                Some((_, description)) => description.trim().strip_prefix(MARK).map(str::to_string),
             },
             Form::Template if guest.is_template() => {
                 self.converted(guest)?;
@@ -38,7 +40,7 @@ impl Planner<'_> {
     /// A finished template does not change its form: Proxmox converts no guest with snapshots, and starts no template.
     fn same_form(&mut self, guest: &Guest) -> Result<(), Next> {
         let marked = || {
-            let marks = guest.snapshots.values();
+            let marks = guest.snapshots.iter().flat_map(BTreeMap::values);
             marks
                 .filter_map(|d| d.trim().strip_prefix(MARK))
                 .next()

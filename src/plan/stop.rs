@@ -50,6 +50,7 @@ fn next(object: &GuestObject, observed: &Observed, around: Surroundings<'_>, fin
                 vmid,
                 sort: object.guest_type(),
                 node: object.status.node.clone(),
+                snapshots: false,
             });
         }
         Some(GuestRead::Present(guest)) => guest,

@@ -95,15 +95,15 @@ impl SimFiles {
     /// What a client needs to know, for `simulator.json`.
     pub fn describe(&self, profile: Profile, api: &str, ssh: &SshServer) -> io::Result<Value> {
         let (node, token_id) = match profile {
-            Profile::Homelab => ("phoenix", "phoenix@pve!operator"),
+            Profile::Homelab | Profile::Lab3 => ("phoenix", "phoenix@pve!operator"),
             Profile::Recorded => ("pve1", "root@pam!test"),
         };
         let token = match profile {
-            Profile::Homelab => self.secrets.token.clone(),
+            Profile::Homelab | Profile::Lab3 => self.secrets.token.clone(),
             Profile::Recorded => "00000000-0000-4000-8000-000000000001".to_owned(),
         };
         let root_password = match profile {
-            Profile::Homelab => self.secrets.root_password.clone(),
+            Profile::Homelab | Profile::Lab3 => self.secrets.root_password.clone(),
             Profile::Recorded => super::profile::RECORDED_ROOT_PASSWORD.to_owned(),
         };
         Ok(json!({

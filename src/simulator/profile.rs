@@ -27,6 +27,9 @@ pub enum Profile {
     /// One large node with two ZFS pools and two NVIDIA cards, as in the legacy files.
     #[default]
     Homelab,
+    /// Three nodes of one cluster, each as large and with storages as that of `homelab`, of which the first has its cards,
+    /// and a storage that all of them share.
+    Lab3,
     /// The small node that the recorded answers come from.
     Recorded,
 }
@@ -54,6 +57,7 @@ impl Profile {
     pub fn state(self, version: Option<&str>, secrets: &Secrets, now: u64) -> State {
         let mut state = match self {
             Self::Homelab => homelab(version.unwrap_or("9.1.4"), secrets, now),
+            Self::Lab3 => lab3(version.unwrap_or("9.1.4"), secrets, now),
             Self::Recorded => recorded(now),
         };
         state.broadcast();
@@ -232,6 +236,34 @@ fn homelab(version: &str, secrets: &Secrets, now: u64) -> State {
         state.remote_files.insert(entry.location.clone(), file);
         state.appliances.push(entry);
     }
+    state
+}
+
+fn lab3(version: &str, secrets: &Secrets, now: u64) -> State {
+    let mut state = homelab(version, secrets, now);
+    state.cluster = Some("lab".to_owned());
+    let first = state.nodes["phoenix"].clone();
+    for (name, ip) in [("phoenix2", "10.0.0.14"), ("phoenix3", "10.0.0.15")] {
+        let mut node = first.clone();
+        node.ip = ip.to_owned();
+        node.gpus.clear();
+        node.pci.clear();
+        node.nvidia_driver = None;
+        node.devices
+            .retain(|device| !device.contains("nvidia") && !device.contains("/dri/"));
+        state.nodes.insert(name.to_owned(), node);
+        for storage in state.storages.values_mut() {
+            if !storage.nodes.is_empty() {
+                storage.nodes.insert(name.to_owned());
+            }
+            let files = storage.volumes.get("phoenix").cloned().unwrap_or_default();
+            storage.volumes.insert(name.to_owned(), files);
+        }
+    }
+    let content = ["images", "rootdir", "vztmpl", "iso", "snippets", "import", "backup"];
+    let mut shared = Storage::new(StorageKind::Dir, "/mnt/pve/lab-shared", &content, 4000 * GIB);
+    shared.shared = true;
+    state.storages.insert("lab-shared".to_owned(), shared);
     state
 }
 

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::desired::{GuestObject, Key, ObjectName, Objects};
-use crate::engine::Engine;
+use crate::engine::{Engine, Requeue};
 use crate::reason::Reason;
 
 use super::store::FileStore;
@@ -102,7 +102,7 @@ struct Scheduler<'a> {
     due: BTreeMap<Key, Instant>,
     running: BTreeSet<Key>,
     dirty: BTreeSet<Key>,
-    work: JoinSet<(Key, Duration)>,
+    work: JoinSet<(Key, Requeue)>,
     pollers: Pollers,
     /// What each object needs, and who needs it: manifests do not change during a run.
     needs: BTreeMap<Key, Vec<Key>>,
@@ -149,8 +149,9 @@ impl<'a> Scheduler<'a> {
             let next = self.due.values().min().copied().unwrap_or(deadline).min(deadline);
             tokio::select! {
                 Some(result) = self.work.join_next(), if !self.work.is_empty() => {
-                    if let Ok((key, after)) = result {
+                    if let Ok((key, Requeue { after, wake })) = result {
                         self.finished(key, after);
+                        wake.into_iter().for_each(|key| self.wake(key));
                     }
                 }
                 Some(changed) = self.pollers.changed.recv() => {
@@ -189,8 +190,8 @@ impl<'a> Scheduler<'a> {
             self.running.insert(key.clone());
             let engine = self.engine.clone();
             self.work.spawn(async move {
-                let after = engine.reconcile(&key).await.after;
-                (key, after)
+                let requeue = engine.reconcile(&key).await;
+                (key, requeue)
             });
         }
     }

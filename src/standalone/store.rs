@@ -10,7 +10,7 @@ use crate::crd::{
     GuestKind, GuestStatus, HypervisorStatus, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM,
 };
 use crate::desired::memory::MemoryObjects;
-use crate::desired::{GuestObject, GuestSpec, Key, ObjectName, Objects};
+use crate::desired::{GuestObject, GuestSpec, Index, Key, ObjectName, Objects};
 use crate::engine::store::{Event, EventType, Store, StoreError};
 
 use super::manifests::{self, Admitted, ManifestError};
@@ -235,6 +235,9 @@ impl Objects for FileStore {
     }
     fn look_at_all(&self, look: &mut dyn FnMut(&GuestObject)) {
         self.objects.look_at_all(look);
+    }
+    fn look_at_index(&self, look: &mut dyn FnMut(&Index)) {
+        self.objects.look_at_index(look);
     }
     fn hypervisor(&self, namespace: &str, name: &str) -> Option<Arc<PhoenixHypervisor>> {
         self.objects.hypervisor(namespace, name)

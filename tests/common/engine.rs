@@ -13,10 +13,10 @@ use k8s_openapi::jiff::Timestamp;
 use phoenix::admission::Admission;
 use phoenix::crd::*;
 use phoenix::desired::memory::MemoryObjects;
-use phoenix::desired::{GuestObject, Key, Objects, Stamp};
+use phoenix::desired::{GuestObject, Index, Key, Objects, Stamp};
 use phoenix::engine::poll::PollOutcome;
 use phoenix::engine::store::{Event, Store, StoreError};
-use phoenix::engine::{Engine, EngineOptions, Outside, Point, Tripwire};
+use phoenix::engine::{Engine, EngineOptions, Outside, Point, Requeue, Tripwire};
 use phoenix::simulator::ssh::{SshConfig, SshServer};
 use phoenix::simulator::{Edit, Running, SimConfig, Simulator};
 use serde_json::{Value, json};
@@ -159,6 +159,9 @@ impl Objects for TestStore {
     fn look_at_all(&self, look: &mut dyn FnMut(&GuestObject)) {
         self.objects.look_at_all(look);
     }
+    fn look_at_index(&self, look: &mut dyn FnMut(&Index)) {
+        self.objects.look_at_index(look);
+    }
     fn features(&self, namespace: &str) -> Vec<Arc<PhoenixFeature>> {
         self.objects.features(namespace)
     }
@@ -260,6 +263,8 @@ impl Tripwire for Wire {
 pub enum Nodes {
     /// By the API only, in process and on the runtime's clock.
     Api,
+    /// In process by SSH too, and everything takes the time that it takes on a node.
+    Timed,
     /// In process by SSH too.
     Simulated,
     /// By HTTPS connections, and by SSH ones too if so, in real time.
@@ -308,6 +313,11 @@ impl World {
         Self::start(at, Nodes::Simulated).await
     }
 
+    /// As [`World::with_ssh`], with the times of a real node, which pass on the runtime's clock.
+    pub async fn timed() -> World {
+        Self::start(&[], Nodes::Timed).await
+    }
+
     /// As [`World::with_ssh`], by HTTPS and SSH connections and in real time.
     pub async fn networked(at: &[usize]) -> World {
         Self::start(at, Nodes::Network(true)).await
@@ -321,9 +331,13 @@ impl World {
     /// A new cluster whose nodes are reached as told.
     pub async fn start(at: &[usize], nodes: Nodes) -> World {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let in_process = matches!(nodes, Nodes::Api | Nodes::Simulated);
+        let in_process = matches!(nodes, Nodes::Api | Nodes::Simulated | Nodes::Timed);
+        let time_scale = match &nodes {
+            Nodes::Timed => 1.0,
+            _ => SCALE,
+        };
         let config = SimConfig {
-            time_scale: SCALE,
+            time_scale,
             runtime_clock: in_process.then_some(inprocess::BEGIN),
             guest_hook: match &nodes {
                 Nodes::Real(node) => Some(node.hook.clone()),
@@ -379,7 +393,7 @@ impl World {
             }
         });
         let mut server = None;
-        if matches!(nodes, Nodes::Simulated) {
+        if matches!(nodes, Nodes::Simulated | Nodes::Timed) {
             let (private, public) = &*KEY;
             secret(
                 "ssh",
@@ -426,7 +440,7 @@ impl World {
         });
         let time_scale = match &nodes {
             Nodes::Real(node) => node.time_scale,
-            _ => SCALE,
+            _ => time_scale,
         };
         let engine = engine(&store, wire.clone(), time_scale, outside.clone());
         World {
@@ -479,7 +493,17 @@ impl World {
     }
 
     pub async fn poll(&self) {
-        self.record_poll(self.engine.poll("ai", "pve").await);
+        self.record_poll(self.ask_poll().await);
+    }
+
+    /// Polls, and writes nothing down.
+    pub async fn ask_poll(&self) -> PollOutcome {
+        self.engine.poll("ai", "pve").await
+    }
+
+    /// Works on one object as an operator does.
+    pub async fn reconcile(&self, key: &Key) -> Requeue {
+        self.engine.reconcile(key).await
     }
 
     /// Writes down what a poll came to, as an operator does.

@@ -2,6 +2,7 @@
 //! the client but the connections is the same.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -15,6 +16,9 @@ use phoenix::simulator::ssh::Request;
 
 /// Milliseconds since 1970 at which worlds begin.
 pub const BEGIN: u64 = 1_780_000_000_000;
+
+/// Nanoseconds that simulators took to answer requests.
+pub static SIMULATED: AtomicU64 = AtomicU64::new(0);
 
 /// Reaches a simulator in process.
 #[derive(Clone, Debug)]
@@ -45,7 +49,9 @@ impl InProcess {
             content_type: header("content-type"),
             body: request.body().and_then(|b| b.as_bytes()).unwrap_or_default().to_vec(),
         };
+        let began = std::time::Instant::now();
         let reply = self.simulator.handle(&request).await;
+        SIMULATED.fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
         if reply.delay_ms > 0 {
             tokio::time::sleep(Duration::from_millis(reply.delay_ms)).await;
         }

@@ -12,6 +12,7 @@ const PURE: &[&str] = &[
     "status.rs",
     "convert",
     "admission",
+    "estimate.rs",
     "graph.rs",
     "pve",
     "reason.rs",

@@ -9,7 +9,7 @@ use phoenix::simulator::model::download::RemoteFile;
 use phoenix::simulator::model::{AgentAction, AgentFault};
 use phoenix::simulator::ssh::commands::serve;
 use phoenix::simulator::ssh::{Reply, Request};
-use phoenix::simulator::{Edit, SimConfig, Simulator};
+use phoenix::simulator::{Edit, Profile, SimConfig, Simulator};
 use serde_json::{Value, json};
 
 const DISKS: &str = "quickOS-vm-disks";
@@ -910,4 +910,48 @@ async fn the_script_for_snippets_is_known() {
     ] {
         assert_eq!(run("write", wrong).exit, 14, "{wrong}");
     }
+}
+
+/// Two starts of one container that meet: the second finds it running once it has the lock, and ends well. Who asks for a
+/// start while the container runs is refused at once.
+#[tokio::test]
+async fn a_container_that_was_started_meanwhile_is_no_failure() {
+    let sim = Sim::new();
+    let image = "fastData-shared-iso:vztmpl/ubuntu-24.04-standard_24.04-2_amd64.tar.zst";
+    let form = [
+        ("vmid", "200"),
+        ("ostemplate", image),
+        ("rootfs", "quickOS-lxc-disks:8"),
+    ];
+    assert_eq!(sim.task("POST", "/lxc", &form).await, "OK");
+    let first = sim.ok("POST", "/lxc/200/status/start", &[]).await;
+    let second = sim.ok("POST", "/lxc/200/status/start", &[]).await;
+    assert_eq!(sim.wait(first.as_str().unwrap()), "OK");
+    let pid = sim.ok("GET", "/lxc/200/status/current", &[]).await["pid"].clone();
+    assert_eq!(sim.wait(second.as_str().unwrap()), "OK");
+    assert_eq!(sim.ok("GET", "/lxc/200/status/current", &[]).await["pid"], pid);
+    let (_, text) = sim.refused("POST", "/lxc/200/status/start", &[]).await;
+    assert_eq!(text, "CT 200 already running");
+}
+
+#[tokio::test]
+async fn a_lab_of_three_nodes_is_one_cluster() {
+    let config = SimConfig {
+        manual_clock: Some(1_800_000_000_000),
+        profile: Profile::Lab3,
+        ..SimConfig::default()
+    };
+    let auth = format!("PVEAPIToken=phoenix@pve!operator={}", config.secrets.token);
+    let simulator = Simulator::new(config).unwrap();
+    let nodes: Vec<String> = simulator.with(|state| state.nodes.keys().cloned().collect());
+    assert_eq!(nodes, ["phoenix", "phoenix2", "phoenix3"]);
+    let sim = Sim { simulator, auth };
+    // With the rights of docs/access.md.
+    let (_, body) = sim.request("GET", "/api2/json/cluster/status", &[], &sim.auth).await;
+    let rows = body["data"].as_array().unwrap();
+    let quorate = rows.iter().find(|row| row["type"] == "cluster").unwrap();
+    assert_eq!(
+        (&quorate["name"], &quorate["quorate"], &quorate["nodes"]),
+        (&json!("lab"), &json!(1), &json!(3))
+    );
 }

@@ -1,11 +1,15 @@
 //! Carries out the reads that a plan asks for. What is read is the plan's choice; nothing is decided here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::time::Instant;
 
 use crate::desired::Identity;
 use crate::observed::*;
 use crate::plan::{ProbeRequest, Query};
 use crate::proxmox::Error;
+use crate::pve::volid::owner_of;
 use crate::pve::{GuestRef, GuestType, Vmid};
 use crate::reason::{Cause, Reason};
 use crate::remote::runner::{self, Layout, State};
@@ -16,9 +20,24 @@ use super::probes::Place;
 
 mod address;
 mod ownership;
-pub(super) use ownership::carries;
+pub(super) use ownership::{StampRead, carries};
 mod vm;
 mod volumes;
+
+/// Seconds for which it is known which cluster answers, where nothing final hangs on it.
+const CLUSTER: f64 = 2.0;
+/// Seconds for which the stamp of a guest that no object has is known to those that look for theirs. Whoever makes or
+/// takes a guest writes so into an object's status before.
+const STAMPS: f64 = 30.0;
+/// Seconds for which it is known which volumes the storages hold, where the id of a new guest is looked for: no guest had
+/// that id a moment ago.
+const VOLUMES: f64 = 5.0;
+/// Seconds for which a template that others are cloned from is known, if nothing works on it.
+const PARENT: f64 = 5.0;
+
+/// Seconds for which a script that ran well in this start of its guest is taken as it was: while the one after it runs, it
+/// need not be asked about.
+const SCRIPTS: f64 = 60.0;
 
 /// Carries out one query and puts the answer into `observed`.
 ///
@@ -33,25 +52,34 @@ pub async fn look(
     observed: &mut Observed,
 ) -> Result<(), Cause> {
     match query {
-        Query::Cluster => {
-            let status = connection.who_answers().await?;
-            observed.cluster.quorate = status.as_ref().map(|s| s.quorate);
-            if let Some(status) = status {
-                observed.cluster.identity = connection.identity_of(&status).await?;
+        Query::Cluster { anew } => {
+            let since = connection.recent.ago(if *anew { 0.0 } else { CLUSTER });
+            let (status, identity) = connection.answers(since).await?;
+            observed.cluster.quorate = status.map(|s| s.quorate);
+            if let Some(identity) = identity {
+                observed.cluster.identity = identity;
             }
             observed.cluster.read_now = true;
         }
-        Query::Stamped { among } => {
+        Query::Stamped { among, anew } => {
             let among = match among {
                 Some(among) => among.clone(),
                 None => ownership::everybody(connection, observed).await?,
             };
-            observed.stamped = Some(ownership::stamped(connection, snapshot, &among, identity, previous).await?);
+            let since = connection.recent.ago(if *anew { 0.0 } else { STAMPS });
+            let search = ownership::Search {
+                connection,
+                snapshot,
+                identity,
+                previous,
+                since,
+            };
+            observed.stamped = Some(search.stamped(&among).await?);
         }
         Query::Lenders { among } => {
             let mut lenders = BTreeMap::new();
             for at in among {
-                let read = guest(connection, snapshot, at.sort, at.vmid, Some(&at.node), false).await;
+                let read = guest(connection, snapshot, at.sort, at.vmid, Some(&at.node), Details::Config).await;
                 lenders.insert(at.vmid, read);
             }
             observed.lenders = Some(lenders);
@@ -63,12 +91,18 @@ pub async fn look(
             }
             observed.id_check = Some((*vmid, check));
         }
-        Query::Guest { vmid, sort, node } => {
-            observed.guest = Some(guest(connection, snapshot, *sort, *vmid, node.as_deref(), true).await);
+        Query::Guest {
+            vmid,
+            sort,
+            node,
+            snapshots,
+        } => {
+            let details = if *snapshots { Details::Snapshots } else { Details::State };
+            observed.guest = Some(guest(connection, snapshot, *sort, *vmid, node.as_deref(), details).await);
             observed.guest_of = Some(*vmid);
         }
         Query::Parent(at) => {
-            observed.parent = Some(guest(connection, snapshot, at.sort, at.vmid, Some(&at.node), true).await);
+            observed.parent = Some(parent(connection, snapshot, at).await?);
         }
         Query::Agent { at, cloud_init } => {
             let guest = match &observed.guest {
@@ -97,7 +131,13 @@ pub async fn look(
             let image = image(connection, node, volid, *index).await;
             observed.images.insert(volid.clone(), image);
         }
-        Query::Scripts { at, ids } => observed.scripts = Some(scripts(connection, at, ids).await),
+        Query::Scripts { at, ids } => {
+            let pid = match &observed.guest {
+                Some(GuestRead::Present(guest)) if guest.at == *at => guest.pid,
+                _ => None,
+            };
+            observed.scripts = Some(scripts(connection, at, pid, ids).await);
+        }
         Query::Firewall(at) => observed.firewall = Some(firewall(connection, at).await),
         Query::Owners { ids } => {
             observed.owners = Some(volumes::owners(connection, snapshot, *ids, &observed.recorded).await);
@@ -131,6 +171,30 @@ pub async fn look(
     Ok(())
 }
 
+/// A template that others are cloned from.
+async fn parent(connection: &Connection, snapshot: &Snapshot, at: &GuestRef) -> Result<GuestRead, Cause> {
+    let read = |since| {
+        let ask = async {
+            Ok(guest(
+                connection,
+                snapshot,
+                at.sort,
+                at.vmid,
+                Some(&at.node),
+                Details::Snapshots,
+            )
+            .await)
+        };
+        connection.recent.parents.get(at.vmid, since, ask)
+    };
+    let found = read(connection.recent.ago(PARENT)).await?;
+    match &found {
+        GuestRead::Present(guest) if guest.lock.is_none() => Ok(found),
+        // It may be free by now.
+        _ => read(Instant::now()).await,
+    }
+}
+
 async fn vmid_free(connection: &Connection, vmid: Vmid, volumes_on: Option<&str>) -> Result<IdCheck, Cause> {
     let client = &connection.client;
     if !client.vmid_is_free(vmid).await? {
@@ -140,16 +204,28 @@ async fn vmid_free(connection: &Connection, vmid: Vmid, volumes_on: Option<&str>
         return Ok(IdCheck::Free);
     };
     let mut volumes = BTreeSet::new();
-    for storage in client.storages(node).await? {
+    let (recent, since) = (&connection.recent, connection.recent.ago(VOLUMES));
+    let storages = async { Ok(client.storages(node).await?) };
+    for storage in recent.storages.get(node.to_string(), since, storages).await? {
         let holds_guests = storage.content.iter().any(|c| c == "rootdir" || c == "images");
         if !storage.active || !holds_guests {
             continue;
         }
-        let content = client.storage_content(node, &storage.storage, None, Some(vmid)).await?;
+        let place = (node.to_string(), storage.storage.clone());
+        let all = async {
+            Ok(Arc::new(
+                client.storage_content(node, &storage.storage, None, None).await?,
+            ))
+        };
+        let content = recent.volumes.get(place, since, all).await?;
         let of_guests = content
-            .into_iter()
+            .iter()
             .filter(|v| v.content == "rootdir" || v.content == "images");
-        volumes.extend(of_guests.map(|v| v.volid));
+        volumes.extend(
+            of_guests
+                .filter(|v| owner_of(&v.volid) == Some(vmid))
+                .map(|v| v.volid.clone()),
+        );
     }
     Ok(if volumes.is_empty() {
         IdCheck::Free
@@ -164,7 +240,7 @@ async fn guest(
     sort: GuestType,
     vmid: Vmid,
     node: Option<&str>,
-    details: bool,
+    details: Details,
 ) -> GuestRead {
     let row = snapshot.cluster.guests.get(&vmid);
     if let Some(row) = row.filter(|r| r.guest_type() != sort) {
@@ -189,7 +265,18 @@ async fn guest(
     GuestRead::NotFound
 }
 
-async fn read_guest(connection: &Connection, at: GuestRef, details: bool) -> Result<Guest, Error> {
+/// How much of a guest is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Details {
+    /// Its configuration alone.
+    Config,
+    /// Its state, too.
+    State,
+    /// Its state and snapshots, too.
+    Snapshots,
+}
+
+async fn read_guest(connection: &Connection, at: GuestRef, details: Details) -> Result<Guest, Error> {
     let client = &connection.client;
     let config = client.guest_config(&at, false).await?;
     let mut guest = Guest {
@@ -200,7 +287,7 @@ async fn read_guest(connection: &Connection, at: GuestRef, details: bool) -> Res
         ..Guest::new(at)
     };
     // While a guest is being created there is nothing more to see (facts K.2.4).
-    if !details || guest.being_made() {
+    if details == Details::Config || guest.being_made() {
         return Ok(guest);
     }
     let state = client.guest_state(&guest.at).await?;
@@ -210,13 +297,11 @@ async fn read_guest(connection: &Connection, at: GuestRef, details: bool) -> Res
         .uptime
         .and_then(|s| i64::try_from(s).ok())
         .filter(|_| guest.running);
-    guest.snapshots = client
-        .guest_snapshots(&guest.at)
-        .await?
-        .into_iter()
-        .filter(|s| s.snapstate.is_none())
-        .map(|s| (s.name, s.description.unwrap_or_default()))
-        .collect();
+    if details == Details::Snapshots {
+        let snapshots = client.guest_snapshots(&guest.at).await?.into_iter();
+        let whole = snapshots.filter(|s| s.snapstate.is_none());
+        guest.snapshots = Some(whole.map(|s| (s.name, s.description.unwrap_or_default())).collect());
+    }
     if guest.running {
         let pending = client.guest_pending(&guest.at).await?;
         let pending = pending.into_iter().filter(|p| p.is_pending());
@@ -233,7 +318,7 @@ async fn read_guest(connection: &Connection, at: GuestRef, details: bool) -> Res
 /// The guest of an earlier revision, and the volumes of linked clones that rest on its own.
 async fn old_revision(connection: &Connection, snapshot: &Snapshot, at: &GuestRef) -> Result<OldRevision, Cause> {
     let node = Some(at.node.as_str()).filter(|n| !n.is_empty());
-    let read = guest(connection, snapshot, at.sort, at.vmid, node, true).await;
+    let read = guest(connection, snapshot, at.sort, at.vmid, node, Details::Snapshots).await;
     let mut linked = Vec::new();
     if let GuestRead::Present(present) = &read {
         let client = &connection.client;
@@ -298,10 +383,15 @@ async fn image(connection: &Connection, node: &str, volid: &str, index: bool) ->
 async fn scripts(
     connection: &Connection,
     at: &GuestRef,
+    pid: Option<i64>,
     ids: &[String],
 ) -> Result<BTreeMap<String, ScriptRecord>, Cause> {
     let mut records = BTreeMap::new();
     for script in ids {
+        if let Some(record) = connection.recent.script(at.vmid, pid, script, SCRIPTS) {
+            records.insert(script.clone(), record);
+            continue;
+        }
         let command = runner::poll(at.vmid, script, None, &Layout::default())
             .map_err(|e| Cause::new(Reason::InvalidSpec, e.to_string()))?;
         let output = connection.in_guest(at, &command).await.map_err(|(f, _)| f)?;
@@ -319,12 +409,14 @@ async fn scripts(
             attempt: i64::from(record.attempt),
             running,
             exit_code: record.exit.map(i64::from),
+            started_at: record.started,
             ended_at: record.ended,
             this_start: record.this_start,
             cancelled: record.cancelled,
             tries: i64::from(record.tries.unwrap_or(record.attempt)),
             output: record.output(),
         };
+        connection.recent.note_script(at.vmid, pid, script, &entry);
         records.insert(script.clone(), entry);
     }
     Ok(records)

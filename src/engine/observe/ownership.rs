@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use tokio::time::Instant;
+
 use crate::desired::{Identity, Stamp};
 use crate::engine::connection::{Connection, Snapshot};
 use crate::observed::{Observed, OurGuest, ResourceRow, Stamped};
@@ -15,7 +17,7 @@ use super::creating;
 /// All guests of the cluster as it lists them now, but those that other objects have.
 pub(super) async fn everybody(connection: &Connection, observed: &Observed) -> Result<Vec<GuestRef>, Cause> {
     let mut guests = listed(connection).await?;
-    guests.retain(|at| !observed.held.contains_key(&at.vmid));
+    guests.retain(|at| !observed.held.contains(at.vmid));
     Ok(guests)
 }
 
@@ -27,34 +29,119 @@ async fn listed(connection: &Connection) -> Result<Vec<GuestRef>, Cause> {
     Ok(guests.collect())
 }
 
-/// Which of these guests carry the stamp.
-pub(super) async fn stamped(
-    connection: &Connection,
-    snapshot: &Snapshot,
-    among: &[GuestRef],
-    identity: &Identity,
-    previous: &[String],
-) -> Result<Stamped, Cause> {
-    let mut found = Stamped::default();
-    let mut moved = BTreeSet::new();
-    for guest in among {
-        readable(snapshot, guest)?;
-        if !look_into(connection, guest, identity, previous, &mut found).await? {
-            moved.insert(guest.vmid);
+/// A search for guests that carry an object's stamp.
+pub(super) struct Search<'a> {
+    pub connection: &'a Connection,
+    pub snapshot: &'a Snapshot,
+    pub identity: &'a Identity,
+    pub previous: &'a [String],
+    /// Stamps that were read since then are taken as they were read.
+    pub since: Instant,
+}
+
+impl Search<'_> {
+    /// Which of these guests carry the stamp.
+    pub(super) async fn stamped(&self, among: &[GuestRef]) -> Result<Stamped, Cause> {
+        let mut found = Stamped::default();
+        let mut moved = BTreeSet::new();
+        for guest in among {
+            readable(self.snapshot, guest)?;
+            if !self.look_into(guest, &mut found).await? {
+                moved.insert(guest.vmid);
+            }
+        }
+        if moved.is_empty() {
+            return Ok(found);
+        }
+        // Gone, or on another node since the list was made.
+        let listed = listed(self.connection).await?;
+        for guest in listed.iter().filter(|g| moved.contains(&g.vmid)) {
+            readable(self.snapshot, guest)?;
+            if !self.look_into(guest, &mut found).await? {
+                let message = format!("{} is listed on node {} and not there", guest.named(), guest.node);
+                return Err(Cause::new(Reason::GuestUnreadable, message));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Reads one guest's stamp; `false`: it is not there.
+    async fn look_into(&self, at: &GuestRef, found: &mut Stamped) -> Result<bool, Cause> {
+        let read = async || {
+            let read = read_stamp(self.connection, at, self.since).await;
+            read.map_err(|f| unread(at, f.reason, &f.message))
+        };
+        let stamp = match read().await? {
+            StampRead::Is(stamp) => stamp,
+            StampRead::NotFound => return Ok(false),
+            StampRead::Hidden => {
+                if creating(self.connection, at.vmid, None, &at.node).await? {
+                    found.being_made.push(at.vmid);
+                    return Ok(true);
+                }
+                // The task may have ended between the two looks; a lock that is still there outlived it.
+                match read().await? {
+                    StampRead::Is(stamp) => stamp,
+                    StampRead::NotFound => return Ok(false),
+                    StampRead::Hidden => None,
+                }
+            }
+        };
+        if let Some(stamp) = stamp {
+            self.note(at, stamp, found);
+        }
+        Ok(true)
+    }
+
+    /// Whose the stamp is.
+    fn note(&self, at: &GuestRef, stamp: Stamp, found: &mut Stamped) {
+        let wanted = self.identity.stamp(stamp.vmid);
+        let known = stamp.cluster == wanted.cluster || self.previous.contains(&stamp.cluster);
+        if !stamp.same_object(&wanted) {
+        } else if stamp.vmid != at.vmid {
+            if known && stamp.adopted {
+                found.adopted_once.insert(stamp.vmid);
+            }
+        } else if known {
+            found.ours.push(OurGuest {
+                at: at.clone(),
+                revision: stamp.revision,
+                adopted: stamp.adopted,
+            });
+        } else {
+            found.foreign.push((at.vmid, stamp.cluster));
         }
     }
-    if moved.is_empty() {
-        return Ok(found);
+}
+
+/// What a guest's configuration says of its stamp.
+#[derive(Clone)]
+pub(in crate::engine) enum StampRead {
+    /// It carries this one, or none.
+    Is(Option<Stamp>),
+    /// It is being made, and its stamp is not written yet.
+    Hidden,
+    /// There is no such guest on the node.
+    NotFound,
+}
+
+/// The stamp of a guest, read no earlier than `since`; that there is none yet is read anew.
+async fn read_stamp(connection: &Connection, at: &GuestRef, since: Instant) -> Result<StampRead, Cause> {
+    let read = |since| {
+        let ask = async {
+            Ok(match read_config(connection, at).await? {
+                None => StampRead::NotFound,
+                Some(config) if hides_stamp(&config) => StampRead::Hidden,
+                Some(config) => StampRead::Is(config.options.get("description").and_then(|d| Stamp::find(d))),
+            })
+        };
+        connection.recent.stamps.get((at.vmid, at.node.clone()), since, ask)
+    };
+    let began = Instant::now();
+    match read(since).await? {
+        StampRead::Is(stamp) => Ok(StampRead::Is(stamp)),
+        _ => read(began).await,
     }
-    // Gone, or on another node since the list was made.
-    for guest in listed(connection).await?.iter().filter(|g| moved.contains(&g.vmid)) {
-        readable(snapshot, guest)?;
-        if !look_into(connection, guest, identity, previous, &mut found).await? {
-            let message = format!("{} is listed on node {} and not there", guest.named(), guest.node);
-            return Err(Cause::new(Reason::GuestUnreadable, message));
-        }
-    }
-    Ok(found)
 }
 
 /// What says that a guest whose stamp cannot be read may be the object's.
@@ -79,54 +166,6 @@ fn readable(snapshot: &Snapshot, guest: &GuestRef) -> Result<(), Cause> {
             &format!("node {} is offline", guest.node),
         )),
     }
-}
-
-/// Reads one guest's stamp; `false`: it is not there.
-async fn look_into(
-    connection: &Connection,
-    at: &GuestRef,
-    identity: &Identity,
-    previous: &[String],
-    found: &mut Stamped,
-) -> Result<bool, Cause> {
-    let read = async || {
-        let read = read_config(connection, at).await;
-        read.map_err(|f| unread(at, f.reason, &f.message))
-    };
-    let Some(mut config) = read().await? else {
-        return Ok(false);
-    };
-    if hides_stamp(&config) {
-        if creating(connection, at.vmid, None, &at.node).await? {
-            found.being_made.push(at.vmid);
-            return Ok(true);
-        }
-        // The task may have ended between the two looks; a lock that is still there outlived it.
-        let Some(again) = read().await? else {
-            return Ok(false);
-        };
-        config = again;
-    }
-    let Some(stamp) = config.options.get("description").and_then(|d| Stamp::find(d)) else {
-        return Ok(true);
-    };
-    let wanted = identity.stamp(stamp.vmid);
-    let known = stamp.cluster == wanted.cluster || previous.contains(&stamp.cluster);
-    if !stamp.same_object(&wanted) {
-    } else if stamp.vmid != at.vmid {
-        if known && stamp.adopted {
-            found.adopted_once.insert(stamp.vmid);
-        }
-    } else if known {
-        found.ours.push(OurGuest {
-            at: at.clone(),
-            revision: stamp.revision,
-            adopted: stamp.adopted,
-        });
-    } else {
-        found.foreign.push((at.vmid, stamp.cluster));
-    }
-    Ok(true)
 }
 
 /// Whether a guest carries this very stamp, of this management cluster or a previous one.

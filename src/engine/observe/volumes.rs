@@ -11,7 +11,7 @@ use crate::proxmox::guest::PendingOption;
 use crate::pve::{GuestRef, GuestType, Vmid};
 use crate::reason::{Cause, Reason};
 
-use super::{IdCheck, read_guest, vmid_free};
+use super::{Details, IdCheck, read_guest, vmid_free};
 
 /// Ids of the owners' range that are asked for one by one at most.
 const RANGE_LIMIT: usize = 128;
@@ -168,7 +168,7 @@ async fn read_owner(connection: &Connection, snapshot: &Snapshot, vmid: Vmid, no
             format!("{what} cannot be read: node {node} is offline"),
         ));
     }
-    let read = read_guest(connection, GuestRef::new(GuestType::Lxc, vmid, node), false).await;
+    let read = read_guest(connection, GuestRef::new(GuestType::Lxc, vmid, node), Details::Config).await;
     read.map_err(|error| {
         let failed = match Cause::from(&error) {
             // It was in the list a moment ago: it moves, or it goes.

@@ -12,8 +12,8 @@ use tracing::{info, warn};
 
 use crate::crd::PhoenixHypervisor;
 use crate::desired::ObjectName;
+use crate::desired::index::secrets_of;
 use crate::engine::store::StoreError;
-use crate::operator::objects::index::secrets_of;
 use crate::operator::objects::state::State;
 use crate::operator::objects::store::KubeStore;
 use crate::operator::objects::{Kind, Origin, decode};

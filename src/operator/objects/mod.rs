@@ -3,7 +3,6 @@
 
 pub(super) mod cache;
 pub(super) mod coverage;
-pub(super) mod index;
 pub(super) mod state;
 pub(super) mod store;
 pub(super) mod watch;

@@ -8,18 +8,18 @@ use kube::{Resource, ResourceExt};
 
 use crate::crd::{HypervisorStatus, PhoenixFeature, PhoenixHypervisor};
 use crate::desired::conflicts::claimed;
+use crate::desired::index::{Index, Ref, secrets_of};
 use crate::desired::{Key, ObjectName};
 use crate::operator::finalizers::has_ours;
 
 use super::cache::{Applied, Cache, Mark};
-use super::index::{Index, Ref, refs, secrets_of};
 use super::{Guest, Item, Kind, Lookup, Object, Origin, kind_and_name};
 
 /// All objects that the operator knows.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     caches: BTreeMap<Kind, Cache<ObjectName, Object>>,
-    index: Index,
+    pub(super) index: Index,
 }
 
 impl State {
@@ -82,15 +82,15 @@ impl State {
     /// An object as it is now: the answer is what the change wakes.
     pub(crate) fn apply(&mut self, object: Object, version: &str, origin: Origin) -> Vec<Item> {
         let (kind, name) = object.kind_and_name();
-        let guest = object.guest().map(|g| (g.object.key.clone(), refs(&g.object)));
         let Applied::Stored(old) = self.cache(kind).apply(&name, version, object) else {
             return Vec::new();
         };
-        let own = guest.map(|(key, refs)| {
-            self.index.set(&key, refs);
-            Item::Guest(key)
-        });
         let new = self.caches.get(&kind).and_then(|cache| cache.get(&name));
+        let own = new.and_then(Object::guest).map(|guest| {
+            let old = old.as_ref().and_then(Object::guest);
+            self.index.set(old.map(|g| &g.object), &guest.object);
+            Item::Guest(guest.object.key.clone())
+        });
         let mut items = self.wakes(old.as_ref(), new);
         // Whoever wrote a guest object is working on it already. It comes first where it is woken itself.
         if origin == Origin::Own && own.is_some() && items.first() == own.as_ref() {

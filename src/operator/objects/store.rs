@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 use crate::crd::{
     GROUP, GuestKind, GuestStatus, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM, VERSION,
 };
-use crate::desired::{GuestObject, Key, ObjectName, Objects, digest};
+use crate::desired::{GuestObject, Index, Key, ObjectName, Objects, digest};
 use crate::engine::Counters;
 use crate::engine::store::{Event, EventType, Store, StoreError};
 use crate::operator::finalizers::binding::Bindings;
@@ -287,6 +287,10 @@ impl Objects for KubeStore {
 
     fn look_at_all(&self, look: &mut dyn FnMut(&GuestObject)) {
         self.state().guests().for_each(|g| look(&g.object));
+    }
+
+    fn look_at_index(&self, look: &mut dyn FnMut(&Index)) {
+        look(&self.state().index);
     }
 
     fn hypervisor(&self, namespace: &str, name: &str) -> Option<Arc<PhoenixHypervisor>> {

@@ -155,7 +155,10 @@ impl Forecast {
             }
             ["snapshot"] => {
                 let text = |key| call.get_param(key).unwrap_or_default().to_string();
-                guest.snapshots.insert(text("snapname"), text("description"));
+                guest
+                    .snapshots
+                    .get_or_insert_default()
+                    .insert(text("snapname"), text("description"));
             }
             ["template"] => {
                 guest.options.insert("template".into(), "1".into());

@@ -207,7 +207,12 @@ fn a_new_guest_takes_no_id_that_anything_else_has() {
     check(vec![
         (
             "another object has it or wants it",
-            unborn(|s| s.observed.reserved = [100, 101].map(Vmid::nearest).into()),
+            unborn(|s| {
+                s.observed.reserved = [100, 101]
+                    .map(|id| (Vmid::nearest(id), "another"))
+                    .into_iter()
+                    .collect()
+            }),
             "look VmidFree { vmid: 102,",
         ),
         (
@@ -222,7 +227,12 @@ fn a_new_guest_takes_no_id_that_anything_else_has() {
         ),
         (
             "all are taken",
-            unborn(|s| s.observed.reserved = [100, 101, 102, 103].map(Vmid::nearest).into()),
+            unborn(|s| {
+                s.observed.reserved = [100, 101, 102, 103]
+                    .map(|id| (Vmid::nearest(id), "another"))
+                    .into_iter()
+                    .collect()
+            }),
             "stuck NoFreeVmid",
         ),
     ]);

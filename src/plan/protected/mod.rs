@@ -207,8 +207,8 @@ fn cluster(guest: &Guest) -> Cluster {
         read_now: true,
         quorate: Some(true),
         online: [NODE.to_string()].into(),
-        guests: BTreeMap::from([(VMID, row)]),
-        storages: storages.into(),
+        guests: BTreeMap::from([(VMID, row)]).into(),
+        storages: BTreeMap::from(storages).into(),
         ..Cluster::default()
     };
     cluster.identity.nodes = vec![NODE.to_string()];

@@ -140,11 +140,12 @@ impl State {
             self.check_lock(vmid)?;
         }
         let guest = self.ct(&node, vmid)?;
-        if guest.running.is_some() {
-            return Err(ApiError::die(format!("CT {vmid} already running")));
-        }
         if guest.is_template() {
             return Err(ApiError::die("you can't start a CT if it's a template"));
+        }
+        if guest.running.is_some() {
+            // It was started since the task was asked for: systemd has nothing to do, and the task ends well.
+            return Ok(self.latency.refusal);
         }
         self.apply_pending(&node, vmid)?;
         let current = self.ct(&node, vmid)?.config().current.clone();
@@ -215,7 +216,7 @@ impl State {
         self.warn_about_nesting(seq, vmid);
         let pid = (self.next_number() % 4_000_000) as u32;
         let since = self.now;
-        self.guest_mut(vmid)?.running = Some(Running { pid, since });
+        self.guest_mut(vmid)?.running.get_or_insert(Running { pid, since });
         Ok(())
     }
 

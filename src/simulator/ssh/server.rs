@@ -140,6 +140,10 @@ impl SshServer {
             loop {
                 match listener.accept().await {
                     Ok((stream, _)) => {
+                        // As sshd does: answers are small, and each would wait for the one before to be confirmed.
+                        if let Err(error) = stream.set_nodelay(true) {
+                            tracing::warn!(%error, "an SSH connection stays slow");
+                        }
                         tokio::spawn(connection(shared.clone(), node.clone(), stream));
                     }
                     Err(error) => {

@@ -25,11 +25,11 @@ fn empty() -> Observed {
         read_now: true,
         quorate: Some(true),
         online: [NODE.to_string()].into(),
-        storages: [
+        storages: BTreeMap::from([
             storage("local-zfs", &["images"]),
             storage("fast", &["images"]),
             storage("local", &["import", "snippets"]),
-        ]
+        ])
         .into(),
         ..Cluster::default()
     };

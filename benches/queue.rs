@@ -1,0 +1,120 @@
+//! What fifty guests cost that are made at once: requests to Proxmox and status writes a guest, and how long it takes
+//! against the limit that Proxmox sets. In process, on a clock that goes as fast as the work does: the same figures in
+//! every run. `cargo bench --bench queue [-- GUESTS]`
+
+#![allow(clippy::unwrap_used, reason = "a benchmark: a panic is the report")]
+
+#[path = "../tests/common/driver.rs"]
+mod driver;
+#[path = "../tests/common/engine.rs"]
+mod engine;
+#[path = "../tests/common/inprocess.rs"]
+mod inprocess;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use driver::drive;
+use engine::{World, guest, hypervisor, lxc, template};
+use phoenix::desired::Objects as _;
+use regex::Regex;
+use serde_json::{Value, json};
+
+/// What the guests are made of.
+#[derive(Clone, Copy)]
+enum From {
+    FullClone,
+    LinkedClone,
+    Image,
+}
+
+fn manifest(n: usize, from: From) -> Value {
+    let name = format!("g{n:04}");
+    let address = format!("10.{}.{}.{}/8", 1 + n / 60_000, n / 240 % 250, n % 240 + 1);
+    let network = json!([{"name": "eth0", "ip": address}]);
+    match from {
+        From::Image => guest(&name, json!({"network": network})),
+        _ => lxc(
+            &name,
+            json!({"network": network, "source": {"templateRef": {"name": "base"}}}),
+        ),
+    }
+}
+
+async fn fleet(title: &str, from: From, guests: usize) {
+    let world = World::timed().await;
+    hypervisor(&world, |h| {
+        let range = json!({"start": 1000, "end": 1000 + guests + 50});
+        h.spec.vmid_range = Some(serde_json::from_value(range).unwrap());
+    });
+    let form = match from {
+        From::FullClone => Some("Snapshot"),
+        From::LinkedClone => Some("Template"),
+        From::Image => None,
+    };
+    if let Some(form) = form {
+        world.store.apply(template("base", form));
+        drive(&world, Duration::from_secs(3600)).await.unwrap();
+    }
+    let (before, written) = (
+        world.sim().requests().len(),
+        world.store.status_writes.load(Ordering::SeqCst),
+    );
+    let events = world.store.events.lock().unwrap().len();
+    let tasks = |world: &World| world.sim().with(|s| s.tasks.len());
+    let known = tasks(&world);
+    for n in 0..guests {
+        world.store.apply(manifest(n, from));
+    }
+    let took = drive(&world, Duration::from_secs(3600 * 10)).await;
+    let log = world.sim().requests();
+    let sent = log[before..].len();
+    let digits = Regex::new(r"/\d{3,}").unwrap();
+    let upid = Regex::new(r"UPID[^/]*").unwrap();
+    let mut routes: BTreeMap<String, usize> = BTreeMap::new();
+    for request in &log[before..] {
+        let path = upid.replace_all(&request.path, "{upid}");
+        *routes
+            .entry(format!("{} {}", request.method, digits.replace_all(&path, "/{vmid}")))
+            .or_default() += 1;
+    }
+    let writes = world.store.status_writes.load(Ordering::SeqCst) - written;
+    let told = world.store.events.lock().unwrap().len() - events;
+    let each = |n: usize| n as f64 / guests as f64;
+    println!(
+        "{title}: {guests} guests in {took:?}; a guest: {:.1} requests, {:.1} status writes, {:.1} events; {} tasks",
+        each(sent),
+        each(writes),
+        each(told),
+        tasks(&world) - known
+    );
+    let mut routes: Vec<_> = routes.into_iter().collect();
+    routes.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    for (route, n) in routes {
+        println!("  {:8.2} {route}", each(n));
+    }
+    if took.is_none() {
+        for g in world.store.guests() {
+            println!("{}: {:?} {:?}", g.key, g.status.phase, g.status.message);
+        }
+    }
+}
+
+fn main() {
+    let guests = std::env::args().filter_map(|a| a.parse().ok()).next().unwrap_or(50);
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap()
+    };
+    for (title, from) in [
+        ("full clones", From::FullClone),
+        ("linked clones", From::LinkedClone),
+        ("from an image", From::Image),
+    ] {
+        runtime().block_on(fleet(title, from, guests));
+    }
+}
