@@ -26,6 +26,8 @@ struct Cost {
     /// Processor time without the simulator's, in milliseconds.
     cpu: f64,
     requests: usize,
+    /// Configurations of guests that were read.
+    configs: usize,
     writes: usize,
 }
 
@@ -53,17 +55,20 @@ fn resident() -> f64 {
 async fn measured(world: &World) -> Cost {
     let simulated = || inprocess::SIMULATED.load(Ordering::SeqCst) as f64 / 1e6;
     let counts = |world: &World| {
-        (
-            world.sim().requests().len(),
-            world.store.status_writes.load(Ordering::SeqCst),
-        )
+        let requests = world.sim().requests();
+        let configs = requests
+            .iter()
+            .filter(|r| r.method == "GET" && r.path.ends_with("/config"));
+        let writes = world.store.status_writes.load(Ordering::SeqCst);
+        (requests.len(), configs.count(), writes)
     };
-    let ((requests, writes), before, sim) = (counts(world), cpu(), simulated());
+    let ((requests, configs, writes), before, sim) = (counts(world), cpu(), simulated());
     drive(world, DAY).await.expect("all come to Ready");
-    let ((sent, written), after) = (counts(world), cpu());
+    let (after, (sent, read, written)) = (cpu(), counts(world));
     Cost {
         cpu: (after - before) - (simulated() - sim),
         requests: sent - requests,
+        configs: read - configs,
         writes: written - writes,
     }
 }
@@ -85,9 +90,13 @@ async fn size(number: usize) -> (Cost, Cost) {
     let cold = measured(&world).await;
     world.store.apply(manifest(number));
     let one = measured(&world).await;
+    // As after a cluster that was built anew, from Git: the guests are there, and status knows nothing of them.
+    world.store.forget();
+    world.restart();
+    let found = measured(&world).await;
     println!(
         "{number:6} objects: made with {:.2} ms and {:.1} requests each; begun with in {:.0} ms and {} requests, {} writes; \
-         one more: {:.2} ms, {} requests, {} writes; {:.0} MiB with the simulator",
+         one more: {:.2} ms, {} requests, {} writes; found again without status with {:.2} ms and {:.1} requests each, {:.1} of them configurations; {:.0} MiB with the simulator",
         made.cpu / number as f64,
         made.requests as f64 / number as f64,
         cold.cpu,
@@ -96,6 +105,9 @@ async fn size(number: usize) -> (Cost, Cost) {
         one.cpu,
         one.requests,
         one.writes,
+        found.cpu / number as f64,
+        found.requests as f64 / number as f64,
+        found.configs as f64 / number as f64,
         resident()
     );
     (cold, one)

@@ -104,7 +104,7 @@ impl TestStore {
     }
 
     /// Loses the status of every object.
-    fn forget(&self) {
+    pub fn forget(&self) {
         for guest in self.objects.guests() {
             self.objects.update_guest(&guest.key, |guest| {
                 guest.status = GuestStatus::default();
