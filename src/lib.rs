@@ -34,7 +34,7 @@ pub mod desired;
 pub mod engine;
 mod graph;
 mod observed;
-mod operator;
+pub mod operator;
 mod plan;
 mod proxmox;
 pub mod pve;

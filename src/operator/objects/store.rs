@@ -26,6 +26,7 @@ use crate::engine::store::{Event, EventType, Store, StoreError};
 use crate::operator::finalizers::binding::Bindings;
 use crate::operator::finalizers::{ended, has_ours, with_ours};
 use crate::operator::metrics::Metrics;
+use crate::operator::process::Process;
 use crate::reason::Reason;
 
 use super::coverage::{Coverage, Scope};
@@ -41,6 +42,7 @@ const NOTE_MAX: usize = 1024;
 /// Objects of an API server.
 pub struct KubeStore {
     pub(crate) client: Client,
+    pub(crate) process: Process,
     state: RwLock<State>,
     items: OnceLock<UnboundedSender<Item>>,
     /// What can be read.
@@ -58,16 +60,18 @@ impl KubeStore {
         self.metrics.clone()
     }
 
-    /// An empty store for the process `instance`, whose permissions come from RoleBindings of this name.
-    pub(crate) fn new(client: Client, instance: &str, role_binding: &str, metrics: Arc<Metrics>) -> Self {
+    /// An empty store for a process, whose permissions come from RoleBindings of this name.
+    pub(crate) fn new(process: Process, role_binding: &str, metrics: Arc<Metrics>) -> Self {
+        let client = process.client.clone();
         let reporter = Reporter {
             controller: "phoenix-operator".into(),
-            instance: Some(instance.to_string()),
+            instance: Some(process.identity.clone()),
         };
         KubeStore {
             recorder: Recorder::new(client.clone(), reporter),
             bindings: Bindings::new(client.clone(), role_binding),
             client,
+            process,
             state: RwLock::default(),
             items: OnceLock::new(),
             coverage: watch::Sender::default(),
