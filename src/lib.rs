@@ -35,7 +35,7 @@ pub mod engine;
 pub mod estimate;
 mod graph;
 mod observed;
-mod operator;
+pub mod operator;
 mod plan;
 mod proxmox;
 pub mod pve;

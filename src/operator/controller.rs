@@ -120,16 +120,19 @@ impl<R: Reconciler> Controller<R> {
             self.store.metrics.queue(self.queue.backlog(), self.queue.running());
             let due = self.queue.next_due();
             tokio::select! {
+                // In this order, and not by chance: so that the same happens each time in tests.
+                biased;
                 () = &mut stop => break,
-                Some(item) = items.recv() => {
-                    self.queue.add(item, Instant::now());
-                    // Whatever else came with it, before the next turn.
-                    while let Ok(item) = items.try_recv() {
-                        self.queue.add(item, Instant::now());
-                    }
-                }
                 Some(ended) = self.tasks.join_next_with_id() => self.end(ended),
+                Some(item) = items.recv() => self.queue.add(item, Instant::now()),
                 () = sleep_until(due) => {}
+            }
+            // Whatever else came with it, before the next turn.
+            while let Some(ended) = self.tasks.try_join_next_with_id() {
+                self.end(ended);
+            }
+            while let Ok(item) = items.try_recv() {
+                self.queue.add(item, Instant::now());
             }
         }
         let under_way = self.tasks.len();

@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::sync::{Notify, oneshot};
 
 use crate::crd::{GuestKind, PhoenixHypervisor, PhoenixLXC};
+use crate::operator::Process;
 use crate::operator::objects::{Guest, Object, Origin};
 
 use super::*;
@@ -79,7 +80,7 @@ fn store() -> Arc<KubeStore> {
     // Nothing listens there; these tests write nothing.
     let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
     let client = kube::Client::try_from(config).unwrap();
-    Arc::new(KubeStore::new(client, "test", "phoenix-operator", Arc::default()))
+    Arc::new(KubeStore::new(Process::new(client), "phoenix-operator", Arc::default()))
 }
 
 fn guest(store: &KubeStore, name: &str, hypervisor: &str) {

@@ -49,8 +49,9 @@ mod tests {
     use crate::crd::PhoenixHypervisor;
     use crate::desired::{GuestObject, ObjectName};
     use crate::engine::store::{Event, EventType, Store};
-    use crate::operator::KubeStore;
     use crate::operator::lease::{KubeLease, LeaseStore};
+    use crate::operator::objects::Kind;
+    use crate::operator::{KubeStore, Process};
 
     /// An API server that notes method and address of each request, and answers with what it was sent.
     async fn noting(seen: Arc<Mutex<Vec<(Method, Uri)>>>) -> Config {
@@ -75,10 +76,10 @@ mod tests {
     async fn every_write_of_the_operator_names_its_field_manager() {
         let seen = Arc::<Mutex<Vec<(Method, Uri)>>>::default();
         let client = client(noting(seen.clone()).await).unwrap();
-        let store = KubeStore::new(client.clone(), "test", "phoenix-operator", Arc::default());
+        let store = KubeStore::new(Process::new(client.clone()), "phoenix-operator", Arc::default());
         let name = ObjectName::new("ai", "x");
         let api = store.api::<PhoenixHypervisor>("ai");
-        let _ = store.patch_finalizers(&api, "x", "7", &[]).await;
+        let _ = store.patch_finalizers(&api, (Kind::Hypervisor, &name), "7", &[]).await;
         let _ = store.write_status_of::<PhoenixHypervisor>(&name, &json!({})).await;
         let _ = store.bindings.set("ai", true).await;
         let event = |message: &str| Event {

@@ -8,7 +8,6 @@
 use std::future::Future;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{Api, PostParams};
@@ -18,6 +17,7 @@ use tracing::{debug, info, warn};
 use crate::engine::store::StoreError;
 
 use super::objects::store::call;
+use super::process::Now;
 
 /// How long a Lease lasts, how long a holder tries to renew it, and how often it does. Each is well below the former.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +91,8 @@ pub struct Elector<S> {
     store: S,
     identity: String,
     timing: Timing,
+    /// The time that the Lease shows.
+    now: Now,
     /// Version of the Lease when it was last seen to change, and when that was.
     observed: Option<(Option<String>, Instant)>,
     /// The Lease as we last wrote it, and when the last write that succeeded was begun.
@@ -99,11 +101,12 @@ pub struct Elector<S> {
 
 impl<S: LeaseStore> Elector<S> {
     /// A candidate; identities of two processes must differ.
-    pub fn new(store: S, identity: String, timing: Timing) -> Self {
+    pub fn new(store: S, identity: String, timing: Timing, now: Now) -> Self {
         Elector {
             store,
             identity,
             timing,
+            now,
             observed: None,
             held: None,
         }
@@ -162,7 +165,7 @@ impl<S: LeaseStore> Elector<S> {
 
     fn claim(&self, mut lease: Lease) -> Lease {
         let former = lease.spec.take().unwrap_or_default();
-        let now = MicroTime(Timestamp::now());
+        let now = MicroTime((self.now)());
         let ours = former.holder_identity.as_deref() == Some(&self.identity);
         lease.spec = Some(LeaseSpec {
             holder_identity: Some(self.identity.clone()),

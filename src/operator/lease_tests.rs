@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
+use jiff::Timestamp;
+
 use super::*;
 
 #[derive(Default)]
@@ -72,7 +74,12 @@ impl LeaseStore for Memory {
 }
 
 fn elector(memory: &Memory, identity: &str) -> Elector<Memory> {
-    Elector::new(memory.clone(), identity.into(), Timing::default())
+    Elector::new(
+        memory.clone(),
+        identity.into(),
+        Timing::default(),
+        Arc::new(Timestamp::now),
+    )
 }
 
 /// The given second of the tests' clock.

@@ -17,8 +17,11 @@ mod metrics;
 mod objects;
 mod poll;
 mod probes;
+mod process;
 mod queue;
 mod run;
 
+pub use controller::{Polled, Reconciler};
 pub use objects::store::KubeStore;
-pub use run::{Options, run};
+pub use process::{Now, Process};
+pub use run::{Operator, Options, RunError, run};

@@ -41,7 +41,7 @@ pub async fn poll<R: Reconciler>(store: &KubeStore, reconciler: &R, name: &Objec
         };
         let users = holders(&state, name);
         let current = hypervisor.status.clone().unwrap_or_default();
-        (current, with_deletion(hypervisor, users, status, Timestamp::now()))
+        (current, with_deletion(hypervisor, users, status, (store.process.now)()))
     };
     let also = changed.into_iter().map(Item::Guest).collect();
     if current != status {
@@ -122,7 +122,7 @@ pub async fn feature(store: &KubeStore, name: &ObjectName) -> Outcome {
         let Some(feature) = state.get::<PhoenixFeature>(name) else {
             return ("gone", (None, Vec::new()));
         };
-        let status = feature_status(feature, Timestamp::now());
+        let status = feature_status(feature, (store.process.now)());
         (feature.status.as_ref() != Some(&status)).then_some(status)
     };
     let Some(status) = status else {

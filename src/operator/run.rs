@@ -23,6 +23,7 @@ use super::objects::coverage::Coverage;
 use super::objects::store::{KubeStore, call};
 use super::objects::watch::all;
 use super::probes::{Probes, serve};
+use super::process::Process;
 
 /// The API server ends watches after about 290 s; a connection that says nothing for longer is dead.
 const READ_TIMEOUT: Duration = Duration::from_secs(320);
@@ -83,82 +84,108 @@ pub async fn run<R: Reconciler>(
     let client = field_manager::client(config).map_err(RunError::Client)?;
     let listener = TcpListener::bind(options.metrics_listen).await;
     let listener = listener.map_err(|e| RunError::Listen(options.metrics_listen, e))?;
-    let stop = stop_signal()?.shared();
-
-    let metrics = Arc::new(Metrics::default());
-    let identity = identity();
-    let store = Arc::new(KubeStore::new(
-        client.clone(),
-        &identity,
-        &options.role_binding,
-        metrics.clone(),
-    ));
-    let watches = all(&store, &options.namespaces);
-    let probes = Probes {
-        coverage: store.coverage.subscribe(),
-        metrics: metrics.clone(),
-    };
+    let stop = stop_signal()?;
     info!(listen = %options.metrics_listen, namespaces = ?options.namespaces, "operator starts");
-    let work = work(options, client, store, metrics, identity, engine, stop.clone());
+    let operator = Operator::new(options, Process::new(client));
+    let probes = Probes {
+        coverage: operator.store.coverage.subscribe(),
+        metrics: operator.metrics.clone(),
+    };
     tokio::select! {
         result = serve(listener, probes) => result.map_err(RunError::Probes),
-        _ = futures::future::join_all(watches) => Ok(()),
-        result = work => result,
+        result = operator.run(engine, stop) => result,
     }
 }
 
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the parts of one process, put together in one place"
-)]
-async fn work<R: Reconciler>(
+/// One process's work: watches, the Lease, controllers. It listens on nothing and waits for no signal.
+pub struct Operator {
     options: Options,
-    client: Client,
     store: Arc<KubeStore>,
     metrics: Arc<Metrics>,
-    identity: String,
-    engine: impl FnOnce(Arc<KubeStore>, String) -> R,
-    stop: impl Future<Output = ()> + Clone,
-) -> Result<(), RunError> {
-    let mut elector = options.lease.map(|(namespace, name)| {
-        let lease = KubeLease::new(client.clone(), &namespace, &name);
-        Elector::new(lease, identity, Timing::default())
-    });
-    let prepare = async {
-        let id = cluster_id(&client).await;
-        // Only fails when the store is gone, and then the process ends.
-        let _ = store.coverage.subscribe().wait_for(Coverage::may_begin).await;
+}
+
+impl Operator {
+    /// An operator in these surroundings, with empty caches.
+    pub fn new(options: Options, process: Process) -> Self {
+        let metrics = Arc::new(Metrics::default());
+        let store = KubeStore::new(process, &options.role_binding, metrics.clone());
+        Operator {
+            options,
+            store: Arc::new(store),
+            metrics,
+        }
+    }
+
+    /// Runs until `stop` is done. `engine` is told the management cluster's id and where objects are.
+    ///
+    /// # Errors
+    /// The loss of the Lease.
+    pub async fn run<R: Reconciler>(
+        self,
+        engine: impl FnOnce(Arc<KubeStore>, String) -> R,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<(), RunError> {
+        let watches = all(&self.store, &self.options.namespaces);
+        tokio::select! {
+            biased;
+            result = self.work(engine, stop.shared()) => result,
+            _ = futures::future::join_all(watches) => Ok(()),
+        }
+    }
+
+    async fn work<R: Reconciler>(
+        self,
+        engine: impl FnOnce(Arc<KubeStore>, String) -> R,
+        stop: impl Future<Output = ()> + Clone,
+    ) -> Result<(), RunError> {
+        let Operator {
+            options,
+            store,
+            metrics,
+        } = self;
+        let process = store.process.clone();
+        let mut elector = options.lease.map(|(namespace, name)| {
+            let lease = KubeLease::new(process.client.clone(), &namespace, &name);
+            Elector::new(lease, process.identity, Timing::default(), process.now)
+        });
+        let prepare = async {
+            let id = cluster_id(&process.client).await;
+            // Only fails when the store is gone, and then the process ends.
+            let _ = store.coverage.subscribe().wait_for(Coverage::may_begin).await;
+            if let Some(elector) = &mut elector {
+                elector.acquire().await;
+            }
+            id
+        };
+        let id = tokio::select! {
+            biased;
+            () = stop.clone() => return Ok(()),
+            id = prepare => id,
+        };
+        let Some(items) = store.start(&options.namespaces) else {
+            return Ok(());
+        };
+        info!(cluster = id, "work begins");
+        metrics.leading(true);
+        let reconciler = Arc::new(engine(store.clone(), id));
+        let controller = Controller::new(store, reconciler, options.concurrency);
+        let lost = async {
+            match &mut elector {
+                Some(elector) => elector.keep().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = lost => return Err(RunError::LeaseLost),
+            () = controller.run(items, stop, options.grace) => {}
+        }
         if let Some(elector) = &mut elector {
-            elector.acquire().await;
+            elector.release().await;
         }
-        id
-    };
-    let id = tokio::select! {
-        () = stop.clone() => return Ok(()),
-        id = prepare => id,
-    };
-    let Some(items) = store.start(&options.namespaces) else {
-        return Ok(());
-    };
-    info!(cluster = id, "work begins");
-    metrics.leading(true);
-    let reconciler = Arc::new(engine(store.clone(), id));
-    let controller = Controller::new(store, reconciler, options.concurrency);
-    let lost = async {
-        match &mut elector {
-            Some(elector) => elector.keep().await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = controller.run(items, stop, options.grace) => {}
-        () = lost => return Err(RunError::LeaseLost),
+        info!("operator stopped");
+        Ok(())
     }
-    if let Some(elector) = &mut elector {
-        elector.release().await;
-    }
-    info!("operator stopped");
-    Ok(())
 }
 
 /// uid of the namespace kube-system, which lives as long as the cluster: the id under which Phoenix stamps guests.
@@ -173,12 +200,6 @@ async fn cluster_id(client: &Client) -> String {
         }
         tokio::time::sleep(RETRY).await;
     }
-}
-
-/// A name for this process that no other one has.
-fn identity() -> String {
-    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "phoenix".into());
-    format!("{host}_{}", uuid::Uuid::new_v4())
 }
 
 /// Ends with the first SIGTERM or SIGINT.

@@ -71,7 +71,7 @@ async fn follow(store: Arc<KubeStore>, api: Api<DynamicObject>, scope: Scope) {
         .modify(|object| {
             object.metadata.managed_fields = None;
         })
-        .default_backoff();
+        .backoff(store.process.pauses());
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         match &event {
@@ -152,7 +152,7 @@ fn problem(error: &watcher::Error) -> Option<Problem> {
 }
 
 /// Takes an object in. One that does not fit its kind, or in which Phoenix panics, is left out and told of.
-fn put(store: &KubeStore, kind: Kind, object: DynamicObject) {
+pub(super) fn put(store: &KubeStore, kind: Kind, object: DynamicObject) {
     put_decoded(store, kind, object, decode);
 }
 
@@ -204,6 +204,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::operator::Process;
 
     fn lxc(name: &str) -> DynamicObject {
         serde_json::from_value(json!({
@@ -218,7 +219,7 @@ mod tests {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let config = kube::Config::new("http://127.0.0.1:1/".parse().unwrap());
         let client = kube::Client::try_from(config).unwrap();
-        let store = KubeStore::new(client, "test", "phoenix", Arc::default());
+        let store = KubeStore::new(Process::new(client), "phoenix", Arc::default());
         let kind = Kind::Guest(GuestKind::PhoenixLXC);
         put_decoded(&store, kind, lxc("bad"), |_, _| panic!("of a test"));
         put(&store, kind, lxc("good"));
