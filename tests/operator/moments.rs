@@ -1,6 +1,6 @@
 //! Something happens just before a write to Proxmox leaves: the process has looked, decided and stands still; then it goes
 //! on, and the write arrives in another world. Every life ends as it does without. `PHOENIX_MOMENT` runs one moment alone,
-//! and `PHOENIX_STRIDE=1` all of them (usually every third).
+//! and `PHOENIX_STRIDE=1` all of them (usually every fifth).
 
 use std::collections::BTreeMap;
 use std::env;
@@ -182,7 +182,7 @@ fn sweep(hurt: &'static Hurt) {
     let (usual, writes) = alone(|| life(&calm, usize::MAX)).unwrap();
     let moments: Vec<usize> = match number("PHOENIX_MOMENT") {
         Some(moment) => vec![moment],
-        None => (0..writes).step_by(number("PHOENIX_STRIDE").unwrap_or(3)).collect(),
+        None => (0..writes).step_by(number("PHOENIX_STRIDE").unwrap_or(5)).collect(),
     };
     let mut failures = Vec::new();
     for at in &moments {
@@ -232,8 +232,14 @@ fn migrate(scene: &Scene) {
             let Some(guest) = state.guests.get_mut(&vmid) else {
                 continue;
             };
-            // Proxmox moves no volume that is another container's.
-            if guest.config().current.options.contains_key("mp0") {
+            // Its retained volume stays on its node: Phoenix is Stalled then, and says what to move.
+            if guest
+                .config()
+                .current
+                .options
+                .get("hostname")
+                .is_some_and(|name| name == "a")
+            {
                 continue;
             }
             let from = guest.node.clone();
@@ -290,7 +296,20 @@ moments! {
         end: |scene| scene.edit(Edit::NodeOnline { node: "phoenix".into(), online: true })
     };
     the_node_crashes: "the node loses power, and boots", {
-        begin: |scene| scene.edit(Edit::NodeCrash { node: "phoenix".into() })
+        begin: |scene| scene.edit(Edit::NodeCrash { node: "phoenix".into() }),
+        // Somebody does as Phoenix says: what was cut off in its creation is removed, other locks are taken off.
+        end: |scene| {
+            let locked = scene.site.sim.with(|state| {
+                let lock = |guest: &phoenix::simulator::model::Guest| guest.config().current.options.get("lock").cloned();
+                state.guests.iter().filter_map(|(vmid, guest)| Some((*vmid, lock(guest)?))).collect::<Vec<_>>()
+            });
+            for (vmid, lock) in locked {
+                match lock.as_str() {
+                    "create" => scene.edit(Edit::RemoveGuest { vmid }),
+                    _ => scene.edit(Edit::Lock { vmid, lock: None }),
+                }
+            }
+        }
     };
     the_cluster_splits: "the cluster splits, and the other side moves the guests", {
         prepare: second_node,
@@ -315,7 +334,7 @@ moments! {
     };
     users_edit: "somebody edits the guests", {
         begin: |scene| for vmid in scene.ours(&["VolumeOwner", "PhoenixTemplate"]) {
-            let options = [("memory", "3000"), ("hostname", "mine")].map(|(k, v)| (k.into(), Some(v.into())));
+            let options = [("memory", "3000"), ("cores", "7")].map(|(k, v)| (k.into(), Some(v.into())));
             scene.edit(Edit::SetOptions { vmid, options: options.into() });
         }
     };
@@ -350,6 +369,25 @@ moments! {
     a_storage_is_offline: "a storage is offline", {
         begin: |scene| scene.edit(Edit::StorageActive { storage: "quickOS-lxc-disks".into(), active: false }),
         end: |scene| scene.edit(Edit::StorageActive { storage: "quickOS-lxc-disks".into(), active: true })
+    };
+    a_storage_is_full: "a storage is full", {
+        begin: |scene| scene.edit(Edit::StorageTotal { storage: "quickOS-lxc-disks".into(), total: 1 << 30 }),
+        end: |scene| scene.edit(Edit::StorageTotal { storage: "quickOS-lxc-disks".into(), total: 1 << 42 })
+    };
+    users_clone: "somebody clones the guests", {
+        begin: |scene| {
+            scene.configs.lock().unwrap().clear();
+            for vmid in scene.ours(&["VolumeOwner"]) {
+                let copy = vmid + 7000;
+                scene.edit(Edit::CloneGuest { from: vmid, to: copy });
+                let options = scene.site.sim.with(|state| Some(state.guests.get(&copy)?.config().current.options.clone()));
+                scene.configs.lock().unwrap().extend(options.map(|options| (copy, options)));
+            }
+        },
+        end: |scene| for (copy, options) in scene.configs.lock().unwrap().iter() {
+            let found = scene.site.sim.with(|state| state.guests[copy].config().current.options.clone());
+            assert_eq!(found, *options, "a copy was touched");
+        }
     };
     statuses_are_lost: "all statuses are lost", {begin: forget_statuses};
     the_datastore_is_restored: "the API server's datastore is restored", {
