@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::Duration;
 
 use super::inprocess::{self, InProcess};
@@ -225,12 +225,28 @@ pub struct Wire {
     pub dead: AtomicBool,
     /// Where it tripped.
     pub last: Mutex<String>,
+    /// The effects that were about to be sent, and where it tripped.
+    pub passages: Mutex<Vec<Passage>>,
+    /// Whose faults are counted then.
+    pub sim: OnceLock<Simulator>,
     /// Whether the last status write is lost then, too.
     pub rewinds: AtomicBool,
     /// Whether all of the status is lost then.
     pub forgets: AtomicBool,
     /// What somebody else does just before the first effect whose action has these words.
     pub meddle: Mutex<Option<(&'static str, Meddling)>>,
+}
+
+/// A point that an engine passed, or where it died.
+#[derive(Clone, Debug)]
+pub struct Passage {
+    pub key: Key,
+    pub point: Point,
+    pub what: String,
+    pub died: bool,
+    /// How many faults had struck before, and the time on the simulator's clock.
+    pub struck: usize,
+    pub at: u64,
 }
 
 /// What somebody else does.
@@ -246,7 +262,15 @@ impl Tripwire for Wire {
             meddle.take().unwrap().1();
         }
         let n = self.passed.fetch_add(1, Ordering::SeqCst);
-        if self.at.contains(&n) {
+        let died = self.at.contains(&n);
+        if died || point == Point::BeforeEffect {
+            let at = |sim: &Simulator| sim.with(|state| (state.struck.len(), state.now));
+            let (struck, at) = self.sim.get().map(at).unwrap_or_default();
+            let (key, what) = (key.clone(), what.to_owned());
+            let passage = Passage { key, point, what, died, struck, at };
+            self.passages.lock().unwrap().push(passage);
+        }
+        if died {
             let mut last = self.last.lock().unwrap();
             *last += &format!("{point:?} of {what:?} for {key}; ");
             self.dead.store(true, Ordering::SeqCst);
@@ -291,6 +315,8 @@ pub struct World {
     pub store: Arc<TestStore>,
     pub wire: Arc<Wire>,
     engine: Engine<TestStore>,
+    /// Looks at everything so far.
+    pub rounds: AtomicUsize,
     /// Divides the waits of the next engine.
     pub time_scale: f64,
     /// The simulator's SSH server and the key that it lets in.
@@ -422,6 +448,7 @@ impl World {
             .insert_hypervisor(serde_json::from_value(hypervisor).unwrap());
         let wire = Arc::new(Wire {
             at: at.to_vec(),
+            sim: OnceLock::from(sim.clone()),
             ..Wire::default()
         });
         let time_scale = match &nodes {
@@ -436,6 +463,7 @@ impl World {
             store,
             wire,
             engine,
+            rounds: AtomicUsize::new(0),
             time_scale,
             ssh: server,
         }
@@ -494,6 +522,7 @@ impl World {
 
     /// Polls, and looks at every object once.
     pub async fn round(&self) {
+        self.rounds.fetch_add(1, Ordering::Relaxed);
         self.poll().await;
         for guest in self.store.guests() {
             self.engine.reconcile(&guest.key).await;

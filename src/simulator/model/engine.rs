@@ -1,6 +1,7 @@
 //! How time passes: tasks start, wait for locks, end, are stopped or lost; the status daemon ticks.
 
 use super::error::{ApiError, Result};
+use crate::simulator::control::Stricken;
 use super::state::State;
 use super::task::{Task, TaskState, Work, upid};
 
@@ -124,7 +125,10 @@ impl State {
         let fault = &mut self.task_faults[at];
         fault.count -= 1;
         let message = fault.message.clone();
+        let (kind, id) = (task.kind.clone(), task.id.clone());
         self.task_faults.retain(|fault| fault.count > 0);
+        let struck = message.clone();
+        self.strikes(Stricken::Task { kind, id, message: struck });
         Some(message)
     }
 

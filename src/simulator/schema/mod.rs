@@ -2,7 +2,7 @@
 //!
 //! `methods.json` is made by `compact.py` from Proxmox's own API description (9.1).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::LazyLock;
 
 use serde::Deserialize;
@@ -227,17 +227,20 @@ pub fn method(template: &str, verb: &str) -> Option<&'static Method> {
     METHODS.get(template)?.get(verb)
 }
 
+/// Options that are numbers in answers, of containers and of machines.
+static INTEGERS: LazyLock<[BTreeSet<&str>; 2]> = LazyLock::new(|| ["lxc", "qemu"].map(integer_options));
+
+fn integer_options(kind: &str) -> BTreeSet<&'static str> {
+    let methods = METHODS.get(&format!("/nodes/{{node}}/{kind}/{{vmid}}/config"));
+    let properties = methods.and_then(|m| m.get("PUT")?.properties.as_ref());
+    let number = |property: &Property| matches!(property.kind.as_deref(), Some("integer" | "boolean"));
+    let numbers = properties.into_iter().flatten().filter(|(_, property)| number(property));
+    numbers.map(|(name, _)| name.as_str()).collect()
+}
+
 /// Whether an option of `PUT /nodes/{node}/lxc/{vmid}/config` or its machine counterpart is a number in answers.
 pub fn is_integer_option(kind: &str, key: &str) -> bool {
-    let path = format!("/nodes/{{node}}/{kind}/{{vmid}}/config");
-    let properties = METHODS
-        .get(&path)
-        .and_then(|methods| methods.get("PUT"))
-        .and_then(|m| m.properties.as_ref());
-    let found = properties
-        .and_then(|all| all.get(key))
-        .and_then(|property| property.kind.as_deref());
-    matches!(found, Some("integer" | "boolean"))
+    INTEGERS[usize::from(kind == "qemu")].contains(key)
 }
 
 /// Names directly below a path, for index answers.
