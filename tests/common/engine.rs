@@ -225,8 +225,10 @@ pub struct Wire {
     pub dead: AtomicBool,
     /// Where it tripped.
     pub last: Mutex<String>,
-    /// The effects that were about to be sent, and where it tripped.
+    /// The effects that were about to be sent, where it tripped, and what went on meanwhile.
     pub passages: Mutex<Vec<Passage>>,
+    /// What goes on around the engine for a while.
+    pub around: Mutex<Vec<Around>>,
     /// Whose faults are counted then.
     pub sim: OnceLock<Simulator>,
     /// Whether the last status write is lost then, too.
@@ -243,10 +245,29 @@ pub struct Passage {
     pub key: Key,
     pub point: Point,
     pub what: String,
-    pub died: bool,
+    pub outcome: Outcome,
     /// How many faults had struck before, and the time on the simulator's clock.
     pub struck: usize,
     pub at: u64,
+}
+
+/// What became of a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Passed,
+    Died,
+    /// Something began around it.
+    Began(&'static str),
+}
+
+/// Something that goes on around the engine, from the point of a number on, for so many rounds.
+pub struct Around {
+    pub name: &'static str,
+    pub at: usize,
+    pub rounds: usize,
+    /// How it begins; what comes back ends it.
+    pub begin: Option<Box<dyn FnOnce() -> Meddling + Send>>,
+    pub end: Option<Meddling>,
 }
 
 /// What somebody else does.
@@ -262,13 +283,14 @@ impl Tripwire for Wire {
             meddle.take().unwrap().1();
         }
         let n = self.passed.fetch_add(1, Ordering::SeqCst);
+        for around in self.around.lock().unwrap().iter_mut().filter(|around| around.at == n) {
+            self.note(key, point, what, Outcome::Began(around.name));
+            around.end = around.begin.take().map(|begin| begin());
+        }
         let died = self.at.contains(&n);
         if died || point == Point::BeforeEffect {
-            let at = |sim: &Simulator| sim.with(|state| (state.struck.len(), state.now));
-            let (struck, at) = self.sim.get().map(at).unwrap_or_default();
-            let (key, what) = (key.clone(), what.to_owned());
-            let passage = Passage { key, point, what, died, struck, at };
-            self.passages.lock().unwrap().push(passage);
+            let outcome = if died { Outcome::Died } else { Outcome::Passed };
+            self.note(key, point, what, outcome);
         }
         if died {
             let mut last = self.last.lock().unwrap();
@@ -277,6 +299,33 @@ impl Tripwire for Wire {
             return true;
         }
         false
+    }
+}
+
+impl Wire {
+    fn note(&self, key: &Key, point: Point, what: &str, outcome: Outcome) {
+        let at = |sim: &Simulator| sim.with(|state| (state.struck.len(), state.now));
+        let (struck, at) = self.sim.get().map(at).unwrap_or_default();
+        self.passages.lock().unwrap().push(Passage {
+            key: key.clone(),
+            point,
+            what: what.to_owned(),
+            outcome,
+            struck,
+            at,
+        });
+    }
+
+    /// A round is over: so may be what went on around it. Whether something still goes on.
+    fn round_is_over(&self) -> bool {
+        let mut around = self.around.lock().unwrap();
+        for passing in around.iter_mut().filter(|around| around.end.is_some()) {
+            passing.rounds = passing.rounds.saturating_sub(1);
+            if let Some(end) = passing.end.take_if(|_| passing.rounds == 0) {
+                end();
+            }
+        }
+        around.iter().any(|around| around.end.is_some())
     }
 }
 
@@ -572,6 +621,10 @@ impl World {
                 self.wire.dead.store(false, Ordering::SeqCst);
             }
             self.round().await;
+            if self.wire.round_is_over() {
+                self.pause().await;
+                continue;
+            }
             if round > 0 && self.settled(stalled_is_fine) && !self.wire.dead.load(Ordering::SeqCst) {
                 return Ok(());
             }

@@ -37,6 +37,10 @@ use engine::World;
 use lifecycles::Lifecycle;
 use mishaps::Mishap;
 
+/// A third of the time of a schedule went into the usual one.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What goes wrong while a lifecycle runs, and its name.
 struct Disturbance {
     name: String,
@@ -146,7 +150,8 @@ fn same_end(found: &End, expected: &End) -> Result<(), String> {
                 let options: BTreeSet<&String> = found.keys().chain(expected.keys()).collect();
                 let differ = options.into_iter().filter(|key| found.get(*key) != expected.get(*key));
                 words.extend(differ.map(|key| {
-                    let value = |of: &BTreeMap<String, String>| of.get(key).cloned().unwrap_or_else(|| "nothing".into());
+                    let value =
+                        |of: &BTreeMap<String, String>| of.get(key).cloned().unwrap_or_else(|| "nothing".into());
                     format!("guest {vmid} has {key} {} instead of {}", value(found), value(expected))
                 }));
             }

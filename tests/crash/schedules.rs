@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::lifecycles::{LIFECYCLES, Lifecycle};
-use crate::mishaps::Mishap;
+use crate::mishaps::{Around, Mishap};
 use crate::{Undisturbed, in_a_runtime, run, soak, trace, undisturbed};
 
 /// A lifecycle, and what goes wrong in it.
@@ -83,14 +83,19 @@ fn ssh_fault(rng: &mut StdRng) -> SshFault {
 
 /// One of the things that may go wrong while a lifecycle runs.
 fn mishap(rng: &mut StdRng, lifecycle: &Lifecycle, usual: &Undisturbed) -> Mishap {
-    match rng.random_range(0..if lifecycle.ssh { 4 } else { 3 }) {
+    match rng.random_range(0..if lifecycle.ssh { 5 } else { 4 }) {
         0 if !usual.tasks.is_empty() => Mishap::Task(TaskFault {
             kind: usual.tasks[rng.random_range(0..usual.tasks.len())].clone(),
             id: None,
             message: "command failed: exit code 1".into(),
             count: rng.random_range(1..3),
         }),
-        3 => Mishap::Command(ssh_fault(rng)),
+        3 => Mishap::Around {
+            what: Around::ALL[rng.random_range(0..Around::ALL.len())],
+            at: rng.random_range(0..usual.points),
+            rounds: rng.random_range(1..6),
+        },
+        4 => Mishap::Command(ssh_fault(rng)),
         _ => Mishap::Request(api_fault(rng, usual)),
     }
 }
@@ -114,7 +119,8 @@ impl Schedule {
 }
 
 pub fn number(name: &str) -> Option<u64> {
-    env::var(name).ok().map(|text| text.parse().expect("a number"))
+    let text = env::var(name).ok().filter(|text| !text.is_empty())?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
 #[test]

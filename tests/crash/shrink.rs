@@ -49,7 +49,9 @@ mod tests {
     /// A mistake put in on purpose: whoever sends an order to clone twice has made it.
     fn clones(world: &World) -> usize {
         let log = world.sim().requests();
-        log.iter().filter(|r| r.is_write() && r.path.ends_with("/clone")).count()
+        log.iter()
+            .filter(|r| r.is_write() && r.path.ends_with("/clone"))
+            .count()
     }
 
     #[test]
@@ -60,15 +62,17 @@ mod tests {
             in_a_runtime(run).world
         };
         let fails = |schedule: &Schedule| clones(&world(schedule)) > 1;
-        let failing = (0..)
+        let failing = (0..1000)
             .map(|seed| Schedule::of(seed, &usual))
-            .find(|s| s.lifecycle.name.starts_with("clone") && s.mishaps.len() > 3 && fails(s))
+            .find(|s| s.lifecycle.name == "template and clone from its snapshot" && s.mishaps.len() > 3 && fails(s))
             .unwrap();
         let least = shrink(&failing, fails);
         assert!(fails(&least), "what is left does not fail");
         assert_eq!(least.mishaps.len(), 1, "{:?} of {:?}", least.mishaps, failing.mishaps);
         let story = story(&world(&least), "it was cloned twice");
-        let sentences = story.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_digit()));
+        let sentences = story
+            .lines()
+            .filter(|line| line.starts_with(|c: char| c.is_ascii_digit()));
         assert_eq!(sentences.count(), 1, "{story}");
         assert!(story.contains("clone"), "{story}");
         assert!(story.ends_with("end: it was cloned twice"), "{story}");

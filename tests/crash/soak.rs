@@ -66,9 +66,15 @@ impl Figures {
     fn print(&self, took: Duration, usual: &Usual) {
         let per_second = self.runs as f64 / took.as_secs_f64();
         let each = self.requests as f64 / self.runs.max(1) as f64;
-        println!("{} schedules, {per_second:.0} a second, {each:.0} requests each", self.runs);
+        println!(
+            "{} schedules, {per_second:.0} a second, {each:.0} requests each",
+            self.runs
+        );
         let combinations: usize = self.met.values().map(BTreeMap::len).sum();
-        println!("met: {} steps, {combinations} of step, fault and position", self.met.len());
+        println!(
+            "met: {} steps, {combinations} of step, fault and position",
+            self.met.len()
+        );
         for (step, ways) in &self.met {
             let ways = ways.iter().map(|(way, times)| format!("{way} {times}"));
             println!("  {step}: {}", Vec::from_iter(ways).join("; "));

@@ -6,7 +6,7 @@ use phoenix::engine::Point;
 use phoenix::simulator::ssh::SshAction;
 use phoenix::simulator::{FaultKind, Stricken, Struck};
 
-use crate::engine::{Passage, World};
+use crate::engine::{Outcome, Passage, World};
 use crate::inprocess::BEGIN;
 
 /// Something that went wrong: what was disturbed, in which way, and what a person says of it.
@@ -45,8 +45,7 @@ pub fn accidents(world: &World) -> Vec<Accident> {
     let passages = world.wire.passages.lock().unwrap().clone();
     let struck = world.sim().struck();
     let accident = |happened| match happened {
-        Happened::Passed(passage) if passage.died => Some(death(world, passage)),
-        Happened::Passed(_) => None,
+        Happened::Passed(passage) => trouble(world, passage),
         Happened::Struck(stroke) => Some(stroke_of(stroke)),
     };
     happened(&passages, &struck).into_iter().filter_map(accident).collect()
@@ -61,11 +60,13 @@ pub fn story(world: &World, end: &str) -> String {
     let mut number = 0;
     for happened in happened(&passages, &struck) {
         let accident = match happened {
-            Happened::Passed(passage) if passage.died => death(world, passage),
-            Happened::Passed(passage) => {
-                done.push(format!("{}: {}", passage.key, passage.what));
-                continue;
-            }
+            Happened::Passed(passage) => match trouble(world, passage) {
+                Some(trouble) => trouble,
+                None => {
+                    done.push(format!("{}: {}", passage.key, passage.what));
+                    continue;
+                }
+            },
             Happened::Struck(stroke) => stroke_of(stroke),
         };
         steps(&mut lines, &mut done);
@@ -93,33 +94,46 @@ fn steps(lines: &mut Vec<String>, done: &mut Vec<String>) {
     }));
 }
 
-fn death(world: &World, passage: &Passage) -> Accident {
+/// What went wrong at a point, if anything did.
+fn trouble(world: &World, passage: &Passage) -> Option<Accident> {
     let Passage { key, point, what, .. } = passage;
     let (position, when) = match point {
         Point::BeforeEffect => ("before", format!("before '{what}' is sent")),
-        Point::AfterEffect => ("after", format!("after '{what}' was accepted, before its answer is used")),
+        Point::AfterEffect => (
+            "after",
+            format!("after '{what}' was accepted, before its answer is used"),
+        ),
         Point::BeforeStatus if what == "status" => ("before", "before its status is written".into()),
         Point::BeforeStatus => ("before", format!("before the object is let go: {what}")),
-    };
-    let lost = |flag: &std::sync::atomic::AtomicBool| flag.load(Ordering::SeqCst);
-    let (fault, lost) = match (lost(&world.wire.rewinds), lost(&world.wire.forgets)) {
-        (_, true) => ("dies, status lost", "; all status is lost"),
-        (true, _) => (
-            "dies, write lost",
-            "; the last status write of each object is lost",
-        ),
-        _ => ("dies", ""),
     };
     let step = match point {
         Point::BeforeStatus if what != "status" => "let go".into(),
         _ => kind_of(what),
     };
-    Accident {
+    let (fault, sentence) = match passage.outcome {
+        Outcome::Passed => return None,
+        Outcome::Died => {
+            let (fault, lost) = death(world);
+            (fault, format!("{key}: the operator dies {when}{lost}"))
+        }
+        Outcome::Began(name) => (name, format!("{key}: {when}, {name}")),
+    };
+    Some(Accident {
         step,
         fault,
         position,
-        sentence: format!("{key}: the operator dies {when}{lost}"),
+        sentence,
         at: passage.at,
+    })
+}
+
+/// What a death takes along.
+fn death(world: &World) -> (&'static str, &'static str) {
+    let lost = |flag: &std::sync::atomic::AtomicBool| flag.load(Ordering::SeqCst);
+    match (lost(&world.wire.rewinds), lost(&world.wire.forgets)) {
+        (_, true) => ("dies, status lost", "; all status is lost"),
+        (true, _) => ("dies, write lost", "; the last status write of each object is lost"),
+        _ => ("dies", ""),
     }
 }
 

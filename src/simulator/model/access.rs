@@ -170,7 +170,9 @@ impl Access {
                 "group" => groups.is_some_and(|groups| groups.contains(&entry.who)).then_some(1),
                 found => (found == kind && entry.who == who).then_some(0),
             };
-            let (Some(level), Some(sort)) = (above, of_group) else { continue };
+            let (Some(level), Some(sort)) = (above, of_group) else {
+                continue;
+            };
             let (best, roles) = &mut nearest[sort];
             if level > *best {
                 (*best, *roles) = (level, BTreeMap::new());

@@ -1,9 +1,9 @@
 //! How time passes: tasks start, wait for locks, end, are stopped or lost; the status daemon ticks.
 
 use super::error::{ApiError, Result};
-use crate::simulator::control::Stricken;
 use super::state::State;
 use super::task::{Task, TaskState, Work, upid};
+use crate::simulator::control::Stricken;
 
 /// Ended tasks that are kept, as the task index of a node keeps about a thousand (facts B.3).
 const KEPT_TASKS: usize = 4000;
@@ -128,7 +128,11 @@ impl State {
         let (kind, id) = (task.kind.clone(), task.id.clone());
         self.task_faults.retain(|fault| fault.count > 0);
         let struck = message.clone();
-        self.strikes(Stricken::Task { kind, id, message: struck });
+        self.strikes(Stricken::Task {
+            kind,
+            id,
+            message: struck,
+        });
         Some(message)
     }
 
