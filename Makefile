@@ -3,7 +3,12 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo demo-real test kube node cloudinit lint unit e2e real crds
+# Random schedules of `make soak`: how many, from which seed on, and how many at once (all cores when empty).
+SCHEDULES ?= 1000000
+SEED ?= 0
+JOBS ?=
+
+.PHONY: help build demo demo-real test soak kube node cloudinit lint unit e2e real crds
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -19,6 +24,10 @@ demo-real: node ## A container of the simulated Proxmox VE that is a real one: a
 
 test: lint kube node cloudinit ## Run every check and test; the first run builds Kubernetes and root file systems (a quarter of an hour)
 	$(CARGO) test --locked --no-fail-fast
+
+soak: ## Run a million random schedules of disturbances, optimized and on all cores (SCHEDULES=, SEED= the first, JOBS=)
+	PHOENIX_SCHEDULES=$(SCHEDULES) PHOENIX_SEED_FROM=$(SEED) PHOENIX_JOBS=$(JOBS) \
+		$(CARGO) test --locked --release --test crash -- --exact schedules::random_schedules_end_alike --nocapture
 
 kube: ## Build the API server that the end-to-end tests use, if it is not there
 	e2e/build-kube.sh

@@ -111,10 +111,10 @@ impl Stamp {
             .lines()
             .rev()
             .find_map(|l| l.trim().strip_prefix(PREFIX)?.strip_suffix(SUFFIX))?;
+        let parts: Vec<(&str, &str)> = line.split(' ').filter_map(|part| part.split_once('=')).collect();
         let field = |name: &str| {
-            line.split(' ')
-                .find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
-                .map(str::to_string)
+            let (_, value) = parts.iter().find(|(field, _)| *field == name)?;
+            Some((*value).to_string())
         };
         Some(Stamp {
             cluster: field("cluster")?,

@@ -9,6 +9,7 @@ use super::Simulator;
 use super::api::{HttpReply, HttpRequest};
 use super::model::Edit;
 use super::schema::validate;
+use super::ssh::SshAction;
 
 /// What goes wrong with a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +64,47 @@ pub struct Fault {
 
 fn one() -> u32 {
     1
+}
+
+/// A fault that struck.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Struck {
+    /// When, in milliseconds since 1970.
+    pub at: u64,
+    /// What it struck.
+    pub what: Stricken,
+}
+
+/// What a fault strikes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stricken {
+    /// A request.
+    Request {
+        /// Verb.
+        method: String,
+        /// Path below `/api2/json`.
+        path: String,
+        /// What went wrong.
+        kind: FaultKind,
+    },
+    /// A task, which failed.
+    Task {
+        /// Its type.
+        kind: String,
+        /// Its id.
+        id: String,
+        /// What it died of.
+        message: String,
+    },
+    /// A command over SSH, or a program for a guest.
+    Command {
+        /// The command in a few words.
+        summary: String,
+        /// The guest that it is for.
+        vmid: Option<u32>,
+        /// What went wrong.
+        action: SshAction,
+    },
 }
 
 /// A request that was answered.
@@ -135,6 +177,11 @@ impl Simulator {
         lock(&self.control().log).clone()
     }
 
+    /// The faults that struck so far, in order.
+    pub fn struck(&self) -> Vec<Struck> {
+        self.with(|state| state.struck.clone())
+    }
+
     /// Empties the request log.
     pub fn clear_requests(&self) {
         lock(&self.control().log).clear();
@@ -146,7 +193,18 @@ impl Simulator {
     }
 
     pub(super) fn take_fault(&self, method: &str, path: &str) -> Option<Fault> {
+        let fault = self.fault_of(method, path)?;
+        let (method, path) = (method.to_owned(), path.to_owned());
+        let kind = fault.kind.clone();
+        self.with(|state| state.strikes(Stricken::Request { method, path, kind }));
+        Some(fault)
+    }
+
+    fn fault_of(&self, method: &str, path: &str) -> Option<Fault> {
         let mut faults = lock(&self.control().faults);
+        if faults.is_empty() {
+            return None;
+        }
         let fits = |fault: &Fault| {
             let verb = fault.method.as_deref().is_none_or(|wanted| wanted == method);
             let place = fault.path.as_deref().is_none_or(|wanted| {

@@ -26,7 +26,7 @@ mod server;
 pub mod ssh;
 
 pub use clock::Clock;
-pub use control::{Control, Fault, FaultKind, LoggedRequest};
+pub use control::{Control, Fault, FaultKind, LoggedRequest, Stricken, Struck};
 pub use model::{Edit, State};
 pub use profile::{Profile, Secrets};
 pub use server::{Certificates, Running, Server};

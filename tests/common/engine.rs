@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::Duration;
 
 use super::inprocess::{self, InProcess};
@@ -228,12 +228,49 @@ pub struct Wire {
     pub dead: AtomicBool,
     /// Where it tripped.
     pub last: Mutex<String>,
+    /// The effects that were about to be sent, where it tripped, and what went on meanwhile.
+    pub passages: Mutex<Vec<Passage>>,
+    /// What goes on around the engine for a while.
+    pub around: Mutex<Vec<Around>>,
+    /// Whose faults are counted then.
+    pub sim: OnceLock<Simulator>,
     /// Whether the last status write is lost then, too.
     pub rewinds: AtomicBool,
     /// Whether all of the status is lost then.
     pub forgets: AtomicBool,
     /// What somebody else does just before the first effect whose action has these words.
     pub meddle: Mutex<Option<(&'static str, Meddling)>>,
+}
+
+/// A point that an engine passed, or where it died.
+#[derive(Clone, Debug)]
+pub struct Passage {
+    pub key: Key,
+    pub point: Point,
+    pub what: String,
+    pub outcome: Outcome,
+    /// How many faults had struck before, and the time on the simulator's clock.
+    pub struck: usize,
+    pub at: u64,
+}
+
+/// What became of a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Passed,
+    Died,
+    /// Something began around it.
+    Began(&'static str),
+}
+
+/// Something that goes on around the engine, from the point of a number on, for so many rounds.
+pub struct Around {
+    pub name: &'static str,
+    pub at: usize,
+    pub rounds: usize,
+    /// How it begins; what comes back ends it.
+    pub begin: Option<Box<dyn FnOnce() -> Meddling + Send>>,
+    pub end: Option<Meddling>,
 }
 
 /// What somebody else does.
@@ -249,13 +286,49 @@ impl Tripwire for Wire {
             meddle.take().unwrap().1();
         }
         let n = self.passed.fetch_add(1, Ordering::SeqCst);
-        if self.at.contains(&n) {
+        for around in self.around.lock().unwrap().iter_mut().filter(|around| around.at == n) {
+            self.note(key, point, what, Outcome::Began(around.name));
+            around.end = around.begin.take().map(|begin| begin());
+        }
+        let died = self.at.contains(&n);
+        if died || point == Point::BeforeEffect {
+            let outcome = if died { Outcome::Died } else { Outcome::Passed };
+            self.note(key, point, what, outcome);
+        }
+        if died {
             let mut last = self.last.lock().unwrap();
             *last += &format!("{point:?} of {what:?} for {key}; ");
             self.dead.store(true, Ordering::SeqCst);
             return true;
         }
         false
+    }
+}
+
+impl Wire {
+    fn note(&self, key: &Key, point: Point, what: &str, outcome: Outcome) {
+        let at = |sim: &Simulator| sim.with(|state| (state.struck.len(), state.now));
+        let (struck, at) = self.sim.get().map(at).unwrap_or_default();
+        self.passages.lock().unwrap().push(Passage {
+            key: key.clone(),
+            point,
+            what: what.to_owned(),
+            outcome,
+            struck,
+            at,
+        });
+    }
+
+    /// A round is over: so may be what went on around it. Whether something still goes on.
+    fn round_is_over(&self) -> bool {
+        let mut around = self.around.lock().unwrap();
+        for passing in around.iter_mut().filter(|around| around.end.is_some()) {
+            passing.rounds = passing.rounds.saturating_sub(1);
+            if let Some(end) = passing.end.take_if(|_| passing.rounds == 0) {
+                end();
+            }
+        }
+        around.iter().any(|around| around.end.is_some())
     }
 }
 
@@ -296,6 +369,8 @@ pub struct World {
     pub store: Arc<TestStore>,
     pub wire: Arc<Wire>,
     engine: Engine<TestStore>,
+    /// Looks at everything so far.
+    pub rounds: AtomicUsize,
     /// Divides the waits of the next engine.
     pub time_scale: f64,
     /// The simulator's SSH server and the key that it lets in.
@@ -436,6 +511,7 @@ impl World {
             .insert_hypervisor(serde_json::from_value(hypervisor).unwrap());
         let wire = Arc::new(Wire {
             at: at.to_vec(),
+            sim: OnceLock::from(sim.clone()),
             ..Wire::default()
         });
         let time_scale = match &nodes {
@@ -450,6 +526,7 @@ impl World {
             store,
             wire,
             engine,
+            rounds: AtomicUsize::new(0),
             time_scale,
             ssh: server,
         }
@@ -518,6 +595,7 @@ impl World {
 
     /// Polls, and looks at every object once.
     pub async fn round(&self) {
+        self.rounds.fetch_add(1, Ordering::Relaxed);
         self.poll().await;
         for guest in self.store.guests() {
             self.engine.reconcile(&guest.key).await;
@@ -567,6 +645,10 @@ impl World {
                 self.wire.dead.store(false, Ordering::SeqCst);
             }
             self.round().await;
+            if self.wire.round_is_over() {
+                self.pause().await;
+                continue;
+            }
             if round > 0 && self.settled(stalled_is_fine) && !self.wire.dead.load(Ordering::SeqCst) {
                 return Ok(());
             }

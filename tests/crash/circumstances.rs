@@ -14,7 +14,7 @@ use phoenix::simulator::{Fault, FaultKind, Simulator, State};
 
 use crate::engine::{CLUSTER, TestStore, World, second_node};
 use crate::lifecycles::{LIFECYCLES, Lifecycle};
-use crate::{end, report};
+use crate::{end, report, same_end};
 
 /// Rounds that a circumstance lasts.
 const LASTS: usize = 12;
@@ -190,16 +190,11 @@ async fn sweep(circumstance: &'static Circumstance, lifecycles: &[usize]) {
             move || async move {
                 let (world, _) = run(lifecycle, circumstance, Some(at), all, None).await?;
                 (lifecycle.check)(&world)?;
-                let found = end(&world);
-                (found == *expected).then_some(()).ok_or_else(|| {
-                    format!(
-                        "{}, {} at {at}: ends differently:\n{found}\ninstead of\n{expected}",
-                        lifecycle.name, circumstance.name
-                    )
-                })
+                same_end(&end(&world), expected)
+                    .map_err(|error| format!("{}, {} at {at}: {error}", lifecycle.name, circumstance.name))
             }
         });
-        report(circumstance.name, positions(points).len(), runs).await;
+        report(circumstance.name, positions(points).len(), runs);
     }
 }
 
@@ -391,7 +386,7 @@ async fn objects_are_deleted_while_their_guests_are_made() {
                 }
             }
         });
-        report("deleted while it is made", positions(points).len(), runs).await;
+        report("deleted while it is made", positions(points).len(), runs);
     }
 }
 
@@ -407,15 +402,9 @@ async fn two_engines_work_at_once() {
             move || async move {
                 let (world, _) = run(lifecycle, &BESIDE, None, all, Some(seed)).await?;
                 (lifecycle.check)(&world)?;
-                let found = end(&world);
-                (found == *expected).then_some(()).ok_or_else(|| {
-                    format!(
-                        "{}, seed {seed}: ends differently:\n{found}\ninstead of\n{expected}",
-                        lifecycle.name
-                    )
-                })
+                same_end(&end(&world), expected).map_err(|error| format!("{}, seed {seed}: {error}", lifecycle.name))
             }
         });
-        report("two engines", 6, runs).await;
+        report("two engines", 6, runs);
     }
 }

@@ -1,8 +1,7 @@
 //! The engine is cut off at every point, and a new one takes over.
 
-use std::sync::atomic::Ordering;
-
 use crate::lifecycles::Lifecycle;
+use crate::mishaps::Mishap;
 use crate::{Disturbance, all_end_alike, undisturbed};
 
 async fn sweep(lifecycle: &'static Lifecycle) {
@@ -10,8 +9,7 @@ async fn sweep(lifecycle: &'static Lifecycle) {
     assert!(usual.points > 5, "{}: only {} points", lifecycle.name, usual.points);
     let cut = |n| Disturbance {
         name: format!("cut at point {n}"),
-        cuts: vec![n],
-        ..Disturbance::none()
+        mishaps: vec![Mishap::Cut(n)],
     };
     all_end_alike(lifecycle, &usual, (0..usual.points).map(cut).collect()).await;
 }
@@ -26,8 +24,7 @@ mod rewound {
         let usual = undisturbed(lifecycle).await;
         let cut = |n| Disturbance {
             name: format!("cut at point {n}, with the last status write lost"),
-            cuts: vec![n],
-            apply: Box::new(|world| world.wire.rewinds.store(true, Ordering::SeqCst)),
+            mishaps: vec![Mishap::Cut(n), Mishap::Rewound],
         };
         all_end_alike(lifecycle, &usual, (0..usual.points).map(cut).collect()).await;
     }
@@ -44,8 +41,7 @@ mod forgotten {
         let usual = undisturbed(lifecycle).await;
         let cut = |n| Disturbance {
             name: format!("cut at point {n}, with all status lost"),
-            cuts: vec![n],
-            apply: Box::new(|world| world.wire.forgets.store(true, Ordering::SeqCst)),
+            mishaps: vec![Mishap::Cut(n), Mishap::Forgotten],
         };
         all_end_alike(lifecycle, &usual, (0..usual.points).map(cut).collect()).await;
     }

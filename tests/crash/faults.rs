@@ -3,9 +3,10 @@
 
 use phoenix::simulator::model::state::TaskFault;
 use phoenix::simulator::ssh::{SshAction, SshFault};
-use phoenix::simulator::{Edit, Fault, FaultKind};
+use phoenix::simulator::{Fault, FaultKind};
 
 use crate::lifecycles::Lifecycle;
+use crate::mishaps::Mishap;
 use crate::{Disturbance, Undisturbed, all_end_alike, undisturbed};
 
 fn ways() -> Vec<FaultKind> {
@@ -40,8 +41,7 @@ fn writes(usual: &Undisturbed) -> Vec<Disturbance> {
             };
             disturbances.push(Disturbance {
                 name: format!("{verb} {path} number {skip}: {:?}", fault.kind),
-                apply: Box::new(move |world| world.sim().add_fault(fault.clone())),
-                ..Disturbance::none()
+                mishaps: vec![Mishap::Request(fault)],
             });
         }
     }
@@ -59,22 +59,22 @@ fn connections(lifecycle: &Lifecycle, usual: &Undisturbed) -> Vec<Disturbance> {
     let positions = positions
         .into_iter()
         .flat_map(|(command, number)| (0..number).map(move |n| (command, n)));
+    let fault = |command: &str, action: SshAction, count| {
+        Mishap::Command(SshFault {
+            vmid: None,
+            command: command.into(),
+            action,
+            count: Some(count),
+        })
+    };
     let lost = |(command, skip): (&'static str, u32)| {
         [SshAction::LoseBefore, SshAction::LoseAfter].map(|action| Disturbance {
             name: format!("{command}number {skip}: {action:?}"),
-            apply: Box::new(move |world| {
-                let fault = |action: &SshAction, count| SshFault {
-                    vmid: None,
-                    command: command.into(),
-                    action: action.clone(),
-                    count: Some(count),
-                };
-                // Faults are met in order: the first ones let programs pass.
-                for fault in [fault(&SshAction::Delay { ms: 0 }, skip), fault(&action, 1)] {
-                    world.sim().edit(Edit::SshFault(fault)).unwrap();
-                }
-            }),
-            ..Disturbance::none()
+            // Faults are met in order: the first ones let programs pass.
+            mishaps: vec![
+                fault(command, SshAction::Delay { ms: 0 }, skip),
+                fault(command, action, 1),
+            ],
         })
     };
     positions.flat_map(lost).collect()
@@ -90,8 +90,7 @@ fn tasks(usual: &Undisturbed) -> Vec<Disturbance> {
         };
         Disturbance {
             name: format!("the first task {kind} fails"),
-            apply: Box::new(move |world| world.sim().edit(Edit::FailTasks(fault.clone())).unwrap()),
-            ..Disturbance::none()
+            mishaps: vec![Mishap::Task(fault)],
         }
     };
     usual.tasks.iter().map(fail).collect()

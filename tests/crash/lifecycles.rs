@@ -20,6 +20,9 @@ pub struct Lifecycle {
     pub ssh: bool,
     /// Whether it is right that it ends Stalled.
     pub stalls: bool,
+    /// Whether a guest that somebody stops is started again with no other trace: not where scripts run in it, whose runs are
+    /// counted, nor where a guest is left to itself.
+    pub starts_anew: bool,
     /// What must hold in the end beside being equal to an undisturbed run.
     pub check: fn(&World) -> Result<(), String>,
 }
@@ -276,6 +279,7 @@ pub const LIFECYCLES: &[Lifecycle] = &[
         name: "create from image beside a stranger",
         ssh: false,
         stalls: false,
+        starts_anew: true,
         phases: &[|world| {
             stranger(world);
             world.store.apply(lxc(
@@ -294,6 +298,7 @@ pub const LIFECYCLES: &[Lifecycle] = &[
         name: "template and clone from its snapshot",
         ssh: false,
         stalls: false,
+        starts_anew: true,
         phases: &[|world| {
             world.store.apply(template("base", "Snapshot"));
             world.store.apply(lxc(
@@ -311,6 +316,7 @@ pub const LIFECYCLES: &[Lifecycle] = &[
         name: "Proxmox template and linked clone",
         ssh: false,
         stalls: false,
+        starts_anew: true,
         phases: &[|world| {
             world.store.apply(template("base", "Template"));
             world
@@ -329,6 +335,7 @@ pub const LIFECYCLES: &[Lifecycle] = &[
         name: "configuration change and growth",
         ssh: false,
         stalls: false,
+        starts_anew: true,
         phases: &[
             |world| {
                 world.store.apply(lxc("a", json!({"source": image()})));
@@ -349,6 +356,7 @@ pub const LIFECYCLES: &[Lifecycle] = &[
         name: "retained volume: allocate, delete, create anew",
         ssh: false,
         stalls: false,
+        starts_anew: true,
         phases: &[with_volume, delete_all, with_volume],
         check: volume_kept,
     },
@@ -356,6 +364,7 @@ pub const LIFECYCLES: &[Lifecycle] = &[
         name: "delete",
         ssh: false,
         stalls: false,
+        starts_anew: true,
         phases: &[
             |world| {
                 world.store.apply(lxc("a", json!({"source": image()})));
@@ -374,6 +383,7 @@ pub const LIFECYCLES: &[Lifecycle] = &[
         name: "adopt, and delete the adopted guest's object",
         ssh: false,
         stalls: false,
+        starts_anew: false,
         phases: &[adoptable, delete_all],
         check: |world| {
             let guest = world
@@ -389,6 +399,7 @@ pub const LIFECYCLES: &[Lifecycle] = &[
         name: "delete of an adopted guest that owns data",
         ssh: false,
         stalls: true,
+        starts_anew: false,
         phases: &[adoptable_with_data, delete_all],
         check: |world| {
             let guest = world
@@ -406,6 +417,7 @@ pub const LIFECYCLES: &[Lifecycle] = &[
         name: "features and application",
         ssh: true,
         stalls: false,
+        starts_anew: false,
         phases: &[with_scripts],
         check: |world| {
             let scripts = world.guests()[&1000]["scripts"].clone();
@@ -420,6 +432,7 @@ pub const LIFECYCLES: &[Lifecycle] = &[
         name: "machine from a cloud image, with a feature",
         ssh: true,
         stalls: false,
+        starts_anew: false,
         phases: &[with_machine],
         check: |world| ran(world, 1000, r#"["feature-one 1 0"]"#),
     },
@@ -427,6 +440,7 @@ pub const LIFECYCLES: &[Lifecycle] = &[
         name: "machine template and linked clone",
         ssh: true,
         stalls: false,
+        starts_anew: false,
         phases: &[|world| {
             world.store.apply(vm_template("base"));
             world
@@ -443,6 +457,7 @@ pub const LIFECYCLES: &[Lifecycle] = &[
         name: "disk added and grown, restart for a pending change, application",
         ssh: true,
         stalls: false,
+        starts_anew: false,
         phases: &[
             |world| {
                 world.store.apply(vm("a", json!({})));
@@ -469,6 +484,7 @@ pub const LIFECYCLES: &[Lifecycle] = &[
         name: "delete of a machine",
         ssh: true,
         stalls: false,
+        starts_anew: false,
         phases: &[with_machine, delete_all],
         check: |world| {
             world
@@ -482,6 +498,7 @@ pub const LIFECYCLES: &[Lifecycle] = &[
         name: "template revised, its old revision removed",
         ssh: false,
         stalls: false,
+        starts_anew: false,
         phases: &[
             |world| {
                 world.store.apply(revised("8Gi"));
@@ -515,6 +532,7 @@ pub const LIFECYCLES: &[Lifecycle] = &[
         name: "all sorts of scripts, guests that are stopped and started, and a change",
         ssh: true,
         stalls: false,
+        starts_anew: false,
         phases: &[
             |world| every_script(world, 1, "Running"),
             |world| every_script(world, 1, "Stopped"),
@@ -527,6 +545,7 @@ pub const LIFECYCLES: &[Lifecycle] = &[
         name: "script that is cancelled",
         ssh: true,
         stalls: true,
+        starts_anew: false,
         phases: &[
             |world| {
                 world.store.apply(lxc("a", json!({"source": image()})));
@@ -548,6 +567,7 @@ pub const LIFECYCLES: &[Lifecycle] = &[
         name: "two namespaces, one with a directory of the node",
         ssh: true,
         stalls: false,
+        starts_anew: false,
         phases: &[own_namespace, other_namespace, |world| {
             let key = phoenix::desired::Key::new(phoenix::crd::GuestKind::PhoenixLXC, "ai", "a");
             world.store.delete(&key);

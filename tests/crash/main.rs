@@ -3,7 +3,8 @@
 //!
 //! * [`cuts`]: the engine dies before each effect, after it, and before each status write.
 //! * [`faults`]: each write is lost, its answer is lost, or it fails; each task fails.
-//! * [`schedules`]: several of these together, and more, at random.
+//! * [`schedules`]: several of these together, and more, at random; [`soak`] runs many of them, [`shrink`] leaves out
+//!   of a failing one what it does not need, [`story`] tells what happened.
 //! * [`circumstances`]: what happens around the engine: migration, lost privileges, failing reads, deletion,
 //!   a second engine.
 
@@ -22,53 +23,58 @@ mod circumstances;
 mod cuts;
 mod faults;
 mod lifecycles;
+mod mishaps;
 mod schedules;
+mod shrink;
+mod soak;
+mod story;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::atomic::Ordering;
 
 use engine::World;
 use lifecycles::Lifecycle;
+use mishaps::Mishap;
 
-/// Something that is done to a world before its lifecycle begins, and its name.
+/// A third of the time of a schedule went into the usual one.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What goes wrong while a lifecycle runs, and its name.
 struct Disturbance {
     name: String,
-    cuts: Vec<usize>,
-    apply: Box<dyn Fn(&World) + Send + Sync>,
+    mishaps: Vec<Mishap>,
 }
 
-impl Disturbance {
-    fn none() -> Self {
-        Disturbance {
-            name: "undisturbed".into(),
-            cuts: Vec::new(),
-            apply: Box::new(|_| ()),
-        }
-    }
+/// A lifecycle that was run to its end, or as far as it came.
+struct Run {
+    world: World,
+    result: Result<(), String>,
 }
 
-/// Runs a lifecycle to its end; the world as it is then.
-async fn run(lifecycle: &Lifecycle, disturbance: &Disturbance) -> Result<World, String> {
+/// Runs a lifecycle to its end.
+async fn run(lifecycle: &Lifecycle, mishaps: &[Mishap]) -> Run {
+    let cuts: Vec<usize> = mishaps.iter().filter_map(Mishap::cut).collect();
     let mut world = if lifecycle.ssh {
-        World::with_ssh(&disturbance.cuts).await
+        World::with_ssh(&cuts).await
     } else {
-        World::new(&disturbance.cuts).await
+        World::new(&cuts).await
     };
-    (disturbance.apply)(&world);
-    let context = |world: &World, error: String| {
-        let cut = world.wire.last.lock().unwrap().clone();
-        format!("{}, {} {cut}: {error}", lifecycle.name, disturbance.name)
-    };
+    mishaps.iter().for_each(|mishap| mishap.prepare(&world));
+    let result = live(lifecycle, &mut world).await;
+    Run { world, result }
+}
+
+async fn live(lifecycle: &Lifecycle, world: &mut World) -> Result<(), String> {
     for (n, phase) in lifecycle.phases.iter().enumerate() {
-        phase(&world);
-        let stalls = lifecycle.stalls && n + 1 == lifecycle.phases.len();
-        let settled = world.settle(stalls).await;
-        settled.map_err(|e| context(&world, e))?;
+        phase(world);
+        world
+            .settle(lifecycle.stalls && n + 1 == lifecycle.phases.len())
+            .await?;
     }
-    world.check_invariants().map_err(|e| context(&world, e))?;
-    (lifecycle.check)(&world).map_err(|e| context(&world, e))?;
-    Ok(world)
+    world.check_invariants()?;
+    (lifecycle.check)(world)
 }
 
 /// All that a run sent and told, in order.
@@ -85,31 +91,32 @@ fn trace(world: &World) -> String {
     Vec::from_iter(requests.chain(told)).join("\n")
 }
 
-/// The end of an undisturbed run, for comparison.
+/// An undisturbed run, for comparison.
 struct Undisturbed {
     /// Points at which the engine can be cut off.
     points: usize,
     /// Writes, by verb and path.
     writes: BTreeMap<(String, String), u32>,
-    /// All requests.
-    requests: u32,
+    /// Requests by verb.
+    verbs: BTreeMap<String, u32>,
     /// Types of the tasks that ran.
     tasks: Vec<String>,
-    end: String,
+    end: End,
 }
 
 async fn undisturbed(lifecycle: &Lifecycle) -> Undisturbed {
-    let world = run(lifecycle, &Disturbance::none()).await.unwrap();
+    let Run { world, result } = run(lifecycle, &[]).await;
+    result.unwrap_or_else(|error| panic!("{}, undisturbed: {error}", lifecycle.name));
     let log = world.sim().requests();
     let mut writes = BTreeMap::new();
-    // Whether an agent is there is asked by POST, too.
-    for request in log
-        .iter()
-        .filter(|r| r.method != "GET" && !r.path.ends_with("/agent/ping"))
-    {
-        *writes
-            .entry((request.method.clone(), request.path.clone()))
-            .or_default() += 1;
+    let mut verbs = BTreeMap::new();
+    for request in &log {
+        *verbs.entry(request.method.clone()).or_default() += 1;
+        // Whether an agent is there is asked by POST, too.
+        if request.is_write() && !request.path.ends_with("/agent/ping") {
+            let call = (request.method.clone(), request.path.clone());
+            *writes.entry(call).or_default() += 1;
+        }
     }
     let mut tasks: Vec<String> = world.sim().with(|s| s.tasks.values().map(|t| t.kind.clone()).collect());
     tasks.sort();
@@ -117,15 +124,52 @@ async fn undisturbed(lifecycle: &Lifecycle) -> Undisturbed {
     Undisturbed {
         points: world.wire.passed.load(Ordering::SeqCst),
         writes,
-        requests: log.len() as u32,
+        verbs,
         tasks,
         end: end(&world),
     }
 }
 
+/// The guests with what matters of them.
+type End = BTreeMap<u32, BTreeMap<String, String>>;
+
 /// What has to be the same in the end.
-fn end(world: &World) -> String {
-    format!("{:#?}", world.guests())
+fn end(world: &World) -> End {
+    world.guests()
+}
+
+/// Where an end is not the one that was expected, in words.
+fn same_end(found: &End, expected: &End) -> Result<(), String> {
+    let vmids: BTreeSet<&u32> = found.keys().chain(expected.keys()).collect();
+    let mut words = Vec::new();
+    for vmid in vmids {
+        match (found.get(vmid), expected.get(vmid)) {
+            (Some(options), None) => words.push(format!("guest {vmid} should not be there: {options:?}")),
+            (None, Some(_)) => words.push(format!("guest {vmid} is missing")),
+            (Some(found), Some(expected)) => {
+                let options: BTreeSet<&String> = found.keys().chain(expected.keys()).collect();
+                let differ = options.into_iter().filter(|key| found.get(*key) != expected.get(*key));
+                words.extend(differ.map(|key| {
+                    let value =
+                        |of: &BTreeMap<String, String>| of.get(key).cloned().unwrap_or_else(|| "nothing".into());
+                    format!("guest {vmid} has {key} {} instead of {}", value(found), value(expected))
+                }));
+            }
+            (None, None) => {}
+        }
+    }
+    match words.is_empty() {
+        true => Ok(()),
+        false => Err(format!("it ends differently: {}", words.join("; "))),
+    }
+}
+
+impl Run {
+    /// Whether it ended as if nothing had happened.
+    fn verdict(&self, usual: &Undisturbed) -> Result<(), String> {
+        self.result.clone()?;
+        same_end(&end(&self.world), &usual.end)
+    }
 }
 
 /// Runs a lifecycle once for each disturbance; panics with the failures.
@@ -133,43 +177,37 @@ async fn all_end_alike(lifecycle: &'static Lifecycle, undisturbed: &Undisturbed,
     let number = disturbances.len();
     let runs = disturbances
         .into_iter()
-        .map(|disturbance| move || async move { ends_alike(lifecycle, &disturbance, &undisturbed.end).await });
-    report(lifecycle.name, number, runs).await;
+        .map(|disturbance| move || async move { ends_alike(lifecycle, &disturbance, undisturbed).await });
+    report(lifecycle.name, number, runs);
 }
 
-async fn ends_alike(lifecycle: &Lifecycle, disturbance: &Disturbance, expected: &str) -> Result<(), String> {
-    let found = end(&run(lifecycle, disturbance).await?);
-    if found == expected {
-        return Ok(());
-    }
-    Err(format!(
-        "{}, {}: ends differently:\n{found}\ninstead of\n{expected}",
-        lifecycle.name, disturbance.name
-    ))
+async fn ends_alike(lifecycle: &Lifecycle, disturbance: &Disturbance, usual: &Undisturbed) -> Result<(), String> {
+    let run = run(lifecycle, &disturbance.mishaps).await;
+    let told = |error: String| {
+        let story = story::story(&run.world, &error);
+        format!("{}, {}:\n{story}", lifecycle.name, disturbance.name)
+    };
+    run.verdict(usual).map_err(told)
 }
 
 /// Runs something in a runtime of its own, on a clock that nobody else moves: what it comes to depends on nothing else.
-fn alone<T: Send, F: Future<Output = T>>(run: impl FnOnce() -> F + Send) -> T {
-    let runtime = || {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_all().start_paused(true).build().unwrap()
-    };
-    std::thread::scope(|scope| scope.spawn(|| runtime().block_on(run())).join().unwrap())
+fn in_a_runtime<T, F: Future<Output = T>>(run: impl FnOnce() -> F) -> T {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async { run().await })
 }
 
-async fn report<F: Future<Output = Result<(), String>>>(
+fn report<F: Future<Output = Result<(), String>>>(
     what: &str,
     number: usize,
-    runs: impl Iterator<Item = impl FnOnce() -> F + Send>,
+    runs: impl Iterator<Item = impl FnOnce() -> F> + Send,
 ) {
-    let mut failures = Vec::new();
-    for run in runs {
-        failures.extend(alone(run).err());
+    let failing = || {
         // A few tell as much as all, and a failure takes long.
-        if failures.len() == 3 {
-            break;
-        }
-    }
+        let failing = runs.filter_map(|run| in_a_runtime(run).err()).take(3);
+        failing.collect::<Vec<String>>()
+    };
+    let mut failures = std::thread::scope(|scope| scope.spawn(failing).join().unwrap());
     println!("{what}: {number} runs");
     failures.sort_by_key(String::len);
     assert!(

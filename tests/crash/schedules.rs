@@ -1,20 +1,39 @@
-//! Several disturbances at once, at random. `PHOENIX_SCHEDULES` says how many schedules there are (500), and
-//! `PHOENIX_SEED` runs one alone; a failure prints its seed.
+//! Several disturbances at once, at random. `PHOENIX_SCHEDULES` says how many schedules there are (1000), from the seed
+//! `PHOENIX_SEED_FROM` on; `PHOENIX_SEED` runs one alone. A failure prints its seed, and the story of what is left of it.
 
 use std::collections::BTreeMap;
 use std::env;
 
 use phoenix::simulator::model::state::TaskFault;
 use phoenix::simulator::ssh::{SshAction, SshFault};
-use phoenix::simulator::{Edit, Fault, FaultKind};
+use phoenix::simulator::{Fault, FaultKind};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::engine::World;
 use crate::lifecycles::{LIFECYCLES, Lifecycle};
-use crate::{Disturbance, Undisturbed, alone, ends_alike, report, run, trace, undisturbed};
+use crate::mishaps::{Around, Mishap};
+use crate::{Undisturbed, in_a_runtime, run, soak, trace, undisturbed};
 
-type Change = Box<dyn Fn(&World) + Send + Sync>;
+/// A lifecycle, and what goes wrong in it.
+#[derive(Clone)]
+pub struct Schedule {
+    pub lifecycle: &'static Lifecycle,
+    pub mishaps: Vec<Mishap>,
+}
+
+/// Undisturbed runs by the lifecycle's name.
+pub struct Usual(BTreeMap<&'static str, Undisturbed>);
+
+impl Usual {
+    pub fn runs() -> Self {
+        let run = |lifecycle: &'static Lifecycle| (lifecycle.name, in_a_runtime(|| undisturbed(lifecycle)));
+        Usual(LIFECYCLES.iter().map(run).collect())
+    }
+
+    pub fn of(&self, lifecycle: &Lifecycle) -> &Undisturbed {
+        &self.0[lifecycle.name]
+    }
+}
 
 fn api_fault(rng: &mut StdRng, usual: &Undisturbed) -> Fault {
     let message = || "got timeout".to_owned();
@@ -35,10 +54,14 @@ fn api_fault(rng: &mut StdRng, usual: &Undisturbed) -> Fault {
         _ => FaultKind::LostResponse,
     };
     let method = [None, Some("POST"), Some("PUT"), Some("GET")][rng.random_range(0..4)];
+    let number: u32 = match method {
+        Some(verb) => usual.verbs.get(verb).copied().unwrap_or(1),
+        None => usual.verbs.values().sum(),
+    };
     Fault {
         method: method.map(str::to_owned),
         path: None,
-        skip: rng.random_range(0..usual.requests),
+        skip: rng.random_range(0..number),
         count: rng.random_range(1..4),
         kind,
     }
@@ -58,94 +81,81 @@ fn ssh_fault(rng: &mut StdRng) -> SshFault {
     }
 }
 
+fn around(rng: &mut StdRng, lifecycle: &Lifecycle) -> Around {
+    let mut sorts = Around::ALL.to_vec();
+    sorts.retain(|what| lifecycle.starts_anew || *what != Around::GuestsStopped);
+    sorts[rng.random_range(0..sorts.len())]
+}
+
 /// One of the things that may go wrong while a lifecycle runs.
-fn change(rng: &mut StdRng, lifecycle: &Lifecycle, usual: &Undisturbed) -> (String, Change) {
-    match rng.random_range(0..if lifecycle.ssh { 4 } else { 3 }) {
-        0 if !usual.tasks.is_empty() => {
-            let fault = TaskFault {
-                kind: usual.tasks[rng.random_range(0..usual.tasks.len())].clone(),
-                id: None,
-                message: "command failed: exit code 1".into(),
-                count: rng.random_range(1..3),
-            };
-            let apply = move |world: &World| world.sim().edit(Edit::FailTasks(fault.clone())).unwrap();
-            ("a task fails".into(), Box::new(apply))
-        }
-        3 => {
-            let fault = ssh_fault(rng);
-            let name = format!("{fault:?}");
-            let apply = move |world: &World| world.sim().edit(Edit::SshFault(fault.clone())).unwrap();
-            (name, Box::new(apply))
-        }
-        _ => {
-            let fault = api_fault(rng, usual);
-            let name = format!("{fault:?}");
-            (
-                name,
-                Box::new(move |world: &World| world.sim().add_fault(fault.clone())),
-            )
-        }
+fn mishap(rng: &mut StdRng, lifecycle: &Lifecycle, usual: &Undisturbed) -> Mishap {
+    match rng.random_range(0..if lifecycle.ssh { 5 } else { 4 }) {
+        0 if !usual.tasks.is_empty() => Mishap::Task(TaskFault {
+            kind: usual.tasks[rng.random_range(0..usual.tasks.len())].clone(),
+            id: None,
+            message: "command failed: exit code 1".into(),
+            count: rng.random_range(1..3),
+        }),
+        3 => Mishap::Around {
+            what: around(rng, lifecycle),
+            at: rng.random_range(0..usual.points),
+            rounds: rng.random_range(1..6),
+        },
+        4 => Mishap::Command(ssh_fault(rng)),
+        _ => Mishap::Request(api_fault(rng, usual)),
     }
 }
 
-fn schedule(seed: u64, usual: &BTreeMap<&str, Undisturbed>) -> (&'static Lifecycle, Disturbance) {
-    let mut rng = StdRng::seed_from_u64(seed);
-    let lifecycle = &LIFECYCLES[rng.random_range(0..LIFECYCLES.len())];
-    let usual = &usual[lifecycle.name];
-    let cuts: Vec<usize> = (0..rng.random_range(0..4))
-        .map(|_| rng.random_range(0..usual.points * 2))
-        .collect();
-    let number = rng.random_range(usize::from(cuts.is_empty())..5);
-    let (names, changes): (Vec<String>, Vec<Change>) = (0..number).map(|_| change(&mut rng, lifecycle, usual)).unzip();
-    let disturbance = Disturbance {
-        name: format!("PHOENIX_SEED={seed}: cuts at {cuts:?}; {}", names.join("; ")),
-        cuts,
-        apply: Box::new(move |world| changes.iter().for_each(|change| change(world))),
-    };
-    (lifecycle, disturbance)
-}
-
-fn number(name: &str) -> Option<u64> {
-    env::var(name).ok().map(|text| text.parse().expect("a number"))
-}
-
-#[tokio::test(start_paused = true)]
-async fn random_schedules_end_alike() {
-    let seeds: Vec<u64> = match number("PHOENIX_SEED") {
-        Some(seed) => vec![seed],
-        None => (0..number("PHOENIX_SCHEDULES").unwrap_or(500)).collect(),
-    };
-    let mut usual = BTreeMap::new();
-    for lifecycle in LIFECYCLES {
-        usual.insert(lifecycle.name, undisturbed(lifecycle).await);
-    }
-    let usual = &usual;
-    let runs = seeds.iter().map(|seed| {
-        move || async move {
-            let (lifecycle, disturbance) = schedule(*seed, usual);
-            ends_alike(lifecycle, &disturbance, &usual[lifecycle.name].end).await
+impl Schedule {
+    /// The schedule of a seed.
+    pub fn of(seed: u64, usual: &Usual) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let lifecycle = &LIFECYCLES[rng.random_range(0..LIFECYCLES.len())];
+        let usual = usual.of(lifecycle);
+        let cuts = (0..rng.random_range(0..4)).map(|_| Mishap::Cut(rng.random_range(0..usual.points * 3 / 2)));
+        let mut mishaps: Vec<Mishap> = cuts.collect();
+        let least = usize::from(mishaps.is_empty());
+        if !mishaps.is_empty() && rng.random_range(0..4) == 0 {
+            mishaps.push(Mishap::Rewound);
         }
-    });
-    report("random schedules", seeds.len(), runs).await;
+        let number = rng.random_range(least..5);
+        mishaps.extend((0..number).map(|_| mishap(&mut rng, lifecycle, usual)));
+        // One at a time: what the first one changed the second would take for usual.
+        let mut around = false;
+        mishaps.retain(|mishap| !matches!(mishap, Mishap::Around { .. }) || !std::mem::replace(&mut around, true));
+        Schedule { lifecycle, mishaps }
+    }
+}
+
+pub fn number(name: &str) -> Option<u64> {
+    let text = env::var(name).ok().filter(|text| !text.is_empty())?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+#[test]
+fn random_schedules_end_alike() {
+    let seeds = match number("PHOENIX_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => {
+            let from = number("PHOENIX_SEED_FROM").unwrap_or(0);
+            from..from + number("PHOENIX_SCHEDULES").unwrap_or(1000)
+        }
+    };
+    soak::soak(seeds);
 }
 
 /// A failure can be looked at again: its seed decides everything.
-#[tokio::test(start_paused = true)]
-async fn a_seed_gives_the_same_run_each_time() {
-    let mut usual = BTreeMap::new();
-    for lifecycle in LIFECYCLES {
-        usual.insert(lifecycle.name, undisturbed(lifecycle).await);
-    }
-    let usual = &usual;
+#[test]
+fn a_seed_gives_the_same_run_each_time() {
+    let usual = &Usual::runs();
     for seed in 0..100 {
         let traced = || {
-            alone(move || async move {
-                let (lifecycle, disturbance) = schedule(seed, usual);
-                let world = run(lifecycle, &disturbance).await;
-                world.map(|world| trace(&world))
+            in_a_runtime(async || {
+                let schedule = Schedule::of(seed, usual);
+                trace(&run(schedule.lifecycle, &schedule.mishaps).await.world)
             })
         };
-        let (first, second) = (traced().unwrap(), traced().unwrap());
+        let (first, second) = (traced(), traced());
         let differ = first.lines().zip(second.lines()).find(|(a, b)| a != b);
         assert!(first == second, "seed {seed}: {differ:#?}");
     }

@@ -270,7 +270,7 @@ pub fn set_acl(state: &mut State, call: &Call) -> Answer {
                 "ACL update failed: role '{role}' does not exist"
             )));
         };
-        check_handed_out(state, call, &path, role, &privileges)?;
+        check_handed_out(state, call, &path, role, privileges)?;
     }
     let subjects = subjects(state, call)?;
     let propagate = params.maybe_flag("propagate").unwrap_or(true);
@@ -317,7 +317,7 @@ pub fn roles(state: &mut State, _call: &Call) -> Answer {
 pub fn role(state: &mut State, call: &Call) -> Answer {
     let name = call.params.text("roleid");
     match state.access.role(state.release.major(), &name) {
-        Some(found) => Ok(Value::Object(found.into_iter().map(|name| (name, json!(1))).collect()).into()),
+        Some(found) => Ok(Value::Object(found.iter().map(|name| (name.clone(), json!(1))).collect()).into()),
         None => Err(ApiError::die(format!("role '{name}' does not exist"))),
     }
 }

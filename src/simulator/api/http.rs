@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use percent_encoding::percent_decode_str;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha1::{Digest as _, Sha1};
 use sha2::{Sha224, Sha256, Sha384, Sha512};
 
@@ -74,8 +74,15 @@ impl HttpReply {
         }
     }
 
-    fn json(status: u16, reason: &str, body: &Value) -> Self {
-        let mut reply = Self::plain(status, reason, body.to_string());
+    fn json<const N: usize>(status: u16, reason: &str, body: [(&str, Value); N]) -> Self {
+        let body: Map<String, Value> = body.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        Self::json_of(status, reason, &Value::Object(body))
+    }
+
+    fn json_of(status: u16, reason: &str, body: &Value) -> Self {
+        let mut reply = Self::plain(status, reason, "");
+        // What comes of values has only text for keys, which is all that could fail.
+        reply.body = serde_json::to_vec(body).unwrap_or_default();
         reply.content_type = "application/json;charset=UTF-8";
         reply
     }
@@ -92,17 +99,14 @@ impl HttpReply {
     pub fn answer(formatter: Formatter, old_body: bool, result: Result<Reply, ApiError>) -> Self {
         match (formatter, result) {
             (_, Ok(Reply::Raw(text))) => Self::plain(200, "OK", text),
-            (Formatter::Json, Ok(Reply::Data(data))) => Self::json(200, "OK", &json!({ "data": data })),
+            (Formatter::Json, Ok(Reply::Data(data) | Reply::Counted(data, 0))) => {
+                Self::json(200, "OK", [("data", data)])
+            }
             (Formatter::Json, Ok(Reply::Counted(data, total))) => {
-                let body = if total > 0 {
-                    json!({ "data": data, "total": total })
-                } else {
-                    json!({ "data": data })
-                };
-                Self::json(200, "OK", &body)
+                Self::json(200, "OK", [("data", data), ("total", json!(total))])
             }
             (Formatter::ExtJs, Ok(Reply::Data(data) | Reply::Counted(data, _))) => {
-                Self::json(200, "OK", &json!({ "data": data, "success": 1 }))
+                Self::json(200, "OK", [("data", data), ("success", json!(1))])
             }
             (Formatter::Json, Err(error)) => {
                 let mut body = json!({ "data": null });
@@ -113,7 +117,7 @@ impl HttpReply {
                 if let Some(errors) = &error.errors {
                     body["errors"] = json!(errors);
                 }
-                Self::json(error.status, &first_line(&error.message), &body)
+                Self::json_of(error.status, &first_line(&error.message), &body)
             }
             (Formatter::ExtJs, Err(error)) => {
                 let mut body = json!({ "data": null, "message": error.message, "status": error.status, "success": 0 });
@@ -121,7 +125,7 @@ impl HttpReply {
                     body["errors"] = json!(errors);
                     body["status"] = json!(error.status.to_string());
                 }
-                Self::json(200, "OK", &body)
+                Self::json_of(200, "OK", &body)
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Users, tokens, roles and access rules (facts A.6, H).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -107,24 +108,22 @@ const BUILT_IN: &[(&str, &str)] = &[
 /// The role that takes all others away.
 const NO_ACCESS: &str = "NoAccess";
 
-/// Every privilege that the version knows: in 8 `VM.Monitor` instead of the guest agent's (facts H).
-pub fn all_privileges(major: u32) -> BTreeSet<String> {
+/// What a version has by itself.
+struct BuiltIn {
+    all: BTreeSet<String>,
+    roles: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// Before version 9, and since.
+static BUILT_INS: LazyLock<[BuiltIn; 2]> = LazyLock::new(|| [built_in(8), built_in(9)]);
+
+fn built_in(major: u32) -> BuiltIn {
     let mut all = words(ADMIN_PRIVS);
     all.extend(words(PVE_ADMIN_PRIVS));
     if major < 9 {
         all.retain(|name| !name.starts_with("VM.GuestAgent.") && name != "VM.Replicate");
         all.insert("VM.Monitor".to_owned());
     }
-    all
-}
-
-fn words(text: &str) -> BTreeSet<String> {
-    text.split_whitespace().map(str::to_owned).collect()
-}
-
-/// The built-in roles with their privileges.
-pub fn built_in_roles(major: u32) -> BTreeMap<String, BTreeSet<String>> {
-    let all = all_privileges(major);
     let keep = |set: BTreeSet<String>| set.into_iter().filter(|name| all.contains(name)).collect();
     let mut roles: BTreeMap<String, BTreeSet<String>> = BUILT_IN
         .iter()
@@ -132,7 +131,21 @@ pub fn built_in_roles(major: u32) -> BTreeMap<String, BTreeSet<String>> {
         .collect();
     roles.insert("PVEAdmin".to_owned(), keep(words(PVE_ADMIN_PRIVS)));
     roles.insert("Administrator".to_owned(), all.clone());
-    roles
+    BuiltIn { all, roles }
+}
+
+fn words(text: &str) -> BTreeSet<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Every privilege that the version knows: in 8 `VM.Monitor` instead of the guest agent's (facts H).
+pub fn all_privileges(major: u32) -> &'static BTreeSet<String> {
+    &BUILT_INS[usize::from(major >= 9)].all
+}
+
+/// The built-in roles with their privileges.
+pub fn built_in_roles(major: u32) -> &'static BTreeMap<String, BTreeSet<String>> {
+    &BUILT_INS[usize::from(major >= 9)].roles
 }
 
 /// Privileges with the mark whether they hold below the path too.
@@ -140,41 +153,38 @@ pub type Privileges = BTreeMap<String, bool>;
 
 impl Access {
     /// Privileges of a role, built-in or not.
-    pub fn role(&self, major: u32, name: &str) -> Option<BTreeSet<String>> {
-        self.roles
-            .get(name)
-            .cloned()
-            .or_else(|| built_in_roles(major).remove(name))
+    pub fn role(&self, major: u32, name: &str) -> Option<&BTreeSet<String>> {
+        self.roles.get(name).or_else(|| built_in_roles(major).get(name))
     }
 
     /// Roles of one identity on a path: rules nearer to the path replace those above, rules for the identity itself
     /// go before those of its groups.
-    fn roles_at(&self, who: &str, path: &str) -> BTreeMap<String, bool> {
-        let token = who.contains('!');
-        let kind = if token { "token" } else { "user" };
-        let groups = self.users.get(who).map(|user| user.groups.clone()).unwrap_or_default();
-        let mut roles = BTreeMap::new();
-        for level in levels(path) {
-            let here = |kind: &str, names: &dyn Fn(&str) -> bool| -> BTreeMap<String, bool> {
-                self.acl
-                    .iter()
-                    .filter(|entry| entry.path == level && entry.kind == kind && names(&entry.who))
-                    .filter(|entry| entry.propagate || level == path)
-                    .map(|entry| (entry.role.clone(), entry.propagate))
-                    .collect()
+    fn roles_at<'a>(&'a self, who: &str, path: &str) -> BTreeMap<&'a str, bool> {
+        let kind = if who.contains('!') { "token" } else { "user" };
+        let groups = self.users.get(who).map(|user| &user.groups);
+        // The nearest level that has a rule, by those for the identity and those for its groups.
+        let mut nearest: [(usize, BTreeMap<&str, bool>); 2] = Default::default();
+        for entry in &self.acl {
+            let above = covers(&entry.path, path).filter(|_| entry.propagate || entry.path == path);
+            let of_group = match &*entry.kind {
+                "group" => groups.is_some_and(|groups| groups.contains(&entry.who)).then_some(1),
+                found => (found == kind && entry.who == who).then_some(0),
             };
-            let own = here(kind, &|name| name == who);
-            let found = if own.is_empty() {
-                here("group", &|name| groups.contains(name))
-            } else {
-                own
+            let (Some(level), Some(sort)) = (above, of_group) else {
+                continue;
             };
-            if !found.is_empty() {
-                roles = found;
+            let (best, roles) = &mut nearest[sort];
+            if level > *best {
+                (*best, *roles) = (level, BTreeMap::new());
+            }
+            if level == *best {
+                roles.insert(&entry.role, entry.propagate);
             }
         }
+        let [own, of_groups] = nearest;
+        let (_, mut roles) = if own.0 >= of_groups.0 { own } else { of_groups };
         if roles.contains_key(NO_ACCESS) {
-            roles.retain(|name, _| name == NO_ACCESS);
+            roles.retain(|name, _| *name == NO_ACCESS);
         }
         roles
     }
@@ -202,8 +212,20 @@ impl Access {
 
     fn own_privileges(&self, major: u32, who: &str, path: &str, pools: &[String]) -> Privileges {
         if who == "root@pam" {
-            return all_privileges(major).into_iter().map(|name| (name, true)).collect();
+            return all_privileges(major).iter().map(|name| (name.clone(), true)).collect();
         }
+        let mut found = Privileges::new();
+        for (role, propagate) in self.own_roles(who, path, pools) {
+            for name in self.role(major, role).into_iter().flatten() {
+                let entry = found.entry(name.clone()).or_insert(false);
+                *entry |= propagate;
+            }
+        }
+        found
+    }
+
+    /// Roles that give something: those of the path, and of the pools that its object is in.
+    fn own_roles(&self, who: &str, path: &str, pools: &[String]) -> BTreeMap<&str, bool> {
         let mut roles = self.roles_at(who, path);
         if !roles.contains_key(NO_ACCESS) {
             for pool in pools {
@@ -214,17 +236,49 @@ impl Access {
             }
         }
         if roles.contains_key(NO_ACCESS) {
-            return Privileges::new();
+            roles.clear();
         }
-        let mut found = Privileges::new();
-        for (role, propagate) in roles {
-            for name in self.role(major, &role).unwrap_or_default() {
-                let entry = found.entry(name).or_insert(false);
-                *entry |= propagate;
-            }
-        }
-        found
+        roles
     }
+
+    /// Whether a user or token has a privilege on a path, as [`Self::privileges`] has it.
+    pub fn holds(&self, major: u32, who: &str, path: &str, pools: &[String], privilege: &str) -> bool {
+        let own = |who: &str| match who {
+            "root@pam" => all_privileges(major).contains(privilege),
+            who => {
+                let roles = self.own_roles(who, path, pools);
+                let mut roles = roles.keys().filter_map(|role| self.role(major, role));
+                roles.any(|role| role.contains(privilege))
+            }
+        };
+        let Some((user, token)) = who.split_once('!') else {
+            return own(who);
+        };
+        match self.users.get(user).and_then(|found| found.tokens.get(token)) {
+            None => false,
+            Some(found) if !found.privsep => own(user),
+            Some(_) if user == "root@pam" => own(who),
+            Some(_) => own(who) && own(user),
+        }
+    }
+}
+
+/// How near a rule's path is to one that it is above or equal to: how many parts it has, and one.
+fn covers(rule: &str, path: &str) -> Option<usize> {
+    if rule == "/" {
+        return Some(1);
+    }
+    let mut path = path.split('/').filter(|part| !part.is_empty());
+    let mut parts = rule.split('/');
+    let absolute = parts.next() == Some("") && rule.len() > 1;
+    let mut level = 1;
+    for part in parts {
+        if part.is_empty() || path.next() != Some(part) {
+            return None;
+        }
+        level += 1;
+    }
+    absolute.then_some(level)
 }
 
 /// `/`, `/vms`, `/vms/100` for `/vms/100`.

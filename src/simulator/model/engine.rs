@@ -3,6 +3,7 @@
 use super::error::{ApiError, Result};
 use super::state::State;
 use super::task::{Task, TaskState, Work, upid};
+use crate::simulator::control::Stricken;
 
 /// Ended tasks that are kept, as the task index of a node keeps about a thousand (facts B.3).
 const KEPT_TASKS: usize = 4000;
@@ -124,7 +125,14 @@ impl State {
         let fault = &mut self.task_faults[at];
         fault.count -= 1;
         let message = fault.message.clone();
+        let (kind, id) = (task.kind.clone(), task.id.clone());
         self.task_faults.retain(|fault| fault.count > 0);
+        let struck = message.clone();
+        self.strikes(Stricken::Task {
+            kind,
+            id,
+            message: struck,
+        });
         Some(message)
     }
 

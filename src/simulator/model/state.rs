@@ -12,6 +12,7 @@ use super::guest::{Broadcast, Guest, GuestKind, OsImage};
 use super::node::Node;
 use super::storage::{Storage, Volume, split_volid};
 use super::task::{Latency, Task};
+use crate::simulator::control::{Stricken, Struck};
 
 /// The version that the look-alike claims to be; it decides what is known and what is the default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,6 +154,9 @@ pub struct State {
     /// What it is to be told.
     #[serde(skip)]
     pub hook_jobs: Vec<super::hook::HookJob>,
+    /// Faults that struck, in order.
+    #[serde(skip)]
+    pub struck: Vec<Struck>,
     /// Last status broadcast.
     pub last_broadcast: u64,
     /// Counter for sequence numbers, process ids and volume numbers.
@@ -203,6 +207,7 @@ impl State {
             mappings: BTreeMap::new(),
             hooked: false,
             hook_jobs: Vec::new(),
+            struck: Vec::new(),
             last_broadcast: now,
             counter: 1000,
             fingerprint: None,
@@ -211,6 +216,12 @@ impl State {
             random: 0x9E37_79B9_7F4A_7C15,
             dirty: false,
         }
+    }
+
+    /// Notes what a fault strikes.
+    pub fn strikes(&mut self, what: Stricken) {
+        let at = self.now;
+        self.struck.push(Struck { at, what });
     }
 
     /// Current time in seconds since 1970.
@@ -338,10 +349,11 @@ impl State {
 
     /// Pools that the object of an access path is in.
     fn pools_of(&self, path: &str) -> Vec<String> {
-        let member = |pool: &Pool| match path.split('/').collect::<Vec<_>>()[..] {
-            ["", "vms", id] => id.parse().is_ok_and(|id| pool.vms.contains(&id)),
-            ["", "storage", id] => pool.storages.contains(id),
-            _ => false,
+        let member = |pool: &Pool| match path.strip_prefix("/vms/") {
+            Some(id) => id.parse().is_ok_and(|id| pool.vms.contains(&id)),
+            None => path
+                .strip_prefix("/storage/")
+                .is_some_and(|id| pool.storages.contains(id)),
         };
         self.pools
             .iter()
@@ -356,22 +368,28 @@ impl State {
             .privileges(self.release.major(), who, path, &self.pools_of(path))
     }
 
+    /// Whether the caller has a privilege on a path whose object is in these pools.
+    fn holds<'a>(&'a self, caller: &'a Caller, path: &'a str) -> impl Fn(&str) -> bool + 'a {
+        let (major, pools) = (self.release.major(), self.pools_of(path));
+        move |privilege| self.access.holds(major, &caller.id, path, &pools, privilege)
+    }
+
     /// Whether the caller has all of the privileges on the path.
     pub fn may(&self, caller: &Caller, path: &str, privileges: &[&str]) -> bool {
-        let found = self.privileges(&caller.id, path);
-        privileges.iter().all(|name| found.contains_key(*name))
+        let holds = self.holds(caller, path);
+        privileges.iter().all(|name| holds(name))
     }
 
     /// Whether the caller has one of the privileges on the path.
     pub fn may_any(&self, caller: &Caller, path: &str, privileges: &[&str]) -> bool {
-        let found = self.privileges(&caller.id, path);
-        privileges.iter().any(|name| found.contains_key(*name))
+        let holds = self.holds(caller, path);
+        privileges.iter().any(|name| holds(name))
     }
 
     /// Refuses a caller without the privileges, naming the first that is missing.
     pub fn need(&self, caller: &Caller, path: &str, privileges: &[&str]) -> Result<()> {
-        let found = self.privileges(&caller.id, path);
-        match privileges.iter().find(|name| !found.contains_key(**name)) {
+        let holds = self.holds(caller, path);
+        match privileges.iter().find(|name| !holds(name)) {
             Some(name) => Err(ApiError::permission(format!("{path}, {name}"))),
             None => Ok(()),
         }

@@ -2,7 +2,7 @@
 //!
 //! `methods.json` is made by `compact.py` from Proxmox's own API description (9.1).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::LazyLock;
 
 use serde::Deserialize;
@@ -155,15 +155,22 @@ const REST: &[&str] = &["{volume}", "{cidr}"];
 struct Template {
     text: &'static String,
     parts: Vec<&'static str>,
+    /// How many parts are no placeholders.
+    literals: usize,
 }
 
-/// The paths by their first part, which is never a placeholder.
-static TEMPLATES: LazyLock<HashMap<&'static str, Vec<Template>>> = LazyLock::new(|| {
+/// The paths by their first part, which is never a placeholder, and the number of parts that they fit: those that take
+/// the rest of a path under 0.
+static TEMPLATES: LazyLock<HashMap<(&'static str, usize), Vec<Template>>> = LazyLock::new(|| {
     let mut templates: HashMap<_, Vec<Template>> = HashMap::new();
     for text in METHODS.keys().chain(std::iter::once(&*ROOT)) {
         let parts = parts_of(text);
         let first = parts.first().copied().unwrap_or_default();
-        templates.entry(first).or_default().push(Template { text, parts });
+        let takes_rest = parts.last().is_some_and(|last| REST.contains(last));
+        let number = if takes_rest { 0 } else { parts.len() };
+        let literals = parts.iter().filter(|part| !part.starts_with('{')).count();
+        let template = Template { text, parts, literals };
+        templates.entry((first, number)).or_default().push(template);
     }
     templates
 });
@@ -172,16 +179,10 @@ fn parts_of(path: &str) -> Vec<&str> {
     path.split('/').filter(|part| !part.is_empty()).collect()
 }
 
-/// How many parts of a template are literally those of a path, where it fits.
-fn literals(template: &[&str], parts: &[&str]) -> Option<usize> {
-    let takes_rest = template.last().is_some_and(|last| REST.contains(last));
-    let fits = match takes_rest {
-        true => parts.len() >= template.len(),
-        false => parts.len() == template.len(),
-    };
+/// Whether a path that may be longer has the literal parts of a template.
+fn fits(template: &[&str], parts: &[&str]) -> bool {
     let mut pairs = template.iter().zip(parts);
-    let same = fits && pairs.all(|(wanted, part)| wanted.starts_with('{') || wanted == part);
-    same.then(|| template.iter().filter(|wanted| !wanted.starts_with('{')).count())
+    parts.len() >= template.len() && pairs.all(|(wanted, part)| wanted.starts_with('{') || wanted == part)
 }
 
 fn values(template: &[&str], parts: &[&str]) -> BTreeMap<String, String> {
@@ -199,9 +200,15 @@ fn values(template: &[&str], parts: &[&str]) -> BTreeMap<String, String> {
 /// Finds the path: literal parts win over placeholders.
 pub fn find(path: &str) -> Option<Found> {
     let parts = parts_of(path);
-    let all = TEMPLATES.get(parts.first().copied().unwrap_or_default())?;
-    let fitting = all.iter().filter_map(|t| Some((literals(&t.parts, &parts)?, t)));
-    let (_, best) = fitting.max_by_key(|(literal, t)| (*literal, std::cmp::Reverse(t.text.len())))?;
+    let first = parts.first().copied().unwrap_or_default();
+    let sorts = [parts.len(), 0].map(|number| TEMPLATES.get(&(first, number)));
+    let fitting = sorts
+        .into_iter()
+        .take(1 + usize::from(!parts.is_empty()))
+        .flatten()
+        .flatten();
+    let fitting = fitting.filter(|t| fits(&t.parts, &parts));
+    let best = fitting.max_by_key(|t| (t.literals, std::cmp::Reverse(t.text.len())))?;
     Some(Found {
         template: best.text,
         values: values(&best.parts, &parts),
@@ -227,17 +234,23 @@ pub fn method(template: &str, verb: &str) -> Option<&'static Method> {
     METHODS.get(template)?.get(verb)
 }
 
+/// Options that are numbers in answers, of containers and of machines.
+static INTEGERS: LazyLock<[BTreeSet<&str>; 2]> = LazyLock::new(|| ["lxc", "qemu"].map(integer_options));
+
+fn integer_options(kind: &str) -> BTreeSet<&'static str> {
+    let methods = METHODS.get(&format!("/nodes/{{node}}/{kind}/{{vmid}}/config"));
+    let properties = methods.and_then(|m| m.get("PUT")?.properties.as_ref());
+    let number = |property: &Property| matches!(property.kind.as_deref(), Some("integer" | "boolean"));
+    let numbers = properties
+        .into_iter()
+        .flatten()
+        .filter(|(_, property)| number(property));
+    numbers.map(|(name, _)| name.as_str()).collect()
+}
+
 /// Whether an option of `PUT /nodes/{node}/lxc/{vmid}/config` or its machine counterpart is a number in answers.
 pub fn is_integer_option(kind: &str, key: &str) -> bool {
-    let path = format!("/nodes/{{node}}/{kind}/{{vmid}}/config");
-    let properties = METHODS
-        .get(&path)
-        .and_then(|methods| methods.get("PUT"))
-        .and_then(|m| m.properties.as_ref());
-    let found = properties
-        .and_then(|all| all.get(key))
-        .and_then(|property| property.kind.as_deref());
-    matches!(found, Some("integer" | "boolean"))
+    INTEGERS[usize::from(kind == "qemu")].contains(key)
 }
 
 /// Names directly below a path, for index answers.

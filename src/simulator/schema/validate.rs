@@ -1,7 +1,7 @@
 //! Checking parameters against their description, in Proxmox's order and words (facts A.4).
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use regex::Regex;
 use serde_json::Value;
@@ -18,23 +18,24 @@ fn required_by(name: &str) -> String {
     format!("missing property required by '{name}'")
 }
 
-static PATTERNS: LazyLock<Mutex<HashMap<String, Option<Regex>>>> = LazyLock::new(Mutex::default);
+static PATTERNS: LazyLock<Mutex<HashMap<String, Option<Arc<Regex>>>>> = LazyLock::new(Mutex::default);
 
-/// A Perl pattern for the whole text as a regular expression.
-pub fn regex(pattern: &str) -> Option<Regex> {
+/// A Perl pattern for the whole text as a regular expression. Shared: what a copy of one needs for its work it would make
+/// anew.
+pub fn regex(pattern: &str) -> Option<Arc<Regex>> {
     let mut known = PATTERNS.lock().unwrap_or_else(PoisonError::into_inner);
-    known
-        .entry(pattern.to_owned())
-        .or_insert_with(|| {
-            let plain = pattern
-                .replace("(?^:", "(?:")
-                .replace("(?^i:", "(?i:")
-                .replace("{,", "{0,")
-                .replace("\\0", "\\x00");
-            // In Perl, the end of a text is also before its last line end.
-            Regex::new(&format!("^(?:{plain})\\n?$")).ok()
-        })
-        .clone()
+    if let Some(found) = known.get(pattern) {
+        return found.clone();
+    }
+    let plain = pattern
+        .replace("(?^:", "(?:")
+        .replace("(?^i:", "(?i:")
+        .replace("{,", "{0,")
+        .replace("\\0", "\\x00");
+    // In Perl, the end of a text is also before its last line end.
+    let compiled = Regex::new(&format!("^(?:{plain})\\n?$")).ok().map(Arc::new);
+    known.insert(pattern.to_owned(), compiled.clone());
+    compiled
 }
 
 /// Finds the description of a parameter; `net[n]` stands for `net0` and so on.

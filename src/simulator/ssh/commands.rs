@@ -12,6 +12,7 @@ use super::snippets::{self, Snippet};
 use super::state::SshAction;
 use super::words;
 use super::{Reply, Request};
+use crate::simulator::control::Stricken;
 use crate::simulator::model::lxc_config::Change;
 use crate::simulator::model::vm_agent::unknown;
 use crate::simulator::model::{ApiError, Caller, Guest, State};
@@ -343,6 +344,10 @@ pub fn serve(state: &mut State, request: &Request) -> (Reply, Served) {
     };
     let summary = command.summary();
     let fault = state.ssh.take_fault(command.vmid(), &summary);
+    if let Some(action) = fault.clone() {
+        let (summary, vmid) = (summary.clone(), command.vmid());
+        state.strikes(Stricken::Command { summary, vmid, action });
+    }
     let served = Served {
         summary,
         ..Served::default()
