@@ -1,14 +1,16 @@
 """Tries small bugs against the tests: `make mutants`, docs/testing.md.
 
-    tests/mutants/run.py [--sample N] [--seed S] [--again] FOLDER ...
+    tests/mutants/run.py [--sample N] [--seed S] [--patience SECONDS] [--again] [--built] FOLDER ...
 
 All mutants of the folders (generate.py) are put into the sources at once, each behind a switch, so that there is one
 build; those that do not compile are left out. The sources are put back when the test programs are built: run it on a
 clean checkout. Each test runs once to see which mutants it reaches, and each mutant (or N of them, drawn with S) is
-tried with those tests, the quick ones first, until one fails. Whoever survives is printed. --again tries those only.
+tried with those tests, the quick ones first, until one fails or --patience seconds of them are over. Who survives is printed; --again
+tries those of the last run only. --built takes the test programs of the last run, and what their tests reached.
 """
 
 import argparse
+import collections
 import concurrent.futures
 import json
 import os
@@ -19,6 +21,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 sys.dont_write_bytecode = True
@@ -26,8 +29,8 @@ from generate import Source
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORK = ROOT / "target/mutants"
-# Test program, and the tests in it that are about the core.
-PROGRAMS = {"lib": ["plan::", "desired::", "status::", "observed::", "engine::"], "engine": [], "scripts": [], "convert": []}
+# The quick ones of the test programs that are about the core.
+PROGRAMS = ["lib", "engine", "scripts"]
 SWITCH = '''
 /// Whether a mutant is in (written by tests/mutants, never committed).
 #[doc(hidden)]
@@ -102,23 +105,28 @@ def build(files):
     finally:
         for path, text in old.items():
             path.write_text(text)
-    WORK.mkdir(parents=True, exist_ok=True)
     for made in (m for m in messages if m.get("executable") and m["profile"]["test"]):
         name = "lib" if "lib" in made["target"]["kind"] else made["target"]["name"]
         shutil.copy(made["executable"], WORK / name)
     return out
 
 
-def test(program, names, limit, **variables):
-    """Whether tests succeed in time."""
+def failing(program, names, limit, **variables):
+    """The first test that fails or takes too long, if any does."""
     calm = {"INSTA_UPDATE": "no", "PROPTEST_DISABLE_FAILURE_PERSISTENCE": "1", "CARGO_MANIFEST_DIR": str(ROOT)}
-    try:
-        return subprocess.run([WORK / program, "--exact", "--test-threads=1", *names], cwd=ROOT, timeout=limit,
-                              env={**os.environ, **calm, **variables}, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL, check=False,
-                              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (6 << 30,) * 2)).returncode == 0
-    except subprocess.TimeoutExpired:
-        return False
+    run = subprocess.Popen([WORK / program, "--exact", "--test-threads=1", *names], cwd=ROOT, text=True,
+                           env={**os.environ, **calm, **variables}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                           preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (6 << 30,) * 2))
+    clock = threading.Timer(limit, run.kill)
+    clock.start()
+    for line in run.stdout:
+        if failed := re.match(r"test (\S+) \.\.\. FAILED", line):
+            run.kill()
+            run.wait()
+            clock.cancel()
+            return failed[1]
+    clock.cancel()
+    return None if run.wait() == 0 else names[0]
 
 
 def reach(item):
@@ -127,7 +135,7 @@ def reach(item):
     seen = WORK / "seen" / re.sub(r"\W+", "-", f"{program} {name}")
     seen.unlink(missing_ok=True)
     start = time.monotonic()
-    if not test(program, [name], 600, PHOENIX_MUTANT=RECORD, PHOENIX_MUTANTS_SEEN=str(seen)):
+    if failing(program, [name], 600, PHOENIX_MUTANT=RECORD, PHOENIX_MUTANTS_SEEN=str(seen)):
         print(f"left out, since it fails by itself: {program} {name}", file=sys.stderr)
         return None
     numbers = [int(line) for line in seen.read_text().split()] if seen.exists() else []
@@ -136,27 +144,29 @@ def reach(item):
 
 def tests():
     """Every test of the programs."""
-    for program, wanted in PROGRAMS.items():
+    for program in PROGRAMS:
         listed = subprocess.run([WORK / program, "--list"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
-        for name in re.findall(r"^(\S+): test$", listed, re.M):
-            if not wanted or name.startswith(tuple(wanted)):
-                yield program, name
+        yield from ((program, name) for name in re.findall(r"^(\S+): test$", listed, re.M))
 
 
-def survives(number, found):
-    """Whether no test notices a mutant. The tests run in batches that take longer and longer."""
-    found = sorted((seconds, program, name) for program, name, seconds, seen in found if number in seen)
-    share = 1
-    while found:
+def survives(number, found, noticed, patience):
+    """Whether no test notices a mutant. The tests run in batches that take longer and longer, first those that take
+    little time for how often they noticed others."""
+    found = [(seconds, program, name) for program, name, seconds, seen in found if number in seen]
+    found.sort(key=lambda test: test[0] / (1 + noticed[test[2]]))
+    share, spent = 1, 0
+    while found and spent < patience:
         batch, took = [], 0
         while found and (not batch or took + found[0][0] < share):
             batch.append(found.pop(0))
             took += batch[-1][0]
         for program in sorted({program for _, program, _ in batch}):
             names = [name for _, p, name in batch if p == program]
-            if not test(program, names, 20 + 8 * took, PHOENIX_MUTANT=str(number)):
+            if first := failing(program, names, 20 + 8 * took, PHOENIX_MUTANT=str(number)):
+                noticed[first] += 1
                 return False
-        share *= 4
+        share *= 3
+        spent += took
     return True
 
 
@@ -164,15 +174,19 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--sample", type=int)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--patience", type=float, default=120)
+    for option in ("--again", "--built"):
+        parser.add_argument(option, action="store_true")
     parser.add_argument("folders", nargs="+")
     options = parser.parse_args()
     if subprocess.run(["git", "status", "--porcelain", "src"], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout:
         sys.exit("src/ has changes that are not committed")
     files = sources(options.folders)
-    out = build(files)
+    WORK.mkdir(parents=True, exist_ok=True)
+    known = WORK / "built.json"
+    out, found = json.loads(known.read_text()) if options.built else (build(files), None)
     told = {n: f"{path.relative_to(ROOT)}:{line}: {what}" for path, s in files.items() for n, (line, what) in s.mutants.items()}
-    wanted = sorted(told.keys() - out)
+    wanted = sorted(told.keys() - set(out))
     if options.again:
         left = set((WORK / "survivors").read_text().splitlines())
         wanted = [n for n in wanted if told[n] in left]
@@ -180,13 +194,16 @@ def main():
         wanted = random.Random(options.seed).sample(wanted, min(options.sample, len(wanted)))
     (WORK / "seen").mkdir(exist_ok=True)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = [(p, name, s, set(seen)) for p, name, s, seen in filter(None, pool.map(reach, tests()))]
-        lives = list(pool.map(lambda n: survives(n, found), wanted))
-    survivors = [n for n, alive in zip(wanted, lives) if alive]
-    reached = set().union(*(seen for *_, seen in found))
-    for n in sorted(survivors):
-        print(told[n] + ("" if n in reached else " (no test comes here)"))
-    (WORK / "survivors").write_text("".join(f"{told[n]}\n" for n in survivors))
+        found = found or list(filter(None, pool.map(reach, tests())))
+        known.write_text(json.dumps([sorted(out), found]))
+        found = [(program, name, seconds, set(seen)) for program, name, seconds, seen in found]
+        reached = set().union(*(seen for *_, seen in found))
+        survivors, noticed = [], collections.Counter()
+        for n, alive in zip(wanted, pool.map(lambda n: survives(n, found, noticed, options.patience), wanted)):
+            if alive:
+                survivors.append(told[n])
+                print(told[n] + ("" if n in reached else " (no test comes here)"), flush=True)
+    (WORK / "survivors").write_text("".join(f"{line}\n" for line in survivors))
     caught = len(wanted) - len(survivors)
     print(f"{caught} of {len(wanted)} mutants were caught ({caught / max(1, len(wanted)):.1%}); {len(told)} were made, {len(out)} did not compile")
 
