@@ -51,15 +51,18 @@ RECORD = "4294967295"
 
 
 def sources(folders):
-    """The sources with mutants, by path. Numbers begin with 1."""
-    found, tests, first = {}, set(), 1
-    for path in sorted(p for f in folders for p in ([ROOT / f] if f.endswith(".rs") else (ROOT / f).rglob("*.rs"))):
-        source = Source(path.read_text(), first)
+    """The sources with mutants, by path. Numbers begin with 1, and modules for tests have none."""
+    paths = sorted(p for f in folders for p in ([ROOT / f] if f.endswith(".rs") else (ROOT / f).rglob("*.rs")))
+    tests = set()
+    for path in paths:
         below = path.parent if path.stem == "mod" else path.with_suffix("")
-        tests.update(below / name for name in source.tests)
-        found[path], first = source, first + len(source.mutants)
-    hidden = lambda path: any(path.with_suffix("") == t or t in path.parents for t in tests)
-    return {path: source for path, source in found.items() if not hidden(path)}
+        tests.update(below / name for name in Source(path.read_text(), 1).tests)
+    found, first = {}, 1
+    for path in paths:
+        if path.with_suffix("") not in tests and not tests.intersection(path.parents):
+            found[path] = Source(path.read_text(), first)
+            first += len(found[path].mutants)
+    return found
 
 
 def cargo(*words):

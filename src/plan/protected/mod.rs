@@ -3,6 +3,7 @@
 
 mod configuration;
 mod deletion;
+mod found;
 mod identity;
 mod machines;
 mod revisions;
