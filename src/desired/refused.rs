@@ -177,19 +177,21 @@ fn an_image_is_of_the_object_that_has_it_and_counts_on_its_own_hypervisor_only()
     let (young, old) = (of(&world, "young", 20, &spec), of(&world, "old", 10, &spec));
     let refused = |key: &Key| conflicts::image_is_of_one(&world.guest(key).unwrap(), &world).is_err();
     assert!(refused(&young) && !refused(&old), "the older one gets it");
-    world.update_guest(&young, |g| {
+    let has = |g: &mut GuestObject| {
         let volumes = g.status.volumes.get_or_insert_default();
         volumes.push(crate::crd::VolumeStatus {
             name: "d".into(),
             volid: Some(volid.into()),
             ..Default::default()
         });
-    });
+    };
+    world.update_guest(&young, has);
     assert!(!refused(&young) && refused(&old), "who has it keeps it");
     apply(
         &world,
         &format!("kind: PhoenixLXC\nmetadata: {{name: young}}\nspec: {{hypervisorRef: {{name: far}}, {spec}}}"),
     );
+    world.update_guest(&young, has);
     assert!(!refused(&old), "there it is another volume");
 }
 
@@ -238,4 +240,28 @@ fn an_edit_of_anything_is_an_edit_of_the_spec() {
         assert_ne!(print(one), print(other), "{one} | {other}");
         assert_eq!(print(one), print(one));
     }
+}
+
+#[test]
+fn an_object_of_another_namespace_is_named_to_the_hypervisors_own_alone() {
+    let world = world("defaults: {bridge: vmbr0}");
+    let spec = "hypervisorRef: {name: pve, namespace: ai}, network: [{name: eth0, ip: 10.0.0.5/24}]";
+    for namespace in ["ai", "tenant"] {
+        apply(
+            &world,
+            &format!("kind: PhoenixLXC\nmetadata: {{name: a, namespace: {namespace}}}\nspec: {{{spec}}}"),
+        );
+    }
+    let told = |namespace: &str| {
+        let key = Key::new(GuestKind::PhoenixLXC, namespace, "a");
+        conflicts::conflicts(&world.guest(&key).unwrap(), &world)[0]
+            .message
+            .clone()
+    };
+    assert!(told("ai").contains("PhoenixLXC tenant/a"), "{}", told("ai"));
+    assert!(
+        told("tenant").contains("an object of another namespace"),
+        "{}",
+        told("tenant")
+    );
 }

@@ -109,6 +109,7 @@ def build(files):
         for path, text in old.items():
             path.write_text(text)
     for made in (m for m in messages if m.get("executable") and m["profile"]["test"]):
+        WORK.mkdir(parents=True, exist_ok=True)
         name = "lib" if "lib" in made["target"]["kind"] else made["target"]["name"]
         shutil.copy(made["executable"], WORK / name)
     return out

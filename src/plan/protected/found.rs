@@ -481,30 +481,3 @@ fn of_several_earlier_revisions_one_is_taken_up_and_the_others_stay_known() {
     assert_eq!(after(vec![old("a", 101), old("b", 102)]), (Some(102), Some(vec![101])));
     assert_eq!(after(vec![old("a", 101)]), (Some(101), None));
 }
-
-/// A token may not set it later, and some systems do not start without it.
-#[test]
-fn nesting_is_given_at_the_creation_where_it_is_wanted() {
-    let created = |fields: &str| {
-        let mut scene = Scene::container(fields);
-        scene.status().create_sent = None;
-        scene.observed.guest = Some(GuestRead::NotFound);
-        scene.observed.cluster.guests.clear();
-        let image = Image {
-            present: true,
-            ..Image::default()
-        };
-        let volid = scene
-            .desired
-            .source
-            .as_ref()
-            .and_then(crate::desired::Source::image_volid);
-        scene.observed.images.insert(volid.unwrap(), Ok(image));
-        let next = scene.next();
-        assert!(next.starts_with("POST /nodes/pve1/lxc vmid=100"), "{next}");
-        next.contains(" features=nesting=1")
-    };
-    assert!(created("capabilities: {nesting: true}"));
-    assert!(!created("capabilities: {nesting: false}"));
-    assert!(!created("capabilities: {nesting: true}, unprivileged: false"));
-}

@@ -7,6 +7,7 @@ mod found;
 mod identity;
 mod machines;
 mod revisions;
+mod spoken;
 mod volumes;
 
 use std::collections::BTreeMap;
