@@ -8,7 +8,7 @@ SCHEDULES ?= 1000000
 SEED ?= 0
 JOBS ?=
 
-.PHONY: help build demo demo-real test soak kube node cloudinit lint unit e2e real crds
+.PHONY: help build demo demo-real test soak kube node cloudinit lint unit e2e real mutants crds
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -51,6 +51,12 @@ e2e: ## Run the end-to-end tests alone
 
 real: node ## Run the tests in real containers alone
 	$(CARGO) test --locked --test real
+
+FOLDER ?= src/plan src/desired
+mutants: ## Try small bugs in FOLDER against the tests, all or MUTANTS="--sample 300 --seed 1" (needs pip; an hour)
+	python3 -m venv target/mutants/python
+	target/mutants/python/bin/pip install --quiet tree-sitter==0.26.1 tree-sitter-rust==0.24.2
+	target/mutants/python/bin/python tests/mutants/run.py $(MUTANTS) $(FOLDER)
 
 crds: ## Write crds/ anew from the Rust types
 	$(CARGO) run --locked --quiet -- crd --output-dir crds

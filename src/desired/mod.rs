@@ -15,6 +15,8 @@ pub mod objects;
 pub mod raw_lines;
 pub mod reach;
 pub mod refs;
+#[cfg(test)]
+mod refused;
 mod resolve;
 pub mod scripts;
 mod shared;

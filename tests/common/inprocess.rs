@@ -35,6 +35,8 @@ impl InProcess {
     }
 
     async fn answer(&self, request: reqwest::Request) -> Result<Answer, Lost> {
+        // As over a network, the work on other objects goes on meanwhile.
+        tokio::task::yield_now().await;
         let header = |name: &str| {
             let value = request.headers().get(name)?.to_str();
             value.ok().map(str::to_owned)
@@ -66,6 +68,7 @@ impl InProcess {
     }
 
     async fn command(&self, node: &Node, user: &str, line: String, stdin: &[u8]) -> Result<Output, remote::Error> {
+        tokio::task::yield_now().await;
         let host = format!("{} ({}:{})", node.name, node.host, node.port);
         let online = self
             .simulator

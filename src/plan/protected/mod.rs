@@ -3,9 +3,11 @@
 
 mod configuration;
 mod deletion;
+mod found;
 mod identity;
 mod machines;
 mod revisions;
+mod spoken;
 mod volumes;
 
 use std::collections::BTreeMap;

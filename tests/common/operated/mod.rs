@@ -14,7 +14,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::Client;
 use phoenix::desired::Key;
-use phoenix::engine::{Engine, Requeue, EngineOptions, Outside};
+use phoenix::engine::{Engine, EngineOptions, Outside, Requeue};
 use phoenix::operator::{KubeStore, Operator, Options, Polled, Process, Reconciler, RunError};
 use phoenix::simulator::{SimConfig, Simulator};
 use serde_json::{Value, json};

@@ -104,6 +104,13 @@ async fn nothing_is_recorded_of_an_object_that_may_vanish() {
 #[tokio::test(start_paused = true)]
 async fn after_a_write_the_guest_is_looked_at_again() {
     let (mut world, key) = one_guest(json!({"swap": "512Mi"})).await;
+    // A guest that was started just now is looked at all the time.
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    rounds(&world).await;
+    world.sim().clear_requests();
+    world.look_at(&key).await;
+    let asked: Vec<String> = world.sim().requests().into_iter().map(|r| r.path).collect();
+    assert_eq!(asked, Vec::<String>::new(), "it is known to be as wanted");
     let store = world.store.clone();
     let back = move || drop(store.apply(guest("a", json!({"swap": "512Mi"}))));
     *world.wire.meddle.lock().unwrap() = Some(("swap", Box::new(back)));
