@@ -3,7 +3,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo demo-real test kube node cloudinit lint unit e2e real crds
+.PHONY: help build demo demo-real test kube node cloudinit lint unit e2e walks real crds
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -39,6 +39,9 @@ unit: ## Run the tests that need no Kubernetes
 
 e2e: ## Run the end-to-end tests alone
 	$(CARGO) test --locked --test e2e
+
+walks: ## Take 2,000 walks over specs, or PHOENIX_WALKS=n
+	PHOENIX_WALKS=$${PHOENIX_WALKS:-2000} $(CARGO) test --locked --test engine walks -- --nocapture
 
 real: node ## Run the tests in real containers alone
 	$(CARGO) test --locked --test real

@@ -1,6 +1,7 @@
 //! The end of a walk beside a new object of the last spec: what differs is explained, or wrong.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use phoenix::crd::GuestStatus;
 use phoenix::pve::Vmid;
@@ -46,6 +47,10 @@ const EXPLAINED: &[(&str, Because, &str)] = &[
     ("mp", Because::Told("VolumeNotRetained"), "a volume stays what it was made as"),
     ("unprivileged", Because::Told("unprivileged"), "the sort of a container is chosen once"),
     ("node", Because::Told("spec.node"), "a guest stays on its node"),
+    ("disk", Because::Told(".storage"), "the storage of a disk is chosen once"),
+    ("disk", Because::Told(".bus"), "the bus of a disk is chosen once"),
+    ("ide2", Because::Told(".storage"), "the cloud-init drive is on the first disk's storage"),
+    ("vga", Because::Stays("vga"), "a display of creation stays"),
     ("boot", Because::Stays("bootOrder"), "the first disk of creation is the boot disk"),
     ("made keys", Because::Told("sshKeysSecretRef"), "keys are put in on creation"),
     ("made keys", Because::Stays("sshKeysSecretRef"), "keys that were put in stay"),
@@ -96,6 +101,7 @@ fn lines(walker: &Walker<'_>, status: &GuestStatus) -> BTreeSet<String> {
         found.extend(pools.map(|(name, _)| format!("pool: {name}")));
     });
     found.retain(|line| !NOTHING.contains(&line.as_str()));
+    let found: BTreeSet<String> = found.iter().map(|line| MAC.replace(line, "").into_owned()).collect();
     found.iter().map(|line| plain(line, status.vmid(), "w0")).collect()
 }
 
@@ -115,7 +121,9 @@ fn described(line: &str, found: &mut BTreeSet<String>) {
 }
 
 /// What is the same as nothing.
-const NOTHING: &[&str] = &["protection: 0", "onboot: 0"];
+const NOTHING: &[&str] = &["protection: 0", "onboot: 0", "machine: pc", "bios: seabios"];
+/// A hardware address, which is chance.
+static MAC: LazyLock<Regex> = LazyLock::new(|| Regex::new("=[0-9A-F]{2}(:[0-9A-F]{2}){5}").unwrap());
 /// Parts of values that are the same as nothing.
 const NOTHING_OF: &[&str] = &["rombar=1", "pcie=0", "ssd=0", "ro=0", "backup=1", "firewall=0", "link_down=0", "usb3=0", "x-vga=0"];
 /// Names that Proxmox lets a value's first part have or not.
@@ -219,8 +227,11 @@ fn explanation(walker: &Walker<'_>, line: &str, said: &str) -> Option<&'static s
     if gui {
         return Some("what somebody set and no spec manages");
     }
-    let numbers = Regex::new("[0-9]+$").unwrap();
-    let bare = numbers.replace(key, "");
+    let bus = key.split('.').next().unwrap_or_default();
+    let bare = match bus {
+        "scsi" | "sata" | "virtio" | "ide" if key.contains('.') => "disk",
+        _ => key.trim_end_matches(|c: char| c.is_ascii_digit()),
+    };
     let explained = EXPLAINED.iter().find(|(of, because, _)| {
         (*of == key || *of == bare)
             && match because {

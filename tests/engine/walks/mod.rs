@@ -56,14 +56,16 @@ fn walks(part: u64) {
     let most = number("PHOENIX_WALK_FAILURES").unwrap_or(3) as usize;
     let (mut failures, mut refused, mut counts) = (Vec::new(), 0, [0; 4]);
     let mut explained: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     let begin = std::time::Instant::now();
     for seed in &seeds {
         let walk = Walk::draw(*seed);
         let report = take(&walk);
         refused += walk.refused;
-        let came = [walk.steps.len(), report.ready, report.told, report.refused];
+        let came = [walk.steps.len(), report.ready, report.told.len(), report.refused];
         counts = std::array::from_fn(|n| counts[n] + came[n]);
         report.explained.iter().for_each(|words| *explained.entry(words).or_default() += 1);
+        report.told.iter().for_each(|reason| *reasons.entry(reason.clone()).or_default() += 1);
         if let Some(fault) = report.faults.first() {
             let failure = failure(&walk, fault);
             println!("{failure}\n");
@@ -76,7 +78,7 @@ fn walks(part: u64) {
     let [steps, ready, told, late] = counts;
     println!(
         "{} walks in {:?}, {refused} specs that admission refused; {steps} edits: Ready after {ready}, told why not after \
-         {told}, refused then {late}; explained differences {explained:#?}",
+         {told}, refused then {late}; reasons {reasons:?}; explained differences {explained:#?}",
         seeds.len(),
         begin.elapsed()
     );

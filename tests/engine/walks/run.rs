@@ -25,9 +25,12 @@ const LOOKS: usize = 60;
 /// Looks that what lasts goes on for.
 const LASTS: usize = 4;
 /// Looks before anything counts as settled: what is around an object may have changed, and it does not know yet.
-const FIRST: usize = 2;
+const FIRST: usize = 1;
 /// Looks after which something that failed, and says so, has an end of its kind: its pauses grow longer and longer.
 const PATIENCE: usize = 20;
+
+/// What is waited for as long as it takes: its time is the guest's own.
+const WAITS: &[&str] = &["AgentNotReady", "AgentSilent", "CloudInitRunning", "ProbeFailed", "ScriptFailed"];
 
 /// What is wrong with a walk: in few words, which stay the same when it is shortened, and in all.
 #[derive(Clone, Debug)]
@@ -42,7 +45,8 @@ pub struct Report {
     pub faults: Vec<Fault>,
     /// How the steps ended.
     pub ready: usize,
-    pub told: usize,
+    /// Reasons of those that are not Ready.
+    pub told: Vec<String>,
     pub refused: usize,
     /// Differences from a new object that something explains.
     pub explained: Vec<&'static str>,
@@ -81,8 +85,8 @@ pub struct Walker<'w> {
     cutter: Arc<Cutter>,
     seen: Vec<Seen>,
     read: usize,
-    /// Changes since it was Ready.
-    open: Vec<Change>,
+    /// All changes up to here.
+    changed: Vec<Change>,
     /// Whether anything may have been told twice.
     cut: bool,
     pub report: Report,
@@ -128,7 +132,7 @@ impl<'w> Walker<'w> {
             cutter,
             seen: vec![Seen::Trouble(true)],
             read: 0,
-            open: Vec::new(),
+            changed: Vec::new(),
             cut: false,
             report: Report::default(),
             vmid: None,
@@ -145,6 +149,12 @@ impl<'w> Walker<'w> {
     pub fn ready(&self) -> bool {
         let object = object(&self.world, &self.key);
         object.is_ready() && object.status.observed_generation == Some(object.generation)
+    }
+
+    /// Why it is Ready or not.
+    fn reason(&self) -> String {
+        let ready = self.status().conditions.into_iter().find(|c| c.type_ == "Ready");
+        ready.map(|c| c.reason).unwrap_or_default()
     }
 
     /// Whether a condition holds.
@@ -198,7 +208,7 @@ impl<'w> Walker<'w> {
         (self.doc, self.object) = (next, admitted);
         self.world.store.apply(self.object.clone());
         self.note_object();
-        self.open.extend(step.changes.iter().cloned());
+        self.changed.extend(step.changes.iter().cloned());
         true
     }
 
@@ -239,8 +249,10 @@ impl<'w> Walker<'w> {
             }
             tokio::time::sleep(after.clamp(Duration::from_millis(100), LONGEST)).await;
         }
-        let words = format!("{}\n{:?}", told(&self.world, &self.key), self.status().last_error);
-        self.fault("does not settle", words);
+        if !WAITS.contains(&self.reason().as_str()) {
+            let words = format!("{}\n{:?}", told(&self.world, &self.key), self.status().last_error);
+            self.fault("does not settle", words);
+        }
     }
 
     /// What was asked and told last, for people.
@@ -270,9 +282,9 @@ impl<'w> Walker<'w> {
         if self.ready() {
             self.report.ready += 1;
             self.nothing_is_left().await;
-            self.open.clear();
         } else {
-            self.report.told += 1;
+            let reason = self.reason();
+            self.report.told.push(reason);
             self.it_says_why();
         }
         self.nothing_is_repeated().await;
@@ -304,10 +316,11 @@ impl<'w> Walker<'w> {
         if words.len() < 20 || words.contains("InternalError") {
             return self.fault("says nothing", format!("{words}; {:?}", status.last_error));
         }
-        let named = self.open.iter().any(|change| named_by(change.field(), &words));
+        let fields: Vec<&str> = self.changed.iter().map(Change::field).collect();
+        let named = fields.iter().any(|field| named_by(field, &words));
         if self.holds("Stalled") && !named {
-            let fields: Vec<&str> = self.open.iter().map(Change::field).collect();
-            self.fault("names no field", format!("{words}; changed {fields:?}"));
+            let words = format!("{words}; changed {fields:?}");
+            self.fault("names no field", words);
         }
     }
 
