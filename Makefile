@@ -8,7 +8,7 @@ SCHEDULES ?= 1000000
 SEED ?= 0
 JOBS ?=
 
-.PHONY: help build demo demo-real test soak kube node cloudinit lint unit e2e real mutants crds
+.PHONY: help build demo demo-real test soak kube node cloudinit lint unit e2e walks real mutants crds
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -48,6 +48,9 @@ unit: ## Run the tests that need no Kubernetes
 
 e2e: ## Run the end-to-end tests alone
 	$(CARGO) test --locked --test e2e
+
+walks: ## Take 2,000 walks over specs, or PHOENIX_WALKS=n
+	PHOENIX_WALKS=$${PHOENIX_WALKS:-2000} $(CARGO) test --locked --test engine walks -- --nocapture
 
 real: node ## Run the tests in real containers alone
 	$(CARGO) test --locked --test real

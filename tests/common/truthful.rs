@@ -73,7 +73,13 @@ const ORDERS: &[&str] = &[
     "creating ",
 ];
 /// What only Rust writes so.
-const DEBUG: &[&str] = &["Some(", "None", "Ok(", "Err(", "{ ", "Vmid(", "\\\"", "::"];
+const DEBUG: &[&str] = &["Some(", "None", "Ok(", "Err(", "{ ", "Vmid(", "\\\""];
+
+/// Whether words have a path of Rust's, such as `Step::Create`; an IPv6 address is none.
+fn names_a_path(words: &str) -> bool {
+    let capital = |after: &str| after.starts_with(|c: char| c.is_ascii_uppercase());
+    words.split("::").skip(1).any(capital)
+}
 
 /// What is not so, in words; empty where everything is as it should be.
 pub fn faults(seen: &[Seen]) -> Vec<String> {
@@ -236,7 +242,7 @@ impl Witness {
         if ORDERS.iter().any(|order| message.starts_with(order)) {
             self.fault(format!("reads like an order: {told}"));
         }
-        if DEBUG.iter().any(|words| message.contains(words)) {
+        if names_a_path(message) || DEBUG.iter().any(|words| message.contains(words)) {
             self.fault(format!("Rust's own words: {told}"));
         }
         if !ACTIONS.contains(&reason) {

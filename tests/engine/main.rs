@@ -53,3 +53,4 @@ mod usable;
 mod vm;
 mod volumes;
 mod waiting;
+mod walks;

@@ -431,3 +431,21 @@ async fn what_only_root_may_say_of_a_machine_is_set_read_back_and_taken_off() {
     assert!(!guest["cpu"].contains("hidden") && !guest["hostpci0"].contains("romfile"));
     assert!(world.store.guest(&key).unwrap().is_ready());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_loses_its_serial_console_has_no_display_on_it() {
+    let mut world = World::new(&[]).await;
+    world.store.apply(vm("a", json!({"powerState": "Stopped"})));
+    settled(&mut world).await;
+    let options = |world: &World| world.guests().remove(&1000).unwrap();
+    assert_eq!(options(&world)["vga"], "serial0");
+    world
+        .store
+        .apply(vm("a", json!({"powerState": "Stopped", "serial": false})));
+    settled(&mut world).await;
+    let options = options(&world);
+    assert!(
+        !options.contains_key("serial0") && !options.contains_key("vga"),
+        "{options:#?}"
+    );
+}

@@ -127,7 +127,7 @@ fn a_stamp_that_is_written_anew_names_the_revision_that_was_built() {
     let revision = |snapshots: &[&str]| {
         let mut scene = template(CONTAINER).with(&[("tags", "phoenix")]);
         scene.guest.options.remove("description");
-        scene.guest.snapshots = snapshots.iter().map(|s| (s.to_string(), String::new())).collect();
+        scene.guest.snapshots = Some(snapshots.iter().map(|s| (s.to_string(), String::new())).collect());
         scene.desired.identity.restamp = Some("100".into());
         scene.status().revision = Some("built".into());
         let next = scene.next();
@@ -445,9 +445,9 @@ fn guests_are_searched_that_nobody_has_and_that_may_be_of_the_object() {
             };
             scene.observed.cluster.guests.insert(Vmid::nearest(vmid), row);
         }
-        scene.observed.held.insert(Vmid::nearest(204), "PhoenixLXC ai/b".into());
+        scene.observed.held = [(Vmid::nearest(204), "PhoenixLXC ai/b")].into_iter().collect();
         let next = plan(scene.input(&scene.observed, &|| Ok(()))).next;
-        let Next::Look(Query::Stamped { among: Some(among) }) = next else {
+        let Next::Look(Query::Stamped { among: Some(among), .. }) = next else {
             panic!("{}", told(&next));
         };
         among.iter().map(|at| at.vmid.get()).collect::<Vec<_>>()

@@ -109,6 +109,14 @@ fn field_of(option: &str) -> &'static str {
 /// template's snippets, which go with the template.
 pub(crate) fn cleared(desired: &Desired, vm: &WantedVm, guest: &Guest, fresh: bool) -> Vec<Change> {
     let mut gone: Vec<String> = vm.absent.iter().cloned().collect();
+    // A display on a console that goes would show nothing; Proxmox puts its own in its place.
+    let on_console = |text: &String| text.trim_start_matches("type=").starts_with("serial");
+    if vm.absent.contains("serial0")
+        && !vm.properties.contains_key("vga")
+        && guest.options.get("vga").is_some_and(on_console)
+    {
+        gone.push("vga".into());
+    }
     if fresh {
         let addresses = guest.numbered("ipconfig").into_keys().map(|i| format!("ipconfig{i}"));
         gone.extend(addresses.filter(|key| !vm.properties.contains_key(key)));
@@ -125,6 +133,10 @@ pub(crate) fn cleared(desired: &Desired, vm: &WantedVm, guest: &Guest, fresh: bo
     }
     gone.iter()
         .filter(|key| guest.options.contains_key(*key))
-        .filter_map(|key| change("source.templateRef", key, guest, None))
+        .filter_map(|key| {
+            let console = vm.absent.contains(key) || key == "vga";
+            let field = if console { "serial" } else { "source.templateRef" };
+            change(field, key, guest, None)
+        })
         .collect()
 }

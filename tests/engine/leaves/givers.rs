@@ -10,7 +10,7 @@ use super::walk::{Verdict, made, walk_beside};
 use super::{SUM, covered, lxc, rows, wants};
 use crate::engine::{ADMISSION, CLOUD_IMAGE, World, hypervisor};
 
-fn of_hypervisors() -> Vec<Group> {
+pub fn of_hypervisors() -> Vec<Group> {
     let defaults = |value: Value| json!({"defaults": value});
     vec![
         one("defaults.bridge")
@@ -117,7 +117,7 @@ fn give(world: &World, spec: &Value) {
     });
 }
 
-fn of_features() -> Vec<Group> {
+pub fn of_features() -> Vec<Group> {
     let parameter = json!({"parameters": [{"name": "key", "default": "1"}]});
     vec![
         one("check")

@@ -1,18 +1,18 @@
 //! Every leaf of every kind: a changed value takes effect, waits for something that is named, or is refused; none is
 //! ignored. The leaves come from the schemas, so that a new one without a row fails by name.
 
-mod givers;
-mod lines;
-mod lxc;
+pub mod givers;
+pub mod lines;
+pub mod lxc;
 mod nulls;
-mod schema;
-mod site;
-mod table;
-mod templates;
+pub mod schema;
+pub mod site;
+pub mod table;
+pub mod templates;
 mod texts;
-mod told;
-mod vm;
-mod walk;
+pub mod told;
+pub mod vm;
+pub mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -82,6 +82,16 @@ pub fn place<'a>(spec: &'a mut Value, path: &str) -> &'a mut Value {
     })
 }
 
+/// What stands at a leaf's path, if anything does.
+pub fn get<'a>(spec: &'a Value, path: &str) -> Option<&'a Value> {
+    path.split('.').try_fold(spec, |at, part| {
+        let (name, list, map) = parts(part);
+        let at = at.get(name)?;
+        let at = if list { at.get(0)? } else { at };
+        if map { at.get(KEY) } else { Some(at) }
+    })
+}
+
 /// The key that stands for all those of a map.
 pub const KEY: &str = "key";
 

@@ -73,6 +73,26 @@ impl Group {
         self
     }
 
+    /// What the group has around its leaves.
+    pub fn surroundings(&self) -> &Value {
+        &self.with
+    }
+
+    /// The leaves of the group that there are, with the values that they are given.
+    pub fn values(&self, leaves: &[Leaf]) -> Vec<(Leaf, Vec<Value>)> {
+        let known = |name: &String| leaves.iter().find(|leaf| leaf.path == *name);
+        let rows = self.rows.iter().filter_map(|(name, values)| {
+            let leaf = known(name)?;
+            let values = match values {
+                Values::Auto => choose(leaf).to_vec(),
+                Values::Two(a, b) => vec![a.clone(), b.clone()],
+                Values::FromAbsent(b) | Values::FromMissing(b) => vec![b.clone()],
+            };
+            Some((leaf.clone(), values))
+        });
+        rows.collect()
+    }
+
     /// What is around the group's leaves.
     pub fn around(&self, base: &Value) -> Value {
         let mut spec = base.clone();

@@ -31,7 +31,7 @@ fn groups() -> Vec<(Value, Group, &'static str)> {
 }
 
 /// The leaves of the kind below a wing, by their names in the guest.
-fn below(all: &[Leaf], wing: &str) -> Vec<Leaf> {
+pub fn below(all: &[Leaf], wing: &str) -> Vec<Leaf> {
     let below = |leaf: &Leaf| {
         let path = leaf.path.strip_prefix(wing)?.strip_prefix('.')?.to_owned();
         Some(Leaf {
@@ -340,7 +340,7 @@ const MAPPINGS: &[(&str, &str, &str)] = &[
 ];
 
 /// The cluster, with devices.
-async fn furnished() -> World {
+pub async fn furnished() -> World {
     let world = site().await;
     world.sim().with(|state| {
         for (kind, id, map) in MAPPINGS {
