@@ -16,7 +16,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use kube::Client;
-use phoenix::desired::Key;
+use phoenix::desired::{Key, Stamp};
 use phoenix::engine::outside::{Answer, ApiCarrier, Lost, SshCarrier};
 use phoenix::engine::{Engine, EngineOptions, Outside};
 use phoenix::operator::{KubeStore, Operator, Options, Polled, Process, Reconciler, RunError};
@@ -100,12 +100,15 @@ pub struct Sent {
     pub keeps: bool,
     /// Requests by method and path, names in it left out.
     pub counts: BTreeMap<String, usize>,
+    /// Whose guests were destroyed, by their stamps.
+    pub destroyed: Vec<String>,
 }
 
 /// The world around one operator.
 #[derive(Clone)]
 struct Around {
     name: String,
+    sim: Simulator,
     inner: InProcess,
     gate: Arc<Gate>,
     weather: Arc<dyn Weather>,
@@ -124,10 +127,12 @@ impl Debug for Around {
 impl Around {
     async fn send(&self, request: reqwest::Request) -> Result<Answer, Lost> {
         let (method, path) = (request.method().to_string(), request.url().path().to_string());
-        self.gate.spring(&method, &path);
-        self.gate.through(async {}).await;
         let sky = self.weather.proxmox(&method, &path);
         tokio::time::sleep(sky.before).await;
+        // A process that goes on sends what it was about to send, whatever else is late then.
+        self.gate.spring(&method, &path);
+        self.gate.through(async {}).await;
+        let destroyed = (method == "DELETE").then(|| self.stamp_at(&path)).flatten();
         let body = request.body().and_then(|body| body.as_bytes()).unwrap_or_default();
         let sent = format!(
             "{} {method} {} {}",
@@ -146,11 +151,33 @@ impl Around {
             _ => self.inner.api().carry(request).await,
         };
         self.note(sent, &method, &path, &answer);
+        if answer.as_ref().is_ok_and(|answer| answer.status == 200) {
+            self.sent.lock().unwrap().destroyed.extend(destroyed);
+        }
         tokio::time::sleep(sky.after).await;
         match sky.trouble {
             Some(Trouble::LostAfter) => lost(),
             _ => answer,
         }
+    }
+
+    /// Whose guest a path names.
+    fn stamp_at(&self, path: &str) -> Option<String> {
+        let (kind, vmid) = path.rsplit_once('/')?;
+        let vmid: u32 = vmid
+            .parse()
+            .ok()
+            .filter(|_| kind.ends_with("/lxc") || kind.ends_with("/qemu"))?;
+        self.sim.with(|state| {
+            let guest = state.guests.get(&vmid)?;
+            let stamp = guest
+                .config()
+                .current
+                .options
+                .get("description")
+                .and_then(|text| Stamp::find(text));
+            Some(stamp.map_or_else(|| format!("a stranger {vmid}"), |s| format!("{} {}", s.kind, s.name)))
+        })
     }
 
     fn note(&self, request: String, method: &str, path: &str, answer: &Result<Answer, Lost>) {
@@ -327,7 +354,7 @@ impl Site {
                 "tls": {"fingerprint": vec!["01"; 32].join(":")},
                 "credentials": {"tokenSecretRef": {"name": "token"}, "rootPasswordSecretRef": {"name": "root"}},
                 "vmidRange": {"start": 1000, "end": 9899},
-                "volumeOwners": {"idRange": {"start": 9900, "end": 9999}, "image": IMAGE},
+                "volumeOwners": {"idRange": {"start": 9900, "end": 9909}, "image": IMAGE},
                 "defaults": {"rootfsStorage": "quickOS-lxc-disks", "volumeStorage": "fastData-shared-bulk-data",
                     "diskStorage": "quickOS-vm-disks", "bridge": "vmbr0"}
             }
@@ -355,6 +382,7 @@ impl Site {
         let (gate, skew) = (Arc::new(Gate::default()), Arc::new(AtomicI64::new(0)));
         let around = Around {
             name: name.into(),
+            sim: self.sim.clone(),
             inner: self.outside.clone(),
             gate: gate.clone(),
             weather: self.weather.clone(),

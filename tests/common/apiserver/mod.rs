@@ -9,6 +9,7 @@ pub mod weather;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use http::{Method, Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use phoenix::admission::Admission;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use objects::{Failure, Id, Objects, Page};
@@ -35,8 +36,10 @@ pub struct ApiServer(Arc<Inner>);
 
 struct Inner {
     objects: Mutex<Objects>,
-    /// The version, and how often the server was started.
-    pulse: watch::Sender<(u64, u64)>,
+    /// Wakes the watches, in the order in which they came (a channel would wake them by chance).
+    changed: Notify,
+    /// How often the server was started.
+    starts: AtomicU64,
     weather: Mutex<Arc<dyn Weather>>,
     journal: Mutex<Journal>,
 }
@@ -68,7 +71,8 @@ impl ApiServer {
     pub fn new(cluster_id: &str, begin: u64) -> Self {
         let inner = Inner {
             objects: Mutex::new(Objects::new(begin)),
-            pulse: watch::Sender::new((0, 0)),
+            changed: Notify::new(),
+            starts: AtomicU64::new(0),
             weather: Mutex::new(Arc::new(Calm)),
             journal: Mutex::new(Journal {
                 keeps: true,
@@ -88,8 +92,8 @@ impl ApiServer {
         self.0.objects.lock().unwrap()
     }
 
-    fn pulse(&self) -> watch::Receiver<(u64, u64)> {
-        self.0.pulse.subscribe()
+    fn starts(&self) -> u64 {
+        self.0.starts.load(Ordering::SeqCst)
     }
 
     fn weather(&self) -> Arc<dyn Weather> {
@@ -108,14 +112,13 @@ impl ApiServer {
 
     /// Tells the watches that something changed.
     fn beat(&self) {
-        let version = self.objects().version();
-        self.0.pulse.send_modify(|pulse| pulse.0 = version);
+        self.0.changed.notify_waiters();
     }
 
     /// All watches break, as when the server is started anew.
     fn break_watches(&self) {
-        let version = self.objects().version();
-        self.0.pulse.send_modify(|pulse| *pulse = (version, pulse.1 + 1));
+        self.0.starts.fetch_add(1, Ordering::SeqCst);
+        self.beat();
     }
 
     /// Applies a manifest as `kubectl apply` does; what the kinds' checks refuse is an error.
@@ -292,7 +295,14 @@ impl ApiServer {
                         .unwrap_or(usize::MAX),
                     token: query.get("continue").cloned().unwrap_or_default(),
                 };
-                return Ok(objects.list(id.resource, namespace, &page, ago));
+                let named = query
+                    .get("fieldSelector")
+                    .and_then(|text| text.strip_prefix("metadata.name="));
+                let mut list = objects.list(id.resource, namespace, &page, ago);
+                if let (Some(named), Some(items)) = (named, list["items"].as_array_mut()) {
+                    items.retain(|object| object["metadata"]["name"] == named);
+                }
+                return Ok(list);
             }
             ("GET", _) if id.resource == "customresourcedefinitions" => {
                 return Ok(
@@ -340,7 +350,7 @@ impl ApiServer {
             ends: Instant::now() + life.min(timeout),
             ending,
             told: Instant::now(),
-            start: self.pulse().borrow().1,
+            start: self.starts(),
             over: false,
         };
         self.journal().count(&Method::GET, target.id.resource, "watch");

@@ -128,7 +128,8 @@ pub struct Objects {
     changes: BTreeMap<&'static str, VecDeque<Change>>,
     /// Watches from before this version are told that it is too old.
     forgotten: u64,
-    uids: u64,
+    /// How often something of a name was created.
+    lives: BTreeMap<String, u32>,
     /// Milliseconds since 1970 at which the clock began.
     begin: u64,
     began: Instant,
@@ -144,7 +145,7 @@ impl Objects {
             },
             changes: BTreeMap::new(),
             forgotten: 0,
-            uids: 0,
+            lives: BTreeMap::new(),
             begin,
             began: Instant::now(),
             past: VecDeque::new(),
@@ -213,14 +214,15 @@ impl Objects {
             let message = format!("{} \"{}\" already exists", id.resource, id.name);
             return Err(Failure::new(409, "AlreadyExists", message));
         }
-        self.uids += 1;
+        // The same each time, whatever else is created before.
+        let place = format!("{} {}/{}", id.resource, id.namespace, id.name);
+        let times = self.lives.entry(place.clone()).or_default();
+        *times += 1;
+        let uid = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, format!("{place} {times}").as_bytes());
         let kind = kind_of(|kind| kind.0 == id.resource).unwrap();
         (object["apiVersion"], object["kind"]) = (json!(kind.1), json!(kind.2));
         let meta = &mut object["metadata"];
-        (meta["name"], meta["uid"]) = (
-            json!(id.name),
-            json!(format!("00000000-0000-4000-8000-{:012x}", self.uids)),
-        );
+        (meta["name"], meta["uid"]) = (json!(id.name), json!(uid.to_string()));
         if !id.namespace.is_empty() {
             meta["namespace"] = json!(id.namespace);
         }

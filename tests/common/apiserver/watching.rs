@@ -86,18 +86,16 @@ impl Watch {
 
     /// Waits for a moment, or for a change after the version `known`.
     async fn wait(&self, due: Instant, known: Option<u64>) -> Woken {
-        let mut pulse = self.server.pulse();
         let cut = async {
             loop {
-                let (version, start) = *pulse.borrow_and_update();
-                if start != self.start {
+                let changed = self.server.0.changed.notified();
+                if self.server.starts() != self.start {
                     return Woken::Cut;
                 }
-                if known.is_some_and(|known| version != known) {
+                if known.is_some_and(|known| self.server.objects().version() != known) {
                     return Woken::Due;
                 }
-                // The server outlives its watches: it is a part of them.
-                let _ = pulse.changed().await;
+                changed.await;
             }
         };
         tokio::select! {

@@ -255,3 +255,35 @@ impl Weather for Seeded {
         sky
     }
 }
+
+/// Asks what goes wrong with a call.
+type Troubles = Box<dyn FnMut(&Call<'_>) -> Option<Trouble> + Send>;
+
+/// Calm weather but for what a test says.
+#[derive(Default)]
+pub struct Steered {
+    /// By how much the watches of resources are behind.
+    pub lags: Mutex<BTreeMap<String, Duration>>,
+    /// What goes wrong with calls to the API server.
+    pub troubles: Mutex<Option<Troubles>>,
+}
+
+impl Weather for Steered {
+    fn call(&self, call: &Call<'_>) -> Sky {
+        let mut troubles = self.troubles.lock().unwrap();
+        Sky {
+            trouble: troubles.as_mut().and_then(|trouble| trouble(call)),
+            ..Calm.call(call)
+        }
+    }
+    fn lag(&self, caller: &str, resource: &str) -> Duration {
+        let lag = self.lags.lock().unwrap().get(resource).copied();
+        lag.unwrap_or_else(|| Calm.lag(caller, resource))
+    }
+    fn life(&self, caller: &str, resource: &str) -> (Duration, Ending) {
+        Calm.life(caller, resource)
+    }
+    fn proxmox(&self, method: &str, path: &str) -> Sky {
+        Calm.proxmox(method, path)
+    }
+}

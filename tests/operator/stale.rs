@@ -1,0 +1,75 @@
+//! Watches that are behind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::apiserver::weather::Steered;
+use crate::operated::{Site, lxc};
+
+fn attempts(site: &Site, words: &str) -> usize {
+    let journal = site.server.journal();
+    journal.writes.iter().filter(|line| line.contains(words)).count()
+}
+
+/// What changed elsewhere makes a write a conflict; the watch that would tell of it comes in ten minutes.
+#[tokio::test(start_paused = true)]
+async fn a_conflict_is_over_before_the_watch_tells_of_it() {
+    for (kind, resource, name) in [
+        ("PhoenixHypervisor", "phoenixhypervisors", "pve"),
+        ("Secret", "secrets", "token"),
+        ("PhoenixLXC", "phoenixlxcs", "a"),
+    ] {
+        let weather = Arc::new(Steered::default());
+        let site = Site::under(weather.clone(), 0);
+        site.connect();
+        let _operator = site.operator("one");
+        site.until("the hypervisor is Ready", |site| site.words().contains("Ready"))
+            .await;
+        site.apply(lxc("a", 0, json!({})));
+        tokio::time::sleep(Duration::from_millis(6)).await;
+        weather
+            .lags
+            .lock()
+            .unwrap()
+            .insert(resource.into(), Duration::from_secs(600));
+        site.server.edit(kind, "ai", name, |object| {
+            object["metadata"]["labels"] = json!({"team": "blue"})
+        });
+        let ready = site.reaches(Duration::from_secs(120), Site::all_ready).await;
+        ready.unwrap_or_else(|words| panic!("{kind}: {words}"));
+        let tried = attempts(&site, &format!("PATCH {resource} ai/{name} "));
+        assert!(tried <= 4, "{kind}: {tried} attempts");
+    }
+}
+
+/// An object that went while its watch is behind costs no storm either.
+#[tokio::test(start_paused = true)]
+async fn an_object_that_is_gone_is_not_written_to_again_and_again() {
+    let weather = Arc::new(Steered::default());
+    let site = Site::under(weather.clone(), 0);
+    site.connect();
+    let _operator = site.operator("one");
+    site.apply(lxc("a", 0, json!({})));
+    site.until("it is Ready", Site::all_ready).await;
+    weather
+        .lags
+        .lock()
+        .unwrap()
+        .insert("phoenixlxcs".into(), Duration::from_secs(600));
+    site.apply(lxc("b", 1, json!({})));
+    site.server.edit("PhoenixLXC", "ai", "a", |object| {
+        object["metadata"].as_object_mut().unwrap().remove("finalizers");
+    });
+    site.server.delete("PhoenixLXC", "ai", "a");
+    let vmid = site.sim.with(|state| *state.guests.keys().next().unwrap());
+    site.sim
+        .with(|state| state.guests.get_mut(&vmid).unwrap().running = None);
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let tried = attempts(&site, "phoenixlxcs ai/a status");
+    site.server.journal().writes.clear();
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    let more = attempts(&site, "phoenixlxcs ai/a");
+    assert!(more <= 2, "{tried} and {more} attempts");
+}
