@@ -50,6 +50,7 @@ mod tests {
     use crate::desired::{GuestObject, ObjectName};
     use crate::engine::store::{Event, EventType, Store};
     use crate::operator::lease::{KubeLease, LeaseStore};
+    use crate::operator::objects::Kind;
     use crate::operator::{KubeStore, Process};
 
     /// An API server that notes method and address of each request, and answers with what it was sent.
@@ -78,7 +79,7 @@ mod tests {
         let store = KubeStore::new(Process::new(client.clone()), "phoenix-operator", Arc::default());
         let name = ObjectName::new("ai", "x");
         let api = store.api::<PhoenixHypervisor>("ai");
-        let _ = store.patch_finalizers(&api, "x", "7", &[]).await;
+        let _ = store.patch_finalizers(&api, (Kind::Hypervisor, &name), "7", &[]).await;
         let _ = store.write_status_of::<PhoenixHypervisor>(&name, &json!({})).await;
         let _ = store.bindings.set("ai", true).await;
         let event = |message: &str| Event {

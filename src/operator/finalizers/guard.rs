@@ -174,12 +174,12 @@ impl KubeStore {
     }
 
     async fn correct(&self, correction: &Correction) -> Result<(), StoreError> {
-        let (api, name) = match &correction.target {
-            Target::Hypervisor(name) => (self.api::<PhoenixHypervisor>(&name.namespace), name),
-            Target::Secret(name) => (self.api::<Secret>(&name.namespace), name),
+        let (api, kind, name) = match &correction.target {
+            Target::Hypervisor(name) => (self.api::<PhoenixHypervisor>(&name.namespace), Kind::Hypervisor, name),
+            Target::Secret(name) => (self.api::<Secret>(&name.namespace), Kind::Secret, name),
         };
         let result = self
-            .patch_finalizers(&api, &name.name, &correction.version, &correction.finalizers)
+            .patch_finalizers(&api, (kind, name), &correction.version, &correction.finalizers)
             .await;
         let kept = has_ours(&correction.finalizers);
         match result {

@@ -4,6 +4,7 @@
 pub(super) mod cache;
 pub(super) mod coverage;
 pub(super) mod index;
+mod refresh;
 pub(super) mod state;
 pub(super) mod store;
 pub(super) mod watch;

@@ -31,7 +31,7 @@ use crate::reason::Reason;
 
 use super::coverage::{Coverage, Scope};
 use super::state::State;
-use super::{Item, Lookup, Object, Origin, decode, decode_guest, kind_and_name};
+use super::{Item, Kind, Lookup, Object, Origin, decode, decode_guest, kind_and_name};
 
 /// Seconds that one call to the API server may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
@@ -207,13 +207,14 @@ impl KubeStore {
     pub(crate) async fn patch_finalizers(
         &self,
         api: &Api<DynamicObject>,
-        name: &str,
+        (kind, name): (Kind, &ObjectName),
         version: &str,
         finalizers: &[String],
     ) -> Result<DynamicObject, StoreError> {
         let patch = json!({"metadata": {"resourceVersion": version, "finalizers": finalizers}});
         let patch: Patch<&Value> = Patch::Merge(&patch);
-        call(api.patch(name, &PatchParams::default(), &patch)).await
+        let result = call(api.patch(&name.name, &PatchParams::default(), &patch)).await;
+        self.answered(result, api, kind, name).await
     }
 
     /// Finalizers and version of a guest object, if the caches have it as `object` was read.
@@ -240,7 +241,9 @@ impl KubeStore {
     ) -> Result<(), StoreError> {
         let api = self.api::<K>(&name.namespace);
         let seen = self.state().get::<K>(name).and_then(|found| found.resource_version());
-        let answer = self.put_status::<K>(&api, name, seen, &json!(status)).await?;
+        let answer = self
+            .put_status::<K>(&api, (K::KIND, name), seen, &json!(status))
+            .await?;
         let version = answer.resource_version().unwrap_or_default();
         let object = decode(K::KIND, answer).map_err(StoreError::Other)?;
         self.change(|state| state.apply(object, &version, Origin::Own));
@@ -250,7 +253,7 @@ impl KubeStore {
     async fn put_status<K: kube::Resource<DynamicType = ()>>(
         &self,
         api: &Api<DynamicObject>,
-        name: &ObjectName,
+        (kind, name): (Kind, &ObjectName),
         version: Option<String>,
         status: &Value,
     ) -> Result<DynamicObject, StoreError> {
@@ -259,7 +262,7 @@ impl KubeStore {
         object.data = json!({"status": status});
         let result = call(api.replace_status(&name.name, &PostParams::default(), &object)).await;
         self.metrics.status_write(&K::kind(&()), result.as_ref().err());
-        result
+        self.answered(result, api, kind, name).await
     }
 }
 
@@ -325,16 +328,14 @@ impl Objects for KubeStore {
 impl Store for KubeStore {
     async fn write_status(&self, object: &GuestObject, status: &GuestStatus) -> Result<GuestObject, StoreError> {
         let key = &object.key;
-        let name = ObjectName::new(&key.namespace, &key.name);
+        let (kind, name) = kind_and_name(key);
+        let of = (kind, &name);
         let version = Some(object.resource_version.clone().ok_or(StoreError::Conflict)?);
         let (api, status) = (self.guest_api(key), json!(status));
         let answer = match key.kind {
-            GuestKind::PhoenixLXC => self.put_status::<PhoenixLXC>(&api, &name, version, &status).await?,
-            GuestKind::PhoenixVM => self.put_status::<PhoenixVM>(&api, &name, version, &status).await?,
-            GuestKind::PhoenixTemplate => {
-                self.put_status::<PhoenixTemplate>(&api, &name, version, &status)
-                    .await?
-            }
+            GuestKind::PhoenixLXC => self.put_status::<PhoenixLXC>(&api, of, version, &status).await?,
+            GuestKind::PhoenixVM => self.put_status::<PhoenixVM>(&api, of, version, &status).await?,
+            GuestKind::PhoenixTemplate => self.put_status::<PhoenixTemplate>(&api, of, version, &status).await?,
         };
         self.written(object, answer)
     }
@@ -347,22 +348,21 @@ impl Store for KubeStore {
         if has_ours(&finalizers) {
             return Ok(object.clone());
         }
-        let api = self.guest_api(&object.key);
+        let (api, (kind, name)) = (self.guest_api(&object.key), kind_and_name(&object.key));
         let answer = self
-            .patch_finalizers(&api, &object.key.name, &version, &with_ours(&finalizers, true))
+            .patch_finalizers(&api, (kind, &name), &version, &with_ours(&finalizers, true))
             .await?;
         self.written(object, answer)
     }
 
     async fn remove_finalizer(&self, object: &GuestObject) -> Result<(), StoreError> {
         let (finalizers, version) = self.guest_finalizers(object)?;
-        let api = self.guest_api(&object.key);
+        let (api, (kind, name)) = (self.guest_api(&object.key), kind_and_name(&object.key));
         let answer = self
-            .patch_finalizers(&api, &object.key.name, &version, &with_ours(&finalizers, false))
+            .patch_finalizers(&api, (kind, &name), &version, &with_ours(&finalizers, false))
             .await?;
         if ended(&answer) {
             let last = answer.resource_version().unwrap_or(version);
-            let (kind, name) = kind_and_name(&object.key);
             self.change(|state| state.remove(kind, &name, &last, Origin::Own));
             return Ok(());
         }

@@ -152,7 +152,7 @@ fn problem(error: &watcher::Error) -> Option<Problem> {
 }
 
 /// Takes an object in. One that does not fit its kind, or in which Phoenix panics, is left out and told of.
-fn put(store: &KubeStore, kind: Kind, object: DynamicObject) {
+pub(super) fn put(store: &KubeStore, kind: Kind, object: DynamicObject) {
     put_decoded(store, kind, object, decode);
 }
 
