@@ -52,7 +52,12 @@ impl<S: Store> Engine<S> {
         }
         self.cut(&object.key, Point::BeforeStatus, "status")?;
         let endings = events::endings(&object.status, &status);
-        let object = self.store.write_status(object, &status).await?;
+        let written = self.store.write_status(object, &status).await;
+        if written.is_err() {
+            // What was found counts only when it is told: the next look finds it again.
+            lock(&self.memory).verified.remove(&object.key);
+        }
+        let object = written?;
         for event in endings {
             self.store.event(&object, event).await;
         }

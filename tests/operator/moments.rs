@@ -59,7 +59,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// Guests of ours that hold no volumes of others, and no locks.
+    /// Guests of ours of other kinds than these, without locks.
     fn ours(&self, but: &[&str]) -> Vec<u32> {
         self.site.sim.with(|state| {
             let fits = |options: &BTreeMap<String, String>| {
@@ -232,6 +232,10 @@ fn migrate(scene: &Scene) {
             let Some(guest) = state.guests.get_mut(&vmid) else {
                 continue;
             };
+            // Proxmox moves no volume that is another container's.
+            if guest.config().current.options.contains_key("mp0") {
+                continue;
+            }
             let from = guest.node.clone();
             let to = if from == "phoenix" { "two" } else { "phoenix" };
             guest.node = to.into();

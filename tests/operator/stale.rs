@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::apiserver::weather::Steered;
-use crate::operated::{Site, lxc};
+use crate::apiserver::weather::Trouble;
+use crate::operated::{Site, lxc, template_of};
 
 fn attempts(site: &Site, words: &str) -> usize {
     let journal = site.server.journal();
@@ -72,4 +73,32 @@ async fn an_object_that_is_gone_is_not_written_to_again_and_again() {
     tokio::time::sleep(Duration::from_secs(200)).await;
     let more = attempts(&site, "phoenixlxcs ai/a");
     assert!(more <= 2, "{tried} and {more} attempts");
+}
+
+/// What a look found counts only when it is told: Ready comes with all that belongs to it, whichever write is refused.
+#[tokio::test(start_paused = true)]
+async fn a_status_that_could_not_be_written_is_written_in_full() {
+    for refused in 0..14 {
+        let weather = Arc::new(Steered::default());
+        let site = Site::under(weather.clone(), 0);
+        site.connect();
+        let mut writes = 0..;
+        *weather.troubles.lock().unwrap() = Some(Box::new(move |call| {
+            let status = call.method == "PUT" && call.resource == "phoenixtemplates";
+            (status && writes.next() == Some(refused)).then_some(Trouble::Refused(503))
+        }));
+        let _operator = site.operator("one");
+        site.apply(template_of("base", "Snapshot"));
+        site.until("the template is Ready", Site::all_ready).await;
+        let template = site.server.get("PhoenixTemplate", "ai", "base").unwrap();
+        assert!(
+            template["status"]["revision"].is_string(),
+            "write {refused}: {template:#}"
+        );
+        let conditions = template["status"]["conditions"].as_array().unwrap();
+        let sealed = conditions
+            .iter()
+            .any(|c| c["type"] == "SnapshotReady" && c["status"] == "True");
+        assert!(sealed, "write {refused}: {template:#}");
+    }
 }

@@ -69,6 +69,7 @@ fn stamped(site: &Site) -> Vec<(String, u32, BTreeMap<String, String>)> {
             let mut options = guest.config().current.options.clone();
             let stamp = options.get("description").and_then(|text| Stamp::find(text));
             let name = stamp.map_or_else(|| format!("a stranger {vmid}"), |s| format!("{} {}", s.kind, s.name));
+            // On which node one is made depends on where its first guest is.
             let owner = name.starts_with("VolumeOwner");
             for (key, value) in &mut options {
                 // A volume that grows through its owner keeps its old size in the text of its consumer.
@@ -80,6 +81,11 @@ fn stamped(site: &Site) -> Vec<(String, u32, BTreeMap<String, String>)> {
                     *value = kept.join(",");
                 }
                 *value = value.replace(&vmid.to_string(), "VMID");
+                // Objects that are restored have other uids than those whose guests were made.
+                let kept = |word: &&str| !word.starts_with("uid=") && !(owner && word.starts_with("name="));
+                if key == "description" {
+                    *value = value.split(' ').filter(kept).collect::<Vec<_>>().join(" ");
+                }
             }
             options.insert("running".into(), guest.running.is_some().to_string());
             let snapshots: Vec<&String> = guest.config().snapshots.keys().collect();
@@ -92,9 +98,16 @@ fn stamped(site: &Site) -> Vec<(String, u32, BTreeMap<String, String>)> {
 
 /// How a life ended.
 pub fn end(site: &Site) -> String {
-    let mut guests: Vec<_> = stamped(site)
+    let unplaced = |name: String| {
+        if name.starts_with("VolumeOwner") {
+            "VolumeOwner".into()
+        } else {
+            name
+        }
+    };
+    let mut guests: Vec<(String, _)> = stamped(site)
         .into_iter()
-        .map(|(name, _, options)| (name, options))
+        .map(|(name, _, options)| (unplaced(name), options))
         .collect();
     guests.sort();
     format!("{guests:#?}")
