@@ -75,6 +75,36 @@ async fn an_object_that_is_gone_is_not_written_to_again_and_again() {
     assert!(more <= 2, "{tried} and {more} attempts");
 }
 
+/// The datastore is restored, and versions go back: the watches go on from versions that are to come, and would tell
+/// nothing of what happens until then.
+#[tokio::test(start_paused = true)]
+async fn a_restored_datastore_is_read_anew() {
+    let site = Site::new();
+    site.connect();
+    let _operator = site.operator("one");
+    site.apply(lxc("a", 0, json!({})));
+    let snapshot = site.server.snapshot();
+    site.apply(lxc("b", 1, json!({})));
+    site.until("all are Ready", Site::all_ready).await;
+    let guests = |site: &Site| site.sim.with(|state| state.guests.keys().copied().collect::<Vec<_>>());
+    let before = guests(&site);
+    // Versions go back by more than one minute's changes.
+    tokio::time::sleep(Duration::from_secs(130)).await;
+    site.server.restore(snapshot);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    site.apply(lxc("b", 1, json!({})));
+    site.until("all are Ready again", Site::all_ready).await;
+    assert_eq!(guests(&site), before);
+    // What nobody writes to is read anew as well.
+    site.server.edit("Secret", "ai", "token", |secret| {
+        secret["data"]["secret"] = json!("d3Jvbmc=")
+    });
+    site.until("the wrong token is noticed", |site| {
+        !site.words().contains("\"pve\" null null \"Ready\"")
+    })
+    .await;
+}
+
 /// What a look found counts only when it is told: Ready comes with all that belongs to it, whichever write is refused.
 #[tokio::test(start_paused = true)]
 async fn a_status_that_could_not_be_written_is_written_in_full() {

@@ -64,17 +64,20 @@ impl<K: Ord + Clone, V> Cache<K, V> {
     }
 
     /// Makes room for an object that a listing shows at this version, which began at `since`: what is known from before
-    /// then counts no more, whatever its version.
-    pub(super) fn heed_listing(&mut self, key: &K, version: &str, since: Mark) {
+    /// then counts no more, whatever its version. Whether that was newer: then versions went back.
+    pub(super) fn heed_listing(&mut self, key: &K, version: &str, since: Mark) -> bool {
+        let mut back = false;
         if let Some(entry) = self.live.get_mut(key)
             && entry.at <= since
             && newer(&entry.version, version)
         {
             entry.version = "0".into();
+            back = true;
         }
         if self.gone.get(key).is_some_and(|(_, at)| *at <= since) {
             self.gone.remove(key);
         }
+        back
     }
 
     /// Whether the object is at an older version than the one that a write of ours was made from: then versions went
@@ -138,7 +141,7 @@ impl<K: Ord + Clone, V> Cache<K, V> {
 
 /// Whether version `a` came after `b`. Resource versions are decimal numbers that grow; of versions of another form
 /// any different one counts as newer, and a write based on a wrong guess is refused by the API server.
-fn newer(a: &str, b: &str) -> bool {
+pub(super) fn newer(a: &str, b: &str) -> bool {
     match (decimal(a), decimal(b)) {
         (Some(a), Some(b)) => a.len().cmp(&b.len()).then_with(|| a.cmp(b)) == Ordering::Greater,
         _ => a != b,

@@ -5,6 +5,7 @@ pub(super) mod cache;
 pub(super) mod coverage;
 pub(super) mod index;
 mod refresh;
+pub(super) mod restores;
 pub(super) mod state;
 pub(super) mod store;
 pub(super) mod watch;

@@ -28,6 +28,7 @@ impl KubeStore {
     }
 
     async fn refresh(&self, api: &Api<DynamicObject>, kind: Kind, name: &ObjectName) {
+        let (seen, began) = (self.restores.times(), self.state().mark(kind));
         // By a listing: the operator may list all that it watches, and may not get Secrets.
         let params = ListParams::default().fields(&format!("metadata.name={}", name.name));
         let listed = match call(api.list(&params)).await {
@@ -37,8 +38,16 @@ impl KubeStore {
                 return;
             }
         };
-        let version = listed.metadata.resource_version.unwrap_or_default();
-        match listed.items.into_iter().find(|object| object.name_any() == name.name) {
+        let found = listed.items.into_iter().find(|object| object.name_any() == name.name);
+        let version = match &found {
+            Some(object) => object.resource_version(),
+            None => listed.metadata.resource_version,
+        };
+        let version = version.unwrap_or_default();
+        if self.heed_listing(kind, name, &version, began) {
+            self.restores.found(seen);
+        }
+        match found {
             Some(mut object) => {
                 object.metadata.managed_fields = None;
                 watch::put(self, kind, object);

@@ -133,9 +133,9 @@ impl State {
         self.caches.get(&kind).map(Cache::mark).unwrap_or_default()
     }
 
-    /// A listing that began at `since` shows an object at this version, which is how it is.
-    pub(super) fn heed_listing(&mut self, kind: Kind, name: &ObjectName, version: &str, since: Mark) {
-        self.cache(kind).heed_listing(name, version, since);
+    /// A listing that began at `since` shows an object at this version, which is how it is. Whether versions went back.
+    pub(super) fn heed_listing(&mut self, kind: Kind, name: &ObjectName, version: &str, since: Mark) -> bool {
+        self.cache(kind).heed_listing(name, version, since)
     }
 
     /// Whether a guest object is at an older version than the one that a write of ours was made from.

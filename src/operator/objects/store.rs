@@ -29,7 +29,9 @@ use crate::operator::metrics::Metrics;
 use crate::operator::process::Process;
 use crate::reason::Reason;
 
+use super::cache::Mark;
 use super::coverage::{Coverage, Scope};
+use super::restores::Restores;
 use super::state::State;
 use super::{Item, Kind, Lookup, Object, Origin, decode, decode_guest, kind_and_name};
 
@@ -45,6 +47,7 @@ pub struct KubeStore {
     pub(crate) process: Process,
     state: RwLock<State>,
     items: OnceLock<UnboundedSender<Item>>,
+    pub(super) restores: Restores,
     /// What can be read.
     pub(crate) coverage: watch::Sender<Coverage>,
     recorder: Recorder,
@@ -74,6 +77,7 @@ impl KubeStore {
             process,
             state: RwLock::default(),
             items: OnceLock::new(),
+            restores: Restores::default(),
             coverage: watch::Sender::default(),
             metrics,
             guard: tokio::sync::RwLock::default(),
@@ -87,6 +91,12 @@ impl KubeStore {
 
     fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes room in the caches for an object that a listing shows at this version, which began at `since`. Whether
+    /// versions went back.
+    pub(super) fn heed_listing(&self, kind: Kind, name: &ObjectName, version: &str, since: Mark) -> bool {
+        self.state_mut().heed_listing(kind, name, version, since)
     }
 
     /// Changes the caches and passes on the work that follows from it.

@@ -18,6 +18,7 @@ use crate::desired::ObjectName;
 use crate::engine::{Counters, defect};
 
 use super::coverage::{Problem, Scope, words};
+use super::restores::look_at_versions;
 use super::store::KubeStore;
 use super::{Kind, Object, Origin, decode};
 
@@ -30,7 +31,11 @@ pub(crate) fn all(store: &Arc<KubeStore>, namespaces: &[String]) -> Vec<Running>
         [] => vec![None],
         some => some.iter().map(|n| Some(n.as_str())).collect(),
     };
-    let mut watches = vec![one::<Namespace>(store, Kind::Namespace, None)];
+    let hypervisors = api_of::<PhoenixHypervisor>(store, scopes.first().copied().flatten());
+    let mut watches = vec![
+        one::<Namespace>(store, Kind::Namespace, None),
+        Box::pin(look_at_versions(store.clone(), hypervisors)),
+    ];
     for scope in scopes {
         watches.extend([
             one::<PhoenixHypervisor>(store, Kind::Hypervisor, scope),
@@ -54,12 +59,19 @@ where
         kind,
     };
     store.coverage.send_modify(|coverage| coverage.expect(scope.clone()));
+    Box::pin(follow(store.clone(), api_of::<K>(store, namespace), scope))
+}
+
+/// The API of a kind in a namespace, or in all.
+fn api_of<K>(store: &Arc<KubeStore>, namespace: Option<&str>) -> Api<DynamicObject>
+where
+    K: Resource<DynamicType = ()>,
+{
     let (client, resource) = (store.client.clone(), ApiResource::erase::<K>(&()));
-    let api = match namespace {
+    match namespace {
         Some(namespace) => Api::namespaced_with(client, namespace, &resource),
         None => Api::all_with(client, &resource),
-    };
-    Box::pin(follow(store.clone(), api, scope))
+    }
 }
 
 async fn follow(store: Arc<KubeStore>, api: Api<DynamicObject>, scope: Scope) {
@@ -67,13 +79,27 @@ async fn follow(store: Arc<KubeStore>, api: Api<DynamicObject>, scope: Scope) {
     let mut listed = BTreeSet::new();
     let mut began = 0;
     let (mut whole, mut failing) = (false, false);
-    let events = watcher(api, watcher::Config::default())
-        .modify(|object| {
-            object.metadata.managed_fields = None;
-        })
-        .backoff(store.process.pauses());
-    let mut events = std::pin::pin!(events);
-    while let Some(event) = events.next().await {
+    let fresh = || {
+        watcher(api.clone(), watcher::Config::default())
+            .modify(|object| {
+                object.metadata.managed_fields = None;
+            })
+            .backoff(store.process.pauses())
+    };
+    let mut events = std::pin::pin!(fresh());
+    // Restores that this watch has listed for, and whether the present listing is for one.
+    let (mut seen, mut restored) = (store.restores.times(), false);
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = store.restores.beyond(seen) => {
+                (seen, restored) = (store.restores.times(), true);
+                events.set(fresh());
+                continue;
+            }
+            event = events.next() => event,
+        };
+        let Some(event) = event else { return };
         match &event {
             Err(error) => {
                 failing = true;
@@ -89,15 +115,15 @@ async fn follow(store: Arc<KubeStore>, api: Api<DynamicObject>, scope: Scope) {
             }
             Ok(watcher::Event::InitApply(object)) => {
                 let (name, version) = (ObjectName::of(&object), object.resource_version().unwrap_or_default());
-                store.change(|state| {
-                    state.heed_listing(kind, &name, &version, began);
-                    Vec::new()
-                });
+                if store.heed_listing(kind, &name, &version, began) && !restored {
+                    store.restores.found(seen);
+                }
                 listed.insert(name);
                 put(&store, kind, object);
             }
             Ok(watcher::Event::InitDone) => {
                 store.change(|state| state.retain_listed(kind, scope.namespace.as_deref(), &listed));
+                restored = false;
                 if !std::mem::replace(&mut whole, true) {
                     debug!(?scope, objects = listed.len(), "cache filled");
                     store.covered(&scope);
