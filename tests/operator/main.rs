@@ -13,7 +13,7 @@ mod apiserver;
 mod fleet;
 #[path = "../common/inprocess.rs"]
 mod inprocess;
-#[path = "../common/operated.rs"]
+#[path = "../common/operated/mod.rs"]
 mod operated;
 
 mod life;

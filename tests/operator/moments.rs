@@ -351,6 +351,25 @@ moments! {
         begin: |scene| scene.edit(Edit::StorageActive { storage: "quickOS-lxc-disks".into(), active: false }),
         end: |scene| scene.edit(Edit::StorageActive { storage: "quickOS-lxc-disks".into(), active: true })
     };
+    a_storage_is_full: "a storage is full", {
+        begin: |scene| scene.edit(Edit::StorageTotal { storage: "quickOS-lxc-disks".into(), total: 1 << 30 }),
+        end: |scene| scene.edit(Edit::StorageTotal { storage: "quickOS-lxc-disks".into(), total: 1 << 42 })
+    };
+    users_clone: "somebody clones the guests", {
+        begin: |scene| {
+            scene.configs.lock().unwrap().clear();
+            for vmid in scene.ours(&["VolumeOwner"]) {
+                let copy = vmid + 7000;
+                scene.edit(Edit::CloneGuest { from: vmid, to: copy });
+                let options = scene.site.sim.with(|state| Some(state.guests.get(&copy)?.config().current.options.clone()));
+                scene.configs.lock().unwrap().extend(options.map(|options| (copy, options)));
+            }
+        },
+        end: |scene| for (copy, options) in scene.configs.lock().unwrap().iter() {
+            let found = scene.site.sim.with(|state| state.guests[copy].config().current.options.clone());
+            assert_eq!(found, *options, "a copy was touched");
+        }
+    };
     statuses_are_lost: "all statuses are lost", {begin: forget_statuses};
     the_datastore_is_restored: "the API server's datastore is restored", {
         begin: |scene| {

@@ -65,9 +65,13 @@ pub async fn calm() -> String {
 /// Guests by the object of their stamp, with what matters of their configurations.
 fn stamped(site: &Site) -> Vec<(String, u32, BTreeMap<String, String>)> {
     site.sim.with(|state| {
-        let guests = state.guests.iter().map(|(vmid, guest)| {
+        let guests = state.guests.iter().filter_map(|(vmid, guest)| {
             let mut options = guest.config().current.options.clone();
             let stamp = options.get("description").and_then(|text| Stamp::find(text));
+            // A copy that somebody made is nobody's.
+            if stamp.as_ref().is_some_and(|stamp| stamp.vmid.get() != *vmid) {
+                return None;
+            }
             let name = stamp.map_or_else(|| format!("a stranger {vmid}"), |s| format!("{} {}", s.kind, s.name));
             // On which node one is made depends on where its first guest is.
             let owner = name.starts_with("VolumeOwner");
@@ -90,7 +94,7 @@ fn stamped(site: &Site) -> Vec<(String, u32, BTreeMap<String, String>)> {
             options.insert("running".into(), guest.running.is_some().to_string());
             let snapshots: Vec<&String> = guest.config().snapshots.keys().collect();
             options.insert("snapshots".into(), format!("{snapshots:?}"));
-            (name, *vmid, options)
+            Some((name, *vmid, options))
         });
         guests.collect()
     })
