@@ -1,6 +1,6 @@
 //! Something happens just before a write to Proxmox leaves: the process has looked, decided and stands still; then it goes
 //! on, and the write arrives in another world. Every life ends as it does without. `PHOENIX_MOMENT` runs one moment alone,
-//! and `PHOENIX_STRIDE=1` all of them (usually every third).
+//! and `PHOENIX_STRIDE=1` all of them (usually every fifth).
 
 use std::collections::BTreeMap;
 use std::env;
@@ -182,7 +182,7 @@ fn sweep(hurt: &'static Hurt) {
     let (usual, writes) = alone(|| life(&calm, usize::MAX)).unwrap();
     let moments: Vec<usize> = match number("PHOENIX_MOMENT") {
         Some(moment) => vec![moment],
-        None => (0..writes).step_by(number("PHOENIX_STRIDE").unwrap_or(3)).collect(),
+        None => (0..writes).step_by(number("PHOENIX_STRIDE").unwrap_or(5)).collect(),
     };
     let mut failures = Vec::new();
     for at in &moments {
@@ -315,7 +315,7 @@ moments! {
     };
     users_edit: "somebody edits the guests", {
         begin: |scene| for vmid in scene.ours(&["VolumeOwner", "PhoenixTemplate"]) {
-            let options = [("memory", "3000"), ("hostname", "mine")].map(|(k, v)| (k.into(), Some(v.into())));
+            let options = [("memory", "3000"), ("cores", "7")].map(|(k, v)| (k.into(), Some(v.into())));
             scene.edit(Edit::SetOptions { vmid, options: options.into() });
         }
     };
