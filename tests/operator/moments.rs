@@ -232,8 +232,14 @@ fn migrate(scene: &Scene) {
             let Some(guest) = state.guests.get_mut(&vmid) else {
                 continue;
             };
-            // Proxmox moves no volume that is another container's.
-            if guest.config().current.options.contains_key("mp0") {
+            // Its retained volume stays on its node: Phoenix is Stalled then, and says what to move.
+            if guest
+                .config()
+                .current
+                .options
+                .get("hostname")
+                .is_some_and(|name| name == "a")
+            {
                 continue;
             }
             let from = guest.node.clone();
@@ -290,7 +296,20 @@ moments! {
         end: |scene| scene.edit(Edit::NodeOnline { node: "phoenix".into(), online: true })
     };
     the_node_crashes: "the node loses power, and boots", {
-        begin: |scene| scene.edit(Edit::NodeCrash { node: "phoenix".into() })
+        begin: |scene| scene.edit(Edit::NodeCrash { node: "phoenix".into() }),
+        // Somebody does as Phoenix says: what was cut off in its creation is removed, other locks are taken off.
+        end: |scene| {
+            let locked = scene.site.sim.with(|state| {
+                let lock = |guest: &phoenix::simulator::model::Guest| guest.config().current.options.get("lock").cloned();
+                state.guests.iter().filter_map(|(vmid, guest)| Some((*vmid, lock(guest)?))).collect::<Vec<_>>()
+            });
+            for (vmid, lock) in locked {
+                match lock.as_str() {
+                    "create" => scene.edit(Edit::RemoveGuest { vmid }),
+                    _ => scene.edit(Edit::Lock { vmid, lock: None }),
+                }
+            }
+        }
     };
     the_cluster_splits: "the cluster splits, and the other side moves the guests", {
         prepare: second_node,
