@@ -86,9 +86,13 @@ fn stamped(site: &Site) -> Vec<(String, u32, BTreeMap<String, String>)> {
                 }
                 *value = value.replace(&vmid.to_string(), "VMID");
                 // Objects that are restored have other uids than those whose guests were made.
-                let kept = |word: &&str| !word.starts_with("uid=") && !(owner && word.starts_with("name="));
+                let varies = |word: &str| word.starts_with("uid=") || (owner && word.starts_with("name="));
                 if key == "description" {
-                    *value = value.split(' ').filter(kept).collect::<Vec<_>>().join(" ");
+                    *value = value
+                        .split(' ')
+                        .filter(|word| !varies(word))
+                        .collect::<Vec<_>>()
+                        .join(" ");
                 }
             }
             options.insert("running".into(), guest.running.is_some().to_string());
