@@ -207,14 +207,11 @@ impl Index {
     /// Hypervisors that objects name.
     pub fn hypervisors(&self) -> impl Iterator<Item = &ObjectName> {
         let from = Ref::Hypervisor(ObjectName::default());
-        let found = self
-            .referrers
-            .range(from..)
-            .map_while(|(reference, _)| match reference {
-                Ref::Hypervisor(name) => Some(name),
-                _ => None,
-            });
-        found
+        let all = self.referrers.range(from..);
+        all.map_while(|(reference, _)| match reference {
+            Ref::Hypervisor(name) => Some(name),
+            _ => None,
+        })
     }
 
     /// Guests of a hypervisor that statuses name.

@@ -85,8 +85,17 @@ pub struct Recent {
     pub parents: Keyed<Vmid, GuestRead>,
     /// Stamps of guests, by vmid and node.
     pub stamps: Keyed<(Vmid, String), StampRead>,
-    /// Scripts that ran well, by vmid and id, with the process of the guest that they ran in and when they were read.
-    scripts: Mutex<HashMap<(Vmid, String), (i64, Instant, ScriptRecord)>>,
+    /// Scripts that ran well, by vmid and id.
+    scripts: Mutex<HashMap<(Vmid, String), Ran>>,
+}
+
+/// A script that ran well.
+struct Ran {
+    /// Process of the guest that it ran in.
+    pid: i64,
+    /// When it was read.
+    at: Instant,
+    record: ScriptRecord,
 }
 
 impl Recent {
@@ -106,8 +115,8 @@ impl Recent {
     /// The record of a script that ran well in this start of its guest, read in the last `seconds`.
     pub fn script(&self, vmid: Vmid, pid: Option<i64>, id: &str, seconds: f64) -> Option<ScriptRecord> {
         let scripts = self.scripts.lock().unwrap_or_else(PoisonError::into_inner);
-        let (ran_in, at, record) = scripts.get(&(vmid, id.to_string()))?;
-        (Some(*ran_in) == pid && *at >= self.ago(seconds)).then(|| record.clone())
+        let ran = scripts.get(&(vmid, id.to_string()))?;
+        (Some(ran.pid) == pid && ran.at >= self.ago(seconds)).then(|| ran.record.clone())
     }
 
     /// Notes what a script's record says: that of one which ran well stays as it is.
@@ -122,7 +131,8 @@ impl Recent {
                     output: String::new(),
                     ..record.clone()
                 };
-                scripts.insert(place, (pid, Instant::now(), record));
+                let at = Instant::now();
+                scripts.insert(place, Ran { pid, at, record });
             }
             None => drop(scripts.remove(&place)),
         }

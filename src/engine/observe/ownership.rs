@@ -88,7 +88,7 @@ impl Search<'_> {
             }
         };
         if let Some(stamp) = stamp {
-            self.note(at, stamp, found);
+            self.note(at, *stamp, found);
         }
         Ok(true)
     }
@@ -118,7 +118,7 @@ impl Search<'_> {
 #[derive(Clone)]
 pub(in crate::engine) enum StampRead {
     /// It carries this one, or none.
-    Is(Option<Stamp>),
+    Is(Option<Box<Stamp>>),
     /// It is being made, and its stamp is not written yet.
     Hidden,
     /// There is no such guest on the node.
@@ -132,7 +132,13 @@ async fn read_stamp(connection: &Connection, at: &GuestRef, since: Instant) -> R
             Ok(match read_config(connection, at).await? {
                 None => StampRead::NotFound,
                 Some(config) if hides_stamp(&config) => StampRead::Hidden,
-                Some(config) => StampRead::Is(config.options.get("description").and_then(|d| Stamp::find(d))),
+                Some(config) => StampRead::Is(
+                    config
+                        .options
+                        .get("description")
+                        .and_then(|d| Stamp::find(d))
+                        .map(Box::new),
+                ),
             })
         };
         connection.recent.stamps.get((at.vmid, at.node.clone()), since, ask)
