@@ -65,6 +65,18 @@ fn what_proxmox_would_refuse_is_told_with_its_field() {
         (
             storage,
             "PhoenixVM",
+            "disks: [{name: root, size: 8Gi}], bootOrder: [data]",
+            "spec.bootOrder: \"data\" is neither a disk",
+        ),
+        (
+            storage,
+            "PhoenixLXC",
+            "hostMounts: [{name: a, hostPath: '/srv/a ', mountPath: /a}]",
+            "spec.hostMounts[a].hostPath",
+        ),
+        (
+            storage,
+            "PhoenixVM",
             "agent: {enabled: false}, features: [{name: f}]",
             "spec.features runs through the guest agent",
         ),

@@ -481,3 +481,28 @@ fn of_several_earlier_revisions_one_is_taken_up_and_the_others_stay_known() {
     assert_eq!(after(vec![old("a", 101), old("b", 102)]), (Some(102), Some(vec![101])));
     assert_eq!(after(vec![old("a", 101)]), (Some(101), None));
 }
+
+/// The name of a volume that the spec retains protects it at another place, and its place under another name.
+#[test]
+fn a_volume_stays_that_has_the_name_or_the_place_of_a_retained_one() {
+    let next = |name: &str, path: &str| {
+        let volid = "tank:subvol-100-disk-1";
+        let mount = format!("{volid},mp={path},size=5G");
+        let mut scene = Scene::container(volumes::KEPT).with(&[("mp0", &mount)]);
+        scene.status().volumes = Some(vec![VolumeStatus {
+            name: name.into(),
+            volid: Some(volid.into()),
+            reclaim_policy: Some("Delete".into()),
+            ..VolumeStatus::default()
+        }]);
+        scene.observed.owners = Some(Ok(Owners::default()));
+        scene.deletion()
+    };
+    assert_eq!(next("data", "/other"), "stuck UnaccountedVolumes");
+    assert_eq!(next("other", "/data"), "stuck UnaccountedVolumes");
+    assert!(
+        next("other", "/other").starts_with("DELETE"),
+        "{}",
+        next("other", "/other")
+    );
+}
