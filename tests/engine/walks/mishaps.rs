@@ -61,8 +61,26 @@ pub const GUI: &[(bool, &str, Option<&str>, &str)] = &[
 ];
 
 const TASKS: [&[&str]; 2] = [
-    &["qmstart", "qmshutdown", "qmreboot", "qmconfig", "resize", "qmstop", "qmcreate", "qmtemplate"],
-    &["vzstart", "vzshutdown", "vzreboot", "resize", "vzstop", "vzcreate", "vzclone", "vztemplate"],
+    &[
+        "qmstart",
+        "qmshutdown",
+        "qmreboot",
+        "qmconfig",
+        "resize",
+        "qmstop",
+        "qmcreate",
+        "qmtemplate",
+    ],
+    &[
+        "vzstart",
+        "vzshutdown",
+        "vzreboot",
+        "resize",
+        "vzstop",
+        "vzcreate",
+        "vzclone",
+        "vztemplate",
+    ],
 ];
 
 pub fn mishap(rng: &mut StdRng, container: bool) -> Mishap {
@@ -77,7 +95,12 @@ pub fn mishap(rng: &mut StdRng, container: bool) -> Mishap {
         }
         12 => {
             let action = [SshAction::LoseBefore, SshAction::LoseAfter][rng.random_range(0..2)].clone();
-            Mishap::Command(SshFault { vmid: None, command: String::new(), action, count: Some(1) })
+            Mishap::Command(SshFault {
+                vmid: None,
+                command: String::new(),
+                action,
+                count: Some(1),
+            })
         }
         13..16 => {
             let all: Vec<_> = GUI.iter().filter(|(of, ..)| *of == container).collect();
@@ -106,7 +129,13 @@ fn request(rng: &mut StdRng) -> Fault {
     };
     let method = ["POST", "PUT", "GET"][rng.random_range(0..3)];
     let skip = rng.random_range(0..if method == "GET" { 20 } else { 3 });
-    Fault { method: Some(method.into()), path: None, skip, count: rng.random_range(1..3), kind }
+    Fault {
+        method: Some(method.into()),
+        path: None,
+        skip,
+        count: rng.random_range(1..3),
+        kind,
+    }
 }
 
 /// Whether an option of a guest says something.
@@ -141,9 +170,15 @@ impl Mishap {
                 }
             }
             (Mishap::Lock, Some(vmid)) if !option(world, vmid, "lock") => {
-                edit(Edit::Lock { vmid, lock: Some("backup".into()) });
+                edit(Edit::Lock {
+                    vmid,
+                    lock: Some("backup".into()),
+                });
             }
-            (Mishap::Storage(storage), _) => edit(Edit::StorageActive { storage: (*storage).into(), active: false }),
+            (Mishap::Storage(storage), _) => edit(Edit::StorageActive {
+                storage: (*storage).into(),
+                active: false,
+            }),
             (Mishap::Quorum, _) => edit(Edit::Quorum { quorate: false }),
             _ => {}
         }
@@ -154,7 +189,10 @@ impl Mishap {
         let edit = |edit: Edit| world.sim().edit(edit).unwrap();
         match (self, vmid) {
             (Mishap::Lock, Some(vmid)) if option(world, vmid, "lock") => edit(Edit::Lock { vmid, lock: None }),
-            (Mishap::Storage(storage), _) => edit(Edit::StorageActive { storage: (*storage).into(), active: true }),
+            (Mishap::Storage(storage), _) => edit(Edit::StorageActive {
+                storage: (*storage).into(),
+                active: true,
+            }),
             (Mishap::Quorum, _) => edit(Edit::Quorum { quorate: true }),
             _ => {}
         }
@@ -162,6 +200,9 @@ impl Mishap {
 
     /// Whether it goes on until it ends.
     pub fn lasts(&self) -> bool {
-        matches!(self, Mishap::Lock | Mishap::Unpolled | Mishap::Storage(_) | Mishap::Quorum)
+        matches!(
+            self,
+            Mishap::Lock | Mishap::Unpolled | Mishap::Storage(_) | Mishap::Quorum
+        )
     }
 }

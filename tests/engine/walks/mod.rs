@@ -34,14 +34,21 @@ fn take(walk: &Walk) -> Report {
     catch_unwind(AssertUnwindSafe(alone)).unwrap_or_else(|panic| {
         let words = panic.downcast_ref::<String>().cloned().unwrap_or_default();
         let faults = vec![Fault { what: "panics", words }];
-        Report { faults, ..Report::default() }
+        Report {
+            faults,
+            ..Report::default()
+        }
     })
 }
 
 /// What is wrong with a walk, the shortest that is wrong in the same way, and what it comes to.
 fn failure(walk: &Walk, fault: &Fault) -> String {
     let fails = |shorter: &Walk| take(shorter).faults.iter().any(|other| other.what == fault.what);
-    let shortest = if std::env::var("PHOENIX_WALK_WHOLE").is_ok() { walk.clone() } else { shrink::shrink(walk, fails) };
+    let shortest = if std::env::var("PHOENIX_WALK_WHOLE").is_ok() {
+        walk.clone()
+    } else {
+        shrink::shrink(walk, fails)
+    };
     let faults = take(&shortest).faults;
     let fault = faults.iter().find(|other| other.what == fault.what).unwrap_or(fault);
     format!("{}: {}\n{}", fault.what, fault.words, shrink::print(&shortest))
@@ -51,7 +58,9 @@ fn walks(part: u64) {
     let seeds: Vec<u64> = match number("PHOENIX_WALK") {
         Some(seed) if seed % PARTS == part => vec![seed],
         Some(_) => vec![],
-        None => (0..number("PHOENIX_WALKS").unwrap_or(WALKS)).filter(|seed| seed % PARTS == part).collect(),
+        None => (0..number("PHOENIX_WALKS").unwrap_or(WALKS))
+            .filter(|seed| seed % PARTS == part)
+            .collect(),
     };
     let most = number("PHOENIX_WALK_FAILURES").unwrap_or(3) as usize;
     let (mut failures, mut refused, mut counts) = (Vec::new(), 0, [0; 4]);
@@ -64,8 +73,14 @@ fn walks(part: u64) {
         refused += walk.refused;
         let came = [walk.steps.len(), report.ready, report.told.len(), report.refused];
         counts = std::array::from_fn(|n| counts[n] + came[n]);
-        report.explained.iter().for_each(|words| *explained.entry(words).or_default() += 1);
-        report.told.iter().for_each(|reason| *reasons.entry(reason.clone()).or_default() += 1);
+        report
+            .explained
+            .iter()
+            .for_each(|words| *explained.entry(words).or_default() += 1);
+        report
+            .told
+            .iter()
+            .for_each(|reason| *reasons.entry(reason.clone()).or_default() += 1);
         if let Some(fault) = report.faults.first() {
             let failure = failure(&walk, fault);
             println!("{failure}\n");
@@ -82,7 +97,12 @@ fn walks(part: u64) {
         seeds.len(),
         begin.elapsed()
     );
-    assert!(failures.is_empty(), "{} walks, the first:\n{}", failures.len(), failures[0]);
+    assert!(
+        failures.is_empty(),
+        "{} walks, the first:\n{}",
+        failures.len(),
+        failures[0]
+    );
 }
 
 #[test]

@@ -30,7 +30,13 @@ const FIRST: usize = 1;
 const PATIENCE: usize = 20;
 
 /// What is waited for as long as it takes: its time is the guest's own.
-const WAITS: &[&str] = &["AgentNotReady", "AgentSilent", "CloudInitRunning", "ProbeFailed", "ScriptFailed"];
+const WAITS: &[&str] = &[
+    "AgentNotReady",
+    "AgentSilent",
+    "CloudInitRunning",
+    "ProbeFailed",
+    "ScriptFailed",
+];
 
 /// What is wrong with a walk: in few words, which stay the same when it is shortened, and in all.
 #[derive(Clone, Debug)]
@@ -193,7 +199,10 @@ impl<'w> Walker<'w> {
 
     /// Applies what a step makes of the document, unless the API server would not take it.
     fn apply(&mut self, step: &Step) -> bool {
-        let next = step.changes.iter().fold(self.doc.clone(), |doc, change| change.apply(&doc));
+        let next = step
+            .changes
+            .iter()
+            .fold(self.doc.clone(), |doc, change| change.apply(&doc));
         let mut old = self.object.clone();
         old["status"] = serde_json::to_value(self.status()).unwrap();
         let mut manifest = self.walk.manifest(&next);
@@ -259,8 +268,9 @@ impl<'w> Walker<'w> {
     fn trace(&self) -> String {
         let requests = self.world.sim().requests();
         let requests = requests.iter().rev().take(60).rev();
-        let mut lines: Vec<String> =
-            requests.map(|r| format!("{} {} {} {}", r.method, r.path, r.query, r.status)).collect();
+        let mut lines: Vec<String> = requests
+            .map(|r| format!("{} {} {} {}", r.method, r.path, r.query, r.status))
+            .collect();
         let journal = self.world.store.journal.lock().unwrap();
         let told = journal.iter().rev().take(30).rev().map(|(_, told)| match told {
             Told::Status(status) => format!("{:?} {:?} {:?}", status.phase, status.message, status.last_error),
@@ -274,7 +284,9 @@ impl<'w> Walker<'w> {
     fn stands(&self, look: usize) -> bool {
         let status = self.status();
         let seen = status.observed_generation == Some(object(&self.world, &self.key).generation);
-        seen && look > LASTS && (self.holds("Stalled") || (look > PATIENCE && (status.last_error.is_some() || status.next_retry.is_some())))
+        seen && look > LASTS
+            && (self.holds("Stalled")
+                || (look > PATIENCE && (status.last_error.is_some() || status.next_retry.is_some())))
     }
 
     /// What has to be so of an object that is settled.

@@ -58,7 +58,10 @@ fn shorter(walk: &Walk) -> Vec<Walk> {
 /// A walk in words: the first document, and what each step changes of it.
 pub fn print(walk: &Walk) -> String {
     let first = serde_saphyr::to_string(&walk.first["spec"]).unwrap_or_else(|_| walk.first.to_string());
-    let mut text = format!("{} of seed {} (PHOENIX_WALK={}):\n{first}", walk.kind, walk.seed, walk.seed);
+    let mut text = format!(
+        "{} of seed {} (PHOENIX_WALK={}):\n{first}",
+        walk.kind, walk.seed, walk.seed
+    );
     let mut doc = walk.first.clone();
     for step in &walk.steps {
         let next = step.changes.iter().fold(doc.clone(), |doc, change| change.apply(&doc));
@@ -74,7 +77,8 @@ fn difference(old: &Value, new: &Value) -> String {
     let gone = old.iter().filter(|(path, value)| new.get(*path) != Some(value));
     let come = new.iter().filter(|(path, value)| old.get(*path) != Some(value));
     let gone = gone.map(|(path, value)| format!("- {path}: {value}\n"));
-    gone.chain(come.map(|(path, value)| format!("+ {path}: {value}\n"))).collect()
+    gone.chain(come.map(|(path, value)| format!("+ {path}: {value}\n")))
+        .collect()
 }
 
 /// A document as its values by path.

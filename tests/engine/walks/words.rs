@@ -15,14 +15,54 @@ pub struct Base {
 
 /// Half of the walks are containers'.
 pub const BASES: &[Base] = &[
-    Base { kind: "PhoenixLXC", container: true, template: None, doc: small_container },
-    Base { kind: "PhoenixLXC", container: true, template: None, doc: rich_container },
-    Base { kind: "PhoenixLXC", container: true, template: None, doc: rich_container_that_restarts },
-    Base { kind: "PhoenixLXC", container: true, template: Some("Template"), doc: clone },
-    Base { kind: "PhoenixVM", container: false, template: None, doc: small_machine },
-    Base { kind: "PhoenixVM", container: false, template: None, doc: rich_machine },
-    Base { kind: "PhoenixTemplate", container: true, template: None, doc: container_template },
-    Base { kind: "PhoenixTemplate", container: false, template: None, doc: machine_template },
+    Base {
+        kind: "PhoenixLXC",
+        container: true,
+        template: None,
+        doc: small_container,
+    },
+    Base {
+        kind: "PhoenixLXC",
+        container: true,
+        template: None,
+        doc: rich_container,
+    },
+    Base {
+        kind: "PhoenixLXC",
+        container: true,
+        template: None,
+        doc: rich_container_that_restarts,
+    },
+    Base {
+        kind: "PhoenixLXC",
+        container: true,
+        template: Some("Template"),
+        doc: clone,
+    },
+    Base {
+        kind: "PhoenixVM",
+        container: false,
+        template: None,
+        doc: small_machine,
+    },
+    Base {
+        kind: "PhoenixVM",
+        container: false,
+        template: None,
+        doc: rich_machine,
+    },
+    Base {
+        kind: "PhoenixTemplate",
+        container: true,
+        template: None,
+        doc: container_template,
+    },
+    Base {
+        kind: "PhoenixTemplate",
+        container: false,
+        template: None,
+        doc: machine_template,
+    },
 ];
 
 /// A document: the spec, and what is around it.
@@ -109,19 +149,51 @@ pub const ENTRIES: &[(&str, bool, &str)] = &[
     ("network", true, r#"{"name": "eth2", "ip": "dhcp", "firewall": true}"#),
     ("network", false, r#"{"name": "net1", "bridge": "vmbr1"}"#),
     ("network", false, r#"{"name": "net2", "ip": "dhcp", "firewall": true}"#),
-    ("volumes", true, r#"{"name": "more", "size": "1Gi", "mountPath": "/more"}"#),
-    ("volumes", true, r#"{"name": "more", "size": "1Gi", "mountPath": "/elsewhere"}"#),
-    ("volumes", true, r#"{"name": "cache", "size": "512Mi", "mountPath": "/cache", "reclaimPolicy": "Delete"}"#),
-    ("volumes", true, r#"{"name": "data", "size": "2Gi", "mountPath": "/data", "reclaimPolicy": "Delete"}"#),
-    ("volumes", true, r#"{"name": "kept", "size": "2Gi", "mountPath": "/kept"}"#),
-    ("volumes", true, r#"{"name": "lent", "volid": "fastData-shared-bulk-data:subvol-777-disk-0", "mountPath": "/lent"}"#),
-    ("hostMounts", true, r#"{"name": "etc", "hostPath": "/etc", "mountPath": "/host"}"#),
+    (
+        "volumes",
+        true,
+        r#"{"name": "more", "size": "1Gi", "mountPath": "/more"}"#,
+    ),
+    (
+        "volumes",
+        true,
+        r#"{"name": "more", "size": "1Gi", "mountPath": "/elsewhere"}"#,
+    ),
+    (
+        "volumes",
+        true,
+        r#"{"name": "cache", "size": "512Mi", "mountPath": "/cache", "reclaimPolicy": "Delete"}"#,
+    ),
+    (
+        "volumes",
+        true,
+        r#"{"name": "data", "size": "2Gi", "mountPath": "/data", "reclaimPolicy": "Delete"}"#,
+    ),
+    (
+        "volumes",
+        true,
+        r#"{"name": "kept", "size": "2Gi", "mountPath": "/kept"}"#,
+    ),
+    (
+        "volumes",
+        true,
+        r#"{"name": "lent", "volid": "fastData-shared-bulk-data:subvol-777-disk-0", "mountPath": "/lent"}"#,
+    ),
+    (
+        "hostMounts",
+        true,
+        r#"{"name": "etc", "hostPath": "/etc", "mountPath": "/host"}"#,
+    ),
     ("gpus", true, r#"{"index": 0}"#),
     ("gpus", true, r#"{"index": 1}"#),
     ("devices", true, r#"{"path": "/dev/kfd"}"#),
     ("devices", true, r#"{"path": "/dev/uinput", "mode": "0600"}"#),
     ("lxcOptions", true, r#""lxc.cgroup2.devices.allow = c 10:200 rwm""#),
-    ("lxcOptions", true, r#""lxc.mount.entry = /dev/net/tun dev/net/tun none bind,create=file""#),
+    (
+        "lxcOptions",
+        true,
+        r#""lxc.mount.entry = /dev/net/tun dev/net/tun none bind,create=file""#,
+    ),
     ("disks", false, r#"{"name": "data", "size": "2Gi"}"#),
     ("disks", false, r#"{"name": "more", "size": "1Gi", "bus": "sata"}"#),
     ("disks", false, r#"{"name": "more", "size": "2Gi", "discard": true}"#),
@@ -136,7 +208,11 @@ pub const ENTRIES: &[(&str, bool, &str)] = &[
     ("features", true, r#"{"name": "second"}"#),
     ("features", false, r#"{"name": "second"}"#),
     ("tests", true, r##"{"name": "two", "script": "#!/bin/sh\necho two\n"}"##),
-    ("tests", false, r##"{"name": "two", "script": "#!/bin/sh\necho two\n"}"##),
+    (
+        "tests",
+        false,
+        r##"{"name": "two", "script": "#!/bin/sh\necho two\n"}"##,
+    ),
     ("tags", true, r#""three""#),
     ("tags", false, r#""three""#),
 ];
