@@ -454,7 +454,7 @@ async fn a_machine_that_loses_its_serial_console_has_no_display_on_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_conversion_that_is_cut_off_leaves_no_part_behind() {
-    let mut world = World::new(&[]).await;
+    let mut world = World::with_ssh(&[]).await;
     let fault = TaskFault {
         kind: "qmtemplate".into(),
         id: None,
