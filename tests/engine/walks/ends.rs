@@ -240,6 +240,7 @@ const NOTHING: &[&str] = &[
     "protection: 0",
     "onboot: 0",
     "sockets: 1",
+    "numa: 0",
     "machine: pc",
     "bios: seabios",
 ];
@@ -256,6 +257,7 @@ const NOTHING_OF: &[&str] = &[
     "link_down=0",
     "usb3=0",
     "x-vga=0",
+    "deny-write=0",
 ];
 /// Names that Proxmox lets a value's first part have or not.
 const DEFAULT_KEYS: &[(&str, &str)] = &[
@@ -385,7 +387,7 @@ fn explanation(walker: &Walker<'_>, line: &str, said: &str) -> Option<&'static s
     let bus = key.split('.').next().unwrap_or_default();
     let bare = match bus {
         "scsi" | "sata" | "virtio" | "ide" if key.contains('.') => "disk",
-        _ => key.trim_end_matches(|c: char| c.is_ascii_digit()),
+        _ => key.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end(),
     };
     let explained = EXPLAINED.iter().find(|(of, because, _)| {
         (*of == key || *of == bare)
