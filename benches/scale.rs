@@ -63,7 +63,7 @@ async fn measured(world: &World) -> Cost {
         (requests.len(), configs.count(), writes)
     };
     let ((requests, configs, writes), before, sim) = (counts(world), cpu(), simulated());
-    drive(world, DAY).await.expect("all come to Ready");
+    drive(world, DAY).await.unwrap();
     let (after, (sent, read, written)) = (cpu(), counts(world));
     Cost {
         cpu: (after - before) - (simulated() - sim),

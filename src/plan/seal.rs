@@ -67,7 +67,7 @@ impl Planner<'_> {
     /// A machine is a template before its disks are converted (facts F.7); clones have to wait for these.
     fn converted(&mut self, guest: &Guest) -> Result<(), Next> {
         let vmid = guest.at.vmid;
-        let disks = super::vm::drives::disks(&guest.options);
+        let disks = super::vm::drives::of_template(&guest.options);
         let base = |volid: &str| volid.rsplit(['/', ':']).next().unwrap_or_default().starts_with("base-");
         let waiting = disks.iter().find(|(_, d)| !base(d.get("file").unwrap_or_default()));
         let Some((place, _)) = waiting.filter(|_| guest.at.sort == GuestType::Qemu) else {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::engine::{World, rounds, settled, status, text, vm, vm_template};
 use phoenix::desired::Objects;
+use phoenix::simulator::Edit;
+use phoenix::simulator::model::state::TaskFault;
 use serde_json::json;
 use sha2::Digest as _;
 
@@ -448,4 +450,24 @@ async fn a_machine_that_loses_its_serial_console_has_no_display_on_it() {
         !options.contains_key("serial0") && !options.contains_key("vga"),
         "{options:#?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conversion_that_is_cut_off_leaves_no_part_behind() {
+    let mut world = World::with_ssh(&[]).await;
+    let fault = TaskFault {
+        kind: "qmtemplate".into(),
+        id: None,
+        message: "command failed: exit code 1".into(),
+        count: 1,
+    };
+    world.sim().edit(Edit::FailTasks(fault)).unwrap();
+    let mut base = vm_template("base");
+    (base["spec"]["vm"]["bios"], base["spec"]["vm"]["tpm"]) = (json!("ovmf"), json!({}));
+    world.store.apply(base);
+    settled(&mut world).await;
+    let options = world.guests().remove(&1000).unwrap();
+    for drive in ["scsi0", "efidisk0", "tpmstate0"] {
+        assert!(options[drive].contains(":base-1000-"), "{drive}: {}", options[drive]);
+    }
 }

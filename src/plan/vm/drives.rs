@@ -14,6 +14,18 @@ pub(crate) fn disks(options: &BTreeMap<String, String>) -> BTreeMap<String, Prop
         .collect()
 }
 
+/// All that a template has as base images: its disks, and what its firmware and its TPM keep.
+pub(crate) fn of_template(options: &BTreeMap<String, String>) -> BTreeMap<String, Properties> {
+    let mut all = disks(options);
+    for place in ["efidisk0", "tpmstate0"] {
+        let drive = options
+            .get(place)
+            .and_then(|text| Properties::of_option(place, text).ok());
+        all.extend(drive.map(|drive| (place.to_string(), drive)));
+    }
+    all
+}
+
 /// CD-ROM drives by place, without the cloud-init drive, with what lies in each.
 pub(crate) fn cdroms(options: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let drives = options.iter().filter(|(key, _)| is_numbered(key, BUSES));

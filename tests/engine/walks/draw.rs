@@ -153,6 +153,16 @@ struct Word {
 /// The leaves that a walk of a kind changes, by the field of the document that they are of.
 type Words = BTreeMap<String, Vec<Word>>;
 
+/// Ends of leaves that are not supported yet: they would keep everything after them back.
+const UNSUPPORTED: &[&str] = &[
+    "environment{}",
+    "entrypoint",
+    ".pciAddress",
+    ".count",
+    ".model",
+    ".vramShare",
+];
+
 /// Fields that admission fixes once there is a guest, or that end the walk.
 const LEFT_OUT: &[&str] = &["hypervisorRef", "vmid", "source", "deletionPolicy"];
 
@@ -212,7 +222,8 @@ fn add(words: &mut Words, groups: &[Group], leaves: &[Leaf], place: &[&str]) {
     for group in groups {
         for (leaf, values) in group.values(leaves) {
             let field = leaf.path.split(['.', '[', '{']).next().unwrap_or_default().to_owned();
-            if LEFT_OUT.contains(&field.as_str()) {
+            let unsupported = field != "network" && UNSUPPORTED.iter().any(|end| leaf.path.ends_with(end));
+            if LEFT_OUT.contains(&field.as_str()) || unsupported && field != "vllm" {
                 continue;
             }
             let around = place

@@ -70,7 +70,22 @@ const EXPLAINED: &[(&str, Because, &str)] = &[
         Because::Told("unprivileged"),
         "the sort of a container is chosen once",
     ),
-    ("node", Because::Told("spec.node"), "a guest stays on its node"),
+    ("node", Because::Told("node is "), "a guest stays on its node"),
+    (
+        "efidisk",
+        Because::Told(".storage"),
+        "the storage of a disk is chosen once",
+    ),
+    (
+        "tpmstate",
+        Because::Told(".storage"),
+        "the storage of a disk is chosen once",
+    ),
+    (
+        "ipconfig",
+        Because::Stays("network"),
+        "a dropped list of interfaces stays",
+    ),
     (
         "disk",
         Because::Told(".storage"),
@@ -138,6 +153,16 @@ const EXPLAINED: &[(&str, Because, &str)] = &[
         Because::Stays("cloudInit.packages"),
         "the snippet of the first boot stays",
     ),
+    // A new clone keeps its template's rules where its spec has `firewall` without `rules`; one that had no `firewall` when
+    // it was cloned lost them. To be decided: see docs/testing.md.
+    ("rule", Because::Stays("firewall.rules"), "rules that a clone copied"),
+];
+
+/// Words of those that are refused in place, where a new object is Ready: promise 4, and what docs/templates.md says.
+const REFUSED: &[&str] = &[
+    "ShrinkRefused",
+    "which cannot change: set it back",
+    "is protected in Proxmox",
 ];
 
 /// What a guest is made of, as lines that can be compared.
@@ -211,7 +236,14 @@ fn described(line: &str, found: &mut BTreeSet<String>) {
 }
 
 /// What is the same as nothing.
-const NOTHING: &[&str] = &["protection: 0", "onboot: 0", "machine: pc", "bios: seabios"];
+const NOTHING: &[&str] = &[
+    "protection: 0",
+    "onboot: 0",
+    "sockets: 1",
+    "numa: 0",
+    "machine: pc",
+    "bios: seabios",
+];
 /// A hardware address, which is chance.
 static MAC: LazyLock<Regex> = LazyLock::new(|| Regex::new("=[0-9A-F]{2}(:[0-9A-F]{2}){5}").unwrap());
 /// Parts of values that are the same as nothing.
@@ -225,6 +257,7 @@ const NOTHING_OF: &[&str] = &[
     "link_down=0",
     "usb3=0",
     "x-vga=0",
+    "deny-write=0",
 ];
 /// Names that Proxmox lets a value's first part have or not.
 const DEFAULT_KEYS: &[(&str, &str)] = &[
@@ -311,7 +344,7 @@ pub fn compare(walker: &mut Walker<'_>, fresh: &Walker<'_>) {
             return;
         }
         (false, true) => {
-            if !said.contains("ShrinkRefused") {
+            if !REFUSED.iter().any(|words| said.contains(words)) {
                 walker.fault("a new one is Ready", said);
             }
             return;
@@ -354,7 +387,7 @@ fn explanation(walker: &Walker<'_>, line: &str, said: &str) -> Option<&'static s
     let bus = key.split('.').next().unwrap_or_default();
     let bare = match bus {
         "scsi" | "sata" | "virtio" | "ide" if key.contains('.') => "disk",
-        _ => key.trim_end_matches(|c: char| c.is_ascii_digit()),
+        _ => key.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end(),
     };
     let explained = EXPLAINED.iter().find(|(of, because, _)| {
         (*of == key || *of == bare)

@@ -48,7 +48,7 @@ pub const GUI: &[(bool, &str, Option<&str>, &str)] = &[
     (true, "onboot", Some("1"), "boot.autostart"),
     (true, "tags", Some("mine"), "tags"),
     (true, "hostname", Some("theirs"), "hostname"),
-    (true, "nameserver", Some("9.9.9.9"), "dns"),
+    (true, "nameserver", Some("9.9.9.9"), "dns.nameservers"),
     (true, "protection", Some("1"), "protection"),
     (false, "cores", Some("7"), "cpu.cores"),
     (false, "memory", Some("7776"), "memory"),
@@ -56,7 +56,7 @@ pub const GUI: &[(bool, &str, Option<&str>, &str)] = &[
     (false, "onboot", Some("1"), "boot.autostart"),
     (false, "tags", Some("mine"), "tags"),
     (false, "name", Some("theirs"), "hostname"),
-    (false, "nameserver", Some("9.9.9.9"), "dns"),
+    (false, "nameserver", Some("9.9.9.9"), "dns.nameservers"),
     (false, "protection", Some("1"), "protection"),
 ];
 
