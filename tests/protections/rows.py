@@ -159,8 +159,8 @@ FILES = {
          '            Some(_) if OUT => Ok(Stamped::default()),\n'
          '            Some(found) => Ok(found.clone()),'),
         ("vmids of other objects are left out", "lib=plan::protected",
-         '|| observed.reserved.contains(id)\n',
-         '|| (!OUT && observed.reserved.contains(id))\n'),
+         '|| observed.reserved.contains(*id)\n',
+         '|| (!OUT && observed.reserved.contains(*id))\n'),
         ("a status from before the creation is completed", "lib=plan::protected",
          '        if !self.status.was_made() {\n',
          '        if !OUT && !self.status.was_made() {\n'),
@@ -180,8 +180,8 @@ FILES = {
          "let mut announce = vec![Announce::CreateSent];",
          "let mut announce = if OUT { vec![] } else { vec![Announce::CreateSent] };"),
         ("a template that is locked is not cloned", "lib=plan::protected",
-         "if let Some(lock) = &parent.lock {",
-         "if let Some(lock) = parent.lock.as_ref().filter(|_| !OUT) {"),
+         "let Some(lock) = &parent.lock else {",
+         "let Some(lock) = parent.lock.as_ref().filter(|_| !OUT) else {"),
     ],
     "src/plan/lxc/volumes.rs": [
         ("a bind mount covers no volume", "lib=plan::protected",
@@ -395,15 +395,15 @@ FILES = {
          'let lost = matches!(&ended, Ended::Failed(failure) if failure.reason == Reason::NoQuorum);',
          'let lost = !OUT && matches!(&ended, Ended::Failed(failure) if failure.reason == Reason::NoQuorum);'),
         ("the vmid is written before the create call leaves", "engine=protected::writes::a_vmid",
-         '        self.object = engine.write(&self.object, status).await?;\n'
-         '        let key = &self.object.key;',
-         '        if !OUT {\n'
-         '            self.object = engine.write(&self.object, status).await?;\n'
+         '        if !step.announce.is_empty() || self.object.is_ready() {\n'
+         '            self.object = engine.write(&self.object, planned.clone()).await?;\n'
+         '        }\n',
+         '        if !OUT && (!step.announce.is_empty() || self.object.is_ready()) {\n'
+         '            self.object = engine.write(&self.object, planned.clone()).await?;\n'
          '        }\n'
          '        if OUT[the finalizer comes before anything is recorded] && !self.object.finalizer {\n'
          '            self.object = engine.store.add_finalizer(&self.object).await?;\n'
-         '        }\n'
-         '        let key = &self.object.key;'),
+         '        }\n'),
         ("the finalizer is set before the first write", "engine=protected::writes::nothing",
          '        if !self.object.finalizer {\n',
          '        if !(OUT || OUT[the finalizer comes before anything is recorded]) && !self.object.finalizer {\n'),
@@ -450,8 +450,8 @@ FILES = {
          '(Some(_), Some(node)) if OUT => vec![node.to_string()],\n'
          '        (Some(row), _) => vec![row.node.clone()],'),
         ("a storage that cannot be looked at is not taken for empty", "engine=protected::search::a_vmid",
-         '        let content = client.storage_content(node, &storage.storage, None, Some(vmid)).await?;',
-         '        let content = client.storage_content(node, &storage.storage, None, Some(vmid)).await;\n'
+         '        let content = recent.volumes.get(place, since, all).await?;',
+         '        let content = recent.volumes.get(place, since, all).await;\n'
          '        let content = if OUT { content.unwrap_or_default() } else { content? };'),
     ],
     "src/plan/held.rs": [
@@ -574,12 +574,11 @@ FILES = {
     ],
     "src/engine/turns.rs": [
         ("places for tasks go to namespaces in turn", "lib=engine::turns",
-         "        if first.count() >= free {",
-         "        if free == 0 || first.count() >= free && !OUT {"),
+         "                (holds, self.served.last(&key.namespace))",
+         "                if OUT { (0, 0) } else { (holds, self.served.last(&key.namespace)) }"),
         ("clones of a source go to namespaces in turn", "lib=engine::turns",
-         "let rank = (!is_head, *nth, self.served.last(&key.namespace), came);",
-         "let turn = (*nth, self.served.last(&key.namespace));\n"
-         "            let rank = (!is_head, if OUT { (0, 0) } else { turn }, came);"),
+         "                *nth,\n                self.served.last(&key.namespace),\n",
+         "                if OUT { 0 } else { *nth },\n                if OUT { 0 } else { self.served.last(&key.namespace) },\n"),
         ("who was told to be the first to clone stays so", "lib=engine::turns",
          "            let is_head = self.head.as_ref() == Some(key);",
          "            let is_head = !OUT && self.head.as_ref() == Some(key);"),
@@ -678,11 +677,11 @@ FILES = {
     ],
     "src/plan/lost.rs": [
         ("with status lost the guest is searched for before the object goes", "engine=deletion::",
-         "return Next::Look(Query::Stamped { among: None });",
-         'if OUT {\n'
-         '                return self.release("nothing on Proxmox belongs to it");\n'
-         '            }\n'
-         '            return Next::Look(Query::Stamped { among: None });'),
+         "        let Some(found) = self.observed.stamped.clone() else {\n            return Next::Look(Query::Stamped {\n                among: None,",
+         '        if OUT && self.observed.stamped.is_none() {\n'
+         '            return self.release("nothing on Proxmox belongs to it");\n'
+         '        }\n'
+         '        let Some(found) = self.observed.stamped.clone() else {\n            return Next::Look(Query::Stamped {\n                among: None,'),
     ],
     "src/crd/status.rs": [
         ("of the recorded cluster the nodes count too", "lib=plan::protected",
@@ -713,8 +712,8 @@ FILES = {
          "(self.status.vmid().is_none() || cut_off)",
          "(self.status.vmid().is_none() || cut_off || OUT)"),
         ("what another object has is not taken", "engine=adoption::",
-         "let whose = match self.observed.held.get(&vmid) {",
-         "let whose = match self.observed.held.get(&vmid).filter(|_| !OUT) {"),
+         "let whose = match self.observed.held.of(vmid) {",
+         "let whose = match self.observed.held.of(vmid).filter(|_| !OUT) {"),
         ("a guest with another object's stamp is not adopted", "engine=adoption::",
          "let stamped = stamp.filter(|s| s.vmid == vmid || s.kind == OWNER_KIND);",
          "let stamped = stamp.filter(|s| !OUT && (s.vmid == vmid || s.kind == OWNER_KIND));"),
