@@ -164,10 +164,10 @@ impl Mishap {
                 edit(Edit::SetOptions { vmid, options });
             }
             // A template is never started, and what is so already is no change.
-            (Mishap::Power(on), Some(vmid)) => {
-                if !option(world, vmid, "template") && option(world, vmid, "running") != *on {
-                    edit(Edit::Power { vmid, running: *on });
-                }
+            (Mishap::Power(on), Some(vmid))
+                if !option(world, vmid, "template") && option(world, vmid, "running") != *on =>
+            {
+                edit(Edit::Power { vmid, running: *on });
             }
             (Mishap::Lock, Some(vmid)) if !option(world, vmid, "lock") => {
                 edit(Edit::Lock {
