@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use driver::drive;
+use driver::{Whom, drive};
 use engine::{World, guest, hypervisor, lxc, template};
 use phoenix::desired::Objects as _;
 use regex::Regex;
@@ -55,7 +55,7 @@ async fn fleet(title: &str, from: From, guests: usize) {
     };
     if let Some(form) = form {
         world.store.apply(template("base", form));
-        drive(&world, Duration::from_secs(3600)).await.unwrap();
+        drive(&world, Duration::from_secs(3600), Whom::All).await.unwrap();
     }
     let (before, written) = (
         world.sim().requests().len(),
@@ -67,7 +67,7 @@ async fn fleet(title: &str, from: From, guests: usize) {
     for n in 0..guests {
         world.store.apply(manifest(n, from));
     }
-    let took = drive(&world, Duration::from_secs(3600 * 10)).await;
+    let took = drive(&world, Duration::from_secs(3600 * 10), Whom::New).await;
     let log = world.sim().requests();
     let sent = log[before..].len();
     let digits = Regex::new(r"/\d{3,}").unwrap();

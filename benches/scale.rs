@@ -14,7 +14,7 @@ mod inprocess;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use driver::drive;
+use driver::{Whom, drive};
 use engine::{World, guest, hypervisor};
 use serde_json::{Value, json};
 
@@ -41,8 +41,7 @@ fn manifest(n: usize) -> Value {
 
 /// Processor time of this thread in milliseconds.
 fn cpu() -> f64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    text.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e6
+    inprocess::cpu_ns() as f64 / 1e6
 }
 
 /// Memory of this process in MiB.
@@ -52,7 +51,7 @@ fn resident() -> f64 {
     line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
 }
 
-async fn measured(world: &World) -> Cost {
+async fn measured(world: &World, whom: Whom) -> Cost {
     let simulated = || inprocess::SIMULATED.load(Ordering::SeqCst) as f64 / 1e6;
     let counts = |world: &World| {
         let requests = world.sim().requests();
@@ -63,7 +62,7 @@ async fn measured(world: &World) -> Cost {
         (requests.len(), configs.count(), writes)
     };
     let ((requests, configs, writes), before, sim) = (counts(world), cpu(), simulated());
-    drive(world, DAY).await.unwrap();
+    drive(world, DAY, whom).await.unwrap();
     let (after, (sent, read, written)) = (cpu(), counts(world));
     Cost {
         cpu: (after - before) - (simulated() - sim),
@@ -83,17 +82,17 @@ async fn size(number: usize) -> (Cost, Cost) {
     for n in 0..number {
         world.store.apply(manifest(n));
     }
-    let made = measured(&world).await;
+    let made = measured(&world, Whom::All).await;
     world.time_scale = 1.0;
     world.restart();
     world.sim().clear_requests();
-    let cold = measured(&world).await;
+    let cold = measured(&world, Whom::All).await;
     world.store.apply(manifest(number));
-    let one = measured(&world).await;
+    let one = measured(&world, Whom::New).await;
     // As after a cluster that was built anew, from Git: the guests are there, and status knows nothing of them.
     world.store.forget();
     world.restart();
-    let found = measured(&world).await;
+    let found = measured(&world, Whom::All).await;
     println!(
         "{number:6} objects: made with {:.2} ms and {:.1} requests each; begun with in {:.0} ms and {} requests, {} writes; \
          one more: {:.2} ms, {} requests, {} writes; found again without status with {:.2} ms and {:.1} requests each, {:.1} of them configurations; {:.0} MiB with the simulator",
@@ -114,6 +113,7 @@ async fn size(number: usize) -> (Cost, Cost) {
 }
 
 fn main() {
+    inprocess::MEASURED.store(true, Ordering::SeqCst);
     let mut numbers: Vec<usize> = std::env::args().filter_map(|a| a.parse().ok()).collect();
     if numbers.is_empty() {
         numbers = vec![250, 500, 1000, 2000];

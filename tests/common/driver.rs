@@ -62,12 +62,23 @@ impl Due {
     }
 }
 
-/// Works until every object is Ready, and was looked at once, for so long at most; how long it took.
-pub async fn drive(world: &World, most: Duration) -> Option<Duration> {
+/// Objects that are due at the beginning.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Whom {
+    /// All of them, as when an operator begins.
+    All,
+    /// Those that are not Ready, as when somebody has applied them.
+    New,
+}
+
+/// Works until every object that is due is Ready, and was looked at once, for so long at most; how long it took.
+pub async fn drive(world: &World, most: Duration, whom: Whom) -> Option<Duration> {
     let began = Instant::now();
     let mut due = Due::default();
     let mut open = BTreeSet::new();
-    for guest in world.store.guests() {
+    let mut guests = world.store.guests();
+    guests.retain(|guest| whom == Whom::All || !guest.is_ready());
+    for guest in guests {
         due.add(guest.key.clone(), began);
         open.insert(guest.key);
     }

@@ -922,6 +922,8 @@ async fn a_container_that_was_started_meanwhile_is_no_failure() {
         ("vmid", "200"),
         ("ostemplate", image),
         ("rootfs", "quickOS-lxc-disks:8"),
+        ("unprivileged", "1"),
+        ("features", "nesting=1"),
     ];
     assert_eq!(sim.task("POST", "/lxc", &form).await, "OK");
     let first = sim.ok("POST", "/lxc/200/status/start", &[]).await;
