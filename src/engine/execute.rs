@@ -60,6 +60,12 @@ async fn on_node(connection: &Connection, on: &str, work: &NodeWork) -> Outcome 
 }
 
 async fn in_guest(connection: &Connection, at: &GuestRef, work: &GuestWork) -> Outcome {
+    // What was read of a script before is no more so, whatever comes of this.
+    match work {
+        GuestWork::StartScript { script, .. } => connection.recent.forget_script(at.vmid, &script.id),
+        GuestWork::CancelScript { id, .. } => connection.recent.forget_script(at.vmid, id),
+        GuestWork::RestartUnit { .. } => {}
+    }
     let done = match work {
         GuestWork::StartScript { script, attempt } => start_script(connection, at, script, *attempt).await,
         GuestWork::CancelScript { id, hash } => cancel_script(connection, at, id, hash).await,

@@ -138,6 +138,12 @@ impl Recent {
         }
     }
 
+    /// A script is started anew, or stopped.
+    pub fn forget_script(&self, vmid: Vmid, id: &str) {
+        let mut scripts = self.scripts.lock().unwrap_or_else(PoisonError::into_inner);
+        scripts.remove(&(vmid, id.to_string()));
+    }
+
     /// So many seconds ago.
     pub fn ago(&self, seconds: f64) -> Instant {
         let now = Instant::now();
