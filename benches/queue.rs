@@ -103,18 +103,11 @@ async fn fleet(title: &str, from: From, guests: usize) {
 
 fn main() {
     let guests = std::env::args().filter_map(|a| a.parse().ok()).next().unwrap_or(50);
-    let runtime = || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .start_paused(true)
-            .build()
-            .unwrap()
-    };
     for (title, from) in [
         ("full clones", From::FullClone),
         ("linked clones", From::LinkedClone),
         ("from an image", From::Image),
     ] {
-        runtime().block_on(fleet(title, from, guests));
+        inprocess::runtime().block_on(fleet(title, from, guests));
     }
 }

@@ -118,15 +118,7 @@ fn main() {
     if numbers.is_empty() {
         numbers = vec![250, 500, 1000, 2000];
     }
-    let run = |number: &usize| {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder
-            .enable_all()
-            .start_paused(true)
-            .build()
-            .unwrap()
-            .block_on(size(*number))
-    };
+    let run = |number: &usize| inprocess::runtime().block_on(size(*number));
     let costs: Vec<(Cost, Cost)> = numbers.iter().map(run).collect();
     let grows = |cost: fn(&(Cost, Cost)) -> f64| {
         let (first, last) = (cost(&costs[0]), cost(&costs[costs.len() - 1]));

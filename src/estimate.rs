@@ -101,12 +101,8 @@ pub fn limits(objects: &[GuestObject], durations: &Durations, places: impl Fn(&O
 
 impl Fleet<'_> {
     fn template(&self, object: &GuestObject) -> Option<&GuestObject> {
-        let name = object.template_ref()?;
-        let namespaces = [object.key.namespace.clone(), object.hypervisor_ref().namespace];
-        let mut keys = namespaces
-            .iter()
-            .map(|ns| Key::new(GuestKind::PhoenixTemplate, ns, name));
-        keys.find_map(|key| self.objects.get(&key).copied())
+        let places = object.template_keys();
+        places.iter().find_map(|key| self.objects.get(key).copied())
     }
 
     /// Seconds of the tasks that make the guest and start it.
@@ -148,11 +144,9 @@ impl Fleet<'_> {
 
     /// What the object needs Ready first, of the set.
     fn needs(&self, object: &GuestObject) -> Vec<&Key> {
-        let namespace = &object.key.namespace;
-        let named = object.depends_on().iter().filter_map(|need| {
-            let key = Key::new(need.kind, namespace, &need.name);
-            self.objects.get_key_value(&key).map(|(key, _)| *key)
-        });
+        let named = object
+            .dependency_keys()
+            .filter_map(|key| self.objects.get_key_value(&key).map(|(key, _)| *key));
         named
             .chain(self.template(object).map(|template| &template.key))
             .collect()

@@ -44,13 +44,8 @@ impl<'a> Graph<'a> {
             ..Graph::default()
         };
         for (key, object) in &objects {
-            // As templates are looked up: in the object's own namespace, then in the hypervisor's.
-            let namespaces = [key.namespace.clone(), object.hypervisor_ref().namespace];
-            let found = object.template_ref().and_then(|name| {
-                let key = |ns: &String| objects.get_key_value(&Key::new(GuestKind::PhoenixTemplate, ns, name));
-                namespaces.iter().find_map(key)
-            });
-            if let Some((template, _)) = found {
+            let places = object.template_keys();
+            if let Some((template, _)) = places.iter().find_map(|key| objects.get_key_value(key)) {
                 graph.parent.insert(key, template);
                 graph.children.entry(template).or_default().push(key);
             }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::conflicts::claimed;
 use super::{GuestObject, GuestSpec, Key, ObjectName};
-use crate::crd::{GuestKind, PhoenixHypervisor, VolumeStatus};
+use crate::crd::{PhoenixHypervisor, VolumeStatus};
 use crate::pve::Vmid;
 
 /// Something that guest objects refer to or have.
@@ -44,13 +44,8 @@ fn of_spec(object: &GuestObject) -> BTreeSet<Ref> {
     let own = &object.key.namespace;
     let hypervisor = object.hypervisor_ref();
     let mut found = BTreeSet::new();
-    for dependency in object.depends_on() {
-        found.insert(Ref::Guest(Key::new(dependency.kind, own, &dependency.name)));
-    }
+    found.extend(object.dependency_keys().chain(object.template_keys()).map(Ref::Guest));
     for namespace in [own, &hypervisor.namespace] {
-        if let Some(template) = object.template_ref() {
-            found.insert(Ref::Guest(Key::new(GuestKind::PhoenixTemplate, namespace, template)));
-        }
         if has_features(&object.spec) {
             found.insert(Ref::Features(namespace.clone()));
         }
@@ -214,42 +209,35 @@ impl Index {
         })
     }
 
-    /// Guests of a hypervisor that statuses name.
-    pub fn guests(&self, hypervisor: &ObjectName) -> impl Iterator<Item = Vmid> {
-        let range = Ref::Has(hypervisor.clone(), Vmid::MIN)..=Ref::Has(hypervisor.clone(), Vmid::MAX);
+    /// Vmids of a hypervisor that are in such places.
+    fn vmids(&self, place: fn(ObjectName, Vmid) -> Ref, hypervisor: &ObjectName) -> impl Iterator<Item = Vmid> {
+        let range = place(hypervisor.clone(), Vmid::MIN)..=place(hypervisor.clone(), Vmid::MAX);
         self.referrers
             .range(range)
             .filter_map(|(reference, _)| match reference {
-                Ref::Has(_, vmid) => Some(*vmid),
+                Ref::Has(_, vmid) | Ref::Owner(_, vmid) => Some(*vmid),
                 _ => None,
             })
+    }
+
+    /// Guests of a hypervisor that statuses name.
+    pub fn guests(&self, hypervisor: &ObjectName) -> impl Iterator<Item = Vmid> {
+        self.vmids(Ref::Has, hypervisor)
     }
 
     /// Owner containers of a hypervisor that statuses name.
     pub fn owners(&self, hypervisor: &ObjectName) -> impl Iterator<Item = Vmid> {
-        let range = Ref::Owner(hypervisor.clone(), Vmid::MIN)..=Ref::Owner(hypervisor.clone(), Vmid::MAX);
-        self.referrers
-            .range(range)
-            .filter_map(|(reference, _)| match reference {
-                Ref::Owner(_, vmid) => Some(*vmid),
-                _ => None,
-            })
+        self.vmids(Ref::Owner, hypervisor)
     }
 
     /// Existing volumes of a hypervisor that objects name or were given, with these objects.
-    pub fn volumes(&self, hypervisor: &ObjectName) -> impl Iterator<Item = (&String, &BTreeSet<Key>)> {
+    pub fn volumes<'a>(&'a self, hypervisor: &'a ObjectName) -> impl Iterator<Item = (&'a String, &'a BTreeSet<Key>)> {
         let from = Ref::Volume(hypervisor.clone(), String::new());
-        let found = self
-            .referrers
-            .range(from..)
-            .map_while(move |(reference, keys)| match reference {
-                Ref::Volume(at, volid) => Some((at, volid, keys)),
-                _ => None,
-            });
-        let hypervisor = hypervisor.clone();
-        found
-            .take_while(move |(at, ..)| **at == hypervisor)
-            .map(|(_, volid, keys)| (volid, keys))
+        let all = self.referrers.range(from..);
+        all.map_while(move |(reference, keys)| match reference {
+            Ref::Volume(at, volid) if at == hypervisor => Some((volid, keys)),
+            _ => None,
+        })
     }
 }
 
@@ -258,7 +246,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::crd::PhoenixLXC;
+    use crate::crd::{GuestKind, PhoenixLXC};
 
     fn lxc(spec: Value) -> GuestObject {
         let object: PhoenixLXC = serde_json::from_value(json!({

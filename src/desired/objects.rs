@@ -243,6 +243,26 @@ impl GuestObject {
         of_all!(self, depends_on).as_deref().unwrap_or_default()
     }
 
+    /// Objects that must be Ready first, by their keys.
+    pub fn dependency_keys(&self) -> impl Iterator<Item = Key> {
+        let namespace = &self.key.namespace;
+        let named = self.depends_on().iter();
+        named.map(move |dependency| Key::new(dependency.kind, namespace, &dependency.name))
+    }
+
+    /// Places where the template that the guest is cloned from may be, first one first: its own namespace, then the
+    /// hypervisor's.
+    pub fn template_keys(&self) -> Vec<Key> {
+        let Some(name) = self.template_ref() else {
+            return Vec::new();
+        };
+        let hypervisors = self.hypervisor_ref().namespace;
+        let namespaces = [&self.key.namespace, &hypervisors];
+        namespaces
+            .map(|namespace| Key::new(GuestKind::PhoenixTemplate, namespace, name))
+            .into()
+    }
+
     /// Scripts that the spec wants run as tests.
     pub fn tests(&self) -> &[GuestTest] {
         of_all!(self, tests).as_deref().unwrap_or_default()

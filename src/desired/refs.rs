@@ -164,15 +164,9 @@ struct Needs {
 
 impl Needs {
     fn of(object: &GuestObject) -> Needs {
-        let namespace = &object.key.namespace;
-        let dependencies = object.depends_on().iter();
-        let template = |name| {
-            let hypervisors = object.hypervisor_ref().namespace;
-            [namespace.clone(), hypervisors].map(|ns| Key::new(GuestKind::PhoenixTemplate, &ns, name))
-        };
         Needs {
-            keys: dependencies.map(|d| Key::new(d.kind, namespace, &d.name)).collect(),
-            templates: object.template_ref().map(template).into_iter().flatten().collect(),
+            keys: object.dependency_keys().collect(),
+            templates: object.template_keys(),
         }
     }
 
@@ -202,8 +196,7 @@ pub fn dependencies(object: &GuestObject, objects: &dyn Objects) -> Result<(), B
             ),
         ));
     }
-    for dependency in object.depends_on() {
-        let key = Key::new(dependency.kind, &object.key.namespace, &dependency.name);
+    for key in object.dependency_keys() {
         match objects.guest(&key) {
             Some(other) if other.is_ready() && !other.deleting => {}
             Some(_) => {

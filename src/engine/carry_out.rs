@@ -12,14 +12,14 @@ use super::connection::Connection;
 use super::execute::{Outcome, execute};
 use super::reconcile::Reconcile;
 use super::store::{Event, EventType, Store};
-use super::{Engine, Point, SWEEP_SECONDS, Stop, WOKEN, lock};
+use super::{Engine, Point, SWEEP_SECONDS, Stop, lock};
 
 impl<S: Store> Reconcile<'_, S> {
     /// Does what the plan says next, and publishes.
     pub(super) async fn carry_out(self, plan: Plan) -> Result<Option<f64>, Stop> {
         let (engine, object) = (self.engine, &self.object);
         let plan = match self.no_place(&plan.next) {
-            Some(cause) => plan.held_up(cause, WOKEN),
+            Some(cause) => plan.held_up(cause, plan::WOKEN),
             None => plan,
         };
         let hash = self.desired.map(|d| d.prints.applied.as_str());
@@ -98,9 +98,9 @@ impl<S: Store> Reconcile<'_, S> {
         // What announces nothing is told of with what comes of it, unless status calls the object Ready meanwhile.
         if !step.announce.is_empty() || self.object.is_ready() {
             self.object = engine.write(&self.object, planned.clone()).await?;
+            // Status shows now what was reserved.
+            lock(&engine.memory).reserved.retain(|_, key| *key != self.object.key);
         }
-        // Status shows now what was reserved.
-        lock(&engine.memory).reserved.retain(|_, key| *key != self.object.key);
         let key = &self.object.key;
         engine.cut(key, Point::BeforeEffect, &step.action)?;
         let spec = self.desired.map(|d| d.prints.applied.as_str());

@@ -54,8 +54,8 @@ use store::{Store, StoreError};
 /// Seconds after which a guest is looked at in full although nothing seems to have changed.
 const SWEEP_SECONDS: i64 = 600;
 
-/// Seconds after which who waits to be woken looks again by itself.
-const WOKEN: u64 = 300;
+/// Seconds after which an object that a poll will wake looks again by itself.
+const BY_POLL: f64 = 60.0;
 
 /// When an object wants to be looked at again.
 #[derive(Clone, Debug, PartialEq, Eq)]

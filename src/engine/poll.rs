@@ -269,8 +269,8 @@ impl<S: Store> Engine<S> {
                     (Some(old), Some(new)) => old.is_still(new),
                     (old, new) => old == new,
                 };
-                let young = same || self.shows_the_start(key, old, new);
-                !young || was_online != is_online
+                let nothing_new = same || self.shows_the_start(key, old, new);
+                !nothing_new || was_online != is_online
             })
         });
         keys

@@ -13,7 +13,7 @@ use crate::status;
 
 use super::connection::{Connection, Snapshot};
 use super::store::{Store, StoreError};
-use super::{Engine, Requeue, Stop, defect, lock};
+use super::{BY_POLL, Engine, Requeue, Stop, defect, lock};
 
 /// The right to edit owner containers.
 pub(super) type OwnerLock = tokio::sync::OwnedMutexGuard<()>;
@@ -188,7 +188,7 @@ impl<S: Store> Engine<S> {
             return Ok(ended);
         }
         if self.awaits_poll(&object) {
-            return Ok(Some(60.0));
+            return Ok(Some(BY_POLL));
         }
         let object = self.wake(object).await?;
         let resolved = match object.deleting {
@@ -249,7 +249,7 @@ impl<S: Store> Engine<S> {
         let waits = matches!(blocked, Blocked::Waiting(_));
         let blocked = or_let_go(object, blocked);
         let again = self.publish_blocked(object, blocked, vec![], desired).await?;
-        Ok(if waits { Some(60.0) } else { again })
+        Ok(if waits { Some(BY_POLL) } else { again })
     }
 
     /// An object that goes because its kind does keeps its guest: who removes Phoenix does not ask for the end of all that

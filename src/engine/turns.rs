@@ -62,6 +62,9 @@ impl Places {
     /// longest ago, and who came first.
     pub fn next(&self, limit: usize) -> Vec<Key> {
         let mut free = limit.saturating_sub(self.held.len());
+        if free == 0 {
+            return Vec::new();
+        }
         let mut holds: HashMap<&str, usize> = HashMap::new();
         for key in &self.held {
             *holds.entry(&key.namespace).or_default() += 1;

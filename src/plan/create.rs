@@ -7,7 +7,7 @@ use crate::reason::Reason;
 
 use super::lxc::owners::Use;
 use super::planner::{Planner, Staged};
-use super::{Announce, Effect, Impact, Next, Query, Stage};
+use super::{Announce, Effect, Impact, Next, Query, Stage, WOKEN};
 
 /// Storage types whose base volumes can be cloned without copying (facts G.3).
 const LINKED_CLONES: &[&str] = &["zfspool", "lvmthin", "btrfs", "rbd"];
@@ -285,7 +285,7 @@ impl Planner<'_> {
             queue.first,
             in_queue(&queue)
         );
-        Err(self.wait(Stage::Created, Reason::TemplateBusy, message, 300))
+        Err(self.wait(Stage::Created, Reason::TemplateBusy, message, WOKEN))
     }
 
     /// Whether a clone can rest on the template's own volume instead of a copy of it.

@@ -61,6 +61,9 @@ pub use step::{Announce, Download, Effect, GuestWork, Impact, NodeWork, Step};
 pub use stop::{plan_stop, wants_stop};
 pub use told::{done, is_for_a_probe, told};
 
+/// Seconds after which who waits to be woken looks again by itself.
+pub const WOKEN: u64 = 300;
+
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Next {

@@ -241,24 +241,15 @@ fn homelab(version: &str, secrets: &Secrets, now: u64) -> State {
 
 fn lab3(version: &str, secrets: &Secrets, now: u64) -> State {
     let mut state = homelab(version, secrets, now);
-    state.cluster = Some("lab".to_owned());
-    let first = state.nodes["phoenix"].clone();
     for (name, ip) in [("phoenix2", "10.0.0.14"), ("phoenix3", "10.0.0.15")] {
-        let mut node = first.clone();
-        node.ip = ip.to_owned();
+        state.add_twin("phoenix", name, ip, "lab");
+    }
+    for (_, node) in state.nodes.iter_mut().filter(|(name, _)| *name != "phoenix") {
         node.gpus.clear();
         node.pci.clear();
         node.nvidia_driver = None;
         node.devices
             .retain(|device| !device.contains("nvidia") && !device.contains("/dri/"));
-        state.nodes.insert(name.to_owned(), node);
-        for storage in state.storages.values_mut() {
-            if !storage.nodes.is_empty() {
-                storage.nodes.insert(name.to_owned());
-            }
-            let files = storage.volumes.get("phoenix").cloned().unwrap_or_default();
-            storage.volumes.insert(name.to_owned(), files);
-        }
     }
     let content = ["images", "rootdir", "vztmpl", "iso", "snippets", "import", "backup"];
     let mut shared = Storage::new(StorageKind::Dir, "/mnt/pve/lab-shared", &content, 4000 * GIB);

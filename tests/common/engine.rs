@@ -772,22 +772,38 @@ pub fn edit(world: &World, edit: Edit) {
     world.sim().edit(edit).unwrap();
 }
 
+/// A guest that somebody made, 500.
+pub fn made_by_hand(world: &World) {
+    let options = BTreeMap::from([
+        ("hostname".into(), "old".into()),
+        ("description".into(), "made by hand".into()),
+        ("unprivileged".into(), "1".into()),
+    ]);
+    let create = Edit::CreateGuest {
+        vmid: 500,
+        node: None,
+        vm: false,
+        options,
+        storage: Some("quickOS-lxc-disks".into()),
+    };
+    edit(world, create);
+}
+
+/// A PhoenixLXC that adopts it, with the given fields besides.
+pub fn adopting(fields: Value) -> Value {
+    let mut object = lxc("old", json!({"vmid": 500, "cores": 3}));
+    let spec = object["spec"].as_object_mut().unwrap();
+    spec.remove("rootfs");
+    spec.extend(fields.as_object().unwrap().clone());
+    object["metadata"]["annotations"] = json!({ADOPT: "500"});
+    object
+}
+
 /// A second node, `two`, in one cluster with the first, with the same storages, images and devices.
 pub fn second_node(world: &World) {
-    world.sim().with(|state| {
-        let mut twin = state.nodes["phoenix"].clone();
-        twin.ip = "10.0.0.14".into();
-        state.nodes.insert("two".into(), twin);
-        state.cluster = Some("lab".into());
-        for storage in state.storages.values_mut().filter(|s| !s.shared) {
-            if !storage.nodes.is_empty() {
-                storage.nodes.insert("two".into());
-            }
-            let files = storage.volumes.get("phoenix").cloned().unwrap_or_default();
-            storage.volumes.insert("two".into(), files);
-        }
-        state.broadcast();
-    });
+    world
+        .sim()
+        .with(|state| state.add_twin("phoenix", "two", "10.0.0.14", "lab"));
 }
 
 pub fn object(world: &World, key: &Key) -> GuestObject {

@@ -31,6 +31,12 @@ pub fn cpu_ns() -> u64 {
     first.unwrap_or_default()
 }
 
+/// A runtime of one thread on a stopped clock. Nothing in process needs sockets.
+pub fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_time().start_paused(true).build().unwrap()
+}
+
 /// Reaches a simulator in process.
 #[derive(Clone, Debug)]
 pub struct InProcess {

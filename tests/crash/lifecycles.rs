@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use phoenix::crd::{ADOPT, CANCEL};
+use phoenix::crd::CANCEL;
 use phoenix::desired::Objects;
 use phoenix::simulator::Edit;
 use phoenix::simulator::model::GuestScript;
 use serde_json::json;
 
-use crate::engine::{IMAGE, World, lxc, template, vm, vm_template};
+use crate::engine::{IMAGE, World, adopting, lxc, made_by_hand, template, vm, vm_template};
 
 /// A change from outside, before the engine settles.
 pub type Phase = fn(&World);
@@ -56,25 +56,10 @@ fn stranger(world: &World) {
     world.sim().edit(edit).unwrap();
 }
 
-/// A guest of somebody's with data of its own, which is then adopted.
+/// A guest of somebody's, which is then adopted.
 fn adoptable(world: &World) {
-    let options = BTreeMap::from([
-        ("hostname".into(), "old".into()),
-        ("description".into(), "made by hand".into()),
-        ("unprivileged".into(), "1".into()),
-    ]);
-    let edit = Edit::CreateGuest {
-        vmid: 500,
-        node: None,
-        vm: false,
-        options,
-        storage: Some("quickOS-lxc-disks".into()),
-    };
-    world.sim().edit(edit).unwrap();
-    let mut object = lxc("old", json!({"vmid": 500, "cores": 3}));
-    object["spec"].as_object_mut().unwrap().remove("rootfs");
-    object["metadata"]["annotations"] = json!({ADOPT: "500"});
-    world.store.apply(object);
+    made_by_hand(world);
+    world.store.apply(adopting(json!({})));
 }
 
 fn with_volume(world: &World) {
@@ -117,10 +102,7 @@ fn adoptable_with_data(world: &World) {
         state.edit(Edit::SetOptions { vmid: 500, options })
     };
     world.sim().with(create).unwrap();
-    let mut object = lxc("old", json!({"vmid": 500, "cores": 3, "deletionPolicy": "Delete"}));
-    object["spec"].as_object_mut().unwrap().remove("rootfs");
-    object["metadata"]["annotations"] = json!({ADOPT: "500"});
-    world.store.apply(object);
+    world.store.apply(adopting(json!({"deletionPolicy": "Delete"})));
 }
 
 fn with_scripts(world: &World) {

@@ -192,9 +192,7 @@ async fn ends_alike(lifecycle: &Lifecycle, disturbance: &Disturbance, usual: &Un
 
 /// Runs something in a runtime of its own, on a clock that nobody else moves: what it comes to depends on nothing else.
 fn in_a_runtime<T, F: Future<Output = T>>(run: impl FnOnce() -> F) -> T {
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    let runtime = builder.enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(async { run().await })
+    inprocess::runtime().block_on(async { run().await })
 }
 
 fn report<F: Future<Output = Result<(), String>>>(

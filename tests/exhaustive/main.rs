@@ -160,18 +160,12 @@ fn alternatives(run: &Run, from: usize) -> Vec<Deviation> {
     all.filter(|d| (d.which == 0) != (d.fate == Fate::Done)).collect()
 }
 
-/// Runs something in a runtime of its own, on a clock that nobody else moves.
-fn alone<T>(work: impl Future<Output = T>) -> T {
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    builder.enable_all().start_paused(true).build().unwrap().block_on(work)
-}
-
 /// All runs with up to `depth` deviations; how many there were.
 fn search(small: &Small, depth: usize, states: &mut HashSet<u64>) -> usize {
     let mut runs = 0;
     let mut open: Vec<Vec<Deviation>> = vec![Vec::new()];
     while let Some(deviations) = open.pop() {
-        let run = alone(run(small, &deviations, states));
+        let run = inprocess::runtime().block_on(run(small, &deviations, states));
         runs += 1;
         if let Err(error) = &run.result {
             let story = run.story.join("\n");

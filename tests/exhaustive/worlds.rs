@@ -1,13 +1,9 @@
 //! The small worlds: what is there, what is asked for, and how it must be in the end.
 
-use std::collections::BTreeMap;
-
-use phoenix::crd;
 use phoenix::desired::Objects;
-use phoenix::simulator::Edit;
 use serde_json::{Value, json};
 
-use crate::engine::{World, guest, lxc, template};
+use crate::engine::{World, adopting, guest, lxc, made_by_hand, template};
 
 pub struct Small {
     pub name: &'static str,
@@ -99,26 +95,9 @@ pub const DELETE: Small = Small {
 /// A guest of somebody's, which one object adopts while another is made.
 pub const ADOPT: Small = Small {
     name: "adopt",
-    before: |world| {
-        let options = BTreeMap::from([
-            ("hostname".into(), "old".into()),
-            ("description".into(), "made by hand".into()),
-            ("unprivileged".into(), "1".into()),
-        ]);
-        let edit = Edit::CreateGuest {
-            vmid: 500,
-            node: None,
-            vm: false,
-            options,
-            storage: Some("quickOS-lxc-disks".into()),
-        };
-        world.sim().edit(edit).unwrap();
-    },
+    before: made_by_hand,
     change: |world| {
-        let mut object = lxc("old", json!({"vmid": 500, "cores": 3}));
-        object["spec"].as_object_mut().unwrap().remove("rootfs");
-        object["metadata"]["annotations"] = json!({crd::ADOPT: "500"});
-        world.store.apply(object);
+        world.store.apply(adopting(json!({})));
         world.store.apply(from_image("b"));
     },
     end: |world| {

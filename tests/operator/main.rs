@@ -25,9 +25,5 @@ mod strangers;
 
 /// Runs something in a runtime of its own, on a clock that nobody else moves: what it comes to depends on nothing else.
 fn alone<T: Send, F: Future<Output = T>>(run: impl FnOnce() -> F + Send) -> T {
-    let runtime = || {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_all().start_paused(true).build().unwrap()
-    };
-    std::thread::scope(|scope| scope.spawn(|| runtime().block_on(run())).join().unwrap())
+    std::thread::scope(|scope| scope.spawn(|| inprocess::runtime().block_on(run())).join().unwrap())
 }

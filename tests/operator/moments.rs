@@ -205,20 +205,8 @@ fn sweep(hurt: &'static Hurt) {
 }
 
 fn second_node(site: &Site) {
-    site.sim.with(|state| {
-        let mut twin = state.nodes["phoenix"].clone();
-        twin.ip = "10.0.0.14".into();
-        state.nodes.insert("two".into(), twin);
-        state.cluster = Some("lab".into());
-        for storage in state.storages.values_mut().filter(|s| !s.shared) {
-            if !storage.nodes.is_empty() {
-                storage.nodes.insert("two".into());
-            }
-            let files = storage.volumes.get("phoenix").cloned().unwrap_or_default();
-            storage.volumes.insert("two".into(), files);
-        }
-        state.broadcast();
-    });
+    site.sim
+        .with(|state| state.add_twin("phoenix", "two", "10.0.0.14", "lab"));
 }
 
 /// Somebody, or HA, moves our guests to the other node, with their volumes.

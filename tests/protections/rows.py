@@ -396,14 +396,12 @@ FILES = {
          'let lost = !OUT && matches!(&ended, Ended::Failed(failure) if failure.reason == Reason::NoQuorum);'),
         ("the vmid is written before the create call leaves", "engine=protected::writes::a_vmid",
          '        if !step.announce.is_empty() || self.object.is_ready() {\n'
-         '            self.object = engine.write(&self.object, planned.clone()).await?;\n'
-         '        }\n',
+         '            self.object = engine.write(&self.object, planned.clone()).await?;\n',
          '        if !OUT && (!step.announce.is_empty() || self.object.is_ready()) {\n'
          '            self.object = engine.write(&self.object, planned.clone()).await?;\n'
-         '        }\n'
-         '        if OUT[the finalizer comes before anything is recorded] && !self.object.finalizer {\n'
-         '            self.object = engine.store.add_finalizer(&self.object).await?;\n'
-         '        }\n'),
+         '            if OUT[the finalizer comes before anything is recorded] && !self.object.finalizer {\n'
+         '                self.object = engine.store.add_finalizer(&self.object).await?;\n'
+         '            }\n'),
         ("the finalizer is set before the first write", "engine=protected::writes::nothing",
          '        if !self.object.finalizer {\n',
          '        if !(OUT || OUT[the finalizer comes before anything is recorded]) && !self.object.finalizer {\n'),

@@ -135,13 +135,13 @@ async fn wherever_the_operator_dies_each_script_runs_once() {
         let fields = json!({
             "features": [{"name": "counted"}],
             "application": {"script": counted("application", n)},
-            "tests": [{"name": "counted", "script": counted("test", n)}],
+            "tests": [{"name": "checked", "script": counted("test", n)}],
         });
         real.world.store.apply(container("a", DEBIAN_12, fields))
     };
     let keys = [apply(&real, 0)];
     real.ready(&keys).await;
-    let mut points = 0;
+    let mut points = vec![];
     for n in 1.. {
         let wire = crate::engine::Wire {
             at: vec![n - 1],
@@ -162,10 +162,15 @@ async fn wherever_the_operator_dies_each_script_runs_once() {
         if tripped.is_empty() {
             break;
         }
-        points += 1;
+        points.push(tripped);
     }
-    println!("cut off at {points} points");
-    assert!(points >= 10, "{points}");
+    println!("cut off at {} points: {points:#?}", points.len());
+    let among = |point: &str| assert!(points.iter().any(|p| p.starts_with(point)), "{point}: {points:#?}");
+    for script in ["counted", "application", "checked"] {
+        among(&format!("BeforeEffect of \"run {script} "));
+        among(&format!("AfterEffect of \"run {script} "));
+    }
+    among("BeforeStatus");
 }
 
 /// A script that was cut off may have had its effect: it is tried again unless its policy says never.

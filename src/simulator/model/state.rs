@@ -494,6 +494,24 @@ impl State {
         }
     }
 
+    /// Adds a node like another one, with the same storages, files and devices, and makes them one cluster.
+    pub fn add_twin(&mut self, of: &str, name: &str, ip: &str, cluster: &str) {
+        let Some(mut twin) = self.nodes.get(of).cloned() else {
+            return;
+        };
+        twin.ip = ip.to_owned();
+        self.nodes.insert(name.to_owned(), twin);
+        self.cluster = Some(cluster.to_owned());
+        for storage in self.storages.values_mut().filter(|storage| !storage.shared) {
+            if !storage.nodes.is_empty() {
+                storage.nodes.insert(name.to_owned());
+            }
+            let files = storage.volumes.get(of).cloned().unwrap_or_default();
+            storage.volumes.insert(name.to_owned(), files);
+        }
+        self.broadcast();
+    }
+
     /// One round of the status daemons: the cluster learns the state of all guests on nodes that are up.
     pub fn broadcast(&mut self) {
         let rows: Vec<(u32, Broadcast)> = self

@@ -26,11 +26,7 @@ fn number(name: &str) -> Option<u64> {
 
 /// Takes a walk in a runtime of its own, on a clock that nobody else moves.
 fn take(walk: &Walk) -> Report {
-    let alone = || {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        let runtime = builder.enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(run::run(walk))
-    };
+    let alone = || crate::inprocess::runtime().block_on(run::run(walk));
     catch_unwind(AssertUnwindSafe(alone)).unwrap_or_else(|panic| {
         let words = panic.downcast_ref::<String>().cloned().unwrap_or_default();
         let faults = vec![Fault { what: "panics", words }];
