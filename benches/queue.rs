@@ -26,6 +26,8 @@ use serde_json::{Value, json};
 enum From {
     FullClone,
     LinkedClone,
+    /// Of a template whose firewall has a rule, which each clone gets rid of.
+    GuardedClone,
     Image,
 }
 
@@ -50,11 +52,15 @@ async fn fleet(title: &str, from: From, guests: usize) {
     });
     let form = match from {
         From::FullClone => Some("Snapshot"),
-        From::LinkedClone => Some("Template"),
+        From::LinkedClone | From::GuardedClone => Some("Template"),
         From::Image => None,
     };
     if let Some(form) = form {
-        world.store.apply(template("base", form));
+        let mut base = template("base", form);
+        if !matches!(from, From::GuardedClone) {
+            base["spec"]["lxc"]["firewall"] = Value::Null;
+        }
+        world.store.apply(base);
         drive(&world, Duration::from_secs(3600), Whom::All).await.unwrap();
     }
     let (before, written) = (
@@ -106,6 +112,7 @@ fn main() {
     for (title, from) in [
         ("full clones", From::FullClone),
         ("linked clones", From::LinkedClone),
+        ("linked clones, each with a firewall rule to clear", From::GuardedClone),
         ("from an image", From::Image),
     ] {
         inprocess::runtime().block_on(fleet(title, from, guests));

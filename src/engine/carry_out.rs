@@ -37,13 +37,14 @@ impl<S: Store> Reconcile<'_, S> {
                         row: row.clone(),
                         at: engine.now(),
                     };
-                    lock(&engine.memory).verified.insert(object.key.clone(), verified);
+                    let mut memory = lock(&engine.memory);
+                    memory.verified.insert(object.key.clone(), verified);
+                    memory.seen.remove(&object.key);
                 }
                 if !plan.partial {
                     lock(&engine.memory).repeats.remove(&object.key);
                 }
                 engine.publish(object, status).await?;
-                engine.is_young(&object.key, plan.facts.look_again);
                 let due = plan.facts.probe_due.map(|ms| ms as f64 / 1000.0);
                 let again = plan.facts.look_again.unwrap_or(SWEEP_SECONDS) as f64;
                 Ok(Some(due.unwrap_or(f64::INFINITY).min(again).min(SWEEP_SECONDS as f64)))
@@ -199,18 +200,6 @@ pub(super) async fn explained(
 }
 
 impl<S: Store> Engine<S> {
-    /// A guest that was started a moment ago is looked at again in so many seconds.
-    fn is_young(&self, key: &Key, look_again: Option<i64>) {
-        let young = &mut lock(&self.memory).young;
-        match look_again {
-            Some(seconds) => young.insert(
-                key.clone(),
-                tokio::time::Instant::now() + self.after(seconds as f64).after,
-            ),
-            None => young.remove(key),
-        };
-    }
-
     /// Reserves the vmid that a step records; `false` when another object was faster.
     fn reserve(&self, object: &GuestObject, step: &Step) -> bool {
         let hypervisor = object.hypervisor_ref();

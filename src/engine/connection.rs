@@ -27,8 +27,12 @@ use super::usable::Asked;
 /// What the last poll came to.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
+    /// When it was asked for.
+    pub taken: Instant,
     /// The cluster as it was seen.
     pub cluster: Cluster,
+    /// Containers of which a clone was being made then, which locks them.
+    pub cloned: BTreeSet<Vmid>,
     /// Addresses of the nodes by name.
     pub addresses: BTreeMap<String, String>,
     /// Proxmox VE version.
@@ -319,7 +323,10 @@ impl Connection {
     pub async fn look(&self, full: bool) -> Result<Snapshot, Cause> {
         let of = |e: crate::proxmox::Error| self.cause(&e);
         let previous = self.last_snapshot();
+        let taken = Instant::now();
+        let mut cloned = self.shares.sources();
         let rows = self.client.cluster_resources().await.map_err(of)?;
+        cloned.extend(self.shares.sources());
         let (identity, quorate, addresses, version) = match (previous, full) {
             (Some(p), false) => (
                 p.cluster.identity.clone(),
@@ -350,7 +357,9 @@ impl Connection {
             .collect();
         cluster.identity.nodes = nodes.into_iter().collect();
         Ok(Snapshot {
+            taken,
             cluster,
+            cloned,
             addresses,
             version,
         })

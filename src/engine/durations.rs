@@ -7,7 +7,7 @@ use crate::desired::Key;
 use crate::proxmox::Upid;
 
 /// Seconds between two looks at a task at most: one that fails early is noticed by then.
-const MOST: f64 = 20.0;
+const MOST: f64 = 30.0;
 /// Seconds between two looks at least.
 const LEAST: f64 = 0.3;
 

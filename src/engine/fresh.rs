@@ -79,7 +79,7 @@ pub struct Recent {
     pub cluster: Fresh<(Option<ClusterStatus>, Option<ProxmoxCluster>)>,
     /// Storages of a node.
     pub storages: Keyed<String, Vec<Storage>>,
-    /// Volumes of a storage, by node and storage.
+    /// Volumes of a storage, by node and storage, or of one content of it (`local:vztmpl`).
     pub volumes: Keyed<(String, String), Arc<Vec<Volume>>>,
     /// Templates that others are cloned from.
     pub parents: Keyed<Vmid, GuestRead>,

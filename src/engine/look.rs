@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::crd::{ADOPT, GuestKind, GuestStatus, RESTAMP};
 use crate::desired::{self, GuestObject, Identity, Key, ObjectName, Ref, refs};
-use crate::observed::{ClonePlace, Holders, Observed, Recorded, Verified};
+use crate::observed::{ClonePlace, GuestRead, Holders, Observed, Recorded, Verified};
 use crate::plan::{self, Impact, Input, Next, Plan, Surroundings};
 use crate::pve::volid::owner_of;
 use crate::pve::{GuestType, Vmid};
@@ -17,19 +17,26 @@ use super::reconcile::Reconcile;
 use super::store::Store;
 use super::{Engine, Memory, SWEEP_SECONDS, lock, observe};
 
+/// Seconds for which it need not be asked anew what a guest that goes on as it was has pending, and its fixed address.
+const SEEN: f64 = 60.0;
 /// Looks for one plan; more means that a plan asks in circles.
 const MAX_LOOKS: usize = 64;
 
 impl<S: Store> Reconcile<'_, S> {
     /// Looks and plans until the plan needs no more looks.
     pub(super) async fn make_plan(&mut self) -> Result<Plan, Cause> {
+        let began = tokio::time::Instant::now();
         let mut observed = self.start_looking();
         let source = self.queued();
         observed.clone_queue = source.map(|source| self.queue_clone(source));
         for _ in 0..MAX_LOOKS {
             let plan = self.plan(&observed, &self.status());
             let Next::Look(query) = &plan.next else {
-                self.guest = observed.guest.take();
+                self.kept = plan.leaves(&observed);
+                if let Some(GuestRead::Present(guest)) = &observed.guest {
+                    let seen = (began, guest.clone());
+                    lock(&self.engine.memory).seen.insert(self.object.key.clone(), seen);
+                }
                 if let Some(source) = source {
                     self.keep_or_leave_queue(source, &plan.next);
                 }
@@ -131,8 +138,11 @@ impl<S: Store> Reconcile<'_, S> {
             .store
             .hypervisor(&namespace, &name)
             .and_then(|h| h.status.clone()?.cluster);
-        let guest = self.guest.clone();
+        let mut kept = self.kept.clone();
         let memory = lock(&engine.memory);
+        let since = self.connection.recent.ago(SEEN);
+        let seen = memory.seen.get(&object.key).filter(|(at, _)| *at >= since);
+        kept.before = seen.map(|(_, guest)| guest.clone());
         let verified = memory.verified.get(&object.key).cloned();
         // A look of a later time was made while the clock was ahead.
         let fresh = |v: &Verified| (0..=SWEEP_SECONDS).contains(&(engine.now() - v.at));
@@ -149,8 +159,9 @@ impl<S: Store> Reconcile<'_, S> {
             health: memory.health.get(&object.key).cloned(),
             cloned_revisions: engine.cloned_revisions(object),
             objects: self.cloning_objects(),
-            guest_of: guest.as_ref().and_then(|_| object.status.vmid()),
-            guest,
+            guest_of: kept.guest.as_ref().and_then(|_| object.status.vmid()),
+            guest: kept.guest.clone(),
+            kept,
             ..Observed::default()
         }
     }

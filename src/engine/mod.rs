@@ -43,7 +43,7 @@ use std::time::Duration;
 use connection::Connection;
 
 use crate::desired::{Blocked, GuestObject, Key, ObjectName};
-use crate::observed::{HealthState, Verified};
+use crate::observed::{Guest, HealthState, Verified};
 use crate::pve::Vmid;
 use crate::reason::{Cause, Reason};
 
@@ -102,8 +102,8 @@ struct Memory {
     restarting: HashMap<Key, Cause>,
     /// Vmids that were chosen, until status shows them: hypervisor and vmid → object.
     reserved: HashMap<(ObjectName, Vmid), Key>,
-    /// Until when guests that were started a moment ago are young: then they are looked at in any case.
-    young: HashMap<Key, tokio::time::Instant>,
+    /// Guests as they were read last, and when, of objects of which not everything is known to be as wanted.
+    seen: HashMap<Key, (tokio::time::Instant, Box<Guest>)>,
     /// Steps that were carried out since the guest was last as wanted.
     repeats: HashMap<Key, repeats::Repeats>,
 }
@@ -155,7 +155,7 @@ impl<S: Store> Engine<S> {
         memory.verified.remove(key);
         memory.health.remove(key);
         memory.repeats.remove(key);
-        memory.young.remove(key);
+        memory.seen.remove(key);
         memory.told.remove(key);
         memory.restarting.remove(key);
         memory.reserved.retain(|_, k| k != key);

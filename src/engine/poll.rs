@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::crd::status::{NodeStatus, ProxmoxCluster};
 use crate::crd::{HypervisorStatus, PhoenixHypervisor};
 use crate::desired::{GuestObject, Key, ObjectName, Ref, hypervisor};
-use crate::observed::{Cluster, ResourceRow};
+use crate::observed::{Cluster, Read, ResourceRow};
 use crate::plan::retry;
 use crate::reason::{Cause, Reason};
 use crate::status::{clear_condition, set_condition};
@@ -21,6 +23,8 @@ use super::{Engine, defect, lock, usable};
 const FULL_EVERY: u64 = 30;
 /// Guests that are read to see that a cluster is the recorded one.
 const PROOFS: usize = 3;
+/// Seconds by which the cluster's list may lag behind in what it says of a guest (facts C).
+const LAG: f64 = 15.0;
 /// Characters of a message that status has room for.
 const MESSAGE: usize = 4000;
 
@@ -255,34 +259,44 @@ impl<S: Store> Engine<S> {
             keys.retain(|_| before.is_some() || after.is_some());
             return keys;
         };
-        let vmid_of = |key: &Key| {
-            let mut vmid = None;
-            self.store.look_at(key, &mut |object| vmid = object.status.vmid());
-            vmid
-        };
         keys.retain(|key| {
-            vmid_of(key).is_some_and(|vmid| {
-                let (old, new) = (before.cluster.guests.get(&vmid), after.cluster.guests.get(&vmid));
-                let was_online = old.is_some_and(|r| before.cluster.online.contains(&r.node));
-                let is_online = new.is_some_and(|r| after.cluster.online.contains(&r.node));
-                let same = match (old, new) {
-                    (Some(old), Some(new)) => old.is_still(new),
-                    (old, new) => old == new,
-                };
-                let nothing_new = same || self.shows_the_start(key, old, new);
-                !nothing_new || was_online != is_online
-            })
+            let (mut vmid, mut works) = (None, false);
+            self.store.look_at(key, &mut |object| {
+                (vmid, works) = (object.status.vmid(), object.status.task.is_some());
+            });
+            let Some(vmid) = vmid else { return false };
+            let (old, new) = (before.cluster.guests.get(&vmid), after.cluster.guests.get(&vmid));
+            let was_online = old.is_some_and(|r| before.cluster.online.contains(&r.node));
+            let is_online = new.is_some_and(|r| after.cluster.online.contains(&r.node));
+            let news = match (old, new) {
+                // A task is looked at when it should be done, or seems to be.
+                (old, Some(new)) if works => old.is_some_and(|old| old.ends_as(new)),
+                (Some(old), Some(new)) => {
+                    let cloned = before.cloned.contains(&vmid) || after.cloned.contains(&vmid);
+                    let locked = cloned && old.unlocked().is_still(&new.unlocked());
+                    !old.is_still(new) && !locked && !self.expects(key, before.taken, old, new)
+                }
+                (old, new) => old != new,
+            };
+            news || was_online != is_online
         });
         keys
     }
-}
 
-impl<S: Store> Engine<S> {
-    /// Whether the list only catches up with the start of a guest that will be looked at anyhow.
-    fn shows_the_start(&self, key: &Key, old: Option<&ResourceRow>, new: Option<&ResourceRow>) -> bool {
-        let young = lock(&self.memory).young.get(key).copied();
-        let young = young.is_some_and(|until| tokio::time::Instant::now() < until);
-        matches!((old, new), (Some(old), Some(new)) if young && old.starts_as(new))
+    /// Whether the list only catches up with what was read of the guest. What has everything as wanted is looked at for
+    /// every change: nothing else would show it.
+    fn expects(&self, key: &Key, before: Instant, old: &ResourceRow, new: &ResourceRow) -> bool {
+        let memory = lock(&self.memory);
+        let Some((at, seen)) = memory.seen.get(key) else {
+            return false;
+        };
+        let lag = Duration::from_secs_f64(LAG / self.options.time_scale);
+        let read = match *at >= before {
+            true => Read::After,
+            false if *at + lag >= before => Read::ShortlyBefore,
+            false => Read::Before,
+        };
+        seen.is_shown(read, old, new)
     }
 }
 

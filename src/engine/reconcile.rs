@@ -5,7 +5,7 @@
 //! (promise 2).
 
 use crate::desired::{self, Blocked, Conflict, Desired, GuestObject, Identity, Key, ObjectName, conflicts};
-use crate::observed::GuestRead;
+use crate::observed::Kept;
 use crate::plan::{self, Next};
 use crate::pve::Vmid;
 use crate::reason::Reason;
@@ -43,15 +43,18 @@ pub(super) struct Reconcile<'a, S: Store> {
     pub owner_lock: Option<OwnerLock>,
     /// Whether this step looked at owner containers.
     pub looked_at_owners: bool,
-    /// The guest as the step before read it, which changed nothing of what was read.
-    pub guest: Option<GuestRead>,
+    /// What the step before left as it was.
+    pub kept: Kept,
 }
+
+/// Seconds for which what a step left as it was counts as read now. The next step follows at once.
+const KEPT: f64 = 2.0;
 
 /// What one step leaves to the next one of the same reconcile.
 #[derive(Default)]
 pub(super) struct Carried {
     owner_lock: Option<OwnerLock>,
-    guest: Option<GuestRead>,
+    kept: Option<(tokio::time::Instant, Kept)>,
 }
 
 impl<'a, S: Store> Reconcile<'a, S> {
@@ -81,7 +84,7 @@ impl<'a, S: Store> Reconcile<'a, S> {
             held_known: Engine::<S>::may_take(&object, snapshot),
             owner_lock: None,
             looked_at_owners: false,
-            guest: None,
+            kept: Kept::default(),
             object,
         }
     }
@@ -220,14 +223,23 @@ impl<S: Store> Engine<S> {
         }
         let mut reconcile = Reconcile::new(self, &connection, &snapshot, object, desired.as_ref());
         let before = std::mem::take(carried);
-        (reconcile.owner_lock, reconcile.guest) = (before.owner_lock, before.guest);
+        reconcile.owner_lock = before.owner_lock;
+        let since = connection.recent.ago(KEPT);
+        reconcile.kept = before
+            .kept
+            .filter(|(read, _)| *read >= since)
+            .map_or_else(Kept::default, |(_, kept)| kept);
+        let now = tokio::time::Instant::now();
         match reconcile.make_plan().await {
             Ok(plan) => {
                 let lock = reconcile.owner_lock.take().filter(|_| reconcile.looked_at_owners);
-                let guest = reconcile.guest.take().filter(|_| plan.leaves_the_guest());
+                let kept = std::mem::take(&mut reconcile.kept);
                 let next = reconcile.carry_out(plan).await?;
                 if next.is_none() {
-                    (carried.owner_lock, carried.guest) = (lock, guest);
+                    *carried = Carried {
+                        owner_lock: lock,
+                        kept: Some((now, kept)),
+                    };
                 }
                 Ok(next)
             }

@@ -144,6 +144,13 @@ impl Shares {
         state.clones.entry(source).or_default().ask(key, chain, Instant::now())
     }
 
+    /// Containers of which a clone is being made.
+    pub fn sources(&self) -> BTreeSet<Vmid> {
+        let state = self.lock();
+        let busy = state.clones.iter().filter(|(_, queue)| queue.is_busy());
+        busy.map(|(source, _)| *source).collect()
+    }
+
     /// The object's clone of a source is asked for.
     pub fn begin_clone(&self, source: Vmid, key: &Key) {
         self.lock().clones.entry(source).or_default().begin(key);

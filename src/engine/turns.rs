@@ -196,6 +196,11 @@ impl CloneQueue {
         self.making = Some(key.clone());
     }
 
+    /// Whether a clone is being made.
+    pub fn is_busy(&self) -> bool {
+        self.making.is_some()
+    }
+
     /// The object waits no more, and no clone is being made for it.
     pub fn leave(&mut self, key: &Key) {
         let waited = self.waiting.len();

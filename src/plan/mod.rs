@@ -40,7 +40,7 @@ mod stop;
 mod told;
 mod vm;
 
-use crate::observed::{HealthState, ResourceRow};
+use crate::observed::{FirewallPart, GuestRead, HealthState, Kept, Observed, ResourceRow};
 use crate::reason::Cause;
 use std::collections::BTreeSet;
 
@@ -85,14 +85,35 @@ pub enum Next {
 }
 
 impl Plan {
-    /// Whether the step changes nothing of what is read of the guest: its firewall is apart from its configuration.
-    pub fn leaves_the_guest(&self) -> bool {
-        match &self.next {
-            Next::Run(step) => match &step.effect {
-                Effect::Call { call, .. } => call.path.contains("/firewall/"),
-                _ => false,
-            },
-            _ => false,
+    /// What the step leaves of what was looked at, for the step that follows at once. A guest's firewall is apart from its
+    /// configuration, each of the firewall's lists has a digest of its own (facts D.12), and a configuration that is written
+    /// starts no guest.
+    pub fn leaves(&self, observed: &Observed) -> Kept {
+        let Next::Run(step) = &self.next else {
+            return Kept::default();
+        };
+        let Effect::Call { call, .. } = &step.effect else {
+            return Kept::default();
+        };
+        if call.path.ends_with("/config") {
+            let stopped = matches!(&observed.guest, Some(GuestRead::Present(guest)) if !guest.running);
+            return Kept {
+                stopped,
+                ..Kept::default()
+            };
+        }
+        if !call.path.contains("/firewall/") {
+            return Kept::default();
+        }
+        let state = observed.firewall.as_ref().and_then(|read| read.as_ref().ok()).cloned();
+        let changed = match call.path.contains("/firewall/rules") {
+            true => FirewallPart::Rules,
+            false => FirewallPart::Options,
+        };
+        Kept {
+            guest: observed.guest.clone(),
+            firewall: state.map(|state| (state, changed)),
+            ..Kept::default()
         }
     }
 

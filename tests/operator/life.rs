@@ -87,7 +87,10 @@ async fn a_fleet_is_counted() {
     let report = fleet.ready().await;
     assert_eq!(report.proxmox["POST /nodes/{node}/lxc"], 8, "{report:#?}");
     assert_eq!(report.objects, 8);
-    assert!(report.status_writes() < 8 * 20, "{report:#?}");
+    assert!(report.status_writes() <= 8 * 10, "{report:#?}");
+    // How long a task takes is learnt from those that ended.
+    let tasks = report.proxmox["GET /nodes/{node}/tasks/{task}/status"];
+    assert!(report.requests() - tasks <= 8 * 20, "{report:#?}");
     let twice = fleet::bring_up(8, |number| lxc(&format!("g{number}"), number, json!({}))).await;
     assert_eq!(twice.proxmox, report.proxmox);
 }

@@ -138,7 +138,7 @@ FILES = {
          '    if may {\n',
          '    if may || OUT {\n'),
     ],
-    "src/observed.rs": [
+    "src/observed/mod.rs": [
         ("linked clones of every form rest on their base", "lib=observed",
          'names("base-") || names("basevol-") || in_files',
          'names("base-") || !OUT && (names("basevol-") || in_files)'),

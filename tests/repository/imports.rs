@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const PURE: &[&str] = &[
     "crd",
     "desired",
-    "observed.rs",
+    "observed",
     "plan",
     "status.rs",
     "convert",

@@ -97,7 +97,11 @@ pub async fn look(
             node,
             snapshots,
         } => {
-            let details = if *snapshots { Details::Snapshots } else { Details::State };
+            let details = match (*snapshots, observed.kept.stopped) {
+                (true, _) => Details::Snapshots,
+                (false, true) => Details::Stopped,
+                (false, false) => Details::State(observed.kept.before.as_deref()),
+            };
             observed.guest = Some(guest(connection, snapshot, *sort, *vmid, node.as_deref(), details).await);
             observed.guest_of = Some(*vmid);
         }
@@ -138,7 +142,7 @@ pub async fn look(
             };
             observed.scripts = Some(scripts(connection, at, pid, ids).await);
         }
-        Query::Firewall(at) => observed.firewall = Some(firewall(connection, at).await),
+        Query::Firewall(at) => observed.firewall = Some(firewall(connection, at, &observed.kept).await),
         Query::Owners { ids } => {
             observed.owners = Some(volumes::owners(connection, snapshot, *ids, &observed.recorded).await);
         }
@@ -240,7 +244,7 @@ async fn guest(
     sort: GuestType,
     vmid: Vmid,
     node: Option<&str>,
-    details: Details,
+    details: Details<'_>,
 ) -> GuestRead {
     let row = snapshot.cluster.guests.get(&vmid);
     if let Some(row) = row.filter(|r| r.guest_type() != sort) {
@@ -267,16 +271,18 @@ async fn guest(
 
 /// How much of a guest is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Details {
+enum Details<'a> {
     /// Its configuration alone.
     Config,
-    /// Its state, too.
-    State,
+    /// Its configuration alone, since it is known to be stopped.
+    Stopped,
+    /// Its state, too. What was read of it a moment ago holds where it goes on unchanged.
+    State(Option<&'a Guest>),
     /// Its state and snapshots, too.
     Snapshots,
 }
 
-async fn read_guest(connection: &Connection, at: GuestRef, details: Details) -> Result<Guest, Error> {
+async fn read_guest(connection: &Connection, at: GuestRef, details: Details<'_>) -> Result<Guest, Error> {
     let client = &connection.client;
     let config = client.guest_config(&at, false).await?;
     let mut guest = Guest {
@@ -287,7 +293,7 @@ async fn read_guest(connection: &Connection, at: GuestRef, details: Details) -> 
         ..Guest::new(at)
     };
     // While a guest is being created there is nothing more to see (facts K.2.4).
-    if details == Details::Config || guest.being_made() {
+    if matches!(details, Details::Config | Details::Stopped) || guest.being_made() {
         return Ok(guest);
     }
     let state = client.guest_state(&guest.at).await?;
@@ -301,6 +307,14 @@ async fn read_guest(connection: &Connection, at: GuestRef, details: Details) -> 
         let snapshots = client.guest_snapshots(&guest.at).await?.into_iter();
         let whole = snapshots.filter(|s| s.snapstate.is_none());
         guest.snapshots = Some(whole.map(|s| (s.name, s.description.unwrap_or_default())).collect());
+    }
+    if let Details::State(Some(before)) = details
+        && guest.goes_on_from(before)
+        && (guest.at.sort == GuestType::Qemu || before.has_its_own_address())
+    {
+        guest.pending.clone_from(&before.pending);
+        guest.ip.clone_from(&before.ip);
+        return Ok(guest);
     }
     if guest.running {
         let pending = client.guest_pending(&guest.at).await?;
@@ -354,10 +368,21 @@ async fn creating(connection: &Connection, vmid: Vmid, source: Option<Vmid>, nod
 async fn image(connection: &Connection, node: &str, volid: &str, index: bool) -> Result<Image, Cause> {
     let client = &connection.client;
     let (storage, path) = volid.split_once(':').unwrap_or_default();
-    let content = path.split('/').next();
-    let volumes = client.storage_content(node, storage, content, None).await;
-    let volumes = volumes.map_err(|error| {
-        let failed = Cause::from(&error);
+    let content = path.split('/').next().unwrap_or_default();
+    let read = |since| {
+        let place = (node.to_string(), format!("{storage}:{content}"));
+        let all = async {
+            let volumes = client.storage_content(node, storage, Some(content), None).await?;
+            Ok(Arc::new(volumes))
+        };
+        connection.recent.volumes.get(place, since, all)
+    };
+    let mut volumes = read(connection.recent.ago(VOLUMES)).await;
+    if !matches!(&volumes, Ok(volumes) if volumes.iter().any(|v| v.volid == volid)) {
+        // It may be there by now.
+        volumes = read(Instant::now()).await;
+    }
+    let volumes = volumes.map_err(|failed| {
         let missing = failed.message.contains("does not exist") || failed.message.contains("No such storage");
         if missing {
             Cause::new(Reason::StorageNotFound, format!("image {volid}: {}", failed.message))
@@ -422,19 +447,23 @@ async fn scripts(
     Ok(records)
 }
 
-async fn firewall(connection: &Connection, at: &GuestRef) -> Result<FirewallState, Cause> {
+async fn firewall(connection: &Connection, at: &GuestRef, kept: &Kept) -> Result<FirewallState, Cause> {
     let client = &connection.client;
-    let mut options = client.firewall_options(at).await?;
-    let rules = client.firewall_rules(at).await?;
-    let digest = rules.iter().find_map(|r| r.digest.clone());
-    if let Some(own) = options.digest.take() {
-        options.options.insert("digest".into(), own);
+    let (mut state, changed) = match &kept.firewall {
+        Some((state, changed)) => (state.clone(), Some(changed)),
+        None => (FirewallState::default(), None),
+    };
+    if changed != Some(&FirewallPart::Rules) {
+        let options = client.firewall_options(at).await?;
+        state.options = options.options;
+        state.options.extend(options.digest.map(|own| ("digest".into(), own)));
     }
-    Ok(FirewallState {
-        options: options.options,
-        rules: rules.iter().map(rule).collect(),
-        digest,
-    })
+    if changed != Some(&FirewallPart::Options) {
+        let rules = client.firewall_rules(at).await?;
+        state.digest = rules.iter().find_map(|r| r.digest.clone());
+        state.rules = rules.iter().map(rule).collect();
+    }
+    Ok(state)
 }
 
 fn rule(rule: &crate::proxmox::firewall::FirewallRule) -> BTreeMap<String, String> {

@@ -1,256 +1,18 @@
 //! Snapshots of what Proxmox and the guests say (pure data). The plan asks for what it needs with a
 //! query; what was not asked for is `None`.
 
+mod guest;
+mod listed;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use crate::crd::Health;
-use crate::crd::status::ProxmoxCluster;
-use crate::desired::Stamp;
-use crate::pve::{GuestRef, GuestType, Vmid};
+use crate::pve::{GuestRef, Vmid};
 use crate::reason::Cause;
-use crate::secret::Secret;
 
-/// What is known of the Proxmox cluster, from the poller.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Cluster {
-    /// Name and nodes as the endpoint answers now.
-    pub identity: ProxmoxCluster,
-    /// Whether identity and quorum were read for this very reconcile; the poller reads them only now and then.
-    pub read_now: bool,
-    /// The identity recorded in the hypervisor's status, where there is one.
-    pub recorded: Option<ProxmoxCluster>,
-    /// Whether it is quorate (a single node always is). `None`: not readable (Sys.Audit on / is missing).
-    pub quorate: Option<bool>,
-    /// Nodes that are online.
-    pub online: BTreeSet<String>,
-    /// All guests of the cluster by vmid.
-    pub guests: Shared<BTreeMap<Vmid, ResourceRow>>,
-    /// Storages by (node, storage): whether they are available.
-    pub storages: Shared<BTreeMap<(String, String), StorageRow>>,
-}
-
-/// A value that many have one copy of, until somebody changes theirs: what each step looks at is large.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Shared<T>(Arc<T>);
-
-impl<T> From<T> for Shared<T> {
-    fn from(value: T) -> Self {
-        Shared(Arc::new(value))
-    }
-}
-
-impl<T> Deref for Shared<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.0
-    }
-}
-
-impl<T: Clone> DerefMut for Shared<T> {
-    fn deref_mut(&mut self) -> &mut T {
-        Arc::make_mut(&mut self.0)
-    }
-}
-
-impl Cluster {
-    /// Whether the endpoint answers as the recorded cluster.
-    pub fn is_recorded(&self) -> bool {
-        self.recorded
-            .as_ref()
-            .is_none_or(|recorded| recorded.is(&self.identity))
-    }
-
-    /// Whether it is certain that the endpoint answers as the recorded cluster, so that what is not there is gone. Two
-    /// single nodes have the installer's name for both; their certificate authorities differ.
-    pub fn is_proven(&self) -> bool {
-        let recorded = self.recorded.as_ref().and_then(|r| r.ca_fingerprint.as_ref());
-        self.is_recorded() && recorded == self.identity.ca_fingerprint.as_ref()
-    }
-}
-
-/// A guest's row in `/cluster/resources` (facts C: name and status lag by up to 12 s, lock and tags do not).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ResourceRow {
-    /// `lxc` or `qemu`.
-    pub type_: String,
-    /// Node.
-    pub node: String,
-    /// Name; empty for a guest that is new.
-    pub name: String,
-    /// running, stopped, unknown, ….
-    pub status: String,
-    /// Config lock.
-    pub lock: Option<String>,
-    /// Tags.
-    pub tags: Vec<String>,
-    /// Pool.
-    pub pool: Option<String>,
-    /// Whether it is a Proxmox template.
-    pub template: bool,
-    /// Configured CPUs.
-    pub maxcpu: Option<String>,
-    /// Configured memory in bytes.
-    pub maxmem: Option<i64>,
-    /// Size of the root filesystem in bytes.
-    pub maxdisk: Option<i64>,
-    /// Seconds since its start.
-    pub uptime: Option<i64>,
-}
-
-impl ResourceRow {
-    /// Container or machine.
-    pub fn guest_type(&self) -> GuestType {
-        GuestType::of(&self.type_).unwrap_or_default()
-    }
-
-    /// Whether a later look shows the same guest running, as nobody else has changed it: the list lags behind in some of
-    /// what it says of a guest, and in these it does not (facts C).
-    pub fn starts_as(&self, later: &ResourceRow) -> bool {
-        let live = |row: &ResourceRow| {
-            (
-                row.type_.clone(),
-                row.node.clone(),
-                row.lock.clone(),
-                row.tags.clone(),
-                row.pool.clone(),
-            )
-        };
-        later.status == "running" && live(self) == live(later)
-    }
-
-    /// Whether a later look shows the same guest, which was not started anew meanwhile.
-    pub fn is_still(&self, later: &ResourceRow) -> bool {
-        let lasting = |row: &ResourceRow| ResourceRow {
-            uptime: None,
-            ..row.clone()
-        };
-        self.uptime <= later.uptime && lasting(self) == lasting(later)
-    }
-}
-
-/// A storage's row in `/cluster/resources`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StorageRow {
-    /// Whether Proxmox calls it available.
-    pub available: bool,
-    /// Content types.
-    pub content: Vec<String>,
-    /// Plugin type (`zfspool`, `dir`, …).
-    pub type_: String,
-    /// Whether all nodes see the same content.
-    pub shared: bool,
-}
-
-/// A guest's configuration and state, read now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Guest {
-    /// Which guest, and where it is.
-    pub at: GuestRef,
-    /// Options with their values, pending ones as if they were active.
-    pub options: BTreeMap<String, String>,
-    /// Raw `lxc.` lines.
-    pub raw_lines: Vec<(String, String)>,
-    /// Digest of the configuration file.
-    pub digest: String,
-    /// Config lock.
-    pub lock: Option<String>,
-    /// Whether it runs.
-    pub running: bool,
-    /// Options that wait for a restart, with the value that is in force until then; `None` where there is none.
-    pub pending: BTreeMap<String, Option<String>>,
-    /// Snapshots: name → description.
-    pub snapshots: Option<BTreeMap<String, String>>,
-    /// Address of the running guest's own interface, without prefix length. A machine's comes with [`Agent`].
-    pub ip: Option<String>,
-    /// Seconds since it was started, while it runs.
-    pub uptime: Option<i64>,
-    /// Process id on its node, while it runs: another one after a restart.
-    pub pid: Option<i64>,
-}
-
-/// A machine's cloud-init drive.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CloudInitState {
-    /// Options whose change the drive does not hold yet.
-    pub pending: Vec<String>,
-    /// The password hash, which the configuration hides.
-    pub password: Option<Secret>,
-}
-
-/// What a machine's guest agent says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Agent {
-    /// It answers.
-    Answers {
-        /// Address of its own interface.
-        ip: Option<String>,
-        /// Whether cloud-init is through with the first boot; `None` where nobody asked.
-        cloud_init_done: Option<bool>,
-    },
-    /// It does not, for this reason.
-    Silent(String),
-}
-
-impl Guest {
-    /// A stopped guest of which nothing more is known.
-    pub fn new(at: GuestRef) -> Self {
-        Guest {
-            at,
-            options: BTreeMap::new(),
-            raw_lines: Vec::new(),
-            digest: String::new(),
-            lock: None,
-            running: false,
-            pending: BTreeMap::new(),
-            snapshots: None,
-            ip: None,
-            uptime: None,
-            pid: None,
-        }
-    }
-
-    /// The guest for people: `container 950`.
-    pub fn named(&self) -> String {
-        self.at.named()
-    }
-
-    /// Whether it is being created or cloned and its configuration is not whole yet (facts K.3, F.4).
-    pub fn being_made(&self) -> bool {
-        let clone = self.at.sort == GuestType::Qemu && self.lock.as_deref() == Some("clone");
-        clone || self.lock.as_deref() == Some("create")
-    }
-
-    /// The ownership stamp in the description.
-    pub fn stamp(&self) -> Option<Stamp> {
-        Stamp::find(self.options.get("description")?)
-    }
-
-    /// Whether it has a tag.
-    pub fn has_tag(&self, tag: &str) -> bool {
-        let tags = self.options.get("tags").map(String::as_str).unwrap_or_default();
-        tags.split([';', ',', ' ']).any(|t| t == tag)
-    }
-
-    /// Whether it is a Proxmox template.
-    pub fn is_template(&self) -> bool {
-        self.options.get("template").is_some_and(|v| v == "1")
-    }
-
-    /// Entries of a numbered option (`net`, `mp`, `dev`, `unused`), by index.
-    pub fn numbered(&self, prefix: &str) -> BTreeMap<u32, &str> {
-        self.options
-            .iter()
-            .filter_map(|(key, value)| {
-                let index = key.strip_prefix(prefix)?;
-                index.bytes().all(|b| b.is_ascii_digit()).then_some(())?;
-                Some((index.parse().ok()?, value.as_str()))
-            })
-            .collect()
-    }
-}
+pub use guest::{Agent, CloudInitState, Guest};
+pub use listed::{Cluster, Read, ResourceRow, StorageRow};
 
 /// What a read of a guest's configuration came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -654,6 +416,30 @@ pub struct Observed {
     pub verified: Option<Verified>,
     /// Whether a full look is due although nothing seems to have changed.
     pub sweep: bool,
+    /// What the step before in the same reconcile left as it was.
+    pub kept: Kept,
+}
+
+/// The parts of a guest's firewall, which Proxmox lists apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirewallPart {
+    /// Options.
+    Options,
+    /// Rules.
+    Rules,
+}
+
+/// What a step left as it was read before it. The next one follows at once and need not read it again.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// The guest.
+    pub guest: Option<GuestRead>,
+    /// The guest as it was read a moment ago, which may have changed since.
+    pub before: Option<Box<Guest>>,
+    /// That the guest is stopped.
+    pub stopped: bool,
+    /// Its firewall, of which the step changed one part.
+    pub firewall: Option<(FirewallState, FirewallPart)>,
 }
 
 #[cfg(test)]
@@ -674,24 +460,6 @@ mod tests {
             ("tank:base-101-disk-0/vm-100-disk-0", false),
         ] {
             assert_eq!(rests_on(volid, Vmid::nearest(100)), rests, "{volid}");
-        }
-    }
-
-    #[test]
-    fn a_guest_that_was_restarted_between_two_looks_is_noticed() {
-        let row = |uptime, status: &str| ResourceRow {
-            uptime,
-            status: status.into(),
-            ..ResourceRow::default()
-        };
-        let before = row(Some(500), "running");
-        for (later, same) in [
-            (row(Some(500), "running"), true),
-            (row(Some(510), "running"), true),
-            (row(Some(3), "running"), false),
-            (row(None, "unknown"), false),
-        ] {
-            assert_eq!(before.is_still(&later), same, "{later:?}");
         }
     }
 }
