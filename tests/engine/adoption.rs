@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::engine::{self, World, guest as made, hypervisor, lxc, message, rounds, text};
+use crate::engine::{self, World, guest as made, hypervisor, lxc, message, rounds, template, text};
 use phoenix::crd::{ADOPT, RESTAMP};
 use phoenix::desired::{Key, Objects, Stamp};
 use phoenix::simulator::Edit;
@@ -651,8 +651,13 @@ async fn choosing_ids_costs_as_much_for_many_as_for_one() {
 async fn a_guest_with_snapshots_is_not_made_a_template() {
     let mut world = World::with_ssh(&[]).await;
     theirs(&world, 500, &[]);
-    let call = phoenix::pve::ApiCall::post("/nodes/phoenix/lxc/500/snapshot".to_owned()).param("snapname", "pre-configured");
-    world.ask(call).await;
+    engine::edit(
+        &world,
+        Edit::Snapshot {
+            vmid: 500,
+            name: "pre-configured".into(),
+        },
+    );
     let mut object = template("base", "Template");
     object["spec"]["lxc"].as_object_mut().unwrap().remove("rootfs");
     object["metadata"]["annotations"] = json!({ADOPT: "500"});
@@ -661,7 +666,9 @@ async fn a_guest_with_snapshots_is_not_made_a_template() {
     let told = message(&world, &key);
     assert!(told.contains("spec.form") && told.contains("pre-configured"), "{told}");
     let requests = world.sim().requests();
-    let started = requests.iter().filter(|r| r.path.ends_with("/status/start") || r.path.ends_with("/500/template"));
+    let started = requests
+        .iter()
+        .filter(|r| r.path.ends_with("/status/start") || r.path.ends_with("/500/template"));
     assert_eq!(started.count(), 0);
     // With the form that the guest has it is Ready as it is.
     object["spec"]["form"] = json!("Snapshot");

@@ -65,6 +65,20 @@ pub enum Edit {
         /// Whether it runs.
         running: bool,
     },
+    /// Somebody takes a snapshot of a container, which is done at once.
+    Snapshot {
+        /// Guest.
+        vmid: u32,
+        /// Its name.
+        name: String,
+    },
+    /// Somebody rolls a container back, which is done at once and leaves it stopped.
+    Rollback {
+        /// Guest.
+        vmid: u32,
+        /// Name of the snapshot.
+        name: String,
+    },
     /// A note inside a guest, for example `ignore-shutdown`.
     Fact {
         /// Guest.
@@ -180,6 +194,8 @@ impl State {
                 Ok(())
             }
             Edit::Power { vmid, running } => self.switch(vmid, running),
+            Edit::Snapshot { vmid, name } => self.user_snapshot(vmid, &name),
+            Edit::Rollback { vmid, name } => self.user_rollback(vmid, &name),
             Edit::Fact { vmid, key, value } => {
                 self.guest_mut(vmid)?.inside.facts.insert(key, value);
                 Ok(())
@@ -251,6 +267,28 @@ impl State {
             return self.boot_vm(vmid);
         }
         Ok(())
+    }
+
+    fn user_snapshot(&mut self, vmid: u32, name: &str) -> Result<()> {
+        let node = self.guest_mut(vmid)?.node.clone();
+        let by = super::state::Caller::root();
+        let upid = self.snapshot_ct(&by, &node, vmid, name, "")?;
+        self.done_at_once(&upid)
+    }
+
+    fn user_rollback(&mut self, vmid: u32, name: &str) -> Result<()> {
+        let node = self.guest_mut(vmid)?.node.clone();
+        let by = super::state::Caller::root();
+        let upid = self.rollback_ct(&by, &node, vmid, name, false)?;
+        self.done_at_once(&upid)
+    }
+
+    /// Ends a task that was started here at once; its failure is the edit's.
+    fn done_at_once(&mut self, upid: &str) -> Result<()> {
+        match self.end_now(upid) {
+            Some(status) if status != "OK" => Err(ApiError::die(status)),
+            _ => Ok(()),
+        }
     }
 
     fn strange_guest(
