@@ -79,6 +79,13 @@ pub enum Edit {
         /// Name of the snapshot.
         name: String,
     },
+    /// Somebody deletes a snapshot of a container, which is done at once.
+    DeleteSnapshot {
+        /// Guest.
+        vmid: u32,
+        /// Name of the snapshot.
+        name: String,
+    },
     /// A note inside a guest, for example `ignore-shutdown`.
     Fact {
         /// Guest.
@@ -152,6 +159,12 @@ pub enum Edit {
     },
     /// Tasks will fail.
     FailTasks(TaskFault),
+    /// Tasks that run, and those that begin from now on, do not end; or somebody stops all that hang, as
+    /// `DELETE …/tasks/{upid}` does, and new ones end again.
+    HangTasks {
+        /// Whether they hang.
+        hang: bool,
+    },
 }
 
 impl State {
@@ -196,11 +209,16 @@ impl State {
             Edit::Power { vmid, running } => self.switch(vmid, running),
             Edit::Snapshot { vmid, name } => self.user_snapshot(vmid, &name),
             Edit::Rollback { vmid, name } => self.user_rollback(vmid, &name),
+            Edit::DeleteSnapshot { vmid, name } => self.user_delete_snapshot(vmid, &name),
             Edit::Fact { vmid, key, value } => {
                 self.guest_mut(vmid)?.inside.facts.insert(key, value);
                 Ok(())
             }
             Edit::Agent { vmid, alive } => self.revive_agent(vmid, alive),
+            Edit::HangTasks { hang } => {
+                self.hang_tasks(hang);
+                Ok(())
+            }
             Edit::FailTasks(fault) => {
                 self.task_faults.push(fault);
                 Ok(())
@@ -280,6 +298,13 @@ impl State {
         let node = self.guest_mut(vmid)?.node.clone();
         let by = super::state::Caller::root();
         let upid = self.rollback_ct(&by, &node, vmid, name, false)?;
+        self.done_at_once(&upid)
+    }
+
+    fn user_delete_snapshot(&mut self, vmid: u32, name: &str) -> Result<()> {
+        let node = self.guest_mut(vmid)?.node.clone();
+        let by = super::state::Caller::root();
+        let upid = self.delete_ct_snapshot(&by, &node, vmid, name, false)?;
         self.done_at_once(&upid)
     }
 
