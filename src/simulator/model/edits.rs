@@ -10,6 +10,7 @@ use super::error::{ApiError, Result};
 use super::guest::{Guest, GuestKind, Running};
 use super::lxc_options::volume_mounts;
 use super::state::{State, TaskFault};
+use super::task::TaskState;
 
 /// A change from outside.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -310,6 +311,13 @@ impl State {
 
     /// Ends a task that was started here at once; its failure is the edit's.
     fn done_at_once(&mut self, upid: &str) -> Result<()> {
+        // Nobody waits for a lock here.
+        if let Some(task) = self
+            .task(upid)
+            .filter(|task| matches!(task.state, TaskState::Waiting { .. }))
+        {
+            self.close_task(task.seq, Some("got timeout".to_owned()));
+        }
         match self.end_now(upid) {
             Some(status) if status != "OK" => Err(ApiError::die(status)),
             _ => Ok(()),
