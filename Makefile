@@ -61,5 +61,5 @@ mutants: ## Try small bugs in FOLDER against the tests, all or MUTANTS="--sample
 	target/mutants/python/bin/pip install --quiet tree-sitter==0.26.1 tree-sitter-rust==0.24.2
 	target/mutants/python/bin/python tests/mutants/run.py $(MUTANTS) $(FOLDER)
 
-crds: ## Write crds/ anew from the Rust types
-	$(CARGO) run --locked --quiet -- crd --output-dir crds
+crds: ## Write crds/ and the schemas of admission anew from the Rust types
+	$(CARGO) run --locked --quiet -- crd --output-dir crds --schemas src/admission/schemas.json

@@ -23,6 +23,9 @@ use crate::crd;
 pub use reader::{Manifest, ReadError, read_manifests};
 pub use violation::{Violation, ViolationKind, report};
 
+/// The schemas of all kinds, as [`crd::schemas`] makes them.
+const SCHEMAS: &str = include_str!("schemas.json");
+
 /// The checks of all kinds, with their rules compiled.
 #[derive(Debug)]
 pub struct Admission {
@@ -39,8 +42,8 @@ struct Kind {
 /// The rules could not be prepared; a test of the CRDs shows it before any user does.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
-    /// A type has no schema.
-    #[error("generating the CRDs: {0}")]
+    /// The schemas are no JSON.
+    #[error("reading the schemas: {0}")]
     Schema(#[from] serde_json::Error),
     /// A rule does not compile.
     #[error("{kind}: {message}")]
@@ -56,13 +59,10 @@ impl Admission {
     /// Compiles the rules of all CRDs.
     ///
     /// # Errors
-    /// If a CRD cannot be generated or a rule does not compile.
+    /// If the schemas cannot be read or a rule does not compile.
     pub fn new() -> Result<Self, AdmissionError> {
         let mut kinds = BTreeMap::new();
-        for crd in crd::all()? {
-            let name = crd.spec.names.kind.clone();
-            let mut definition = serde_json::to_value(&crd)?;
-            let mut schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take();
+        for (name, mut schema) in serde_json::from_str::<BTreeMap<String, Value>>(SCHEMAS)? {
             if let Some(properties) = schema["properties"].as_object_mut() {
                 properties.insert("apiVersion".into(), json!({"type": "string"}));
                 properties.insert("kind".into(), json!({"type": "string"}));

@@ -40,6 +40,10 @@ pub struct Args {
     /// Name of the PhoenixHypervisor
     #[arg(long, value_name = "N", default_value = "proxmox", value_parser = hypervisor_name)]
     hypervisor_name: String,
+    /// Templates become Proxmox templates (form: Template) where their storage links clones, instead of guests with a
+    /// snapshot; for fleets that are built anew
+    #[arg(long)]
+    linked_clones: bool,
     /// Folder for the manifests; it is made if need be
     #[arg(long, value_name = "DIR")]
     output_dir: PathBuf,
@@ -86,6 +90,7 @@ impl Args {
             namespace: self.namespace.clone(),
             hypervisor_name: self.hypervisor_name.clone(),
             applications: self.applications.as_deref().map(read_folder).transpose()?,
+            linked_clones: self.linked_clones,
         };
         let output = convert::convert(&inputs, &options).map_err(|unreadable| {
             let lines: Vec<String> = unreadable.iter().map(ToString::to_string).collect();

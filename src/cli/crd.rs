@@ -11,6 +11,9 @@ pub struct Args {
     /// Write one file for each kind into this folder instead of printing
     #[arg(long)]
     output_dir: Option<PathBuf>,
+    /// Write what the checks of manifests need of the schemas into this file
+    #[arg(long, hide = true)]
+    schemas: Option<PathBuf>,
 }
 
 impl Args {
@@ -26,6 +29,9 @@ impl Args {
     }
 
     fn write(&self) -> anyhow::Result<()> {
+        if let Some(file) = &self.schemas {
+            std::fs::write(file, crate::crd::schemas()?)?;
+        }
         for crd in crate::crd::all()? {
             let yaml = crate::crd::to_yaml(&crd)?;
             match &self.output_dir {

@@ -15,7 +15,7 @@ use super::lxc::{Fleet, GuestManifest};
 use super::report::Severity;
 use super::scripts::Scripts;
 use super::writer::Writer;
-use super::{Options, Output, checks, emit, hypervisor, lxc, vm};
+use super::{Options, Output, checks, emit, form, hypervisor, lxc, vm};
 
 /// A conversion under way.
 pub struct Conversion<'a, 'o> {
@@ -45,6 +45,7 @@ impl<'a, 'o> Conversion<'a, 'o> {
     pub fn check(&mut self, fleet: &Fleet<'_, 'a>) {
         self.seen
             .check(fleet.guests, fleet.facts.address.as_ref(), &mut self.ledger);
+        form::suggest(fleet, &mut self.ledger);
     }
 
     /// Maps all guests; the first image of a container is handed back.

@@ -1,7 +1,7 @@
 //! What the hypervisor file says that guests depend on: storages, network, shared directories, images.
 
 use core::net::Ipv4Addr;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::json::{At, Node};
 use super::ledger::Ledger;
@@ -10,6 +10,9 @@ use super::values;
 
 /// Storages that a Proxmox node has from its installation.
 const STOCK: &[&str] = &["local", "local-lvm", "local-zfs"];
+
+/// Types of storages on which a clone of a Proxmox template rests on the template's volume instead of a copy of it.
+const LINKED_CLONES: &[&str] = &["zfspool", "lvmthin", "btrfs", "rbd"];
 
 /// A directory of the node that the file mounts into guests.
 #[derive(Clone, Debug)]
@@ -29,8 +32,10 @@ pub struct SharedMount<'a> {
 pub struct Facts<'a> {
     /// Storages that the file names or describes; empty without a file.
     storages: BTreeSet<String>,
-    /// Storages that are ZFS pools.
-    zfs: BTreeSet<String>,
+    /// Types of the storages, as far as the file tells.
+    types: BTreeMap<String, String>,
+    /// Default storage for root filesystems of containers.
+    pub rootfs_storage: Option<String>,
     /// Default storage for disks of machines.
     pub disk_storage: Option<String>,
     /// Storage for container images and ISO files.
@@ -58,12 +63,11 @@ impl<'a> Facts<'a> {
         }
         for (at, id) in datasets(root) {
             let kind = at.get("proxmox_storage_type").and_then(|v| values::text(v.node));
-            if kind.as_deref() == Some("zfspool") {
-                facts.zfs.insert(id.clone());
-            }
+            facts.types.extend(kind.map(|kind| (id.clone(), kind)));
             facts.storages.insert(id);
         }
         facts.image_storage = image_storage(root);
+        facts.rootfs_storage = rootfs_storage(root, facts.image_storage.as_deref());
         facts.disk_storage = disk_storage(root, facts.image_storage.as_deref());
         let network = root.get("network");
         let text = |key: &str| {
@@ -125,9 +129,25 @@ impl<'a> Facts<'a> {
         }
     }
 
+    /// The storage's type, as far as the files tell.
+    fn type_of(&self, id: &str) -> Option<&str> {
+        let stock = match id {
+            "local" => Some("dir"),
+            "local-lvm" => Some("lvmthin"),
+            "local-zfs" => Some("zfspool"),
+            _ => None,
+        };
+        self.types.get(id).map(String::as_str).or(stock)
+    }
+
     /// Whether the storage is a ZFS pool, as far as the files tell.
     pub fn is_zfs(&self, id: &str) -> bool {
-        self.zfs.contains(id) || id == "local-zfs"
+        self.type_of(id) == Some("zfspool")
+    }
+
+    /// Whether clones on the storage can be linked; none where the files do not tell.
+    pub fn links_clones(&self, id: &str) -> Option<bool> {
+        self.type_of(id).map(|t| LINKED_CLONES.contains(&t))
     }
 
     /// Whether the files know of this storage. Without a hypervisor file nothing can be said.
@@ -173,6 +193,18 @@ fn disk_storage(root: &At, images: Option<&str>) -> Option<String> {
         let disks = key.contains("vm") && !key.contains("volume") && !key.contains("lxc");
         (disks && images != Some(id.as_str())).then_some(id)
     })
+}
+
+/// The storage that `hypervisor` makes the default for root filesystems.
+fn rootfs_storage(root: &At, images: Option<&str>) -> Option<String> {
+    let id = |at: &At| values::text(at.node).and_then(|t| values::storage_id(&t));
+    let ids = root.get("proxmox_storage_ids");
+    let listed = ids.iter().flat_map(At::entries).find_map(|(key, at)| {
+        let key = key.to_ascii_lowercase();
+        id(&at).filter(|id| key.contains("lxc") && !key.contains("volume") && images != Some(id.as_str()))
+    });
+    let dataset = || id(&root.get("proxmox_defaults")?.get("zfs_lxc_pool")?);
+    listed.or_else(dataset)
 }
 
 fn image_storage(root: &At) -> Option<String> {

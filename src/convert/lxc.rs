@@ -12,7 +12,7 @@ use super::json::{At, Node};
 use super::network::{self, Naming};
 use super::scripts::Scripts;
 use super::writer::Writer;
-use super::{features, firewall, names, options, storage, values, vllm};
+use super::{features, firewall, form, names, options, storage, values, vllm};
 
 /// Why a template has no volumes and mounts.
 const NO_MOUNTS: &str = "a template has no volumes and mounts: clones would copy them";
@@ -27,6 +27,8 @@ pub struct Fleet<'f, 'a> {
     pub roots: &'f [At<'a>],
     /// The hypervisor of all guests.
     pub hypervisor: &'f str,
+    /// Whether templates become Proxmox templates where clones of them can be linked.
+    pub linked_clones: bool,
 }
 
 /// A manifest of a guest.
@@ -95,9 +97,8 @@ pub fn container<'a>(
     if template {
         storage::refuse_mounts(w, at, guest.id, fleet.facts, NO_MOUNTS);
         no_health(w, at);
-        let (form, snapshot_name) = guest.form.clone().unwrap_or_default();
-        snapshot_key(w, at, &snapshot_name);
-        template_key(w, at);
+        let storage = form::rootfs_storage(guest, fleet);
+        let (form, snapshot_name) = form::form(w, guest, fleet, storage.as_deref()).unwrap_or_default();
         let spec = PhoenixTemplateSpec {
             hypervisor_ref,
             lxc: Some(lxc),

@@ -14,6 +14,7 @@ mod emit;
 mod facts;
 mod features;
 mod firewall;
+mod form;
 mod guests;
 mod host;
 mod hypervisor;
@@ -74,6 +75,8 @@ pub struct Options {
     pub hypervisor_name: String,
     /// Files of the applications folder by relative path.
     pub applications: Option<BTreeMap<String, Vec<u8>>>,
+    /// Whether templates become Proxmox templates where clones of them can be linked.
+    pub linked_clones: bool,
 }
 
 /// The result of a conversion.
@@ -126,6 +129,7 @@ pub fn convert(inputs: &[Input], options: &Options) -> Result<Output, Vec<Unread
         facts: &facts,
         roots: &roots,
         hypervisor: &options.hypervisor_name,
+        linked_clones: options.linked_clones,
     };
     let image = conversion.guests(&fleet, &files);
     match hypervisor {

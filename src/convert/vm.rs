@@ -2,7 +2,7 @@
 
 use crate::crd::{
     Firewall, GuestFields, GuestKind, Network, ObjectRef, PhoenixTemplate, PhoenixTemplateSpec, PhoenixVM,
-    PhoenixVMSpec, TemplateForm, VmAgent, VmBios, VmCpu, VmDisk, VmGuest,
+    PhoenixVMSpec, VmAgent, VmBios, VmCpu, VmDisk, VmGuest,
 };
 
 use super::checks::Seen;
@@ -12,7 +12,7 @@ use super::lxc::{Fleet, GuestManifest};
 use super::network::{self, Naming};
 use super::scripts::Scripts;
 use super::writer::{NOT_SET, Writer};
-use super::{cloud_init, features, firewall, lxc, storage, values, vllm, vm_source};
+use super::{cloud_init, features, firewall, form, lxc, storage, values, vllm, vm_source};
 
 /// Keys of `vm_defaults`.
 pub const DEFAULTS: &[&str] = &[
@@ -112,7 +112,8 @@ pub fn machine<'a>(
         name: fleet.hypervisor.to_owned(),
         namespace: None,
     };
-    let form = form(w, &from, vm.disks.as_deref());
+    let storage = disk_storage(&from, vm.disks.as_deref());
+    let form = form::form(w, guest, fleet, storage.as_deref());
     Some(if let Some((form, snapshot_name)) = form {
         lxc::no_health(w, at);
         let spec = PhoenixTemplateSpec {
@@ -254,31 +255,10 @@ fn rename_in_rules(firewall: &mut Option<Firewall>, renamed: &[(String, String)]
     }
 }
 
-/// How a template is kept. Where Proxmox cannot copy a machine from a snapshot, a Proxmox template is the only way.
-fn form(w: &mut Writer, from: &Machine, disks: Option<&[VmDisk]>) -> Option<(TemplateForm, Option<String>)> {
-    let at = &from.guest.at;
-    let mut form = from.guest.form.clone();
-    let facts = from.fleet.facts;
-    let storage = disks.iter().flat_map(|d| d.iter()).find_map(|d| d.storage.clone());
-    let storage = storage.or_else(|| facts.disk_storage.clone());
-    if let (Some((TemplateForm::Snapshot, _)), Some(zfs)) = (&form, storage.filter(|s| facts.is_zfs(s))) {
-        form = Some((TemplateForm::Template, None));
-        let message = format!(
-            "its disk is on ZFS ({zfs}), which cannot copy a machine from a snapshot, so it becomes a Proxmox template"
-        );
-        w.info(at, &message, "nothing: its clones are linked clones of the template");
-    }
-    if let (Some((TemplateForm::Template, _)), Some(snapshot)) = (&form, w.key(at, &["template_snapshot_name"])) {
-        w.skip(
-            &snapshot,
-            "machines are cloned from the Proxmox template itself, not from a snapshot",
-        );
-    } else {
-        let snapshot = form.as_ref().and_then(|(_, snapshot)| snapshot.clone());
-        lxc::snapshot_key(w, at, &snapshot);
-    }
-    lxc::template_key(w, at);
-    form
+/// Storage of the first disk, as far as the files tell.
+fn disk_storage(from: &Machine, disks: Option<&[VmDisk]>) -> Option<String> {
+    let own = disks.iter().flat_map(|d| d.iter()).find_map(|d| d.storage.clone());
+    own.or_else(|| from.fleet.facts.disk_storage.clone())
 }
 
 /// Keys of containers.

@@ -60,6 +60,37 @@ pub fn all() -> Result<Vec<CustomResourceDefinition>, serde_json::Error> {
     .collect()
 }
 
+/// What admission needs of the schemas of all kinds, a kind a line. Rewriting a schema for Kubernetes takes longer than
+/// everything else that most commands do, so it is done once, by `make crds`.
+///
+/// # Errors
+/// As [`all`].
+pub fn schemas() -> Result<String, serde_json::Error> {
+    let mut lines = Vec::new();
+    for crd in all()? {
+        let kind = crd.spec.names.kind.clone();
+        let mut crd = serde_json::to_value(crd)?;
+        let mut schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take();
+        without_words(&mut schema);
+        lines.push(format!("{}:{schema}", json!(kind)));
+    }
+    Ok(format!("{{{}}}\n", lines.join(",\n")))
+}
+
+/// Takes the descriptions out, which only `kubectl explain` shows.
+fn without_words(schema: &mut Value) {
+    let Some(object) = schema.as_object_mut() else { return };
+    object.remove("description");
+    for key in ["items", "additionalProperties"] {
+        object.get_mut(key).into_iter().for_each(without_words);
+    }
+    let properties = object.get_mut("properties").and_then(Value::as_object_mut);
+    properties
+        .into_iter()
+        .flat_map(|p| p.values_mut())
+        .for_each(without_words);
+}
+
 /// CEL for the hypervisor of an object, with its namespace where it is given.
 const REFERENCE: fn(&str) -> String = |of| {
     let at = format!("{of}.spec.hypervisorRef");

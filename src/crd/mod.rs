@@ -20,7 +20,7 @@ mod vm_hardware;
 
 pub use common::*;
 pub use feature::*;
-pub use generate::{all, to_yaml};
+pub use generate::{all, schemas, to_yaml};
 pub use guest::GuestFields;
 pub use host::*;
 pub use hypervisor::*;

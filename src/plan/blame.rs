@@ -40,6 +40,7 @@ fn field_of_failure(desired: &Desired, step: Option<&Step>, place: &Place<'_>, f
         return Cause::new(Reason::ProxmoxRefused, message);
     }
     if ABOUT_STORAGES.contains(&failure.reason) {
+        let failure = super::full::named(desired, step, failure);
         let field = step.and_then(|step| storage_field(desired, step, &failure.message));
         return match field {
             Some(field) => Cause::new(failure.reason, format!("{field}: {}", failure.message)),

@@ -13,6 +13,7 @@ mod create;
 mod delete;
 mod firewall;
 mod forecast;
+mod full;
 mod guest;
 mod health;
 mod held;

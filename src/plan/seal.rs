@@ -18,6 +18,7 @@ impl Planner<'_> {
     /// new revision is built beside it.
     pub(crate) fn sealed(&mut self, guest: &Guest) -> Result<bool, Next> {
         self.same_form(guest)?;
+        self.can_be_converted(guest)?;
         let built = match &self.desired.life.form {
             Form::Guest => return Ok(false),
             Form::Snapshot(name) => match guest.snapshots.iter().flatten().find(|(n, _)| *n == name) {
@@ -35,6 +36,27 @@ impl Planner<'_> {
             return Err(self.supersede(&guest.at, built));
         }
         Ok(true)
+    }
+
+    /// Proxmox converts no guest with snapshots (facts D.10): it is not started and built for that. Whoever takes a template
+    /// of the legacy managers over has one.
+    fn can_be_converted(&mut self, guest: &Guest) -> Result<(), Next> {
+        let snapshots: Vec<&str> = guest
+            .snapshots
+            .iter()
+            .flat_map(BTreeMap::keys)
+            .map(String::as_str)
+            .collect();
+        if self.desired.life.form != Form::Template || guest.is_template() || snapshots.is_empty() {
+            return Ok(());
+        }
+        let message = format!(
+            "spec.form: {} has snapshots ({}), and Proxmox makes no template of such a guest: set form: Snapshot and snapshotName: {}, or remove them",
+            guest.named(),
+            snapshots.join(", "),
+            snapshots[0]
+        );
+        Err(self.stuck(Stage::SnapshotReady, Reason::InvalidSpec, message))
     }
 
     /// A finished template does not change its form: Proxmox converts no guest with snapshots, and starts no template.

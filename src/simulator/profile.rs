@@ -232,6 +232,7 @@ fn homelab(version: &str, secrets: &Secrets, now: u64) -> State {
             virtual_size: None,
             sums: [("sha512".to_owned(), entry.sha512sum.clone())].into(),
             os: None,
+            oci: None,
         };
         state.remote_files.insert(entry.location.clone(), file);
         state.appliances.push(entry);

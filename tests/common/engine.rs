@@ -319,16 +319,18 @@ impl Wire {
         });
     }
 
-    /// A round is over: so may be what went on around it. Whether something still goes on.
+    /// A round is over: so may be what went on around it. Whether something went on in it.
     fn round_is_over(&self) -> bool {
         let mut around = self.around.lock().unwrap();
+        // What its end did is looked at, too.
+        let goes_on = around.iter().any(|around| around.end.is_some());
         for passing in around.iter_mut().filter(|around| around.end.is_some()) {
             passing.rounds = passing.rounds.saturating_sub(1);
             if let Some(end) = passing.end.take_if(|_| passing.rounds == 0) {
                 end();
             }
         }
-        around.iter().any(|around| around.end.is_some())
+        goes_on
     }
 }
 

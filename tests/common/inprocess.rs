@@ -3,8 +3,8 @@
 
 #![allow(dead_code, reason = "shared by several targets, of which not all measure")]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -41,6 +41,8 @@ pub fn runtime() -> tokio::runtime::Runtime {
 #[derive(Clone, Debug)]
 pub struct InProcess {
     simulator: Simulator,
+    /// While a cluster is split: the side that endpoints of this host belong to.
+    split: Arc<Mutex<Option<(String, Simulator)>>>,
     began: tokio::time::Instant,
 }
 
@@ -48,7 +50,23 @@ impl InProcess {
     pub fn new(simulator: &Simulator) -> Self {
         let began = tokio::time::Instant::now();
         let simulator = simulator.clone();
-        InProcess { simulator, began }
+        InProcess {
+            simulator,
+            split: Arc::default(),
+            began,
+        }
+    }
+
+    /// Splits the cluster: endpoints of `host` reach a side of their own, which begins as `side`; without one it is whole.
+    pub fn split(&self, side: Option<(String, Simulator)>) {
+        *self.split.lock().unwrap() = side;
+    }
+
+    /// What a host's endpoint belongs to.
+    fn side_of(&self, host: Option<&str>) -> Simulator {
+        let split = self.split.lock().unwrap();
+        let side = split.as_ref().filter(|(of, _)| Some(of.as_str()) == host);
+        side.map_or(&self.simulator, |(_, side)| side).clone()
     }
 
     async fn answer(&self, request: reqwest::Request) -> Result<Answer, Lost> {
@@ -58,6 +76,7 @@ impl InProcess {
             let value = request.headers().get(name)?.to_str();
             value.ok().map(str::to_owned)
         };
+        let side = self.side_of(request.url().host_str());
         let request = HttpRequest {
             method: request.method().as_str().into(),
             path: request.url().path().into(),
@@ -70,7 +89,7 @@ impl InProcess {
         };
         let measured = MEASURED.load(Ordering::Relaxed);
         let began = if measured { cpu_ns() } else { 0 };
-        let reply = self.simulator.handle(&request).await;
+        let reply = side.handle(&request).await;
         if measured {
             SIMULATED.fetch_add(cpu_ns() - began, Ordering::Relaxed);
         }

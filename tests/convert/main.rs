@@ -14,4 +14,5 @@ mod machines;
 mod properties;
 mod servers;
 mod support;
+mod templates;
 mod vllm;

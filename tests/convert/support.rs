@@ -30,6 +30,7 @@ pub fn options() -> Options {
         namespace: None,
         hypervisor_name: "proxmox".into(),
         applications: None,
+        linked_clones: false,
     }
 }
 

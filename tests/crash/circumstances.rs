@@ -10,7 +10,7 @@ use std::time::Duration;
 use phoenix::desired::{Key, Objects, Stamp};
 use phoenix::engine::{Engine, EngineOptions, Point, Tripwire};
 use phoenix::simulator::model::access::Access;
-use phoenix::simulator::{Fault, FaultKind, Simulator, State};
+use phoenix::simulator::{Edit, Fault, FaultKind, Simulator, State};
 
 use crate::engine::{CLUSTER, TestStore, World, second_node};
 use crate::lifecycles::{LIFECYCLES, Lifecycle};
@@ -318,6 +318,40 @@ static DELETION: Circumstance = Circumstance {
     end: nothing,
 };
 
+/// A task runs until somebody stops it.
+static HANGING: Circumstance = Circumstance {
+    stalls: false,
+    name: "tasks hang until somebody stops them",
+    prepare: |_| (),
+    begin: |around| around.sim.edit(Edit::HangTasks { hang: true }).unwrap(),
+    end: |around| around.sim.edit(Edit::HangTasks { hang: false }).unwrap(),
+};
+
+/// What the objects ask for is made anew, under the same vmid.
+static DESTROYED: Circumstance = Circumstance {
+    stalls: false,
+    name: "somebody destroys the guests",
+    prepare: |_| (),
+    begin: |around| {
+        around.sim.with(|state| {
+            let ours: Vec<u32> = match state.active.is_empty() {
+                true => state
+                    .guests
+                    .iter()
+                    .filter(|(_, g)| migratable(g))
+                    .map(|(v, _)| *v)
+                    .collect(),
+                false => Vec::new(),
+            };
+            for vmid in ours {
+                state.edit(Edit::RemoveGuest { vmid }).unwrap();
+            }
+            state.broadcast();
+        });
+    },
+    end: nothing,
+};
+
 static BESIDE: Circumstance = Circumstance {
     stalls: false,
     name: "another engine works beside it",
@@ -344,6 +378,17 @@ async fn quorum_is_lost() {
 #[tokio::test(start_paused = true)]
 async fn reads_fail_for_long() {
     sweep(&READS, &[0, 4, 5]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_hang() {
+    sweep(&HANGING, &[0, 1, 2, 4, 5, 9, 12]).await;
+}
+
+/// What is destroyed with a volume of its own ends otherwise: see `volumes::reclaim` of `engine`.
+#[tokio::test(start_paused = true)]
+async fn guests_are_destroyed() {
+    sweep(&DESTROYED, &[0, 1, 2, 3, 5, 9, 16]).await;
 }
 
 /// Nothing of what was begun is left, but retained volumes; and what is somebody else's is.

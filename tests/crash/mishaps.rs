@@ -44,6 +44,8 @@ pub enum Around {
     QuorumLost,
     PrivilegesLost,
     GuestsStopped,
+    TasksHang,
+    GuestsRolledBack,
 }
 
 /// A change of the cluster, and what takes it back.
@@ -72,14 +74,21 @@ fn running(state: &State) -> Vec<u32> {
 }
 
 impl Around {
-    pub const ALL: [Around; 6] = [
+    pub const ALL: [Around; 8] = [
         Around::NodeOffline,
         Around::StoragesGone,
         Around::StoragesFull,
         Around::QuorumLost,
         Around::PrivilegesLost,
         Around::GuestsStopped,
+        Around::TasksHang,
+        Around::GuestsRolledBack,
     ];
+
+    /// Whether guests are started again of it, and what ran in them is lost.
+    pub fn restarts(self) -> bool {
+        matches!(self, Around::GuestsStopped | Around::GuestsRolledBack)
+    }
 
     pub fn name(self) -> &'static str {
         match self {
@@ -89,6 +98,8 @@ impl Around {
             Around::QuorumLost => "the cluster has no quorum",
             Around::PrivilegesLost => "the token has no privileges",
             Around::GuestsStopped => "somebody stops the guests",
+            Around::TasksHang => "tasks hang until somebody stops them",
+            Around::GuestsRolledBack => "somebody rolls containers back to a snapshot",
         }
     }
 
@@ -134,6 +145,34 @@ impl Around {
                     }
                 };
                 there_and_back(sim, stop, nothing)
+            }
+            Around::TasksHang => {
+                let tasks = move |s: &mut State, hang| edit(s, Edit::HangTasks { hang });
+                there_and_back(sim, move |s| tasks(s, true), move |s| tasks(s, false))
+            }
+            Around::GuestsRolledBack => {
+                let name = || "mine".to_string();
+                let taken: Vec<u32> = sim.with(|s| {
+                    let mut vmids = running(s);
+                    vmids.retain(|vmid| {
+                        s.edit(Edit::Snapshot {
+                            vmid: *vmid,
+                            name: name(),
+                        })
+                        .is_ok()
+                    });
+                    vmids
+                });
+                // What cannot be done at that moment nobody does.
+                let back = move |s: &mut State| {
+                    for vmid in taken {
+                        let _ = s.edit(Edit::Rollback { vmid, name: name() });
+                        let _ = s.edit(Edit::DeleteSnapshot { vmid, name: name() });
+                    }
+                    // The list of guests lags, and a look at it sees what a rollback stopped.
+                    s.broadcast();
+                };
+                there_and_back(sim, nothing, back)
             }
         }
     }

@@ -83,7 +83,7 @@ fn ssh_fault(rng: &mut StdRng) -> SshFault {
 
 fn around(rng: &mut StdRng, lifecycle: &Lifecycle) -> Around {
     let mut sorts = Around::ALL.to_vec();
-    sorts.retain(|what| lifecycle.starts_anew || *what != Around::GuestsStopped);
+    sorts.retain(|what| lifecycle.starts_anew || !what.restarts());
     sorts[rng.random_range(0..sorts.len())]
 }
 

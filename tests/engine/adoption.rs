@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::engine::{self, World, guest as made, hypervisor, lxc, message, rounds, text};
+use crate::engine::{self, World, guest as made, hypervisor, lxc, message, rounds, template, text};
 use phoenix::crd::{ADOPT, RESTAMP};
 use phoenix::desired::{Key, Objects, Stamp};
 use phoenix::simulator::Edit;
@@ -644,4 +644,36 @@ async fn choosing_ids_costs_as_much_for_many_as_for_one() {
         "{asked} times it was asked whether an id is free, for 20 guests"
     );
     assert_eq!(world.guests().len(), 20);
+}
+
+/// Proxmox converts no guest with snapshots (facts D.10). Who asks for it is told before the guest is started and built.
+#[tokio::test(start_paused = true)]
+async fn a_guest_with_snapshots_is_not_made_a_template() {
+    let mut world = World::with_ssh(&[]).await;
+    theirs(&world, 500, &[]);
+    engine::edit(
+        &world,
+        Edit::Snapshot {
+            vmid: 500,
+            name: "pre-configured".into(),
+        },
+    );
+    let mut object = template("base", "Template");
+    object["spec"]["lxc"].as_object_mut().unwrap().remove("rootfs");
+    object["metadata"]["annotations"] = json!({ADOPT: "500"});
+    let key = world.store.apply(object.clone());
+    rounds(&world, 20).await;
+    let told = message(&world, &key);
+    assert!(told.contains("spec.form") && told.contains("pre-configured"), "{told}");
+    let requests = world.sim().requests();
+    let started = requests
+        .iter()
+        .filter(|r| r.path.ends_with("/status/start") || r.path.ends_with("/500/template"));
+    assert_eq!(started.count(), 0);
+    // With the form that the guest has it is Ready as it is.
+    object["spec"]["form"] = json!("Snapshot");
+    object["spec"]["snapshotName"] = json!("pre-configured");
+    world.store.apply(object);
+    world.settle(false).await.unwrap();
+    assert!(world.store.guest(&key).unwrap().is_ready());
 }

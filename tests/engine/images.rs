@@ -485,3 +485,47 @@ async fn the_image_of_owner_containers_is_chosen_and_fetched_where_it_is_not_the
         "{message}"
     );
 }
+
+/// An archive that was pulled from a registry is a container image as any other; what Proxmox takes over from it (entrypoint,
+/// environment, raw lines, host-managed interfaces) is unmanaged and stays.
+#[tokio::test(start_paused = true)]
+async fn a_container_is_made_of_an_oci_image() {
+    let mut w = World::with_ssh(&[]).await;
+    let file = json!({"size": 1 << 20, "os": {"ostype": "debian", "arch": "amd64", "systemd": null},
+        "oci": {"entrypoint": ["/entry.sh"], "env": ["PATH=/bin"], "working_dir": "/srv"}});
+    let url = "https://mirror.example/nginx.tar";
+    let file: RemoteFile = serde_json::from_value(file).unwrap();
+    w.sim().edit(Edit::RemoteFile { url: url.into(), file }).unwrap();
+    w.sim().with(|state| {
+        let work = serde_json::from_value(json!({"Download": {
+            "node": "phoenix", "storage": STORAGE, "content": "vztmpl", "filename": "nginx_latest.tar", "url": url,
+        }}));
+        state.start_task(
+            "phoenix",
+            "ociregistrypull",
+            "nginx_latest.tar",
+            "root@pam",
+            work.unwrap(),
+        );
+    });
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    let volid = format!("{STORAGE}:vztmpl/nginx_latest.tar");
+    let key = w.store.apply(lxc("a", json!({"source": {"image": {"volid": volid}}})));
+    w.settle(false).await.unwrap();
+    let vmid = u32::try_from(status(&w, &key).vmid.unwrap()).unwrap();
+    let guest = &w.guests()[&vmid];
+    assert_eq!(guest["entrypoint"], "/entry.sh");
+    assert!(
+        guest["raw"].contains("lxc.init.cwd") && guest["net0"].contains("host-managed=1"),
+        "{guest:?}"
+    );
+    let before = w.sim().requests().len();
+    let steps = w.preview(&key).await.steps.len();
+    assert_eq!(
+        (
+            steps,
+            w.sim().requests()[before..].iter().filter(|r| r.is_write()).count()
+        ),
+        (0, 0)
+    );
+}

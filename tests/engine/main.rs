@@ -29,6 +29,7 @@ mod deletion_accounting;
 mod dropped;
 mod existing;
 mod firewall;
+mod full;
 mod health;
 mod images;
 mod leaves;

@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use phoenix::desired::Stamp;
 use phoenix::simulator::model::access::Access;
-use phoenix::simulator::{Edit, State};
+use phoenix::simulator::{Edit, SimConfig, Simulator, State};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::alone;
 use crate::apiserver::Snapshot;
+use crate::inprocess::BEGIN;
 use crate::operated::{Running, Site};
 use crate::steps::{STEPS, at_rest, end, invariants, only_in};
 
@@ -250,6 +251,53 @@ fn migrate(scene: &Scene) {
     });
 }
 
+/// The cluster splits: one endpoint answers for the node that the guests are on, which has no quorum, the other one for the
+/// rest, which has it and does not see that node.
+fn split(scene: &Scene) {
+    let side = Simulator::new(SimConfig {
+        runtime_clock: Some(BEGIN),
+        ..SimConfig::default()
+    })
+    .unwrap();
+    let mut state = scene.site.sim.with(|state| state.clone());
+    state.quorate = false;
+    state
+        .edit(Edit::NodeOnline {
+            node: "two".into(),
+            online: false,
+        })
+        .unwrap();
+    side.with(|minority| {
+        *minority = state;
+        minority.broadcast();
+    });
+    scene.site.outside.split(Some((CUT_OFF.into(), side)));
+    scene.edit(Edit::NodeOnline {
+        node: "phoenix".into(),
+        online: false,
+    });
+    scene.state(|_| ());
+}
+
+/// The node boots and joins the others, which have taken its guests over: what was done there meanwhile is lost.
+fn heal(scene: &Scene) {
+    migrate(scene);
+    scene.site.outside.split(None);
+    scene.edit(Edit::NodeOnline {
+        node: "phoenix".into(),
+        online: true,
+    });
+    scene.state(|_| ());
+}
+
+/// Host of the endpoint that is cut off.
+const CUT_OFF: &str = "pve.test";
+
+fn two_endpoints(site: &Site, endpoints: [&'static str; 2]) {
+    second_node(site);
+    *site.endpoints.lock().unwrap() = endpoints.to_vec();
+}
+
 fn forget_statuses(scene: &Scene) {
     for object in scene.site.guests() {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
@@ -305,6 +353,43 @@ moments! {
         end: |scene| {
             migrate(scene);
             scene.state(|state| state.quorate = true);
+        }
+    };
+    the_cluster_splits_between_its_endpoints: "the cluster splits between its endpoints", {
+        prepare: |site| two_endpoints(site, ["https://pve.test:8006", "https://two.test:8006"]),
+        begin: split,
+        end: heal
+    };
+    the_cluster_splits_and_the_others_answer: "the cluster splits, and the others answer", {
+        prepare: |site| two_endpoints(site, ["https://two.test:8006", "https://pve.test:8006"]),
+        begin: split,
+        end: heal
+    };
+    tasks_hang: "tasks hang until somebody stops them", {
+        begin: |scene| scene.edit(Edit::HangTasks { hang: true }),
+        end: |scene| scene.edit(Edit::HangTasks { hang: false })
+    };
+    users_take_snapshots: "somebody takes snapshots, and deletes them", {
+        begin: |scene| for vmid in scene.ours(&["VolumeOwner"]) {
+            scene.edit(Edit::Snapshot { vmid, name: "mine".into() });
+        },
+        end: |scene| for vmid in scene.ours(&["VolumeOwner"]) {
+            scene.edit(Edit::DeleteSnapshot { vmid, name: "mine".into() });
+        }
+    };
+    users_roll_back: "somebody rolls guests back to snapshots", {
+        begin: |scene| for vmid in scene.ours(&["VolumeOwner", "PhoenixTemplate"]) {
+            scene.edit(Edit::Snapshot { vmid, name: "mine".into() });
+        },
+        end: |scene| for vmid in scene.ours(&["VolumeOwner", "PhoenixTemplate"]) {
+            scene.edit(Edit::Rollback { vmid, name: "mine".into() });
+            scene.edit(Edit::DeleteSnapshot { vmid, name: "mine".into() });
+        }
+    };
+    // What the object asks for is made anew; its retained volume is attached again.
+    users_destroy: "somebody destroys the guests", {
+        begin: |scene| for vmid in scene.ours(&["VolumeOwner"]) {
+            scene.edit(Edit::RemoveGuest { vmid });
         }
     };
     permissions_are_taken_away: "permissions are taken away, and given back", {

@@ -32,6 +32,16 @@ fn crds_folder_is_up_to_date() {
     );
 }
 
+#[test]
+fn the_schemas_of_admission_are_up_to_date() {
+    let path = dir().with_file_name("src/admission/schemas.json");
+    let stored = std::fs::read_to_string(&path).unwrap();
+    assert!(
+        stored == phoenix::crd::schemas().unwrap(),
+        "out of date: run `make crds`"
+    );
+}
+
 /// Visits every schema node with its path.
 fn visit(path: &str, schema: &Value, see: &mut dyn FnMut(&str, &Value)) {
     see(path, schema);

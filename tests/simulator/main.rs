@@ -8,5 +8,6 @@
 
 mod api;
 mod conformance;
+mod oci;
 mod ssh;
 mod vm;

@@ -174,6 +174,7 @@ impl Sim {
             virtual_size: Some(3 << 30),
             sums: [("sha256".to_owned(), "aa".to_owned())].into(),
             os: None,
+            oci: None,
         };
         let edit = Edit::RemoteFile {
             url: url.to_owned(),

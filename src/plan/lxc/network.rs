@@ -52,12 +52,12 @@ pub(crate) fn network_changes(desired: &Desired, dropped: &Dropped, guest: &Gues
     changes
 }
 
-/// The interface with the managed properties laid over what it has, without what the spec dropped; a fresh clone keeps
-/// only its MAC.
+/// The interface with the managed properties laid over what it has, without what the spec dropped; a fresh guest keeps
+/// only its MAC, and that Proxmox configures the interface: of an OCI image nobody else does (facts D.3).
 fn wanted_net(net: &WantedNet, existing: Option<&Properties>, dropped: &Dropped, fresh: bool) -> Properties {
     let mut target = match existing {
         Some(existing) if fresh => {
-            let kept = ["hwaddr", "type"]
+            let kept = ["hwaddr", "host-managed", "type"]
                 .into_iter()
                 .filter_map(|k| Some((k, existing.get(k)?)));
             kept.fold(Properties::new(None), |p, (k, v)| p.with(k, v))

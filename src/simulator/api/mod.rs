@@ -19,6 +19,7 @@ mod lxc_status;
 mod mapping;
 mod node_info;
 mod nodes;
+mod oci;
 mod pools;
 mod qemu;
 mod qemu_agent;

@@ -3,7 +3,7 @@
 use super::call::{Answer, Call, not_simulated};
 use super::{
     access, access_users, backup, cluster, firewall, firewall_rules, index, lxc, lxc_status, mapping, node_info, nodes,
-    pools, qemu, resources, routes_qemu, storage, tasks,
+    oci, pools, qemu, resources, routes_qemu, storage, tasks,
 };
 use crate::simulator::model::State;
 
@@ -138,6 +138,8 @@ fn storage_handler(verb: &str, template: &str) -> Option<Handler> {
         ("PUT", "/nodes/{node}/storage/{storage}/content/{volume}") => storage::describe,
         ("DELETE", "/nodes/{node}/storage/{storage}/content/{volume}") => storage::delete,
         ("POST", "/nodes/{node}/storage/{storage}/download-url") => storage::download,
+        ("POST", "/nodes/{node}/storage/{storage}/oci-registry-pull") => oci::pull,
+        ("GET", "/nodes/{node}/query-oci-repo-tags") => oci::tags,
         ("POST", "/nodes/{node}/storage/{storage}/upload") => storage::upload,
         ("GET", "/nodes/{node}/storage/{storage}/prunebackups") => backup::prunable,
         ("DELETE", "/nodes/{node}/storage/{storage}/prunebackups") => backup::prune,

@@ -339,7 +339,7 @@ pub fn delete(state: &mut State, call: &Call) -> Answer {
 }
 
 /// A file name as Proxmox brings it into a storage.
-fn normal_filename(name: &str) -> String {
+pub(super) fn normal_filename(name: &str) -> String {
     let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
     let safe = |c: char| {
         if c.is_ascii_alphanumeric() || "-_.".contains(c) {
@@ -351,7 +351,7 @@ fn normal_filename(name: &str) -> String {
     last.chars().map(safe).collect()
 }
 
-fn check_filename(content: &str, filename: &str) -> Result<()> {
+pub(super) fn check_filename(content: &str, filename: &str) -> Result<()> {
     let import = content == "import";
     // Descriptions of appliances come only with them.
     if fits_content(content, filename) && !(import && filename.ends_with(".ovf")) {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{ApiError, Result};
 use super::guest::OsImage;
+use super::oci::{KEPT, REGISTRY};
 use super::state::State;
 use super::storage::Volume;
 
@@ -45,6 +46,8 @@ pub struct RemoteFile {
     pub sums: BTreeMap<String, String>,
     /// The operating system in it, when it is a container archive.
     pub os: Option<OsImage>,
+    /// The image's configuration, when it is an OCI archive.
+    pub oci: Option<super::oci::OciConfig>,
 }
 
 /// What a download task does.
@@ -120,6 +123,13 @@ pub fn file_format(name: &str) -> &'static str {
 }
 
 impl State {
+    fn remote(&self, url: &str) -> Option<&RemoteFile> {
+        match url.strip_prefix(REGISTRY) {
+            Some(reference) => self.in_registry(reference),
+            None => self.remote_files.get(url),
+        }
+    }
+
     fn download_folder(&self, download: &Download) -> Result<String> {
         let storage = self.active_storage(&download.node, &download.storage)?;
         let folder = match download.content.as_str() {
@@ -143,9 +153,12 @@ impl State {
         let path = format!("{}/{}", self.download_folder(download)?, download.filename);
         let name = format!("{}/{}", download.content, download.filename);
         let present = self.storage(&download.storage)?.volume(&download.node, &name).cloned();
-        self.log(seq, format!("downloading {} to {path}", download.url));
+        match download.url.starts_with(REGISTRY) {
+            true => self.log(seq, format!("skopeo copy {} oci-archive:{path}", download.url)),
+            false => self.log(seq, format!("downloading {} to {path}", download.url)),
+        }
         let Some(volume) = present else {
-            let size = self.remote_files.get(&download.url).map_or(0, |file| file.size);
+            let size = self.remote(&download.url).map_or(0, |file| file.size);
             return Ok(self.latency.refusal + (size >> 20) * self.latency.download_mib);
         };
         match &download.checksum {
@@ -167,7 +180,12 @@ impl State {
         if self.storage(&download.storage)?.volume(&download.node, &name).is_some() {
             return Ok(());
         }
-        let Some(file) = self.remote_files.get(&download.url).cloned() else {
+        let Some(file) = self.remote(&download.url).cloned() else {
+            if download.url.starts_with(REGISTRY) {
+                let path = format!("{}/{}", self.download_folder(download)?, download.filename);
+                let command = format!("skopeo copy {} oci-archive:{path}", download.url);
+                return Err(ApiError::die(format!("command '{command}' failed: exit code 1")));
+            }
             if let Some(host) = unreachable(&download.url) {
                 let text = format!("download failed: Connecting to {host}... failed: Connection refused.");
                 return Err(ApiError::die(text));
@@ -192,6 +210,9 @@ impl State {
         let mut data = file.sums;
         if let Some(size) = file.virtual_size {
             data.insert("virtual-size".to_owned(), size.to_string());
+        }
+        if let Some(config) = &file.oci {
+            data.insert(KEPT.to_owned(), serde_json::json!(config).to_string());
         }
         if let Some(os) = file.os {
             self.images.insert(download.filename.clone(), os);

@@ -10,6 +10,7 @@ use super::error::{ApiError, Result};
 use super::guest::{Guest, GuestKind, Running};
 use super::lxc_options::volume_mounts;
 use super::state::{State, TaskFault};
+use super::task::TaskState;
 
 /// A change from outside.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,6 +65,27 @@ pub enum Edit {
         vmid: u32,
         /// Whether it runs.
         running: bool,
+    },
+    /// Somebody takes a snapshot of a container, which is done at once.
+    Snapshot {
+        /// Guest.
+        vmid: u32,
+        /// Its name.
+        name: String,
+    },
+    /// Somebody rolls a container back, which is done at once and leaves it stopped.
+    Rollback {
+        /// Guest.
+        vmid: u32,
+        /// Name of the snapshot.
+        name: String,
+    },
+    /// Somebody deletes a snapshot of a container, which is done at once.
+    DeleteSnapshot {
+        /// Guest.
+        vmid: u32,
+        /// Name of the snapshot.
+        name: String,
     },
     /// A note inside a guest, for example `ignore-shutdown`.
     Fact {
@@ -138,6 +160,12 @@ pub enum Edit {
     },
     /// Tasks will fail.
     FailTasks(TaskFault),
+    /// Tasks that run, and those that begin from now on, do not end; or somebody stops all that hang, as
+    /// `DELETE …/tasks/{upid}` does, and new ones end again.
+    HangTasks {
+        /// Whether they hang.
+        hang: bool,
+    },
 }
 
 impl State {
@@ -180,11 +208,18 @@ impl State {
                 Ok(())
             }
             Edit::Power { vmid, running } => self.switch(vmid, running),
+            Edit::Snapshot { vmid, name } => self.user_snapshot(vmid, &name),
+            Edit::Rollback { vmid, name } => self.user_rollback(vmid, &name),
+            Edit::DeleteSnapshot { vmid, name } => self.user_delete_snapshot(vmid, &name),
             Edit::Fact { vmid, key, value } => {
                 self.guest_mut(vmid)?.inside.facts.insert(key, value);
                 Ok(())
             }
             Edit::Agent { vmid, alive } => self.revive_agent(vmid, alive),
+            Edit::HangTasks { hang } => {
+                self.hang_tasks(hang);
+                Ok(())
+            }
             Edit::FailTasks(fault) => {
                 self.task_faults.push(fault);
                 Ok(())
@@ -251,6 +286,42 @@ impl State {
             return self.boot_vm(vmid);
         }
         Ok(())
+    }
+
+    fn user_snapshot(&mut self, vmid: u32, name: &str) -> Result<()> {
+        let node = self.guest_mut(vmid)?.node.clone();
+        let by = super::state::Caller::root();
+        let upid = self.snapshot_ct(&by, &node, vmid, name, "")?;
+        self.done_at_once(&upid)
+    }
+
+    fn user_rollback(&mut self, vmid: u32, name: &str) -> Result<()> {
+        let node = self.guest_mut(vmid)?.node.clone();
+        let by = super::state::Caller::root();
+        let upid = self.rollback_ct(&by, &node, vmid, name, false)?;
+        self.done_at_once(&upid)
+    }
+
+    fn user_delete_snapshot(&mut self, vmid: u32, name: &str) -> Result<()> {
+        let node = self.guest_mut(vmid)?.node.clone();
+        let by = super::state::Caller::root();
+        let upid = self.delete_ct_snapshot(&by, &node, vmid, name, false)?;
+        self.done_at_once(&upid)
+    }
+
+    /// Ends a task that was started here at once; its failure is the edit's.
+    fn done_at_once(&mut self, upid: &str) -> Result<()> {
+        // Nobody waits for a lock here.
+        if let Some(task) = self
+            .task(upid)
+            .filter(|task| matches!(task.state, TaskState::Waiting { .. }))
+        {
+            self.close_task(task.seq, Some("got timeout".to_owned()));
+        }
+        match self.end_now(upid) {
+            Some(status) if status != "OK" => Err(ApiError::die(status)),
+            _ => Ok(()),
+        }
     }
 
     fn strange_guest(

@@ -87,7 +87,11 @@ impl State {
         let work = task.work.clone();
         match self.begin(seq, &work) {
             Ok(ms) => {
-                let ends_at = self.now + self.scaled(ms);
+                let ends_at = if self.hanging {
+                    NEVER
+                } else {
+                    self.now + self.scaled(ms)
+                };
                 if let Some(task) = self.tasks.get_mut(&seq) {
                     task.state = TaskState::Running { ends_at };
                 }
@@ -204,6 +208,20 @@ impl State {
         };
         self.undo(seq, &work);
         self.close_task(seq, Some(text));
+    }
+
+    /// Lets no task end, or stops those that hang and lets others end again.
+    pub(super) fn hang_tasks(&mut self, hang: bool) {
+        self.hanging = hang;
+        for seq in Vec::from_iter(self.active.iter().copied()) {
+            match self.tasks.get_mut(&seq) {
+                Some(task) if hang && matches!(task.state, TaskState::Running { .. }) => {
+                    task.state = TaskState::Running { ends_at: NEVER };
+                }
+                Some(task) if task.state == (TaskState::Running { ends_at: NEVER }) => self.stop_task(seq),
+                _ => {}
+            }
+        }
     }
 
     /// When something happens next, if anything is under way.

@@ -186,6 +186,14 @@ pub struct Broadcast {
     pub maxdisk: u64,
 }
 
+/// Where and how a guest was when the status daemon told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Told {
+    node: String,
+    since: Option<u64>,
+    paused: bool,
+}
+
 /// A container or virtual machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Guest {
@@ -208,6 +216,9 @@ pub struct Guest {
     pub flock: Option<u64>,
     /// Last status broadcast; none until the first one.
     pub broadcast: Option<Broadcast>,
+    /// What the last broadcast was made from besides the configuration; none where that was edited since.
+    #[serde(skip)]
+    told: Option<Told>,
     config: GuestConfig,
     text: String,
 }
@@ -226,6 +237,7 @@ impl Guest {
             inside_snapshots: BTreeMap::new(),
             flock: None,
             broadcast: None,
+            told: None,
             config,
             text,
         }
@@ -239,8 +251,26 @@ impl Guest {
     /// Changes the configuration and writes it, as Proxmox does: sorted, without unknown lines.
     pub fn edit<R>(&mut self, change: impl FnOnce(&mut GuestConfig) -> R) -> R {
         let result = change(&mut self.config);
+        self.told = None;
         self.text = self.config.render();
         result
+    }
+
+    /// Whether the last broadcast would say the same now. Most guests do not change between two of them.
+    pub(super) fn is_told(&self) -> bool {
+        let since = self.running.as_ref().map(|running| running.since);
+        let same = |told: &Told| told.node == self.node && told.since == since && told.paused == self.machine.paused;
+        self.broadcast.is_some() && self.told.as_ref().is_some_and(same)
+    }
+
+    /// Takes a broadcast in.
+    pub(super) fn tell(&mut self, broadcast: Broadcast) {
+        self.told = Some(Told {
+            node: self.node.clone(),
+            since: broadcast.since,
+            paused: self.machine.paused,
+        });
+        self.broadcast = Some(broadcast);
     }
 
     /// The configuration file as it is on the node.
@@ -250,6 +280,7 @@ impl Guest {
 
     /// Replaces the configuration file, as an editor on the node would.
     pub fn set_text(&mut self, text: &str) {
+        self.told = None;
         self.text = text.to_owned();
         self.config = GuestConfig::parse(text);
     }

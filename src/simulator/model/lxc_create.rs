@@ -538,6 +538,10 @@ impl State {
         }
         self.log(seq, "Detected container architecture: amd64");
         config.current.lxc.clone_from(&create.lxc);
+        if let Some(image) = self.oci_in(&create.node, &create.template).filter(|_| !create.restore) {
+            self.log(seq, "Detected OCI archive");
+            image.apply(&mut config);
+        }
         let guest = self.guest_mut(vmid)?;
         guest.edit(|old| *old = config);
         guest.inside = inside.unwrap_or_default();

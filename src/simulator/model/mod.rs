@@ -26,6 +26,7 @@ mod lxc_tests;
 pub mod lxc_volume;
 pub mod mapping;
 pub mod node;
+pub mod oci;
 pub mod property;
 pub mod prune;
 pub mod state;

@@ -139,6 +139,9 @@ pub struct State {
     pub active: BTreeSet<u64>,
     /// Task failures to come.
     pub task_faults: Vec<TaskFault>,
+    /// Whether no task ends by itself.
+    #[serde(default)]
+    pub hanging: bool,
     /// Host keys, counters and faults of the SSH servers.
     #[serde(default)]
     pub ssh: crate::simulator::ssh::SshState,
@@ -202,6 +205,7 @@ impl State {
             tasks: BTreeMap::new(),
             active: BTreeSet::new(),
             task_faults: Vec::new(),
+            hanging: false,
             ssh: Default::default(),
             agent: Default::default(),
             mappings: BTreeMap::new(),
@@ -517,12 +521,12 @@ impl State {
         let rows: Vec<(u32, Broadcast)> = self
             .guests
             .values()
-            .filter(|guest| self.nodes.get(&guest.node).is_some_and(|node| node.online))
+            .filter(|guest| !guest.is_told() && self.nodes.get(&guest.node).is_some_and(|node| node.online))
             .map(|guest| (guest.vmid, self.status_of(guest)))
             .collect();
         for (vmid, row) in rows {
             if let Some(guest) = self.guests.get_mut(&vmid) {
-                guest.broadcast = Some(row);
+                guest.tell(row);
             }
         }
     }

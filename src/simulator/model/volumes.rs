@@ -181,9 +181,14 @@ impl State {
     /// Takes a volume back to a snapshot.
     pub fn rollback_volume(&mut self, node: &str, volid: &str, snapshot: &str) -> Result<()> {
         self.check_volume_rollback(node, volid, snapshot)?;
+        let (storage, _) = self.split(volid)?;
+        let zfs = self.active_storage(node, storage)?.kind == StorageKind::ZfsPool;
         let volume = self.volume_mut(node, volid)?;
         if let Some(found) = volume.snapshots.iter().find(|found| found.name == snapshot).cloned() {
-            volume.size = found.size;
+            // The size of a ZFS filesystem is its quota, a property that no rollback touches.
+            if !(zfs && volume.format == "subvol") {
+                volume.size = found.size;
+            }
             volume.data = found.data;
         }
         Ok(())

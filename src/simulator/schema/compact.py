@@ -13,7 +13,7 @@ import sys
 KEPT = (
     "/access", "/cluster/nextid", "/cluster/options", "/cluster/resources", "/cluster/status", "/cluster/tasks",
     "/cluster/log", "/nodes/{node}/lxc", "/nodes/{node}/qemu", "/nodes/{node}/storage", "/nodes/{node}/tasks",
-    "/nodes/{node}/aplinfo", "/nodes/{node}/status", "/nodes/{node}/version", "/nodes/{node}/startall",
+    "/nodes/{node}/aplinfo", "/nodes/{node}/query-oci-repo-tags", "/nodes/{node}/status", "/nodes/{node}/version", "/nodes/{node}/startall",
     "/nodes/{node}/stopall", "/nodes/{node}/network", "/nodes/{node}/apt", "/nodes/{node}/query-url-metadata",
     "/nodes/{node}/vzdump", "/cluster/mapping", "/nodes/{node}/hardware", "/nodes/{node}/config",
     "/pools", "/storage", "/version",

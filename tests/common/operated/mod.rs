@@ -86,7 +86,9 @@ pub struct Site {
     pub server: ApiServer,
     pub sim: Simulator,
     pub sent: Arc<Mutex<Sent>>,
-    outside: InProcess,
+    pub outside: InProcess,
+    /// The hypervisor's endpoints.
+    pub endpoints: Mutex<Vec<&'static str>>,
     weather: Arc<dyn Weather>,
     seed: u64,
     began: Instant,
@@ -119,6 +121,7 @@ impl Site {
         Site {
             server,
             outside: InProcess::new(&sim),
+            endpoints: Mutex::new(vec!["https://pve.test:8006"]),
             sim,
             sent: Arc::new(Mutex::new(sent)),
             weather,
@@ -144,7 +147,7 @@ impl Site {
             "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixHypervisor",
             "metadata": {"name": "pve", "namespace": "ai"},
             "spec": {
-                "endpoints": ["https://pve.test:8006"],
+                "endpoints": *self.endpoints.lock().unwrap(),
                 "tls": {"fingerprint": vec!["01"; 32].join(":")},
                 "credentials": {"tokenSecretRef": {"name": "token"}, "rootPasswordSecretRef": {"name": "root"}},
                 "vmidRange": {"start": 1000, "end": 9899},

@@ -129,6 +129,7 @@ pub async fn site() -> World {
                 virtual_size: url.ends_with("qcow2").then_some(1 << 30),
                 sums: [("sha256".to_string(), SUM.to_string())].into(),
                 os: Some(os.clone()),
+                oci: None,
             };
             state.remote_files.insert(url.into(), file);
         }

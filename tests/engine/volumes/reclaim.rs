@@ -372,3 +372,25 @@ async fn another_node_later_is_told_of() {
         "{message}"
     );
 }
+
+/// A guest that somebody destroyed is made anew with what was retained. Which volume of its own went with it is said, and
+/// no empty one takes its place unasked.
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_was_destroyed_is_made_anew_and_says_what_is_lost() {
+    let both = json!([kept(), volume("y", "/y", "Delete")]);
+    let (mut world, key) = world(container(both.clone(), json!({}))).await;
+    let data = volumes_of(&world, 9900);
+    world.sim().edit(Edit::RemoveGuest { vmid: VMID }).unwrap();
+    world.restart();
+    settle(&mut world).await;
+    let (reason, message) = told(&world, &key);
+    assert_eq!(reason, "VolumeMissing");
+    assert!(message.contains("spec.volumes[y]"), "{message}");
+    assert_eq!(volumes_of(&world, 9900), data);
+    assert!(mounts(&world).contains_key("/x"), "{:?}", mounts(&world));
+    // As the message says.
+    world.store.apply(container(json!([kept()]), json!({})));
+    world.settle(false).await.unwrap();
+    world.store.apply(container(both, json!({})));
+    world.settle(false).await.unwrap();
+}

@@ -191,6 +191,7 @@ pub fn of_converted(vms: &Value, name: &str) -> Wish {
         namespace: Some("phoenix".into()),
         hypervisor_name: "pve".into(),
         applications: None,
+        linked_clones: false,
     };
     let output = convert(&[input], &options).unwrap();
     let hypervisor = std::fs::read_to_string(repository("examples/hypervisor.yaml")).unwrap();
