@@ -1,7 +1,8 @@
 //! How long the fleet of a real user takes from the first look until all of it is Ready, against the limit that
 //! `phoenix plan --estimate` tells with the simulator's durations, and where on the longest chain time passes in which
 //! nothing works for it. In process, on a clock that goes as fast as the work does: the same figures in every run.
-//! `cargo bench --bench makespan [-- FOLDER…]`, folders with the three legacy files; by default those of the repository.
+//! `cargo bench --bench makespan [-- FOLDER… NAME=SECONDS…]`: folders with the three legacy files, by default those of the
+//! repository; what pieces of work take, by default what `phoenix plan --estimate` takes for usual.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark: a panic is the report")]
 
@@ -12,7 +13,7 @@ mod engine;
 #[path = "../tests/common/inprocess.rs"]
 mod inprocess;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,7 +26,8 @@ use phoenix::estimate::{Durations, limits};
 use phoenix::simulator::model::guest::Guest;
 use phoenix::simulator::model::task::{Task, Work};
 use phoenix::simulator::model::vm_work::VmWork;
-use serde_json::Value;
+use phoenix::simulator::ssh::{SshAction, SshFault};
+use serde_json::{Value, json};
 
 /// Time that is too short to be told of, in milliseconds.
 const SHORT: u64 = 200;
@@ -92,14 +94,30 @@ fn applications() -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-/// Converts the set, and applies what comes of it to a world.
-fn apply(world: &World, set: &Set) {
+/// Inserts the features that come with Phoenix, and one for each of the others that the objects name: their scripts are
+/// not in the files.
+fn insert_features(world: &World) {
+    let mut known = BTreeSet::new();
     for entry in std::fs::read_dir(repository("config/features")).unwrap() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
         let mut feature: PhoenixFeature = serde_saphyr::from_str(&text).unwrap();
         feature.metadata.namespace = Some("ai".into());
+        known.extend(feature.metadata.name.clone());
+        known.extend(feature.spec.aliases.clone().unwrap_or_default());
         world.store.objects.insert_feature(feature);
     }
+    let named = world.store.guests();
+    let named = named
+        .iter()
+        .flat_map(|object| object.features())
+        .map(|f| f.name.clone());
+    for name in named.collect::<BTreeSet<_>>().difference(&known) {
+        world.feature(name, json!({}));
+    }
+}
+
+/// Converts the set, and applies what comes of it to a world.
+fn apply(world: &World, set: &Set) {
     let options = Options {
         namespace: Some("ai".into()),
         hypervisor_name: "pve".into(),
@@ -181,7 +199,11 @@ struct Link {
 
 impl Link {
     fn new(world: &World, key: &Key, from: u64, to: u64) -> Link {
-        let vmid = world.store.guest(key).and_then(|object| object.status.vmid).unwrap_or_default();
+        let vmid = world
+            .store
+            .guest(key)
+            .and_then(|object| object.status.vmid)
+            .unwrap_or_default();
         let (mut at, mut before, mut idle) = (from, "what it needs".to_owned(), Vec::new());
         let end = (to, to, "Ready".to_owned());
         for (begins, ends, what) in spans(world, vmid as u32).into_iter().chain([end]) {
@@ -221,28 +243,30 @@ fn seconds(ms: u64) -> f64 {
     ms as f64 / 1000.0
 }
 
-/// What the simulator takes for each piece of work that a limit is made of. A model is there at once.
-fn durations(world: &World) -> Durations {
-    let (latency, script) = world.sim().with(|state| (state.latency.clone(), state.ssh.script_ms));
-    let mut durations = Durations::default();
-    let pieces = [
-        ("create", latency.create),
-        ("clone-full", latency.clone_full),
-        ("clone-linked", latency.clone_linked),
-        ("start", latency.start),
-        ("seal", latency.shutdown + latency.snapshot),
-        ("script", script),
-        ("model", 0),
-    ];
-    for (name, ms) in pieces {
-        durations.set(&format!("{name}={}", seconds(ms))).unwrap();
-    }
-    durations
+/// Makes the simulator take for each piece of work what a limit counts for it. Sealing is shutting down and a snapshot; of
+/// a model the simulator runs the script that begins it.
+fn pace(world: &World, durations: &Durations) {
+    let ms = |name: &str| (durations.of(name) * 1000.0) as u64;
+    world.sim().with(|state| {
+        let latency = &mut state.latency;
+        (latency.create, latency.start) = (ms("create"), ms("start"));
+        (latency.clone_full, latency.clone_linked) = (ms("clone-full"), ms("clone-linked"));
+        latency.shutdown = ms("seal").saturating_sub(latency.snapshot);
+        state.ssh.script_ms = ms("script");
+        state.ssh.faults.push(SshFault {
+            vmid: None,
+            command: "start vllm".into(),
+            action: SshAction::Last { ms: ms("model") },
+            count: None,
+        });
+    });
 }
 
-async fn fleet(set: &Set) {
+async fn fleet(set: &Set, durations: &Durations) {
     let world = World::timed().await;
+    pace(&world, durations);
     apply(&world, set);
+    insert_features(&world);
     let objects = world.store.guests();
     let began = tokio::time::Instant::now();
     let mut ready: BTreeMap<Key, u64> = BTreeMap::new();
@@ -261,7 +285,7 @@ async fn fleet(set: &Set) {
         panic!("{} is not Ready in a day", set.name);
     };
     let spec = world.store.hypervisor("ai", "pve").unwrap().spec.clone();
-    let limits = limits(&objects, &durations(&world), |_| settings::parallel_tasks(&spec));
+    let limits = limits(&objects, durations, |_| settings::parallel_tasks(&spec));
     let limit = &limits[0];
     println!(
         "{}: {} objects in {:.1} s, limit {:.1} s ({}), ratio {:.3}",
@@ -291,10 +315,14 @@ async fn fleet(set: &Set) {
 }
 
 fn main() {
+    let mut durations = Durations::default();
+    for took in std::env::args().filter(|a| a.contains('=')) {
+        durations.set(&took).unwrap();
+    }
     let folders: Vec<String> = std::env::args().skip(1).filter(|a| Path::new(a).is_dir()).collect();
     let given: Vec<Set> = folders.iter().map(|name| folder(name, Path::new(name))).collect();
     let sets = if given.is_empty() { own() } else { given };
     for set in &sets {
-        inprocess::runtime().block_on(fleet(set));
+        inprocess::runtime().block_on(fleet(set, &durations));
     }
 }

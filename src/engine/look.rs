@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::crd::{ADOPT, GuestKind, GuestStatus, RESTAMP};
 use crate::desired::{self, GuestObject, Identity, Key, ObjectName, Ref, refs};
+use crate::estimate::{self, Durations};
 use crate::observed::{ClonePlace, Holders, Observed, Recorded, Verified};
 use crate::plan::{self, Impact, Input, Next, Plan, Surroundings};
 use crate::pve::volid::owner_of;
@@ -29,10 +30,13 @@ impl<S: Store> Reconcile<'_, S> {
         for _ in 0..MAX_LOOKS {
             let plan = self.plan(&observed, &self.status());
             let Next::Look(query) = &plan.next else {
-                self.guest = observed.guest.take();
-                if let Some(source) = source {
-                    self.keep_or_leave_queue(source, &plan.next);
+                if let Some(source) = source
+                    && let Some(place) = self.keep_or_leave_queue(source, &plan.next)
+                {
+                    observed.clone_queue = Some(place);
+                    continue;
                 }
+                self.guest = observed.guest.take();
                 return Ok(plan);
             };
             if let plan::Query::VmidFree { vmid, .. } = query
@@ -190,17 +194,20 @@ impl<S: Store> Reconcile<'_, S> {
     /// The object's place in the queue for clones of the source.
     fn queue_clone(&self, source: Vmid) -> ClonePlace {
         let key = &self.object.key;
-        let chain = refs::chain_behind(key, self.engine.store.as_ref());
-        self.connection.shares.queue_clone(source, key, chain)
+        let objects = refs::with_those_behind(&self.object, self.engine.store.as_ref());
+        let behind = estimate::behind(key, &objects, &Durations::default());
+        self.connection.shares.queue_clone(source, key, behind as u64)
     }
 
-    fn keep_or_leave_queue(&self, source: Vmid, next: &Next) {
+    /// Keeps the place in the queue or leaves it, as the plan says; the place, where it is somebody else's turn by now.
+    fn keep_or_leave_queue(&self, source: Vmid, next: &Next) -> Option<ClonePlace> {
         let (shares, key) = (&self.connection.shares, &self.object.key);
         match next {
-            Next::Run(step) if step.impact() == Impact::Create => shares.begin_clone(source, key),
+            Next::Run(step) if step.impact() == Impact::Create => return shares.begin_clone(source, key),
             Next::Wait { cause, .. } if cause.reason == Reason::TemplateBusy => {}
             _ => shares.leave_clone_queue(key),
         }
+        None
     }
 }
 

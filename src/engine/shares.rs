@@ -102,7 +102,7 @@ impl Shares {
         let mut state = self.lock();
         state.places(key, node).hold(key);
         if let Some(source) = clone_of {
-            state.clones.entry(source).or_default().begin(key);
+            state.clones.entry(source).or_default().making(key);
         }
     }
 
@@ -137,16 +137,32 @@ impl Shares {
         self.lock().compared.contains(&(node.to_string(), volid.to_string()))
     }
 
-    /// The object's place in the queue for clones of a source; it keeps it by asking again. `chain` objects wait one
-    /// behind the other for this one.
-    pub fn queue_clone(&self, source: Vmid, key: &Key, chain: usize) -> ClonePlace {
+    /// The object's place in the queue for clones of a source; it keeps it by asking again. What waits for this one takes
+    /// `behind` seconds.
+    pub fn queue_clone(&self, source: Vmid, key: &Key, behind: u64) -> ClonePlace {
         let mut state = self.lock();
-        state.clones.entry(source).or_default().ask(key, chain, Instant::now())
+        let state = &mut *state;
+        let queue = state.clones.entry(source).or_default();
+        let first = queue.next();
+        let place = queue.ask(key, behind, Instant::now());
+        // It may be somebody's turn that sleeps.
+        state
+            .woken
+            .extend(queue.next().filter(|next| Some(next) != first.as_ref()));
+        place
     }
 
-    /// The object's clone of a source is asked for.
-    pub fn begin_clone(&self, source: Vmid, key: &Key) {
-        self.lock().clones.entry(source).or_default().begin(key);
+    /// The object's clone of a source is asked for; where it is somebody else's turn, that one is woken, and the place of
+    /// this one is returned.
+    pub fn begin_clone(&self, source: Vmid, key: &Key) -> Option<ClonePlace> {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let queue = state.clones.entry(source).or_default();
+        if queue.begins(key) {
+            return None;
+        }
+        state.woken.extend(queue.next());
+        Some(queue.place(key))
     }
 
     /// The object waits for no clone any more.

@@ -137,27 +137,27 @@ fn keep(waiting: &mut Vec<(Key, Instant)>, key: &Key, now: Instant) {
 pub struct CloneQueue {
     /// In the order in which they came, with when they last asked.
     waiting: Vec<(Key, Instant)>,
-    /// How many objects wait one behind the other for each of them.
-    chains: HashMap<Key, usize>,
+    /// Seconds that what waits for each of them takes.
+    behind: HashMap<Key, u64>,
     /// Whose clone is being made.
     making: Option<Key>,
-    /// Who was told to be first stays so: two that clone at once would meet the source's lock.
-    head: Option<Key>,
     served: Served,
 }
 
 impl CloneQueue {
-    /// The object's place; it keeps it by asking again. `chain` objects wait one behind the other for this one.
-    pub fn ask(&mut self, key: &Key, chain: usize, now: Instant) -> ClonePlace {
+    /// The object's place; it keeps it by asking again. What waits for this one takes `behind` seconds.
+    pub fn ask(&mut self, key: &Key, behind: u64, now: Instant) -> ClonePlace {
         if self.making.as_ref() == Some(key) {
             self.making = None;
         }
         keep(&mut self.waiting, key, now);
-        self.chains.insert(key.clone(), chain);
+        self.behind.insert(key.clone(), behind);
+        self.place(key)
+    }
+
+    /// The place of an object that has asked.
+    pub fn place(&self, key: &Key) -> ClonePlace {
         let order: Vec<Key> = self.making.iter().cloned().chain(self.order()).collect();
-        if self.making.is_none() {
-            self.head = order.first().cloned();
-        }
         ClonePlace {
             position: order.iter().position(|other| other == key).unwrap_or(0) + 1,
             of: order.len(),
@@ -165,23 +165,16 @@ impl CloneQueue {
         }
     }
 
-    /// Namespaces in turn: the first of each, then the second of each. Within a namespace those come first for which the
-    /// longest chain of others waits.
+    /// Namespaces in turn: the first of each, then the second of each. Within a namespace those come first behind which
+    /// most is to be done.
     fn order(&self) -> Vec<Key> {
-        let chain = |key: &Key| self.chains.get(key).copied().unwrap_or_default();
+        let behind = |key: &Key| self.behind.get(key).copied().unwrap_or_default();
         let mut came: Vec<(usize, &Key)> = self.waiting.iter().map(|(key, _)| key).enumerate().collect();
-        came.sort_by_key(|(n, key)| (Reverse(chain(key)), *n));
+        came.sort_by_key(|(n, key)| (Reverse(behind(key)), *n));
         let mut before: HashMap<&str, usize> = HashMap::new();
         let ranked = came.into_iter().map(|(came, key)| {
             let nth = before.entry(key.namespace.as_str()).or_default();
-            let is_head = self.head.as_ref() == Some(key);
-            let rank = (
-                !is_head,
-                *nth,
-                self.served.last(&key.namespace),
-                Reverse(chain(key)),
-                came,
-            );
+            let rank = (*nth, self.served.last(&key.namespace), Reverse(behind(key)), came);
             *nth += 1;
             (rank, key.clone())
         });
@@ -190,8 +183,18 @@ impl CloneQueue {
         ranked.into_iter().map(|(_, key)| key).collect()
     }
 
-    /// The object's clone is being made: nobody else is first until it ends.
-    pub fn begin(&mut self, key: &Key) {
+    /// Whether it is the object's turn to clone, which nobody else does until it ends: of those that ask at the same time
+    /// the first one begins, since two would meet the source's lock.
+    pub fn begins(&mut self, key: &Key) -> bool {
+        let begins = self.clones(key) || self.next().as_ref() == Some(key);
+        if begins {
+            self.making(key);
+        }
+        begins
+    }
+
+    /// The object's clone is being made: it is nobody else's turn until it ends.
+    pub fn making(&mut self, key: &Key) {
         self.leave(key);
         self.making = Some(key.clone());
     }
@@ -200,12 +203,9 @@ impl CloneQueue {
     pub fn leave(&mut self, key: &Key) {
         let waited = self.waiting.len();
         self.waiting.retain(|(other, _)| other != key);
-        self.chains.remove(key);
+        self.behind.remove(key);
         if self.waiting.len() < waited {
             self.served.serve(&key.namespace);
-        }
-        if self.head.as_ref() == Some(key) {
-            self.head = None;
         }
         if self.making.as_ref() == Some(key) {
             self.making = None;
@@ -295,16 +295,30 @@ mod tests {
         assert!(places.claim(&key("one", 0), 3, now));
     }
 
-    /// It may have begun to clone; who comes later waits, although it is the other namespace's turn.
+    /// Whose turn it is may change as long as nobody clones; who clones is not disturbed.
     #[test]
-    fn who_was_told_to_be_first_stays_so() {
+    fn of_those_that_ask_at_once_one_begins() {
         let now = Instant::now();
         let mut queue = CloneQueue::default();
         queue.ask(&key("crowd", 0), 0, now);
         queue.leave(&key("crowd", 0));
         assert_eq!(queue.ask(&key("crowd", 1), 0, now).position, 1);
-        assert_eq!(queue.ask(&key("one", 0), 0, now).position, 2);
-        assert_eq!(queue.ask(&key("crowd", 1), 0, now).position, 1);
+        assert_eq!(
+            queue.ask(&key("one", 0), 0, now).position,
+            1,
+            "its namespace had no turn yet"
+        );
+        assert!(!queue.begins(&key("crowd", 1)));
+        assert_eq!(queue.place(&key("crowd", 1)).position, 2);
+        assert!(queue.begins(&key("one", 0)) && queue.begins(&key("one", 0)));
+        assert_eq!(
+            queue.ask(&key("crowd", 2), 9, now).position,
+            2,
+            "behind the clone that is made"
+        );
+        assert!(!queue.begins(&key("crowd", 1)) && !queue.begins(&key("crowd", 2)));
+        queue.leave(&key("one", 0));
+        assert!(!queue.begins(&key("crowd", 1)) && queue.begins(&key("crowd", 2)));
     }
 
     #[test]
@@ -365,7 +379,7 @@ mod tests {
         for n in 0..3 {
             queue.ask(&key("one", n), 0, now);
         }
-        queue.begin(&key("one", 0));
+        assert!(queue.begins(&key("one", 0)));
         assert_eq!(queue.next(), None);
         let place = queue.ask(&key("one", 1), 0, now);
         assert_eq!((place.position, place.of), (2, 3));
@@ -373,18 +387,18 @@ mod tests {
         queue.leave(&key("one", 0));
         assert_eq!(queue.next(), Some(key("one", 1)));
         // A clone that did not come about: whoever asked for it asks again, behind the others.
-        queue.begin(&key("one", 1));
+        assert!(queue.begins(&key("one", 1)));
         assert_eq!(queue.ask(&key("one", 1), 0, now).position, 2);
         assert_eq!(queue.next(), Some(key("one", 2)));
         for n in [2, 1] {
-            queue.begin(&key("one", n));
+            assert!(queue.begins(&key("one", n)));
             queue.leave(&key("one", n));
         }
         assert!(queue.is_empty());
     }
 
     #[test]
-    fn what_a_long_chain_waits_for_is_cloned_first() {
+    fn behind_what_most_is_to_be_done_is_cloned_first() {
         let now = Instant::now();
         let mut queue = CloneQueue::default();
         queue.ask(&key("one", 0), 0, now);
@@ -393,11 +407,11 @@ mod tests {
         queue.ask(&key("two", 0), 0, now);
         let mut order = Vec::new();
         while let Some(next) = queue.next() {
-            queue.begin(&next);
+            assert!(queue.begins(&next));
             queue.leave(&next);
             order.push(next);
         }
-        // The first was told so; then each namespace in turn.
-        assert_eq!(order, [key("one", 0), key("two", 0), key("one", 2), key("one", 1)]);
+        // Each namespace in turn.
+        assert_eq!(order, [key("one", 2), key("two", 0), key("one", 0), key("one", 1)]);
     }
 }

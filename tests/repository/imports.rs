@@ -13,6 +13,7 @@ const PURE: &[&str] = &[
     "convert",
     "admission",
     "estimate.rs",
+    "estimate",
     "graph.rs",
     "pve",
     "reason.rs",
