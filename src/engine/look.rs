@@ -195,19 +195,51 @@ impl<S: Store> Reconcile<'_, S> {
     fn queue_clone(&self, source: Vmid) -> ClonePlace {
         let key = &self.object.key;
         let objects = refs::with_those_behind(&self.object, self.engine.store.as_ref());
-        let behind = estimate::behind(key, &objects, &Durations::default());
-        self.connection.shares.queue_clone(source, key, behind as u64)
+        let behind = estimate::behind(&[key], &objects, &Durations::default());
+        self.connection.shares.queue_clone(source, key, behind[0] as u64)
     }
 
-    /// Keeps the place in the queue or leaves it, as the plan says; the place, where it is somebody else's turn by now.
+    /// Keeps the place in the queue or leaves it, as the plan says; the place, where it is not the object's turn after all.
     fn keep_or_leave_queue(&self, source: Vmid, next: &Next) -> Option<ClonePlace> {
         let (shares, key) = (&self.connection.shares, &self.object.key);
         match next {
-            Next::Run(step) if step.impact() == Impact::Create => return shares.begin_clone(source, key),
+            Next::Run(step) if step.impact() == Impact::Create => {
+                let longer = shares.is_new(source).then(|| self.longer()).flatten();
+                return match longer {
+                    Some(first) => Some(ClonePlace {
+                        position: 2,
+                        of: 2,
+                        first: first.to_string(),
+                        soon: true,
+                    }),
+                    None => shares.begin_clone(source, key),
+                };
+            }
             Next::Wait { cause, .. } if cause.reason == Reason::TemplateBusy => {}
             _ => shares.leave_clone_queue(key),
         }
         None
+    }
+
+    /// A clone of the same template that nothing holds up, behind which more is to be done than behind this one.
+    fn longer(&self) -> Option<Key> {
+        let (object, store) = (&self.object, self.engine.store.as_ref());
+        let template = refs::template(object, object.template_ref()?, store).ok()?;
+        let objects = refs::with_those_behind(&template, store);
+        let guests = &self.snapshot.cluster.guests;
+        let comes = |other: &&GuestObject| {
+            let made = other.status.vmid().is_some_and(|vmid| guests.contains_key(&vmid));
+            let of_it = other.key != object.key && other.template_keys().contains(&template.key);
+            of_it && !made && !other.deleting && refs::dependencies(other, store).is_ok()
+        };
+        let others: Vec<&Key> = objects.iter().filter(comes).map(|other| &other.key).collect();
+        let keys: Vec<&Key> = others.iter().copied().chain([&object.key]).collect();
+        let behind = estimate::behind(&keys, &objects, &Durations::default());
+        let own = behind.last().copied()?;
+        let longest = others.into_iter().zip(behind).max_by(|a, b| a.1.total_cmp(&b.1));
+        longest
+            .filter(|(_, seconds)| *seconds > own)
+            .map(|(key, _)| key.clone())
     }
 }
 

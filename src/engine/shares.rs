@@ -152,6 +152,13 @@ impl Shares {
         place
     }
 
+    /// Whether those that wait for clones of a source may not all have asked yet.
+    pub fn is_new(&self, source: Vmid) -> bool {
+        let state = self.lock();
+        let queue = state.clones.get(&source);
+        queue.is_some_and(|queue| queue.is_new(Instant::now()))
+    }
+
     /// The object's clone of a source is asked for; where it is somebody else's turn, that one is woken, and the place of
     /// this one is returned.
     pub fn begin_clone(&self, source: Vmid, key: &Key) -> Option<ClonePlace> {

@@ -15,6 +15,9 @@ use crate::observed::ClonePlace;
 /// when it is its turn, and asks every few minutes besides.
 const KEEPS: Duration = Duration::from_secs(660);
 
+/// Those that wait for the same template ask within so long after it is Ready.
+const MOMENT: Duration = Duration::from_secs(1);
+
 /// Counts turns, by namespace.
 #[derive(Debug, Default)]
 struct Served {
@@ -141,6 +144,8 @@ pub struct CloneQueue {
     behind: HashMap<Key, u64>,
     /// Whose clone is being made.
     making: Option<Key>,
+    /// When somebody asked first.
+    opened: Option<Instant>,
     served: Served,
 }
 
@@ -150,6 +155,7 @@ impl CloneQueue {
         if self.making.as_ref() == Some(key) {
             self.making = None;
         }
+        self.opened.get_or_insert(now);
         keep(&mut self.waiting, key, now);
         self.behind.insert(key.clone(), behind);
         self.place(key)
@@ -162,7 +168,14 @@ impl CloneQueue {
             position: order.iter().position(|other| other == key).unwrap_or(0) + 1,
             of: order.len(),
             first: order.first().map(Key::to_string).unwrap_or_default(),
+            soon: false,
         }
+    }
+
+    /// Whether nobody has cloned yet, and who asks at the same time may come later by a moment.
+    pub fn is_new(&self, now: Instant) -> bool {
+        self.opened
+            .is_some_and(|opened| now.saturating_duration_since(opened) < MOMENT)
     }
 
     /// Namespaces in turn: the first of each, then the second of each. Within a namespace those come first behind which

@@ -11,8 +11,8 @@ use super::{Durations, Fleet};
 /// Objects that are followed one behind the other at most.
 const DEEPEST: usize = 32;
 
-/// Seconds from when the object's guest is made until everything of `objects` that waits for it is Ready, and it itself.
-pub fn behind(key: &Key, objects: &[GuestObject], durations: &Durations) -> f64 {
+/// Seconds from when each object's guest is made until everything of `objects` that waits for it is Ready, and it itself.
+pub fn behind(keys: &[&Key], objects: &[GuestObject], durations: &Durations) -> Vec<f64> {
     let fleet = Fleet::of(objects, durations);
     let mut waiting: BTreeMap<&Key, Vec<&GuestObject>> = BTreeMap::new();
     for object in fleet.objects.values() {
@@ -20,8 +20,12 @@ pub fn behind(key: &Key, objects: &[GuestObject], durations: &Durations) -> f64 
             waiting.entry(need).or_default().push(object);
         }
     }
-    let object = fleet.objects.get(key).copied();
-    object.map_or(0.0, |object| fleet.after(object, &waiting, &mut BTreeMap::new(), 0))
+    let mut known = BTreeMap::new();
+    let seconds = keys.iter().map(|key| {
+        let object = fleet.objects.get(*key).copied();
+        object.map_or(0.0, |object| fleet.after(object, &waiting, &mut known, 0))
+    });
+    seconds.collect()
 }
 
 impl<'a> Fleet<'a> {
@@ -70,7 +74,7 @@ mod tests {
     use serde_json::json;
 
     fn seconds(kind: GuestKind, name: &str, objects: &[GuestObject]) -> f64 {
-        behind(&Key::new(kind, "ai", name), objects, &Durations::default())
+        behind(&[&Key::new(kind, "ai", name)], objects, &Durations::default())[0]
     }
 
     /// A template that is cloned from another one.
