@@ -193,10 +193,15 @@ impl<S: Store> Reconcile<'_, S> {
 
     /// The object's place in the queue for clones of the source.
     fn queue_clone(&self, source: Vmid) -> ClonePlace {
-        let key = &self.object.key;
+        let shares = &self.connection.shares;
+        shares.queue_clone(source, &self.object.key, self.behind())
+    }
+
+    /// Seconds that what waits for the object takes, were all of it made anew.
+    pub(super) fn behind(&self) -> u64 {
         let objects = refs::with_those_behind(&self.object, self.engine.store.as_ref());
-        let behind = estimate::behind(&[key], &objects, &Durations::default());
-        self.connection.shares.queue_clone(source, key, behind[0] as u64)
+        let behind = estimate::behind(&[&self.object.key], &objects, &Durations::default());
+        behind.into_iter().sum::<f64>() as u64
     }
 
     /// Keeps the place in the queue or leaves it, as the plan says; the place, where it is not the object's turn after all.

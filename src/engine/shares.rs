@@ -90,10 +90,12 @@ impl Shares {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Claims a place for a Proxmox task on a node (`limits.parallelTasksPerNode`).
-    pub fn claim_task(&self, key: &Key, node: &str) -> bool {
+    /// Claims a place for a Proxmox task on a node (`limits.parallelTasksPerNode`). What waits for the object takes
+    /// `behind` seconds.
+    pub fn claim_task(&self, key: &Key, node: &str, behind: u64) -> bool {
         let mut state = self.lock();
-        state.places(key, node).claim(key, self.parallel_tasks, Instant::now())
+        let places = state.places(key, node);
+        places.claim(key, behind, self.parallel_tasks, Instant::now())
     }
 
     /// Notes a task that is under way already, such as one from before a restart: on a node, and if it is a clone, of which

@@ -43,16 +43,20 @@ pub struct Places {
     held: Vec<Key>,
     /// In the order in which they came, with when they last asked.
     waiting: Vec<(Key, Instant)>,
+    /// Seconds that what waits for each of them takes.
+    behind: HashMap<Key, u64>,
     served: Served,
 }
 
 impl Places {
-    /// Takes a place, of which there are `limit`; `false`: there is none, or it is somebody else's turn.
-    pub fn claim(&mut self, key: &Key, limit: usize, now: Instant) -> bool {
+    /// Takes a place, of which there are `limit`; `false`: there is none, or it is somebody else's turn. What waits for
+    /// the object takes `behind` seconds.
+    pub fn claim(&mut self, key: &Key, behind: u64, limit: usize, now: Instant) -> bool {
         if self.held.contains(key) {
             return true;
         }
         keep(&mut self.waiting, key, now);
+        self.behind.insert(key.clone(), behind);
         if !self.next(limit).contains(key) {
             return false;
         }
@@ -62,7 +66,7 @@ impl Places {
     }
 
     /// Those whose turn it is, as many as there are free places: of the namespace that holds least, that had its last turn
-    /// longest ago, and who came first.
+    /// longest ago, behind which most is to be done, and who came first.
     pub fn next(&self, limit: usize) -> Vec<Key> {
         let mut free = limit.saturating_sub(self.held.len());
         if free == 0 {
@@ -77,7 +81,8 @@ impl Places {
         while free > 0 && !waiting.is_empty() {
             let rank = |key: &&Key| {
                 let holds = holds.get(key.namespace.as_str()).copied().unwrap_or_default();
-                (holds, self.served.last(&key.namespace))
+                let behind = self.behind.get(*key).copied().unwrap_or_default();
+                (holds, self.served.last(&key.namespace), Reverse(behind))
             };
             let Some(first) = (0..waiting.len()).min_by_key(|n| (rank(&waiting[*n]), *n)) else {
                 break;
@@ -93,6 +98,7 @@ impl Places {
     /// Notes a task that is under way already.
     pub fn hold(&mut self, key: &Key) {
         self.waiting.retain(|(other, _)| other != key);
+        self.behind.remove(key);
         if !self.held.contains(key) {
             self.held.push(key.clone());
         }
@@ -101,6 +107,7 @@ impl Places {
     /// Gives the place back, or stops to wait for one; whether there was one.
     pub fn release(&mut self, key: &Key) -> bool {
         let before = self.held.len() + self.waiting.len();
+        self.behind.remove(key);
         self.held.retain(|k| k != key);
         self.waiting.retain(|(other, _)| other != key);
         self.held.len() + self.waiting.len() < before
@@ -122,6 +129,9 @@ impl Places {
     pub fn waits_no_more(&mut self, key: &Key, since: Instant) -> bool {
         let before = self.waiting.len();
         self.waiting.retain(|(other, asked)| other != key || *asked >= since);
+        if !self.waits(key) {
+            self.behind.remove(key);
+        }
         self.waiting.len() < before
     }
 }
@@ -272,40 +282,53 @@ mod tests {
         let mut places = Places::default();
         let crowd: Vec<Key> = (0..300).map(|n| key("crowd", n)).collect();
         for k in &crowd {
-            places.claim(k, 2, now);
+            places.claim(k, 0, 2, now);
         }
         assert_eq!(places.held, crowd[..2], "one namespace alone takes all");
         let one = key("one", 0);
-        assert!(!places.claim(&one, 2, now));
+        assert!(!places.claim(&one, 0, 2, now));
         places.release(&crowd[0]);
         // All of the crowd ask before the other does.
-        assert!(crowd[2..].iter().all(|k| !places.claim(k, 2, now)));
-        assert!(places.claim(&one, 2, now));
-        assert!(places.claim(&one, 2, now), "who holds a place keeps it");
+        assert!(crowd[2..].iter().all(|k| !places.claim(k, 0, 2, now)));
+        assert!(places.claim(&one, 0, 2, now));
+        assert!(places.claim(&one, 0, 2, now), "who holds a place keeps it");
         places.release(&one);
-        assert!(places.claim(&crowd[2], 2, now));
+        assert!(places.claim(&crowd[2], 0, 2, now));
+    }
+
+    #[test]
+    fn a_free_place_is_for_whom_most_waits() {
+        let now = Instant::now();
+        let mut places = Places::default();
+        assert!(places.claim(&key("one", 0), 0, 1, now));
+        for (n, behind) in [(1, 2), (2, 90), (3, 2)] {
+            assert!(!places.claim(&key("one", n), behind, 1, now));
+        }
+        places.release(&key("one", 0));
+        assert_eq!(places.next(1), [key("one", 2)]);
+        assert!(!places.claim(&key("one", 1), 2, 1, now) && places.claim(&key("one", 2), 90, 1, now));
     }
 
     #[test]
     fn who_stopped_asking_holds_nobody_up() {
         let now = Instant::now();
         let mut places = Places::default();
-        assert!(places.claim(&key("crowd", 0), 1, now));
-        assert!(!places.claim(&key("gone", 0), 1, now));
+        assert!(places.claim(&key("crowd", 0), 0, 1, now));
+        assert!(!places.claim(&key("gone", 0), 0, 1, now));
         places.release(&key("crowd", 0));
-        assert!(!places.claim(&key("crowd", 1), 1, now));
-        assert!(places.claim(&key("crowd", 1), 1, now + KEEPS));
+        assert!(!places.claim(&key("crowd", 1), 0, 1, now));
+        assert!(places.claim(&key("crowd", 1), 0, 1, now + KEEPS));
     }
 
     #[test]
     fn a_free_place_is_not_kept_for_somebody_who_has_room() {
         let now = Instant::now();
         let mut places = Places::default();
-        assert!(places.claim(&key("crowd", 0), 1, now));
-        assert!(!places.claim(&key("one", 0), 1, now));
+        assert!(places.claim(&key("crowd", 0), 0, 1, now));
+        assert!(!places.claim(&key("one", 0), 0, 1, now));
         // Two more places: one for each.
-        assert!(places.claim(&key("crowd", 1), 3, now));
-        assert!(places.claim(&key("one", 0), 3, now));
+        assert!(places.claim(&key("crowd", 1), 0, 3, now));
+        assert!(places.claim(&key("one", 0), 0, 3, now));
     }
 
     /// Whose turn it is may change as long as nobody clones; who clones is not disturbed.
@@ -373,12 +396,12 @@ mod tests {
     fn who_came_later_waits_behind_those_of_its_namespace() {
         let now = Instant::now();
         let mut places = Places::default();
-        assert!(places.claim(&key("one", 0), 1, now));
-        assert!(!places.claim(&key("one", 1), 1, now));
+        assert!(places.claim(&key("one", 0), 0, 1, now));
+        assert!(!places.claim(&key("one", 1), 0, 1, now));
         assert!(places.release(&key("one", 0)));
         assert_eq!(places.next(1), [key("one", 1)], "who is to be woken");
-        assert!(!places.claim(&key("one", 2), 1, now));
-        assert!(places.claim(&key("one", 1), 1, now));
+        assert!(!places.claim(&key("one", 2), 0, 1, now));
+        assert!(places.claim(&key("one", 1), 0, 1, now));
         // It waits for something else now.
         assert!(!places.waits_no_more(&key("one", 2), now));
         assert!(places.waits_no_more(&key("one", 2), now + KEEPS));
