@@ -18,6 +18,9 @@ use super::reconcile::Reconcile;
 use super::store::Store;
 use super::{Engine, Memory, SWEEP_SECONDS, lock, observe};
 
+/// Seconds within which all ask that wait for the same template, once it is Ready.
+const MOMENT: f64 = 1.0;
+
 /// Looks for one plan; more means that a plan asks in circles.
 const MAX_LOOKS: usize = 64;
 
@@ -209,7 +212,8 @@ impl<S: Store> Reconcile<'_, S> {
         let (shares, key) = (&self.connection.shares, &self.object.key);
         match next {
             Next::Run(step) if step.impact() == Impact::Create => {
-                let longer = shares.is_new(source).then(|| self.longer()).flatten();
+                let moment = self.engine.after(MOMENT).after;
+                let longer = shares.is_new(source, moment).then(|| self.longer()).flatten();
                 return match longer {
                     Some(first) => Some(ClonePlace {
                         position: 2,

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::desired::Key;
@@ -154,11 +155,12 @@ impl Shares {
         place
     }
 
-    /// Whether those that wait for clones of a source may not all have asked yet.
-    pub fn is_new(&self, source: Vmid) -> bool {
+    /// Whether those that wait for clones of a source may not all have asked yet: it is less than a moment ago that the first
+    /// did.
+    pub fn is_new(&self, source: Vmid, moment: Duration) -> bool {
         let state = self.lock();
         let queue = state.clones.get(&source);
-        queue.is_some_and(|queue| queue.is_new(Instant::now()))
+        queue.is_some_and(|queue| queue.is_new(moment, Instant::now()))
     }
 
     /// The object's clone of a source is asked for; where it is somebody else's turn, that one is woken, and the place of

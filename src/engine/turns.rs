@@ -15,9 +15,6 @@ use crate::observed::ClonePlace;
 /// when it is its turn, and asks every few minutes besides.
 const KEEPS: Duration = Duration::from_secs(660);
 
-/// Those that wait for the same template ask within so long after it is Ready.
-const MOMENT: Duration = Duration::from_secs(1);
-
 /// Counts turns, by namespace.
 #[derive(Debug, Default)]
 struct Served {
@@ -182,10 +179,10 @@ impl CloneQueue {
         }
     }
 
-    /// Whether nobody has cloned yet, and who asks at the same time may come later by a moment.
-    pub fn is_new(&self, now: Instant) -> bool {
-        self.opened
-            .is_some_and(|opened| now.saturating_duration_since(opened) < MOMENT)
+    /// Whether it is less than a moment ago that somebody asked first: others may be about to ask.
+    pub fn is_new(&self, moment: Duration, now: Instant) -> bool {
+        let since = |opened| now.saturating_duration_since(opened);
+        self.opened.is_some_and(|opened| since(opened) < moment)
     }
 
     /// Namespaces in turn: the first of each, then the second of each. Within a namespace those come first behind which

@@ -12,7 +12,6 @@ const PURE: &[&str] = &[
     "status.rs",
     "convert",
     "admission",
-    "estimate.rs",
     "estimate",
     "graph.rs",
     "pve",
