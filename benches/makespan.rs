@@ -32,6 +32,9 @@ use serde_json::{Value, json};
 /// Time that is too short to be told of, in milliseconds.
 const SHORT: u64 = 200;
 
+/// Simulated time after which a set counts as one that cannot get Ready.
+const MOST: Duration = Duration::from_secs(2 * 3600);
+
 /// Legacy files under a name.
 struct Set {
     name: String,
@@ -277,12 +280,13 @@ async fn fleet(set: &Set, durations: &Durations) {
             ready.insert(key.clone(), began.elapsed().as_millis() as u64);
         }
     };
-    let day = Duration::from_secs(24 * 3600);
-    let Some(took) = drive_telling(&world, day, Whom::All, &mut told).await else {
-        for g in world.store.guests().iter().filter(|g| !g.is_ready()) {
-            println!("{}: {:?} {:?}", g.key, g.status.phase, g.status.message);
+    let Some(took) = drive_telling(&world, MOST, Whom::All, &mut told).await else {
+        println!("{}: not Ready after {MOST:?}:", set.name);
+        for g in world.store.guests().into_iter().filter(|g| !g.is_ready()) {
+            let (phase, message) = (g.status.phase.unwrap_or_default(), g.status.message.unwrap_or_default());
+            println!("  {} {phase}: {message}", g.key);
         }
-        panic!("{} is not Ready in a day", set.name);
+        return;
     };
     let spec = world.store.hypervisor("ai", "pve").unwrap().spec.clone();
     let limits = limits(&objects, durations, |_| settings::parallel_tasks(&spec));

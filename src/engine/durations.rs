@@ -65,7 +65,7 @@ impl Durations {
         let wait = match usual {
             // Where there is no such time, it takes longer than others.
             Some(usual) => usual.next(elapsed).map_or(elapsed * 0.1, |at| at - elapsed),
-            None => elapsed * 0.25,
+            None => elapsed * 0.15,
         };
         wait.clamp(LEAST, MOST)
     }
