@@ -8,7 +8,7 @@ SCHEDULES ?= 1000000
 SEED ?= 0
 JOBS ?=
 
-.PHONY: help build demo demo-real test soak kube node cloudinit lint unit e2e walks real mutants crds
+.PHONY: help build demo demo-real test soak kube node cloudinit lint unit e2e walks real mutants evidence crds
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -60,6 +60,9 @@ mutants: ## Try small bugs in FOLDER against the tests, all or MUTANTS="--sample
 	python3 -m venv target/mutants/python
 	target/mutants/python/bin/pip install --quiet tree-sitter==0.26.1 tree-sitter-rust==0.24.2
 	target/mutants/python/bin/python tests/mutants/run.py $(MUTANTS) $(FOLDER)
+
+evidence: ## Make docs/evidence.md from real runs (half an hour; EVIDENCE="--schedules 20000 --release", or fewer)
+	tests/evidence/run.py $(EVIDENCE)
 
 crds: ## Write crds/ and the schemas of admission anew from the Rust types
 	$(CARGO) run --locked --quiet -- crd --output-dir crds --schemas src/admission/schemas.json

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use driver::{Whom, drive};
 use engine::{World, guest, hypervisor, lxc, template};
+use phoenix::crd::GUEST_TASKS_DEFAULT;
 use phoenix::desired::Objects as _;
 use regex::Regex;
 use serde_json::{Value, json};
@@ -29,6 +30,18 @@ enum From {
     /// Of a template whose firewall has a rule, which each clone gets rid of.
     GuardedClone,
     Image,
+}
+
+/// Seconds that Proxmox takes at least: clones of one container are made one after the other, and a node has four places
+/// for tasks.
+fn limit(world: &World, from: From, guests: usize) -> f64 {
+    let latency = world.sim().with(|state| state.latency.clone());
+    let each = match from {
+        From::FullClone => latency.clone_full,
+        From::LinkedClone | From::GuardedClone => latency.clone_linked,
+        From::Image => (latency.create + latency.start) / GUEST_TASKS_DEFAULT as u64,
+    };
+    each as f64 / 1000.0 * guests as f64
 }
 
 fn manifest(n: usize, from: From) -> Value {
@@ -88,8 +101,10 @@ async fn fleet(title: &str, from: From, guests: usize) {
     let writes = world.store.status_writes.load(Ordering::SeqCst) - written;
     let told = world.store.events.lock().unwrap().len() - events;
     let each = |n: usize| n as f64 / guests as f64;
+    let (limit, seconds) = (limit(&world, from, guests), took.unwrap_or_default().as_secs_f64());
     println!(
-        "{title}: {guests} guests in {took:?}; a guest: {:.1} requests, {:.1} status writes, {:.1} events; {} tasks",
+        "{title}: {guests} guests in {seconds:.1} s, limit {limit:.1} s, ratio {:.3}; a guest: {:.1} requests, {:.1} status writes, {:.1} events; {} tasks",
+        seconds / limit,
         each(sent),
         each(writes),
         each(told),

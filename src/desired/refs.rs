@@ -134,20 +134,24 @@ pub fn lineage(object: &GuestObject, objects: &dyn Objects) -> Result<Vec<GuestO
     Ok(ancestors)
 }
 
-/// How many objects wait one behind the other for this one, as their templates or by `dependsOn`.
-pub fn chain_behind(key: &Key, objects: &dyn Objects) -> usize {
-    let mut behind = BTreeSet::from([key.clone()]);
-    let mut length = 0;
-    while length < MAX_LINEAGE {
-        let here: Vec<Ref> = behind.iter().cloned().map(Ref::Guest).collect();
-        behind = BTreeSet::new();
-        objects.look_at_index(&mut |index| behind.extend(here.iter().flat_map(|at| index.referrers(at)).cloned()));
-        if behind.is_empty() {
+/// The object, the templates that it comes from, and what waits for it, one behind the other.
+pub fn with_those_behind(object: &GuestObject, objects: &dyn Objects) -> Vec<GuestObject> {
+    let mut all = lineage(object, objects).unwrap_or_default();
+    let mut seen = BTreeSet::from([object.key.clone()]);
+    let mut here = vec![object.key.clone()];
+    for _ in 0..MAX_LINEAGE {
+        let mut behind = Vec::new();
+        let places: Vec<Ref> = here.drain(..).map(Ref::Guest).collect();
+        objects.look_at_index(&mut |index| behind.extend(places.iter().flat_map(|at| index.referrers(at)).cloned()));
+        behind.retain(|key| seen.insert(key.clone()));
+        if behind.is_empty() || seen.len() > MAX_FOLLOWED {
             break;
         }
-        length += 1;
+        all.extend(behind.iter().filter_map(|key| objects.guest(key)));
+        here = behind;
     }
-    length
+    all.push(object.clone());
+    all
 }
 
 /// Keys that the object needs Ready first: its dependencies and its template.

@@ -77,7 +77,7 @@ impl<S: Store> Reconcile<'_, S> {
             let message = format!("another object downloads {}", download.volid);
             return Some(Cause::new(Reason::ImageDownloading, message));
         }
-        (!shares.claim_task(key, node)).then(|| {
+        (!shares.claim_task(key, node, self.behind())).then(|| {
             let message = format!("node {node} has as many Phoenix tasks as limits.parallelTasksPerNode allows");
             Cause::new(Reason::TaskLimit, message)
         })

@@ -11,32 +11,61 @@ const MOST: f64 = 30.0;
 /// Seconds between two looks at least.
 const LEAST: f64 = 0.3;
 
+/// How much later than its end a task may be looked at: a part of its time, and of a short one so many seconds.
+const LATE: f64 = 0.04;
+const LATE_SECONDS: f64 = 2.0 * LEAST;
+
 /// Tasks that are followed, and how long others of their sort took. Times are seconds of the engine's clock.
 #[derive(Debug, Default)]
 pub struct Durations {
     /// By type of the task and node.
-    usual: HashMap<(String, String), f64>,
-    /// When a task was first seen, by object.
-    seen: HashMap<Key, (Upid, f64)>,
+    usual: HashMap<(String, String), Usual>,
+    /// By object.
+    seen: HashMap<Key, Seen>,
+}
+
+/// Between which times tasks of a sort end: at the earlier one they still ran, at the later one they had ended.
+#[derive(Debug)]
+struct Usual {
+    ran: f64,
+    took: f64,
+}
+
+impl Usual {
+    /// When to look at a task that has run for so long: in the middle first, as long as it is not known well.
+    fn next(&self, elapsed: f64) -> Option<f64> {
+        let middle = (self.ran + self.took) / 2.0;
+        let known = self.took - self.ran <= (self.took * LATE).max(LATE_SECONDS);
+        [middle, self.took]
+            .into_iter()
+            .skip(usize::from(known))
+            .find(|at| *at > elapsed)
+    }
+}
+
+/// A task that is followed: when it was first seen, and for how long it had run when it was last seen running.
+#[derive(Debug)]
+struct Seen {
+    upid: Upid,
+    began: f64,
+    ran: f64,
 }
 
 impl Durations {
     /// Seconds until the object's task is to be looked at.
     pub fn next_look(&mut self, key: &Key, upid: &Upid, now: f64) -> f64 {
         let began = match self.seen.get(key) {
-            Some((known, began)) if known == upid => *began,
-            _ => {
-                self.seen.insert(key.clone(), (upid.clone(), now));
-                now
-            }
+            Some(seen) if seen.upid == *upid => seen.began,
+            _ => now,
         };
         let elapsed = now - began;
-        let usual = self.usual.get(&sort(upid)).copied().unwrap_or_default();
-        let wait = match usual - elapsed {
-            left if left > 0.0 => left,
-            // It takes longer than others, or nothing is known yet.
-            _ if usual > 0.0 => elapsed * 0.1,
-            _ => elapsed * 0.25,
+        let (upid, ran) = (upid.clone(), elapsed);
+        let usual = self.usual.get(&sort(&upid));
+        self.seen.insert(key.clone(), Seen { upid, began, ran });
+        let wait = match usual {
+            // Where there is no such time, it takes longer than others.
+            Some(usual) => usual.next(elapsed).map_or(elapsed * 0.1, |at| at - elapsed),
+            None => elapsed * 0.15,
         };
         wait.clamp(LEAST, MOST)
     }
@@ -44,12 +73,14 @@ impl Durations {
     /// The object's task ended well: what it took is usual from now on. What is shorter counts at once, what is longer
     /// little by little.
     pub fn ended(&mut self, key: &Key, upid: &Upid, now: f64) {
-        let Some((_, began)) = self.seen.remove(key).filter(|(known, _)| known == upid) else {
+        let Some(seen) = self.seen.remove(key).filter(|seen| seen.upid == *upid) else {
             return;
         };
-        let took = now - began;
-        let usual = self.usual.entry(sort(upid)).or_insert(took);
-        *usual = took.min(*usual * 1.1);
+        let took = now - seen.began;
+        let usual = self.usual.entry(sort(upid)).or_insert(Usual { ran: seen.ran, took });
+        usual.took = took.min(usual.took * 1.1);
+        // Whether others still run then is tried again now and then.
+        usual.ran = seen.ran.max(usual.ran * 0.98).min(usual.took);
     }
 
     /// The object's task is of no interest any more.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::crd::{ADOPT, GuestKind, GuestStatus, RESTAMP};
 use crate::desired::{self, GuestObject, Identity, Key, ObjectName, Ref, refs};
+use crate::estimate::{self, Durations};
 use crate::observed::{ClonePlace, GuestRead, Holders, Observed, Recorded, Verified};
 use crate::plan::{self, Impact, Input, Next, Plan, Surroundings};
 use crate::pve::volid::owner_of;
@@ -19,6 +20,9 @@ use super::{Engine, Memory, SWEEP_SECONDS, lock, observe};
 
 /// Seconds for which it need not be asked anew what a guest that goes on as it was has pending, and its fixed address.
 const SEEN: f64 = 60.0;
+/// Seconds within which all ask that wait for the same template, once it is Ready.
+const MOMENT: f64 = 1.0;
+
 /// Looks for one plan; more means that a plan asks in circles.
 const MAX_LOOKS: usize = 64;
 
@@ -32,13 +36,16 @@ impl<S: Store> Reconcile<'_, S> {
         for _ in 0..MAX_LOOKS {
             let plan = self.plan(&observed, &self.status());
             let Next::Look(query) = &plan.next else {
+                if let Some(source) = source
+                    && let Some(place) = self.keep_or_leave_queue(source, &plan.next)
+                {
+                    observed.clone_queue = Some(place);
+                    continue;
+                }
                 self.kept = plan.leaves(&observed);
                 if let Some(GuestRead::Present(guest)) = &observed.guest {
                     let seen = (began, guest.clone());
                     lock(&self.engine.memory).seen.insert(self.object.key.clone(), seen);
-                }
-                if let Some(source) = source {
-                    self.keep_or_leave_queue(source, &plan.next);
                 }
                 return Ok(plan);
             };
@@ -200,18 +207,59 @@ impl<S: Store> Reconcile<'_, S> {
 
     /// The object's place in the queue for clones of the source.
     fn queue_clone(&self, source: Vmid) -> ClonePlace {
-        let key = &self.object.key;
-        let chain = refs::chain_behind(key, self.engine.store.as_ref());
-        self.connection.shares.queue_clone(source, key, chain)
+        let shares = &self.connection.shares;
+        shares.queue_clone(source, &self.object.key, self.behind())
     }
 
-    fn keep_or_leave_queue(&self, source: Vmid, next: &Next) {
+    /// Seconds that what waits for the object takes, were all of it made anew.
+    pub(super) fn behind(&self) -> u64 {
+        let objects = refs::with_those_behind(&self.object, self.engine.store.as_ref());
+        let behind = estimate::behind(&[&self.object.key], &objects, &Durations::default());
+        behind.into_iter().sum::<f64>() as u64
+    }
+
+    /// Keeps the place in the queue or leaves it, as the plan says; the place, where it is not the object's turn after all.
+    fn keep_or_leave_queue(&self, source: Vmid, next: &Next) -> Option<ClonePlace> {
         let (shares, key) = (&self.connection.shares, &self.object.key);
         match next {
-            Next::Run(step) if step.impact() == Impact::Create => shares.begin_clone(source, key),
+            Next::Run(step) if step.impact() == Impact::Create => {
+                let moment = self.engine.after(MOMENT).after;
+                let longer = shares.is_new(source, moment).then(|| self.longer()).flatten();
+                return match longer {
+                    Some(first) => Some(ClonePlace {
+                        position: 2,
+                        of: 2,
+                        first: first.to_string(),
+                        soon: true,
+                    }),
+                    None => shares.begin_clone(source, key),
+                };
+            }
             Next::Wait { cause, .. } if cause.reason == Reason::TemplateBusy => {}
             _ => shares.leave_clone_queue(key),
         }
+        None
+    }
+
+    /// A clone of the same template that nothing holds up, behind which more is to be done than behind this one.
+    fn longer(&self) -> Option<Key> {
+        let (object, store) = (&self.object, self.engine.store.as_ref());
+        let template = refs::template(object, object.template_ref()?, store).ok()?;
+        let objects = refs::with_those_behind(&template, store);
+        let guests = &self.snapshot.cluster.guests;
+        let comes = |other: &&GuestObject| {
+            let made = other.status.vmid().is_some_and(|vmid| guests.contains_key(&vmid));
+            let of_it = other.key != object.key && other.template_keys().contains(&template.key);
+            of_it && !made && !other.deleting && refs::dependencies(other, store).is_ok()
+        };
+        let others: Vec<&Key> = objects.iter().filter(comes).map(|other| &other.key).collect();
+        let keys: Vec<&Key> = others.iter().copied().chain([&object.key]).collect();
+        let behind = estimate::behind(&keys, &objects, &Durations::default());
+        let own = behind.last().copied()?;
+        let longest = others.into_iter().zip(behind).max_by(|a, b| a.1.total_cmp(&b.1));
+        longest
+            .filter(|(_, seconds)| *seconds > own)
+            .map(|(key, _)| key.clone())
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::desired::Key;
@@ -90,10 +91,12 @@ impl Shares {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Claims a place for a Proxmox task on a node (`limits.parallelTasksPerNode`).
-    pub fn claim_task(&self, key: &Key, node: &str) -> bool {
+    /// Claims a place for a Proxmox task on a node (`limits.parallelTasksPerNode`). What waits for the object takes
+    /// `behind` seconds.
+    pub fn claim_task(&self, key: &Key, node: &str, behind: u64) -> bool {
         let mut state = self.lock();
-        state.places(key, node).claim(key, self.parallel_tasks, Instant::now())
+        let places = state.places(key, node);
+        places.claim(key, behind, self.parallel_tasks, Instant::now())
     }
 
     /// Notes a task that is under way already, such as one from before a restart: on a node, and if it is a clone, of which
@@ -102,7 +105,7 @@ impl Shares {
         let mut state = self.lock();
         state.places(key, node).hold(key);
         if let Some(source) = clone_of {
-            state.clones.entry(source).or_default().begin(key);
+            state.clones.entry(source).or_default().making(key);
         }
     }
 
@@ -137,11 +140,19 @@ impl Shares {
         self.lock().compared.contains(&(node.to_string(), volid.to_string()))
     }
 
-    /// The object's place in the queue for clones of a source; it keeps it by asking again. `chain` objects wait one
-    /// behind the other for this one.
-    pub fn queue_clone(&self, source: Vmid, key: &Key, chain: usize) -> ClonePlace {
+    /// The object's place in the queue for clones of a source; it keeps it by asking again. What waits for this one takes
+    /// `behind` seconds.
+    pub fn queue_clone(&self, source: Vmid, key: &Key, behind: u64) -> ClonePlace {
         let mut state = self.lock();
-        state.clones.entry(source).or_default().ask(key, chain, Instant::now())
+        let state = &mut *state;
+        let queue = state.clones.entry(source).or_default();
+        let first = queue.next();
+        let place = queue.ask(key, behind, Instant::now());
+        // It may be somebody's turn that sleeps.
+        state
+            .woken
+            .extend(queue.next().filter(|next| Some(next) != first.as_ref()));
+        place
     }
 
     /// Containers of which a clone is being made.
@@ -151,9 +162,25 @@ impl Shares {
         busy.map(|(source, _)| *source).collect()
     }
 
-    /// The object's clone of a source is asked for.
-    pub fn begin_clone(&self, source: Vmid, key: &Key) {
-        self.lock().clones.entry(source).or_default().begin(key);
+    /// Whether those that wait for clones of a source may not all have asked yet: it is less than a moment ago that the first
+    /// did.
+    pub fn is_new(&self, source: Vmid, moment: Duration) -> bool {
+        let state = self.lock();
+        let queue = state.clones.get(&source);
+        queue.is_some_and(|queue| queue.is_new(moment, Instant::now()))
+    }
+
+    /// The object's clone of a source is asked for; where it is somebody else's turn, that one is woken, and the place of
+    /// this one is returned.
+    pub fn begin_clone(&self, source: Vmid, key: &Key) -> Option<ClonePlace> {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let queue = state.clones.entry(source).or_default();
+        if queue.begins(key) {
+            return None;
+        }
+        state.woken.extend(queue.next());
+        Some(queue.place(key))
     }
 
     /// The object waits for no clone any more.

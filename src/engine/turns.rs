@@ -40,16 +40,20 @@ pub struct Places {
     held: Vec<Key>,
     /// In the order in which they came, with when they last asked.
     waiting: Vec<(Key, Instant)>,
+    /// Seconds that what waits for each of them takes.
+    behind: HashMap<Key, u64>,
     served: Served,
 }
 
 impl Places {
-    /// Takes a place, of which there are `limit`; `false`: there is none, or it is somebody else's turn.
-    pub fn claim(&mut self, key: &Key, limit: usize, now: Instant) -> bool {
+    /// Takes a place, of which there are `limit`; `false`: there is none, or it is somebody else's turn. What waits for
+    /// the object takes `behind` seconds.
+    pub fn claim(&mut self, key: &Key, behind: u64, limit: usize, now: Instant) -> bool {
         if self.held.contains(key) {
             return true;
         }
         keep(&mut self.waiting, key, now);
+        self.behind.insert(key.clone(), behind);
         if !self.next(limit).contains(key) {
             return false;
         }
@@ -59,7 +63,7 @@ impl Places {
     }
 
     /// Those whose turn it is, as many as there are free places: of the namespace that holds least, that had its last turn
-    /// longest ago, and who came first.
+    /// longest ago, behind which most is to be done, and who came first.
     pub fn next(&self, limit: usize) -> Vec<Key> {
         let mut free = limit.saturating_sub(self.held.len());
         if free == 0 {
@@ -74,7 +78,8 @@ impl Places {
         while free > 0 && !waiting.is_empty() {
             let rank = |key: &&Key| {
                 let holds = holds.get(key.namespace.as_str()).copied().unwrap_or_default();
-                (holds, self.served.last(&key.namespace))
+                let behind = self.behind.get(*key).copied().unwrap_or_default();
+                (holds, self.served.last(&key.namespace), Reverse(behind))
             };
             let Some(first) = (0..waiting.len()).min_by_key(|n| (rank(&waiting[*n]), *n)) else {
                 break;
@@ -90,6 +95,7 @@ impl Places {
     /// Notes a task that is under way already.
     pub fn hold(&mut self, key: &Key) {
         self.waiting.retain(|(other, _)| other != key);
+        self.behind.remove(key);
         if !self.held.contains(key) {
             self.held.push(key.clone());
         }
@@ -98,6 +104,7 @@ impl Places {
     /// Gives the place back, or stops to wait for one; whether there was one.
     pub fn release(&mut self, key: &Key) -> bool {
         let before = self.held.len() + self.waiting.len();
+        self.behind.remove(key);
         self.held.retain(|k| k != key);
         self.waiting.retain(|(other, _)| other != key);
         self.held.len() + self.waiting.len() < before
@@ -119,6 +126,9 @@ impl Places {
     pub fn waits_no_more(&mut self, key: &Key, since: Instant) -> bool {
         let before = self.waiting.len();
         self.waiting.retain(|(other, asked)| other != key || *asked >= since);
+        if !self.waits(key) {
+            self.behind.remove(key);
+        }
         self.waiting.len() < before
     }
 }
@@ -137,51 +147,54 @@ fn keep(waiting: &mut Vec<(Key, Instant)>, key: &Key, now: Instant) {
 pub struct CloneQueue {
     /// In the order in which they came, with when they last asked.
     waiting: Vec<(Key, Instant)>,
-    /// How many objects wait one behind the other for each of them.
-    chains: HashMap<Key, usize>,
+    /// Seconds that what waits for each of them takes.
+    behind: HashMap<Key, u64>,
     /// Whose clone is being made.
     making: Option<Key>,
-    /// Who was told to be first stays so: two that clone at once would meet the source's lock.
-    head: Option<Key>,
+    /// When somebody asked first.
+    opened: Option<Instant>,
     served: Served,
 }
 
 impl CloneQueue {
-    /// The object's place; it keeps it by asking again. `chain` objects wait one behind the other for this one.
-    pub fn ask(&mut self, key: &Key, chain: usize, now: Instant) -> ClonePlace {
+    /// The object's place; it keeps it by asking again. What waits for this one takes `behind` seconds.
+    pub fn ask(&mut self, key: &Key, behind: u64, now: Instant) -> ClonePlace {
         if self.making.as_ref() == Some(key) {
             self.making = None;
         }
+        self.opened.get_or_insert(now);
         keep(&mut self.waiting, key, now);
-        self.chains.insert(key.clone(), chain);
+        self.behind.insert(key.clone(), behind);
+        self.place(key)
+    }
+
+    /// The place of an object that has asked.
+    pub fn place(&self, key: &Key) -> ClonePlace {
         let order: Vec<Key> = self.making.iter().cloned().chain(self.order()).collect();
-        if self.making.is_none() {
-            self.head = order.first().cloned();
-        }
         ClonePlace {
             position: order.iter().position(|other| other == key).unwrap_or(0) + 1,
             of: order.len(),
             first: order.first().map(Key::to_string).unwrap_or_default(),
+            soon: false,
         }
     }
 
-    /// Namespaces in turn: the first of each, then the second of each. Within a namespace those come first for which the
-    /// longest chain of others waits.
+    /// Whether it is less than a moment ago that somebody asked first: others may be about to ask.
+    pub fn is_new(&self, moment: Duration, now: Instant) -> bool {
+        let since = |opened| now.saturating_duration_since(opened);
+        self.opened.is_some_and(|opened| since(opened) < moment)
+    }
+
+    /// Namespaces in turn: the first of each, then the second of each. Within a namespace those come first behind which
+    /// most is to be done.
     fn order(&self) -> Vec<Key> {
-        let chain = |key: &Key| self.chains.get(key).copied().unwrap_or_default();
+        let behind = |key: &Key| self.behind.get(key).copied().unwrap_or_default();
         let mut came: Vec<(usize, &Key)> = self.waiting.iter().map(|(key, _)| key).enumerate().collect();
-        came.sort_by_key(|(n, key)| (Reverse(chain(key)), *n));
+        came.sort_by_key(|(n, key)| (Reverse(behind(key)), *n));
         let mut before: HashMap<&str, usize> = HashMap::new();
         let ranked = came.into_iter().map(|(came, key)| {
             let nth = before.entry(key.namespace.as_str()).or_default();
-            let is_head = self.head.as_ref() == Some(key);
-            let rank = (
-                !is_head,
-                *nth,
-                self.served.last(&key.namespace),
-                Reverse(chain(key)),
-                came,
-            );
+            let rank = (*nth, self.served.last(&key.namespace), Reverse(behind(key)), came);
             *nth += 1;
             (rank, key.clone())
         });
@@ -190,8 +203,18 @@ impl CloneQueue {
         ranked.into_iter().map(|(_, key)| key).collect()
     }
 
-    /// The object's clone is being made: nobody else is first until it ends.
-    pub fn begin(&mut self, key: &Key) {
+    /// Whether it is the object's turn to clone, which nobody else does until it ends: of those that ask at the same time
+    /// the first one begins, since two would meet the source's lock.
+    pub fn begins(&mut self, key: &Key) -> bool {
+        let begins = self.clones(key) || self.next().as_ref() == Some(key);
+        if begins {
+            self.making(key);
+        }
+        begins
+    }
+
+    /// The object's clone is being made: it is nobody else's turn until it ends.
+    pub fn making(&mut self, key: &Key) {
         self.leave(key);
         self.making = Some(key.clone());
     }
@@ -205,12 +228,9 @@ impl CloneQueue {
     pub fn leave(&mut self, key: &Key) {
         let waited = self.waiting.len();
         self.waiting.retain(|(other, _)| other != key);
-        self.chains.remove(key);
+        self.behind.remove(key);
         if self.waiting.len() < waited {
             self.served.serve(&key.namespace);
-        }
-        if self.head.as_ref() == Some(key) {
-            self.head = None;
         }
         if self.making.as_ref() == Some(key) {
             self.making = None;
@@ -264,52 +284,79 @@ mod tests {
         let mut places = Places::default();
         let crowd: Vec<Key> = (0..300).map(|n| key("crowd", n)).collect();
         for k in &crowd {
-            places.claim(k, 2, now);
+            places.claim(k, 0, 2, now);
         }
         assert_eq!(places.held, crowd[..2], "one namespace alone takes all");
         let one = key("one", 0);
-        assert!(!places.claim(&one, 2, now));
+        assert!(!places.claim(&one, 0, 2, now));
         places.release(&crowd[0]);
         // All of the crowd ask before the other does.
-        assert!(crowd[2..].iter().all(|k| !places.claim(k, 2, now)));
-        assert!(places.claim(&one, 2, now));
-        assert!(places.claim(&one, 2, now), "who holds a place keeps it");
+        assert!(crowd[2..].iter().all(|k| !places.claim(k, 0, 2, now)));
+        assert!(places.claim(&one, 0, 2, now));
+        assert!(places.claim(&one, 0, 2, now), "who holds a place keeps it");
         places.release(&one);
-        assert!(places.claim(&crowd[2], 2, now));
+        assert!(places.claim(&crowd[2], 0, 2, now));
+    }
+
+    #[test]
+    fn a_free_place_is_for_whom_most_waits() {
+        let now = Instant::now();
+        let mut places = Places::default();
+        assert!(places.claim(&key("one", 0), 0, 1, now));
+        for (n, behind) in [(1, 2), (2, 90), (3, 2)] {
+            assert!(!places.claim(&key("one", n), behind, 1, now));
+        }
+        places.release(&key("one", 0));
+        assert_eq!(places.next(1), [key("one", 2)]);
+        assert!(!places.claim(&key("one", 1), 2, 1, now) && places.claim(&key("one", 2), 90, 1, now));
     }
 
     #[test]
     fn who_stopped_asking_holds_nobody_up() {
         let now = Instant::now();
         let mut places = Places::default();
-        assert!(places.claim(&key("crowd", 0), 1, now));
-        assert!(!places.claim(&key("gone", 0), 1, now));
+        assert!(places.claim(&key("crowd", 0), 0, 1, now));
+        assert!(!places.claim(&key("gone", 0), 0, 1, now));
         places.release(&key("crowd", 0));
-        assert!(!places.claim(&key("crowd", 1), 1, now));
-        assert!(places.claim(&key("crowd", 1), 1, now + KEEPS));
+        assert!(!places.claim(&key("crowd", 1), 0, 1, now));
+        assert!(places.claim(&key("crowd", 1), 0, 1, now + KEEPS));
     }
 
     #[test]
     fn a_free_place_is_not_kept_for_somebody_who_has_room() {
         let now = Instant::now();
         let mut places = Places::default();
-        assert!(places.claim(&key("crowd", 0), 1, now));
-        assert!(!places.claim(&key("one", 0), 1, now));
+        assert!(places.claim(&key("crowd", 0), 0, 1, now));
+        assert!(!places.claim(&key("one", 0), 0, 1, now));
         // Two more places: one for each.
-        assert!(places.claim(&key("crowd", 1), 3, now));
-        assert!(places.claim(&key("one", 0), 3, now));
+        assert!(places.claim(&key("crowd", 1), 0, 3, now));
+        assert!(places.claim(&key("one", 0), 0, 3, now));
     }
 
-    /// It may have begun to clone; who comes later waits, although it is the other namespace's turn.
+    /// Whose turn it is may change as long as nobody clones; who clones is not disturbed.
     #[test]
-    fn who_was_told_to_be_first_stays_so() {
+    fn of_those_that_ask_at_once_one_begins() {
         let now = Instant::now();
         let mut queue = CloneQueue::default();
         queue.ask(&key("crowd", 0), 0, now);
         queue.leave(&key("crowd", 0));
         assert_eq!(queue.ask(&key("crowd", 1), 0, now).position, 1);
-        assert_eq!(queue.ask(&key("one", 0), 0, now).position, 2);
-        assert_eq!(queue.ask(&key("crowd", 1), 0, now).position, 1);
+        assert_eq!(
+            queue.ask(&key("one", 0), 0, now).position,
+            1,
+            "its namespace had no turn yet"
+        );
+        assert!(!queue.begins(&key("crowd", 1)));
+        assert_eq!(queue.place(&key("crowd", 1)).position, 2);
+        assert!(queue.begins(&key("one", 0)) && queue.begins(&key("one", 0)));
+        assert_eq!(
+            queue.ask(&key("crowd", 2), 9, now).position,
+            2,
+            "behind the clone that is made"
+        );
+        assert!(!queue.begins(&key("crowd", 1)) && !queue.begins(&key("crowd", 2)));
+        queue.leave(&key("one", 0));
+        assert!(!queue.begins(&key("crowd", 1)) && queue.begins(&key("crowd", 2)));
     }
 
     #[test]
@@ -351,12 +398,12 @@ mod tests {
     fn who_came_later_waits_behind_those_of_its_namespace() {
         let now = Instant::now();
         let mut places = Places::default();
-        assert!(places.claim(&key("one", 0), 1, now));
-        assert!(!places.claim(&key("one", 1), 1, now));
+        assert!(places.claim(&key("one", 0), 0, 1, now));
+        assert!(!places.claim(&key("one", 1), 0, 1, now));
         assert!(places.release(&key("one", 0)));
         assert_eq!(places.next(1), [key("one", 1)], "who is to be woken");
-        assert!(!places.claim(&key("one", 2), 1, now));
-        assert!(places.claim(&key("one", 1), 1, now));
+        assert!(!places.claim(&key("one", 2), 0, 1, now));
+        assert!(places.claim(&key("one", 1), 0, 1, now));
         // It waits for something else now.
         assert!(!places.waits_no_more(&key("one", 2), now));
         assert!(places.waits_no_more(&key("one", 2), now + KEEPS));
@@ -370,7 +417,7 @@ mod tests {
         for n in 0..3 {
             queue.ask(&key("one", n), 0, now);
         }
-        queue.begin(&key("one", 0));
+        assert!(queue.begins(&key("one", 0)));
         assert_eq!(queue.next(), None);
         let place = queue.ask(&key("one", 1), 0, now);
         assert_eq!((place.position, place.of), (2, 3));
@@ -378,18 +425,18 @@ mod tests {
         queue.leave(&key("one", 0));
         assert_eq!(queue.next(), Some(key("one", 1)));
         // A clone that did not come about: whoever asked for it asks again, behind the others.
-        queue.begin(&key("one", 1));
+        assert!(queue.begins(&key("one", 1)));
         assert_eq!(queue.ask(&key("one", 1), 0, now).position, 2);
         assert_eq!(queue.next(), Some(key("one", 2)));
         for n in [2, 1] {
-            queue.begin(&key("one", n));
+            assert!(queue.begins(&key("one", n)));
             queue.leave(&key("one", n));
         }
         assert!(queue.is_empty());
     }
 
     #[test]
-    fn what_a_long_chain_waits_for_is_cloned_first() {
+    fn behind_what_most_is_to_be_done_is_cloned_first() {
         let now = Instant::now();
         let mut queue = CloneQueue::default();
         queue.ask(&key("one", 0), 0, now);
@@ -398,11 +445,11 @@ mod tests {
         queue.ask(&key("two", 0), 0, now);
         let mut order = Vec::new();
         while let Some(next) = queue.next() {
-            queue.begin(&next);
+            assert!(queue.begins(&next));
             queue.leave(&next);
             order.push(next);
         }
-        // The first was told so; then each namespace in turn.
-        assert_eq!(order, [key("one", 0), key("two", 0), key("one", 2), key("one", 1)]);
+        // Each namespace in turn.
+        assert_eq!(order, [key("one", 2), key("two", 0), key("one", 0), key("one", 1)]);
     }
 }

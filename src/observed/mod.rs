@@ -231,6 +231,8 @@ pub struct ClonePlace {
     pub of: usize,
     /// The object in front of all.
     pub first: String,
+    /// The first is about to ask: whether it does is seen in a second.
+    pub soon: bool,
 }
 
 /// What a probe is for, as in Kubernetes.

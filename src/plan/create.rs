@@ -285,7 +285,8 @@ impl Planner<'_> {
             queue.first,
             in_queue(&queue)
         );
-        Err(self.wait(Stage::Created, Reason::TemplateBusy, message, WOKEN))
+        let seconds = if queue.soon { 1 } else { WOKEN };
+        Err(self.wait(Stage::Created, Reason::TemplateBusy, message, seconds))
     }
 
     /// Whether a clone can rest on the template's own volume instead of a copy of it.

@@ -119,7 +119,7 @@ fn tries(script: &Script, record: &ScriptRecord) -> i64 {
 fn look_again(record: Option<&ScriptRecord>, now: i64) -> u64 {
     let ran = record.and_then(|r| r.started_at).map_or(0, |started| now - started);
     // A guest whose clock is wrong is looked at now and then.
-    u64::try_from(ran / 8).unwrap_or_default().clamp(1, 15)
+    u64::try_from(ran / 16).unwrap_or_default().clamp(1, 15)
 }
 
 fn stage_of(role: ScriptRole) -> Stage {

@@ -1,5 +1,7 @@
 //! Drives the engine as the operator does: each object when it is due or woken, so many at once, and a poll now and then.
 
+#![allow(dead_code, reason = "shared by several targets, of which none uses all of it")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -73,6 +75,16 @@ pub enum Whom {
 
 /// Works until every object that is due is Ready, and was looked at once, for so long at most; how long it took.
 pub async fn drive(world: &World, most: Duration, whom: Whom) -> Option<Duration> {
+    drive_telling(world, most, whom, &mut |_, _| {}).await
+}
+
+/// As [`drive`]; `told` hears after each look at an object whether it is Ready.
+pub async fn drive_telling(
+    world: &World,
+    most: Duration,
+    whom: Whom,
+    told: &mut dyn FnMut(&Key, bool),
+) -> Option<Duration> {
     let began = Instant::now();
     let mut due = Due::default();
     let mut open = BTreeSet::new();
@@ -118,6 +130,7 @@ pub async fn drive(world: &World, most: Duration, whom: Whom) -> Option<Duration
                     others.into_iter().for_each(|other| due.add(other, now));
                 }
                 let ready = world.store.guest(&key).is_none_or(|object| object.is_ready());
+                told(&key, ready);
                 if ready { open.remove(&key) } else { open.insert(key) };
             }
             () = tokio::time::sleep_until(next) => {}

@@ -50,6 +50,7 @@ mod secrets;
 mod starts;
 mod statuses;
 mod tenants;
+mod turns;
 mod usable;
 mod vm;
 mod volumes;

@@ -12,7 +12,7 @@ const PURE: &[&str] = &[
     "status.rs",
     "convert",
     "admission",
-    "estimate.rs",
+    "estimate",
     "graph.rs",
     "pve",
     "reason.rs",

@@ -13,4 +13,5 @@ mod bad_manifests;
 mod admission;
 mod crds;
 mod docs;
+mod evidence;
 mod imports;
