@@ -1,5 +1,5 @@
-//! How many requests to Proxmox a guest costs, by Phoenix and by another program, over HTTPS against the simulator, which
-//! runs some times faster than a real node. `cargo bench --bench peers [-- GUESTS]`, by default 50.
+//! How many requests to Proxmox a guest costs, by Phoenix and by another program, over HTTPS against the simulator, in real
+//! time, on a node whose tasks are some times faster than usual. `cargo bench --bench peers [-- GUESTS]`, by default 50.
 //!
 //! The other program is the shell command in `PEER`. It makes its guests and ends; it finds the simulator by
 //!
@@ -27,9 +27,27 @@ use engine::{IMAGE, Nodes, World, guest, hypervisor, lxc, made_by_hand, template
 use phoenix::desired::Objects as _;
 use serde_json::json;
 
-/// Times faster than a real node.
-const TIMES: f64 = 20.0;
+/// How many times faster than usual the node's tasks are.
+const TIMES: u64 = 20;
 const HOUR: Duration = Duration::from_secs(3600);
+
+/// A fresh simulator of a fast node.
+async fn fast() -> World {
+    let world = World::start(&[], Nodes::Connected).await;
+    world.sim().with(|state| {
+        let latency = &mut state.latency;
+        for task in [
+            &mut latency.create,
+            &mut latency.clone_full,
+            &mut latency.start,
+            &mut latency.shutdown,
+            &mut latency.snapshot,
+        ] {
+            *task /= TIMES;
+        }
+    });
+    world
+}
 
 /// Prints what was asked since the log had `before` requests, for so many guests.
 fn told(world: &World, title: &str, before: usize, guests: usize) {
@@ -51,7 +69,7 @@ fn told(world: &World, title: &str, before: usize, guests: usize) {
 }
 
 async fn phoenix(guests: usize, cloned: bool) {
-    let world = World::start(&[], Nodes::Paced(TIMES)).await;
+    let world = fast().await;
     hypervisor(&world, |h| {
         let range = json!({"start": 1000, "end": 1000 + guests + 50});
         h.spec.vmid_range = Some(serde_json::from_value(range).unwrap());
@@ -83,7 +101,7 @@ async fn phoenix(guests: usize, cloned: bool) {
 
 /// Runs somebody else's command on a fresh simulator.
 async fn peer(command: &str, guests: usize) {
-    let world = World::start(&[], Nodes::Paced(TIMES)).await;
+    let world = fast().await;
     made_by_hand(&world);
     let network = world.network.as_ref().unwrap();
     let folder = tempfile::TempDir::new().unwrap();

@@ -6,7 +6,7 @@ mod behind;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::crd::{FeatureRef, GuestKind, TemplateForm};
+use crate::crd::{Application, GuestKind, TemplateForm};
 use crate::desired::refs::MAX_LINEAGE;
 use crate::desired::{GuestObject, GuestSpec, Key, ObjectName};
 use crate::pve::GuestType;
@@ -102,6 +102,10 @@ pub fn limits(objects: &[GuestObject], durations: &Durations, places: impl Fn(&O
     limits
 }
 
+fn application(object: &GuestObject) -> Option<&Application> {
+    object.shared()?.application.as_ref()
+}
+
 impl<'a> Fleet<'a> {
     fn of(objects: &'a [GuestObject], durations: &'a Durations) -> Self {
         let objects = objects.iter().map(|object| (&object.key, object)).collect();
@@ -131,26 +135,26 @@ impl<'a> Fleet<'a> {
     }
 
     fn scripts(&self, object: &GuestObject) -> f64 {
-        let application = usize::from(object.shared().is_some_and(|guest| guest.application.is_some()));
-        let features = object
-            .features()
-            .iter()
-            .filter(|feature| !self.inherits(object, feature));
-        let number = features.count() + application + object.tests().len();
+        let lineage = self.lineage(object);
+        // What ran in a template is not run again in its clones.
+        let features = object.features().iter();
+        let features = features.filter(|f| !lineage.iter().any(|template| template.features().contains(f)));
+        let tests = object.tests().iter();
+        let tests = tests.filter(|t| !lineage.iter().any(|template| template.tests().contains(t)));
+        let own = application(object).filter(|own| !lineage.iter().any(|template| application(template) == Some(own)));
+        let number = features.count() + tests.count() + usize::from(own.is_some());
         number as f64 * self.durations.of("script")
     }
 
-    /// Whether a template before the object has the feature: what ran there is not run again in a clone.
-    fn inherits(&self, object: &GuestObject, feature: &FeatureRef) -> bool {
-        let mut before = self.template(object);
-        for _ in 0..MAX_LINEAGE {
-            let Some(template) = before else { return false };
-            if template.features().contains(feature) {
-                return true;
-            }
-            before = self.template(template);
+    /// The templates of the set that the object comes from.
+    fn lineage(&self, object: &GuestObject) -> Vec<&'a GuestObject> {
+        let mut lineage: Vec<&GuestObject> = Vec::new();
+        let mut next = self.template(object);
+        while let Some(template) = next.filter(|_| lineage.len() < MAX_LINEAGE) {
+            lineage.push(template);
+            next = self.template(template);
         }
-        false
+        lineage
     }
 
     fn model(&self, object: &GuestObject) -> f64 {
@@ -419,13 +423,14 @@ mod tests {
     fn what_a_template_has_is_not_run_again_in_its_clones() {
         let mut base = template("base", "Template");
         if let GuestSpec::Template(spec) = &mut base.spec {
-            let fields = json!({"features": [{"name": "docker"}]});
+            let fields = json!({"features": [{"name": "docker"}], "application": {"script": "echo"}});
             spec.lxc = Some(serde_json::from_value(fields).unwrap());
         }
-        let features = json!({"features": [{"name": "docker"}, {"name": "docker", "parameters": {"mirror": "m"}}]});
-        let told = told(&[base, clone("a", features)]);
-        // The template: 20 + 2 + 30 + 5; its clone: 1.5 + 2 and one script.
-        let line = "90.5 the longest chain: base → a";
+        let mut fields = json!({"features": [{"name": "docker"}, {"name": "docker", "parameters": {"mirror": "m"}}]});
+        fields["application"] = json!({"script": "echo"});
+        let told = told(&[base, clone("a", fields)]);
+        // The template: 20 + 2 + 60 + 5; its clone: 1.5 + 2 and one script.
+        let line = "120.5 the longest chain: base → a";
         assert!(told.iter().any(|l| l.starts_with(line)), "{line} is not in {told:#?}");
     }
 

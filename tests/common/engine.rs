@@ -344,8 +344,8 @@ pub enum Nodes {
     Simulated,
     /// By HTTPS connections, and by SSH ones too if so, in real time.
     Network(bool),
-    /// By HTTPS and SSH connections, and everything takes the time that it takes on a node, so many times faster.
-    Paced(f64),
+    /// By HTTPS and SSH connections, and everything takes the time that it takes on a node.
+    Connected,
     /// By a real sshd, with a program that keeps real guests.
     Real(RealNode),
 }
@@ -412,8 +412,7 @@ impl World {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let in_process = matches!(nodes, Nodes::Api | Nodes::Simulated | Nodes::Timed);
         let time_scale = match &nodes {
-            Nodes::Timed => 1.0,
-            Nodes::Paced(times) => *times,
+            Nodes::Timed | Nodes::Connected => 1.0,
             _ => SCALE,
         };
         let config = SimConfig {
@@ -484,7 +483,7 @@ impl World {
                 "knownHostsSecretRef": {"name": "ssh", "key": "known_hosts"}
             });
         }
-        if matches!(nodes, Nodes::Network(true) | Nodes::Paced(_) | Nodes::Real(_)) {
+        if matches!(nodes, Nodes::Network(true) | Nodes::Connected | Nodes::Real(_)) {
             let (private, public) = SshServer::new_client_key().unwrap();
             let config = SshConfig {
                 listen: "127.0.0.1:0".parse().unwrap(),
