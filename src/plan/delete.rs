@@ -242,7 +242,7 @@ impl Deletion<'_> {
             return self.elsewhere(&why);
         };
         if let Some(lock) = &guest.lock {
-            return self.wait(Reason::GuestLocked, format!("{what} is locked ({lock})"), 5);
+            return self.wait(Reason::GuestLocked, super::planner::is_locked(guest, lock), 5);
         }
         let adopted = stamp.adopted || self.status.adopted == Some(true);
         let policy = self.policy().unwrap_or(if adopted {

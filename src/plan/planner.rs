@@ -134,10 +134,9 @@ impl<'a> Planner<'a> {
 
     /// Writes wait for a lock of Proxmox's to go.
     pub fn unlocked(&mut self, stage: Stage, guest: &Guest) -> Staged {
-        let what = guest.named();
         match &guest.lock {
             Some(lock) => {
-                let message = format!("{what} is locked ({lock}); Phoenix waits for the lock to go");
+                let message = is_locked(guest, lock);
                 Err(self.wait(stage, Reason::GuestLocked, message, 10))
             }
             None => Ok(()),
@@ -173,4 +172,14 @@ impl<'a> Planner<'a> {
             None => self.condition(condition, true, reason, message),
         }
     }
+}
+
+/// A guest's lock is waited for. A node that crashes while it works on a guest leaves the lock behind.
+pub(super) fn is_locked(guest: &Guest, lock: &str) -> String {
+    let (tool, vmid, node) = (guest.at.sort.tool(), guest.at.vmid, &guest.at.node);
+    format!(
+        "{} is locked ({lock}); Phoenix waits for the lock to go; where no task works on it any more: {tool} unlock {vmid} \
+         on node {node}",
+        guest.named()
+    )
 }

@@ -257,7 +257,7 @@ const CAUSES: &[(&str, Cause)] = &[
         "a backup locks the guest",
         Cause {
             reason: "GuestLocked",
-            names: &["1000", "backup"],
+            names: &["1000", "backup", "pct unlock 1000 on node phoenix"],
             make: |world| {
                 let options = BTreeMap::from([("lock".to_owned(), "backup".to_owned())]);
                 let theirs = Edit::CreateGuest {
