@@ -27,7 +27,7 @@ test: lint kube node cloudinit ## Run every check and test; the first run builds
 
 soak: ## Run a million random schedules of disturbances, optimized and on all cores (SCHEDULES=, SEED= the first, JOBS=)
 	PHOENIX_SCHEDULES=$(SCHEDULES) PHOENIX_SEED_FROM=$(SEED) PHOENIX_JOBS=$(JOBS) \
-		$(CARGO) test --locked --release --test crash -- --exact schedules::random_schedules_end_alike --nocapture
+		$(CARGO) test --locked --profile soak --test crash -- --exact schedules::random_schedules_end_alike --nocapture
 
 kube: ## Build the API server that the end-to-end tests use, if it is not there
 	e2e/build-kube.sh
@@ -61,7 +61,7 @@ mutants: ## Try small bugs in FOLDER against the tests, all or MUTANTS="--sample
 	target/mutants/python/bin/pip install --quiet tree-sitter==0.26.1 tree-sitter-rust==0.24.2
 	target/mutants/python/bin/python tests/mutants/run.py $(MUTANTS) $(FOLDER)
 
-evidence: ## Make docs/evidence.md from real runs (half an hour; EVIDENCE="--schedules 20000 --release", or fewer)
+evidence: ## Make docs/evidence.md from real runs (half an hour; EVIDENCE="--schedules 20000 --optimized", or fewer)
 	tests/evidence/run.py $(EVIDENCE)
 
 crds: ## Write crds/ and the schemas of admission anew from the Rust types

@@ -2,7 +2,7 @@
 """Makes docs/evidence.md from runs: `make evidence`.
 
     tests/evidence/run.py [--schedules N] [--walks N] [--seeds N] [--stride N] [--objects N,N…] [--guests N]
-                          [--protections] [--mutants N] [--release] [--only PART …]
+                          [--protections] [--mutants N] [--optimized] [--only PART …]
 
 Each part runs one command, whose output is kept in target/evidence. --only runs the named parts and takes the others from
 there, as far as they have run; a part that has not is left out of the page. --protections takes every protection out once
@@ -44,15 +44,15 @@ def options():
     parser.add_argument("--guests", type=int, default=50)
     parser.add_argument("--protections", action="store_true")
     parser.add_argument("--mutants", type=int, default=0)
-    parser.add_argument("--release", action="store_true")
+    parser.add_argument("--optimized", action="store_true")
     parser.add_argument("--only", nargs="*")
     return parser.parse_args()
 
 
 def parts(chosen):
     """Each part: its name, its command as people type it, and the environment that says how much."""
-    test = "cargo test --release" if chosen.release else "cargo test"
-    bench = "cargo bench" if chosen.release else "cargo bench --profile dev"
+    test = "cargo test --profile soak" if chosen.optimized else "cargo test"
+    bench = "cargo bench" if chosen.optimized else "cargo bench --profile dev"
     listed = [("tests", f"{test} --lib --test engine --test crash --test operator --test exhaustive --test standalone -- --list")]
     searches = [
         ("schedules", f"{test} --test crash schedules::random_schedules_end_alike -- --nocapture",
@@ -202,7 +202,7 @@ def searches(kept):
     if walks:
         number, refused, edits, ready, told = (sum(int(half[n]) for half in walks) for n in range(5))
         rows.append([f"{number} walks over specs, seeds 0 to {number - 1}",
-                     f"{edits} edits: Ready after {ready}, told why not after {told}; admission refused {refused} more",
+                     f"{number} first specs and {edits} edits: Ready after {ready}, told why not after {told}; admission refused {refused} more",
                      kept.command("walks")])
     for number, first in kept.find("seeds", r"\b(\d+) seeds from (\d+)"):
         rows.append([f"{number} lives of whole operators in bad weather, seeds {first} to {int(first) + int(number) - 1}, each twice",
@@ -276,7 +276,7 @@ LIMITS = {
 def page(kept):
     commits = sorted({part["commit"] for part in kept.parts.values()})
     cores = os.cpu_count()
-    built = "optimized" if "--release" in kept.parts["tests"]["command"] else "without optimization"
+    built = "optimized" if "--profile soak" in kept.parts["tests"]["command"] else "without optimization"
     return f"""# Evidence
 
 Made by `make evidence` (`tests/evidence/run.py`) from runs on {time.strftime("%Y-%m-%d", time.gmtime())}, at {" and ".join(commits)}, {built}, on {cores}
