@@ -12,6 +12,8 @@ mod driver;
 mod engine;
 #[path = "../tests/common/inprocess.rs"]
 mod inprocess;
+#[path = "../tests/common/legacy_scripts.rs"]
+mod legacy_scripts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -79,24 +81,6 @@ fn own() -> Vec<Set> {
     [folder("the early fleet", &early)].into_iter().chain(later).collect()
 }
 
-/// The scripts of the applications folder by relative path.
-fn applications() -> BTreeMap<String, Vec<u8>> {
-    let root = repository("examples/legacy/applications");
-    let (mut files, mut folders) = (BTreeMap::new(), vec![root.clone()]);
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
-                files.insert(name, std::fs::read(&path).unwrap());
-            }
-        }
-    }
-    files
-}
-
 /// Inserts the features that come with Phoenix, and one for each of the others that the objects name: their scripts are
 /// not in the files.
 fn insert_features(world: &World) {
@@ -124,7 +108,7 @@ fn apply(world: &World, set: &Set) {
     let options = Options {
         namespace: Some("ai".into()),
         hypervisor_name: "pve".into(),
-        applications: Some(applications()),
+        applications: Some(legacy_scripts::applications()),
         linked_clones: false,
     };
     let output = convert(&set.inputs, &options).unwrap();

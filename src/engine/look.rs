@@ -43,9 +43,9 @@ impl<S: Store> Reconcile<'_, S> {
                     continue;
                 }
                 self.kept = plan.leaves(&observed);
-                if let Some(GuestRead::Present(guest)) = &observed.guest {
-                    let seen = (began, guest.clone());
-                    lock(&self.engine.memory).seen.insert(self.object.key.clone(), seen);
+                if let Some(GuestRead::Present(guest)) = observed.guest {
+                    let seen = &mut lock(&self.engine.memory).seen;
+                    seen.insert(self.object.key.clone(), (began, guest));
                 }
                 return Ok(plan);
             };
@@ -149,7 +149,7 @@ impl<S: Store> Reconcile<'_, S> {
         let memory = lock(&engine.memory);
         let since = self.connection.recent.ago(SEEN);
         let seen = memory.seen.get(&object.key).filter(|(at, _)| *at >= since);
-        kept.before = seen.map(|(_, guest)| guest.clone());
+        let before = seen.map(|(_, guest)| guest.clone());
         let verified = memory.verified.get(&object.key).cloned();
         // A look of a later time was made while the clock was ahead.
         let fresh = |v: &Verified| (0..=SWEEP_SECONDS).contains(&(engine.now() - v.at));
@@ -167,7 +167,8 @@ impl<S: Store> Reconcile<'_, S> {
             cloned_revisions: engine.cloned_revisions(object),
             objects: self.cloning_objects(),
             guest_of: kept.guest.as_ref().and_then(|_| object.status.vmid()),
-            guest: kept.guest.clone(),
+            guest: kept.guest.take(),
+            before,
             kept,
             ..Observed::default()
         }

@@ -34,14 +34,22 @@ impl Served {
     }
 }
 
+/// An object that waits for its turn.
+#[derive(Debug)]
+struct Waiter {
+    key: Key,
+    /// When it last asked.
+    asked: Instant,
+    /// Seconds that what waits for it takes.
+    behind: u64,
+}
+
 /// The places for Proxmox tasks on one node.
 #[derive(Debug, Default)]
 pub struct Places {
     held: Vec<Key>,
-    /// In the order in which they came, with when they last asked.
-    waiting: Vec<(Key, Instant)>,
-    /// Seconds that what waits for each of them takes.
-    behind: HashMap<Key, u64>,
+    /// In the order in which they came.
+    waiting: Vec<Waiter>,
     served: Served,
 }
 
@@ -52,8 +60,7 @@ impl Places {
         if self.held.contains(key) {
             return true;
         }
-        keep(&mut self.waiting, key, now);
-        self.behind.insert(key.clone(), behind);
+        keep(&mut self.waiting, key, behind, now);
         if !self.next(limit).contains(key) {
             return false;
         }
@@ -73,18 +80,18 @@ impl Places {
         for key in &self.held {
             *holds.entry(&key.namespace).or_default() += 1;
         }
-        let mut waiting: Vec<&Key> = self.waiting.iter().map(|(key, _)| key).collect();
+        let mut waiting: Vec<&Waiter> = self.waiting.iter().collect();
         let mut next = Vec::new();
         while free > 0 && !waiting.is_empty() {
-            let rank = |key: &&Key| {
-                let holds = holds.get(key.namespace.as_str()).copied().unwrap_or_default();
-                let behind = self.behind.get(*key).copied().unwrap_or_default();
-                (holds, self.served.last(&key.namespace), Reverse(behind))
+            let rank = |waiter: &Waiter| {
+                let namespace = &waiter.key.namespace;
+                let holds = holds.get(namespace.as_str()).copied().unwrap_or_default();
+                (holds, self.served.last(namespace), Reverse(waiter.behind))
             };
-            let Some(first) = (0..waiting.len()).min_by_key(|n| (rank(&waiting[*n]), *n)) else {
+            let Some(first) = (0..waiting.len()).min_by_key(|n| (rank(waiting[*n]), *n)) else {
                 break;
             };
-            let key = waiting.remove(first);
+            let key = &waiting.remove(first).key;
             *holds.entry(&key.namespace).or_default() += 1;
             next.push(key.clone());
             free -= 1;
@@ -94,8 +101,7 @@ impl Places {
 
     /// Notes a task that is under way already.
     pub fn hold(&mut self, key: &Key) {
-        self.waiting.retain(|(other, _)| other != key);
-        self.behind.remove(key);
+        self.waiting.retain(|waiter| waiter.key != *key);
         if !self.held.contains(key) {
             self.held.push(key.clone());
         }
@@ -104,15 +110,14 @@ impl Places {
     /// Gives the place back, or stops to wait for one; whether there was one.
     pub fn release(&mut self, key: &Key) -> bool {
         let before = self.held.len() + self.waiting.len();
-        self.behind.remove(key);
         self.held.retain(|k| k != key);
-        self.waiting.retain(|(other, _)| other != key);
+        self.waiting.retain(|waiter| waiter.key != *key);
         self.held.len() + self.waiting.len() < before
     }
 
     /// Whether the object waits for a place.
     pub fn waits(&self, key: &Key) -> bool {
-        self.waiting.iter().any(|(other, _)| other == key)
+        self.waiting.iter().any(|waiter| waiter.key == *key)
     }
 
     /// Gives a place back that the object holds and does not need now; whether it held one.
@@ -125,30 +130,30 @@ impl Places {
     /// Who waits since before `since` without having asked again waits for something else.
     pub fn waits_no_more(&mut self, key: &Key, since: Instant) -> bool {
         let before = self.waiting.len();
-        self.waiting.retain(|(other, asked)| other != key || *asked >= since);
-        if !self.waits(key) {
-            self.behind.remove(key);
-        }
+        self.waiting
+            .retain(|waiter| waiter.key != *key || waiter.asked >= since);
         self.waiting.len() < before
     }
 }
 
 /// Notes that the object asks, and forgets those that have not asked for long.
-fn keep(waiting: &mut Vec<(Key, Instant)>, key: &Key, now: Instant) {
-    waiting.retain(|(other, asked)| other == key || now.saturating_duration_since(*asked) < KEEPS);
-    match waiting.iter_mut().find(|(other, _)| other == key) {
-        Some((_, asked)) => *asked = now,
-        None => waiting.push((key.clone(), now)),
+fn keep(waiting: &mut Vec<Waiter>, key: &Key, behind: u64, now: Instant) {
+    waiting.retain(|waiter| waiter.key == *key || now.saturating_duration_since(waiter.asked) < KEEPS);
+    match waiting.iter_mut().find(|waiter| waiter.key == *key) {
+        Some(waiter) => (waiter.asked, waiter.behind) = (now, behind),
+        None => waiting.push(Waiter {
+            key: key.clone(),
+            asked: now,
+            behind,
+        }),
     }
 }
 
 /// Objects that wait for a clone of one source.
 #[derive(Debug, Default)]
 pub struct CloneQueue {
-    /// In the order in which they came, with when they last asked.
-    waiting: Vec<(Key, Instant)>,
-    /// Seconds that what waits for each of them takes.
-    behind: HashMap<Key, u64>,
+    /// In the order in which they came.
+    waiting: Vec<Waiter>,
     /// Whose clone is being made.
     making: Option<Key>,
     /// When somebody asked first.
@@ -163,8 +168,7 @@ impl CloneQueue {
             self.making = None;
         }
         self.opened.get_or_insert(now);
-        keep(&mut self.waiting, key, now);
-        self.behind.insert(key.clone(), behind);
+        keep(&mut self.waiting, key, behind, now);
         self.place(key)
     }
 
@@ -188,13 +192,12 @@ impl CloneQueue {
     /// Namespaces in turn: the first of each, then the second of each. Within a namespace those come first behind which
     /// most is to be done.
     fn order(&self) -> Vec<Key> {
-        let behind = |key: &Key| self.behind.get(key).copied().unwrap_or_default();
-        let mut came: Vec<(usize, &Key)> = self.waiting.iter().map(|(key, _)| key).enumerate().collect();
-        came.sort_by_key(|(n, key)| (Reverse(behind(key)), *n));
+        let mut came: Vec<(usize, &Waiter)> = self.waiting.iter().enumerate().collect();
+        came.sort_by_key(|(n, waiter)| (Reverse(waiter.behind), *n));
         let mut before: HashMap<&str, usize> = HashMap::new();
-        let ranked = came.into_iter().map(|(came, key)| {
+        let ranked = came.into_iter().map(|(came, Waiter { key, behind, .. })| {
             let nth = before.entry(key.namespace.as_str()).or_default();
-            let rank = (*nth, self.served.last(&key.namespace), Reverse(behind(key)), came);
+            let rank = (*nth, self.served.last(&key.namespace), Reverse(*behind), came);
             *nth += 1;
             (rank, key.clone())
         });
@@ -227,8 +230,7 @@ impl CloneQueue {
     /// The object waits no more, and no clone is being made for it.
     pub fn leave(&mut self, key: &Key) {
         let waited = self.waiting.len();
-        self.waiting.retain(|(other, _)| other != key);
-        self.behind.remove(key);
+        self.waiting.retain(|waiter| waiter.key != *key);
         if self.waiting.len() < waited {
             self.served.serve(&key.namespace);
         }
@@ -251,8 +253,8 @@ impl CloneQueue {
     pub fn asked(&self, key: &Key) -> Option<Instant> {
         self.waiting
             .iter()
-            .find(|(other, _)| other == key)
-            .map(|(_, asked)| *asked)
+            .find(|waiter| waiter.key == *key)
+            .map(|waiter| waiter.asked)
     }
 
     /// Whose turn it is; nobody's while a clone is being made.

@@ -368,6 +368,8 @@ pub struct Observed {
     pub id_check: Option<(Vmid, IdCheck)>,
     /// The guest.
     pub guest: Option<GuestRead>,
+    /// The guest as it was read a moment ago, which may have changed since.
+    pub before: Option<Box<Guest>>,
     /// The vmid that [`Observed::guest`] was read under.
     pub guest_of: Option<Vmid>,
     /// Guests whose volumes the guest under the vmid holds, before it is taken.
@@ -436,8 +438,6 @@ pub enum FirewallPart {
 pub struct Kept {
     /// The guest.
     pub guest: Option<GuestRead>,
-    /// The guest as it was read a moment ago, which may have changed since.
-    pub before: Option<Box<Guest>>,
     /// That the guest is stopped.
     pub stopped: bool,
     /// Its firewall, of which the step changed one part.

@@ -1,12 +1,10 @@
 //! The real user's files of `examples/legacy`.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
 use phoenix::convert::report::{Outcome, Severity};
 use phoenix::convert::{Input, Options, Output, Role};
 use serde_json::Value;
 
+use crate::legacy_scripts::applications;
 use crate::support::*;
 
 fn fleet() -> Vec<Input> {
@@ -21,22 +19,8 @@ fn fleet() -> Vec<Input> {
 }
 
 fn scripts() -> Options {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/legacy/applications");
-    let mut files = BTreeMap::new();
-    let mut folders = vec![root.clone()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
-                files.insert(name, std::fs::read(&path).unwrap());
-            }
-        }
-    }
     Options {
-        applications: Some(files),
+        applications: Some(applications()),
         ..options()
     }
 }

@@ -10,6 +10,8 @@ mod cli;
 mod forms;
 mod fuzz;
 mod legacy;
+#[path = "../common/legacy_scripts.rs"]
+mod legacy_scripts;
 mod machines;
 mod properties;
 mod servers;

@@ -100,7 +100,7 @@ pub async fn look(
             let details = match (*snapshots, observed.kept.stopped) {
                 (true, _) => Details::Snapshots,
                 (false, true) => Details::Stopped,
-                (false, false) => Details::State(observed.kept.before.as_deref()),
+                (false, false) => Details::State(observed.before.as_deref()),
             };
             observed.guest = Some(guest(connection, snapshot, *sort, *vmid, node.as_deref(), details).await);
             observed.guest_of = Some(*vmid);
