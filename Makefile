@@ -8,7 +8,7 @@ SCHEDULES ?= 1000000
 SEED ?= 0
 JOBS ?=
 
-.PHONY: help build demo demo-real test soak kube node cloudinit lint unit e2e walks real mutants evidence crds
+.PHONY: help build demo demo-real test test-waiting test-working soak kube node cloudinit lint unit e2e walks real mutants evidence crds
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -22,8 +22,20 @@ demo: ## Convert the example fleet and bring it to Ready on the simulator
 demo-real: node ## A container of the simulated Proxmox VE that is a real one: a feature and an application run in it
 	examples/demo-real.sh
 
+# Tests that wait for servers and real containers most of their time run beside those that need the processor.
+WAITING := e2e real
+WORKING := $(filter-out $(WAITING),$(notdir $(patsubst %/main.rs,%,$(wildcard tests/*/main.rs))))
+
 test: lint kube node cloudinit ## Run every check and test; the first run builds Kubernetes and root file systems (a quarter of an hour)
-	$(CARGO) test --locked --no-fail-fast
+	$(CARGO) test --locked --no-run
+	$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target test-waiting test-working
+
+test-waiting:
+	$(CARGO) test --locked --no-fail-fast $(WAITING:%=--test %)
+
+test-working:
+	$(CARGO) test --locked --no-fail-fast --lib --bins $(WORKING:%=--test %)
+	$(CARGO) test --locked --doc
 
 soak: ## Run a million random schedules of disturbances, optimized and on all cores (SCHEDULES=, SEED= the first, JOBS=)
 	PHOENIX_SCHEDULES=$(SCHEDULES) PHOENIX_SEED_FROM=$(SEED) PHOENIX_JOBS=$(JOBS) \

@@ -18,6 +18,7 @@
 //! * [`proxmox`] the API client, [`remote`] running things in guests and on nodes
 //! * [`simulator`] a Proxmox VE look-alike for demos and tests
 //! * [`convert`] legacy JSON files → manifests
+//! * [`install`] what Phoenix consists of in a cluster
 //! * [`standalone`] the same engine without a cluster
 //!
 //! `tests/repository/imports.rs` keeps the pure modules free of I/O.
@@ -34,6 +35,7 @@ pub mod desired;
 pub mod engine;
 pub mod estimate;
 mod graph;
+mod install;
 mod observed;
 pub mod operator;
 mod plan;

@@ -11,6 +11,7 @@ mod apply;
 mod convert;
 mod crd;
 mod graph;
+mod install;
 mod into;
 mod operator;
 mod plan;
@@ -53,6 +54,8 @@ enum Command {
     Graph(graph::Args),
     /// Print the CustomResourceDefinitions
     Crd(crd::Args),
+    /// Print what Phoenix consists of in a cluster (kinds, rights, operator, features), or apply it
+    Install(install::Args),
     /// Run the controllers in a Kubernetes cluster
     Operator(operator::Args),
     /// Convert the legacy JSON files to manifests
@@ -84,6 +87,7 @@ impl Cli {
             Command::Logs(args) => args.run(),
             Command::Graph(args) => args.run(),
             Command::Crd(args) => args.run(),
+            Command::Install(args) => args.run(),
             Command::Operator(args) => args.run(),
             Command::Convert(args) => args.run(),
             Command::Simulate(args) => args.run(),

@@ -68,7 +68,7 @@ impl Args {
     }
 
     async fn serve(self) -> io::Result<()> {
-        let files = SimFiles::open(&self.dir)?;
+        let files = SimFiles::open(&self.dir, self.listen.ip())?;
         let simulator = Simulator::new(SimConfig {
             profile: self.profile,
             version: self.pve_version.clone(),

@@ -10,7 +10,7 @@ mod checks;
 mod cloud_init;
 mod config_files;
 mod conversion;
-mod emit;
+pub(crate) mod emit;
 mod facts;
 mod features;
 mod firewall;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -53,8 +54,9 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
 }
 
 impl SimFiles {
-    /// Opens the folder: what is missing is made, what is there is kept.
-    pub fn open(dir: &Path) -> io::Result<Self> {
+    /// Opens the folder: what is missing is made, what is there is kept. The certificate is for the loopback addresses and
+    /// for `listen`.
+    pub fn open(dir: &Path, listen: IpAddr) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         let fresh = || uuid::Uuid::new_v4().to_string();
         let line = |name: &str| kept(&dir.join(name), || Ok(fresh())).map(|text| text.trim().to_owned());
@@ -63,8 +65,12 @@ impl SimFiles {
         let control_token = line("control-token")?;
         let secrets = Secrets { root_password, token };
         let pem = ["ca.pem", "server.pem", "server.key"].map(|name| dir.join(name));
-        if pem.iter().any(|path| !path.exists()) {
-            let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let mut names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+        names.extend((!listen.is_unspecified() && !listen.is_loopback()).then(|| listen.to_string()));
+        let named = dir.join("server.names");
+        let other_names = fs::read_to_string(&named).is_ok_and(|text| text != names.join("\n"));
+        if other_names || pem.iter().any(|path| !path.exists()) {
+            fs::write(&named, names.join("\n"))?;
             let made = Certificates::generate(&names).map_err(io::Error::other)?;
             for (path, text) in pem.iter().zip([&made.ca_pem, &made.cert_pem, &made.key_pem]) {
                 write_private(path, text)?;

@@ -2,6 +2,7 @@
 //! killed five times on the way.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,8 +13,12 @@ use crate::site::Site;
 
 /// Converts the legacy fleet for the site's simulator; the folder with its objects.
 pub fn convert(site: &Site) -> String {
+    convert_for(&site.description(), &site.namespace.name, &site.dir.join("fleet"))
+}
+
+/// Converts the legacy fleet for the simulator that says this of itself.
+pub fn convert_for(description: &Value, namespace: &str, out: &Path) -> String {
     let legacy = repository("examples/legacy");
-    let out = site.dir.join("fleet");
     let mut command = Command::new(env!("CARGO_BIN_EXE_phoenix"));
     command
         .arg("convert")
@@ -25,13 +30,12 @@ pub fn convert(site: &Site) -> String {
         .arg(legacy.join("phoenix_vm_configs.json"))
         .arg("--applications")
         .arg(legacy.join("applications"))
-        .args(["--namespace", &site.namespace.name, "--hypervisor-name", "proxmox"])
+        .args(["--namespace", namespace, "--hypervisor-name", "proxmox"])
         .arg("--output-dir")
-        .arg(&out);
+        .arg(out);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     // The files describe a machine of somebody's; here the simulator stands in for it.
-    let description = site.description();
     let path = out.join("phoenixhypervisor-proxmox.yaml");
     let ssh = format!(
         "  ssh:\n    hosts:\n      phoenix: {}",

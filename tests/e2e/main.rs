@@ -10,6 +10,7 @@
 mod allow_table;
 #[path = "../common/bad_manifests.rs"]
 mod bad_manifests;
+mod chart;
 mod crds;
 mod examples;
 mod fleet;

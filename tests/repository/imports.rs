@@ -14,6 +14,7 @@ const PURE: &[&str] = &[
     "admission",
     "estimate",
     "graph.rs",
+    "install.rs",
     "pve",
     "reason.rs",
     "secret.rs",

@@ -76,11 +76,25 @@ impl Cluster {
     fn start() -> Self {
         let (dir, lock) = work_dir();
         let given = env::var_os("KUBECONFIG");
-        Self::start_in(dir, Some(lock), given)
+        let cluster = Self::start_in(dir, Some(lock), given);
+        cluster.install_crds();
+        cluster
+    }
+
+    /// `kubectl`, for what needs no cluster.
+    pub fn program() -> PathBuf {
+        Tools::ready().find(&["kubectl"])
     }
 
     /// A cluster of a test's own, for what would disturb the others; it ends with the test run.
     pub fn of_its_own(name: &str) -> &'static Self {
+        let cluster = Self::empty(name);
+        cluster.install_crds();
+        cluster
+    }
+
+    /// As [`Cluster::of_its_own`], without the kinds of Phoenix.
+    pub fn empty(name: &str) -> &'static Self {
         let dir = cluster().dir.join(name);
         fs::create_dir(&dir).unwrap();
         Box::leak(Box::new(Self::start_in(dir, None, None)))
@@ -115,7 +129,6 @@ impl Cluster {
             None => cluster.start_servers(&tools),
         }
         cluster.wait_ready();
-        cluster.install_crds();
         cluster
     }
 

@@ -2,8 +2,10 @@
 //! of their own. One API server serves the whole test run, every test has a namespace to itself.
 
 pub mod cluster;
+pub mod helm;
 pub mod kubectl;
 pub mod namespace;
+pub mod pods;
 pub mod process;
 
 use std::fmt::Display;
