@@ -122,6 +122,7 @@ reasons! {
     Unauthorized
     VolumeExists
     ChangedOutsidePhoenix
+    Paused
     PendingChanges
     CreationOnly
     ScriptChanged

@@ -181,9 +181,29 @@ pub fn planned(previous: &GuestStatus, generation: i64, plan: &Plan, hash: Optio
         missing(&mut status, &plan.next, now);
         summary(&mut status, plan, generation, now);
         hidden(&mut status, plan, generation, now);
+        paused(&mut status, plan, generation, now);
     }
     status.conditions.sort_by_key(|c| order(&c.type_));
     status
+}
+
+/// Who looks at a paused object sees so first, whatever else is true of it.
+fn paused(status: &mut GuestStatus, plan: &Plan, generation: i64, now: i64) {
+    let Some(by) = &plan.facts.paused else {
+        clear_condition(&mut status.conditions, "Paused");
+        return;
+    };
+    let conditions = &mut status.conditions;
+    set_condition(conditions, "Paused", "True", Reason::Paused, by, generation, now);
+    match status.phase.as_deref() {
+        Some("Deleting" | "Recreating") => {}
+        _ => status.phase = Some("Paused".into()),
+    }
+    status.message = match status.message.take() {
+        Some(message) if !message.starts_with(by) => Some(format!("{by}; {message}")),
+        Some(message) => Some(message),
+        None => Some(by.clone()),
+    };
 }
 
 /// Since when something that the spec names does not exist.

@@ -53,6 +53,9 @@ pub const RESTARTED_AT: &str = "phoenix-hypervisor.io/restartedAt";
 pub const RUN_TESTS: &str = "phoenix-hypervisor.io/runTests";
 /// Annotation: try everything at once, whatever its pauses, once for each new value; scripts that gave up are run again.
 pub const RECONCILE: &str = "phoenix-hypervisor.io/reconcile";
+/// Annotation: `"true"` stops everything that Phoenix would do on Proxmox for the object, or for all objects of a
+/// PhoenixHypervisor, until it is taken away. Work that Proxmox has begun ends.
+pub const PAUSED: &str = "phoenix-hypervisor.io/paused";
 /// Annotation: stop the script with this hash, and do not run it again while the annotation is there.
 pub const CANCEL: &str = "phoenix-hypervisor.io/cancel";
 /// Annotation: destroy the guest and make it anew (promise 4); its value is the one that the condition `RecreateRequired`

@@ -39,6 +39,7 @@ pub(super) fn transitions(old: &GuestStatus, new: &GuestStatus) -> Vec<Event> {
         ("Ready", EventType::Normal),
         ("Stalled", EventType::Warning),
         ("DriftDetected", EventType::Warning),
+        ("Paused", EventType::Normal),
     ] {
         let (old, new) = (condition(old, name), condition(new, name));
         if let Some(new) = new.filter(|n| n.status == "True")

@@ -34,7 +34,7 @@ impl<S: Store> Reconcile<'_, S> {
         let source = self.queued();
         observed.clone_queue = source.map(|source| self.queue_clone(source));
         for _ in 0..MAX_LOOKS {
-            let plan = self.plan(&observed, &self.status());
+            let plan = self.plan(&observed, &self.status()).paused(self.paused.as_deref());
             let Next::Look(query) = &plan.next else {
                 if let Some(source) = source
                     && let Some(place) = self.keep_or_leave_queue(source, &plan.next)

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kube::ResourceExt;
 use tokio::time::Instant;
 
 use crate::crd::status::{NodeStatus, ProxmoxCluster};
-use crate::crd::{HypervisorStatus, PhoenixHypervisor};
+use crate::crd::{HypervisorStatus, PAUSED, PhoenixHypervisor};
 use crate::desired::{GuestObject, Key, ObjectName, Ref, hypervisor};
 use crate::observed::{Cluster, Read, ResourceRow};
-use crate::plan::retry;
+use crate::plan::{self, retry};
 use crate::reason::{Cause, Reason};
 use crate::status::{clear_condition, set_condition};
 
@@ -437,6 +438,24 @@ fn hypervisor_status(
     };
     status.phase = Some(phase.into());
     status.message = result.err().map(|f| f.message.clone());
+    if plan::pauses(object.annotations()) {
+        let message = format!("nothing is done on Proxmox for the objects of this hypervisor: {PAUSED}");
+        set_condition(
+            &mut status.conditions,
+            "Paused",
+            "True",
+            Reason::Paused,
+            &message,
+            generation,
+            time,
+        );
+        if result.is_ok() {
+            status.phase = Some("Paused".into());
+            status.message = Some(message);
+        }
+    } else {
+        clear_condition(&mut status.conditions, "Paused");
+    }
     if let Ok(snapshot) = answers {
         seen(&mut status, snapshot, proven);
     }

@@ -1,7 +1,9 @@
 //! Writes status, and tells of transitions as events.
 
+use kube::ResourceExt;
+
 use crate::crd::{GuestStatus, TaskStatus};
-use crate::desired::{Blocked, Desired, GuestObject};
+use crate::desired::{Blocked, Desired, GuestObject, ObjectName};
 use crate::plan::{self, Announce, Finding, Next, Plan, Step};
 use crate::reason::{Cause, Reason};
 use crate::status;
@@ -26,6 +28,7 @@ impl<S: Store> Engine<S> {
             findings,
             facts: plan::Facts {
                 absent: desired.map_or_else(Vec::new, |desired| plan::absent(desired, &object.status)),
+                paused: self.paused_by(object),
                 ..plan::Facts::default()
             },
             partial: true,
@@ -33,6 +36,13 @@ impl<S: Store> Engine<S> {
         let status = status::planned(&object.status, object.generation, &plan, None, self.now());
         self.publish(object, status).await?;
         Ok(Some(seconds))
+    }
+
+    /// By which annotation the object is paused.
+    pub(super) fn paused_by(&self, object: &GuestObject) -> Option<String> {
+        let ObjectName { namespace, name } = object.hypervisor_ref();
+        let hypervisor = self.store.hypervisor(&namespace, &name);
+        plan::paused_by(object, hypervisor.as_ref().map(|h| h.annotations()))
     }
 
     /// Writes status and tells of transitions.

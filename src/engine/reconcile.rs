@@ -32,6 +32,8 @@ pub(super) struct Reconcile<'a, S: Store> {
     pub identity: Identity,
     /// Ids of earlier management clusters.
     pub previous: Vec<String>,
+    /// By which annotation the object is paused.
+    pub paused: Option<String>,
     /// Addresses that other objects ask for too.
     pub conflicts: Vec<Conflict>,
     /// First and last id of owner containers.
@@ -77,6 +79,7 @@ impl<'a, S: Store> Reconcile<'a, S> {
             identity: engine.identity_of(&object),
             previous: spec.and_then(|s| s.previous_cluster_ids.clone()).unwrap_or_default(),
             owner_ids: owners.map(|o| o.id_range.ids()),
+            paused: engine.paused_by(&object),
             conflicts: match desired {
                 Some(_) => conflicts::conflicts(&object, engine.store.as_ref()),
                 None => Vec::new(),

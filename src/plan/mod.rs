@@ -24,6 +24,7 @@ mod lxc;
 mod missing;
 mod options;
 mod ownership;
+mod paused;
 mod planner;
 mod pool;
 #[cfg(test)]
@@ -42,7 +43,7 @@ mod told;
 mod vm;
 
 use crate::observed::{FirewallPart, GuestRead, HealthState, Kept, Observed, ResourceRow};
-use crate::reason::Cause;
+use crate::reason::{Cause, Reason};
 use std::collections::BTreeSet;
 
 pub use crate::desired::OWNER_HOSTNAME;
@@ -54,6 +55,7 @@ pub use guest::plan;
 pub use lxc::OWNER_KIND;
 pub use missing::{Place, lacks_gpu};
 pub use options::TAG;
+pub use paused::{paused_by, pauses};
 pub use planner::Input;
 pub use query::{ProbeRequest, Query};
 pub use recreate::{plan_recreation, wants_recreation};
@@ -122,7 +124,10 @@ impl Plan {
     #[must_use]
     pub fn held_up(mut self, cause: Cause, seconds: u64) -> Plan {
         if let Next::Run(step) = &self.next {
+            // That an object goes is still so while it waits.
+            let goes = [Reason::Deleting, Reason::Recreating];
             let of_step = self.findings.iter_mut().filter(|f| f.condition == step.stage.as_str());
+            let of_step = of_step.filter(|f| !goes.contains(&f.cause.reason));
             of_step.for_each(|finding| finding.cause = cause.clone());
         }
         self.next = Next::Wait { cause, seconds };
@@ -223,6 +228,8 @@ pub struct Facts {
     pub managed: Option<BTreeSet<String>>,
     /// The guest is to be stopped.
     pub stopped: bool,
+    /// By which annotation the object is paused.
+    pub paused: Option<String>,
     /// Stages that have nothing to do for this object: no tests to pass, no probe to ask.
     pub absent: Vec<Stage>,
     /// Node.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
@@ -29,7 +30,7 @@ pub enum End {
 pub enum Standing {
     /// Ready, or gone when it is to be deleted.
     Ready,
-    /// Stalled.
+    /// Stalled, or paused by somebody: nothing goes on by itself.
     Stalled,
     /// Under way.
     Working,
@@ -37,15 +38,12 @@ pub enum Standing {
 
 /// Where an object stands.
 pub fn standing(object: &GuestObject) -> Standing {
-    let stalled = object
-        .status
-        .conditions
-        .iter()
-        .find(|c| c.type_ == "Stalled" && c.status == "True");
+    let stops = |c: &&Condition| ["Stalled", "Paused"].contains(&c.type_.as_str()) && c.status == "True";
+    let stalled = object.status.conditions.iter().find(stops);
     let current = object.status.observed_generation == Some(object.generation);
     match stalled.filter(|_| current) {
+        _ if object.is_ready() && !object.deleting => Standing::Ready,
         Some(_) => Standing::Stalled,
-        None if object.is_ready() && !object.deleting => Standing::Ready,
         None => Standing::Working,
     }
 }

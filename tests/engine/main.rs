@@ -36,6 +36,7 @@ mod leaves;
 mod life;
 mod missing;
 mod ownership;
+mod paused;
 mod plans;
 mod preview;
 mod protected;
