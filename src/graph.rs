@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
+use serde_json::{Value, json};
+
+use crate::convert::emit;
 use crate::crd::GuestKind;
 use crate::desired::{GuestObject, Key};
 use crate::pve::Vmid;
@@ -20,6 +23,10 @@ pub enum Format {
     Mermaid,
     /// Graphviz.
     Dot,
+    /// Objects and edges as JSON, for programs.
+    Json,
+    /// The same as YAML.
+    Yaml,
 }
 
 /// Objects and how they hang together.
@@ -60,7 +67,25 @@ impl<'a> Graph<'a> {
             Format::Text => self.text(),
             Format::Mermaid => self.drawing(&MERMAID),
             Format::Dot => self.drawing(&DOT),
+            Format::Json => format!("{:#}\n", self.value()),
+            Format::Yaml => emit::yaml(&self.value()),
         }
+    }
+
+    /// Objects, and for each the template that it comes from and what it waits for.
+    fn value(&self) -> Value {
+        let objects = self.objects.iter().map(|(key, object)| {
+            json!({
+                "kind": key.kind.as_str(),
+                "namespace": key.namespace,
+                "name": key.name,
+                "vmid": vmid(object),
+                "phase": object.status.phase,
+                "template": self.parent.get(key).map(|template| template.to_string()),
+                "dependsOn": Vec::from_iter(object.dependency_keys().map(|key| key.to_string())),
+            })
+        });
+        json!({"objects": Vec::from_iter(objects)})
     }
 
     fn text(&self) -> String {

@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 #[macro_use]
 mod output;
 
+mod about;
 mod apply;
 mod convert;
 mod crd;
@@ -48,6 +49,10 @@ enum Command {
     Exec(into::ExecArgs),
     /// Show what features, application, tests and the model server said in a guest
     Logs(into::LogsArgs),
+    /// Do nothing on Proxmox for objects until they are resumed
+    Pause(verbs::Args),
+    /// Go on with objects that were paused
+    Resume(verbs::Args),
     /// Delete objects and, as their deletionPolicy says, their guests
     Delete(verbs::Args),
     /// Show templates, their clones and dependencies as a tree or drawing
@@ -60,11 +65,30 @@ enum Command {
     Operator(operator::Args),
     /// Convert the legacy JSON files to manifests
     Convert(convert::Args),
+    /// Show the version, and what it was built from
+    Version(about::VersionArgs),
+    /// Print the completions for a shell
+    Completions(about::CompletionsArgs),
+    /// Write the manual pages
+    Man(about::ManArgs),
     /// Run a Proxmox VE look-alike (HTTPS API and SSH) for demos and tests
     Simulate(simulate::Args),
 }
 
 impl Cli {
+    /// What was typed. As `kubectl phoenix` the program calls itself so.
+    pub fn read() -> Cli {
+        let program = std::env::args_os().next().unwrap_or_default();
+        let mut command = Cli::command();
+        if std::path::Path::new(&program)
+            .file_stem()
+            .is_some_and(|name| name == "kubectl-phoenix")
+        {
+            command = command.name("kubectl-phoenix").bin_name("kubectl phoenix");
+        }
+        Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
+
     /// Runs the command; the exit code is the process's.
     pub fn run(self) -> ExitCode {
         // The operator has options for its log.
@@ -81,6 +105,8 @@ impl Cli {
             Command::Stop(args) => args.run(verbs::Verb::Stop),
             Command::Restart(args) => args.run(verbs::Verb::Restart),
             Command::Reconcile(args) => args.run(verbs::Verb::Reconcile),
+            Command::Pause(args) => args.run(verbs::Verb::Pause),
+            Command::Resume(args) => args.run(verbs::Verb::Resume),
             Command::Delete(args) => args.run(verbs::Verb::Delete),
             Command::Test(args) => args.run(verbs::Verb::Test),
             Command::Exec(args) => args.run(),
@@ -90,6 +116,9 @@ impl Cli {
             Command::Install(args) => args.run(),
             Command::Operator(args) => args.run(),
             Command::Convert(args) => args.run(),
+            Command::Version(args) => args.run(),
+            Command::Completions(args) => args.run(),
+            Command::Man(args) => args.run(),
             Command::Simulate(args) => args.run(),
         }
     }

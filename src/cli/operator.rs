@@ -135,7 +135,8 @@ fn log_to_stderr(format: LogFormat) {
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => {
-            let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+            let ansi = !plain && std::io::IsTerminal::is_terminal(&std::io::stderr());
             builder.with_ansi(ansi).init();
         }
         LogFormat::Json => builder.json().flatten_event(true).init(),

@@ -3,6 +3,31 @@
 use std::fmt::Arguments;
 use std::io::{self, Write};
 
+use serde_json::Value;
+
+use crate::convert::emit;
+
+/// How a command writes what it found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// One JSON value, for programs.
+    Json,
+    /// The same as YAML.
+    Yaml,
+}
+
+/// Prints a value for programs; what is for people is asked of `table`.
+pub fn print(output: Output, value: impl FnOnce() -> Value, table: impl FnOnce() -> String) {
+    match output {
+        Output::Table => stdout(format_args!("{}\n", table().trim_end_matches('\n'))),
+        Output::Json => stdout(format_args!("{:#}\n", value())),
+        Output::Yaml => stdout(format_args!("{}", emit::yaml(&value()))),
+    }
+}
+
 /// Writes to stdout.
 pub fn stdout(text: Arguments<'_>) {
     let _ = write(&mut io::stdout().lock(), text);

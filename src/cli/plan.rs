@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use serde_json::{Value, json};
+
 use crate::desired::{GuestObject, ObjectName, Objects, hypervisor};
 use crate::engine::preview::Preview;
 use crate::estimate::{self, Durations};
@@ -9,6 +11,7 @@ use crate::plan::Impact;
 use crate::reason::Reason;
 
 use super::apply::{BAD_INPUT, Opened, Source};
+use super::output::{self, Output};
 
 /// Arguments of `phoenix plan`.
 #[derive(Debug, clap::Args)]
@@ -25,6 +28,9 @@ pub struct Args {
     /// script, model, request or allocation
     #[arg(long, value_name = "NAME=SECONDS", requires = "estimate")]
     took: Vec<String>,
+    /// How it is written
+    #[arg(short, long, value_enum, default_value_t, conflicts_with = "estimate")]
+    output: Output,
 }
 
 /// How hard a change hits, in one word.
@@ -98,14 +104,24 @@ impl Args {
                 errln!("{error}");
             }
         }
-        let mut count = Count::default();
+        let (mut count, mut planned) = (Count::default(), Vec::new());
         let mut keys = opened.keys();
         keys.retain(|k| opened.store.guest(k).is_some_and(|object| self.is_of(&object)));
         for object in opened.objects(&keys) {
             let preview = opened.engine.preview(&object.key).await;
-            out!("{}", describe(&object, &preview, &mut count));
+            match self.output {
+                Output::Table => out!("{}", describe(&object, &preview, &mut count)),
+                _ => {
+                    describe(&object, &preview, &mut count);
+                    planned.push(value(&object, &preview));
+                }
+            }
         }
-        outln!("\n{count}");
+        output::print(
+            self.output,
+            || json!({"objects": planned, "summary": count}),
+            || format!("\n{count}"),
+        );
         if count.blocked == 0 {
             ExitCode::SUCCESS
         } else {
@@ -115,7 +131,7 @@ impl Args {
 }
 
 /// What a plan comes to.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq, serde::Serialize)]
 struct Count {
     live: usize,
     restart: usize,
@@ -139,6 +155,28 @@ impl std::fmt::Display for Count {
 
 /// Reasons that the objects of the same plan resolve by themselves, once it is carried out.
 const PASSING: &[Reason] = &[Reason::TemplateNotReady, Reason::DependencyNotReady];
+
+/// One object's part of the plan, for programs.
+fn value(object: &GuestObject, preview: &Preview) -> Value {
+    let steps = preview
+        .steps
+        .iter()
+        .map(|(action, impact)| json!({"action": action, "impact": word(*impact)}));
+    let blocked = preview.blocked.as_ref().map(|cause| {
+        json!({
+            "reason": cause.reason.as_str(),
+            "message": cause.message,
+            "passes": PASSING.contains(&cause.reason),
+        })
+    });
+    json!({
+        "kind": object.key.kind.as_str(),
+        "namespace": object.key.namespace,
+        "name": object.key.name,
+        "steps": Vec::from_iter(steps),
+        "blocked": blocked,
+    })
+}
 
 /// One object's part of the plan.
 fn describe(object: &GuestObject, preview: &Preview, count: &mut Count) -> String {

@@ -41,6 +41,13 @@ pub fn manifest(object: &impl Serialize, origin: &str) -> Result<String, serde_j
     text(object, &serde_json::to_value(object)?, origin)
 }
 
+/// A value as YAML, or as JSON, which is YAML too, should it not come back unchanged.
+pub fn yaml(value: &Value) -> String {
+    let text = serde_saphyr::to_string(value).ok();
+    let same = |text: &String| serde_saphyr::from_str::<Value>(text).is_ok_and(|read| read == *value);
+    text.filter(same).unwrap_or_else(|| format!("{value:#}\n"))
+}
+
 /// [`manifest`] of an object whose value is known already.
 ///
 /// # Errors

@@ -64,3 +64,42 @@ async fn names_that_mean_nothing_or_too_much_are_refused() {
     assert!(not_yet.stderr.contains("apply it first"), "{not_yet:?}");
     assert_eq!(site.writes(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_guest_is_left_alone_until_it_is_resumed() {
+    let site = Site::new().await;
+    site.write("web", &lxc("web", json!({"cores": 2})));
+    site.phoenix(&["apply"]).await.expect(0);
+    let paused = site.phoenix(&["pause", "web"]).await.expect(0);
+    assert!(paused.stdout.contains("Paused"), "{paused:?}");
+
+    let writes = site.writes();
+    site.write("web", &lxc("web", json!({"cores": 3})));
+    let waits = site.phoenix(&["apply"]).await.expect(1);
+    assert!(waits.stdout.contains("phoenix-hypervisor.io/paused"), "{waits:?}");
+    assert_eq!(site.writes(), writes);
+
+    site.phoenix(&["resume", "web"]).await.expect(0);
+    assert!(site.writes() > writes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_for_programs_is_json_or_yaml() {
+    let site = Site::new().await;
+    site.write("web", &lxc("web", json!({})));
+    let planned = site.phoenix(&["plan", "-o", "json"]).await.expect(0);
+    let planned: serde_json::Value = serde_json::from_str(&planned.stdout).unwrap();
+    assert_eq!(planned["objects"][0]["steps"][0]["impact"], "create", "{planned:#}");
+    assert_eq!(planned["summary"]["create"], 1, "{planned:#}");
+    site.phoenix(&["apply"]).await.expect(0);
+    for (format, read) in [
+        ("json", (|text| serde_json::from_str(text).unwrap()) as fn(&str) -> serde_json::Value),
+        ("yaml", |text| serde_saphyr::from_str(text).unwrap()),
+    ] {
+        let status = site.phoenix(&["status", "-o", format]).await.expect(0);
+        let status = read(&status.stdout);
+        assert_eq!(status["items"][0]["status"]["phase"], "Ready", "{status:#}");
+        let graph = site.phoenix(&["graph", "-o", format]).await.expect(0);
+        assert_eq!(read(&graph.stdout)["objects"][0]["vmid"], 1000);
+    }
+}

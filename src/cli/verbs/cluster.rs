@@ -11,14 +11,15 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 
 use crate::crd::{
-    GuestKind, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM, RECONCILE, RESTARTED_AT, RUN_TESTS,
+    GuestKind, PAUSED, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM, RECONCILE, RESTARTED_AT, RUN_TESTS,
 };
 use crate::desired::memory::MemoryObjects;
 use crate::desired::{GuestObject, Key, ObjectName};
 use crate::standalone::run::{Standing, standing};
 
 use super::super::into::needed;
-use super::{Verb, bad_input, chosen, report, show, sorted, stamp_of_now, test_hashes, tested};
+use super::super::output::Output;
+use super::{Verb, bad_input, chosen, is_paused, report, show, sorted, stamp_of_now, test_hashes, tested};
 
 const KINDS: [GuestKind; 3] = [GuestKind::PhoenixLXC, GuestKind::PhoenixVM, GuestKind::PhoenixTemplate];
 
@@ -136,9 +137,9 @@ fn unread(what: &str, right: &str, namespace: &str, error: &kube::Error) -> Stri
 }
 
 /// `phoenix status`.
-pub async fn status(namespace: Option<String>, words: Vec<String>) -> ExitCode {
+pub async fn status(namespace: Option<String>, words: Vec<String>, output: Output) -> ExitCode {
     match all(namespace).await {
-        Ok(objects) => show(&objects, &words, None),
+        Ok(objects) => show(&objects, &words, None, output),
         Err(message) => {
             errln!("{message}");
             ExitCode::FAILURE
@@ -207,6 +208,8 @@ async fn order(client: &Client, key: &Key, verb: Verb, restart: &str) -> kube::R
         Verb::Restart => json!({"metadata": {"annotations": {RESTARTED_AT: restart}}}),
         Verb::Test => json!({"metadata": {"annotations": {RUN_TESTS: restart}}}),
         Verb::Reconcile => json!({"metadata": {"annotations": {RECONCILE: restart}}}),
+        Verb::Pause => json!({"metadata": {"annotations": {PAUSED: "true"}}}),
+        Verb::Resume => json!({"metadata": {"annotations": {PAUSED: null}}}),
         Verb::Delete => return api.delete(&key.name, &DeleteParams::default()).await.map(drop),
     };
     let params = PatchParams {
@@ -228,6 +231,8 @@ async fn until(client: &Client, key: &Key, verb: Verb, restart: &str, before: &[
             (Verb::Reconcile, standing) => {
                 standing != Standing::Working && guest.status.reconciled.as_deref() == Some(restart)
             }
+            (Verb::Pause, _) => is_paused(&guest),
+            (Verb::Resume, _) if is_paused(&guest) => false,
             (_, Standing::Stalled) => true,
             (Verb::Delete, _) => false,
             (Verb::Restart, standing) => {

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::crd::{GuestKind, GuestTest, PowerState, RECONCILE, RESTARTED_AT, RUN_TESTS};
+use serde_json::{Value, json};
+
+use crate::crd::{GuestKind, GuestTest, PAUSED, PowerState, RECONCILE, RESTARTED_AT, RUN_TESTS};
 use crate::desired::{GuestObject, GuestSpec, Key, Objects};
 use crate::pve::Vmid;
 use crate::standalone::run::{End, Standing, run, standing};
@@ -15,6 +17,7 @@ use crate::standalone::state::Record;
 use crate::standalone::table;
 
 use super::apply::{BAD_INPUT, Opened, Source, progress};
+use super::output::{self, Output};
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +32,10 @@ pub enum Verb {
     Test,
     /// The annotation `reconcile`: everything is tried at once.
     Reconcile,
+    /// The annotation `paused`: nothing is done on Proxmox.
+    Pause,
+    /// Without that annotation.
+    Resume,
     /// The object goes, and its guest as `deletionPolicy` says.
     Delete,
 }
@@ -78,6 +85,9 @@ pub struct StatusArgs {
     objects: Vec<String>,
     #[command(flatten)]
     place: Place,
+    /// How it is written
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
 /// Words for a kind: itself and its short name, in any case.
@@ -147,7 +157,7 @@ fn chosen(
 fn allowed(verb: Verb, object: &GuestObject) -> Result<(), String> {
     let key = &object.key;
     match (&object.spec, verb) {
-        (_, Verb::Delete | Verb::Reconcile) => Ok(()),
+        (_, Verb::Delete | Verb::Reconcile | Verb::Pause | Verb::Resume) => Ok(()),
         (GuestSpec::Template(_), _) => Err(format!("{key} is a template, which stays stopped")),
         _ if object.deleting => Err(format!("{key} is being deleted")),
         _ if object.status.vmid().is_none() => Err(format!("{key} has no guest yet: apply it first")),
@@ -164,6 +174,15 @@ fn allowed(verb: Verb, object: &GuestObject) -> Result<(), String> {
 
 fn power(object: &GuestObject) -> PowerState {
     object.power_state().unwrap_or(PowerState::Running)
+}
+
+/// Whether the operator has seen that the object is paused.
+fn is_paused(object: &GuestObject) -> bool {
+    object
+        .status
+        .conditions
+        .iter()
+        .any(|c| c.type_ == "Paused" && c.status == "True")
 }
 
 /// The tests of a guest.
@@ -251,13 +270,14 @@ impl StatusArgs {
     /// Runs the command. With `-f` it shows what the state folder knows; nothing is asked of Proxmox.
     pub fn run(self) -> ExitCode {
         let Some(source) = self.place.source() else {
-            return super::with_runtime(cluster::status(self.place.namespace.clone(), self.objects));
+            return super::with_runtime(cluster::status(self.place.namespace.clone(), self.objects, self.output));
         };
         match source.read() {
             Ok(opened) => show(
                 &sorted(opened.store.guests()),
                 &self.objects,
                 self.place.namespace.as_deref(),
+                self.output,
             ),
             Err(error) => bad_input(error),
         }
@@ -270,18 +290,38 @@ fn sorted(mut objects: Vec<GuestObject>) -> Vec<GuestObject> {
 }
 
 /// Prints all objects, or those that are named.
-fn show(objects: &[GuestObject], words: &[String], namespace: Option<&str>) -> ExitCode {
-    if words.is_empty() {
-        outln!("{}", table::render(objects));
-        return ExitCode::SUCCESS;
-    }
-    match chosen(objects, words, namespace, None) {
+fn show(objects: &[GuestObject], words: &[String], namespace: Option<&str>, output: Output) -> ExitCode {
+    let shown = match words.is_empty() {
+        true => Ok(objects.to_vec()),
+        false => chosen(objects, words, namespace, None),
+    };
+    match shown {
         Ok(objects) => {
-            outln!("{}", table::render(&objects));
+            output::print(output, || listed(&objects), || table::render(&objects));
             ExitCode::SUCCESS
         }
         Err(message) => bad_input(message),
     }
+}
+
+/// The objects with their statuses, as `kubectl get -o json` lists them.
+fn listed(objects: &[GuestObject]) -> Value {
+    let items: Vec<Value> = objects
+        .iter()
+        .map(|object| {
+            json!({
+                "apiVersion": format!("{}/{}", crate::crd::GROUP, crate::crd::VERSION),
+                "kind": object.key.kind.as_str(),
+                "metadata": {
+                    "name": object.key.name,
+                    "namespace": object.key.namespace,
+                    "generation": object.generation,
+                },
+                "status": object.status,
+            })
+        })
+        .collect();
+    json!({"apiVersion": "v1", "kind": "List", "items": items})
 }
 
 /// Prints what became of the objects that a verb was for.
@@ -296,6 +336,7 @@ fn report(verb: Verb, keys: &[Key], left: &[GuestObject]) -> ExitCode {
             (Verb::Delete, None) => outln!("{key} is deleted"),
             (_, None) => outln!("{key} is gone"),
             (Verb::Delete, Some(_)) => done = false,
+            (Verb::Pause, Some(object)) => done &= is_paused(object),
             (Verb::Test, Some(object)) => done &= print_tests(object) && standing(object) == Standing::Ready,
             (_, Some(object)) => done &= standing(object) == Standing::Ready,
         }
@@ -333,6 +374,9 @@ async fn act(opened: &Opened, objects: Vec<GuestObject>, verb: Verb, limit: Dura
             Verb::Restart => drop(record.annotations.insert(RESTARTED_AT.into(), stamp_of_now())),
             Verb::Test => drop(record.annotations.insert(RUN_TESTS.into(), stamp_of_now())),
             Verb::Reconcile => drop(record.annotations.insert(RECONCILE.into(), stamp_of_now())),
+            // What a manifest says cannot be taken away here, but overridden.
+            Verb::Pause => drop(record.annotations.insert(PAUSED.into(), "true".into())),
+            Verb::Resume => drop(record.annotations.insert(PAUSED.into(), "false".into())),
             Verb::Delete => record.deleting = true,
         };
         if let Err(error) = opened.store.wish(key, wish) {
@@ -353,8 +397,6 @@ async fn act(opened: &Opened, objects: Vec<GuestObject>, verb: Verb, limit: Dura
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::crd::{PhoenixLXC, PhoenixTemplate};
 
