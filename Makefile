@@ -8,7 +8,7 @@ SCHEDULES ?= 1000000
 SEED ?= 0
 JOBS ?=
 
-.PHONY: help build demo demo-real test test-waiting test-working soak kube node cloudinit lint unit e2e walks real mutants evidence crds
+.PHONY: help build demo demo-real demo-cluster image manifests chart test test-waiting test-working soak kube node cloudinit lint unit e2e walks real mutants evidence crds
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -25,6 +25,9 @@ demo-real: node ## A container of the simulated Proxmox VE that is a real one: a
 # Tests that wait for servers and real containers most of their time run beside those that need the processor.
 WAITING := e2e real
 WORKING := $(filter-out $(WAITING),$(notdir $(patsubst %/main.rs,%,$(wildcard tests/*/main.rs))))
+
+demo-cluster: ## A Kubernetes API server, the operator and a simulated Proxmox VE on loopback (KEEP=1 leaves a shell; needs Go)
+	examples/demo-cluster.sh
 
 test: lint kube node cloudinit ## Run every check and test; the first run builds Kubernetes and root file systems (a quarter of an hour)
 	$(CARGO) test --locked --no-run
@@ -76,5 +79,17 @@ mutants: ## Try small bugs in FOLDER against the tests, all or MUTANTS="--sample
 evidence: ## Make docs/evidence.md from real runs (half an hour; EVIDENCE="--schedules 20000 --optimized", or fewer)
 	tests/evidence/run.py $(EVIDENCE)
 
-crds: ## Write crds/ and the schemas of admission anew from the Rust types
+crds: ## Write crds/ and the schemas of admission anew from the Rust types, and what is copied from there
 	$(CARGO) run --locked --quiet -- crd --output-dir crds --schemas src/admission/schemas.json
+	charts/sync.sh
+
+image: ## Build the operator's image as an OCI archive (ARCHES="amd64 arm64", IMAGE=name:tag; a quarter of an hour)
+	image/build.sh
+
+chart: ## Copy what the chart has from elsewhere, and pack it into target/chart (needs helm, or Go to build it)
+	charts/sync.sh
+	"$$(e2e/build-helm.sh)/helm" package charts/phoenix --destination target/chart
+
+manifests: ## Write install.yaml of a release: kinds, rights and the operator, for all namespaces
+	mkdir -p target/manifests
+	$(CARGO) run --locked --quiet -- install > target/manifests/install.yaml
