@@ -21,14 +21,18 @@ const ROLES: [&str; 3] = [
 const IN_ALL_NAMESPACES: &str = include_str!("../config/rbac/all-namespaces/cluster-role-binding.yaml");
 const IN_ONE_NAMESPACE: &str = include_str!("../config/rbac/namespace/role-binding.yaml");
 
-const FEATURES: [&str; 7] = [
-    include_str!("../config/features/base-setup.yaml"),
-    include_str!("../config/features/docker.yaml"),
-    include_str!("../config/features/nvidia.yaml"),
-    include_str!("../config/features/ollama.yaml"),
-    include_str!("../config/features/portainer.yaml"),
-    include_str!("../config/features/python-api-service.yaml"),
-    include_str!("../config/features/vllm.yaml"),
+/// Names of the files of the features that come with Phoenix, and what is in them.
+pub const FEATURES: [(&str, &str); 7] = [
+    ("base-setup.yaml", include_str!("../config/features/base-setup.yaml")),
+    ("docker.yaml", include_str!("../config/features/docker.yaml")),
+    ("nvidia.yaml", include_str!("../config/features/nvidia.yaml")),
+    ("ollama.yaml", include_str!("../config/features/ollama.yaml")),
+    ("portainer.yaml", include_str!("../config/features/portainer.yaml")),
+    (
+        "python-api-service.yaml",
+        include_str!("../config/features/python-api-service.yaml"),
+    ),
+    ("vllm.yaml", include_str!("../config/features/vllm.yaml")),
 ];
 
 /// Namespace of the operator in the files of `config/`.
@@ -81,7 +85,7 @@ impl Choices {
             all.push(object);
         }
         for namespace in &self.features {
-            for file in FEATURES {
+            for (_, file) in FEATURES {
                 all.extend(documents(file)?.into_iter().map(|object| within(object, namespace)));
             }
         }

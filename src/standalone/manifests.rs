@@ -10,20 +10,7 @@ use serde_json::Value;
 use super::{foreign, kustomize};
 use crate::admission::{Admission, Manifest, ReadError, read_manifests, report};
 use crate::crd::PhoenixFeature;
-
-/// Features that come with Phoenix; a manifest of the same name in the namespace replaces one.
-const SHIPPED: &[(&str, &str)] = &[
-    ("base-setup.yaml", include_str!("../../config/features/base-setup.yaml")),
-    ("docker.yaml", include_str!("../../config/features/docker.yaml")),
-    ("nvidia.yaml", include_str!("../../config/features/nvidia.yaml")),
-    ("ollama.yaml", include_str!("../../config/features/ollama.yaml")),
-    ("portainer.yaml", include_str!("../../config/features/portainer.yaml")),
-    (
-        "python-api-service.yaml",
-        include_str!("../../config/features/python-api-service.yaml"),
-    ),
-    ("vllm.yaml", include_str!("../../config/features/vllm.yaml")),
-];
+use crate::install::FEATURES;
 
 /// Kind, namespace and name of an object.
 pub type Id = (String, String, String);
@@ -270,7 +257,7 @@ fn admit(admission: &Admission, mut manifest: Manifest, namespace: &str, old: St
 pub fn shipped_features(namespace: &str) -> Result<Vec<PhoenixFeature>, ManifestError> {
     let internal = |e: String| ManifestError::Internal(e);
     let mut features = Vec::new();
-    for (file, text) in SHIPPED {
+    for (file, text) in FEATURES {
         for manifest in read_manifests(text, file).map_err(|e| internal(e.to_string()))? {
             let mut feature: PhoenixFeature = typed(&manifest.value).map_err(internal)?;
             feature.metadata.namespace = Some(namespace.to_string());

@@ -93,7 +93,10 @@ async fn what_is_for_programs_is_json_or_yaml() {
     assert_eq!(planned["summary"]["create"], 1, "{planned:#}");
     site.phoenix(&["apply"]).await.expect(0);
     for (format, read) in [
-        ("json", (|text| serde_json::from_str(text).unwrap()) as fn(&str) -> serde_json::Value),
+        (
+            "json",
+            (|text| serde_json::from_str(text).unwrap()) as fn(&str) -> serde_json::Value,
+        ),
         ("yaml", |text| serde_saphyr::from_str(text).unwrap()),
     ] {
         let status = site.phoenix(&["status", "-o", format]).await.expect(0);
