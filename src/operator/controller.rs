@@ -156,6 +156,7 @@ impl<R: Reconciler> Controller<R> {
                 return;
             };
             drop(state);
+            self.store.metrics.waited(self.queue.waited());
             let work = work(self.store.clone(), self.reconciler.clone(), item.clone());
             let id = self.tasks.spawn(work).id();
             self.running.insert(id, item);

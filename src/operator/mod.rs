@@ -22,6 +22,7 @@ mod queue;
 mod run;
 
 pub use controller::{Polled, Reconciler};
+pub use metrics::{Described, Metrics};
 pub use objects::store::KubeStore;
 pub use process::{Now, Process};
 pub use run::{Operator, Options, RunError, run};

@@ -10,16 +10,16 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::metrics::Metrics;
 use super::objects::coverage::Coverage;
+use super::objects::store::KubeStore;
 
 /// What the answers are made from.
 #[derive(Clone)]
 pub struct Probes {
     /// What the operator can read.
     pub(super) coverage: watch::Receiver<Coverage>,
-    /// Metrics.
-    pub metrics: Arc<Metrics>,
+    /// Metrics, and the objects that they tell of.
+    pub store: Arc<KubeStore>,
 }
 
 /// Answers until the process ends.
@@ -46,7 +46,8 @@ async fn ready(State(probes): State<Probes>) -> impl IntoResponse {
 }
 
 async fn metrics(State(probes): State<Probes>) -> impl IntoResponse {
-    match probes.metrics.text() {
+    let text = probes.store.metrics.text(&probes.store.state());
+    match text {
         Ok(text) => {
             let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, content_type)], text).into_response()
@@ -60,6 +61,14 @@ mod tests {
     use super::*;
     use crate::operator::objects::Kind;
     use crate::operator::objects::coverage::{Problem, Scope};
+    use crate::operator::process::Process;
+
+    fn store() -> Arc<KubeStore> {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let client = kube::Client::try_from(config).unwrap();
+        Arc::new(KubeStore::new(Process::new(client), "phoenix", Arc::default()))
+    }
 
     async fn fetch(address: std::net::SocketAddr, path: &str) -> (u16, String) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -84,7 +93,7 @@ mod tests {
         }
         let probes = Probes {
             coverage,
-            metrics: Arc::default(),
+            store: store(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

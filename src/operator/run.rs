@@ -89,7 +89,7 @@ pub async fn run<R: Reconciler>(
     let operator = Operator::new(options, Process::new(client));
     let probes = Probes {
         coverage: operator.store.coverage.subscribe(),
-        metrics: operator.metrics.clone(),
+        store: operator.store.clone(),
     };
     tokio::select! {
         result = serve(listener, probes) => result.map_err(RunError::Probes),
