@@ -8,7 +8,7 @@ SCHEDULES ?= 1000000
 SEED ?= 0
 JOBS ?=
 
-.PHONY: help build demo demo-real test soak kube node cloudinit lint unit e2e walks real mutants evidence crds
+.PHONY: help build demo demo-real test soak kube promtool node cloudinit lint unit e2e walks real mutants evidence crds
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -22,7 +22,7 @@ demo: ## Convert the example fleet and bring it to Ready on the simulator
 demo-real: node ## A container of the simulated Proxmox VE that is a real one: a feature and an application run in it
 	examples/demo-real.sh
 
-test: lint kube node cloudinit ## Run every check and test; the first run builds Kubernetes and root file systems (a quarter of an hour)
+test: lint kube promtool node cloudinit ## Run every check and test; the first run builds Kubernetes and root file systems (a quarter of an hour)
 	$(CARGO) test --locked --no-fail-fast
 
 soak: ## Run a million random schedules of disturbances, optimized and on all cores (SCHEDULES=, SEED= the first, JOBS=)
@@ -31,6 +31,9 @@ soak: ## Run a million random schedules of disturbances, optimized and on all co
 
 kube: ## Build the API server that the end-to-end tests use, if it is not there
 	e2e/build-kube.sh
+
+promtool: ## Build promtool, with which alert rules are tested, if it is not there
+	e2e/build-promtool.sh
 
 node: ## Prepare real containers for tests (Linux, root); says so and goes on where they cannot run
 	e2e/node/prepare.sh

@@ -116,6 +116,11 @@ impl Operator {
         }
     }
 
+    /// The objects that it knows.
+    pub fn store(&self) -> Arc<KubeStore> {
+        self.store.clone()
+    }
+
     /// Runs until `stop` is done. `engine` is told the management cluster's id and where objects are.
     ///
     /// # Errors

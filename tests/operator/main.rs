@@ -17,6 +17,7 @@ mod inprocess;
 mod operated;
 
 mod life;
+mod metrics;
 mod moments;
 mod seeds;
 mod stale;

@@ -53,6 +53,7 @@ pub struct Running {
     pub gate: Arc<Gate>,
     /// Seconds by which its machine's clock is wrong.
     pub skew: Arc<AtomicI64>,
+    store: Arc<KubeStore>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Result<(), RunError>>,
 }
@@ -67,6 +68,11 @@ impl Running {
     pub async fn stop(mut self) -> Result<(), RunError> {
         let _ = self.stop.take().map(|stop| stop.send(()));
         (&mut self.task).await.unwrap()
+    }
+
+    /// What `/metrics` answers.
+    pub fn metrics(&self) -> String {
+        self.store.metrics_text().unwrap()
     }
 
     /// Whether it has ended.
@@ -212,6 +218,7 @@ impl Site {
         };
         let (stop, stopped) = oneshot::channel();
         let operator = Operator::new(options, process);
+        let store = operator.store();
         let stopped = async { drop(stopped.await) };
         let through = gate.clone();
         let task = tokio::spawn(async move { through.through(operator.run(engine, stopped)).await });
@@ -219,6 +226,7 @@ impl Site {
             name: name.into(),
             gate,
             skew,
+            store,
             stop: Some(stop),
             task,
         }
