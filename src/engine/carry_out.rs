@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use tracing::Instrument;
+use tracing::field::Empty;
+
 use crate::crd::GuestStatus;
 use crate::desired::{Desired, GuestObject, Key};
 use crate::observed::Verified;
@@ -115,8 +118,19 @@ impl<S: Store> Reconcile<'_, S> {
             .count(spec, step);
         tracing::info!(%key, action = %step.action, "step");
         let began = tokio::time::Instant::now();
-        let outcome = execute(self.connection, key, step).await;
+        let span = tracing::debug_span!(
+            "step",
+            action = %step.action,
+            effect = sort(&step.effect),
+            reason = Empty,
+            otel.status_code = Empty
+        );
+        let outcome = execute(self.connection, key, step).instrument(span.clone()).await;
         let took = began.elapsed();
+        if let Outcome::Failed(cause) = &outcome {
+            span.record("reason", cause.reason.as_str());
+            span.record("otel.status_code", "ERROR");
+        }
         let outcome = match (outcome, self.desired) {
             (Outcome::Failed(failure), Some(desired)) => {
                 let node = self.object.status.node.as_deref().unwrap_or_default();

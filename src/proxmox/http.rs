@@ -8,6 +8,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use crate::pve::call::{ApiCall, Auth, Method};
 
@@ -278,12 +280,15 @@ impl Client {
         };
         let request = self.request(endpoint, call, credential);
         let began = Instant::now();
-        let answer = tokio::time::timeout(limit, self.exchange(endpoint, request)).await;
+        let span = span(endpoint, call);
+        let exchange = self.exchange(endpoint, request).instrument(span.clone());
+        let answer = tokio::time::timeout(limit, exchange).await;
         let came = match &answer {
             Ok(Ok(answer)) => Came::Answer(answer.status),
             Ok(Err(error)) => Came::of(error),
             Err(_) => Came::Timeout,
         };
+        came.record(&span);
         self.tell(call, came, began.elapsed());
         let answer = match answer {
             Ok(answer) => answer?,
@@ -389,6 +394,21 @@ impl std::fmt::Debug for Client {
             .field("endpoints", &names)
             .finish_non_exhaustive()
     }
+}
+
+/// A request in a trace. Parameters stay out of it: they may be secrets.
+fn span(endpoint: &Endpoint, call: &ApiCall) -> Span {
+    tracing::debug_span!(
+        "proxmox",
+        otel.name = format!("{} {}", call.method.as_str(), call.route()),
+        otel.kind = "client",
+        otel.status_code = Empty,
+        http.request.method = call.method.as_str(),
+        url.path = %call.path,
+        server.address = endpoint.name(),
+        http.response.status_code = Empty,
+        error.type = Empty,
+    )
 }
 
 const NO_ANSWER_IN_TIME: &str = "no answer in time";

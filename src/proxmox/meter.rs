@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::fmt::Debug;
 use std::time::Duration;
 
+use tracing::Span;
+
 use crate::pve::ApiCall;
 
 use super::Error;
@@ -32,6 +34,17 @@ impl Came {
             Error::Certificate { .. } => Came::Certificate,
             Error::NotSent { .. } => Came::Unreachable,
             _ => Came::Lost,
+        }
+    }
+
+    /// Notes it on the request's span.
+    pub(super) fn record(self, span: &Span) {
+        if let Came::Answer(status) = self {
+            span.record("http.response.status_code", status);
+        }
+        if !matches!(self, Came::Answer(200..300)) {
+            span.record("error.type", &*self.code());
+            span.record("otel.status_code", "ERROR");
         }
     }
 

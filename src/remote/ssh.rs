@@ -12,6 +12,8 @@ use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicK
 use russh::{Channel, Preferred};
 use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use crate::secret::Secret;
 
@@ -256,7 +258,21 @@ impl Ssh {
             let (running, input) = self.start(node, command, None).await?;
             within(node, limit, collect(running, input, &command.stdin, stdout)).await
         };
-        let ran = ran.await;
+        // Arguments and standard input stay out of it: they may be of people's specs.
+        let span = tracing::debug_span!(
+            "ssh",
+            otel.kind = "client",
+            otel.status_code = Empty,
+            program = command.argv.first(),
+            server.address = node.host,
+            node = node.name,
+            error.type = Empty,
+        );
+        let ran = ran.instrument(span.clone()).await;
+        if let Err(error) = &ran {
+            span.record("error.type", error.word());
+            span.record("otel.status_code", "ERROR");
+        }
         if let Some(meter) = &self.0.options.meter {
             meter.ran(ran.as_ref(), asked.elapsed());
         }

@@ -213,13 +213,17 @@ fn panels_of_the_dashboard_have_places_of_their_own() {
 
 #[test]
 fn alerts_say_whom_they_are_about_and_what_to_type() {
-    let rules = yaml(RULES);
+    let (rules, page) = (yaml(RULES), read("docs/metrics.md"));
     for rule in list(&rules["groups"]).flat_map(|group| list(&group["rules"])) {
         let name = text(&rule["alert"]);
         let severity = text(&rule["labels"]["severity"]);
         assert!(
             ["critical", "warning", "info"].contains(&severity),
             "{name}: {severity:?}"
+        );
+        assert!(
+            page.contains(&format!("| `{name}` | {severity} |")),
+            "{name} is not in docs/metrics.md"
         );
         let words = [
             text(&rule["annotations"]["summary"]),

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use kube::Client;
 use phoenix::desired::Key;
 use phoenix::engine::{Engine, EngineOptions, Outside, Requeue};
-use phoenix::operator::{KubeStore, Operator, Options, Polled, Process, Reconciler, RunError};
+use phoenix::operator::{KubeStore, Operator, Options, Polled, Process, Reconciler, RunError, Serving};
 use phoenix::simulator::{SimConfig, Simulator};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -98,7 +98,8 @@ pub struct Site {
     weather: Arc<dyn Weather>,
     seed: u64,
     began: Instant,
-    secrets: (String, String),
+    /// The token's secret and the password of root@pam.
+    pub secrets: (String, String),
 }
 
 impl Site {
@@ -203,6 +204,7 @@ impl Site {
         let options = Options {
             namespaces: Vec::new(),
             metrics_listen: ([127, 0, 0, 1], 0).into(),
+            serving: Serving::default(),
             lease,
             role_binding: "phoenix-operator".into(),
             concurrency: 16,
