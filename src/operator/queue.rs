@@ -228,6 +228,30 @@ mod tests {
     }
 
     #[test]
+    fn what_waited_for_room_says_how_long() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut queue = Queue::default();
+        for item in 1..=3 {
+            queue.add(item, start + second);
+        }
+        assert_eq!(
+            (pop(&mut queue, start + second), queue.waited()),
+            (Some(1), Duration::ZERO)
+        );
+        assert_eq!(
+            (pop(&mut queue, start + 3 * second), queue.waited()),
+            (Some(2), 2 * second)
+        );
+        assert_eq!(pop(&mut queue, start + 5 * second), None, "the lane is full");
+        queue.done(&1, None);
+        assert_eq!(
+            (pop(&mut queue, start + 6 * second), queue.waited()),
+            (Some(3), 5 * second)
+        );
+    }
+
+    #[test]
     fn an_item_under_way_runs_again_after_it_is_done() {
         let start = Instant::now();
         let mut queue = Queue::default();
