@@ -8,15 +8,14 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
-use tracing::field::Empty;
-use tracing::{Instrument, Span};
+use tracing::Instrument;
 
 use crate::pve::call::{ApiCall, Auth, Method};
 
 use super::auth::{TICKET_LIFETIME, Ticket, TicketAnswer, TicketStore, token_header};
 use super::carrier::{Answer, Carrier, Lost};
 use super::endpoint::{self, Endpoint, NodeLimits};
-use super::meter::{Came, Meter};
+use super::meter::{self, Came, Meter};
 use super::{Error, Result, Secret, Tls, error, tls};
 
 /// How to reach one Proxmox cluster.
@@ -280,7 +279,7 @@ impl Client {
         };
         let request = self.request(endpoint, call, credential);
         let began = Instant::now();
-        let span = span(endpoint, call);
+        let span = meter::span(call, &endpoint.name());
         let exchange = self.exchange(endpoint, request).instrument(span.clone());
         let answer = tokio::time::timeout(limit, exchange).await;
         let came = match &answer {
@@ -394,21 +393,6 @@ impl std::fmt::Debug for Client {
             .field("endpoints", &names)
             .finish_non_exhaustive()
     }
-}
-
-/// A request in a trace. Parameters stay out of it: they may be secrets.
-fn span(endpoint: &Endpoint, call: &ApiCall) -> Span {
-    tracing::debug_span!(
-        "proxmox",
-        otel.name = format!("{} {}", call.method.as_str(), call.route()),
-        otel.kind = "client",
-        otel.status_code = Empty,
-        http.request.method = call.method.as_str(),
-        url.path = %call.path,
-        server.address = endpoint.name(),
-        http.response.status_code = Empty,
-        error.type = Empty,
-    )
 }
 
 const NO_ANSWER_IN_TIME: &str = "no answer in time";

@@ -1,10 +1,11 @@
-//! Who is told of each request, for metrics. The client itself counts nothing.
+//! Who is told of each request, for metrics, and its span in a trace. The client itself counts nothing.
 
 use std::borrow::Cow;
 use std::fmt::Debug;
 use std::time::Duration;
 
 use tracing::Span;
+use tracing::field::Empty;
 
 use crate::pve::ApiCall;
 
@@ -59,6 +60,21 @@ impl Came {
             Came::Busy => "busy".into(),
         }
     }
+}
+
+/// A request in a trace. Parameters stay out of it: they may be secrets.
+pub(super) fn span(call: &ApiCall, endpoint: &str) -> Span {
+    tracing::debug_span!(
+        "proxmox",
+        otel.name = format!("{} {}", call.method.as_str(), call.route()),
+        otel.kind = "client",
+        otel.status_code = Empty,
+        http.request.method = call.method.as_str(),
+        url.path = %call.path,
+        server.address = endpoint,
+        http.response.status_code = Empty,
+        error.type = Empty,
+    )
 }
 
 /// Is told of requests.
