@@ -85,7 +85,11 @@ async fn metrics(State(probes): State<Probes>, headers: HeaderMap) -> impl IntoR
     if let Some(access) = &probes.access
         && let Err(status) = access.check(&headers, "/metrics").await
     {
-        return (status, "a token that may get the nonResourceURL /metrics is needed\n").into_response();
+        let words = match status {
+            StatusCode::SERVICE_UNAVAILABLE => "the API server could not be asked who may read this\n",
+            _ => "a token that may get the nonResourceURL /metrics is needed\n",
+        };
+        return (status, words).into_response();
     }
     match probes.store.metrics_text() {
         Ok(text) => {
