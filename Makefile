@@ -8,7 +8,7 @@ SCHEDULES ?= 1000000
 SEED ?= 0
 JOBS ?=
 
-.PHONY: help build demo demo-real demo-cluster image manifests chart test test-waiting test-working soak kube node cloudinit lint unit e2e walks real mutants evidence crds
+.PHONY: help build demo demo-real demo-cluster image manifests chart test test-waiting test-working soak kube promtool helm node cloudinit lint unit e2e walks real mutants evidence crds
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -29,7 +29,7 @@ WORKING := $(filter-out $(WAITING),$(notdir $(patsubst %/main.rs,%,$(wildcard te
 demo-cluster: ## A Kubernetes API server, the operator and a simulated Proxmox VE on loopback (KEEP=1 leaves a shell; needs Go)
 	examples/demo-cluster.sh
 
-test: lint kube node cloudinit ## Run every check and test; the first run builds Kubernetes and root file systems (a quarter of an hour)
+test: lint kube promtool helm node cloudinit ## Run every check and test; the first run builds Kubernetes and root file systems (a quarter of an hour)
 	$(CARGO) test --locked --no-run
 	$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target test-waiting test-working
 
@@ -44,8 +44,14 @@ soak: ## Run a million random schedules of disturbances, optimized and on all co
 	PHOENIX_SCHEDULES=$(SCHEDULES) PHOENIX_SEED_FROM=$(SEED) PHOENIX_JOBS=$(JOBS) \
 		$(CARGO) test --locked --profile soak --test crash -- --exact schedules::random_schedules_end_alike --nocapture
 
-kube: ## Build the API server that the end-to-end tests use, if it is not there
-	e2e/build-kube.sh
+kube: ## Build Kubernetes for the end-to-end tests: an API server, and what a node that runs pods needs; if it is not there
+	e2e/build-kube.sh --node
+
+promtool: ## Build promtool, with which alert rules are tested, if it is not there
+	e2e/build-promtool.sh
+
+helm: ## Build helm for the tests of the chart, if it is not there
+	e2e/build-helm.sh
 
 node: ## Prepare real containers for tests (Linux, root); says so and goes on where they cannot run
 	e2e/node/prepare.sh

@@ -8,8 +8,6 @@ rm -rf "$files"
 mkdir -p "$files/crds" "$files/features"
 cp crds/*.yaml "$files/crds/"
 cp config/features/*.yaml "$files/features/"
-for file in config/monitoring/phoenix.rules.yaml config/monitoring/dashboard.json; do
-	[ ! -f "$file" ] || cp "$file" "$files/"
-done
+cp config/monitoring/phoenix.rules.yaml config/monitoring/dashboard.json "$files/"
 cp crds/*.yaml config/crd/
 charts/readme.py

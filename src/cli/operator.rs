@@ -1,6 +1,7 @@
 //! `phoenix operator`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +9,11 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::engine::{Engine, EngineOptions};
-use crate::operator::{self, KubeStore, Options};
+use crate::operator::{self, KubeStore, Options, Serving, Traces};
 
 /// Arguments of `phoenix operator`.
 #[derive(Debug, clap::Args)]
@@ -35,9 +38,41 @@ pub struct Args {
     )]
     metrics_listen: SocketAddr,
 
+    /// File with the certificate (PEM) with which they are served over HTTPS; it may be renewed meanwhile
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "PHOENIX_METRICS_TLS_CERT",
+        requires = "metrics_tls_key"
+    )]
+    metrics_tls_cert: Option<PathBuf>,
+
+    /// File with its key
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "PHOENIX_METRICS_TLS_KEY",
+        requires = "metrics_tls_cert"
+    )]
+    metrics_tls_key: Option<PathBuf>,
+
+    /// Who may read /metrics: everybody, or whoever the API server allows to get that path
+    #[arg(
+        long,
+        value_name = "WHO",
+        env = "PHOENIX_METRICS_AUTH",
+        default_value = "none",
+        requires_if("kubernetes", "metrics_tls_cert")
+    )]
+    metrics_auth: MetricsAuth,
+
     /// Form of the log; RUST_LOG chooses what is logged
     #[arg(long, value_name = "FORM", env = "PHOENIX_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
+
+    /// Address of an OpenTelemetry collector that takes traces over HTTP, such as http://collector:4318; none without it
+    #[arg(long, value_name = "URL", env = "PHOENIX_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<String>,
 
     /// Let only one of several processes work, by a Lease
     #[arg(
@@ -74,6 +109,15 @@ pub struct Args {
     grace: u64,
 }
 
+/// Who may read /metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum MetricsAuth {
+    /// Everybody who can connect.
+    None,
+    /// Whoever shows a token that the API server allows to get the nonResourceURL /metrics.
+    Kubernetes,
+}
+
 /// Form of the log.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum LogFormat {
@@ -86,9 +130,22 @@ enum LogFormat {
 impl Args {
     /// Runs the command.
     pub fn run(self) -> ExitCode {
-        log_to_stderr(self.log_format);
         // Already installed: then it is the same one.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let traces = self
+            .otlp_endpoint
+            .as_deref()
+            .filter(|url| !url.is_empty())
+            .map(Traces::new);
+        let traces = match traces.transpose() {
+            Ok(traces) => traces,
+            Err(error) => {
+                log_to_stderr(self.log_format, None);
+                error!(error, "--otlp-endpoint cannot be used");
+                return ExitCode::FAILURE;
+            }
+        };
+        log_to_stderr(self.log_format, traces.as_ref());
         let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
@@ -106,20 +163,28 @@ impl Args {
         let ended = runtime.block_on(operator::run(self.options(), engine));
         // Work that outlived the grace period is dropped: the next run converges.
         runtime.shutdown_background();
-        match ended {
+        let code = match ended {
             Ok(()) => ExitCode::SUCCESS,
             Err(failed) => {
                 let failed = anyhow::Error::new(failed);
                 error!(error = format!("{failed:#}"), "operator ended");
                 ExitCode::FAILURE
             }
+        };
+        if let Some(traces) = traces {
+            traces.end();
         }
+        code
     }
 
     fn options(self) -> Options {
         Options {
             namespaces: self.namespaces.into_iter().filter(|n| !n.is_empty()).collect(),
             metrics_listen: self.metrics_listen,
+            serving: Serving {
+                tls: self.metrics_tls_cert.zip(self.metrics_tls_key),
+                authorized: self.metrics_auth == MetricsAuth::Kubernetes,
+            },
             lease: self.leader_elect.then_some((self.lease_namespace, self.lease_name)),
             role_binding: self.role_binding,
             concurrency: self.concurrency.into(),
@@ -128,19 +193,22 @@ impl Args {
     }
 }
 
-fn log_to_stderr(format: LogFormat) {
+/// Logs to standard error, and makes traces where they are asked for: each has its own choice of what it takes.
+fn log_to_stderr(format: LogFormat, traces: Option<&Traces>) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match format {
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = match format {
         LogFormat::Text => {
             let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
             let ansi = !plain && std::io::IsTerminal::is_terminal(&std::io::stderr());
-            builder.with_ansi(ansi).init();
+            log.with_ansi(ansi).boxed()
         }
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-    }
+        LogFormat::Json => log.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(log.with_filter(filter))
+        .with(traces.map(Traces::layer))
+        .init();
 }
 
 #[cfg(test)]
@@ -163,6 +231,18 @@ mod tests {
     fn namespaces_are_repeatable_or_separated_by_commas() {
         assert_eq!(options(&["-n", "a", "--namespace", "b,c"]).namespaces, ["a", "b", "c"]);
         assert!(options(&[]).namespaces.is_empty());
+    }
+
+    /// A token is not sent in the clear.
+    #[test]
+    fn tokens_are_asked_for_over_tls_only() {
+        let tls = ["--metrics-tls-cert", "/tls.crt", "--metrics-tls-key", "/tls.key"];
+        let refused = |line: &[&str]| Command::try_parse_from(["operator"].iter().chain(line)).is_err();
+        assert!(refused(&["--metrics-auth", "kubernetes"]));
+        assert!(refused(&tls[..2]) && refused(&tls[2..]));
+        assert_eq!(options(&[]).serving, Serving::default());
+        let serving = options(&[&tls[..], &["--metrics-auth", "kubernetes"]].concat()).serving;
+        assert!(serving.authorized && serving.tls == Some(("/tls.crt".into(), "/tls.key".into())));
     }
 
     #[test]

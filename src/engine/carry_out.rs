@@ -1,5 +1,10 @@
 //! Carries out what the plan says next: what a step announces is in status before its effect leaves (promise 1).
 
+use std::time::Duration;
+
+use tracing::Instrument;
+use tracing::field::Empty;
+
 use crate::crd::GuestStatus;
 use crate::desired::{Desired, GuestObject, Key};
 use crate::observed::Verified;
@@ -9,10 +14,10 @@ use crate::reason::{Cause, Reason};
 use crate::status::{self, Ended};
 
 use super::connection::Connection;
-use super::execute::{Outcome, execute};
+use super::execute::{Outcome, execute, sort};
 use super::reconcile::Reconcile;
 use super::store::{Event, EventType, Store};
-use super::{Engine, Point, SWEEP_SECONDS, Stop, lock};
+use super::{Engine, Point, SWEEP_SECONDS, Stop, lock, options};
 
 impl<S: Store> Reconcile<'_, S> {
     /// Does what the plan says next, and publishes.
@@ -26,6 +31,7 @@ impl<S: Store> Reconcile<'_, S> {
         if let Some(state) = &plan.facts.health_state {
             lock(&engine.memory).health.insert(object.key.clone(), state.clone());
         }
+        engine.count_drift(&object.key, &plan);
         let status = status::planned(&object.status, object.generation, &plan, hash, engine.now());
         match &plan.next {
             Next::Run(step) => self.run(step, plan::told(&plan, step), status).await,
@@ -111,7 +117,21 @@ impl<S: Store> Reconcile<'_, S> {
             .or_default()
             .count(spec, step);
         tracing::info!(%key, action = %step.action, "step");
-        let outcome = match (execute(self.connection, key, step).await, self.desired) {
+        let began = tokio::time::Instant::now();
+        let span = tracing::debug_span!(
+            "step",
+            action = %step.action,
+            effect = sort(&step.effect),
+            reason = Empty,
+            otel.status_code = Empty
+        );
+        let outcome = execute(self.connection, key, step).instrument(span.clone()).await;
+        let took = began.elapsed();
+        if let Outcome::Failed(cause) = &outcome {
+            span.record("reason", cause.reason.as_str());
+            span.record("otel.status_code", "ERROR");
+        }
+        let outcome = match (outcome, self.desired) {
             (Outcome::Failed(failure), Some(desired)) => {
                 let node = self.object.status.node.as_deref().unwrap_or_default();
                 Outcome::Failed(explained(self.connection, desired, Some(step), node, failure).await)
@@ -119,7 +139,7 @@ impl<S: Store> Reconcile<'_, S> {
             (outcome, _) => outcome,
         };
         engine.cut(key, Point::AfterEffect, &step.action)?;
-        self.finish(step, told, outcome, planned).await
+        self.finish(step, told, outcome, planned, took).await
     }
 
     /// What came of a step is in status: from what was `planned`, where it is not known yet what becomes of it.
@@ -129,10 +149,17 @@ impl<S: Store> Reconcile<'_, S> {
         told: Option<Cause>,
         outcome: Outcome,
         planned: GuestStatus,
+        took: Duration,
     ) -> Result<Option<f64>, Stop> {
         let (engine, object) = (self.engine, &self.object);
+        let count = |ended| {
+            if let Some(counters) = &engine.options.counters {
+                counters.step(&object.key, sort(&step.effect), ended, took);
+            }
+        };
         let ended = match outcome {
             Outcome::Busy(reason) => {
+                count(options::Ended::Busy);
                 tracing::debug!(key = %object.key, reason = %reason.reason, message = %reason.message, "busy");
                 engine.no_repetition(&object.key, &step.action);
                 if let Some(status) = status::unclaimed(&object.status, step) {
@@ -159,6 +186,11 @@ impl<S: Store> Reconcile<'_, S> {
                 }
             },
         };
+        count(match &ended {
+            Ended::Done => options::Ended::Done,
+            Ended::Started(..) => options::Ended::Started,
+            Ended::Failed(failure) => options::Ended::Failed(failure.reason),
+        });
         if let Ended::Failed(failure) = &ended {
             tracing::warn!(key = %object.key, action = %step.action, reason = %failure.reason, message = %failure.message, "step failed");
             let message = format!("cannot {}: {}", step.action, failure.message);
@@ -223,6 +255,23 @@ impl<S: Store> Engine<S> {
     /// Why a step that succeeded counts as failed.
     pub(super) fn in_vain(&self, key: &Key, action: &str) -> Option<Cause> {
         lock(&self.memory).repeats.get(key)?.in_vain(action)
+    }
+
+    /// Counts what somebody else changed, once for each field until all is as wanted.
+    fn count_drift(&self, key: &Key, plan: &Plan) {
+        let drifted = &mut lock(&self.memory).drifted;
+        if plan.facts.drift.is_empty() {
+            if plan.next == Next::Done && !plan.partial {
+                drifted.remove(key);
+            }
+            return;
+        }
+        let known = drifted.entry(key.clone()).or_default();
+        for field in &plan.facts.drift {
+            if let (true, Some(counters)) = (known.insert(field), &self.options.counters) {
+                counters.drift(key, field);
+            }
+        }
     }
 
     /// A step that did not succeed may be tried again.

@@ -18,6 +18,7 @@ use crate::remote::{self, Command, Input, Node, Output, Running, Ssh, SshOptions
 use super::durations::Durations;
 use super::failure::of_ssh;
 use super::fresh::Recent;
+use super::options::Meters;
 use super::outside::Outside;
 use super::privileges::Needs;
 use super::probes::Prober;
@@ -128,7 +129,12 @@ impl Connection {
     ///
     /// # Errors
     /// What in `access` cannot be used.
-    pub fn new(access: Access, outside: Option<&dyn Outside>, time_scale: f64) -> Result<Self, Cause> {
+    pub fn new(
+        access: Access,
+        outside: Option<&dyn Outside>,
+        time_scale: f64,
+        meters: Option<Meters>,
+    ) -> Result<Self, Cause> {
         let mut options = ConnectOptions::new(access.endpoints.clone());
         options.tls = match &access.tls {
             TlsPolicy::System => Tls::Roots,
@@ -148,6 +154,7 @@ impl Connection {
             password: password.as_str().into(),
         });
         options.carrier = outside.map(Outside::api);
+        options.meter = meters.as_ref().map(|meters| meters.api.clone());
         let client = Client::new(options).map_err(|words| {
             let message = match &access.tls {
                 TlsPolicy::Ca { from, .. } if words.starts_with("the CA ") => {
@@ -162,6 +169,7 @@ impl Connection {
                 let mut options = SshOptions::new(&ssh.user, ssh.key.as_str(), &ssh.known_hosts);
                 options.sudo = ssh.sudo;
                 options.carrier = outside.map(Outside::ssh);
+                options.meter = meters.map(|meters| meters.ssh);
                 Some(Shell {
                     ssh: Ssh::new(options).map_err(|e| of_ssh(&e, ssh))?,
                     access: Arc::new(ssh.clone()),

@@ -37,6 +37,27 @@ pub async fn execute(connection: &Connection, key: &Key, step: &Step) -> Outcome
     }
 }
 
+/// What sort of effect it is, in one word.
+pub fn sort(effect: &Effect) -> &'static str {
+    match effect {
+        Effect::Record => "record",
+        Effect::RemoveFinalizer { .. } => "release",
+        Effect::Call { .. } => "call",
+        Effect::Task { .. } => "task",
+        Effect::OnNode { work, .. } => match work {
+            NodeWork::SetOptions { .. } => "set_options",
+            NodeWork::RawLines { .. } => "raw_lines",
+            NodeWork::WriteSnippet { .. } => "write_snippet",
+            NodeWork::RemoveSnippet { .. } => "remove_snippet",
+        },
+        Effect::InGuest { work, .. } => match work {
+            GuestWork::StartScript { .. } => "start_script",
+            GuestWork::CancelScript { .. } => "cancel_script",
+            GuestWork::RestartUnit { .. } => "restart_unit",
+        },
+    }
+}
+
 async fn on_node(connection: &Connection, on: &str, work: &NodeWork) -> Outcome {
     match work {
         NodeWork::SetOptions {

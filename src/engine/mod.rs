@@ -36,7 +36,7 @@ mod task;
 mod turns;
 mod usable;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ use crate::observed::{Guest, HealthState, Verified};
 use crate::pve::Vmid;
 use crate::reason::{Cause, Reason};
 
-pub use options::{Counters, EngineOptions, Point, Tripwire};
+pub use options::{Counters, Ended, EngineOptions, Meters, Point, Tripwire};
 pub use outside::Outside;
 use store::{Store, StoreError};
 
@@ -104,6 +104,8 @@ struct Memory {
     reserved: HashMap<(ObjectName, Vmid), Key>,
     /// Guests as they were read last, and when, of objects of which not everything is known to be as wanted.
     seen: HashMap<Key, (tokio::time::Instant, Box<Guest>)>,
+    /// Fields that somebody else changed and that were told of, since the objects were as wanted.
+    drifted: HashMap<Key, BTreeSet<&'static str>>,
     /// Steps that were carried out since the guest was last as wanted.
     repeats: HashMap<Key, repeats::Repeats>,
 }
@@ -157,6 +159,7 @@ impl<S: Store> Engine<S> {
         memory.repeats.remove(key);
         memory.seen.remove(key);
         memory.told.remove(key);
+        memory.drifted.remove(key);
         memory.restarting.remove(key);
         memory.reserved.retain(|_, k| k != key);
     }

@@ -1,9 +1,11 @@
 //! How an engine works, and what it tells besides status and events.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::desired::Key;
+use crate::desired::{Key, ObjectName};
 use crate::observed::{ProbeAnswer, ProbeKind};
+use crate::reason::Reason;
 
 use super::outside::Outside;
 
@@ -37,7 +39,7 @@ pub struct EngineOptions {
     /// Seconds for which an object that is named and does not exist is waited for, before that counts as a mistake. 0
     /// where nobody else creates objects.
     pub grace: u64,
-    /// Counts probes and restarts.
+    /// Counts what happens.
     pub counters: Option<Arc<dyn Counters>>,
     /// What the engine reaches in place of the network and the clock, for tests.
     pub outside: Option<Arc<dyn Outside>>,
@@ -53,6 +55,36 @@ pub trait Counters: Send + Sync {
     fn health_restart(&self, key: &Key);
     /// A panic ended work on an object of a kind.
     fn panicked(&self, kind: &'static str);
+    /// A step of an object ended, so long after it began; a task that it started may still run.
+    fn step(&self, key: &Key, effect: &'static str, ended: Ended, took: Duration);
+    /// A Proxmox task of an object ended. Its seconds are those since the start that the node wrote into its id.
+    fn task(&self, key: &Key, type_: &str, failure: Option<Reason>, seconds: i64);
+    /// A field of an object's spec was found changed on Proxmox by somebody else.
+    fn drift(&self, key: &Key, field: &'static str);
+    /// What counts requests to a hypervisor and commands on its nodes.
+    fn meters(&self, hypervisor: &ObjectName) -> Meters;
+}
+
+/// How a step ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It is done.
+    Done,
+    /// A Proxmox task works on it.
+    Started,
+    /// Something else was in the way for a moment.
+    Busy,
+    /// It failed, or nobody knows.
+    Failed(Reason),
+}
+
+/// What counts requests to a hypervisor and commands on its nodes.
+#[derive(Clone, Debug)]
+pub struct Meters {
+    /// Requests.
+    pub api: Arc<dyn crate::proxmox::Meter>,
+    /// Connections and commands.
+    pub ssh: Arc<dyn crate::remote::Meter>,
 }
 
 impl EngineOptions {

@@ -243,10 +243,12 @@ impl<S: Store> Engine<S> {
         if let Some(connection) = existing.filter(|c| c.access == access) {
             return Ok(connection);
         }
+        let meters = self.options.counters.as_ref().map(|counters| counters.meters(&key));
         let connection = Arc::new(Connection::new(
             access,
             self.options.outside.as_deref(),
             self.options.time_scale,
+            meters,
         )?);
         lock(&self.connections).insert(key, connection.clone());
         Ok(connection)

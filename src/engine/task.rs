@@ -83,6 +83,10 @@ impl<S: Store> Engine<S> {
         };
         lock(&connection.durations).forget(&object.key);
         connection.shares.release(&object.key);
+        if let Some(counters) = self.options.counters.as_ref().filter(|_| !forgotten) {
+            let failure = failed.as_ref().map(|failure| failure.reason);
+            counters.task(&object.key, &upid.kind, failure, self.now() - upid.start);
+        }
         let failed = match failed {
             None => self.in_vain(&object.key, &task.action),
             Some(failure) => {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::field::Empty;
 use tracing::{Instrument, error, info_span, warn};
 
 use crate::crd::HypervisorStatus;
@@ -156,6 +157,7 @@ impl<R: Reconciler> Controller<R> {
                 return;
             };
             drop(state);
+            self.store.metrics.waited(self.queue.waited());
             let work = work(self.store.clone(), self.reconciler.clone(), item.clone());
             let id = self.tasks.spawn(work).id();
             self.running.insert(id, item);
@@ -215,7 +217,8 @@ async fn work<R: Reconciler>(store: Arc<KubeStore>, reconciler: Arc<R>, item: It
                 "reconcile",
                 kind = key.kind.as_str(),
                 namespace = key.namespace,
-                name = key.name
+                name = key.name,
+                result = Empty
             )
         }
         Item::Poll(name) => info_span!("poll", namespace = name.namespace, name = name.name),
@@ -223,10 +226,11 @@ async fn work<R: Reconciler>(store: Arc<KubeStore>, reconciler: Arc<R>, item: It
         Item::Feature(name) => info_span!("feature", namespace = name.namespace, name = name.name),
     };
     let attempt = tokio::time::timeout(WORK_DEADLINE, attempt(&store, reconciler.as_ref(), &item));
-    let (result, done) = attempt.instrument(span).await.unwrap_or_else(|_| {
+    let (result, done) = attempt.instrument(span.clone()).await.unwrap_or_else(|_| {
         warn!(?item, "gave up on work that did not end; it is begun anew");
         ("timeout", (Some(RETRY_AFTER_DEFECT), Vec::new()))
     });
+    span.record("result", result);
     store.metrics.reconciled(&item, result, started.elapsed());
     let (next, also) = done;
     Done { item, next, also }

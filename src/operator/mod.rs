@@ -9,6 +9,7 @@
 //! watches deliver later are left out. One process works at a time ([`lease`]); it holds nothing that a look at the
 //! objects and at Proxmox would not find again.
 
+mod access;
 mod controller;
 mod field_manager;
 mod finalizers;
@@ -20,8 +21,12 @@ mod probes;
 mod process;
 mod queue;
 mod run;
+mod traces;
 
 pub use controller::{Polled, Reconciler};
+pub use metrics::{Described, Metrics};
 pub use objects::store::KubeStore;
+pub use probes::Serving;
 pub use process::{Now, Process};
 pub use run::{Operator, Options, RunError, run};
+pub use traces::Traces;

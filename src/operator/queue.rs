@@ -5,6 +5,7 @@
 //! lane parties take turns, so that what one namespace queues does not starve another.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -58,11 +59,14 @@ pub struct Queue<T, L, P> {
     when: BTreeMap<T, Instant>,
     /// Items whose time has come, by lane.
     ready: BTreeMap<L, Turns<T, P>>,
-    ready_items: BTreeSet<T>,
+    /// The same with the times at which they were wanted.
+    ready_items: BTreeMap<T, Instant>,
     /// Items under way, with the time at which they are wanted again.
     running: BTreeMap<T, (L, Option<Instant>)>,
     busy: BTreeMap<L, usize>,
     last: Option<L>,
+    /// For how long the item that was taken last had waited for room.
+    waited: Duration,
 }
 
 impl<T, L, P> Default for Queue<T, L, P> {
@@ -71,10 +75,11 @@ impl<T, L, P> Default for Queue<T, L, P> {
             waiting: BTreeSet::new(),
             when: BTreeMap::new(),
             ready: BTreeMap::new(),
-            ready_items: BTreeSet::new(),
+            ready_items: BTreeMap::new(),
             running: BTreeMap::new(),
             busy: BTreeMap::new(),
             last: None,
+            waited: Duration::ZERO,
         }
     }
 }
@@ -87,7 +92,7 @@ impl<T: Ord + Clone, L: Ord + Clone, P: Ord + Clone> Queue<T, L, P> {
             *again = Some(again.map_or(at, |known| known.min(at)));
             return;
         }
-        if self.ready_items.contains(&item) {
+        if self.ready_items.contains_key(&item) {
             return;
         }
         match self.when.get(&item) {
@@ -105,10 +110,10 @@ impl<T: Ord + Clone, L: Ord + Clone, P: Ord + Clone> Queue<T, L, P> {
     pub fn pop(&mut self, now: Instant, place_of: impl Fn(&T) -> (L, P), limit: impl Fn(&L) -> usize) -> Option<T> {
         while let Some((at, _)) = self.waiting.first()
             && *at <= now
-            && let Some((_, item)) = self.waiting.pop_first()
+            && let Some((at, item)) = self.waiting.pop_first()
         {
             self.when.remove(&item);
-            self.ready_items.insert(item.clone());
+            self.ready_items.insert(item.clone(), at);
             let (lane, party) = place_of(&item);
             self.ready.entry(lane).or_default().push(party, item);
         }
@@ -118,7 +123,8 @@ impl<T: Ord + Clone, L: Ord + Clone, P: Ord + Clone> Queue<T, L, P> {
         if lane_items.items.is_empty() {
             self.ready.remove(&lane);
         }
-        self.ready_items.remove(&item);
+        let wanted = self.ready_items.remove(&item).unwrap_or(now);
+        self.waited = now.saturating_duration_since(wanted);
         *self.busy.entry(lane.clone()).or_default() += 1;
         self.running.insert(item.clone(), (lane.clone(), None));
         self.last = Some(lane);
@@ -157,6 +163,11 @@ impl<T: Ord + Clone, L: Ord + Clone, P: Ord + Clone> Queue<T, L, P> {
         self.ready_items.len()
     }
 
+    /// For how long the item that was taken last had waited for room.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
     /// Items under way.
     pub fn running(&self) -> usize {
         self.running.len()
@@ -165,8 +176,6 @@ impl<T: Ord + Clone, L: Ord + Clone, P: Ord + Clone> Queue<T, L, P> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -216,6 +225,30 @@ mod tests {
         assert_eq!(pop(&mut queue, start + second), None);
         assert_eq!(pop(&mut queue, start + 2 * second), Some(1));
         assert_eq!(pop(&mut queue, start + 20 * second), None);
+    }
+
+    #[test]
+    fn what_waited_for_room_says_how_long() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut queue = Queue::default();
+        for item in 1..=3 {
+            queue.add(item, start + second);
+        }
+        assert_eq!(
+            (pop(&mut queue, start + second), queue.waited()),
+            (Some(1), Duration::ZERO)
+        );
+        assert_eq!(
+            (pop(&mut queue, start + 3 * second), queue.waited()),
+            (Some(2), 2 * second)
+        );
+        assert_eq!(pop(&mut queue, start + 5 * second), None, "the lane is full");
+        queue.done(&1, None);
+        assert_eq!(
+            (pop(&mut queue, start + 6 * second), queue.waited()),
+            (Some(3), 5 * second)
+        );
     }
 
     #[test]

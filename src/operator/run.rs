@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use crate::engine::store::StoreError;
 
+use super::access::Access;
 use super::controller::{Controller, Reconciler};
 use super::field_manager;
 use super::lease::{Elector, KubeLease, Timing};
@@ -22,7 +23,7 @@ use super::metrics::Metrics;
 use super::objects::coverage::Coverage;
 use super::objects::store::{KubeStore, call};
 use super::objects::watch::all;
-use super::probes::{Probes, serve};
+use super::probes::{Probes, Serving, serve};
 use super::process::Process;
 
 /// The API server ends watches after about 290 s; a connection that says nothing for longer is dead.
@@ -38,6 +39,8 @@ pub struct Options {
     pub namespaces: Vec<String>,
     /// Address of probes and metrics.
     pub metrics_listen: SocketAddr,
+    /// How they are served.
+    pub serving: Serving,
     /// Namespace and name of the Lease, when several processes may run.
     pub lease: Option<(String, String)>,
     /// Name of the RoleBindings that give the operator its permissions.
@@ -86,13 +89,16 @@ pub async fn run<R: Reconciler>(
     let listener = listener.map_err(|e| RunError::Listen(options.metrics_listen, e))?;
     let stop = stop_signal()?;
     info!(listen = %options.metrics_listen, namespaces = ?options.namespaces, "operator starts");
+    let serving = options.serving.clone();
+    let access = serving.authorized.then(|| Arc::new(Access::new(client.clone())));
     let operator = Operator::new(options, Process::new(client));
     let probes = Probes {
         coverage: operator.store.coverage.subscribe(),
-        metrics: operator.metrics.clone(),
+        store: operator.store.clone(),
+        access,
     };
     tokio::select! {
-        result = serve(listener, probes) => result.map_err(RunError::Probes),
+        result = serve(listener, &serving, probes) => result.map_err(RunError::Probes),
         result = operator.run(engine, stop) => result,
     }
 }
@@ -114,6 +120,11 @@ impl Operator {
             store: Arc::new(store),
             metrics,
         }
+    }
+
+    /// The objects that it knows.
+    pub fn store(&self) -> Arc<KubeStore> {
+        self.store.clone()
     }
 
     /// Runs until `stop` is done. `engine` is told the management cluster's id and where objects are.

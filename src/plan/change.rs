@@ -94,6 +94,7 @@ impl Planner<'_> {
                 Reason::ChangedOutsidePhoenix,
                 format!("found → wanted: {words}"),
             );
+            self.facts.drift.extend(changes.iter().map(|change| change.field));
             if self.desired.life.drift == DriftPolicy::Report {
                 return Ok(());
             }

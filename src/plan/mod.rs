@@ -226,6 +226,8 @@ pub struct Finding {
 pub struct Facts {
     /// What the spec sets on the guest, by name ([`crate::desired::managed`]).
     pub managed: Option<BTreeSet<String>>,
+    /// Fields of the spec that somebody changed on Proxmox.
+    pub drift: BTreeSet<&'static str>,
     /// The guest is to be stopped.
     pub stopped: bool,
     /// By which annotation the object is paused.

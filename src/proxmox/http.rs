@@ -8,12 +8,14 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
+use tracing::Instrument;
 
 use crate::pve::call::{ApiCall, Auth, Method};
 
 use super::auth::{TICKET_LIFETIME, Ticket, TicketAnswer, TicketStore, token_header};
 use super::carrier::{Answer, Carrier, Lost};
 use super::endpoint::{self, Endpoint, NodeLimits};
+use super::meter::{self, Came, Meter};
 use super::{Error, Result, Secret, Tls, error, tls};
 
 /// How to reach one Proxmox cluster.
@@ -35,6 +37,8 @@ pub struct ConnectOptions {
     pub max_concurrent_per_node: usize,
     /// What carries requests in place of HTTPS connections, for tests.
     pub carrier: Option<Arc<dyn Carrier>>,
+    /// Is told of requests and certificates.
+    pub meter: Option<Arc<dyn Meter>>,
 }
 
 impl ConnectOptions {
@@ -49,6 +53,7 @@ impl ConnectOptions {
             max_concurrent: 16,
             max_concurrent_per_node: 4,
             carrier: None,
+            meter: None,
         }
     }
 }
@@ -105,6 +110,7 @@ pub struct Client(Arc<Inner>);
 struct Inner {
     http: reqwest::Client,
     carrier: Option<Arc<dyn Carrier>>,
+    meter: Option<Arc<dyn Meter>>,
     endpoints: Vec<Endpoint>,
     nodes: NodeLimits,
     token: Option<HeaderValue>,
@@ -135,7 +141,7 @@ impl Client {
             return Err("no endpoint is given".into());
         }
         let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::client_config(&options.tls)?)
+            .tls_backend_preconfigured(tls::client_config(&options.tls, options.meter.clone())?)
             .http1_only()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
@@ -154,6 +160,7 @@ impl Client {
         Ok(Self(Arc::new(Inner {
             http,
             carrier: options.carrier,
+            meter: options.meter,
             endpoints: endpoints
                 .into_iter()
                 .map(|base| Endpoint::new(base, per_endpoint))
@@ -225,7 +232,10 @@ impl Client {
         let queue_ends = Instant::now() + inner.timeouts.queue;
         let node_limit = call.node().map(|node| inner.nodes.of(node));
         let _node_permit = match &node_limit {
-            Some(limit) => Some(permit(limit, queue_ends, || format!("node {}", call.node().unwrap_or("?"))).await?),
+            Some(limit) => {
+                let name = || format!("node {}", call.node().unwrap_or("?"));
+                Some(self.permit(limit, queue_ends, call, name).await?)
+            }
             None => None,
         };
         let mut failures: Vec<String> = Vec::new();
@@ -234,7 +244,8 @@ impl Client {
             let result = match endpoint.paused(Instant::now()) {
                 Some(error) => Err(error),
                 None => {
-                    let _permit = permit(&endpoint.permits, queue_ends, || endpoint.name()).await?;
+                    let permits = &endpoint.permits;
+                    let _permit = self.permit(permits, queue_ends, call, || endpoint.name()).await?;
                     self.attempt(endpoint, call, credential).await
                 }
             };
@@ -267,7 +278,18 @@ impl Client {
             timeouts.write
         };
         let request = self.request(endpoint, call, credential);
-        let answer = match tokio::time::timeout(limit, self.exchange(endpoint, request)).await {
+        let began = Instant::now();
+        let span = meter::span(call, &endpoint.name());
+        let exchange = self.exchange(endpoint, request).instrument(span.clone());
+        let answer = tokio::time::timeout(limit, exchange).await;
+        let came = match &answer {
+            Ok(Ok(answer)) => Came::Answer(answer.status),
+            Ok(Err(error)) => Came::of(error),
+            Err(_) => Came::Timeout,
+        };
+        came.record(&span);
+        self.tell(call, came, began.elapsed());
+        let answer = match answer {
             Ok(answer) => answer?,
             Err(_) => {
                 return Err(Error::Unknown {
@@ -282,6 +304,32 @@ impl Client {
             return Err(error::from_answer(call.method, status, &reason, &body));
         }
         data(call, &body)
+    }
+
+    fn tell(&self, call: &ApiCall, came: Came, took: Duration) {
+        if let Some(meter) = &self.0.meter {
+            meter.request(call, came, took);
+        }
+    }
+
+    /// A place among the calls under way, before the deadline.
+    async fn permit<'s>(
+        &self,
+        limit: &'s Semaphore,
+        deadline: Instant,
+        call: &ApiCall,
+        name: impl Fn() -> String,
+    ) -> Result<tokio::sync::SemaphorePermit<'s>> {
+        let asked = Instant::now();
+        match timeout_at(deadline, limit.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => {
+                self.tell(call, Came::Busy, asked.elapsed());
+                Err(Error::NotSent {
+                    message: format!("{}: too many calls are still without an answer", name()),
+                })
+            }
+        }
     }
 
     async fn exchange(&self, endpoint: &Endpoint, request: reqwest::RequestBuilder) -> Result<Answer> {
@@ -348,19 +396,6 @@ impl std::fmt::Debug for Client {
 }
 
 const NO_ANSWER_IN_TIME: &str = "no answer in time";
-
-async fn permit<'s>(
-    limit: &'s Semaphore,
-    deadline: Instant,
-    name: impl Fn() -> String,
-) -> Result<tokio::sync::SemaphorePermit<'s>> {
-    match timeout_at(deadline, limit.acquire()).await {
-        Ok(Ok(permit)) => Ok(permit),
-        _ => Err(Error::NotSent {
-            message: format!("{}: too many calls are still without an answer", name()),
-        }),
-    }
-}
 
 /// What a broken exchange means: before the connection stood nothing was sent, after it nobody knows.
 fn lost(endpoint: &Endpoint, error: &reqwest::Error) -> Error {

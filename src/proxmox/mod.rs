@@ -16,6 +16,7 @@ pub mod firewall;
 pub mod guest;
 mod http;
 mod lenient;
+mod meter;
 pub mod node;
 pub mod qemu;
 pub mod storage;
@@ -27,6 +28,7 @@ mod tests;
 
 pub use error::Error;
 pub use http::{ApiToken, Client, ConnectOptions, Login};
+pub use meter::{Came, Meter};
 pub use tls::Tls;
 
 pub use crate::pve::call::ApiCall;

@@ -15,7 +15,7 @@ use crate::pve::call::Auth;
 use crate::pve::{GuestRef, GuestType, Vmid};
 
 use super::tls::Fingerprint;
-use super::{ApiCall, ApiToken, Client, ConnectOptions, Error, Login, Tls};
+use super::{ApiCall, ApiToken, Came, Client, ConnectOptions, Error, Login, Meter, Tls};
 
 /// One request as the server saw it.
 #[derive(Debug, Clone)]
@@ -251,6 +251,73 @@ async fn a_write_without_an_answer_in_time_is_unknown() {
             status: None,
             message: "no answer in time".into()
         }
+    );
+}
+
+/// What a meter was told.
+#[derive(Debug, Default)]
+struct Told(Mutex<Vec<String>>);
+
+impl Meter for Told {
+    fn request(&self, call: &ApiCall, came: Came, _: Duration) {
+        let line = format!("{} {} {}", call.method.as_str(), call.route(), came.code());
+        self.0.lock().unwrap().push(line);
+    }
+
+    fn certificate(&self, host: &str, ends: i64) {
+        self.0
+            .lock()
+            .unwrap()
+            .push(format!("certificate of {host} ends at {ends}"));
+    }
+}
+
+#[tokio::test]
+async fn each_request_and_certificate_is_told_once() {
+    let server = Server::start(|seen| match seen.line.ends_with("/config") {
+        true => reason(403, "no"),
+        false => ok(json!({})),
+    })
+    .await;
+    let told = Arc::new(Told::default());
+    let mut options = server.options();
+    options.endpoints.insert(0, closed());
+    options.timeouts.write = Duration::from_millis(200);
+    options.meter = Some(told.clone());
+    let client = Client::new(options.clone()).unwrap();
+    client.call(&ApiCall::get("/version")).await.unwrap();
+    // The first endpoint rests.
+    client
+        .call(&ApiCall::get("/nodes/pve1/lxc/100/config"))
+        .await
+        .unwrap_err();
+    client.call(&ApiCall::post("/nodes/pve1/hang")).await.unwrap_err();
+    client.call(&ApiCall::post("/nodes/pve1/drop")).await.unwrap_err();
+    options.tls = Tls::Fingerprint(Fingerprint::of(b"another"));
+    let other = Client::new(options).unwrap();
+    other.call(&ApiCall::get("/version")).await.unwrap_err();
+    let told = told.0.lock().unwrap();
+    let (certificates, requests): (Vec<&String>, Vec<&String>) =
+        told.iter().partition(|l| l.starts_with("certificate"));
+    assert_eq!(
+        requests,
+        [
+            "GET /version unreachable",
+            "GET /version 200",
+            "GET /nodes/{node}/lxc/{vmid}/config 403",
+            "POST /nodes/{node}/hang timeout",
+            "POST /nodes/{node}/drop lost",
+            "GET /version unreachable",
+            "GET /version certificate",
+        ]
+    );
+    // rcgen's certificates end in the year 4096.
+    assert!(
+        !certificates.is_empty()
+            && certificates
+                .iter()
+                .all(|l| *l == "certificate of 127.0.0.1 ends at 67090118400"),
+        "{certificates:?}"
     );
 }
 

@@ -15,6 +15,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 
+use super::meter::Meter;
+
 /// How the endpoints prove who they are.
 #[derive(Debug, Clone, Default)]
 pub enum Tls {
@@ -87,8 +89,9 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// The rustls configuration for `tls`; an error says what is wrong with the given CA.
-pub(super) fn client_config(tls: &Tls) -> Result<ClientConfig, String> {
+/// The rustls configuration for `tls`; an error says what is wrong with the given CA. `meter` is told when certificates
+/// end.
+pub(super) fn client_config(tls: &Tls, meter: Option<Arc<dyn Meter>>) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let check = match tls {
         Tls::Roots => Check::WebPki(webpki(system_roots()?, &provider)?),
@@ -99,6 +102,7 @@ pub(super) fn client_config(tls: &Tls) -> Result<ClientConfig, String> {
     let verifier = Verifier {
         check,
         algorithms: provider.signature_verification_algorithms,
+        meter,
     };
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -149,6 +153,17 @@ enum Check {
 struct Verifier {
     check: Check,
     algorithms: WebPkiSupportedAlgorithms,
+    meter: Option<Arc<dyn Meter>>,
+}
+
+impl Verifier {
+    /// Tells when an accepted certificate ends. One whose end cannot be read is none that says so.
+    fn accepted(&self, certificate: &CertificateDer<'_>, name: &ServerName<'_>) {
+        let Some(meter) = &self.meter else { return };
+        if let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) {
+            meter.certificate(&name.to_str(), certificate.validity().not_after.timestamp());
+        }
+    }
 }
 
 impl ServerCertVerifier for Verifier {
@@ -171,14 +186,18 @@ impl ServerCertVerifier for Verifier {
                 Arc::new(refusal),
             ))))
         };
-        match &self.check {
+        let verdict = match &self.check {
             Check::Nothing => Ok(ServerCertVerified::assertion()),
             Check::Pin(pin) if *pin == actual => Ok(ServerCertVerified::assertion()),
             Check::Pin(pin) => refuse(Some(*pin), "its fingerprint is not the pinned one".into()),
             Check::WebPki(inner) => inner
                 .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
                 .or_else(|error| refuse(None, error.to_string())),
+        };
+        if verdict.is_ok() {
+            self.accepted(end_entity, server_name);
         }
+        verdict
     }
 
     // The certificate proves nothing unless the peer holds its key: signatures are checked however it was accepted.
@@ -242,7 +261,7 @@ mod tests {
     #[test]
     fn a_bad_ca_is_named() {
         assert!(
-            client_config(&Tls::Ca("nonsense".into()))
+            client_config(&Tls::Ca("nonsense".into()), None)
                 .unwrap_err()
                 .contains("no PEM certificate")
         );

@@ -142,6 +142,11 @@ impl ApiCall {
         self.path.strip_prefix("/nodes/")?.split(['/', '?']).next()
     }
 
+    /// The path with names and numbers replaced by what they are: `/nodes/{node}/lxc/{vmid}/config`. There are few of them.
+    pub fn route(&self) -> String {
+        route(&self.path)
+    }
+
     /// Parameters with secrets blanked, for people and logs.
     fn shown(&self) -> Vec<(&str, &str)> {
         let hide = |key: &str| SECRET_PARAMS.contains(&key);
@@ -160,6 +165,32 @@ pub fn segment(raw: &str) -> String {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(byte as char),
             _ => out.push_str(&format!("%{byte:02X}")),
         }
+    }
+    out
+}
+
+/// A path with what names one thing replaced by the sort of thing.
+fn route(path: &str) -> String {
+    let word = |segment: &str| segment.bytes().all(|b| b.is_ascii_lowercase() || b"-_".contains(&b));
+    let mut out = String::with_capacity(path.len());
+    let mut before = "";
+    for segment in path.split('/').skip(1) {
+        let named = match before {
+            "nodes" => Some("{node}"),
+            "lxc" | "qemu" => Some("{vmid}"),
+            "storage" => Some("{storage}"),
+            "content" => Some("{volume}"),
+            "tasks" => Some("{upid}"),
+            "snapshot" => Some("{snapshot}"),
+            "rules" => Some("{pos}"),
+            "pools" => Some("{pool}"),
+            "pci" | "usb" => Some("{id}"),
+            _ => (!word(segment)).then_some("{id}"),
+        };
+        out.push('/');
+        out.push_str(named.unwrap_or(segment));
+        // A name says nothing about what comes after it, even where it looks like a word of the API.
+        before = if named.is_some() { "" } else { segment };
     }
     out
 }
@@ -225,6 +256,38 @@ mod tests {
             assert!(shown.contains("100") && shown.contains("***"), "{shown}");
         }
         assert_eq!(call.get_param("password"), Some("hunter22"));
+    }
+
+    #[test]
+    fn routes_name_nothing_that_is_there_once() {
+        for (path, route) in [
+            ("/cluster/resources", "/cluster/resources"),
+            ("/nodes/pve1/lxc", "/nodes/{node}/lxc"),
+            ("/nodes/lxc/lxc/100/config", "/nodes/{node}/lxc/{vmid}/config"),
+            (
+                "/nodes/pve1/qemu/100/agent/exec-status",
+                "/nodes/{node}/qemu/{vmid}/agent/exec-status",
+            ),
+            (
+                "/nodes/pve1/lxc/100/snapshot/phoenix/config",
+                "/nodes/{node}/lxc/{vmid}/snapshot/{snapshot}/config",
+            ),
+            (
+                "/nodes/pve1/lxc/100/firewall/rules/3",
+                "/nodes/{node}/lxc/{vmid}/firewall/rules/{pos}",
+            ),
+            (
+                "/nodes/pve1/storage/local/content/local%3Aiso%2Fa",
+                "/nodes/{node}/storage/{storage}/content/{volume}",
+            ),
+            (
+                "/nodes/pve1/tasks/UPID%3Apve1%3A/status",
+                "/nodes/{node}/tasks/{upid}/status",
+            ),
+            ("/nodes/pve1/something/A7", "/nodes/{node}/something/{id}"),
+        ] {
+            assert_eq!(ApiCall::get(path).route(), route);
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod answer;
 pub(crate) mod command;
 mod known_hosts;
 pub(crate) mod logs;
+mod meter;
 pub mod node;
 mod output;
 pub(crate) mod probes;
@@ -23,6 +24,7 @@ mod tests;
 
 pub use command::{Command, InvalidCommand};
 pub use known_hosts::is_pinned;
+pub use meter::Meter;
 pub use output::{Captured, Output};
 pub use session::{Event, Input, Running, Terminal};
 pub use ssh::{Carrier, Error, Node, Ssh, SshOptions, SshTimeouts};

@@ -12,11 +12,14 @@ use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicK
 use russh::{Channel, Preferred};
 use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use crate::secret::Secret;
 
 use super::command::Command;
 use super::known_hosts::{fingerprint, keys_of};
+use super::meter::Meter;
 use super::output::Output;
 use super::session::{Event, Input, Running, Terminal};
 
@@ -39,6 +42,8 @@ pub struct SshOptions {
     pub max_channels: usize,
     /// What runs commands in place of SSH connections, for tests.
     pub carrier: Option<Arc<dyn Carrier>>,
+    /// Is told of connections and commands.
+    pub meter: Option<Arc<dyn Meter>>,
 }
 
 /// Runs commands on nodes in place of SSH connections: tests reach a simulated cluster in process.
@@ -65,6 +70,7 @@ impl SshOptions {
             timeouts: SshTimeouts::default(),
             max_channels: 8,
             carrier: None,
+            meter: None,
         }
     }
 }
@@ -244,11 +250,33 @@ impl Ssh {
         limit: Duration,
         stdout: impl FnMut(&[u8]) + Send,
     ) -> Result<Output, Error> {
-        if let Some(carrier) = &self.0.options.carrier {
-            return self.carried(carrier.as_ref(), node, command, limit, stdout).await;
+        let asked = Instant::now();
+        let ran = async {
+            if let Some(carrier) = &self.0.options.carrier {
+                return self.carried(carrier.as_ref(), node, command, limit, stdout).await;
+            }
+            let (running, input) = self.start(node, command, None).await?;
+            within(node, limit, collect(running, input, &command.stdin, stdout)).await
+        };
+        // Arguments and standard input stay out of it: they may be of people's specs.
+        let span = tracing::debug_span!(
+            "ssh",
+            otel.kind = "client",
+            otel.status_code = Empty,
+            program = command.argv.first(),
+            server.address = node.host,
+            node = node.name,
+            error.type = Empty,
+        );
+        let ran = ran.instrument(span.clone()).await;
+        if let Err(error) = &ran {
+            span.record("error.type", error.word());
+            span.record("otel.status_code", "ERROR");
         }
-        let (running, input) = self.start(node, command, None).await?;
-        within(node, limit, collect(running, input, &command.stdin, stdout)).await
+        if let Some(meter) = &self.0.options.meter {
+            meter.ran(ran.as_ref(), asked.elapsed());
+        }
+        ran
     }
 
     async fn carried(
@@ -341,6 +369,9 @@ impl Ssh {
             Ok(made) => made,
             Err(_) => Err(refused(&"time out while connecting")),
         };
+        if let Some(meter) = &self.0.options.meter {
+            meter.connected(made.as_ref().err());
+        }
         let handle = match made {
             Ok(handle) => handle,
             Err(error) => {

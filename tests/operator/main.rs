@@ -17,11 +17,13 @@ mod inprocess;
 mod operated;
 
 mod life;
+mod metrics;
 mod moments;
 mod seeds;
 mod stale;
 mod steps;
 mod strangers;
+mod traces;
 
 /// Runs something in a runtime of its own, on a clock that nobody else moves: what it comes to depends on nothing else.
 fn alone<T: Send, F: Future<Output = T>>(run: impl FnOnce() -> F + Send) -> T {

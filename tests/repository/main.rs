@@ -15,3 +15,4 @@ mod crds;
 mod docs;
 mod evidence;
 mod imports;
+mod monitoring;

@@ -2,11 +2,12 @@
 //! come to.
 
 use phoenix::pve::Vmid;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use phoenix::remote::node::{self, RawLine, RawLinesAnswer};
 use phoenix::remote::runner::{self, GuestFile, Layout, ProbeAnswer, Record, Script, State as Run};
-use phoenix::remote::{Command, Error, Node, Output, Ssh, SshOptions};
+use phoenix::remote::{Command, Error, Meter, Node, Output, Ssh, SshOptions};
 use phoenix::simulator::model::config::GuestConfig;
 use phoenix::simulator::model::{Guest, GuestKind};
 use phoenix::simulator::ssh::{SshAction, SshConfig, SshFault, SshServer};
@@ -177,6 +178,48 @@ async fn a_connection_lost_after_the_start_starts_nothing_twice() {
         bench.inside(|guest| guest.inside.scripts["feature-docker"].started_at),
         began
     );
+}
+
+/// What a meter was told.
+#[derive(Debug, Default)]
+struct Told(Mutex<Vec<String>>);
+
+impl Meter for Told {
+    fn connected(&self, error: Option<&Error>) {
+        let word = error.map_or("ok", Error::word);
+        self.0.lock().unwrap().push(format!("connection: {word}"));
+    }
+
+    fn ran(&self, result: Result<&Output, &Error>, _: Duration) {
+        let word = result.map_or_else(|error| error.word().to_string(), |output| output.exit.to_string());
+        self.0.lock().unwrap().push(format!("command: {word}"));
+    }
+}
+
+#[tokio::test]
+async fn connections_and_commands_are_told_once_each() {
+    let mut bench = Bench::new().await;
+    let told = Arc::new(Told::default());
+    bench.options.meter = Some(told.clone());
+    let ssh = bench.ssh();
+    ssh.run(&bench.node, &poll()).await.unwrap();
+    ssh.run(&bench.node, &poll()).await.unwrap();
+    bench.fault("start", SshAction::LoseAfter);
+    ssh.run(&bench.node, &start(&script("true\n"))).await.unwrap_err();
+    ssh.run(&bench.node, &poll()).await.unwrap();
+    bench.options.known_hosts = String::new();
+    bench.ssh().run(&bench.node, &poll()).await.unwrap_err();
+    let expected = [
+        "connection: ok",
+        "command: 0",
+        "command: 0",
+        "command: lost",
+        "connection: ok",
+        "command: 0",
+        "connection: host_key",
+        "command: host_key",
+    ];
+    assert_eq!(*told.0.lock().unwrap(), expected);
 }
 
 #[tokio::test]

@@ -134,5 +134,5 @@ fn connection(object: &GuestObject, objects: &dyn Objects) -> Result<Connection,
     let found = objects.hypervisor(&namespace, &name).ok_or_else(missing)?;
     let access = hypervisor::access(&needed(&found, object.guest_type()), objects)
         .map_err(|blocked| format!("PhoenixHypervisor {namespace}/{name}: {}", blocked.cause().message))?;
-    Connection::new(access, None, 1.0).map_err(|failure| failure.message)
+    Connection::new(access, None, 1.0, None).map_err(|failure| failure.message)
 }

@@ -63,6 +63,14 @@ impl KubeStore {
         self.metrics.clone()
     }
 
+    /// All metrics as text.
+    ///
+    /// # Errors
+    /// Formatting into memory does not fail in practice.
+    pub fn metrics_text(&self) -> Result<String, std::fmt::Error> {
+        self.metrics.text(&self.state())
+    }
+
     /// An empty store for a process, whose permissions come from RoleBindings of this name.
     pub(crate) fn new(process: Process, role_binding: &str, metrics: Arc<Metrics>) -> Self {
         let client = process.client.clone();

@@ -254,7 +254,7 @@ mod tests {
         put(&store, kind, foreign);
         let names: Vec<String> = store.state().guests().map(|g| g.object.key.name.clone()).collect();
         assert_eq!(names, ["good"]);
-        let text = store.metrics.text().unwrap();
+        let text = store.metrics_text().unwrap();
         for line in [
             "phoenix_panics_total{kind=\"PhoenixLXC\"} 1",
             "phoenix_undecodable_objects_total{kind=\"PhoenixLXC\"} 2",

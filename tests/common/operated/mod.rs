@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use kube::Client;
 use phoenix::desired::Key;
 use phoenix::engine::{Engine, EngineOptions, Outside, Requeue};
-use phoenix::operator::{KubeStore, Operator, Options, Polled, Process, Reconciler, RunError};
+use phoenix::operator::{KubeStore, Operator, Options, Polled, Process, Reconciler, RunError, Serving};
 use phoenix::simulator::{SimConfig, Simulator};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -53,6 +53,7 @@ pub struct Running {
     pub gate: Arc<Gate>,
     /// Seconds by which its machine's clock is wrong.
     pub skew: Arc<AtomicI64>,
+    store: Arc<KubeStore>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Result<(), RunError>>,
 }
@@ -67,6 +68,11 @@ impl Running {
     pub async fn stop(mut self) -> Result<(), RunError> {
         let _ = self.stop.take().map(|stop| stop.send(()));
         (&mut self.task).await.unwrap()
+    }
+
+    /// What `/metrics` answers.
+    pub fn metrics(&self) -> String {
+        self.store.metrics_text().unwrap()
     }
 
     /// Whether it has ended.
@@ -92,7 +98,8 @@ pub struct Site {
     weather: Arc<dyn Weather>,
     seed: u64,
     began: Instant,
-    secrets: (String, String),
+    /// The token's secret and the password of root@pam.
+    pub secrets: (String, String),
 }
 
 impl Site {
@@ -197,6 +204,7 @@ impl Site {
         let options = Options {
             namespaces: Vec::new(),
             metrics_listen: ([127, 0, 0, 1], 0).into(),
+            serving: Serving::default(),
             lease,
             role_binding: "phoenix-operator".into(),
             concurrency: 16,
@@ -212,6 +220,7 @@ impl Site {
         };
         let (stop, stopped) = oneshot::channel();
         let operator = Operator::new(options, process);
+        let store = operator.store();
         let stopped = async { drop(stopped.await) };
         let through = gate.clone();
         let task = tokio::spawn(async move { through.through(operator.run(engine, stopped)).await });
@@ -219,6 +228,7 @@ impl Site {
             name: name.into(),
             gate,
             skew,
+            store,
             stop: Some(stop),
             task,
         }

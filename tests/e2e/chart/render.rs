@@ -101,6 +101,7 @@ fn a_typo_and_a_wrong_value_are_refused_by_name() {
             "at '/image/pullPolicy': value must be one of",
         ),
         ("namespaces={Ai}", "at '/namespaces/0'"),
+        ("metrics.auth=kubernetes", "needs metrics.tls.secretName"),
         ("podDisruptionBudget.enabled=true", "needs replicaCount of 2 or more"),
     ] {
         let answer = helm(&["template", "phoenix", &chart, "--set", set]);
@@ -116,6 +117,27 @@ fn definitions_and_features_are_those_of_the_repository() {
         files("charts/phoenix/files/features"),
         files("config/features"),
         "run charts/sync.sh"
+    );
+    for name in ["phoenix.rules.yaml", "dashboard.json"] {
+        let read = |folder: &str| std::fs::read_to_string(repository(folder).join(name)).unwrap();
+        assert_eq!(
+            read("charts/phoenix/files"),
+            read("config/monitoring"),
+            "run charts/sync.sh"
+        );
+    }
+    let monitored = rendered(&["--set=prometheusRule.enabled=true,dashboard.enabled=true"]);
+    let rules: Value = serde_saphyr::from_str(include_str!("../../../config/monitoring/phoenix.rules.yaml")).unwrap();
+    assert_eq!(
+        difference("rules", &of_kind(&monitored, "PrometheusRule")[0]["spec"], &rules),
+        None
+    );
+    let dashboard = of_kind(&monitored, "ConfigMap")[0]["data"]["phoenix.json"]
+        .as_str()
+        .unwrap();
+    assert_eq!(
+        dashboard.trim_end(),
+        include_str!("../../../config/monitoring/dashboard.json").trim_end()
     );
     let objects = rendered(&[]);
     let crds = of_kind(&objects, "CustomResourceDefinition");
