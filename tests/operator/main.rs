@@ -16,6 +16,7 @@ mod inprocess;
 #[path = "../common/operated/mod.rs"]
 mod operated;
 
+mod gitops;
 mod life;
 mod moments;
 mod seeds;

@@ -1,11 +1,11 @@
 -- The same file for PhoenixLXC, PhoenixVM and PhoenixTemplate.
 
--- As many failures in a row are trouble: the pauses between the attempts add up to minutes by then.
+-- So many failures in a row are trouble: the pauses between the attempts add up to minutes by then.
 local many_failures = 5
 -- The guest was made, and does not do what it is for.
 local broken = {ProbeFailed = true, ModelServerFailed = true, RestartBackOff = true, AgentSilent = true}
--- Nothing is known of a guest that was made.
-local hidden = {HypervisorUnreachable = true, NodeOffline = true}
+-- Nothing is known of a guest that was made, because Proxmox says nothing of it.
+local hidden = {HypervisorUnreachable = true, NodeOffline = true, Unauthorized = true, CertificateNotTrusted = true}
 -- What a person should know of a guest that is Ready.
 local findings = {
   "RecreateRequired", "RestartRequired", "AddressConflict", "DriftDetected", "TemplateOutdated", "FeatureOutdated",
@@ -56,13 +56,14 @@ if ready.status == "True" then
   return health("Healthy", table.concat(told, "; "))
 end
 
-local failures = status.failures or 0
-for _, step in ipairs(status.failing or {}) do
-  if step.failures > failures then failures = step.failures end
-end
 local made = status.createSent == true or status.adopted == true
 if broken[ready.reason] or (hidden[ready.reason] and made) then return health("Degraded", words(ready)) end
-if ready.reason == "BackOff" and failures >= many_failures then
-  return health("Degraded", words(ready))
+
+local failures, err = status.failures or 0, status.lastError
+for _, step in ipairs(status.failing or {}) do
+  if step.failures > failures then failures, err = step.failures, step.error end
+end
+if failures >= many_failures then
+  return health("Degraded", "failed " .. failures .. " times, and is tried again: " .. (err or words(ready)))
 end
 return health("Progressing", words(ready))

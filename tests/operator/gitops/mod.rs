@@ -1,0 +1,6 @@
+//! What Argo CD and Flux conclude from everything that the operator writes, by their own code.
+
+mod evaluator;
+mod files;
+mod moments;
+mod scenes;
