@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::evaluator::{Verdicts, judge};
+use super::files::keep;
 use crate::operated::Site;
 
 /// An object at a moment.
@@ -40,7 +41,7 @@ impl Story {
         let there = changes.iter().filter(|change| change["type"] != "DELETED");
         let objects: Vec<Value> = there.map(|change| change["object"].clone()).collect();
         let mut verdicts = judge(&objects).into_iter();
-        let mut page = Page::default();
+        let (mut page, mut moments) = (Page::default(), Vec::new());
         let mut chapters = self.chapters.iter().peekable();
         for (number, mut change) in changes.into_iter().enumerate() {
             while let Some((_, words)) = chapters.next_if(|(at, _)| *at <= number) {
@@ -56,7 +57,9 @@ impl Story {
             };
             moment.check();
             page.add(&moment);
+            moments.push(moment);
         }
+        keep(&moments);
         page.text
     }
 }
@@ -75,7 +78,7 @@ impl Moment {
         self.object["kind"] != "PhoenixTemplate" && self.object["spec"]["powerState"] == "Stopped"
     }
 
-    fn is_deleted(&self) -> bool {
+    pub fn is_deleted(&self) -> bool {
         !self.object["metadata"]["deletionTimestamp"].is_null()
     }
 
@@ -90,6 +93,17 @@ impl Moment {
         let ready = self.condition("Ready");
         let holds = ready.is_some_and(|c| c["status"] == "True" && c["observedGeneration"] == *generation);
         holds && self.is_seen() && !self.is_deleted()
+    }
+
+    /// Why it is so, in one word.
+    pub fn reason(&self) -> String {
+        let reason = self.condition("Ready").and_then(|ready| ready["reason"].as_str());
+        match reason {
+            _ if self.is_paused() => "Paused".into(),
+            _ if self.is_ready() && self.is_stopped() => "Stopped".into(),
+            Some(reason) if self.is_seen() => reason.into(),
+            _ => "NotSeen".into(),
+        }
     }
 
     /// What holds at every moment of every story.

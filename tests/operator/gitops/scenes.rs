@@ -22,7 +22,7 @@ fn story(first: &str) -> Story {
     site.connect();
     site.apply(
         json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": "ai", "name": "ssh"},
-        "stringData": {"key": private, "known_hosts": format!("phoenix.test {public}\n")}}),
+        "stringData": {"key": private, "known_hosts": format!("phoenix.test {public}\ntwo.test {public}\n")}}),
     );
     hypervisor(site, |spec| {
         spec["ssh"] = json!({"hosts": {"phoenix": "phoenix.test"},
@@ -216,6 +216,7 @@ async fn what_goes_wrong_and_is_mended() {
         .site
         .sim
         .with(|state| state.add_twin("phoenix", "two", "10.0.0.14", "lab"));
+    hypervisor(&story.site, |spec| spec["ssh"]["hosts"]["two"] = json!("two.test"));
     let _operator = story.site.operator("one");
     story.site.apply(feature(SCRIPT));
     story.site.apply(template("512Mi", true));
