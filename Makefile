@@ -8,7 +8,7 @@ SCHEDULES ?= 1000000
 SEED ?= 0
 JOBS ?=
 
-.PHONY: help build demo demo-real test soak kube node cloudinit lint unit e2e walks real mutants evidence crds
+.PHONY: help build demo demo-real test soak kube gitops node cloudinit lint unit e2e walks real mutants evidence argocd argocd-record crds
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -22,7 +22,7 @@ demo: ## Convert the example fleet and bring it to Ready on the simulator
 demo-real: node ## A container of the simulated Proxmox VE that is a real one: a feature and an application run in it
 	examples/demo-real.sh
 
-test: lint kube node cloudinit ## Run every check and test; the first run builds Kubernetes and root file systems (a quarter of an hour)
+test: lint kube gitops node cloudinit ## Run every check and test; the first run builds Kubernetes and root file systems (a quarter of an hour)
 	$(CARGO) test --locked --no-fail-fast
 
 soak: ## Run a million random schedules of disturbances, optimized and on all cores (SCHEDULES=, SEED= the first, JOBS=)
@@ -31,6 +31,9 @@ soak: ## Run a million random schedules of disturbances, optimized and on all co
 
 kube: ## Build the API server that the end-to-end tests use, if it is not there
 	e2e/build-kube.sh
+
+gitops: ## Build the program that asks Argo CD's and Flux' own code, if it is not there
+	e2e/build-gitops.sh
 
 node: ## Prepare real containers for tests (Linux, root); says so and goes on where they cannot run
 	e2e/node/prepare.sh
@@ -63,6 +66,12 @@ mutants: ## Try small bugs in FOLDER against the tests, all or MUTANTS="--sample
 
 evidence: ## Make docs/evidence.md from real runs (half an hour; EVIDENCE="--schedules 20000 --optimized", or fewer)
 	tests/evidence/run.py $(EVIDENCE)
+
+argocd: ## Make the values for Argo CD's Helm chart from the health checks and actions in config/argocd
+	config/argocd/values.sh > examples/argocd/values.yaml
+
+argocd-record: argocd ## Add test data to config/argocd for verdicts that the stories met for the first time
+	PHOENIX_RECORD=1 $(CARGO) test --locked --test operator gitops::scenes -- --test-threads=1
 
 crds: ## Write crds/ and the schemas of admission anew from the Rust types
 	$(CARGO) run --locked --quiet -- crd --output-dir crds --schemas src/admission/schemas.json

@@ -17,6 +17,7 @@ import (
 
 	"github.com/argoproj/argo-cd/v3/pkg/apis/application/v1alpha1"
 	"github.com/argoproj/argo-cd/v3/util/lua"
+	"github.com/argoproj/gitops-engine/pkg/diff"
 	"github.com/argoproj/gitops-engine/pkg/health"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/cli-utils/pkg/kstatus/status"
@@ -25,8 +26,12 @@ import (
 
 type question struct {
 	Object json.RawMessage `json:"object"`
-	// The action to carry out; absent: the verdicts are asked for.
+	// The action to carry out on it.
 	Action string `json:"action,omitempty"`
+	// What is in Git for it: whether Argo CD calls it OutOfSync. Absent, like Action: the verdicts are asked for.
+	Wanted json.RawMessage `json:"wanted,omitempty"`
+	// Whether it is an object of Argo CD's own, which may have no field that Argo CD does not know.
+	Strict bool `json:"strict,omitempty"`
 }
 
 type verdict struct {
@@ -41,7 +46,9 @@ type answer struct {
 	Actions []v1alpha1.ResourceAction `json:"actions,omitempty"`
 	// The object as the action leaves it.
 	Object *unstructured.Unstructured `json:"object,omitempty"`
-	Error  string                     `json:"error,omitempty"`
+	// The object as Argo CD would have it, where that is another one.
+	Predicted json.RawMessage `json:"predicted,omitempty"`
+	Error     string          `json:"error,omitempty"`
 }
 
 func main() {
@@ -127,10 +134,16 @@ func consider(vm *lua.VM, line []byte) (answer, error) {
 	if err := object.UnmarshalJSON(asked.Object); err != nil {
 		return answer{}, err
 	}
+	if asked.Strict {
+		return answer{}, known(object.GetKind(), asked.Object)
+	}
 	if asked.Action != "" {
 		return act(vm, object, asked.Action)
 	}
 	var found answer
+	if asked.Wanted != nil {
+		return compare(object, asked.Wanted)
+	}
 	judged, err := health.GetResourceHealth(object, lua.ResourceHealthOverrides(vm.ResourceOverrides))
 	if err != nil {
 		return answer{}, err
@@ -150,6 +163,28 @@ func consider(vm *lua.VM, line []byte) (answer, error) {
 	found.Actions, err = vm.ExecuteResourceActionDiscovery(object, scripts)
 	sort.Slice(found.Actions, func(i, j int) bool { return found.Actions[i].Name < found.Actions[j].Name })
 	return found, err
+}
+
+func known(kind string, object []byte) error {
+	kinds := map[string]any{"Application": &v1alpha1.Application{}, "ApplicationSet": &v1alpha1.ApplicationSet{}}
+	into, found := kinds[kind]
+	if !found {
+		return fmt.Errorf("%s is no kind of Argo CD's", kind)
+	}
+	return yaml.UnmarshalStrict(object, into)
+}
+
+// compare does as Argo CD does by default: a three-way merge with what was applied last.
+func compare(object *unstructured.Unstructured, wanted []byte) (answer, error) {
+	target := &unstructured.Unstructured{}
+	if err := target.UnmarshalJSON(wanted); err != nil {
+		return answer{}, err
+	}
+	found, err := diff.Diff(target, object)
+	if err != nil || !found.Modified {
+		return answer{}, err
+	}
+	return answer{Predicted: found.PredictedLive}, nil
 }
 
 func act(vm *lua.VM, object *unstructured.Unstructured, name string) (answer, error) {

@@ -607,8 +607,9 @@ pub struct GuestTest {
 /// Another object that must be Ready first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = schema::without_defaults)]
 pub struct Dependency {
-    /// Kind of the object.
+    /// Kind of the object. Absent: PhoenixLXC.
     #[serde(default)]
     pub kind: GuestKind,
     /// Name of the object, in the same namespace.

@@ -11,9 +11,12 @@ mod allow_table;
 #[path = "../common/bad_manifests.rs"]
 mod bad_manifests;
 mod crds;
+#[path = "../common/gitops.rs"]
+mod evaluator;
 mod examples;
 mod fleet;
 mod foundation;
+mod gitops;
 mod guests;
 mod harness;
 mod inside;

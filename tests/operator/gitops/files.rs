@@ -8,8 +8,8 @@ use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
-use super::evaluator::{act, judge, repository};
 use super::moments::Moment;
+use crate::evaluator::{act, judge, known_fields, repository};
 
 const FOLDER: &str = "config/argocd/resource_customizations/phoenix-hypervisor.io";
 
@@ -68,6 +68,19 @@ fn what_is_the_same_for_several_kinds_is_the_same() {
                 .to_string();
             let known = scripts.entry(name).or_insert_with(|| text.clone());
             assert_eq!(*known, text, "{}", path.display());
+        }
+    }
+}
+
+/// Phoenix needs neither waves nor exceptions.
+#[test]
+fn the_examples_have_known_fields_and_no_exceptions() {
+    for name in ["application", "applicationset"] {
+        let path = repository(&format!("examples/argocd/{name}.yaml"));
+        let checked = known_fields(&yaml(&path));
+        assert_eq!(checked, Ok(()), "{name}");
+        for word in ["ignoreDifferences", "sync-wave", "healthCheckExprs"] {
+            assert!(!read(&path).contains(word), "{name}: {word}");
         }
     }
 }
@@ -137,7 +150,7 @@ fn the_tests_of_actions_hold() {
 }
 
 /// Puts a word in the place of annotations that hold a time.
-fn without_times(object: &mut Value) {
+pub fn without_times(object: &mut Value) {
     let annotations = object["metadata"]["annotations"].as_object_mut();
     for (_, value) in annotations.into_iter().flatten() {
         if value

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::evaluator::{Verdicts, judge};
 use super::files::keep;
+use crate::evaluator::{Verdicts, judge};
 use crate::operated::Site;
 
 /// An object at a moment.

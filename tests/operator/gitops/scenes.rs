@@ -8,8 +8,9 @@ use phoenix::simulator::ssh::{SshAction, SshFault, SshServer};
 use phoenix::simulator::{Edit, Fault, FaultKind};
 use serde_json::{Value, json};
 
-use super::evaluator;
+use super::files::without_times;
 use super::moments::Story;
+use crate::evaluator;
 use crate::operated::{Site, is_ready, lxc};
 
 const SCRIPT: &str = "#!/bin/sh\ntrue\n";
@@ -118,7 +119,10 @@ impl Story {
     /// Carries an action of Argo CD out.
     fn act(&self, kind: &str, name: &str, action: &str) {
         let object = self.site.server.get(kind, "ai", name).unwrap();
-        self.site.apply(evaluator::act(&object, action).unwrap());
+        let mut object = evaluator::act(&object, action).unwrap();
+        // A revision depends on the moment at which it is asked for, and this page is to be the same each time.
+        without_times(&mut object);
+        self.site.apply(object);
     }
 
     fn edit(&self, edit: Edit) {

@@ -1,5 +1,7 @@
 //! Asks Argo CD's own code and kstatus (e2e/gitops) what they conclude from objects.
 
+#![allow(dead_code, reason = "shared by several targets, of which none uses all of it")]
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -60,6 +62,19 @@ pub fn act(object: &Value, action: &str) -> Result<Value, String> {
         Some(error) => Err(error.into()),
         None => Ok(answer["object"].clone()),
     }
+}
+
+/// What Argo CD would change of a live object, of which this is in Git; nothing where it calls it Synced.
+pub fn difference(wanted: &Value, live: &Value) -> Option<Value> {
+    let mut answer = ask(vec![json!({"wanted": wanted, "object": live})]).remove(0);
+    assert!(answer["error"].is_null(), "{answer}\n{live:#}");
+    Some(answer["predicted"].take()).filter(|predicted| !predicted.is_null())
+}
+
+/// Whether an object of Argo CD's own has only fields that there are; what is wrong with it.
+pub fn known_fields(object: &Value) -> Result<(), String> {
+    let answer = ask(vec![json!({"object": object, "strict": true})]).remove(0);
+    answer["error"].as_str().map_or(Ok(()), |error| Err(error.into()))
 }
 
 fn ask(questions: Vec<Value>) -> Vec<Value> {
