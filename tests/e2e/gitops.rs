@@ -6,6 +6,7 @@ use phoenix::admission::read_manifests;
 use serde_json::Value;
 
 use crate::evaluator::{difference, judge};
+use crate::examples::example;
 use crate::harness::repository;
 use crate::site::Site;
 
@@ -15,15 +16,13 @@ use crate::site::Site;
 /// stay OutOfSync for ever.
 pub fn is_in_sync(site: &Site, manifests: &str) {
     let kubectl = &site.namespace.kubectl;
-    for more in [&["--server-side=false"][..], &["--server-side", "--force-conflicts"]] {
-        let answer = kubectl.run_with(&[&["diff", "-f", "-"], more].concat(), manifests);
-        assert!(
-            answer.ok && answer.stdout.is_empty(),
-            "{}{}",
-            answer.stdout,
-            answer.stderr
-        );
-    }
+    let answer = kubectl.run_with(&["diff", "-f", "-"], manifests);
+    assert!(
+        answer.ok && answer.stdout.is_empty(),
+        "{}{}",
+        answer.stdout,
+        answer.stderr
+    );
     for manifest in read_manifests(manifests, "manifests").unwrap() {
         let wanted = manifest.value;
         let text = |value: &Value| value.as_str().unwrap().to_string();
@@ -51,7 +50,7 @@ fn a_folder_is_applied_in_any_order_and_then_in_sync() {
     site.start_operator();
     let fleet = rendered(&site, &repository("examples/fleet"));
     site.namespace.kubectl.apply(&fleet);
-    site.hypervisor();
+    example(&site, &site.dir.join("sim/hypervisor.yaml"));
     for object in ["phoenixtemplate/web-base", "phoenixlxc/web", "phoenixlxc/worker"] {
         site.wait_ready(object, 180);
     }
@@ -65,7 +64,7 @@ fn what_nobody_has_seen_is_in_progress() {
     site.namespace
         .kubectl
         .apply(&rendered(&site, &repository("examples/fleet")));
-    site.hypervisor();
+    example(&site, &site.dir.join("sim/hypervisor.yaml"));
     for kind in ["PhoenixHypervisor", "PhoenixFeature", "PhoenixTemplate", "PhoenixLXC"] {
         let objects = site.namespace.kubectl.get(&[kind])["items"].as_array().unwrap().clone();
         assert!(!objects.is_empty(), "{kind}");
