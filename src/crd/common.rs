@@ -607,9 +607,8 @@ pub struct GuestTest {
 /// Another object that must be Ready first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(transform = schema::without_defaults)]
 pub struct Dependency {
-    /// Kind of the object. Absent: PhoenixLXC.
+    /// Kind of the object.
     #[serde(default)]
     pub kind: GuestKind,
     /// Name of the object, in the same namespace.

@@ -2,7 +2,6 @@
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
-use serde_json::{Value, json};
 
 macro_rules! string_schema {
     ($(#[$doc:meta])* $name:ident, $max:expr, $rule:expr, $message:expr) => {
@@ -22,22 +21,6 @@ macro_rules! units_of_bytes {
     () => {
         "(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
     };
-}
-
-/// What the API server fills in within a list counts as a difference to Git for Argo CD, which compares lists as a whole:
-/// defaults of what is in lists are known to the code alone.
-pub fn without_defaults(schema: &mut Schema) {
-    let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
-    for property in properties.into_iter().flat_map(|properties| properties.values_mut()) {
-        property.as_object_mut().map(|property| property.remove("default"));
-    }
-}
-
-/// Rules for `dependsOn`; with a kind that may be left out it cannot be a list that is a map.
-pub fn each_dependency_once() -> Value {
-    let kind = |of: &str| format!("(has({of}.kind) ? {of}.kind : 'PhoenixLXC')");
-    let same = format!("a.name == b.name && {} == {}", kind("a"), kind("b"));
-    json!([{"rule": format!("self.all(a, self.exists_one(b, {same}))"), "message": "name each object once"}])
 }
 
 /// A quantity may be a number, as everywhere in Kubernetes. Patterns and bounds say it all, since API servers before 1.32

@@ -69,7 +69,7 @@ pub struct PhoenixTemplateSpec {
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub tests: Option<Vec<GuestTest>>,
     /// Objects that must be Ready before the template is built.
-    #[schemars(length(max = 32), extend("x-kubernetes-validations" = schema::each_dependency_once()))]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["kind", "name"]))]
     pub depends_on: Option<Vec<Dependency>>,
     /// What happens to the guest when this object is deleted. Absent: Delete for guests that Phoenix created, Retain
     /// for adopted ones.

@@ -53,7 +53,7 @@ pub struct PhoenixVMSpec {
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub tests: Option<Vec<GuestTest>>,
     /// Objects that must be Ready before the machine is created.
-    #[schemars(length(max = 32), extend("x-kubernetes-validations" = schema::each_dependency_once()))]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["kind", "name"]))]
     pub depends_on: Option<Vec<Dependency>>,
     /// Whether the machine runs. Absent: Running.
     pub power_state: Option<PowerState>,

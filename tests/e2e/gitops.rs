@@ -11,9 +11,6 @@ use crate::harness::repository;
 use crate::site::Site;
 
 /// `kubectl diff` and Argo CD find nothing to change, and Argo CD and Flux call it done.
-///
-/// Argo CD merges as `kubectl apply` does, but compares with what is live: what the API server adds within a list would
-/// stay OutOfSync for ever.
 pub fn is_in_sync(site: &Site, manifests: &str) {
     let kubectl = &site.namespace.kubectl;
     let answer = kubectl.run_with(&["diff", "-f", "-"], manifests);

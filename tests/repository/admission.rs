@@ -253,7 +253,7 @@ fn defaults_are_filled_in_and_nulls_left_out() {
     let checked = admission().check(&object, None).unwrap();
     assert_eq!(
         checked["spec"],
-        json!({"hypervisorRef": {"name": "pve"}, "dependsOn": [{"name": "b"}]})
+        json!({"hypervisorRef": {"name": "pve"}, "dependsOn": [{"name": "b", "kind": "PhoenixLXC"}]})
     );
     // Only the status subresource writes status.
     assert_eq!(checked["status"], json!({"observedGeneration": -1}));
