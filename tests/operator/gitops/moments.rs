@@ -195,7 +195,7 @@ impl Page {
         if self.last.get(&name) != Some(&line) {
             // A message that grew is cut: its beginning says what it is about.
             let message: String = argocd.1.chars().take(100).collect();
-            self.text += &format!("{name:<24} {line:<80} {message}").trim_end();
+            self.text += format!("{name:<24} {line:<80} {message}").trim_end();
             self.text += "\n";
             self.last.insert(name, line);
         }
