@@ -8,7 +8,7 @@ SCHEDULES ?= 1000000
 SEED ?= 0
 JOBS ?=
 
-.PHONY: help build demo demo-real demo-cluster image manifests chart test test-waiting test-working soak kube promtool helm node cloudinit lint unit e2e walks real mutants evidence crds
+.PHONY: help build demo demo-real demo-cluster image manifests chart test test-waiting test-working soak kube promtool helm gitops node cloudinit lint unit e2e walks real mutants evidence argocd argocd-record crds
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -29,7 +29,7 @@ WORKING := $(filter-out $(WAITING),$(notdir $(patsubst %/main.rs,%,$(wildcard te
 demo-cluster: ## A Kubernetes API server, the operator and a simulated Proxmox VE on loopback (KEEP=1 leaves a shell; needs Go)
 	examples/demo-cluster.sh
 
-test: lint kube promtool helm node cloudinit ## Run every check and test; the first run builds Kubernetes and root file systems (a quarter of an hour)
+test: lint kube promtool helm gitops node cloudinit ## Run every check and test; the first run builds Kubernetes and root file systems (a quarter of an hour)
 	$(CARGO) test --locked --no-run
 	$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target test-waiting test-working
 
@@ -52,6 +52,9 @@ promtool: ## Build promtool, with which alert rules are tested, if it is not the
 
 helm: ## Build helm for the tests of the chart, if it is not there
 	e2e/build-helm.sh
+
+gitops: ## Build the program that asks Argo CD's and Flux' own code, if it is not there
+	e2e/build-gitops.sh
 
 node: ## Prepare real containers for tests (Linux, root); says so and goes on where they cannot run
 	e2e/node/prepare.sh
@@ -84,6 +87,12 @@ mutants: ## Try small bugs in FOLDER against the tests, all or MUTANTS="--sample
 
 evidence: ## Make docs/evidence.md from real runs (half an hour; EVIDENCE="--schedules 20000 --optimized", or fewer)
 	tests/evidence/run.py $(EVIDENCE)
+
+argocd: ## Make the values for Argo CD's Helm chart from the health checks and actions in config/argocd
+	config/argocd/values.sh > examples/argocd/values.yaml
+
+argocd-record: argocd ## Add test data to config/argocd for verdicts that the stories met for the first time
+	PHOENIX_RECORD=1 $(CARGO) test --locked --test operator gitops::scenes -- --test-threads=1
 
 crds: ## Write crds/ and the schemas of admission anew from the Rust types, and what is copied from there
 	$(CARGO) run --locked --quiet -- crd --output-dir crds --schemas src/admission/schemas.json

@@ -145,6 +145,9 @@ fn finish(
     if let Some(schema) = value.pointer_mut("/spec/versions/0/schema/openAPIV3Schema") {
         describe(schema, raw);
         bound(schema);
+        // An object that the operator has not seen yet says so: kstatus (Flux, Helm's --wait) takes one without a status
+        // for done.
+        schema["properties"]["status"]["default"] = json!({"observedGeneration": -1});
         if !rules.is_empty() {
             schema["x-kubernetes-validations"] = Value::Array(rules);
         }

@@ -21,6 +21,15 @@ pub fn plan(input: Input<'_>) -> Plan {
     planner.finish(next)
 }
 
+/// Condition of what was cloned from an earlier revision of its template.
+const OUTDATED: &str = "TemplateOutdated";
+
+/// What is to be told of a guest that was cloned from revision `built` of a template that is now at `revision`.
+fn outdated(built: &str, revision: &str, template: &str) -> Option<String> {
+    let newer = !revision.is_empty() && revision != built;
+    newer.then(|| format!("cloned from revision {built} of template {template}, which is now at {revision}"))
+}
+
 impl Planner<'_> {
     fn stages(&mut self) -> Staged {
         self.facts.managed = Some(managed(self.desired));
@@ -116,11 +125,20 @@ impl Planner<'_> {
             _ => stamp.and_then(|s| s.parent),
         };
         let Some(built) = built else { return };
-        if !revision.is_empty() && *revision != built {
-            let message = format!("cloned from revision {built} of template {template}, which is now at {revision}");
-            self.condition("TemplateOutdated", true, Reason::NewerRevision, message);
+        if let Some(message) = outdated(&built, revision, template) {
+            self.condition(OUTDATED, true, Reason::NewerRevision, message);
         }
         self.facts.template_revision = Some(built);
+    }
+
+    /// Whether status says what [`Planner::lineage`] would: a template is built anew without a change of its clones.
+    fn lineage_is_told(&self) -> bool {
+        let Some(Source::Clone { revision, template, .. }) = &self.desired.source else {
+            return true;
+        };
+        let built = self.status.template_revision.as_ref();
+        let told = self.status.conditions.iter().find(|c| c.type_ == OUTDATED);
+        built.and_then(|built| outdated(built, revision, template)) == told.map(|c| c.message.clone())
     }
 
     /// Whether the last full look found everything as wanted, and nothing seems to have changed since.
@@ -137,6 +155,7 @@ impl Planner<'_> {
             && verified.hash == self.desired.prints.applied
             && same
             && self.conflicts_are_told()
+            && self.lineage_is_told()
             && self.status.restarted_at == self.desired.life.restarted_at
             && self.status.restart_from.is_none()
             // A restart by anybody right after the last look leaves the row as it was.

@@ -2,11 +2,13 @@
 
 use serde_json::{Value, json};
 
+use crate::gitops::is_in_sync;
 use crate::guests::option;
 use crate::harness::{repository, wait_for};
 use crate::site::Site;
 
-pub fn example(site: &Site, path: &std::path::Path) {
+/// Applies an example; its text, as it was applied.
+pub fn example(site: &Site, path: &std::path::Path) -> String {
     let text = std::fs::read_to_string(path).unwrap();
     assert!(text.contains("phoenix"), "{}", path.display());
     let place = |t: &str| t.replace("namespace: phoenix\n", &format!("namespace: {}\n", site.namespace.name));
@@ -15,6 +17,7 @@ pub fn example(site: &Site, path: &std::path::Path) {
         &format!(r#""namespace": "{}""#, site.namespace.name),
     );
     site.namespace.kubectl.apply(&text);
+    text
 }
 
 #[test]
@@ -23,9 +26,9 @@ fn a_new_users_first_objects_get_ready() {
     site.features();
     // Written by the simulator: what examples/hypervisor.yaml becomes once it is filled in.
     example(&site, &site.dir.join("sim/hypervisor.yaml"));
-    for name in ["minimal", "docker", "qwen"] {
-        example(&site, &repository(&format!("examples/{name}.yaml")));
-    }
+    let names = ["minimal", "docker", "qwen"].iter();
+    let applied = names.map(|name| example(&site, &repository(&format!("examples/{name}.yaml"))));
+    let applied: Vec<String> = applied.collect();
     site.start_operator();
     site.wait_ready("phoenixhypervisor/pve", 60);
     for object in [
@@ -36,6 +39,7 @@ fn a_new_users_first_objects_get_ready() {
     ] {
         site.wait_ready(object, 180);
     }
+    applied.iter().for_each(|manifests| is_in_sync(&site, manifests));
     let vmid = site.status("phoenixlxc/qwen")["vmid"].to_string();
     let options = site.guests()[&vmid]["config"].to_string();
     for words in ["/dev/nvidia0,mode=0666", "mp=/models", "onboot"] {
@@ -94,9 +98,9 @@ fn the_virtual_machines_get_ready() {
     let login = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "ubuntu-login"},
         "stringData": {"authorizedKeys": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEmC3Y0nqfXzOBnG0vPZQqYcVJq0yRr7mCqHn0yS4k5b me@desk\n"}});
     site.namespace.kubectl.apply(&login.to_string());
-    for name in ["vm", "docker-vm", "gpu-vm"] {
-        example(&site, &repository(&format!("examples/{name}.yaml")));
-    }
+    let names = ["vm", "docker-vm", "gpu-vm"].iter();
+    let applied = names.map(|name| example(&site, &repository(&format!("examples/{name}.yaml"))));
+    let applied: Vec<String> = applied.collect();
     site.start_operator();
     site.wait_ready("phoenixhypervisor/pve", 60);
     for object in [
@@ -107,6 +111,7 @@ fn the_virtual_machines_get_ready() {
     ] {
         site.wait_ready(object, 180);
     }
+    applied.iter().for_each(|manifests| is_in_sync(&site, manifests));
     let vmid = |object: &str| site.status(object)["vmid"].to_string();
     let holds = |object: &str, key: &str, words: &str| {
         let value = option(&site, &vmid(object), key).unwrap_or_default();

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::gitops::{is_in_sync, rendered};
 use crate::harness::{repository, wait_for};
 use crate::site::Site;
 
@@ -78,6 +79,7 @@ fn the_legacy_fleet_gets_ready_though_the_operator_is_killed_five_times() {
     columns(&site);
     secrets_stay_secret(&site);
     steady(&site);
+    is_in_sync(&site, &rendered(&site, fleet.as_ref()));
     drop_namespace(&mut site);
 }
 

@@ -12,9 +12,12 @@ mod allow_table;
 mod bad_manifests;
 mod chart;
 mod crds;
+#[path = "../common/gitops.rs"]
+mod evaluator;
 mod examples;
 mod fleet;
 mod foundation;
+mod gitops;
 mod guests;
 mod harness;
 mod inside;

@@ -22,7 +22,8 @@ fn a_namespace_that_may_not_be_read_holds_up_no_other() {
     let owner = json!({"hypervisorRef": {"name": "pve", "namespace": site.namespace.name}});
     refused.kubectl.apply(&lxc("b", owner));
     site.wait_ready("phoenixlxc/a", 120);
-    assert_eq!(refused.kubectl.get(&["phoenixlxc/b"])["status"], json!(null));
+    let unseen = json!({"conditions": [], "observedGeneration": -1});
+    assert_eq!(refused.kubectl.get(&["phoenixlxc/b"])["status"], unseen);
 
     let help = format!("kubectl apply -n {} -k config/rbac/namespace", refused.name);
     let told = || {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
@@ -223,8 +224,12 @@ fn request(description: &Value, method: &str, url: &str, headers: &[(&str, &str)
 /// Gives the operator's service account its rights; the kubeconfig with its token.
 fn permit(cluster: &Cluster, namespace: &Namespace, dir: &std::path::Path) -> PathBuf {
     let admin = &cluster.admin;
+    // Of several tests that create the same at once, kubectl fails for all but one.
+    static ONE: Mutex<()> = Mutex::new(());
+    let one = ONE.lock();
     let _ = admin.run(&["create", "namespace", "phoenix-system"]);
     admin.must(&["apply", "-k", repository("config/rbac").to_str().unwrap()]);
+    drop(one);
     give_rights(namespace);
     let token = admin.must(&[
         "-n",

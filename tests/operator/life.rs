@@ -78,6 +78,35 @@ async fn a_template_and_three_guests_come_change_and_go() {
     operator.stop().await.unwrap();
 }
 
+/// Guests are told of a new revision of their template at once, though nothing else about them changed.
+#[tokio::test(start_paused = true)]
+async fn a_template_that_is_built_anew_shows_on_what_was_cloned_from_it() {
+    let site = Site::new();
+    let _operator = site.operator("one");
+    site.connect();
+    site.apply(template_of("base", "Template"));
+    site.apply(lxc("a", 1, json!({"source": from_template()})));
+    site.until("all are Ready", Site::all_ready).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+
+    let mut anew = template_of("base", "Template");
+    anew["metadata"]["annotations"] = json!({"phoenix-hypervisor.io/rebuild": "now"});
+    site.apply(anew);
+    let rebuilt = |site: &Site| {
+        let base = site.server.get("PhoenixTemplate", "ai", "base").unwrap();
+        !base["status"]["revisions"].is_null() && site.all_ready()
+    };
+    site.until("it is built anew", rebuilt).await;
+    let told = |site: &Site| {
+        let guest = site.server.get("PhoenixLXC", "ai", "a").unwrap();
+        let conditions = guest["status"]["conditions"].as_array().unwrap();
+        conditions.iter().any(|c| c["type"] == "TemplateOutdated")
+    };
+    if let Err(words) = site.reaches(Duration::from_secs(10), told).await {
+        panic!("the clone does not tell of it:\n{words}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_fleet_is_counted() {
     let fleet = Fleet::new();

@@ -9,6 +9,8 @@
 
 #[path = "../common/apiserver/mod.rs"]
 mod apiserver;
+#[path = "../common/gitops.rs"]
+mod evaluator;
 #[path = "../common/fleet.rs"]
 mod fleet;
 #[path = "../common/inprocess.rs"]
@@ -16,6 +18,7 @@ mod inprocess;
 #[path = "../common/operated/mod.rs"]
 mod operated;
 
+mod gitops;
 mod life;
 mod metrics;
 mod moments;

@@ -141,10 +141,8 @@ impl ApiServer {
         }
         let mut objects = self.objects();
         let applied = match old {
-            None => {
-                manifest.as_object_mut().map(|manifest| manifest.remove("status"));
-                objects.create(&id, manifest)
-            }
+            // The checks have put the kind's default in the place of a status that was given.
+            None => objects.create(&id, manifest),
             Some(old) => {
                 let mut new = (*old).clone();
                 for field in ["spec", "data"] {
@@ -199,6 +197,11 @@ impl ApiServer {
             .flat_map(|resource| objects.all(resource))
             .cloned()
             .collect()
+    }
+
+    /// Every change of Phoenix's kinds that is kept, in order, as watches tell it: its type and the object.
+    pub fn changes(&self) -> Vec<Value> {
+        self.objects().changes("phoenix")
     }
 
     /// All objects, to be restored later.

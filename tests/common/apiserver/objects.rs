@@ -373,6 +373,17 @@ impl Objects {
             .ok_or_else(|| changes.back().map_or(after, |last| last.version.max(after))))
     }
 
+    /// The changes that are kept of all resources whose names begin so, in order.
+    pub fn changes(&self, prefix: &str) -> Vec<Value> {
+        let of = self.changes.iter().filter(|(resource, _)| resource.starts_with(prefix));
+        let mut changes: Vec<&Change> = of.flat_map(|(_, changes)| changes).collect();
+        changes.sort_by_key(|change| change.version);
+        let parsed = changes
+            .iter()
+            .map(|change| serde_json::from_slice(&change.line).unwrap());
+        parsed.collect()
+    }
+
     /// All objects as they are.
     pub fn snapshot(&self) -> Snapshot {
         self.now.clone()
