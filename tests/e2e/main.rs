@@ -12,6 +12,7 @@ mod allow_table;
 mod bad_manifests;
 mod chart;
 mod crds;
+mod documented;
 #[path = "../common/gitops.rs"]
 mod evaluator;
 mod examples;

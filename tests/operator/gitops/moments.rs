@@ -70,8 +70,15 @@ impl Moment {
         conditions.into_iter().flatten().find(|c| c["type"] == type_)
     }
 
-    fn is_paused(&self) -> bool {
+    /// Whether its own annotation pauses it.
+    fn pauses(&self) -> bool {
         self.object["metadata"]["annotations"]["phoenix-hypervisor.io/paused"] == "true"
+    }
+
+    /// Whether it is paused, by itself or by its hypervisor.
+    fn is_paused(&self) -> bool {
+        let of_guest = self.object["kind"] != "PhoenixHypervisor";
+        self.pauses() || (of_guest && self.condition("Paused").is_some_and(|c| c["status"] == "True"))
     }
 
     fn is_stopped(&self) -> bool {
@@ -129,8 +136,8 @@ impl Moment {
             let stopped = self.object["spec"]["powerState"] == "Stopped";
             assert_eq!((offered("start"), offered("stop")), (stopped, !stopped), "{}", words());
         }
-        if !["PhoenixHypervisor", "PhoenixFeature"].contains(&self.object["kind"].as_str().unwrap()) {
-            let paused = self.is_paused();
+        if self.object["kind"] != "PhoenixFeature" {
+            let paused = self.pauses();
             assert_eq!((offered("pause"), offered("resume")), (!paused, paused), "{}", words());
         }
     }

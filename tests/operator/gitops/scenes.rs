@@ -417,5 +417,11 @@ async fn guests_are_paused_and_go_on() {
     story.chapter("They go on.");
     guests.iter().for_each(|(kind, name)| story.act(kind, name, "resume"));
     story.settles().await;
+    story.chapter("All of them are paused by their hypervisor.");
+    story.act("PhoenixHypervisor", "pve", "pause");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    story.chapter("They go on.");
+    story.act("PhoenixHypervisor", "pve", "resume");
+    story.settles().await;
     insta::assert_snapshot!(story.told());
 }

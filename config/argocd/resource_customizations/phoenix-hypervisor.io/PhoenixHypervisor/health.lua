@@ -11,6 +11,10 @@ local ready, stalled = conditions.Ready, conditions.Stalled
 if ready == nil then
   return {status = "Progressing", message = "not seen by the operator yet: does it work for this namespace?"}
 end
+local pause = (obj.metadata.annotations or {})["phoenix-hypervisor.io/paused"] or "false"
+if pause ~= "false" and pause ~= "" then
+  return {status = "Suspended", message = "nothing is done for the objects of this hypervisor"}
+end
 if status.observedGeneration ~= obj.metadata.generation then
   return {status = "Progressing", message = "the last change was not seen by the operator yet"}
 end

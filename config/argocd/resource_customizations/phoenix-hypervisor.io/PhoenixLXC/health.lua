@@ -31,8 +31,13 @@ end
 
 local ready = conditions.Ready
 local annotations = obj.metadata.annotations or {}
-if annotations["phoenix-hypervisor.io/paused"] == "true" then
+-- Its own annotation counts before the operator has seen it; that of its hypervisor shows in the condition.
+local pause = annotations["phoenix-hypervisor.io/paused"] or "false"
+local paused = conditions.Paused ~= nil and conditions.Paused.status == "True"
+if paused or (pause ~= "false" and pause ~= "") then
   if ready == nil or ready.status == "True" then return health("Suspended", "paused") end
+  -- What the operator says then names the annotation and what waits.
+  if ready.reason == "Paused" then return health("Suspended", ready.message) end
   return health("Suspended", "paused at " .. words(ready))
 end
 if ready == nil then

@@ -2,7 +2,8 @@
 
 local status = obj.status or {}
 local annotations = obj.metadata.annotations or {}
-local paused = annotations["phoenix-hypervisor.io/paused"] == "true"
+local pause = annotations["phoenix-hypervisor.io/paused"] or "false"
+local paused = pause ~= "false" and pause ~= ""
 
 -- The script that runs in the guest now.
 local function running()
