@@ -8,7 +8,7 @@ SCHEDULES ?= 1000000
 SEED ?= 0
 JOBS ?=
 
-.PHONY: help build demo demo-real demo-cluster image manifests chart test test-waiting test-working soak kube promtool helm gitops node cloudinit lint unit e2e walks real mutants evidence argocd argocd-record crds
+.PHONY: help build demo demo-real demo-cluster image manifests chart api-freeze test test-waiting test-working soak kube promtool helm gitops node cloudinit lint unit e2e walks real mutants evidence argocd argocd-record crds
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -97,6 +97,9 @@ argocd-record: argocd ## Add test data to config/argocd for verdicts that the st
 crds: ## Write crds/ and the schemas of admission anew from the Rust types, and what is copied from there
 	$(CARGO) run --locked --quiet -- crd --output-dir crds --schemas src/admission/schemas.json
 	charts/sync.sh
+
+api-freeze: ## Note the schemas of a release, which later ones may not be stricter than
+	cp src/admission/schemas.json tests/repository/api/v1alpha1.json
 
 image: ## Build the operator's image as an OCI archive (ARCHES="amd64 arm64", IMAGE=name:tag; a quarter of an hour)
 	image/build.sh

@@ -17,6 +17,9 @@ const MAX_STRING: u64 = 1024;
 const MAX_ITEMS: u64 = 64;
 const MAX_PROPERTIES: u64 = 64;
 
+/// What `kubectl get --field-selector` can ask for, where a kind has it.
+const SELECTABLE: [&str; 3] = [".spec.hypervisorRef.name", ".spec.vmid", ".status.phase"];
+
 /// The CustomResourceDefinitions of all kinds, in a fixed order.
 ///
 /// # Errors
@@ -150,6 +153,15 @@ fn finish(
         schema["properties"]["status"]["default"] = json!({"observedGeneration": -1});
         if !rules.is_empty() {
             schema["x-kubernetes-validations"] = Value::Array(rules);
+        }
+        let selectable = SELECTABLE.iter().filter(|path| {
+            let fields = path.trim_start_matches('.').split('.');
+            let pointer: String = fields.map(|field| format!("/properties/{field}")).collect();
+            schema.pointer(&pointer).is_some()
+        });
+        let selectable: Vec<Value> = selectable.map(|path| json!({"jsonPath": path})).collect();
+        if !selectable.is_empty() {
+            value["spec"]["versions"][0]["selectableFields"] = Value::Array(selectable);
         }
     }
     serde_json::from_value(value)

@@ -32,22 +32,47 @@ fn condition<'s>(status: &'s GuestStatus, type_: &str) -> Option<&'s Condition> 
     status.conditions.iter().find(|c| c.type_ == type_)
 }
 
+/// Conditions of which it is told when they begin to hold: all but the parts of the work, whose steps are told of.
+const TOLD: &[(&str, EventType)] = &[
+    ("Ready", EventType::Normal),
+    ("Stalled", EventType::Warning),
+    ("Paused", EventType::Normal),
+    ("DriftDetected", EventType::Warning),
+    ("AddressConflict", EventType::Warning),
+    ("RestartRequired", EventType::Normal),
+    ("RecreateRequired", EventType::Warning),
+    ("VolumeNotRetained", EventType::Warning),
+    ("VolumeUnclaimed", EventType::Warning),
+    ("LargerThanSpec", EventType::Normal),
+    ("FeatureOutdated", EventType::Normal),
+    ("TemplateOutdated", EventType::Normal),
+    ("OldRevisionKept", EventType::Normal),
+    ("ImageNotCompared", EventType::Warning),
+];
+
+/// An object that was Ready cannot be seen any more, or what would bring it back fails. Whatever else takes Ready away is a
+/// step, a start or a script, which are told of themselves.
+fn no_longer_ready(old: &GuestStatus, new: &GuestStatus) -> Option<Event> {
+    let was = condition(old, "Ready").is_some_and(|c| c.status == "True");
+    let now = condition(new, "Ready").filter(|c| was && c.status != "True")?;
+    let bad = |reason: Reason| reason.hides_the_guest() || reason == Reason::BackOff;
+    Reason::named(&now.reason)
+        .is_some_and(bad)
+        .then(|| Event::of(EventType::Warning, now))
+}
+
 /// Conditions that began to hold, or hold for another reason, and what the probes say.
 pub(super) fn transitions(old: &GuestStatus, new: &GuestStatus) -> Vec<Event> {
     let mut events: Vec<Event> = health(old, new).into_iter().collect();
-    for (name, type_) in [
-        ("Ready", EventType::Normal),
-        ("Stalled", EventType::Warning),
-        ("DriftDetected", EventType::Warning),
-        ("Paused", EventType::Normal),
-    ] {
+    for (name, type_) in TOLD {
         let (old, new) = (condition(old, name), condition(new, name));
         if let Some(new) = new.filter(|n| n.status == "True")
-            && old.is_none_or(|o| o.status != "True" || (o.reason != new.reason && name != "Ready"))
+            && old.is_none_or(|o| o.status != "True" || (o.reason != new.reason && *name != "Ready"))
         {
-            events.push(Event::of(type_, new));
+            events.push(Event::of(*type_, new));
         }
     }
+    events.extend(no_longer_ready(old, new));
     events
 }
 

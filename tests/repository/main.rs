@@ -11,6 +11,7 @@
 mod bad_manifests;
 
 mod admission;
+mod api_life;
 mod crds;
 mod docs;
 mod evidence;

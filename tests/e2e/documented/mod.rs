@@ -203,7 +203,11 @@ impl Desk {
         let log = self.operator.as_ref().map(Process::log_tail).unwrap_or_default();
         if !output.status.success() {
             let told = "custom-columns=KIND:.kind,NAME:.metadata.name,PHASE:.status.phase,MESSAGE:.status.message";
-            let objects = self.cluster.admin.run(&["get", "phoenixhypervisor,phoenixlxc,phoenixtemplate", "-A", "-o", told]).stdout;
+            let objects = self
+                .cluster
+                .admin
+                .run(&["get", "phoenixhypervisor,phoenixlxc,phoenixtemplate", "-A", "-o", told])
+                .stdout;
             panic!("{block}\n{said}{words}\n{objects}\n{log}");
         }
         said
