@@ -108,6 +108,7 @@ chart: ## Copy what the chart has from elsewhere, and pack it into target/chart 
 	charts/sync.sh
 	"$$(e2e/build-helm.sh)/helm" package charts/phoenix --destination target/chart
 
-manifests: ## Write install.yaml of a release: kinds, rights and the operator, for all namespaces
+manifests: ## Write install.yaml of a release (kinds, rights and the operator, for all namespaces) and features.yaml
 	mkdir -p target/manifests
-	$(CARGO) run --locked --quiet -- install > target/manifests/install.yaml
+	$(CARGO) run --locked --quiet -- install --features none > target/manifests/install.yaml
+	for file in config/features/*.yaml; do echo ---; cat $$file; done > target/manifests/features.yaml

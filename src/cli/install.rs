@@ -29,7 +29,8 @@ pub struct Args {
     /// Processes of the operator; all but one wait for the one that leads to stop
     #[arg(long, value_name = "N", default_value = "1")]
     replicas: u16,
-    /// Namespaces that get the features that come with Phoenix [default: those of --namespaces]
+    /// Namespaces that get the features that come with Phoenix, or none [default: those of --namespaces, or that of the
+    /// operator]
     #[arg(long, value_name = "NS", value_delimiter = ',')]
     features: Vec<String>,
     /// Apply it to the cluster of KUBECONFIG instead of printing it
@@ -50,9 +51,11 @@ impl Args {
     }
 
     fn work(self) -> anyhow::Result<()> {
-        let features = match self.features.is_empty() {
-            true => self.namespaces.clone(),
-            false => self.features,
+        let features = match self.features.as_slice() {
+            [none] if none == "none" => vec![],
+            [] if self.namespaces.is_empty() => vec![self.namespace.clone()],
+            [] => self.namespaces.clone(),
+            given => given.to_vec(),
         };
         let choices = Choices {
             namespace: self.namespace,

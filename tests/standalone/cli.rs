@@ -96,3 +96,71 @@ fn an_interrupted_apply_shows_how_things_stand() {
     assert!(shown.contains("hello") && shown.contains("1 not Ready"), "{shown}");
     assert!(told.contains("interrupted"), "{told}");
 }
+
+fn said(program: &Path, args: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(args)
+        .env_remove("KUBECONFIG")
+        .output()
+        .unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {words}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_program_tells_of_itself() {
+    let program = Path::new(env!("CARGO_BIN_EXE_phoenix"));
+    let version: serde_json::Value = serde_json::from_str(&said(program, &["version", "-o", "json"])).unwrap();
+    assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(version["apiVersion"], "phoenix-hypervisor.io/v1alpha1");
+    assert!(said(program, &["version"]).starts_with(&format!("phoenix {}\n", env!("CARGO_PKG_VERSION"))));
+    for shell in ["bash", "zsh", "fish"] {
+        let text = said(program, &["completions", shell]);
+        assert!(
+            text.contains("reconcile") && text.contains("completions"),
+            "{shell}: {text}"
+        );
+    }
+    let folder = tempfile::tempdir().unwrap();
+    said(program, &["man", "--output-dir", folder.path().to_str().unwrap()]);
+    for page in ["phoenix.1", "phoenix-apply.1", "phoenix-operator.1"] {
+        let text = std::fs::read_to_string(folder.path().join(page)).unwrap();
+        assert!(text.starts_with(".ie"), "{page}: {text}");
+    }
+}
+
+#[test]
+fn under_another_name_it_is_a_plugin_of_kubectl() {
+    let folder = tempfile::tempdir().unwrap();
+    let plugin = folder.path().join("kubectl-phoenix");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_phoenix"), &plugin).unwrap();
+    let help = said(&plugin, &["status", "--help"]);
+    assert!(help.contains("Usage: kubectl phoenix status"), "{help}");
+}
+
+/// Every command, and every code that it ends with, is in docs/cli.md.
+#[test]
+fn the_page_of_the_command_line_names_every_command() {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/cli.md")).unwrap();
+    let help = said(Path::new(env!("CARGO_BIN_EXE_phoenix")), &["--help"]);
+    let commands = help
+        .split("Commands:")
+        .nth(1)
+        .unwrap()
+        .split("Options:")
+        .next()
+        .unwrap();
+    let named = commands
+        .lines()
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    let named: Vec<&str> = named.filter(|name| !name.is_empty() && *name != "help").collect();
+    assert!(named.len() > 15, "{named:?}");
+    for name in named {
+        let known = [format!("`phoenix {name}"), format!("`{name}`"), format!("`{name} ")];
+        assert!(
+            known.iter().any(|form| page.contains(form.as_str())),
+            "docs/cli.md lacks {name}"
+        );
+    }
+}
