@@ -3,7 +3,7 @@
 #
 #   image/build.sh            for this machine's architecture, into target/image/phoenix-VERSION.tar
 #   ARCHES="amd64 arm64"      for several, in one archive
-#   IMAGE=name:tag            another name
+#   IMAGE=name:tag            another name than localhost/phoenix:VERSION
 #   BUILDER=oci|buildah       how; else buildah builds from the Containerfile where it is installed and works, and
 #                             otherwise the binary is built here and image/oci.py lays it into an archive
 #
@@ -16,7 +16,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 say() { echo "image: $*" >&2; }
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-image=${IMAGE:-phoenix:$version}
+# As container tools call what was built on the machine itself.
+image=${IMAGE:-localhost/phoenix:$version}
 out=target/image
 tools=$PWD/target/tools
 mkdir -p "$out" "$tools"
