@@ -8,7 +8,7 @@ SCHEDULES ?= 1000000
 SEED ?= 0
 JOBS ?=
 
-.PHONY: help build demo demo-real demo-cluster image manifests chart test test-waiting test-working soak kube promtool helm gitops node cloudinit lint unit e2e walks real mutants evidence argocd argocd-record crds
+.PHONY: help build demo demo-real demo-cluster image manifests chart test test-waiting test-working soak kube promtool helm gitops node cloudinit lint unit e2e walks real mutants evidence argocd argocd-record crds docs deny release
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -94,9 +94,16 @@ argocd: ## Make the values for Argo CD's Helm chart from the health checks and a
 argocd-record: argocd ## Add test data to config/argocd for verdicts that the stories met for the first time
 	PHOENIX_RECORD=1 $(CARGO) test --locked --test operator gitops::scenes -- --test-threads=1
 
-crds: ## Write crds/ and the schemas of admission anew from the Rust types, and what is copied from there
-	$(CARGO) run --locked --quiet -- crd --output-dir crds --schemas src/admission/schemas.json
+crds: ## Write crds/, the schemas of admission and docs/reference from the Rust types, and what is copied from there
+	$(CARGO) run --locked --quiet -- crd --output-dir crds --schemas src/admission/schemas.json --reference docs/reference
 	charts/sync.sh
+
+docs: ## Build the website of docs/ into target/book and follow its links (SOURCE_URL= where files of the repository are)
+	docs/images/draw.py
+	docs/build.py "$$(.ci/tool mdbook 0.5.4 --no-default-features --features search)"
+
+deny: ## Check licences, sources and advisories of the dependencies (the last needs the network; DENY="licenses bans sources")
+	"$$(.ci/tool cargo-deny 0.20.2)" --locked check $(DENY)
 
 image: ## Build the operator's image as an OCI archive (ARCHES="amd64 arm64", IMAGE=name:tag; a quarter of an hour)
 	image/build.sh
