@@ -62,10 +62,11 @@ node: ## Prepare real containers for tests (Linux, root); says so and goes on wh
 cloudinit: ## Unpack Debian's cloud-init for the tests that ask it, if it is not there
 	e2e/install-cloud-init.sh
 
-lint: ## Check formatting, clippy's warnings, and that the list of protections fits the sources
+lint: ## Check formatting, clippy's warnings, that the list of protections fits the sources, and licences after `make deny`
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	tests/protections/run.py --check
+	$(if $(wildcard target/tools/bin/cargo-deny),$(MAKE) --no-print-directory deny DENY="licenses bans sources")
 
 unit: ## Run the tests that need no Kubernetes
 	$(CARGO) test --locked --lib --bins
@@ -111,6 +112,10 @@ image: ## Build the operator's image as an OCI archive (ARCHES="amd64 arm64", IM
 chart: ## Copy what the chart has from elsewhere, and pack it into target/chart (needs helm, or Go to build it)
 	charts/sync.sh
 	"$$(e2e/build-helm.sh)/helm" package charts/phoenix --destination target/chart
+
+release: export BUILDER := oci
+release: image ## Pack the files of a release into target/release-files (HOMEPAGE=, IMAGE=, ARCHES=; half an hour)
+	image/release.sh
 
 manifests: ## Write install.yaml of a release: kinds, rights and the operator, for all namespaces
 	mkdir -p target/manifests
