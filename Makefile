@@ -8,7 +8,7 @@ SCHEDULES ?= 1000000
 SEED ?= 0
 JOBS ?=
 
-.PHONY: help build demo demo-real demo-cluster image manifests chart api-freeze test test-waiting test-working soak kube promtool helm gitops node cloudinit lint unit e2e walks real mutants evidence argocd argocd-record crds
+.PHONY: help build demo demo-real demo-cluster image manifests chart api-freeze test test-waiting test-working soak kube promtool helm gitops node cloudinit lint unit e2e walks real mutants evidence argocd argocd-record crds docs deny release
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -62,10 +62,11 @@ node: ## Prepare real containers for tests (Linux, root); says so and goes on wh
 cloudinit: ## Unpack Debian's cloud-init for the tests that ask it, if it is not there
 	e2e/install-cloud-init.sh
 
-lint: ## Check formatting, clippy's warnings, and that the list of protections fits the sources
+lint: ## Check formatting, clippy's warnings, that the list of protections fits the sources, and licences after `make deny`
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	tests/protections/run.py --check
+	$(if $(wildcard target/tools/bin/cargo-deny),$(MAKE) --no-print-directory deny DENY="licenses bans sources")
 
 unit: ## Run the tests that need no Kubernetes
 	$(CARGO) test --locked --lib --bins
@@ -94,12 +95,19 @@ argocd: ## Make the values for Argo CD's Helm chart from the health checks and a
 argocd-record: argocd ## Add test data to config/argocd for verdicts that the stories met for the first time
 	PHOENIX_RECORD=1 $(CARGO) test --locked --test operator gitops::scenes -- --test-threads=1
 
-crds: ## Write crds/ and the schemas of admission anew from the Rust types, and what is copied from there
-	$(CARGO) run --locked --quiet -- crd --output-dir crds --schemas src/admission/schemas.json
+crds: ## Write crds/, the schemas of admission and docs/reference from the Rust types, and what is copied from there
+	$(CARGO) run --locked --quiet -- crd --output-dir crds --schemas src/admission/schemas.json --reference docs/reference
 	charts/sync.sh
 
 api-freeze: ## Note the schemas of a release, which later ones may not be stricter than
 	cp src/admission/schemas.json tests/repository/api/v1alpha1.json
+
+docs: ## Build the website of docs/ into target/book and follow its links (SOURCE_URL= where files of the repository are)
+	docs/images/draw.py
+	docs/build.py "$$(.ci/tool mdbook 0.5.4 --no-default-features --features search)"
+
+deny: ## Check licences, sources and advisories of the dependencies (the last needs the network; DENY="licenses bans sources")
+	"$$(.ci/tool cargo-deny 0.20.2)" --locked check $(DENY)
 
 image: ## Build the operator's image as an OCI archive (ARCHES="amd64 arm64", IMAGE=name:tag; a quarter of an hour)
 	image/build.sh
@@ -107,6 +115,10 @@ image: ## Build the operator's image as an OCI archive (ARCHES="amd64 arm64", IM
 chart: ## Copy what the chart has from elsewhere, and pack it into target/chart (needs helm, or Go to build it)
 	charts/sync.sh
 	"$$(e2e/build-helm.sh)/helm" package charts/phoenix --destination target/chart
+
+release: export BUILDER := oci
+release: image ## Pack the files of a release into target/release-files (HOMEPAGE=, IMAGE=, ARCHES=; half an hour)
+	image/release.sh
 
 manifests: ## Write install.yaml of a release (kinds, rights and the operator, for all namespaces) and features.yaml
 	mkdir -p target/manifests

@@ -14,6 +14,9 @@ pub struct Args {
     /// Write what the checks of manifests need of the schemas into this file
     #[arg(long, hide = true)]
     schemas: Option<PathBuf>,
+    /// Write the reference of each kind in Markdown into this folder
+    #[arg(long, hide = true, value_name = "DIR")]
+    reference: Option<PathBuf>,
 }
 
 impl Args {
@@ -33,6 +36,11 @@ impl Args {
             std::fs::write(file, crate::crd::schemas()?)?;
         }
         for crd in crate::crd::all()? {
+            if let Some(dir) = &self.reference {
+                std::fs::create_dir_all(dir)?;
+                let file = format!("{}.md", crd.spec.names.kind.to_lowercase());
+                std::fs::write(dir.join(file), crate::crd::reference(&crd)?)?;
+            }
             let yaml = crate::crd::to_yaml(&crd)?;
             match &self.output_dir {
                 None => outln!("---\n{}", yaml.trim_end()),

@@ -97,12 +97,12 @@ pub struct Network {
     #[serde(default)]
     #[schemars(schema_with = "schema::trunks")]
     pub trunks: Option<Vec<i64>>,
-    /// Whether the cable is pulled, so to speak. Absent: unmanaged; Proxmox's own choice is false.
+    /// Whether the interface is disconnected, as if the cable were pulled. Absent: unmanaged; Proxmox's own choice is false.
     pub link_down: Option<bool>,
-    /// Machines only: the card that the machine sees. Another model later keeps the MAC address. Absent: the card of the
-    /// machine stays as it is; virtio for a new interface.
+    /// Machines only: the model of the card. A change of model keeps the MAC address. Absent: an existing card stays as it
+    /// is; virtio for a new interface.
     pub model: Option<NicModel>,
-    /// Machines only: packet queues of the card, at most as many as the machine has processors. They belong to model
+    /// Machines only: packet queues of the card, at most as many as the machine has processors. They need model
     /// virtio. Absent: unmanaged; Proxmox's own choice is one.
     #[schemars(range(min = 1, max = 64))]
     pub queues: Option<i64>,
@@ -149,7 +149,7 @@ pub struct Dns {
     /// Addresses of name servers. Absent: the hypervisor's defaults, else the node's.
     #[schemars(length(max = 8))]
     pub nameservers: Option<Vec<IpAddress>>,
-    /// Search domain; several are separated by a blank.
+    /// Search domain; several are separated by spaces.
     #[serde(default)]
     #[schemars(schema_with = "schema::search_domain")]
     pub search_domain: Option<String>,
@@ -194,7 +194,7 @@ impl JsonSchema for Tag {
 pub struct Boot {
     /// Start the guest when its node boots.
     pub autostart: Option<bool>,
-    /// Place in the boot order; lower starts first and stops last.
+    /// Position in the boot order; lower starts first and stops last.
     #[schemars(range(min = 0, max = 100_000))]
     pub order: Option<i64>,
     /// Seconds to wait after starting this guest before the next one starts.
@@ -230,7 +230,7 @@ pub enum FirewallAction {
     /// Discard it silently.
     #[serde(rename = "DROP")]
     Drop,
-    /// Refuse it with an answer.
+    /// Refuse it with a reply.
     #[serde(rename = "REJECT")]
     Reject,
 }
@@ -274,7 +274,7 @@ pub struct FirewallRule {
     #[serde(default)]
     #[schemars(schema_with = "schema::ports")]
     pub source_port: Option<String>,
-    /// Name of the guest's interface the rule is for (an entry of `network`). Absent: all.
+    /// Name of the guest's interface that the rule applies to (an entry of `network`). Absent: all.
     #[serde(default)]
     #[schemars(schema_with = "schema::interface")]
     pub interface: Option<String>,
@@ -282,7 +282,7 @@ pub struct FirewallRule {
     #[serde(rename = "macro")]
     #[schemars(length(max = 128))]
     pub macro_name: Option<String>,
-    /// Words for people.
+    /// A comment for people.
     #[schemars(length(max = 256))]
     pub comment: Option<String>,
     /// Whether the rule is in force. Default: true.
@@ -293,7 +293,7 @@ pub struct FirewallRule {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FeatureRef {
-    /// Name or alias of a PhoenixFeature in the object's namespace, else the hypervisor's.
+    /// Name or alias of a PhoenixFeature in the object's namespace, else in the hypervisor's.
     #[schemars(schema_with = "schema::entry_name")]
     pub name: String,
     /// Values for the feature's parameters.
@@ -320,7 +320,7 @@ pub enum ScriptContract {
     /// Runs as `user` in `workingDirectory` with its environment.
     #[default]
     Phoenix,
-    /// Runs as the legacy managers did: in /tmp/phoenix_run, its files beside it, the guest's id as first argument.
+    /// Runs as under the legacy managers: in /tmp/phoenix_run, its files beside it, with the guest's id as its first argument.
     Legacy,
 }
 
@@ -345,19 +345,19 @@ pub struct Application {
     /// Environment of the script.
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub environment: Option<Vec<EnvVar>>,
-    /// User of the guest that the script runs as; it must exist there when the script begins. Files of the script's own
-    /// folder belong to root: give each a mode that lets others read it, as the default does. Default: root.
+    /// User in the guest that the script runs as; it must exist when the script begins. Files in the script's own folder
+    /// belong to root: give each a mode that lets others read it, as the default does. Default: root.
     #[serde(default)]
     #[schemars(schema_with = "schema::user_name")]
     pub user: Option<String>,
-    /// Folder that the script runs in; it must exist. Default: the folder in which the script and its files lie, which
-    /// another user than root can only read.
+    /// Folder that the script runs in; it must exist. Default: the folder that holds the script and its files, which users
+    /// other than root can only read.
     #[serde(default)]
     #[schemars(schema_with = "schema::absolute_path")]
     pub working_directory: Option<String>,
     /// What the script may expect. Default: Phoenix.
     pub contract: Option<ScriptContract>,
-    /// When a script that ended well is run again: OnChange when it, its files or its environment changed, Always also
+    /// When a script that succeeded is run again: OnChange when it, its files or its environment changed, Always also
     /// after every start of the guest, Never not even when it changed. Default: OnChange.
     pub rerun_policy: Option<RerunPolicy>,
     /// Seconds after which the script is stopped. Default: 3600.
@@ -376,10 +376,10 @@ pub struct GuestFile {
     /// Absolute path in the guest, or a path beside the script.
     #[schemars(schema_with = "schema::file_path")]
     pub path: String,
-    /// What is in it.
+    /// Its content.
     #[schemars(length(max = 131_072))]
     pub content: Option<String>,
-    /// What is in it, from a key of a ConfigMap.
+    /// Its content, from a key of a ConfigMap.
     pub content_from: Option<KeyRef>,
     /// Octal mode. Default: 0644.
     #[serde(default)]
@@ -430,10 +430,10 @@ pub struct Vllm {
     /// Quantization such as awq_marlin, gptq or fp8.
     #[schemars(length(min = 1, max = 64))]
     pub quantization: Option<String>,
-    /// Longest context, in tokens.
+    /// Maximum context length, in tokens.
     #[schemars(range(min = 1, max = 100_000_000))]
     pub max_model_len: Option<i64>,
-    /// Share of each GPU's memory that vLLM takes, above 0 and at most 1.
+    /// Fraction of each GPU's memory that vLLM uses, above 0 and at most 1.
     #[schemars(range(min = 0.01, max = 1.0))]
     pub gpu_memory_utilization: Option<f64>,
     /// Number of GPUs that share the model; at most as many as `gpus` lists.
@@ -448,9 +448,9 @@ pub struct Vllm {
     pub port: Option<i64>,
     /// What the model is for. Default: chat.
     pub model_type: Option<VllmModelType>,
-    /// Run code that the model's repository brings.
+    /// Run code that comes with the model's repository.
     pub trust_remote_code: Option<bool>,
-    /// Folder for downloaded models (HF_HOME), best on a volume.
+    /// Folder for downloaded models (HF_HOME), preferably on a volume.
     #[serde(default)]
     #[schemars(schema_with = "schema::mount_path")]
     pub cache_path: Option<String>,
@@ -459,12 +459,12 @@ pub struct Vllm {
     /// Environment of the server, such as NCCL_P2P_DISABLE or HF_HUB_OFFLINE. A change restarts the server.
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub environment: Option<Vec<EnvVar>>,
-    /// Further arguments, passed as they are.
+    /// Further arguments, passed unchanged.
     #[schemars(length(max = 64))]
     pub extra_args: Option<Vec<String>>,
 }
 
-/// Whether a guest works. Probes run from inside the guest, once its scripts ran.
+/// Whether a guest works. Probes run inside the guest, once its scripts have run.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -474,7 +474,7 @@ pub struct Vllm {
     {"rule": "!has(self.restartUnit) || has(self.startup) || has(self.liveness)", "message": "restartUnit is for a startup or liveness probe: give one of them"}
 ]))]
 pub struct Health {
-    /// Holds the other probes back until it succeeded once after each start. When it has failed failureThreshold times,
+    /// Holds the other probes back until it has succeeded once after each start. When it has failed failureThreshold times,
     /// the unit or the guest is restarted.
     pub startup: Option<Probe>,
     /// Whether the guest can do its work: decides `Healthy` and so `Ready`.
@@ -497,11 +497,11 @@ pub struct Health {
     {"rule": "[has(self.exec), has(self.httpGet), has(self.tcpSocket)].filter(x, x).size() == 1", "message": "give exactly one of exec, httpGet and tcpSocket"}
 ]))]
 pub struct Probe {
-    /// A command; exit code 0 is success.
+    /// A command; exit code 0 means success.
     pub exec: Option<ExecAction>,
-    /// An HTTP GET; a status from 200 to 399 is success.
+    /// An HTTP GET; a status from 200 to 399 means success.
     pub http_get: Option<HttpGetAction>,
-    /// A TCP connection; opening it is success.
+    /// A TCP connection; opening it means success.
     pub tcp_socket: Option<TcpSocketAction>,
     /// Seconds after the start before the first probe. Default: 0.
     #[schemars(range(min = 0, max = 86_400))]
@@ -543,7 +543,7 @@ pub struct HttpGetAction {
     #[serde(default)]
     #[schemars(schema_with = "schema::hostname")]
     pub host: Option<String>,
-    /// HTTP or HTTPS (whose certificate is not checked). Default: HTTP.
+    /// HTTP, or HTTPS without checking the certificate. Default: HTTP.
     pub scheme: Option<HttpScheme>,
 }
 
@@ -574,14 +574,14 @@ pub struct TcpSocketAction {
 /// What a test is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TestKind {
-    /// Looks whether a part works.
+    /// Checks whether one part works.
     #[default]
     Health,
-    /// Looks whether the parts work together.
+    /// Checks whether the parts work together.
     Integration,
 }
 
-/// A script of the user's that is run once after provisioning; its result never blocks `Ready`.
+/// A script that is run once after provisioning; its result never blocks `Ready`.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -654,7 +654,7 @@ pub enum PowerState {
 pub enum DeletionPolicy {
     /// The guest is destroyed. Volumes with reclaimPolicy Retain stay.
     Delete,
-    /// The guest stays; only Phoenix's stamp is taken off.
+    /// The guest stays; only Phoenix's stamp is removed.
     Retain,
 }
 
@@ -664,7 +664,7 @@ pub enum ReclaimPolicy {
     /// It stays, and is attached again when the object comes back.
     #[default]
     Retain,
-    /// It goes with the guest.
+    /// It is destroyed with the guest.
     Delete,
 }
 
@@ -673,14 +673,14 @@ pub enum ReclaimPolicy {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UpdatePolicy {
-    /// Never (say RestartRequired and wait) or Automatic. Default: Never.
+    /// Never (report RestartRequired and wait) or Automatic. Default: Never.
     pub restart: Option<RestartPolicy>,
 }
 
 /// When a guest is restarted for a pending change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RestartPolicy {
-    /// Not by itself.
+    /// Never by itself.
     #[default]
     Never,
     /// As soon as a change needs it.

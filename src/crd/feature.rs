@@ -31,10 +31,10 @@ use super::status::FeatureStatus;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PhoenixFeatureSpec {
-    /// One line for people.
+    /// A one-line description for people.
     #[schemars(length(max = 256))]
     pub description: Option<String>,
-    /// Other names under which objects may ask for the feature.
+    /// Other names by which objects may refer to the feature.
     #[serde(default)]
     #[schemars(schema_with = "schema::entry_names")]
     pub aliases: Option<Vec<String>>,
@@ -48,10 +48,10 @@ pub struct PhoenixFeatureSpec {
     /// Parameters, given to the scripts as PHOENIX_NAME (upper-case, '-' as '_').
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub parameters: Option<Vec<FeatureParameter>>,
-    /// Exit code 0 says that the feature is already there. It changes nothing.
+    /// Script that changes nothing. Exit code 0 means that the feature is already installed.
     #[schemars(length(min = 1, max = 65_536))]
     pub check: Option<String>,
-    /// Installs the feature, as root. It may run again and must then do no harm.
+    /// Script that installs the feature, as root. It may be run again and must then do no harm.
     #[schemars(length(min = 1, max = 131_072))]
     pub install: String,
     /// Whether the feature works; used by guests that have no readiness probe of their own.
@@ -98,12 +98,12 @@ pub struct FeatureParameter {
     /// Type. Default: string.
     #[serde(rename = "type")]
     pub type_: Option<ParameterType>,
-    /// Value where the guest gives none.
+    /// Value if the guest gives none.
     #[schemars(length(max = 4096))]
     pub default: Option<String>,
     /// Whether a guest must give a value.
     pub required: Option<bool>,
-    /// Words for people.
+    /// A description for people.
     #[schemars(length(max = 1024))]
     pub description: Option<String>,
 }

@@ -45,7 +45,7 @@ pub struct GuestFields {
     /// Proxmox pool.
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z][A-Za-z0-9._/-]*$"))]
     pub pool: Option<String>,
-    /// Words for people, shown above Phoenix's stamp in the guest's notes.
+    /// A text for people, shown above Phoenix's stamp in the guest's notes.
     #[schemars(length(max = 4096))]
     pub description: Option<String>,
     /// Proxmox's protection against removal of the guest and its disks.
@@ -77,7 +77,7 @@ const MACHINE_WORDS: [(&str, &str); 9] = [
     ("boot", "When the node starts and stops the machine by itself."),
     (
         "description",
-        "Words for people, shown above Phoenix's stamp in the machine's notes.",
+        "A text for people, shown above Phoenix's stamp in the machine's notes.",
     ),
     (
         "protection",

@@ -56,24 +56,24 @@ pub struct PhoenixHypervisorSpec {
     pub credentials: Credentials,
     /// SSH to the nodes, for what the API cannot do: commands in containers, raw lxc lines, devices without root@pam.
     pub ssh: Option<Ssh>,
-    /// Ids for guests that name none.
+    /// Range from which guests that name no vmid get theirs.
     pub vmid_range: Option<IdRange>,
     /// The owner containers that keep volumes with reclaimPolicy Retain.
     pub volume_owners: Option<VolumeOwners>,
-    /// Ids of earlier management clusters whose guests objects of this one take over.
+    /// Ids of earlier management clusters. Objects of this cluster take over the guests of those.
     #[schemars(length(max = 16), inner(length(min = 1, max = 64)))]
     pub previous_cluster_ids: Option<Vec<String>>,
     /// Whether changes made outside Phoenix are corrected or only reported. Absent: Correct.
     pub drift_policy: Option<DriftPolicy>,
-    /// What objects of other namespaces may reach beyond their own guests. Absent: nothing of this.
+    /// What objects in other namespaces may use beyond their own guests. Absent: nothing.
     pub allow: Option<Allow>,
     /// Namespaces whose objects may use this hypervisor. Absent: its own only.
     pub allowed_namespaces: Option<AllowedNamespaces>,
     /// Values for fields that objects leave out on creation.
     pub defaults: Option<Defaults>,
-    /// How much goes on at once.
+    /// Limits on simultaneous work.
     pub limits: Option<Limits>,
-    /// How often the cluster is looked at. Absent: 10s.
+    /// How often the cluster is polled. Absent: 10s.
     #[serde(default)]
     #[schemars(schema_with = "schema::duration")]
     pub poll_interval: Option<String>,
@@ -101,7 +101,7 @@ pub struct Tls {
     pub insecure_skip_verify: Option<bool>,
 }
 
-/// Credentials for the API: a token, and root@pam's password where fields need it and SSH is not there.
+/// Credentials for the API: a token, and root@pam's password where fields need it and there is no SSH.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -173,7 +173,7 @@ impl IdRange {
 pub struct VolumeOwners {
     /// Ids of the owner containers; separate from vmidRange.
     pub id_range: IdRange,
-    /// Image that they are made from; any small one. With a '*', or without a version, the newest that fits. Absent: the
+    /// Image that they are made from; any small one will do. With a '*', or without a version, the newest that fits. Absent: the
     /// image of the guest that needs the first one.
     #[serde(default)]
     #[schemars(schema_with = "schema::image_volid")]
@@ -182,7 +182,7 @@ pub struct VolumeOwners {
     #[serde(default)]
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
-    /// Pool that they are put into.
+    /// Pool that they are put in.
     #[schemars(length(min = 1, max = 128))]
     pub pool: Option<String>,
 }
@@ -190,15 +190,15 @@ pub struct VolumeOwners {
 /// What happens to changes made outside Phoenix.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DriftPolicy {
-    /// They are put right.
+    /// They are corrected.
     #[default]
     Correct,
     /// They are only reported.
     Report,
 }
 
-/// What objects of other namespaces than the hypervisor's may reach beyond their own guests. What is absent they may
-/// not; the hypervisor's own namespace may everything. What `defaults` and `vmidRange` give needs no entry.
+/// What objects outside the hypervisor's namespace may use beyond their own guests. What is absent is not allowed to them;
+/// objects in the hypervisor's own namespace may use everything. What `defaults` and `vmidRange` give needs no entry.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -217,7 +217,7 @@ pub struct Allow {
     /// VLAN tags that network may name, on the bridges that it may use.
     #[schemars(length(max = 256), inner(range(min = 1, max = 4094)))]
     pub vlans: Option<Vec<i64>>,
-    /// Pools that `pool` may name. Who has rights on a pool has them on its guests.
+    /// Pools that `pool` may name. Whoever has rights on a pool has them on its guests.
     #[serde(default)]
     #[schemars(schema_with = "schema::pools")]
     pub pools: Option<Vec<String>>,
@@ -240,29 +240,29 @@ pub struct Allow {
     #[serde(default)]
     #[schemars(schema_with = "schema::snippet_volids")]
     pub hookscripts: Option<Vec<String>>,
-    /// Whether containers may be privileged: root in them is root on the node in effect.
+    /// Whether containers may be privileged: in effect, root in them is root on the node.
     pub privileged: Option<bool>,
     /// Keys that lxcOptions may set, such as lxc.cgroup2.devices.allow, and lxc.apparmor.profile for apparmorProfile.
-    /// Most are root on the node in effect.
+    /// Most of them give root on the node in effect.
     #[schemars(length(max = 32), inner(length(min = 1, max = 128)))]
     pub lxc_options: Option<Vec<String>>,
-    /// Directories of the node that hostMounts may name, with all below them.
+    /// Directories of the node that hostMounts may name, and everything below them.
     #[serde(default)]
     #[schemars(schema_with = "schema::absolute_paths")]
     pub host_paths: Option<Vec<String>>,
-    /// Capabilities of containers that reach the node's kernel. The others are free in unprivileged containers.
+    /// Capabilities of containers that reach the node's kernel. The others need no entry in unprivileged containers.
     #[schemars(length(max = 2), extend("x-kubernetes-list-type" = "set"))]
     pub capabilities: Option<Vec<AllowedCapability>>,
-    /// PhoenixTemplates of the hypervisor's namespace that may be cloned with whatever they carry: privileged, raw
-    /// lines, devices, directories of the node. Templates that carry nothing of that need no entry.
+    /// PhoenixTemplates in the hypervisor's namespace that may be cloned with whatever they carry: privileged mode, raw
+    /// lines, devices, directories of the node. Templates that carry none of these need no entry.
     #[serde(default)]
     #[schemars(schema_with = "schema::object_names")]
     pub templates: Option<Vec<String>>,
-    /// URLs from which nodes may download images: whole ones, or beginnings that end in '/'.
+    /// URLs from which nodes may download images: complete ones, or prefixes that end in '/'.
     #[serde(default)]
     #[schemars(schema_with = "schema::url_prefixes")]
     pub image_urls: Option<Vec<String>>,
-    /// Whether boot.order, upDelay and downDelay may be given: the node's other guests wait for them.
+    /// Whether boot.order, upDelay and downDelay may be set: the node's other guests wait for them.
     pub boot_order: Option<bool>,
 }
 
@@ -351,12 +351,12 @@ pub struct Defaults {
     pub capabilities: Option<super::lxc::Capabilities>,
 }
 
-/// How much goes on at once.
+/// Limits on simultaneous work.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
-    /// Proxmox tasks that Phoenix keeps running on one node. Absent: 4.
+    /// How many Proxmox tasks Phoenix runs on one node at a time. Absent: 4.
     #[schemars(range(min = 1, max = 64))]
     pub parallel_tasks_per_node: Option<i64>,
 }

@@ -121,8 +121,8 @@ pub struct LxcGuest {
     /// AppArmor profile (`lxc.apparmor.profile`) such as generated, unconfined or one of the node's.
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9_./-]+$"))]
     pub apparmor_profile: Option<String>,
-    /// Raw lines for the container's configuration, such as `lxc.cgroup2.devices.allow = a`. Each is ensured; lines
-    /// that Phoenix wrote for this object and that are dropped here are removed; inherited ones stay. Needs SSH.
+    /// Raw lines for the container's configuration, such as `lxc.cgroup2.devices.allow = a`. Phoenix makes sure that each
+    /// is there. Lines that it wrote for this object and that the list drops are removed; inherited ones stay. Needs SSH.
     #[serde(default)]
     #[schemars(schema_with = "schema::lxc_options")]
     pub lxc_options: Option<Vec<String>>,
@@ -148,18 +148,18 @@ pub struct LxcGuest {
         {"rule": "self.all(g, !has(g.index) || self.exists_one(h, has(h.index) && h.index == g.index))", "message": "two entries have the same index: name each GPU once"}
     ]))]
     pub gpus: Option<Vec<Gpu>>,
-    /// Device nodes of the node that the container gets, such as /dev/dri/renderD128. Each is ensured; what Phoenix wrote
-    /// for this object and is dropped here is removed; others stay. GPUs of NVIDIA belong into `gpus`. Needs root@pam or
-    /// SSH.
+    /// Device nodes of the node that the container gets, such as /dev/dri/renderD128. Phoenix makes sure that each is
+    /// there. Entries that it wrote for this object and that the list drops are removed; others stay. NVIDIA GPUs belong
+    /// in `gpus`. Needs root@pam or SSH.
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["path"]))]
     pub devices: Option<Vec<Device>>,
-    /// Snippet that Proxmox runs on the node around start and stop of the container. Absent: unmanaged. Needs root@pam
+    /// Snippet that Proxmox runs on the node when the container starts and stops. Absent: unmanaged. Needs root@pam
     /// or SSH.
     #[serde(default)]
     #[schemars(schema_with = "schema::snippet_volid")]
     pub hookscript: Option<String>,
-    /// Secret with SSH public keys for root, one a line. They are put into a container when it is made from an image;
-    /// later changes are told of (`RecreateRequired`) and change nothing in it.
+    /// Secret with SSH public keys for root, one per line. They are put into a container when it is made from an image.
+    /// Later changes are only reported (`RecreateRequired`) and change nothing in it.
     pub ssh_keys_secret_ref: Option<KeyRef>,
     /// A vLLM model server.
     pub vllm: Option<Vllm>,
@@ -173,10 +173,10 @@ pub struct Device {
     /// Path on the node, which is its path in the container too, such as /dev/dri/renderD128.
     #[schemars(schema_with = "schema::device_path")]
     pub path: String,
-    /// User id of its owner, as the container counts. Absent: unmanaged; Proxmox's own choice is 0.
+    /// User id of its owner, as seen in the container. Absent: unmanaged; Proxmox's own choice is 0.
     #[schemars(range(min = 0, max = 4_294_967_294_i64))]
     pub uid: Option<i64>,
-    /// Group id of its owner, as the container counts. Absent: unmanaged; Proxmox's own choice is 0.
+    /// Group id of its owner, as seen in the container. Absent: unmanaged; Proxmox's own choice is 0.
     #[schemars(range(min = 0, max = 4_294_967_294_i64))]
     pub gid: Option<i64>,
     /// Octal mode. Absent: unmanaged.
@@ -195,7 +195,7 @@ pub struct Device {
     {"rule": "[has(self.templateRef), has(self.image), has(self.oci)].filter(x, x).size() == 1", "message": "give exactly one of templateRef, image and oci"}
 ]))]
 pub struct LxcSource {
-    /// Clone of a PhoenixTemplate of this namespace, else of the hypervisor's.
+    /// Clone of a PhoenixTemplate in this namespace, else in the hypervisor's.
     pub template_ref: Option<LocalRef>,
     /// A container image.
     pub image: Option<LxcImage>,
@@ -262,7 +262,7 @@ pub struct RootFs {
     pub size: Option<String>,
 }
 
-/// What a container may do beyond the usual (Proxmox's features). Other flags than nesting need root@pam or SSH.
+/// What a container may do beyond the usual (Proxmox's features). All flags but nesting need root@pam or SSH.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -286,9 +286,9 @@ pub struct Capabilities {
 pub enum ConsoleMode {
     /// A login.
     Tty,
-    /// What the first process says.
+    /// The output of the first process.
     Console,
-    /// A shell of root's, without a password.
+    /// A root shell, without a password.
     Shell,
 }
 
@@ -359,7 +359,7 @@ pub struct Gpu {
     {"rule": "!has(self.volid) || !has(self.reclaimPolicy) || self.reclaimPolicy == 'Retain'", "message": "a volume given by volid is never removed: leave reclaimPolicy out"}
 ]))]
 pub struct Volume {
-    /// Name of the volume; it identifies it for good.
+    /// Name of the volume, which identifies it permanently.
     #[schemars(schema_with = "schema::entry_name")]
     pub name: String,
     /// Storage. Absent: the hypervisor's `defaults.volumeStorage`, else its `defaults.rootfsStorage`.
@@ -370,7 +370,7 @@ pub struct Volume {
     #[serde(default, deserialize_with = "schema::read_quantity")]
     #[schemars(schema_with = "schema::size")]
     pub size: Option<String>,
-    /// Volume id of a container's volume that exists, such as local-zfs:subvol-105-disk-1. It is attached and detached,
+    /// Volume id of an existing volume of a container, such as local-zfs:subvol-105-disk-1. It is attached and detached,
     /// and never formatted, resized or removed. A directory (ZFS, btrfs) can be in several containers at once; a volume
     /// that is an image is attached only while no other container has it.
     #[serde(default)]
@@ -385,20 +385,20 @@ pub struct Volume {
     pub read_only: Option<bool>,
     /// Included in Proxmox backups of the container.
     pub backup: Option<bool>,
-    /// Options that it is mounted with. Absent: unmanaged; empty: none.
+    /// Mount options. Absent: unmanaged; empty: none.
     #[schemars(length(max = 6), extend("x-kubernetes-list-type" = "set"))]
     pub mount_options: Option<Vec<MountOption>>,
     /// Whether access control lists work on it. Absent: unmanaged; Proxmox's own choice is the storage's.
     pub acl: Option<bool>,
     /// Whether disk quotas work on it, in privileged containers only. Absent: unmanaged; Proxmox's own choice is false.
     pub quota: Option<bool>,
-    /// Whether Proxmox's replication takes it along. Absent: unmanaged; Proxmox's own choice is true.
+    /// Whether Proxmox's replication includes it. Absent: unmanaged; Proxmox's own choice is true.
     pub replicate: Option<bool>,
-    /// Whether it is there on all nodes by itself; nothing is shared by saying so. Absent: unmanaged; Proxmox's own
-    /// choice is false.
+    /// Whether it is available on all nodes anyway; this flag does not share it. Absent: unmanaged; Proxmox's own choice is
+    /// false.
     pub shared: Option<bool>,
-    /// Ids of users and groups on it for the container's: `passthrough` (the same), or entries `u:` or `g:` with the
-    /// first id in the container, the first on the volume and how many, separated by ';'. Proxmox VE 9.2 and later.
+    /// How ids of users and groups in the container map to those on the volume: `passthrough` (the same), or entries `u:` or
+    /// `g:` with the first id in the container, the first on the volume and how many, separated by ';'. Proxmox VE 9.2 and later.
     #[serde(default)]
     #[schemars(schema_with = "schema::mount_id_map")]
     pub idmap: Option<String>,
@@ -420,35 +420,35 @@ pub struct HostMount {
     pub mount_path: String,
     /// Mounted read-only.
     pub read_only: Option<bool>,
-    /// Options that it is mounted with. Absent: unmanaged; empty: none.
+    /// Mount options. Absent: unmanaged; empty: none.
     #[schemars(length(max = 6), extend("x-kubernetes-list-type" = "set"))]
     pub mount_options: Option<Vec<MountOption>>,
-    /// Whether the directory is there on all nodes, so that the container may move; nothing is shared by saying so.
+    /// Whether the directory is available on all nodes, so that the container may move; this flag does not share it.
     /// Absent: unmanaged; Proxmox's own choice is false.
     pub shared: Option<bool>,
-    /// Ids of users and groups in the directory for the container's: `passthrough` (the same), or entries `u:` or `g:`
-    /// with the first id in the container, the first on the node and how many, separated by ';'. Proxmox VE 9.2 and
-    /// later; before that, map ids of the whole container by lines `lxc.idmap` of `lxcOptions`.
+    /// How ids of users and groups in the container map to those in the directory: `passthrough` (the same), or entries `u:`
+    /// or `g:` with the first id in the container, the first on the node and how many, separated by ';'. Proxmox VE 9.2 and
+    /// later; before that, map the ids of the whole container by `lxc.idmap` lines in `lxcOptions`.
     #[serde(default)]
     #[schemars(schema_with = "schema::mount_id_map")]
     pub idmap: Option<String>,
 }
 
-/// What a file system is mounted with.
+/// A mount option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MountOption {
     /// Freed blocks are handed back to the storage.
     Discard,
-    /// Times are written late.
+    /// Timestamps are written lazily.
     Lazytime,
-    /// Reading is not noted.
+    /// Access times are not updated.
     Noatime,
     /// Device nodes have no effect.
     Nodev,
     /// Programs cannot be run.
     Noexec,
-    /// Programs run with nobody else's rights.
+    /// Set-user-id and set-group-id bits have no effect.
     Nosuid,
 }
 

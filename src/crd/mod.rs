@@ -12,6 +12,7 @@ mod guest;
 mod host;
 mod hypervisor;
 mod lxc;
+mod reference;
 mod schema;
 pub(crate) mod status;
 mod template;
@@ -25,6 +26,7 @@ pub use guest::GuestFields;
 pub use host::*;
 pub use hypervisor::*;
 pub use lxc::*;
+pub use reference::reference;
 pub use status::{
     FailingStep, FeatureStatus, GuestStatus, HypervisorStatus, RestartStatus, RevisionStatus, ScriptStatus,
     StartStatus, TaskStatus, VolumeStatus,

@@ -14,7 +14,7 @@ use crate::pve::{DiskSize, Vmid};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GuestStatus {
-    /// Generation of the spec that this status speaks of.
+    /// Generation of the spec that this status describes.
     pub observed_generation: Option<i64>,
     /// Conditions: Ready always; Reconciling and Stalled only while True; then one for each part of the work.
     #[serde(default)]
@@ -22,7 +22,7 @@ pub struct GuestStatus {
     pub conditions: Vec<Condition>,
     /// One word for people: Ready, Creating, Stalled, ….
     pub phase: Option<String>,
-    /// What is going on or wrong, in one sentence.
+    /// What is happening or wrong, in one sentence.
     #[schemars(length(max = 4096))]
     pub message: Option<String>,
     /// Proxmox id, recorded before the guest is created.
@@ -45,10 +45,10 @@ pub struct GuestStatus {
     pub gpus: Option<String>,
     /// What the guest was made from.
     pub source: Option<String>,
-    /// Volume id of the image that Phoenix made the guest of. The name of a file that was downloaded from a URL holds
+    /// Volume id of the image that Phoenix made the guest from. The name of a file that was downloaded from a URL holds
     /// its checksum.
     pub image: Option<String>,
-    /// What names of images that leave the build open came to mean, by the name as it is written. Chosen once.
+    /// What image names that leave the build open were resolved to, by the name as written. Chosen once.
     #[schemars(extend("maxProperties" = 8))]
     pub chosen_images: Option<BTreeMap<String, String>>,
     /// Healthy, Unhealthy or Unknown.
@@ -84,7 +84,7 @@ pub struct GuestStatus {
     pub cleaned: Option<String>,
     /// Snippet with the machine's cloud-init data, removed with it.
     pub snippet: Option<String>,
-    /// Process id of the machine when its cloud-init drive was last written anew: that process has not read it.
+    /// Process id of the machine when its cloud-init drive was last rewritten: that process has not read it.
     pub cloud_init_unread: Option<i64>,
     /// Raw lxc lines that Phoenix wrote for this object.
     #[schemars(length(max = 128))]
@@ -96,7 +96,7 @@ pub struct GuestStatus {
     /// and deleting. One of them that fails holds nothing else back.
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["step"]))]
     pub failing: Option<Vec<FailingStep>>,
-    /// Value of the reconcile annotation that was heeded last.
+    /// Value of the reconcile annotation that was acted on last.
     #[schemars(length(max = 253))]
     pub reconciled: Option<String>,
     /// Consecutive failures of the current step.
@@ -121,7 +121,7 @@ pub struct GuestStatus {
     pub config_digest: Option<String>,
     /// Restarts because a startup or liveness probe failed.
     pub restarts: Option<RestartStatus>,
-    /// The start of the guest that `health` speaks of; what was found in an earlier one says nothing of it.
+    /// The start of the guest that `health` is about; what was found in an earlier one does not count.
     pub started: Option<StartStatus>,
 }
 
@@ -132,9 +132,9 @@ pub struct GuestStatus {
 pub struct StartStatus {
     /// Process id of the guest on its node: another one after each start.
     pub pid: Option<i64>,
-    /// When it was, by the operator's clock and the guest's uptime.
+    /// When it was, from the operator's clock and the guest's uptime.
     pub at: Time,
-    /// Whether the guest was found healthy since.
+    /// Whether the guest has been found healthy since.
     pub proven: Option<bool>,
 }
 
@@ -161,7 +161,7 @@ pub struct TaskStatus {
     pub action: String,
     /// Name of the step in `failing`, if it has one of its own.
     pub apart: Option<String>,
-    /// Reason of the event that tells of it when it has succeeded.
+    /// Reason of the event that reports its success.
     #[schemars(length(max = 64))]
     pub event: Option<String>,
 }
@@ -175,7 +175,7 @@ pub struct FailingStep {
     pub step: String,
     /// Consecutive failures.
     pub failures: i64,
-    /// Reason and words of the last one.
+    /// Reason and message of the last one.
     #[schemars(length(max = 4096))]
     pub error: String,
     /// When the next attempt is due.
@@ -189,7 +189,7 @@ pub struct FailingStep {
 pub struct ScriptStatus {
     /// Name.
     pub name: String,
-    /// Hash of the script and all that it was given.
+    /// Hash of the script and all its inputs.
     pub hash: Option<String>,
     /// Pending, Running, Succeeded, Failed, Interrupted (cut off, such as by a restart of the guest) or Cancelled.
     pub state: Option<String>,
@@ -202,7 +202,7 @@ pub struct ScriptStatus {
     pub attempts: Option<i64>,
     /// Deadline in seconds, of a script that was stopped because it had passed.
     pub deadline_seconds: Option<i64>,
-    /// Failed attempts that count no more, because somebody asked for another.
+    /// Failed attempts that no longer count, because somebody asked for another.
     pub forgiven: Option<i64>,
 }
 
@@ -306,7 +306,7 @@ pub struct RevisionStatus {
 pub struct RestartStatus {
     /// How many there were.
     pub count: i64,
-    /// How many of them followed each other closely: the pause before the next one grows with it.
+    /// How many of them followed each other closely; the pause before the next one grows with this number.
     pub in_a_row: i64,
     /// When the last one was asked for.
     pub last: Time,
@@ -317,7 +317,7 @@ pub struct RestartStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HypervisorStatus {
-    /// Generation of the spec that this status speaks of.
+    /// Generation of the spec that this status describes.
     pub observed_generation: Option<i64>,
     /// Conditions: Ready always; Reconciling and Stalled only while True.
     #[serde(default)]
@@ -325,7 +325,7 @@ pub struct HypervisorStatus {
     pub conditions: Vec<Condition>,
     /// One word for people.
     pub phase: Option<String>,
-    /// What is going on or wrong, in one sentence.
+    /// What is happening or wrong, in one sentence.
     #[schemars(length(max = 4096))]
     pub message: Option<String>,
     /// Since when a Secret that the spec names does not exist. It is waited for; after five minutes the object is Stalled.
@@ -339,7 +339,7 @@ pub struct HypervisorStatus {
     /// Nodes.
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub nodes: Option<Vec<NodeStatus>>,
-    /// Names of the nodes, in one text for `kubectl get`.
+    /// Names of the nodes, as one string for `kubectl get`.
     #[schemars(length(max = 8192))]
     pub node_names: Option<String>,
     /// Storages.
@@ -398,9 +398,9 @@ pub struct NodeStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FeatureStatus {
-    /// Generation of the spec that this status speaks of.
+    /// Generation of the spec that this status describes.
     pub observed_generation: Option<i64>,
-    /// What it requires, in one text for `kubectl get`.
+    /// What it requires, as one string for `kubectl get`.
     #[schemars(length(max = 8192))]
     pub requires: Option<String>,
     /// Conditions.

@@ -59,7 +59,7 @@ pub struct PhoenixTemplateSpec {
     /// A virtual machine template.
     pub vm: Option<VmGuest>,
     /// Snapshot keeps the guest and takes a snapshot that children are copied from; Template converts it to a Proxmox
-    /// template, whose children are linked clones where the storage can. Absent: Snapshot.
+    /// template, whose children are linked clones where the storage supports it. Absent: Snapshot.
     pub form: Option<TemplateForm>,
     /// Name of the snapshot. Absent: phoenix.
     #[serde(default)]
@@ -74,7 +74,7 @@ pub struct PhoenixTemplateSpec {
     /// What happens to the guest when this object is deleted. Absent: Delete for guests that Phoenix created, Retain
     /// for adopted ones.
     pub deletion_policy: Option<DeletionPolicy>,
-    /// Earlier revisions that are kept though nothing was cloned from them. One from which an object was cloned, or on
+    /// How many earlier revisions are kept although nothing was cloned from them. One from which an object was cloned, or on
     /// which a linked clone rests, is never removed. Absent: all are kept.
     #[schemars(range(min = 0, max = 100))]
     pub revision_history_limit: Option<i64>,

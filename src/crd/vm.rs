@@ -91,7 +91,7 @@ pub struct VmGuest {
     #[serde(default, deserialize_with = "schema::read_quantity")]
     #[schemars(schema_with = "schema::size")]
     pub memory: Option<String>,
-    /// Memory that ballooning leaves the machine when the node is short of it, in whole MiB; 0 turns ballooning off.
+    /// Memory that ballooning leaves to the machine when the node is short of memory, in whole MiB; 0 turns ballooning off.
     #[serde(default, deserialize_with = "schema::read_quantity")]
     #[schemars(schema_with = "schema::size_or_zero")]
     pub balloon: Option<String>,
@@ -105,23 +105,23 @@ pub struct VmGuest {
     pub efi_disk: Option<EfiDisk>,
     /// A TPM. It is made on creation.
     pub tpm: Option<Tpm>,
-    /// Guest operating system, which Proxmox tunes the machine for. Absent: l26 (Linux) on creation.
+    /// Guest operating system that Proxmox tunes the machine for. Absent: l26 (Linux) on creation.
     pub os_type: Option<VmOsType>,
     /// Controller of scsi disks. Absent: virtio-scsi-single on creation.
     pub scsi_controller: Option<ScsiController>,
-    /// Disks. On creation the first is the boot disk; afterwards their order means nothing. Absent: unmanaged. A disk
-    /// that is taken out of the list is detached and kept as an unused disk of the machine.
+    /// Disks. On creation the first is the boot disk; afterwards their order does not matter. Absent: unmanaged. A disk
+    /// that is removed from the list is detached and kept as an unused disk of the machine.
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"], "x-kubernetes-validations" = [
         {"rule": "self.filter(d, has(d.bus) && d.bus == 'ide').size() <= 3 && self.filter(d, has(d.bus) && d.bus == 'sata').size() <= 6 && self.filter(d, has(d.bus) && d.bus == 'virtio').size() <= 16 && self.filter(d, !has(d.bus) || d.bus == 'scsi').size() <= 31", "message": "too many disks on one bus: a machine takes 31 on scsi, 16 on virtio, 6 on sata and 3 on ide beside the cloud-init drive"}
     ]))]
     pub disks: Option<Vec<VmDisk>>,
-    /// CD-ROM drives with their ISO images. Absent: unmanaged; empty: none. The cloud-init drive is none of them.
+    /// CD-ROM drives with their ISO images. Absent: unmanaged; empty: none. The cloud-init drive does not count.
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["slot"]))]
     pub cdroms: Option<Vec<VmCdrom>>,
     /// What cloud-init sets up. Absent: unmanaged; the machine gets no cloud-init drive on creation.
     pub cloud_init: Option<CloudInit>,
     /// QEMU guest agent, through which Phoenix sees addresses and runs features, application and tests. Absent:
-    /// unmanaged; switched on for machines that Phoenix creates.
+    /// unmanaged; enabled for machines that Phoenix creates.
     pub agent: Option<VmAgent>,
     /// A serial console (`qm terminal`), which cloud images expect. Absent: on for machines made from cloud images.
     pub serial: Option<bool>,
@@ -136,7 +136,7 @@ pub struct VmGuest {
     /// USB devices passed through. Absent: unmanaged; empty: none.
     #[schemars(length(max = 14))]
     pub usb: Option<Vec<VmUsb>>,
-    /// Names of disks and network interfaces in the order in which they are tried for booting. Absent: unmanaged; the
+    /// Names of disks and network interfaces in boot order. Absent: unmanaged; the
     /// first disk on creation.
     #[serde(default)]
     #[schemars(schema_with = "schema::boot_order")]
@@ -144,18 +144,18 @@ pub struct VmGuest {
     /// What may change while the machine runs. Absent: unmanaged (Proxmox: network, disk and usb); empty: nothing.
     #[schemars(length(max = 6), extend("x-kubernetes-list-type" = "set"))]
     pub hotplug: Option<Vec<Hotplug>>,
-    /// Script on the node that Proxmox calls around start and stop, such as local:snippets/hook.pl. Needs root@pam or
+    /// Snippet that Proxmox runs on the node when the machine starts and stops, such as local:snippets/hook.pl. Needs root@pam or
     /// SSH.
     #[serde(default)]
     #[schemars(schema_with = "schema::snippet_volid")]
     pub hookscript: Option<String>,
-    /// Further arguments of QEMU, as they are: a way out for what no field says. They can harm the node. Needs root@pam
-    /// or SSH, and an object of the hypervisor's namespace.
+    /// Further arguments for QEMU, passed unchanged, for what no field covers. They can harm the node. Needs root@pam or
+    /// SSH, and an object in the hypervisor's namespace.
     #[schemars(length(min = 1, max = 4096), regex(pattern = r"^[^\n\r]+$"))]
     pub args: Option<String>,
     /// Size of the huge pages that hold the machine's memory. Needs root@pam or SSH. Absent: none.
     pub hugepages: Option<Hugepages>,
-    /// An IOMMU for the machine itself, as pass-through inside of it needs. `intel` needs machine: q35.
+    /// An IOMMU inside the machine, which pass-through inside it needs. `intel` needs machine: q35.
     pub viommu: Option<Viommu>,
 }
 
@@ -167,10 +167,10 @@ pub struct VmGuest {
     {"rule": "has(self.templateRef) != has(self.cloudImage)", "message": "give exactly one of templateRef and cloudImage"}
 ]))]
 pub struct VmSource {
-    /// Clone of a PhoenixTemplate of vm form, of this namespace, else of the hypervisor's: linked where it is a
-    /// Proxmox template on a storage that can, full otherwise.
+    /// Clone of a PhoenixTemplate of vm form in this namespace, else in the hypervisor's: linked where it is a Proxmox
+    /// template on a storage that supports it, full otherwise.
     pub template_ref: Option<LocalRef>,
-    /// A disk image that brings cloud-init. It becomes the first disk.
+    /// A disk image that contains cloud-init. It becomes the first disk.
     pub cloud_image: Option<CloudImage>,
 }
 
@@ -189,7 +189,7 @@ pub struct CloudImage {
     #[serde(default)]
     #[schemars(schema_with = "schema::disk_image_volid")]
     pub volid: Option<String>,
-    /// URL of the image; the node downloads it once, whatever the number of machines.
+    /// URL of the image; the node downloads it once for all machines.
     #[serde(default)]
     #[schemars(schema_with = "schema::url")]
     pub url: Option<String>,
@@ -208,22 +208,22 @@ pub struct CloudImage {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CloudInit {
-    /// User. Absent: the image's own.
+    /// User name. Absent: the image's own.
     #[schemars(length(min = 1, max = 32), regex(pattern = r"^[a-z_][a-z0-9_-]*$"))]
     pub user: Option<String>,
-    /// Password hash as mkpasswd makes it ($6$…), from a key of a Secret of the object's namespace. Never a password.
+    /// Password hash as mkpasswd makes it ($6$…), from a key of a Secret in the object's namespace. Never a plain password.
     pub password_hash_secret_ref: Option<KeyRef>,
-    /// SSH public keys, one a line, from a key of a Secret of the object's namespace.
+    /// SSH public keys, one per line, from a key of a Secret in the object's namespace.
     pub ssh_keys_secret_ref: Option<KeyRef>,
     /// Upgrade all packages at the first boot. Default: false.
     pub upgrade: Option<bool>,
-    /// Packages installed at the first boot; another list later is told of (RecreateRequired) and installs nothing. Needs SSH
-    /// to the node.
+    /// Packages installed at the first boot. A later change is only reported (RecreateRequired) and installs nothing. Needs
+    /// SSH to the node.
     #[serde(default)]
     #[schemars(schema_with = "schema::package_names")]
     pub packages: Option<Vec<String>>,
-    /// Further user-data for the first boot: #cloud-config, a script, … It lies in a file on a storage: no secrets.
-    /// Needs SSH to the node. Another text after the first boot is told of (RecreateRequired) and changes nothing.
+    /// Further user-data for the first boot: #cloud-config, a script, … It is kept in a file on a storage: no secrets.
+    /// Needs SSH to the node. A change after the first boot is only reported (RecreateRequired) and has no effect.
     #[schemars(length(min = 1, max = 65_536), extend("x-kubernetes-validations" = [
         {"rule": "self.startsWith('#cloud-config') || self.startsWith('#!') || self.startsWith('#cloud-boothook') || self.startsWith('#include')", "message": "must begin with #cloud-config, #!, #cloud-boothook or #include: by its first line cloud-init knows what it is"}
     ]))]
@@ -232,7 +232,7 @@ pub struct CloudInit {
     #[serde(default)]
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
-    /// Storage with content snippets for what packages, userData and features at the first boot need. Absent: the
+    /// Storage with content snippets, for packages, userData and features at the first boot. Absent: the
     /// hypervisor's `defaults.snippetStorage`.
     #[serde(default)]
     #[schemars(schema_with = "schema::storage_id")]
@@ -249,14 +249,14 @@ pub struct CloudInit {
 pub struct VmAgent {
     /// Whether the machine runs the agent. Default: true.
     pub enabled: Option<bool>,
-    /// Install it at the first boot through cloud-init, as cloud images lack it. Needs SSH to the node. Default: true
-    /// for machines made from cloud images where SSH is there. A later change is told of (RecreateRequired).
+    /// Install it at the first boot through cloud-init, since cloud images lack it. Needs SSH to the node. Default: true
+    /// for machines made from cloud images where SSH is available. A later change is only reported (RecreateRequired).
     pub install: Option<bool>,
     /// Freeze the machine's file systems while snapshots and backups are taken. Absent: unmanaged (Proxmox: yes).
     pub freeze_filesystems: Option<bool>,
-    /// Trim disks after they were moved or cloned.
+    /// Trim disks after they have been moved or cloned.
     pub trim_cloned_disks: Option<bool>,
-    /// Seconds after a start within which the agent should answer; then the machine is reported as not healthy, and
+    /// Seconds after a start within which the agent should answer. After that the machine is reported as not healthy, and
     /// Phoenix goes on waiting. Default: 600.
     #[schemars(range(min = 10, max = 86_400))]
     pub deadline_seconds: Option<i64>,

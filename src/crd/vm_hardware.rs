@@ -25,11 +25,11 @@ pub struct VmCpu {
     /// Cores of each socket.
     #[schemars(range(min = 1, max = 512))]
     pub cores: Option<i64>,
-    /// CPU flags, each switched on or off with a sign, such as +aes or -pcid.
+    /// CPU flags, each turned on or off by its sign, such as +aes or -pcid.
     #[serde(default)]
     #[schemars(schema_with = "schema::cpu_flags")]
     pub flags: Option<Vec<String>>,
-    /// Hide from the machine that it is one, as some drivers of GPUs want. Needs type.
+    /// Hide from the machine that it is virtual, as some GPU drivers require. Needs type.
     pub hidden: Option<bool>,
     /// Whether the machine sees NUMA nodes.
     pub numa: Option<bool>,
@@ -75,7 +75,7 @@ impl Hugepages {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Viommu {
-    /// Intel's.
+    /// Intel's IOMMU.
     Intel,
     /// VirtIO.
     #[default]
@@ -212,8 +212,8 @@ impl ScsiController {
     {"rule": "!has(self.readOnly) || !has(self.bus) || self.bus in ['scsi', 'virtio']", "message": "readOnly belongs to scsi and virtio disks"}
 ]))]
 pub struct VmDisk {
-    /// Name of the disk; it identifies the disk for good and becomes its serial number, so that the machine finds it
-    /// under /dev/disk/by-id. A place of Proxmox's such as scsi0 names the disk of an adopted machine that is there.
+    /// Name of the disk, which identifies it permanently and becomes its serial number, so that the machine finds it under
+    /// /dev/disk/by-id. A Proxmox slot such as scsi0 means the disk that an adopted machine has there.
     #[schemars(schema_with = "schema::disk_name")]
     pub name: String,
     /// Bus. It is chosen when the disk is made. Absent: scsi.
@@ -224,7 +224,7 @@ pub struct VmDisk {
     #[schemars(schema_with = "schema::storage_id")]
     pub storage: Option<String>,
     /// Size in whole MiB, such as 512Mi or 20Gi. It can grow, never shrink. Absent: that of the image; a disk without
-    /// image needs it.
+    /// an image needs it.
     #[serde(default, deserialize_with = "schema::read_quantity")]
     #[schemars(schema_with = "schema::size")]
     pub size: Option<String>,
@@ -232,7 +232,7 @@ pub struct VmDisk {
     pub cache: Option<DiskCache>,
     /// Hand freed blocks back to the storage.
     pub discard: Option<bool>,
-    /// An I/O thread of its own.
+    /// Give the disk an I/O thread of its own.
     pub iothread: Option<bool>,
     /// Tell the machine that it is a solid-state disk.
     pub ssd: Option<bool>,
@@ -247,12 +247,12 @@ pub struct VmDisk {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VmCdrom {
-    /// Place of the drive, which identifies it: ide0 to ide3, sata0 to sata5, or scsi0 to scsi30. A drive on ide or sata is
-    /// there after the next start; ide2 is the cloud-init drive's where the machine has cloudInit.
+    /// Slot of the drive, which identifies it: ide0 to ide3, sata0 to sata5, or scsi0 to scsi30. A new drive on ide or sata
+    /// appears at the next start. With cloudInit, ide2 belongs to the cloud-init drive.
     #[schemars(schema_with = "schema::cdrom_slot")]
     pub slot: String,
-    /// ISO image in it, such as local:iso/virtio-win.iso, or `none` for an empty drive. Another one takes effect while the
-    /// machine runs, and dropping it ejects what the spec put there. Absent: unmanaged; a new drive is empty.
+    /// ISO image in it, such as local:iso/virtio-win.iso, or `none` for an empty drive. A change takes effect while the
+    /// machine runs, and removing the field ejects what the spec put there. Absent: unmanaged; a new drive is empty.
     #[serde(default)]
     #[schemars(schema_with = "schema::iso_volid")]
     pub volid: Option<String>,
@@ -300,7 +300,7 @@ impl DiskBus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DiskCache {
-    /// No cache of the host's.
+    /// No host cache.
     None,
     /// Writes go through the host's cache.
     Writethrough,
@@ -383,11 +383,11 @@ pub struct VmPci {
     /// Resource mapping of the datacenter, which works with an API token.
     #[schemars(length(min = 2, max = 128), regex(pattern = r"^[A-Za-z][A-Za-z0-9_-]+$"))]
     pub mapping: Option<String>,
-    /// PCI address such as 0000:01:00.0; without function all functions. Needs root@pam or SSH.
+    /// PCI address such as 0000:01:00.0; without a function number all functions. Needs root@pam or SSH.
     #[serde(default)]
     #[schemars(schema_with = "schema::pci_address")]
     pub address: Option<String>,
-    /// Present as a PCI Express device. Needs machine: q35.
+    /// Present it as a PCI Express device. Needs machine: q35.
     pub pcie: Option<bool>,
     /// Make it the machine's primary display.
     pub primary_gpu: Option<bool>,

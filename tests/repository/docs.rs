@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use phoenix::reason::Reason;
 
+use clap::CommandFactory;
 use kube::core::crd::CustomResourceExt;
 use phoenix::crd::{PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
 use serde_json::Value;
@@ -101,18 +103,113 @@ fn every_shipped_feature_and_parameter_is_in_the_page_of_features() {
     assert!(seen >= 7, "only {seen} features");
 }
 
+/// The pages of a folder of the repository and of those below, as paths from the repository's root.
+fn pages_below(folder: &str) -> Vec<String> {
+    let files = files_below(&[folder]);
+    let mut pages: Vec<String> = files
+        .iter()
+        .filter(|path| path.extension().is_some_and(|e| e == "md"))
+        .map(|path| path.strip_prefix(root()).unwrap().to_str().unwrap().to_string())
+        .collect();
+    pages.sort();
+    pages
+}
+
+/// What is not in the table of contents is not in the website.
+#[test]
+fn the_table_of_contents_has_every_page_once() {
+    let summary = read("docs/SUMMARY.md");
+    let linked = summary
+        .split("](")
+        .skip(1)
+        .map(|rest| format!("docs/{}", rest.split(')').next().unwrap()));
+    let mut linked: Vec<String> = linked.chain(["docs/SUMMARY.md".to_string()]).collect();
+    linked.sort();
+    assert_eq!(linked, pages_below("docs"));
+}
+
+#[test]
+fn the_reference_is_up_to_date() {
+    for crd in phoenix::crd::all().unwrap() {
+        let page = format!("docs/reference/{}.md", crd.spec.names.kind.to_lowercase());
+        let wanted = phoenix::crd::reference(&crd).unwrap();
+        assert!(read(&page) == wanted, "{page} is out of date: run `make crds`");
+    }
+    assert_eq!(pages_below("docs/reference").len(), phoenix::crd::all().unwrap().len());
+}
+
+#[test]
+fn the_pictures_are_up_to_date() {
+    let script = root().join("docs/images/draw.py");
+    let output = Command::new("python3").arg(script).arg("--check").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Who looks for a symptom is led to reasons and conditions that there are.
+#[test]
+fn troubleshooting_names_reasons_that_are_explained() {
+    let reasons = read("docs/reasons.md");
+    let mut seen = 0;
+    for page in [
+        "docs/troubleshooting.md",
+        "docs/recovery.md",
+        "docs/upgrade.md",
+        "docs/how-to.md",
+        "docs/faq.md",
+    ] {
+        let text = read(page);
+        for word in text.split('`').skip(1).step_by(2) {
+            let capitals = word.chars().filter(char::is_ascii_uppercase).count();
+            let is_name = word.chars().all(|c| c.is_ascii_alphabetic()) && word.starts_with(|c: char| c.is_uppercase());
+            if !is_name || capitals < 2 || word.starts_with("Phoenix") || capitals == word.len() {
+                continue;
+            }
+            seen += 1;
+            assert!(
+                reasons.contains(&format!("`{word}`")),
+                "{page}: `{word}` is not in docs/reasons.md"
+            );
+        }
+    }
+    assert!(seen > 50, "only {seen} names found");
+}
+
+/// Commands of the program in the pages are such that it takes.
+#[test]
+fn commands_in_pages_are_understood() {
+    let mut seen = 0;
+    for page in pages_below("docs") {
+        let text = read(&page);
+        for block in text.split("\n```sh\n").skip(1) {
+            let block = block.split("\n```").next().unwrap();
+            for line in block.lines().filter_map(|line| line.trim().strip_prefix("phoenix ")) {
+                // Only plain ones: no quotes, variables or pipes.
+                let line = line.split(" #").next().unwrap().split(['|', '>']).next().unwrap();
+                if line.contains(['"', '\'', '$', '\\']) {
+                    continue;
+                }
+                seen += 1;
+                let words = ["phoenix"].into_iter().chain(line.split_whitespace());
+                let parsed = phoenix::cli::Cli::command().try_get_matches_from(words);
+                if let Err(error) = parsed {
+                    panic!("{page}: phoenix {line}: {error}");
+                }
+            }
+        }
+    }
+    assert!(seen > 10, "only {seen} commands found");
+}
+
 #[test]
 fn links_between_pages_lead_somewhere() {
-    let mut pages = vec!["README.md".to_string(), "CONTRIBUTING.md".to_string()];
-    for entry in fs::read_dir(root().join("docs")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        if name.ends_with(".md") {
-            pages.push(format!("docs/{name}"));
-        }
+    let mut pages = pages_below("docs");
+    for page in ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"] {
+        pages.push(page.to_string());
     }
     let mut links = 0;
     for page in &pages {
-        let text = read(page);
+        // What is code has no links.
+        let text: String = read(page).split('`').step_by(2).collect();
         for rest in text.split("](").skip(1) {
             let target = rest.split(')').next().unwrap();
             if target.contains("://") {

@@ -1,4 +1,4 @@
-//! What the repository holds agrees with the code: generated definitions, documentation, tables of manifests, and the
+//! What the repository holds agrees with the code: generated definitions, documentation, tables of manifests, workflows, and the
 //! rules for imports.
 
 #![allow(
@@ -17,3 +17,4 @@ mod docs;
 mod evidence;
 mod imports;
 mod monitoring;
+mod release;
