@@ -200,6 +200,11 @@ async fn what_changes_is_shown_without_a_reload_and_what_was_opened_stays_open()
     tab.until(&format!("{row}.textContent.includes('192.0.2.99')")).await;
     let kept = format!("stays && {row}.open && document.activeElement === {row}.querySelector('summary')");
     assert_eq!(tab.evaluate(&kept).await, true);
+    let tooltip = format!(
+        "const mark = {row}.querySelector('.strip i'); mark.dispatchEvent(new Event('pointerover', {{ bubbles: true }})); \
+         mark.title"
+    );
+    assert_eq!(tab.evaluate(&tooltip).await, "Ready · Ready · 2026-03-01 12:00:00");
     assert_eq!(tab.complaints, Vec::<String>::new());
 }
 

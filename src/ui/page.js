@@ -81,6 +81,14 @@
     box.value = box.value === button.dataset.filter ? '' : button.dataset.filter;
     filter();
   });
+  // What a mark of a strip says stands in the opened row.
+  main.addEventListener('pointerover', ({ target }) => {
+    const mark = target.closest('.guest .strip i:not([title])');
+    if (!mark) return;
+    const number = [...mark.parentElement.children].indexOf(mark);
+    const told = all('.conditions > li', mark.closest('.guest'))[number];
+    mark.title = [...told.children].map((part) => part.textContent).join(' · ');
+  });
   document.addEventListener('keydown', (event) => {
     if (event.key === '/' && document.activeElement !== box && !event.ctrlKey && !event.metaKey) {
       event.preventDefault();

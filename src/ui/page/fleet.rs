@@ -31,7 +31,7 @@ fn one(hypervisor: &Hypervisor, open: bool) -> Markup {
                 h3 { (link.name) }
                 @if let Some(version) = version { span.sort { "Proxmox VE " (version) } }
                 @if *quorate == Some(false) { span.sort { "not quorate" } }
-                (strip(&hypervisor.marks))
+                (strip(&hypervisor.marks, true))
             }
             @if link.state != State::Ready {
                 @if let Some(message) = &hypervisor.message { p.message { (message) } }
@@ -100,7 +100,7 @@ fn row(guest: &Row) -> Markup {
                     @if let Some(gpus) = &guest.gpus { span.gpu { "GPU " (gpus) } " " }
                     @if let Some(model) = &guest.model { span.model { (model) } }
                 }
-                (strip(&guest.marks))
+                (strip(&guest.marks, false))
                 @if let Some(message) = guest.message.as_ref().filter(|_| at.state != State::Ready) {
                     span.message { (message) }
                 }
@@ -138,9 +138,9 @@ fn details(guest: &Row) -> Markup {
     }
 }
 
-/// Conditions as a strip of marks. What a mark says is its tooltip; who hears the page hears what does not hold, and has all
-/// of it in the opened row.
-fn strip(marks: &[Mark]) -> Markup {
+/// Conditions as a strip of marks. Who hears the page hears what does not hold, and has all of it in the opened row. That row
+/// has what the script shows as tooltip of a mark, too: in the marks themselves it would make the page half as large again.
+fn strip(marks: &[Mark], told: bool) -> Markup {
     let not: Vec<&str> = marks
         .iter()
         .filter(|mark| mark.state != State::Ready)
@@ -153,9 +153,7 @@ fn strip(marks: &[Mark]) -> Markup {
     html! {
         @if !marks.is_empty() {
             span.strip role="img" aria-label=(label) {
-                @for mark in marks {
-                    i class=(mark.state.as_str()) title=(tooltip(mark)) { (mark.state.mark()) }
-                }
+                @for mark in marks { i class=(mark.state.as_str()) title=[told.then(|| tooltip(mark))] {} }
             }
         }
     }
@@ -169,8 +167,5 @@ fn tooltip(mark: &Mark) -> String {
         message,
         ..
     } = mark;
-    match message.is_empty() {
-        true => format!("{condition} {status}: {reason}"),
-        false => format!("{condition} {status}: {reason}: {message}"),
-    }
+    format!("{condition} {status} · {reason} · {message}")
 }

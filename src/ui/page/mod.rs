@@ -58,9 +58,9 @@ pub fn fragment(fleet: &Fleet) -> String {
     parts.into_string()
 }
 
-/// State as mark and word.
+/// State as a word, before which the style sheet puts its mark.
 fn state(state: State, word: &str) -> Markup {
-    html! { span class={ "state " (state.as_str()) } { span.mark aria-hidden="true" { (state.mark()) } (word) } }
+    html! { span class={ "state " (state.as_str()) } { (word) } }
 }
 
 /// A name that leads to its row.
@@ -80,7 +80,7 @@ fn counts(fleet: &Fleet) -> Markup {
             @if all == 0 { p.none { "There are no containers, machines or templates yet." } }
             @for (state, count) in &fleet.counts {
                 button type="button" class={ "state " (state.as_str()) } data-filter=(state.as_str()) {
-                    span.mark aria-hidden="true" { (state.mark()) } b { (count) } " " (state.as_str())
+                    b { (count) } " " (state.as_str())
                 }
             }
         }

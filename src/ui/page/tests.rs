@@ -78,8 +78,8 @@ fn whatever_stands_in_objects_stays_text() {
 fn of_a_spec_only_what_is_named_is_shown() {
     let spec = json!({
         "source": {"image": {"volid": "local:vztmpl/hidden-volid.tar.zst"}},
-        "gpus": [{"index": 3}], "vllm": {"model": "shown/model", "extraArgs": ["--hidden-arg"], "servedModelName": "hidden-served"},
-        "application": {"script": {"inline": "hidden-script"}, "env": [{"name": "TOKEN", "value": "hidden-env"}]},
+        "gpus": [{"index": 3}], "vllm": {"model": "shown/model", "servedName": "hidden-served"},
+        "application": {"script": "hidden-script", "environment": [{"name": "TOKEN", "value": "hidden-env"}]},
         "description": "hidden-description", "lxcOptions": ["lxc.environment: KEY=hidden-line"]
     });
     let guest = object(

@@ -1,4 +1,4 @@
-//! How an object stands, in one word and one of a few states that have a colour and a mark of their own.
+//! How an object stands, in one word and one of a few states that have a colour and a mark of their own in the style sheet.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
@@ -47,19 +47,6 @@ impl State {
             State::Working => "working",
             State::Paused => "paused",
             State::Ready => "ready",
-        }
-    }
-
-    /// A mark that says the same without a colour.
-    pub fn mark(self) -> &'static str {
-        match self {
-            State::Stalled => "✕",
-            State::Attention => "!",
-            State::Unknown => "?",
-            State::Waiting => "…",
-            State::Working => "↻",
-            State::Paused => "‖",
-            State::Ready => "✓",
         }
     }
 
