@@ -76,7 +76,7 @@ fn slot(card: &Card) -> Markup {
             b { "GPU " (card.name) }
             ul {
                 @for holder in &card.holders {
-                    li {
+                    li.row data-state=(holder.link.state.as_str()) {
                         (state(holder.link.state, &holder.link.word)) " " (link(&holder.link))
                         @if !holder.attached { " " span.sort { "not attached yet" } }
                         @if let Some(model) = &holder.model { div.model { (model) } }

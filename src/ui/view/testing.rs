@@ -246,12 +246,15 @@ pub fn large(count: usize) -> Seen {
     let failed =
         "the application script failed with exit code 1: RuntimeError: CUDA out of memory. Tried to allocate 2 GiB";
     for n in seen.guests.len()..count {
-        let spec = json!({"source": cloned("vllm"), "gpus": [{"index": n % 8}],
-            "vllm": {"model": "Qwen/Qwen2.5-7B-Instruct-AWQ"}});
+        let mut spec = json!({"source": cloned("vllm"), "vllm": {"model": "Qwen/Qwen2.5-7B-Instruct-AWQ"}});
         let node = format!("pve{}", n % 4 + 1);
-        let more =
-            json!({"vmid": 1000 + n, "node": node, "gpus": (n % 8).to_string(), "ip": format!("192.0.2.{}", n % 250)});
+        let mut more = json!({"vmid": 1000 + n, "node": node, "ip": format!("192.0.2.{}", n % 250)});
         let name = format!("model-server-{n:03}");
+        // Eight in each node.
+        if n < 44 {
+            spec["gpus"] = json!([{"index": n / 4 % 8}]);
+            more["gpus"] = (n / 4 % 8).to_string().into();
+        }
         let guest = match n {
             n if n % 50 == 0 => {
                 let mut told = ready();
