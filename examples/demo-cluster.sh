@@ -80,8 +80,10 @@ kubectl create namespace phoenix >/dev/null
 "$phoenix" install --namespaces phoenix --apply | tail -n 3
 # No node runs pods here: the operator runs beside, with the rights of its own service account.
 user operator.kubeconfig "$(kubectl -n phoenix-system create token phoenix-operator --duration=24h)"
+page=127.0.0.1:$(free_port)
 start operator env KUBECONFIG="$work/operator.kubeconfig" "$phoenix" operator --namespace phoenix \
-	--metrics-listen "127.0.0.1:$(free_port)" --time-scale "$scale"
+	--metrics-listen "127.0.0.1:$(free_port)" --ui-listen "$page" --time-scale "$scale"
+echo "==> the fleet is shown at http://$page/"
 
 echo "==> starting a simulated Proxmox VE ($scale times faster than a real one)"
 start simulator "$phoenix" simulate --listen 127.0.0.1:0 --ssh-listen 127.0.0.1:0 --dir "$work/sim" --time-scale "$scale"

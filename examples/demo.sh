@@ -44,8 +44,8 @@ sed -i -e "s|https://10.0.0.13:8006|$api|" -e "s|^  ssh:|  ssh:\n    hosts:\n   
     "$work/fleet/phoenixhypervisor-proxmox.yaml"
 cp "$work/sim/secrets.yaml" "$work/fleet/secrets.yaml"
 
-echo "==> phoenix apply"
-"$phoenix" apply -f "$work/fleet" --state "$work/state" --time-scale "$scale" --timeout 20m
+echo "==> phoenix apply --ui"
+"$phoenix" apply -f "$work/fleet" --state "$work/state" --time-scale "$scale" --timeout 20m --ui
 
 echo "==> phoenix apply, again"
 "$phoenix" apply -f "$work/fleet" --state "$work/state" --time-scale "$scale" --timeout 20m | tail -n 1

@@ -20,6 +20,7 @@
 //! * [`convert`] legacy JSON files → manifests
 //! * [`install`] what Phoenix consists of in a cluster
 //! * [`standalone`] the same engine without a cluster
+//! * [`ui`] a page to look at
 //!
 //! `tests/repository/imports.rs` keeps the pure modules free of I/O.
 
@@ -48,3 +49,4 @@ pub mod simulator;
 mod stack;
 pub mod standalone;
 mod status;
+pub mod ui;

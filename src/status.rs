@@ -13,7 +13,7 @@ pub use crate::plan::announced::{announced, unclaimed};
 pub use crate::plan::retry::time;
 
 /// Conditions that are there only while they are True.
-const TRANSIENT: &[&str] = &[
+pub(crate) const TRANSIENT: &[&str] = &[
     "AddressConflict",
     "DriftDetected",
     "RestartRequired",

@@ -1,5 +1,6 @@
 //! `phoenix apply`: manifests to Ready, without a cluster.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -52,6 +53,9 @@ pub struct Args {
     /// Longest wait, such as 30m
     #[arg(long, default_value = "30m")]
     timeout: String,
+    /// Show the fleet on a page meanwhile, at this address; without one at a free port of loopback, which is told
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:0")]
+    ui: Option<SocketAddr>,
 }
 
 /// Bad input or a state folder that cannot be used.
@@ -218,10 +222,23 @@ impl Args {
             return ExitCode::FAILURE;
         }
         let before: Vec<_> = opened.objects(&keys).into_iter().map(|o| o.resource_version).collect();
+        let page = match self.ui {
+            Some(address) => match show(address, opened.store.clone()).await {
+                Ok(page) => Some(page),
+                Err(error) => {
+                    errln!("--ui: cannot listen on {address}: {error}");
+                    return ExitCode::FAILURE;
+                }
+            },
+            None => None,
+        };
         let end = tokio::select! {
             end = run(&opened.engine, &opened.store, &keys, limit) => Some(end),
             Ok(()) = tokio::signal::ctrl_c() => None,
         };
+        if let Some(page) = page {
+            page.abort();
+        }
         let objects = opened.objects(&keys);
         let after: Vec<_> = objects.iter().map(|o| o.resource_version.clone()).collect();
         outln!("{}", table::render(&objects));
@@ -265,6 +282,17 @@ impl Args {
             );
         }
     }
+}
+
+/// Serves the page, and says where.
+async fn show(address: SocketAddr, store: Arc<FileStore>) -> std::io::Result<tokio::task::JoinHandle<()>> {
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    errln!("the fleet is shown at http://{}/", listener.local_addr()?);
+    Ok(tokio::spawn(async move {
+        if let Err(error) = crate::ui::serve(listener, store).await {
+            tracing::warn!(%error, "the page is shown no more");
+        }
+    }))
 }
 
 /// A line for each hypervisor of the manifests that is not Ready.

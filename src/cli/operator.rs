@@ -66,6 +66,11 @@ pub struct Args {
     )]
     metrics_auth: MetricsAuth,
 
+    /// Address of a page that shows the fleet to everybody who can connect, read-only: such as 127.0.0.1:8081. None without
+    /// it
+    #[arg(long, value_name = "ADDR", env = "PHOENIX_UI_LISTEN")]
+    ui_listen: Option<SocketAddr>,
+
     /// Form of the log; RUST_LOG chooses what is logged
     #[arg(long, value_name = "FORM", env = "PHOENIX_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
@@ -185,6 +190,7 @@ impl Args {
                 tls: self.metrics_tls_cert.zip(self.metrics_tls_key),
                 authorized: self.metrics_auth == MetricsAuth::Kubernetes,
             },
+            ui_listen: self.ui_listen,
             lease: self.leader_elect.then_some((self.lease_namespace, self.lease_name)),
             role_binding: self.role_binding,
             concurrency: self.concurrency.into(),
@@ -243,6 +249,13 @@ mod tests {
         assert_eq!(options(&[]).serving, Serving::default());
         let serving = options(&[&tls[..], &["--metrics-auth", "kubernetes"]].concat()).serving;
         assert!(serving.authorized && serving.tls == Some(("/tls.crt".into(), "/tls.key".into())));
+    }
+
+    #[test]
+    fn there_is_no_page_unless_asked_for() {
+        assert_eq!(options(&[]).ui_listen, None);
+        let options = options(&["--ui-listen", "127.0.0.1:8081"]);
+        assert_eq!(options.ui_listen, Some(([127, 0, 0, 1], 8081).into()));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::engine::store::StoreError;
+use crate::ui;
 
 use super::access::Access;
 use super::controller::{Controller, Reconciler};
@@ -41,6 +42,8 @@ pub struct Options {
     pub metrics_listen: SocketAddr,
     /// How they are served.
     pub serving: Serving,
+    /// Address of the page, where there is to be one.
+    pub ui_listen: Option<SocketAddr>,
     /// Namespace and name of the Lease, when several processes may run.
     pub lease: Option<(String, String)>,
     /// Name of the RoleBindings that give the operator its permissions.
@@ -60,7 +63,7 @@ pub enum RunError {
     /// The configured way cannot be used.
     #[error("the Kubernetes client cannot be set up")]
     Client(#[source] kube::Error),
-    /// The address of probes and metrics is taken, say.
+    /// The address of probes and metrics, or of the page, is taken, say.
     #[error("cannot listen on {0}")]
     Listen(SocketAddr, #[source] std::io::Error),
     /// The process cannot wait for signals.
@@ -72,6 +75,9 @@ pub enum RunError {
     /// Probes and metrics ended.
     #[error("the server of probes and metrics failed")]
     Probes(#[source] std::io::Error),
+    /// The page ended.
+    #[error("the server of the page failed")]
+    Ui(#[source] std::io::Error),
 }
 
 /// Runs until a signal asks for an end. `engine` is told the management cluster's id and where objects are.
@@ -85,10 +91,16 @@ pub async fn run<R: Reconciler>(
     let mut config = Config::infer().await.map_err(RunError::Config)?;
     config.read_timeout = Some(READ_TIMEOUT);
     let client = field_manager::client(config).map_err(RunError::Client)?;
-    let listener = TcpListener::bind(options.metrics_listen).await;
-    let listener = listener.map_err(|e| RunError::Listen(options.metrics_listen, e))?;
+    let listener = listen(options.metrics_listen).await?;
+    let page = match options.ui_listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
     let stop = stop_signal()?;
     info!(listen = %options.metrics_listen, namespaces = ?options.namespaces, "operator starts");
+    if let Some(address) = page.as_ref().and_then(|page| page.local_addr().ok()) {
+        info!("the fleet is shown at http://{address}/");
+    }
     let serving = options.serving.clone();
     let access = serving.authorized.then(|| Arc::new(Access::new(client.clone())));
     let operator = Operator::new(options, Process::new(client));
@@ -97,10 +109,23 @@ pub async fn run<R: Reconciler>(
         store: operator.store.clone(),
         access,
     };
+    let page = page.map(|listener| (listener, operator.store.clone()));
+    let page = async {
+        match page {
+            Some((listener, store)) => ui::serve(listener, store).await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         result = serve(listener, &serving, probes) => result.map_err(RunError::Probes),
+        result = page => result.map_err(RunError::Ui),
         result = operator.run(engine, stop) => result,
     }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|e| RunError::Listen(address, e))
 }
 
 /// One process's work: watches, the Lease, controllers. It listens on nothing and waits for no signal.

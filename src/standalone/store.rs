@@ -12,6 +12,8 @@ use crate::crd::{
 use crate::desired::memory::MemoryObjects;
 use crate::desired::{GuestObject, GuestSpec, Index, Key, ObjectName, Objects};
 use crate::engine::store::{Event, EventType, Store, StoreError};
+use crate::ui::view::Seen;
+use crate::ui::{Live, Ui};
 
 use super::manifests::{self, Admitted, ManifestError};
 use super::state::{Record, State, StateError};
@@ -25,6 +27,8 @@ pub struct FileStore {
     state: State,
     records: Mutex<BTreeMap<Key, Record>>,
     listener: Option<Listener>,
+    /// What the page is told of.
+    live: Live,
 }
 
 fn kind_of(kind: &str) -> Option<GuestKind> {
@@ -71,6 +75,7 @@ impl FileStore {
             state,
             records: Mutex::default(),
             listener,
+            live: Live::default(),
         };
         let mut namespaces: Vec<String> = admitted.iter().map(|o| o.id().1).filter(|n| !n.is_empty()).collect();
         namespaces.sort();
@@ -165,6 +170,7 @@ impl FileStore {
         let mut hypervisor = (*hypervisor).clone();
         hypervisor.status = Some(status);
         self.objects.insert_hypervisor(hypervisor);
+        self.live.changed();
         Ok(())
     }
 
@@ -193,6 +199,7 @@ impl FileStore {
             .map_err(|e| StoreError::Other(e.to_string()))?;
         self.records.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         self.objects.remove_guest(key);
+        self.live.changed();
         Ok(())
     }
 
@@ -216,6 +223,7 @@ impl FileStore {
         *record = next;
         let guest = guest_of(&self.state, record).map_err(StoreError::Other)?;
         self.objects.insert_guest(guest.clone());
+        self.live.changed();
         if let Some(listener) = &self.listener {
             listener(&guest, None);
         }
@@ -256,6 +264,20 @@ impl Objects for FileStore {
     }
 }
 
+impl Ui for FileStore {
+    fn seen(&self) -> Seen {
+        Seen {
+            guests: self.objects.guests(),
+            hypervisors: self.objects.hypervisors(),
+            actions: self.live.actions(),
+        }
+    }
+
+    fn live(&self) -> &Live {
+        &self.live
+    }
+}
+
 impl Store for FileStore {
     async fn write_status(&self, object: &GuestObject, status: &GuestStatus) -> Result<GuestObject, StoreError> {
         self.change(&object.key, object.resource_version.as_deref(), |r| {
@@ -272,6 +294,7 @@ impl Store for FileStore {
     }
 
     async fn event(&self, object: &GuestObject, event: Event) {
+        self.live.told(&object.key, &event, jiff::Timestamp::now());
         match event.type_ {
             EventType::Normal => {
                 tracing::info!(key = %object.key, reason = %event.reason, message = %event.message, "event")

@@ -18,6 +18,8 @@ const PURE: &[&str] = &[
     "pve",
     "reason.rs",
     "secret.rs",
+    "ui/view",
+    "ui/page",
 ];
 const IO: &[&str] = &[
     "tokio",

@@ -1,6 +1,6 @@
 //! The program as a shell sees it: pipes that close, and Ctrl-C.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -163,4 +163,38 @@ fn the_page_of_the_command_line_names_every_command() {
             "docs/cli.md lacks {name}"
         );
     }
+}
+
+/// The page is there while `apply` runs, at the address that it prints, and tells of no Secret.
+#[test]
+fn apply_shows_the_fleet_on_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("m.yaml"), MANIFESTS).unwrap();
+    let mut child = phoenix(&["apply", "-f", folder.path().to_str().unwrap(), "--ui"]);
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("http://127.0.0.1:") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "no address is printed");
+    }
+    let address = line
+        .trim()
+        .rsplit_once("http://")
+        .unwrap()
+        .1
+        .trim_end_matches('/')
+        .to_string();
+    let mut stream = std::net::TcpStream::connect(&address).unwrap();
+    let request = format!("GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let page = rest(stream);
+    assert!(
+        page.starts_with("HTTP/1.1 200") && page.contains("PhoenixLXC/default/hello"),
+        "{page}"
+    );
+    assert!(!page.contains("00000000-0000"), "{page}");
+    let signal = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(signal.unwrap().success());
+    rest(child.stdout.take().unwrap());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
 }

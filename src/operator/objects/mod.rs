@@ -5,6 +5,7 @@ pub(super) mod cache;
 pub(super) mod coverage;
 mod refresh;
 pub(super) mod restores;
+mod shown;
 pub(super) mod state;
 pub(super) mod store;
 pub(super) mod watch;

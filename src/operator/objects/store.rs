@@ -28,6 +28,7 @@ use crate::operator::finalizers::{ended, has_ours, with_ours};
 use crate::operator::metrics::Metrics;
 use crate::operator::process::Process;
 use crate::reason::Reason;
+use crate::ui::Live;
 
 use super::cache::Mark;
 use super::coverage::{Coverage, Scope};
@@ -51,6 +52,8 @@ pub struct KubeStore {
     /// What can be read.
     pub(crate) coverage: watch::Sender<Coverage>,
     recorder: Recorder,
+    /// What the page is told of.
+    pub(super) live: Live,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) bindings: Bindings,
     /// Held shared while a guest object gets its finalizer, alone while finalizers of its hypervisor are taken off.
@@ -86,6 +89,7 @@ impl KubeStore {
             state: RwLock::default(),
             items: OnceLock::new(),
             restores: Restores::default(),
+            live: Live::default(),
             coverage: watch::Sender::default(),
             metrics,
             guard: tokio::sync::RwLock::default(),
@@ -110,6 +114,7 @@ impl KubeStore {
     /// Changes the caches and passes on the work that follows from it.
     pub(crate) fn change(&self, change: impl FnOnce(&mut State) -> Vec<Item>) {
         let items = change(&mut self.state_mut());
+        self.live.changed();
         self.pass_on(items);
     }
 
@@ -171,12 +176,16 @@ impl KubeStore {
     /// Tells on an object that it was left out; nobody waits for it.
     pub(crate) fn tell_undecodable(&self, reference: ObjectReference, error: &str) {
         let recorder = self.recorder.clone();
-        let message = format!("does not fit its kind and is left out: {error}");
-        let published = published(Event {
+        let event = Event {
             type_: EventType::Warning,
             reason: Reason::NotDecodable.into(),
-            message,
-        });
+            message: format!("does not fit its kind and is left out: {error}"),
+        };
+        let text = |part: &Option<String>| part.clone().unwrap_or_default();
+        let name = ObjectName::new(&text(&reference.namespace), &text(&reference.name));
+        self.live
+            .told_of(&text(&reference.kind), &name, &event, (self.process.now)());
+        let published = published(event);
         tokio::spawn(async move {
             if let Err(error) = call(recorder.publish(&published, &reference)).await {
                 warn!(name = reference.name, %error, "event not published");
@@ -186,6 +195,8 @@ impl KubeStore {
 
     /// Tells of a hypervisor.
     pub(crate) async fn hypervisor_event(&self, name: &ObjectName, event: Event) {
+        self.live
+            .told_of("PhoenixHypervisor", name, &event, (self.process.now)());
         let uid = self.state().get::<PhoenixHypervisor>(name).and_then(|h| h.uid());
         let reference = ObjectReference {
             api_version: Some(format!("{GROUP}/{VERSION}")),
@@ -407,6 +418,7 @@ impl Store for KubeStore {
 
     async fn event(&self, object: &GuestObject, event: Event) {
         let key = &object.key;
+        self.live.told(key, &event, (self.process.now)());
         let reference = ObjectReference {
             api_version: Some(format!("{GROUP}/{VERSION}")),
             kind: Some(key.kind.as_str().into()),

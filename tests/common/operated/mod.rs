@@ -208,6 +208,7 @@ impl Site {
             lease,
             role_binding: "phoenix-operator".into(),
             concurrency: 16,
+            ui_listen: None,
             grace: Duration::from_secs(20),
         };
         let passage = gate.clone();

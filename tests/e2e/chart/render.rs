@@ -103,6 +103,8 @@ fn a_typo_and_a_wrong_value_are_refused_by_name() {
         ("namespaces={Ai}", "at '/namespaces/0'"),
         ("metrics.auth=kubernetes", "needs metrics.tls.secretName"),
         ("podDisruptionBudget.enabled=true", "needs replicaCount of 2 or more"),
+        ("ui.service.enabled=true", "needs ui.enabled"),
+        ("ui.enabled=true,ui.port=8080", "the page needs a port of its own"),
     ] {
         let answer = helm(&["template", "phoenix", &chart, "--set", set]);
         assert!(!answer.ok && answer.stderr.contains(named), "{set}: {}", answer.stderr);
