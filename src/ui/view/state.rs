@@ -87,6 +87,7 @@ fn is_news(type_: &str) -> bool {
 /// yet.
 pub fn marks(conditions: &[Condition]) -> Vec<Mark> {
     let stalled = holds(conditions, "Stalled").is_some();
+    let ready = holds(conditions, "Ready").is_some();
     let state = |c: &Condition| match (c.type_.as_str(), c.status.as_str()) {
         ("Stalled", "True") => State::Stalled,
         ("Reconciling", "True") => State::Working,
@@ -94,6 +95,8 @@ pub fn marks(conditions: &[Condition]) -> Vec<Mark> {
         (type_, "True") if is_news(type_) => State::Attention,
         (type_, "False") if is_news(type_) || ["Stalled", "Reconciling", "Paused"].contains(&type_) => State::Ready,
         (_, "True") => State::Ready,
+        // A template, or a guest that is to be stopped, does not run.
+        (_, "False") if ready && Reason::named(&c.reason) == Some(Reason::Stopped) => State::Ready,
         (_, "False") if stalled => State::Stalled,
         (_, "False") => State::Waiting,
         _ => State::Unknown,

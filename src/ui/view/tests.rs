@@ -150,6 +150,12 @@ fn parts_of_what_is_stalled_failed_and_of_others_are_not_there_yet() {
     assert_eq!(stalled, [State::Stalled, State::Stalled, State::Ready]);
     let working = parts(&[("Ready-", "X", ""), ("Reconciling+", "X", ""), ("Running?", "Y", "")]);
     assert_eq!(working, [State::Waiting, State::Working, State::Unknown]);
+    let stopped = parts(&[
+        ("Ready+", "Ready", ""),
+        ("Running-", "Stopped", ""),
+        ("TestsPassed-", "TestFailed", ""),
+    ]);
+    assert_eq!(stopped, [State::Ready, State::Ready, State::Waiting]);
 }
 
 fn marks_of(conditions: &serde_json::Value) -> Vec<State> {
