@@ -38,7 +38,7 @@ labels=(
 
 triple() { case $1 in amd64) echo x86_64-unknown-linux-musl ;; arm64) echo aarch64-unknown-linux-musl ;; *) say "no such architecture: $1" && exit 1 ;; esac; }
 
-# A C compiler that links musl for any architecture (ring has C in it), from PyPI.
+# A C compiler that links musl for any architecture (ring has C in it).
 zig() {
 	[ -x "$tools/zig/bin/cargo-zigbuild" ] && return
 	say "installing zig and cargo-zigbuild into target/tools (once)"
@@ -46,12 +46,8 @@ zig() {
 	"$tools/zig/bin/pip" install --quiet ziglang==0.15.1 cargo-zigbuild==0.24.1
 }
 
-# tool NAME VERSION: a cargo subcommand of the project's own.
-tool() {
-	[ -x "$tools/bin/$1" ] && return
-	say "installing $1 $2 into target/tools (once)"
-	cargo install --quiet --locked --root "$tools" --target-dir "$tools/build" "$1@$2"
-}
+# tool NAME VERSION: a subcommand of cargo.
+tool() { .ci/tool "$1" "$2" >/dev/null; }
 
 certificates() {
 	for file in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do

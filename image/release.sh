@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-image=${IMAGE:-phoenix:$version}
+image=${IMAGE:-localhost/phoenix:$version}
 homepage=${HOMEPAGE:?the address of the repository}
 arches=${ARCHES:-amd64 arm64}
 out=target/release-files
@@ -46,7 +46,8 @@ rm -rf "$folder"
 
 sed -e "s|@VERSION@|$version|g" -e "s|@HOMEPAGE@|$homepage|" -e "s|@DOWNLOADS@|$homepage/releases/download/v$version|" \
 	"${sums[@]}" config/krew/phoenix.yaml >"$out/krew-phoenix.yaml"
-"$phoenix" install --image "$image" >"$out/install.yaml"
+"$phoenix" install --image "$image" --features none >"$out/install.yaml"
+for file in config/features/*.yaml; do echo --- && cat "$file"; done >"$out/features.yaml"
 
 # The chart of a release names the release's image.
 chart=target/release-chart
