@@ -66,7 +66,7 @@ lint: ## Check formatting, clippy's warnings, that the list of protections fits 
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	tests/protections/run.py --check
-	$(if $(wildcard target/tools/bin/cargo-deny),$(MAKE) --no-print-directory deny DENY="licenses bans sources")
+	$(if $(wildcard target/tools/cargo-deny-*/bin/cargo-deny),$(MAKE) --no-print-directory deny DENY="licenses bans sources")
 
 unit: ## Run the tests that need no Kubernetes
 	$(CARGO) test --locked --lib --bins

@@ -46,8 +46,8 @@ zig() {
 	"$tools/zig/bin/pip" install --quiet ziglang==0.15.1 cargo-zigbuild==0.24.1
 }
 
-# tool NAME VERSION: a subcommand of cargo.
-tool() { .ci/tool "$1" "$2" >/dev/null; }
+# tool NAME VERSION: puts a subcommand of cargo on the PATH.
+tool() { PATH=$(dirname "$(.ci/tool "$1" "$2")"):$PATH; }
 
 certificates() {
 	for file in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do
@@ -62,7 +62,7 @@ binary() {
 	target=$(triple "$1")
 	rustup target add "$target" >/dev/null
 	say "building for $target"
-	PATH=$tools/zig/bin:$tools/bin:$PATH \
+	PATH=$tools/zig/bin:$PATH \
 		RUSTFLAGS="--remap-path-prefix=$PWD=. --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo" \
 		cargo auditable zigbuild --quiet --locked --release --target "$target"
 }
@@ -102,7 +102,7 @@ fi
 
 tool cargo-cyclonedx 0.5.9
 say "writing the SBOM"
-PATH=$tools/bin:$PATH cargo cyclonedx --quiet --format json --override-filename phoenix.cdx
+cargo cyclonedx --quiet --format json --override-filename phoenix.cdx
 mv phoenix.cdx.json "$out/phoenix-$version.cdx.json"
 (cd "$out" && sha256sum "phoenix-$version.tar" "phoenix-$version.cdx.json" >"phoenix-$version.sha256")
 say "built with $builder: $archive"
