@@ -52,7 +52,7 @@ pub const BY_DOCS: &[(&str, &str, &str)] = &[
     (
         "tests[].kind",
         "kinds.md",
-        "`kind` (Health or Integration) is a word for people",
+        "`kind` (Health or Integration) is for people to read",
     ),
     (
         "hostMounts[].name",
@@ -71,7 +71,7 @@ pub const NEXT_REVISION: &[(&str, &str, &str)] = &[
     (
         "vmid",
         "kinds.md",
-        "A changed `vmid` of the guest is that of the next revision's",
+        "A changed `vmid` applies to the next revision's guest",
     ),
     ("tests[].name", "kinds.md", "changed ones with the next revision"),
     ("tests[].script", "kinds.md", "changed ones with the next revision"),
@@ -87,7 +87,7 @@ pub const NEXT_REVISION: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Leaves whose value stays on the guest when the spec drops it, as `docs/kinds.md` says under "Dropped values that stay".
+/// Leaves whose value stays on the guest when the spec drops it, as `docs/kinds.md` says under "Some dropped values stay".
 pub const KEPT: &[(&str, &str)] = &[
     ("hostname", "`hostname`"),
     ("memory", "`memory`"),
