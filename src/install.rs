@@ -64,21 +64,15 @@ impl Choices {
             all.push(serde_json::to_value(&crd)?);
         }
         let [namespace, account, deployment] = OPERATOR;
-        let binding = if self.namespaces.is_empty() {
-            IN_ALL_NAMESPACES
-        } else {
-            IN_ONE_NAMESPACE
-        };
         for file in [namespace, account].into_iter().chain(ROLES) {
             all.extend(self.of(file)?);
         }
-        match self.namespaces.as_slice() {
-            [] => all.extend(self.of(binding)?),
-            namespaces => {
-                for namespace in namespaces {
-                    all.extend(self.of(binding)?.into_iter().map(|object| within(object, namespace)));
-                }
-            }
+        if self.namespaces.is_empty() {
+            all.extend(self.of(IN_ALL_NAMESPACES)?);
+        }
+        for namespace in &self.namespaces {
+            let bindings = self.of(IN_ONE_NAMESPACE)?;
+            all.extend(bindings.into_iter().map(|object| within(object, namespace)));
         }
         for mut object in self.of(deployment)? {
             self.choose(&mut object).context("config/operator/deployment.yaml")?;

@@ -44,8 +44,12 @@ pub fn manifest(object: &impl Serialize, origin: &str) -> Result<String, serde_j
 /// A value as YAML, or as JSON, which is YAML too, should it not come back unchanged.
 pub fn yaml(value: &Value) -> String {
     let text = serde_saphyr::to_string(value).ok();
-    let same = |text: &String| serde_saphyr::from_str::<Value>(text).is_ok_and(|read| read == *value);
-    text.filter(same).unwrap_or_else(|| format!("{value:#}\n"))
+    unchanged(text, value).unwrap_or_else(|| format!("{value:#}\n"))
+}
+
+/// YAML that brings back the value that it was written from.
+fn unchanged(yaml: Option<String>, value: &Value) -> Option<String> {
+    yaml.filter(|yaml| serde_saphyr::from_str::<Value>(yaml).is_ok_and(|read| read == *value))
 }
 
 /// [`manifest`] of an object whose value is known already.
@@ -56,8 +60,7 @@ pub fn text(object: &impl Serialize, value: &Value, origin: &str) -> Result<Stri
     // Long words such as URLs stay on their line.
     let options = serde_saphyr::ser_options! { folded_wrap_chars: 4000 };
     let yaml = serde_saphyr::to_string_with_options(object, options).ok();
-    let same = |yaml: &String| serde_saphyr::from_str::<Value>(yaml).is_ok_and(|read| read == *value);
-    let text = match yaml.filter(same) {
+    let text = match unchanged(yaml, value) {
         Some(yaml) => yaml,
         None => serde_json::to_string_pretty(value)?,
     };

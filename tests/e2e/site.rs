@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::harness::cluster::{Cluster, cluster};
 use crate::harness::namespace::Namespace;
-use crate::harness::process::Process;
+use crate::harness::process::{Process, simulator};
 use crate::harness::{repository, wait_for};
 
 /// Times faster than real, of the simulator and of the operator's waits.
@@ -40,23 +40,7 @@ impl Site {
         let namespace = Namespace::create_in(cluster, name);
         let dir = cluster.dir.join(name);
         std::fs::create_dir_all(&dir).unwrap();
-        let mut command = phoenix();
-        command.args([
-            "simulate",
-            "--listen",
-            "127.0.0.1:0",
-            "--ssh-listen",
-            "127.0.0.1:0",
-            "--time-scale",
-            SCALE,
-            "--dir",
-        ]);
-        command.arg(dir.join("sim"));
-        let simulator = Process::start("simulator", &command, &dir.join("simulator.log"));
-        wait_for("the simulator", || {
-            let there = dir.join("sim/simulator.json").exists();
-            there.then_some(()).ok_or_else(|| simulator.log_tail())
-        });
+        let simulator = simulator(phoenix(), &dir, SCALE, ["127.0.0.1:0"; 2]);
         let kubeconfig = permit(cluster, &namespace, &dir);
         let site = Site {
             operator: None,

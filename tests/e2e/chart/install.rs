@@ -11,7 +11,7 @@ use crate::fleet::convert_for;
 use crate::harness::cluster::cluster;
 use crate::harness::helm::{chart, helm, program};
 use crate::harness::pods::{ADDRESS, Node, operator};
-use crate::harness::process::Process;
+use crate::harness::process::{Process, simulator};
 use crate::harness::wait_for;
 
 const SCALE: &str = "50";
@@ -29,16 +29,9 @@ impl Release {
     fn new() -> Option<Release> {
         let dir = cluster().dir.join("chart");
         let node = Node::start(&dir, |dir| vec![operator(dir)])?;
-        let mut command = node.command(env!("CARGO_BIN_EXE_phoenix"));
-        command.args(["simulate", "--time-scale", SCALE]);
-        command.arg("--listen").arg(format!("{ADDRESS}:8006"));
-        command.arg("--ssh-listen").arg(format!("{ADDRESS}:2222"));
-        command.arg("--dir").arg(dir.join("sim"));
-        let simulator = Process::start("simulator", &command, &dir.join("simulator.log"));
-        wait_for("the simulator", || {
-            let there = dir.join("sim/simulator.json").exists();
-            there.then_some(()).ok_or_else(|| simulator.log_tail())
-        });
+        let command = node.command(env!("CARGO_BIN_EXE_phoenix"));
+        let addresses = [format!("{ADDRESS}:8006"), format!("{ADDRESS}:2222")];
+        let simulator = simulator(command, &dir, SCALE, addresses.each_ref().map(String::as_str));
         Some(Release {
             node,
             dir,

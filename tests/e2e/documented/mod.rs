@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::harness::cluster::Cluster;
 use crate::harness::helm;
-use crate::harness::process::Process;
-use crate::harness::{repository, wait_for};
+use crate::harness::process::{Process, simulator};
+use crate::harness::repository;
 
 const SCALE: &str = "50";
 
@@ -49,20 +49,8 @@ impl Desk {
         let dir = cluster.dir.join("desk");
         let tools = dir.join("tools");
         std::fs::create_dir_all(&tools).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_phoenix"));
-        command.args([
-            "simulate",
-            "--listen=127.0.0.1:0",
-            "--ssh-listen=127.0.0.1:0",
-            "--time-scale",
-            SCALE,
-        ]);
-        command.arg("--dir").arg(dir.join("sim"));
-        let simulator = Process::start("simulator", &command, &dir.join("simulator.log"));
-        wait_for("the simulator", || {
-            let there = dir.join("sim/simulator.json").exists();
-            there.then_some(()).ok_or_else(|| simulator.log_tail())
-        });
+        let command = Command::new(env!("CARGO_BIN_EXE_phoenix"));
+        let simulator = simulator(command, &dir, SCALE, ["127.0.0.1:0"; 2]);
         let desk = Desk {
             cluster,
             operator: None,
@@ -214,19 +202,20 @@ impl Desk {
     }
 
     /// No node runs pods here: the operator runs beside, with the rights of its service account.
-    fn start_operator(&mut self, namespace: &str, of: &str) {
+    fn start_operator(&mut self) {
         let token = self
             .cluster
             .admin
-            .must(&["-n", namespace, "create", "token", "phoenix-operator", "--duration=2h"]);
+            .must(&["-n", "phoenix", "create", "token", "phoenix-operator", "--duration=2h"]);
         let kubeconfig = self.dir.join("operator.kubeconfig");
         self.cluster.kubeconfig_with_token(&kubeconfig, token.trim());
+        self.run_operator(&kubeconfig);
+    }
+
+    fn run_operator(&mut self, kubeconfig: &Path) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_phoenix"));
-        command.args(["operator", "--metrics-listen=127.0.0.1:0", "--time-scale", SCALE]);
-        if !of.is_empty() {
-            command.args(["--namespace", of]);
-        }
-        command.env("KUBECONFIG", kubeconfig);
+        command.args(["operator", "--namespace=phoenix", "--metrics-listen=127.0.0.1:0"]);
+        command.args(["--time-scale", SCALE]).env("KUBECONFIG", kubeconfig);
         self.operator = Some(Process::start("operator", &command, &self.dir.join("operator.log")));
     }
 }
@@ -242,7 +231,7 @@ fn the_quick_start_leads_to_a_container() {
             secret = token["value"].as_str().unwrap().to_string();
         }
         if block.contains("helm install") {
-            desk.start_operator("phoenix", "phoenix");
+            desk.start_operator();
         }
         if block.contains("get phoenixlxc hello -o wide") {
             assert!(
@@ -282,7 +271,7 @@ fn the_pages_of_access_and_the_readme_do_what_they_say() {
         }
         desk.run(&block, "");
         if block.contains("helm install") {
-            desk.start_operator("phoenix", "phoenix");
+            desk.start_operator();
         }
     }
     let kubectl = desk.cluster.admin.within("phoenix");
@@ -305,17 +294,7 @@ fn the_page_of_the_operator_installs_and_uninstalls() {
                 "true phoenix operator",
             );
             desk.run(&named, "");
-            let kubeconfig = desk.dir.join("operator.kubeconfig");
-            let mut command = Command::new(env!("CARGO_BIN_EXE_phoenix"));
-            command.args([
-                "operator",
-                "--namespace=phoenix",
-                "--metrics-listen=127.0.0.1:0",
-                "--time-scale",
-                SCALE,
-            ]);
-            command.env("KUBECONFIG", kubeconfig);
-            desk.operator = Some(Process::start("operator", &command, &desk.dir.join("operator.log")));
+            desk.run_operator(&desk.dir.join("operator.kubeconfig"));
             desk.run("kubectl apply -f examples/hypervisor.yaml -f examples/minimal.yaml", "");
             desk.run(
                 "kubectl -n phoenix wait --for=condition=Ready phoenixlxc/hello --timeout=180s",

@@ -22,6 +22,19 @@ kill "$watcher" 2>/dev/null
 exit "$code"
 "#;
 
+/// Starts a simulated Proxmox VE by `command`, which runs the binary under test, with its folder `sim` and log in `dir`, at
+/// these addresses; it is there when this returns.
+pub fn simulator(mut command: Command, dir: &Path, scale: &str, [api, ssh]: [&str; 2]) -> Process {
+    command.args(["simulate", "--time-scale", scale, "--listen", api, "--ssh-listen", ssh]);
+    command.arg("--dir").arg(dir.join("sim"));
+    let simulator = Process::start("simulator", &command, &dir.join("simulator.log"));
+    super::wait_for("the simulator", || {
+        let there = dir.join("sim/simulator.json").exists();
+        there.then_some(()).ok_or_else(|| simulator.log_tail())
+    });
+    simulator
+}
+
 /// A running program; killed when dropped.
 pub struct Process {
     name: String,
