@@ -39,6 +39,9 @@ reasons! {
     FeatureCycle
     FeatureNotFound
     FirewallNotInForce
+    GPUConflict
+    GPUNotFound
+    GPUOvercommitted
     HypervisorNotFound
     ImageNotFound
     InvalidSpec
@@ -78,6 +81,11 @@ reasons! {
     CreateRunning
     DependencyNotFound
     DependencyNotReady
+    GPUBusyStarting
+    GPUFault
+    GPUNodesMissing
+    GPUReordered
+    GPUsNotRead
     GuestLocked
     GuestUnreachable
     GuestUnreadable

@@ -23,6 +23,7 @@ pub(crate) const TRANSIENT: &[&str] = &[
     "LargerThanSpec",
     "FeatureOutdated",
     "TemplateOutdated",
+    "GPUReordered",
     "OldRevisionKept",
     "ImageNotCompared",
 ];
@@ -309,6 +310,7 @@ fn facts(status: &mut GuestStatus, plan: &Plan) {
     }
     keep(&mut status.node, &facts.node);
     keep(&mut status.source, &facts.source);
+    keep(&mut status.gpu_devices, &facts.gpu_devices);
     keep(&mut status.image, &facts.image);
     keep(&mut status.revision, &facts.revision);
     keep(&mut status.template_revision, &facts.template_revision);
@@ -329,6 +331,7 @@ fn facts(status: &mut GuestStatus, plan: &Plan) {
     }
     if !plan.partial && plan.next == Next::Done {
         status.gpus.clone_from(&facts.gpus);
+        status.gpu_devices.clone_from(&facts.gpu_devices);
         status.health.clone_from(&facts.health);
         status.started.clone_from(&facts.started);
         status.ip.clone_from(&facts.ip);

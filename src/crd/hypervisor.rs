@@ -34,6 +34,7 @@ use super::status::HypervisorStatus;
     printcolumn(name = "Status", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
     printcolumn(name = "Nodes", type_ = "string", json_path = ".status.nodeNames"),
+    printcolumn(name = "GPUs", type_ = "string", json_path = ".status.gpuSummary", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]

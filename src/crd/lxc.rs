@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
 use super::common::*;
+use super::gpu::Gpu;
 use super::guest::{GuestFields, container_rules};
 use super::schema;
 use super::status::GuestStatus;
@@ -87,7 +88,7 @@ pub struct PhoenixLXCSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "!has(self.vllm) || !has(self.vllm.tensorParallelSize) || !has(self.gpus) || self.vllm.tensorParallelSize == 1 || self.gpus.size() == 0 || self.vllm.tensorParallelSize <= self.gpus.size()", "message": "vllm.tensorParallelSize is above the number of gpus: list more GPUs, or lower it"}
+    {"rule": "!has(self.vllm) || !has(self.vllm.tensorParallelSize) || !has(self.gpus) || self.vllm.tensorParallelSize == 1 || self.gpus.size() == 0 || self.gpus.exists(g, has(g.count)) || self.vllm.tensorParallelSize <= self.gpus.size()", "message": "vllm.tensorParallelSize is above the number of gpus: list more GPUs, or lower it"}
 ]), transform = container_rules)]
 pub struct LxcGuest {
     /// What it shares with a machine.
@@ -321,32 +322,6 @@ impl MountType {
             MountType::Cifs => "cifs",
         }
     }
-}
-
-/// One GPU or several: by index, by PCI address, or by count.
-#[skip_serializing_none]
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "[has(self.index), has(self.pciAddress), has(self.count)].filter(x, x).size() == 1", "message": "give exactly one of index, pciAddress and count"}
-]))]
-pub struct Gpu {
-    /// Index on the node, as nvidia-smi counts.
-    #[schemars(range(min = 0, max = 63))]
-    pub index: Option<i64>,
-    /// PCI address such as 0000:01:00.0. Not supported yet.
-    #[serde(default)]
-    #[schemars(schema_with = "schema::pci_address")]
-    pub pci_address: Option<String>,
-    /// Number of GPUs, chosen by Phoenix. Not supported yet.
-    #[schemars(range(min = 1, max = 16))]
-    pub count: Option<i64>,
-    /// Model that counted GPUs must have, such as RTX 5060 Ti. Not supported yet.
-    #[schemars(length(min = 1, max = 128))]
-    pub model: Option<String>,
-    /// Share of the GPU's memory that the container will use, above 0 and at most 1. Not supported yet.
-    #[schemars(range(min = 0.01, max = 1.0))]
-    pub vram_share: Option<f64>,
 }
 
 /// A volume of a container: a new one of a size, or one that exists by its volume id.

@@ -8,6 +8,7 @@
 mod common;
 mod feature;
 mod generate;
+mod gpu;
 mod guest;
 mod host;
 mod hypervisor;
@@ -22,6 +23,7 @@ mod vm_hardware;
 pub use common::*;
 pub use feature::*;
 pub use generate::{all, schemas, to_yaml};
+pub use gpu::*;
 pub use guest::GuestFields;
 pub use host::*;
 pub use hypervisor::*;

@@ -9,6 +9,8 @@ use serde_with::skip_serializing_none;
 
 use crate::pve::{DiskSize, Vmid};
 
+use super::gpu::{GivenGpu, GpuStatus};
+
 /// Status of a guest: PhoenixLXC, PhoenixVM and PhoenixTemplate.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -43,6 +45,9 @@ pub struct GuestStatus {
     pub ip: Option<String>,
     /// GPU indices, separated by commas.
     pub gpus: Option<String>,
+    /// GPUs that the container was given: chosen once, kept by UUID and PCI address.
+    #[schemars(length(max = 64))]
+    pub gpu_devices: Option<Vec<GivenGpu>>,
     /// What the guest was made from.
     pub source: Option<String>,
     /// Volume id of the image that Phoenix made the guest from. The name of a file that was downloaded from a URL holds
@@ -348,6 +353,12 @@ pub struct HypervisorStatus {
     /// Privileges that the token lacks for what its objects and the spec ask for, as `path: privilege`.
     #[schemars(length(max = 256))]
     pub missing_privileges: Option<Vec<String>>,
+    /// GPUs of the nodes.
+    #[schemars(length(max = 256))]
+    pub gpus: Option<Vec<GpuStatus>>,
+    /// The GPUs in words, for `kubectl get -o wide`.
+    #[schemars(length(max = 4096))]
+    pub gpu_summary: Option<String>,
     /// Owner containers of retained volumes: vmid by node and id mapping.
     pub volume_owners: Option<BTreeMap<String, i64>>,
 }

@@ -49,6 +49,11 @@ impl Grants {
         }
     }
 
+    /// Indices of GPUs that the object may have.
+    pub fn gpus(&self) -> &[i64] {
+        self.allow.gpus.as_deref().unwrap_or_default()
+    }
+
     /// Whether something is within what was given.
     pub fn covers(&self, reach: &Reach) -> bool {
         let allow = &self.allow;
@@ -341,7 +346,8 @@ impl Asked {
         for (i, gpu) in guest.gpus.iter().flatten().enumerate() {
             match gpu.index {
                 Some(index) => self.ask(format!("gpus[{i}].index"), Reach::Gpu(index)),
-                None => self.ask(format!("gpus[{i}]"), Reach::Nobody("a GPU without index".into(), "")),
+                // Which card it is is known where the node's cards are: it may have those whose index is allowed.
+                None => self.ask(format!("gpus[{i}]"), Reach::SharedGpu("a GPU".into())),
             }
         }
         let capabilities = guest.capabilities.clone().unwrap_or_default();

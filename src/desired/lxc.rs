@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::crd::{Capabilities, Defaults, LxcGuest, MountOption, Network, PhoenixHypervisor, ReclaimPolicy, Volume};
 use crate::pve::DiskSize;
+use crate::pve::gpu::NVIDIA_SHARED;
 use crate::reason::Reason;
 use crate::secret::Secret;
 
+use super::gpus::{Selector, WantedGpu, wanted_gpus};
 use super::images::{CONTAINER_ENDS, file_name, is_open};
 use super::refs;
 use super::shared::{
@@ -30,8 +32,8 @@ pub struct WantedLxc {
     pub flags: BTreeMap<String, String>,
     /// Raw lines that must be there, as (key, value).
     pub raw_lines: Vec<(String, String)>,
-    /// GPU indices; `None` is unmanaged.
-    pub gpus: Option<Vec<i64>>,
+    /// GPUs; `None` is unmanaged.
+    pub gpus: Option<Vec<WantedGpu>>,
     /// Device nodes beside those of GPUs.
     pub devices: Vec<WantedDevice>,
     /// SSH keys of root's, which only the creating call can give (facts D.1).
@@ -92,10 +94,7 @@ pub(super) fn wanted(context: &Context<'_>, guest: &LxcGuest) -> Result<Wing, Bl
         rootfs_size,
         flags: flags(guest.capabilities.as_ref().or(defaults.capabilities.as_ref())),
         raw_lines,
-        gpus: guest
-            .gpus
-            .as_ref()
-            .map(|list| list.iter().filter_map(|g| g.index).collect()),
+        gpus: gpus(object, guest, *channels)?,
         devices: devices(object, guest)?,
         ssh_keys: ssh_keys(object, guest, source.as_ref(), *objects)?,
         volumes,
@@ -154,20 +153,6 @@ fn refuse_unsupported(object: &GuestObject, guest: &LxcGuest) -> Result<(), Bloc
             }
         }
     }
-    for (i, gpu) in guest.gpus.iter().flatten().enumerate() {
-        for (given, field) in [
-            (gpu.pci_address.is_some(), "pciAddress"),
-            (gpu.count.is_some(), "count"),
-            (gpu.model.is_some(), "model"),
-            (gpu.vram_share.is_some(), "vramShare"),
-        ] {
-            if given {
-                return Err(refusal(format!(
-                    "{prefix}.gpus[{i}].{field} is not supported yet: name GPUs by index"
-                )));
-            }
-        }
-    }
     Ok(())
 }
 
@@ -196,8 +181,10 @@ fn root_only(channels: Channels, object: &GuestObject, guest: &LxcGuest) -> Resu
 
 /// Device nodes. Those that come with a GPU of the spec's belong to it.
 fn devices(object: &GuestObject, guest: &LxcGuest) -> Result<Vec<WantedDevice>, Blocked> {
-    let gpus: Vec<i64> = guest.gpus.iter().flatten().filter_map(|gpu| gpu.index).collect();
-    let of_gpus = gpu_devices(&gpus);
+    let gpus = guest.gpus.as_deref().unwrap_or_default();
+    let shared = NVIDIA_SHARED.iter().filter(|_| !gpus.is_empty());
+    let own = gpus.iter().filter_map(|gpu| Some(format!("/dev/nvidia{}", gpu.index?)));
+    let of_gpus: Vec<String> = own.chain(shared.map(|path| (*path).to_string())).collect();
     let mut list = Vec::new();
     for (i, device) in guest.devices.iter().flatten().enumerate() {
         if of_gpus.contains(&device.path) {
@@ -225,17 +212,35 @@ fn devices(object: &GuestObject, guest: &LxcGuest) -> Result<Vec<WantedDevice>, 
     Ok(list)
 }
 
-/// Device nodes that containers with these GPUs of NVIDIA's need.
-pub(crate) fn gpu_devices(gpus: &[i64]) -> Vec<String> {
-    if gpus.is_empty() {
-        return Vec::new();
+/// The cards that a container asks for. Which device node belongs to which card only the node itself knows.
+fn gpus(object: &GuestObject, guest: &LxcGuest, channels: Channels) -> Result<Option<Vec<WantedGpu>>, Blocked> {
+    let wanted = wanted_gpus(object, guest)?;
+    let cards = wanted.as_deref().unwrap_or_default();
+    let blind = cards.iter().find(|gpu| !matches!(gpu.selector, Selector::Index(_)));
+    if let Some(gpu) = blind.filter(|_| !channels.ssh) {
+        return Err(Blocked::stalled(
+            Reason::MissingPrivilege,
+            format!(
+                "{}.gpus[{}]: {}: which device node that is only the node knows: set ssh of the PhoenixHypervisor, or name the GPU by index",
+                object.field_prefix(),
+                gpu.entry,
+                gpu.selector
+            ),
+        ));
     }
-    let mut indices: Vec<i64> = gpus.to_vec();
-    indices.sort_unstable();
-    indices.dedup();
-    let mut devices: Vec<String> = indices.iter().map(|i| format!("/dev/nvidia{i}")).collect();
-    devices.extend(["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"].map(str::to_string));
-    devices
+    let size = guest.vllm.as_ref().and_then(|vllm| vllm.tensor_parallel_size);
+    let too_few = size.filter(|size| usize::try_from(*size).is_ok_and(|n| n > 1 && n > cards.len()));
+    match too_few.filter(|_| !cards.is_empty()) {
+        Some(size) => Err(Blocked::stalled(
+            Reason::InvalidSpec,
+            format!(
+                "{}.vllm.tensorParallelSize: {size} is above the number of gpus, {}: list more GPUs, or lower it",
+                object.field_prefix(),
+                cards.len()
+            ),
+        )),
+        None => Ok(wanted),
+    }
 }
 
 /// Root's SSH keys. Proxmox puts them into what it unpacks from an image, and into nothing else (facts D.1, D.4).

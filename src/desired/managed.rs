@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use crate::pve::options;
 use crate::pve::property::Properties;
 
-use super::{Desired, WantedLxc, WantedVm};
+use super::{Desired, Selector, WantedLxc, WantedVm};
 
 /// Properties of interfaces that a dropped value leaves as they are: an address or card that goes is a new one.
 const KEPT_OF_INTERFACES: &[&str] = &["bridge", "hwaddr", "macaddr", "model", "type"];
@@ -44,7 +44,12 @@ pub fn managed(desired: &Desired) -> BTreeSet<String> {
 
 fn of_container(lxc: &WantedLxc, names: &mut BTreeSet<String>) {
     names.extend(lxc.flags.keys().map(|key| format!("features.{key}")));
-    names.extend(lxc.gpus.iter().flatten().map(|index| format!("gpu.{index}")));
+    // The device nodes of GPUs are known once the node's cards are: they replace these.
+    let indices = lxc.gpus.iter().flatten().filter_map(|gpu| match gpu.selector {
+        Selector::Index(index) => Some(format!("gpu.{index}")),
+        _ => None,
+    });
+    names.extend(indices);
     for device in &lxc.devices {
         names.insert(format!("device.{}", device.path));
         names.extend(

@@ -18,6 +18,7 @@ use crate::remote::{self, Command, Input, Node, Output, Running, Ssh, SshOptions
 use super::durations::Durations;
 use super::failure::of_ssh;
 use super::fresh::Recent;
+use super::inventory::CardLook;
 use super::options::Meters;
 use super::outside::Outside;
 use super::privileges::Needs;
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub cloned: BTreeSet<Vmid>,
     /// Addresses of the nodes by name.
     pub addresses: BTreeMap<String, String>,
+    /// Seconds since each node's boot.
+    pub uptimes: BTreeMap<String, u64>,
     /// Proxmox VE version.
     pub version: String,
 }
@@ -76,6 +79,8 @@ struct State {
     asked: Option<Arc<Inquiry>>,
     /// Tagged containers that were read and are no owners of retained volumes: vmid, node and name.
     no_owners: HashSet<(Vmid, String, String)>,
+    /// The last looks at the nodes' graphics cards.
+    cards: BTreeMap<String, CardLook>,
     /// Ids of the owners' range that were proven free, and have not been in a list since.
     free_owner_ids: HashSet<Vmid>,
 }
@@ -236,6 +241,26 @@ impl Connection {
         inquiry
     }
 
+    /// The last look at a node's graphics cards.
+    pub(super) fn card_look(&self, node: &str) -> Option<CardLook> {
+        lock(&self.state).cards.get(node).cloned()
+    }
+
+    /// The last looks at all nodes' graphics cards.
+    pub(super) fn card_looks(&self) -> BTreeMap<String, CardLook> {
+        lock(&self.state).cards.clone()
+    }
+
+    /// Keeps looks at graphics cards.
+    pub(super) fn keep_card_looks(&self, looks: Vec<(String, CardLook)>) {
+        lock(&self.state).cards.extend(looks);
+    }
+
+    /// Why a node's graphics cards are not known.
+    pub(super) fn why_no_cards(&self, node: &str) -> Option<Cause> {
+        lock(&self.state).cards.get(node).and_then(|look| look.failed.clone())
+    }
+
     /// Counts a poll; the count before it.
     pub fn count_poll(&self) -> u64 {
         let mut state = lock(&self.state);
@@ -352,7 +377,11 @@ impl Connection {
             quorate,
             ..Cluster::default()
         };
+        let mut uptimes = BTreeMap::new();
         for row in rows {
+            if let (true, Some(node), Some(uptime)) = (row.kind == "node", &row.node, row.uptime) {
+                uptimes.insert(node.clone(), uptime);
+            }
             place(&mut cluster, row);
         }
         // Nodes come and go; their names are in every poll, their addresses only in a full one.
@@ -369,6 +398,7 @@ impl Connection {
             cluster,
             cloned,
             addresses,
+            uptimes,
             version,
         })
     }

@@ -112,6 +112,17 @@ impl<S: Store> Reconcile<'_, S> {
             observed.borrowed = Some(self.engine.borrowed(&self.object));
             return Ok(());
         }
+        match query {
+            plan::Query::Cards { node } => {
+                observed.cards = Some(self.given_cards(node));
+                return Ok(());
+            }
+            plan::Query::CardTurn { node, cards } => {
+                observed.card_turn = Some(self.card_turn(node, cards));
+                return Ok(());
+            }
+            _ => {}
+        }
         // Who looks at owner containers is about to edit one: one object at a time.
         if matches!(query, plan::Query::Owners { .. }) {
             self.looked_at_owners = true;

@@ -11,6 +11,7 @@
 //! * [`store`] where objects and their status are kept
 
 pub mod agent;
+mod cards;
 mod carry_out;
 pub mod connection;
 pub mod defect;
@@ -19,6 +20,7 @@ pub mod events;
 pub mod execute;
 pub mod failure;
 mod fresh;
+pub mod inventory;
 mod look;
 pub mod observe;
 mod options;

@@ -8,17 +8,18 @@ use kube::ResourceExt;
 use tokio::time::Instant;
 
 use crate::crd::status::{NodeStatus, ProxmoxCluster};
-use crate::crd::{HypervisorStatus, PAUSED, PhoenixHypervisor};
+use crate::crd::{GpuStatus, HypervisorStatus, PAUSED, PhoenixHypervisor};
 use crate::desired::{GuestObject, Key, ObjectName, Ref, hypervisor};
 use crate::observed::{Cluster, Read, ResourceRow};
 use crate::plan::{self, retry};
+use crate::pve::Vmid;
 use crate::reason::{Cause, Reason};
 use crate::status::{clear_condition, set_condition};
 
 use super::connection::{Connection, Inquiry, Snapshot};
 use super::privileges::Needs;
 use super::store::Store;
-use super::{Engine, defect, lock, usable};
+use super::{Engine, cards, defect, lock, usable};
 
 /// Polls after which nodes, quorum and version are read again.
 const FULL_EVERY: u64 = 30;
@@ -120,7 +121,12 @@ impl<S: Store> Engine<S> {
                 let lost = before.as_ref().is_none_or(|s| s.cluster.quorate == Some(false));
                 let polls = connection.count_poll();
                 let full = polls.is_multiple_of(FULL_EVERY) || lost;
-                let result = connection.look(full).await;
+                let mut result = connection.look(full).await;
+                if let Ok(snapshot) = &mut result {
+                    let waits = self.waits_for_cards(&key);
+                    let cards = connection.cards(snapshot, full, waits).await;
+                    snapshot.cluster.gpus = cards.into();
+                }
                 let proven = match &result {
                     Ok(snapshot) => self.is_proven(&connection, &object, snapshot, polls).await,
                     Err(_) => false,
@@ -128,7 +134,8 @@ impl<S: Store> Engine<S> {
                 if let Ok(snapshot) = &result {
                     findings = self.findings(&connection, &object, snapshot, full).await;
                 }
-                let changed = self.changed(namespace, name, before.as_deref(), result.as_ref().ok());
+                let mut changed = self.changed(namespace, name, before.as_deref(), result.as_ref().ok());
+                changed.extend(self.with_other_cards(&key, before.as_deref(), result.as_ref().ok()));
                 connection.store(result.clone());
                 lock(&self.polled).insert(key, None);
                 (result, proven, connection.access.poll_seconds, changed)
@@ -138,7 +145,12 @@ impl<S: Store> Engine<S> {
                 (Err(problem), false, 10, self.changed(namespace, name, None, None))
             }
         };
-        let status = hypervisor_status(&object, result.as_ref(), proven, &findings, (self.grace(), self.now()));
+        let mut status = hypervisor_status(&object, result.as_ref(), proven, &findings, (self.grace(), self.now()));
+        if let Ok(snapshot) = &result {
+            let gpus = self.told_cards(&ObjectName::new(namespace, name), snapshot);
+            status.gpu_summary = plan::cards::summary(&gpus);
+            status.gpus = Some(gpus).filter(|gpus| !gpus.is_empty());
+        }
         let seconds = (seconds as f64 / self.options.time_scale).max(0.02);
         PollOutcome {
             status,
@@ -284,6 +296,78 @@ impl<S: Store> Engine<S> {
             news || was_online != is_online
         });
         keys
+    }
+
+    /// Whether an object of the hypervisor waits for something at its graphics cards.
+    fn waits_for_cards(&self, hypervisor: &ObjectName) -> bool {
+        let mut waits = false;
+        for key in self.objects_of(hypervisor) {
+            self.store.look_at(&key, &mut |object| waits |= cards::waits(object));
+        }
+        waits
+    }
+
+    /// Objects with graphics cards, where these are others than before: what was verified of them counts no more.
+    fn with_other_cards(
+        &self,
+        hypervisor: &ObjectName,
+        before: Option<&Snapshot>,
+        after: Option<&Snapshot>,
+    ) -> Vec<Key> {
+        let (Some(before), Some(after)) = (before, after) else {
+            return Vec::new();
+        };
+        if !cards::differ(&before.cluster.gpus, &after.cluster.gpus) {
+            return Vec::new();
+        }
+        let mut keys = self.objects_of(hypervisor);
+        keys.retain(|key| {
+            let mut concerned = false;
+            self.store
+                .look_at(key, &mut |object| concerned = cards::concerns(object));
+            concerned
+        });
+        let mut memory = lock(&self.memory);
+        for key in &keys {
+            memory.verified.remove(key);
+        }
+        keys
+    }
+
+    /// The graphics cards of the nodes for status, with who has them.
+    fn told_cards(&self, hypervisor: &ObjectName, snapshot: &Snapshot) -> Vec<GpuStatus> {
+        let inventory = &snapshot.cluster.gpus;
+        if inventory.values().all(|node| node.cards.is_empty()) {
+            return Vec::new();
+        }
+        let runs = |vmid: Option<Vmid>| {
+            let row = vmid.and_then(|vmid| snapshot.cluster.guests.get(&vmid));
+            row.is_some_and(|row| row.status == "running")
+        };
+        let mut objects = Vec::new();
+        for key in self.objects_of(hypervisor) {
+            objects.extend(self.store.guest(&key).filter(|object| cards::concerns(object)));
+        }
+        let ours: BTreeSet<Vmid> = self.vmids_of(hypervisor);
+        plan::cards::told(inventory, &|name, node| {
+            let claims = objects.iter();
+            let mut claims: Vec<_> = claims
+                .flat_map(|o| plan::cards::claims(o, None, runs(o.status.vmid()), name, node))
+                .collect();
+            let strangers = node.holders.iter().filter(|h| !ours.contains(&h.vmid));
+            let strangers: Vec<_> = strangers.map(|h| (h, runs(Some(h.vmid)))).collect();
+            claims.extend(plan::cards::of_strangers(&strangers, node));
+            claims
+        })
+    }
+
+    /// Guests that objects of a hypervisor have.
+    fn vmids_of(&self, hypervisor: &ObjectName) -> BTreeSet<Vmid> {
+        let mut ids = BTreeSet::new();
+        for key in self.objects_of(hypervisor) {
+            self.store.look_at(&key, &mut |object| ids.extend(object.status.vmid()));
+        }
+        ids
     }
 
     /// Whether the list only catches up with what was read of the guest. What has everything as wanted is looked at for

@@ -113,7 +113,11 @@ impl<S: Store> Engine<S> {
         self.store
             .look_at(key, &mut |object| works = object.status.task.is_some());
         let connections: Vec<_> = lock(&self.connections).values().cloned().collect();
-        let woken = connections.iter().flat_map(|c| c.shares.settle(key, began, !works));
+        let object = self.store.guest(key);
+        let woken = connections.iter().flat_map(|c| {
+            let cards = c.shares.with_cards(|book| book.settle(key, object.as_ref()));
+            c.shares.settle(key, began, !works).into_iter().chain(cards)
+        });
         woken.collect()
     }
 

@@ -11,6 +11,7 @@ use crate::observed::ClonePlace;
 use crate::plan::Download;
 use crate::pve::Vmid;
 
+use super::cards::Book;
 use super::turns::{CloneQueue, Places};
 
 /// The shares of one hypervisor.
@@ -30,6 +31,8 @@ struct State {
     compared: HashSet<(String, String)>,
     /// Objects that wait for a clone, by source.
     clones: HashMap<Vmid, CloneQueue>,
+    /// Graphics cards.
+    cards: Book,
     /// Objects whose turn has come.
     woken: BTreeSet<Key>,
 }
@@ -186,6 +189,11 @@ impl Shares {
     /// The object waits for no clone any more.
     pub fn leave_clone_queue(&self, key: &Key) {
         self.lock().leave_clone_queue(key, |_| true);
+    }
+
+    /// What is decided about graphics cards is decided one object at a time.
+    pub(super) fn with_cards<T>(&self, decide: impl FnOnce(&mut Book) -> T) -> T {
+        decide(&mut self.lock().cards)
     }
 
     /// A look at the object has ended that began at `began`, and no task works for it if it `rests`. What it waits for

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use crate::crd::status::ProxmoxCluster;
 use crate::pve::{GuestType, Vmid};
 
+use super::cards::Inventory;
+
 /// What is known of the Proxmox cluster, from the poller.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Cluster {
@@ -22,6 +24,8 @@ pub struct Cluster {
     pub online: BTreeSet<String>,
     /// All guests of the cluster by vmid.
     pub guests: Shared<BTreeMap<Vmid, ResourceRow>>,
+    /// Graphics cards by node, as they were looked at last. A node that was not looked at has no entry.
+    pub gpus: Shared<Inventory>,
     /// Storages by (node, storage): whether they are available.
     pub storages: Shared<BTreeMap<(String, String), StorageRow>>,
 }

@@ -1,6 +1,7 @@
 //! Snapshots of what Proxmox and the guests say (pure data). The plan asks for what it needs with a
 //! query; what was not asked for is `None`.
 
+mod cards;
 mod guest;
 mod listed;
 
@@ -11,6 +12,7 @@ use crate::crd::Health;
 use crate::pve::{GuestRef, Vmid};
 use crate::reason::Cause;
 
+pub use cards::{Cards, Claim, Fault, Given, Inventory};
 pub use guest::{Agent, CloudInitState, Guest};
 pub use listed::{Cluster, Read, ResourceRow, StorageRow};
 
@@ -410,6 +412,10 @@ pub struct Observed {
     pub objects: BTreeMap<Vmid, String>,
     /// Earlier revisions of the template, by vmid.
     pub old_revisions: BTreeMap<Vmid, Result<OldRevision, Cause>>,
+    /// The graphics cards that the object is given on its guest's node.
+    pub cards: Option<Cards>,
+    /// Who starts a model server on a card of the object's; `Some(None)`: it is the object's turn.
+    pub card_turn: Option<Option<String>>,
     /// Where the object stands in the queue for clones of its template.
     pub clone_queue: Option<ClonePlace>,
     /// What the probes said before this reconcile.

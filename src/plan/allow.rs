@@ -32,7 +32,8 @@ impl Planner<'_> {
         } else if cloned_from_allowed(guest, &grants) {
             return Ok(());
         }
-        list.extend(carried(guest).into_iter().filter(|c| !self.takes_away(c, guest)));
+        let stays = carried(guest).into_iter().filter(|c| !self.takes_away(c, guest));
+        list.extend(stays.map(|(option, reach)| (option, self.as_counted(guest, reach))));
         self.refuse(&grants, guest.named(), list)
     }
 
@@ -43,10 +44,23 @@ impl Planner<'_> {
             return Ok(());
         };
         let mut list = vec![("its id".to_string(), Reach::Adopt(vmid))];
-        list.extend(carried(guest));
+        list.extend(
+            carried(guest)
+                .into_iter()
+                .map(|(option, reach)| (option, self.as_counted(guest, reach))),
+        );
         list.extend(volumes_of_others(guest));
         let what = format!("metadata.annotations[{ADOPT}]: {}", guest.named());
         self.refuse(&grants, what, list)
+    }
+
+    /// A GPU by the index that the node counts it by, where its device node tells another number.
+    fn as_counted(&self, guest: &Guest, reach: Reach) -> Reach {
+        let Reach::Gpu(minor) = reach else { return reach };
+        let cards = self.observed.cluster.gpus.get(&guest.at.node).map(|node| &node.cards);
+        let mut cards = cards.into_iter().flat_map(|cards| cards.values());
+        let card = cards.find(|card| card.minor.map(i64::from) == Some(minor));
+        Reach::Gpu(card.and_then(|card| card.index).map_or(minor, i64::from))
     }
 
     fn refuse(&mut self, grants: &Grants, what: String, list: Vec<Carried>) -> Staged {

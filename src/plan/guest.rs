@@ -277,6 +277,7 @@ impl Planner<'_> {
             (PowerState::Running, false) if self.desired.life.form == Form::Guest || !self.scripts_recorded() => {
                 self.health_unknown(Reason::Starting, "the guest is being started");
                 self.unlocked(stage, guest)?;
+                self.takes_turn_with_guest(guest)?;
                 return Err(self.run(stage, format!("start {what}"), vec![], calls::start(&guest.at)));
             }
             _ => {}

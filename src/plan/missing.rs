@@ -1,6 +1,6 @@
 //! What a node lacks that a guest is to have from it: which field asks for it, and what to do on the node.
 
-use crate::desired::Desired;
+use crate::desired::{Desired, Selector, WantedGpu};
 use crate::reason::{Cause, Reason};
 
 use super::blame::between;
@@ -66,7 +66,8 @@ fn device(desired: &Desired, place: &Place<'_>, path: &str) -> String {
         ),
         Some(index) if index_of(path).is_some() => {
             let gpus = desired.lxc().and_then(|lxc| lxc.gpus.as_deref()).unwrap_or_default();
-            let at = gpus.iter().position(|gpu| Some(*gpu) == index_of(path));
+            let named = |gpu: &WantedGpu| index_of(path).map(Selector::Index).as_ref() == Some(&gpu.selector);
+            let at = gpus.iter().find(|gpu| named(gpu)).map(|gpu| gpu.entry);
             let at = at.map_or_else(|| "gpus".to_string(), |at| format!("gpus[{at}].index"));
             let fix = fix_of_index(index_of(path), place, path);
             format!("{prefix}.{at}: {index}: {node} has no {path}: {fix}")

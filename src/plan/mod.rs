@@ -7,6 +7,7 @@ mod allow;
 pub mod announced;
 mod blame;
 mod calls;
+pub mod cards;
 mod change;
 mod conflicts;
 mod create;
@@ -240,6 +241,8 @@ pub struct Facts {
     pub ip: Option<String>,
     /// GPU indices.
     pub gpus: Option<String>,
+    /// GPUs that it was given.
+    pub gpu_devices: Option<Vec<crate::crd::GivenGpu>>,
     /// What it was made from, for people.
     pub source: Option<String>,
     /// Volume id of the image that it was made of.

@@ -127,6 +127,18 @@ pub enum Query {
     },
     /// Every section of a guest's configuration.
     Sections(GuestRef),
+    /// The graphics cards that the object is given on a node.
+    Cards {
+        /// Node of the guest.
+        node: String,
+    },
+    /// Whether a model server may start on cards of a node: one at a time.
+    CardTurn {
+        /// Node of the guest.
+        node: String,
+        /// PCI addresses of its cards.
+        cards: Vec<String>,
+    },
     /// Probes, all at once.
     Probes {
         /// The guest.

@@ -309,6 +309,9 @@ impl Planner<'_> {
                 Err(self.wait(stage, Reason::ScriptFailed, message, seconds))
             }
             Position::Due(attempt) => {
+                if script.role == ScriptRole::Vllm {
+                    self.takes_turn(stage, guest)?;
+                }
                 let work = GuestWork::StartScript {
                     script: Box::new(script.clone()),
                     attempt,

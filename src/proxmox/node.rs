@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use crate::pve::call::path;
 
-use super::lenient::{opt_text, text};
+use super::lenient::{opt_number, opt_text, text};
 use super::{ApiCall, Client, Result};
 
 /// One row of GET /nodes/{node}/aplinfo: a template that Proxmox knows where to download.
@@ -33,23 +33,46 @@ pub struct Appliance {
     pub architecture: Option<String>,
 }
 
-/// One row of GET /nodes/{node}/hardware/pci.
-#[derive(Debug, Deserialize)]
-struct PciDevice {
+/// One row of GET /nodes/{node}/hardware/pci (facts F.6).
+#[derive(Debug, Clone, Deserialize)]
+pub struct PciDevice {
+    /// Address, such as `0000:01:00.0`.
+    #[serde(default, deserialize_with = "text")]
+    pub id: String,
     /// `0x030000`.
     #[serde(default, deserialize_with = "text")]
-    class: String,
+    pub class: String,
     /// `0x10de`.
     #[serde(default, deserialize_with = "text")]
-    vendor: String,
+    pub vendor: String,
+    /// What it is called.
+    #[serde(default, deserialize_with = "opt_text")]
+    pub device_name: Option<String>,
+    /// Its IOMMU group; -1 without an IOMMU.
+    #[serde(default, deserialize_with = "opt_number")]
+    pub iommugroup: Option<i64>,
+}
+
+impl PciDevice {
+    /// Whether it is a display controller or a processing accelerator.
+    pub fn is_display(&self) -> bool {
+        ["0x0300", "0x0302", "0x0380", "0x1200"]
+            .iter()
+            .any(|class| self.class.starts_with(class))
+    }
 }
 
 impl Client {
+    /// The devices on the PCI bus of `node`. Needs Sys.Audit on `/` (facts F.6).
+    pub async fn pci_devices(&self, node: &str) -> Result<Vec<PciDevice>> {
+        self.fetch(&ApiCall::get(path(["nodes", node, "hardware", "pci"])))
+            .await
+    }
+
     /// How many GPUs of NVIDIA's `node` has. Needs Sys.Audit on `/` (facts F.6).
     pub async fn nvidia_gpus(&self, node: &str) -> Result<usize> {
-        let call = ApiCall::get(path(["nodes", node, "hardware", "pci"]));
-        let rows: Vec<PciDevice> = self.fetch(&call).await?;
-        let graphics = |row: &&PciDevice| row.vendor == "0x10de" && row.class.starts_with("0x03");
+        let rows = self.pci_devices(node).await?;
+        let graphics = |row: &&PciDevice| row.vendor == "0x10de" && row.is_display();
         Ok(rows.iter().filter(graphics).count())
     }
 

@@ -2,6 +2,8 @@
 //! nothing of objects, plans or connections.
 
 pub mod call;
+pub mod gpu;
+pub mod gpu_report;
 pub mod guest;
 pub mod options;
 pub mod property;

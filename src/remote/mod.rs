@@ -9,6 +9,7 @@
 
 mod answer;
 pub(crate) mod command;
+pub(crate) mod gpus;
 mod known_hosts;
 pub(crate) mod logs;
 mod meter;

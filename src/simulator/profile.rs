@@ -166,6 +166,8 @@ fn homelab(version: &str, secrets: &Secrets, now: u64) -> State {
             model: "NVIDIA GeForce RTX 5060 Ti".to_owned(),
             uuid: format!("GPU-5a1d0c3e-0000-4000-8000-00000000000{index}"),
             memory_mib: 16_311,
+            dri: vec![format!("card{index}"), format!("renderD{}", 128 + index)],
+            ..Gpu::default()
         });
     }
     // The graphics of the processor, and what is plugged in, are there too.

@@ -105,6 +105,8 @@ pub async fn look(
             observed.guest = Some(guest(connection, snapshot, *sort, *vmid, node.as_deref(), details).await);
             observed.guest_of = Some(*vmid);
         }
+        // Decided where all objects are known.
+        Query::Cards { .. } | Query::CardTurn { .. } => {}
         Query::Parent(at) => {
             observed.parent = Some(parent(connection, snapshot, at).await?);
         }

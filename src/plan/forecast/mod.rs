@@ -131,6 +131,8 @@ impl Forecast {
             Query::VmidFree { vmid, .. } if self.gone.contains(vmid) => {
                 observed.id_check = Some((*vmid, IdCheck::Free));
             }
+            // Whose turn it is tells nothing of what would be done.
+            Query::CardTurn { .. } => observed.card_turn = Some(None),
             Query::Creating { vmid, .. } if known(vmid) => observed.creating = Some(false),
             Query::OldRevision(at) if self.gone.contains(&at.vmid) => {
                 let gone = OldRevision {

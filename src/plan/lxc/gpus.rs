@@ -3,54 +3,152 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::desired::{Dropped, WantedDevice, WantedLxc, gpu_devices};
-use crate::observed::Guest;
+use crate::desired::gpus::MODE;
+use crate::desired::{Dropped, Selector, WantedDevice, WantedLxc};
+use crate::observed::{Cards, Fault, Given, Guest};
 use crate::plan::change::{Change, change};
-use crate::plan::planner::Planner;
-use crate::plan::{Next, Stage};
+use crate::plan::planner::{Planner, Staged};
+use crate::plan::{Finding, Next, Query, Stage};
+use crate::pve::gpu::NVIDIA_SHARED;
 use crate::pve::property::Properties;
 use crate::reason::Reason;
 
 /// What Proxmox takes where a property of a device node is not set (facts D.1).
 const DEFAULTS: &[(&str, &str)] = &[("uid", "0"), ("gid", "0"), ("deny-write", "0")];
 
+/// A device node that a container gets for a GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Node {
+    path: String,
+    mode: String,
+    gid: Option<i64>,
+}
+
 impl Planner<'_> {
     /// Device nodes, those of GPUs first.
     pub(crate) fn gpus(&mut self, lxc: &WantedLxc, guest: &Guest) -> Result<(), Next> {
+        let given = self.given_cards(lxc, guest)?;
+        let wanted = nodes(lxc, given.as_deref());
+        let paths: Vec<&str> = wanted.iter().map(|node| node.path.as_str()).collect();
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
-        let goes = |path: &str| fresh || is_dropped(&self.dropped, path) || self.drops_gpu(lxc, path);
-        let changes = device_changes(lxc, guest, fresh, &self.dropped, goes);
+        let goes = |path: &str| fresh || is_dropped(&self.dropped, path) || self.drops(lxc, &paths, path);
+        let changes = device_changes(&lxc.devices, &wanted, guest, fresh, &self.dropped, goes);
         self.apply(Stage::GPUReady, guest, changes)?;
-        let gpus = lxc.gpus.clone().unwrap_or_default();
-        let list = gpus.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
-        let message = match (gpus.is_empty(), lxc.devices.is_empty()) {
+        self.facts.gpus = Some(counted(lxc, given.as_deref())).filter(|l| !l.is_empty());
+        let message = match (paths.is_empty(), lxc.devices.is_empty()) {
             (true, true) => "no GPUs are wanted".into(),
             (true, false) => "the device nodes are configured".into(),
-            (false, _) => format!("device nodes of GPU {list} are configured"),
+            (false, _) => format!(
+                "device nodes of GPU {} are configured",
+                self.facts.gpus.as_deref().unwrap_or_default()
+            ),
         };
-        self.facts.gpus = Some(list).filter(|l| !l.is_empty());
+        if let Some(given) = &given {
+            self.tell_cards(given, guest)?;
+        }
         match self.missing_at_start(guest) {
             Some(missing) => self.condition(Stage::GPUReady.as_str(), false, Reason::DeviceMissing, missing),
+            None if self.findings.iter().any(is_bad) => {}
             None => self.ok(Stage::GPUReady, message),
         }
         Ok(())
     }
 
+    /// The cards that the container is given, in the order of the spec. `None`: nobody looked at the node, and indices are
+    /// taken for the numbers of device nodes.
+    fn given_cards(&mut self, lxc: &WantedLxc, guest: &Guest) -> Result<Option<Vec<Given>>, Next> {
+        if lxc.gpus.as_ref().is_none_or(Vec::is_empty) {
+            return Ok(None);
+        }
+        let stage = Stage::GPUReady;
+        let given = match &self.observed.cards {
+            None => {
+                let node = guest.at.node.clone();
+                return Err(Next::Look(Query::Cards { node }));
+            }
+            Some(Cards::Assumed) => return Ok(None),
+            Some(Cards::Refused(cause)) => {
+                let cause = cause.clone();
+                return Err(match cause.reason {
+                    Reason::GPUsNotRead => self.wait(stage, cause.reason, cause.message, 30),
+                    _ => self.stuck(stage, cause.reason, cause.message),
+                });
+            }
+            Some(Cards::Given(given)) => given.clone(),
+        };
+        let cards = given.iter().map(|given| given.card.clone());
+        self.facts.gpu_devices = Some(cards.collect());
+        if let Some(managed) = &mut self.facts.managed {
+            managed.retain(|name| !name.starts_with("gpu."));
+            let minors = given.iter().filter_map(|given| given.card.minor);
+            managed.extend(minors.map(|minor| format!("gpu.{minor}")));
+        }
+        Ok(Some(given))
+    }
+
+    /// What is wrong with the cards: the node counts otherwise, nodes are missing, the driver reported a fault.
+    fn tell_cards(&mut self, given: &[Given], guest: &Guest) -> Staged {
+        for message in given.iter().filter_map(|given| given.reordered.clone()) {
+            self.find_more("GPUReordered", Reason::GPUReordered, message);
+        }
+        let since = guest.uptime.map(|uptime| self.input.now - uptime);
+        // What happened before this start of the container says nothing of it.
+        let holds = |fault: &&Fault| match (fault.at, since) {
+            (Some(at), Some(since)) => at >= since,
+            _ => true,
+        };
+        let fault = given.iter().filter_map(|given| given.fault.as_ref()).find(holds);
+        if let Some(fault) = fault {
+            let message = fault.words.clone();
+            self.condition(Stage::GPUReady.as_str(), false, Reason::GPUFault, message);
+            return Ok(());
+        }
+        let missing: BTreeSet<&str> = given
+            .iter()
+            .flat_map(|g| g.missing.iter().map(String::as_str))
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let missing: Vec<&str> = missing.into_iter().collect();
+        let message = nodes_missing(self.prefix(), &guest.at.node, &missing);
+        if guest.running {
+            self.condition(Stage::GPUReady.as_str(), false, Reason::GPUNodesMissing, message);
+            return Ok(());
+        }
+        Err(self.wait(Stage::GPUReady, Reason::GPUNodesMissing, message, 30))
+    }
+
     /// Whether the entry of a device node goes: one of a GPU that Phoenix wrote and the spec dropped, or of any GPU where
     /// the spec wants none. What somebody put there beside the GPUs of the spec stays, and so do nodes of the driver that
     /// are no GPU (`/dev/nvidia-modeset`, `/dev/nvidia-caps/…`).
-    pub(crate) fn drops_gpu(&self, lxc: &WantedLxc, path: &str) -> bool {
-        let wanted = lxc.gpus.as_deref().unwrap_or_default();
+    fn drops(&self, lxc: &WantedLxc, wanted: &[&str], path: &str) -> bool {
         let none = lxc.gpus.as_ref().is_some_and(Vec::is_empty);
         let last = || wanted.is_empty() && self.dropped.under("gpu.").next().is_some();
-        if gpu_devices(wanted).iter().any(|device| device == path) {
+        if wanted.contains(&path) {
             return false;
         }
         match path.strip_prefix("/dev/nvidia") {
             Some("ctl" | "-uvm" | "-uvm-tools") => none || last(),
-            Some(index) if index.parse::<u32>().is_ok() => none || self.dropped.has(&format!("gpu.{index}")),
+            Some(minor) if minor.parse::<u32>().is_ok() => none || self.dropped.has(&format!("gpu.{minor}")),
             _ => false,
         }
+    }
+
+    /// The same before the node's cards were looked at: by what the container was given last.
+    pub(crate) fn drops_gpu(&self, lxc: &WantedLxc, path: &str) -> bool {
+        let given = self.status.gpu_devices.iter().flatten();
+        let minors: Vec<i64> = given.filter_map(|card| card.minor).collect();
+        let own: Vec<String> = match minors.is_empty() {
+            true => nodes(lxc, None).into_iter().map(|node| node.path).collect(),
+            false => {
+                let own = minors.iter().map(|minor| format!("/dev/nvidia{minor}"));
+                own.chain(NVIDIA_SHARED.map(String::from)).collect()
+            }
+        };
+        let wanted = lxc.gpus.iter().flatten().next().is_some();
+        let own: Vec<&str> = own.iter().filter(|_| wanted).map(String::as_str).collect();
+        self.drops(lxc, &own, path)
     }
 
     /// The device node for want of which the last start failed.
@@ -68,6 +166,100 @@ impl Planner<'_> {
         };
         entry.get("path").is_some_and(|path| is_dropped(&self.dropped, path))
     }
+}
+
+/// Whether something is wrong with the GPUs already.
+fn is_bad(finding: &Finding) -> bool {
+    finding.condition == Stage::GPUReady.as_str() && finding.holds == Some(false)
+}
+
+/// The device nodes of the container's cards, each once: the cards' own first, by number, then those that they share.
+fn nodes(lxc: &WantedLxc, given: Option<&[Given]>) -> Vec<Node> {
+    let gpus = lxc.gpus.as_deref().unwrap_or_default();
+    let mut list: Vec<Node> = Vec::new();
+    let mut add = |path: &str, mode: &str, gid: Option<i64>| {
+        if !list.iter().any(|node| node.path == path) {
+            list.push(Node {
+                path: path.to_string(),
+                mode: mode.to_string(),
+                gid,
+            });
+        }
+    };
+    match given {
+        Some(given) => {
+            let shared = |path: &&String| NVIDIA_SHARED.contains(&path.as_str());
+            for is_shared in [false, true] {
+                for (card, gpu) in given.iter().zip(gpus) {
+                    let paths = card.nodes.iter().filter(|path| shared(path) == is_shared);
+                    paths.for_each(|path| add(path, &gpu.mode, gpu.gid));
+                }
+            }
+        }
+        None => {
+            let mut indices: Vec<i64> = gpus.iter().filter_map(index_of).collect();
+            indices.sort_unstable();
+            let settings = |index: i64| gpus.iter().find(|gpu| index_of(gpu) == Some(index));
+            for index in indices {
+                let gpu = settings(index);
+                let mode = gpu.map_or(MODE, |gpu| gpu.mode.as_str());
+                add(&format!("/dev/nvidia{index}"), mode, gpu.and_then(|gpu| gpu.gid));
+            }
+            for path in NVIDIA_SHARED.iter().filter(|_| !gpus.is_empty()) {
+                let first = gpus.first();
+                add(
+                    path,
+                    first.map_or(MODE, |gpu| gpu.mode.as_str()),
+                    first.and_then(|gpu| gpu.gid),
+                );
+            }
+        }
+    }
+    list
+}
+
+fn index_of(gpu: &crate::desired::WantedGpu) -> Option<i64> {
+    match gpu.selector {
+        Selector::Index(index) => Some(index),
+        _ => None,
+    }
+}
+
+/// The container's cards for `kubectl get`: indices as nvidia-smi counts now, and addresses of those that it does not
+/// count.
+fn counted(lxc: &WantedLxc, given: Option<&[Given]>) -> String {
+    let names: Vec<String> = match given {
+        Some(given) => {
+            let name = |given: &Given| match given.card.index {
+                Some(index) => index.to_string(),
+                None => given.card.pci_address.clone(),
+            };
+            given.iter().map(name).collect()
+        }
+        None => lxc
+            .gpus
+            .iter()
+            .flatten()
+            .filter_map(index_of)
+            .map(|i| i.to_string())
+            .collect(),
+    };
+    names.join(",")
+}
+
+/// What to do about device nodes that a node lacks, as after a boot.
+fn nodes_missing(prefix: &str, node: &str, missing: &[&str]) -> String {
+    let uvm = missing.iter().any(|path| path.starts_with("/dev/nvidia-uvm"));
+    let nvidia = missing.iter().any(|path| path.starts_with("/dev/nvidia"));
+    let fix = match (uvm, nvidia) {
+        (true, _) => "run nvidia-modprobe -u -c=0 there, which loads nvidia_uvm and makes the nodes",
+        (false, true) => "run nvidia-modprobe -c=0 there (one -c for each card)",
+        (false, false) => "load the card's driver there",
+    };
+    format!(
+        "{prefix}.gpus: node {node} lacks {}, as after a boot before any CUDA program: {fix}; have a unit do it at each boot",
+        missing.join(", ")
+    )
 }
 
 /// Whether the spec named a device node and names it no more.
@@ -119,7 +311,8 @@ impl Places<'_> {
 }
 
 fn device_changes(
-    lxc: &WantedLxc,
+    devices: &[WantedDevice],
+    gpus: &[Node],
     guest: &Guest,
     fresh: bool,
     dropped: &Dropped,
@@ -131,7 +324,7 @@ fn device_changes(
         used: BTreeSet::new(),
         changes: Vec::new(),
     };
-    for device in &lxc.devices {
+    for device in devices {
         let Some((index, found)) = places.of(&device.path) else {
             continue;
         };
@@ -140,11 +333,11 @@ fn device_changes(
             places.set("devices", index, Some(target.to_string()));
         }
     }
-    for path in gpu_devices(lxc.gpus.as_deref().unwrap_or_default()) {
-        let Some((index, found)) = places.of(&path) else {
+    for node in gpus {
+        let Some((index, found)) = places.of(&node.path) else {
             continue;
         };
-        let target = opened(&path, found.as_ref().filter(|_| !fresh));
+        let target = opened(node, found.as_ref().filter(|_| !fresh));
         if found.as_ref() != Some(&target) {
             places.set("gpus", index, Some(target.to_string()));
         }
@@ -181,20 +374,35 @@ fn is_device(have: &Properties, wanted: &Properties) -> bool {
     full(have) == full(wanted)
 }
 
-/// The entry of a device node that everybody in the container may use; who owns it there stays.
-fn opened(device: &str, found: Option<&Properties>) -> Properties {
+/// The entry of a GPU's device node; who owns it in the container stays where the spec does not say.
+fn opened(node: &Node, found: Option<&Properties>) -> Properties {
     let entry = found.cloned().unwrap_or(Properties::new(Some("path")));
-    entry.with("path", device).with("mode", "0666")
+    let entry = entry.with("path", &node.path).with("mode", &node.mode);
+    match node.gid {
+        Some(gid) => entry.with("gid", gid.to_string()),
+        None => entry,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::desired::WantedGpu;
     use crate::pve::{GuestRef, GuestType, Vmid};
 
     fn changed(gpus: &[i64], options: &[(&str, &str)]) -> Vec<(String, Option<String>)> {
+        let wanted = |index: &i64| WantedGpu {
+            entry: 0,
+            selector: Selector::Index(*index),
+            amount: None,
+            amount_from: String::new(),
+            exclusive: false,
+            dri: false,
+            mode: MODE.into(),
+            gid: None,
+        };
         let lxc = WantedLxc {
-            gpus: Some(gpus.to_vec()),
+            gpus: Some(gpus.iter().map(wanted).collect()),
             ..WantedLxc::default()
         };
         let options = options.iter().map(|(k, v)| ((*k).to_string(), (*v).to_string()));
@@ -202,7 +410,14 @@ mod tests {
             options: options.collect(),
             ..Guest::new(GuestRef::new(GuestType::Lxc, Vmid::MIN, "n"))
         };
-        let changes = device_changes(&lxc, &guest, false, &Dropped::default(), |_| false);
+        let changes = device_changes(
+            &lxc.devices,
+            &nodes(&lxc, None),
+            &guest,
+            false,
+            &Dropped::default(),
+            |_| false,
+        );
         changes.into_iter().map(|c| (c.key, c.value)).collect()
     }
 

@@ -174,12 +174,22 @@ pub fn pci(state: &mut State, call: &Call) -> Answer {
         .collect();
     rows.extend(node.gpus.iter().enumerate().map(|(at, gpu)| {
         json!({
-            "id": gpu.pci, "class": "0x030000", "vendor": "0x10de", "vendor_name": "NVIDIA Corporation",
-            "device": "0x2d04", "device_name": gpu.model, "iommugroup": at + 1,
-            "subsystem_vendor": "0x10de", "subsystem_device": "0x0000",
+            "id": gpu.pci, "class": "0x030000", "vendor": format!("0x{}", gpu.maker()),
+            "vendor_name": maker_name(gpu.maker()), "device": "0x2d04", "device_name": gpu.model,
+            "iommugroup": gpu.iommu_group.unwrap_or(at as i64 + 1),
+            "subsystem_vendor": format!("0x{}", gpu.maker()), "subsystem_device": "0x0000",
         })
     }));
     Ok(rows.into())
+}
+
+/// A maker as the PCI id database names it.
+fn maker_name(id: &str) -> &'static str {
+    match id {
+        "1002" => "Advanced Micro Devices, Inc. [AMD/ATI]",
+        "8086" => "Intel Corporation",
+        _ => "NVIDIA Corporation",
+    }
 }
 
 /// `GET …/capabilities/qemu/migration`.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 /// A graphics card of a node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gpu {
     /// PCI address, for example `0000:01:00.0`.
     pub pci: String,
@@ -15,6 +15,61 @@ pub struct Gpu {
     pub uuid: String,
     /// Memory in MiB.
     pub memory_mib: u64,
+    /// Number of its device node, `/dev/nvidia<minor>`; the place in the list where none is given.
+    #[serde(default)]
+    pub minor: Option<u32>,
+    /// Kernel driver that it is bound to; absent: the node's own, `nvidia` where the node has its driver.
+    #[serde(default)]
+    pub driver: Option<String>,
+    /// Maker by PCI id: 10de, 1002 or 8086; absent: 10de.
+    #[serde(default)]
+    pub vendor: Option<String>,
+    /// IOMMU group; the place in the list, from 1, where none is given.
+    #[serde(default)]
+    pub iommu_group: Option<i64>,
+    /// Its nodes below `/dev/dri`, such as `card0` and `renderD128`.
+    #[serde(default)]
+    pub dri: Vec<String>,
+    /// Whether it has fallen off the bus: the driver has it, and nvidia-smi does not list it.
+    #[serde(default)]
+    pub lost: bool,
+    /// Faults that the driver reported since the node was booted: when, in milliseconds since 1970, and what, such as
+    /// `79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus.`
+    #[serde(default)]
+    pub xids: Vec<(u64, String)>,
+    /// MIG instances; absent: MIG is off.
+    #[serde(default)]
+    pub mig: Option<Vec<MigInstance>>,
+}
+
+/// A MIG instance of a card.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigInstance {
+    /// UUID as `nvidia-smi -L` prints it.
+    pub uuid: String,
+    /// Profile, such as `3g.20gb`.
+    pub profile: String,
+    /// GPU instance.
+    pub gi: u32,
+    /// Compute instance.
+    pub ci: u32,
+}
+
+impl Gpu {
+    /// PCI id of its maker.
+    pub fn maker(&self) -> &str {
+        self.vendor.as_deref().unwrap_or("10de")
+    }
+
+    /// Kernel driver that it is bound to on a node with this NVIDIA driver.
+    pub fn bound_to(&self, nvidia: Option<&str>) -> &str {
+        let own = if self.maker() == "10de" && nvidia.is_some() {
+            "nvidia"
+        } else {
+            ""
+        };
+        self.driver.as_deref().unwrap_or(own)
+    }
 }
 
 /// A device on the PCI bus.

@@ -253,7 +253,35 @@ impl State {
         Ok(claimed)
     }
 
+    /// Proxmox binds the devices of a machine to vfio when it starts, with their whole IOMMU groups, and leaves them so
+    /// (`QemuServer::PCI::prepare_pci_device`).
+    fn bind_to_vfio(&mut self, vmid: u32) -> Result<()> {
+        let (node, held) = {
+            let guest = self.guest_mut(vmid)?;
+            (guest.node.clone(), guest.machine.pci.clone())
+        };
+        let Some(found) = self.nodes.get_mut(&node) else {
+            return Ok(());
+        };
+        let groups: Vec<i64> = found
+            .gpus
+            .iter()
+            .filter(|g| held.contains(&g.pci))
+            .filter_map(|g| g.iommu_group)
+            .collect();
+        let taken = |gpu: &&mut super::node::Gpu| {
+            held.contains(&gpu.pci) || gpu.iommu_group.is_some_and(|group| groups.contains(&group))
+        };
+        found
+            .gpus
+            .iter_mut()
+            .filter(taken)
+            .for_each(|gpu| gpu.driver = Some("vfio-pci".into()));
+        Ok(())
+    }
+
     pub(super) fn finish_vm_start(&mut self, vmid: u32) -> Result<()> {
+        self.bind_to_vfio(vmid)?;
         let pid = (self.next_number() % 4_000_000) as u32;
         let since = self.now;
         self.guest_mut(vmid)?.running = Some(Running { pid, since });

@@ -57,6 +57,8 @@ pub enum Command {
     Probes(Probes),
     /// `cat` of one of the known files.
     Cat(String),
+    /// The program that looks at graphics cards.
+    Cards,
     /// `nvidia-smi --query-gpu=…`: the fields.
     Gpus(Vec<String>),
     /// `true`, `hostname`, `pveversion`.
@@ -92,6 +94,7 @@ impl Command {
             ["/bin/sh", "-s"] if stdin.starts_with(snippets::HEADER.as_bytes()) => {
                 Snippet::parse(stdin).map(Self::Snippet)
             }
+            ["/bin/sh", "-s"] if stdin.starts_with(super::gpus::HEADER.as_bytes()) => Ok(Self::Cards),
             ["/bin/sh", "-s"] if stdin.starts_with(probes::HEADER.as_bytes()) => Probes::parse(stdin).map(Self::Probes),
             ["/bin/sh", "-s"] => RawLines::parse(stdin).map(Self::RawLines),
             ["cat", path] => Ok(Self::Cat((*path).to_owned())),
@@ -135,6 +138,7 @@ impl Command {
             Self::Snippet(snippet) => snippet.summary(),
             Self::Probes(probes) => probes.summary(),
             Self::Cat(path) => format!("cat {path}"),
+            Self::Cards => "look at graphics cards".into(),
             Self::Gpus(_) => "nvidia-smi".into(),
             Self::Plain(word) => word.clone(),
         }
@@ -186,6 +190,7 @@ impl Command {
             Self::Snippet(snippet) => snippet.run(state, &node),
             Self::Probes(probes) => probes.run(state, &node),
             Self::Cat(path) => cat(state, &node, path),
+            Self::Cards => super::gpus::look(state, &node),
             Self::Gpus(fields) => gpus(state, &node, fields),
             Self::Plain(word) => Reply::ok(match word.as_str() {
                 "hostname" => format!("{node}\n"),
@@ -281,7 +286,7 @@ fn gpus(state: &State, node: &str, fields: &[String]) -> Reply {
     };
     let driver = found.nvidia_driver.as_deref().unwrap_or_default();
     let mut out = String::new();
-    for (index, gpu) in found.gpus.iter().enumerate() {
+    for (index, gpu) in super::gpus::counted(found) {
         let row: Option<Vec<String>> = fields
             .iter()
             .map(|field| match field.as_str() {

@@ -5,6 +5,7 @@
 //! the state can inject them.
 
 pub mod commands;
+mod gpus;
 pub mod node_files;
 pub mod probes;
 pub mod qm;

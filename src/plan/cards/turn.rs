@@ -1,0 +1,68 @@
+//! One start at a time: a model server measures the free memory of its card while it starts, so servers that share one
+//! start one after another.
+
+use crate::crd::PowerState;
+use crate::desired::{GuestObject, ScriptRole};
+use crate::observed::Guest;
+use crate::plan::planner::{Planner, Staged};
+use crate::plan::{Next, Query, Stage, pauses};
+use crate::reason::Reason;
+
+/// Seconds after which an object asks again whether it is its turn, should nobody wake it.
+const AGAIN: u64 = 60;
+
+/// Whether a model server still starts, as its object's status tells: it is not healthy yet and has not given up. One whose
+/// restarts have come to a pause, that is stuck, or that is to be stopped has given up.
+pub fn is_starting(object: &GuestObject) -> bool {
+    let status = &object.status;
+    let condition = |name: &str| status.conditions.iter().find(|c| c.type_ == name);
+    let stuck = condition("Stalled").is_some_and(|c| c.status == "True");
+    let healthy = condition("Healthy");
+    let works = healthy.is_some_and(|c| c.status == "True");
+    let held_back = healthy.is_some_and(|c| c.reason == Reason::RestartBackOff.as_str());
+    let stops = object.deleting || object.power_state() == Some(PowerState::Stopped);
+    let runs = condition("Running").is_some_and(|c| c.status == "True");
+    // What cannot even be started waits for its next attempt.
+    let fails = !runs && status.last_error.is_some();
+    !(works || stuck || held_back || stops || fails || pauses(&object.annotations))
+}
+
+/// Whether the object's guest has a model server in it that comes up when the guest is started.
+pub fn has_server(object: &GuestObject) -> bool {
+    let state = object.status.vllm.as_ref().and_then(|script| script.state.as_deref());
+    state.is_some_and(|state| state != "Pending")
+}
+
+impl Planner<'_> {
+    /// Before a model server starts: no other one starts on its cards.
+    pub(crate) fn takes_turn(&mut self, stage: Stage, guest: &Guest) -> Staged {
+        let serves = self.desired.runs(&[ScriptRole::Vllm]);
+        let given = self.facts.gpu_devices.iter().flatten();
+        let cards: Vec<String> = given.map(|card| card.pci_address.clone()).collect();
+        if !serves || cards.is_empty() {
+            return Ok(());
+        }
+        match &self.observed.card_turn {
+            None => Err(Next::Look(Query::CardTurn {
+                node: guest.at.node.clone(),
+                cards,
+            })),
+            Some(None) => Ok(()),
+            Some(Some(other)) => {
+                let message = format!(
+                    "{other} starts its model server on the same GPU: this one starts when that one is Healthy or has given up, since each measures the free memory while it starts"
+                );
+                Err(self.wait(stage, Reason::GPUBusyStarting, message, AGAIN))
+            }
+        }
+    }
+
+    /// The same before the guest itself is started, where its server comes up with it.
+    pub(crate) fn takes_turn_with_guest(&mut self, guest: &Guest) -> Staged {
+        let state = self.status.vllm.as_ref().and_then(|script| script.state.as_deref());
+        match state {
+            Some(state) if state != "Pending" => self.takes_turn(Stage::Running, guest),
+            _ => Ok(()),
+        }
+    }
+}

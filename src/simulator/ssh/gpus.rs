@@ -1,0 +1,157 @@
+//! What the program for graphics cards prints on a node. It is not executed: the node's model answers.
+
+use std::fmt::Write as _;
+
+use super::Reply;
+use crate::simulator::model::State;
+use crate::simulator::model::guest::GuestKind;
+use crate::simulator::model::node::{Gpu, Node};
+
+/// First line of the program.
+pub const HEADER: &str = "# phoenix-node: gpus";
+
+/// NVIDIA cards that nvidia-smi lists, with their index: those that its driver has, in the order of the bus.
+pub fn counted(node: &Node) -> impl Iterator<Item = (usize, &Gpu)> {
+    let nvidia = node.nvidia_driver.as_deref();
+    let listed = node
+        .gpus
+        .iter()
+        .filter(move |gpu| gpu.bound_to(nvidia) == "nvidia" && !gpu.lost);
+    listed.enumerate()
+}
+
+/// Answers the program.
+pub fn look(state: &State, node: &str) -> Reply {
+    let mut out = String::from("begin\n");
+    if let Some(found) = state.nodes.get(node) {
+        cards(&mut out, found);
+        smi(&mut out, found);
+        for path in found.devices.iter().filter(|path| is_of_cards(path)) {
+            let _ = writeln!(out, "node|{path}");
+        }
+        for gpu in &found.gpus {
+            let device = gpu.pci.rsplit_once('.').map_or(gpu.pci.as_str(), |(device, _)| device);
+            for (at, words) in &gpu.xids {
+                let _ = writeln!(
+                    out,
+                    "xid|{}.000000 {node} kernel: NVRM: Xid (PCI:{device}): {words}",
+                    at / 1000
+                );
+            }
+        }
+    }
+    guests(&mut out, state, node);
+    out.push_str("end\n");
+    Reply::ok(out)
+}
+
+fn is_of_cards(path: &str) -> bool {
+    path.starts_with("/dev/nvidia") || path.starts_with("/dev/dri/") || path == "/dev/kfd"
+}
+
+fn cards(out: &mut String, node: &Node) {
+    let nvidia = node.nvidia_driver.as_deref();
+    for (at, gpu) in node.gpus.iter().enumerate() {
+        let driver = gpu.bound_to(nvidia);
+        let group = gpu.iommu_group.unwrap_or(at as i64 + 1);
+        let of_group = |(n, other): &(usize, &Gpu)| other.iommu_group.unwrap_or(*n as i64 + 1) == group;
+        let members = node
+            .gpus
+            .iter()
+            .enumerate()
+            .filter(of_group)
+            .map(|(_, other)| format!("{} ", other.pci));
+        let dri: String = match driver {
+            "" | "vfio-pci" => String::new(),
+            _ => gpu.dri.iter().map(|name| format!("{name} ")).collect(),
+        };
+        let _ = writeln!(
+            out,
+            "card|{}|0x{}|0x2d04|{driver}|{group}|{}|{dri}",
+            gpu.pci,
+            gpu.maker(),
+            members.collect::<String>()
+        );
+        if driver == "nvidia" {
+            let minor = gpu.minor.unwrap_or(at as u32);
+            let _ = writeln!(
+                out,
+                "proc|{}|Model| {}\nproc|{0}|Device Minor| {minor}",
+                gpu.pci, gpu.model
+            );
+            if !gpu.lost {
+                let _ = writeln!(out, "proc|{}|GPU UUID| {}", gpu.pci, gpu.uuid);
+            }
+        }
+    }
+}
+
+fn smi(out: &mut String, node: &Node) {
+    let Some(version) = &node.nvidia_driver else { return };
+    let _ = writeln!(
+        out,
+        "module|NVIDIA UNIX Open Kernel Module for x86_64  {version}  Release Build  (builder)"
+    );
+    let mut any = false;
+    for (index, gpu) in counted(node) {
+        any = true;
+        let mig = if gpu.mig.is_some() { "Enabled" } else { "[N/A]" };
+        let _ = writeln!(
+            out,
+            "smi|{index}, 0000{}, {}, {}, {}, {version}, Enabled, {mig}, 0, 0, 40, 20.00",
+            gpu.pci, gpu.uuid, gpu.model, gpu.memory_mib
+        );
+        let minor = gpu.minor.unwrap_or(index as u32);
+        for (n, instance) in gpu.mig.iter().flatten().enumerate() {
+            let _ = writeln!(
+                out,
+                "mig|<gpu id=\"0000{}\">\nmig|<index>{n}</index>\nmig|<gpu_instance_id>{}</gpu_instance_id>\n\
+                 mig|<compute_instance_id>{}</compute_instance_id>\nlist|GPU {index}: {} (UUID: {})\n\
+                 list|  MIG {}     Device  {n}: (UUID: {})",
+                gpu.pci, instance.gi, instance.ci, gpu.model, gpu.uuid, instance.profile, instance.uuid
+            );
+            let number = 3 + n * 2;
+            let _ = writeln!(
+                out,
+                "cap|gpu{minor}/gi{}/access {number}\ncap|gpu{minor}/gi{0}/ci{}/access {}",
+                instance.gi,
+                instance.ci,
+                number + 1
+            );
+        }
+    }
+    if any {
+        out.push_str("smi-code|0\n");
+    } else {
+        out.push_str("smi|No devices were found\nsmi-code|6\n");
+    }
+}
+
+fn guests(out: &mut String, state: &State, node: &str) {
+    for guest in state.guests.values().filter(|guest| guest.node == node) {
+        let sort = match guest.kind {
+            GuestKind::Lxc => "lxc",
+            GuestKind::Qemu => "qemu",
+        };
+        let lines = guest.text().lines().take_while(|line| !line.starts_with('['));
+        for line in lines.filter(|line| is_device(line)) {
+            let _ = writeln!(out, "guest|{sort}|{}|{line}", guest.vmid);
+        }
+    }
+    for (id, mapping) in state.mappings_of("pci") {
+        let _ = writeln!(out, "mapping|{id}");
+        for entry in &mapping.map {
+            let _ = writeln!(out, "mapping|\tmap {entry}");
+        }
+    }
+}
+
+/// Whether a line of a configuration names a device of the node's.
+fn is_device(line: &str) -> bool {
+    let key = line.split([':', ' ', '=']).next().unwrap_or_default();
+    let numbered = |stem: &str| {
+        key.strip_prefix(stem)
+            .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    numbered("dev") || numbered("hostpci") || key == "lxc.mount.entry"
+}
