@@ -33,6 +33,32 @@ pub enum Selector {
     },
 }
 
+impl Selector {
+    /// The field of the entry that it comes from.
+    pub fn field(&self) -> &'static str {
+        match self {
+            Selector::Index(_) => "index",
+            Selector::Address(_) => "pciAddress",
+            Selector::Uuid(_) => "uuid",
+            Selector::Counted { .. } => "count",
+        }
+    }
+
+    /// What the field says; of counted ones, which kind.
+    pub fn value(&self) -> String {
+        match self {
+            Selector::Index(index) => index.to_string(),
+            Selector::Address(text) | Selector::Uuid(text) => text.clone(),
+            Selector::Counted { nth, model, memory_mib } => {
+                let model = model.as_ref().map(|model| format!(" of model {model:?}"));
+                let memory = memory_mib.map(|mib| format!(" with {mib}Mi at least"));
+                let (model, memory) = (model.unwrap_or_default(), memory.unwrap_or_default());
+                format!("{} or more{model}{memory}", nth + 1)
+            }
+        }
+    }
+}
+
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -6,13 +6,13 @@ use std::collections::BTreeSet;
 use crate::pve::options;
 use crate::pve::property::Properties;
 
-use super::{Desired, Selector, WantedLxc, WantedVm};
+use super::{Desired, WantedLxc, WantedVm};
 
 /// Properties of interfaces that a dropped value leaves as they are: an address or card that goes is a new one.
 const KEPT_OF_INTERFACES: &[&str] = &["bridge", "hwaddr", "macaddr", "model", "type"];
 
 /// Names of everything that the spec sets and that can be taken off again: `options.searchdomain`, `net.eth0.gw`,
-/// `props.ipconfig0.gw`, `startup.order`, `pool.ai`, `tag.llm`, `features.nesting`, `firewall.policy_in`, `gpu.0`,
+/// `props.ipconfig0.gw`, `startup.order`, `pool.ai`, `tag.llm`, `features.nesting`, `firewall.policy_in`,
 /// `cdrom.ide0.volid`, ….
 pub fn managed(desired: &Desired) -> BTreeSet<String> {
     let shared = &desired.shared;
@@ -44,12 +44,6 @@ pub fn managed(desired: &Desired) -> BTreeSet<String> {
 
 fn of_container(lxc: &WantedLxc, names: &mut BTreeSet<String>) {
     names.extend(lxc.flags.keys().map(|key| format!("features.{key}")));
-    // The device nodes of GPUs are known once the node's cards are: they replace these.
-    let indices = lxc.gpus.iter().flatten().filter_map(|gpu| match gpu.selector {
-        Selector::Index(index) => Some(format!("gpu.{index}")),
-        _ => None,
-    });
-    names.extend(indices);
     for device in &lxc.devices {
         names.insert(format!("device.{}", device.path));
         names.extend(

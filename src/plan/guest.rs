@@ -1,6 +1,8 @@
 //! The plan for a guest: the stages in order, each of which is satisfied or says what to do next. Where containers and
 //! machines differ, [`super::lxc`] is for the former, [`super::vm`] for the latter.
 
+use std::collections::BTreeSet;
+
 use crate::crd::{GuestStatus, PowerState, RestartPolicy};
 use crate::desired::{Desired, Form, ScriptRole, Source, WantedGuest, managed};
 use crate::observed::Guest;
@@ -32,7 +34,7 @@ fn outdated(built: &str, revision: &str, template: &str) -> Option<String> {
 
 impl Planner<'_> {
     fn stages(&mut self) -> Staged {
-        self.facts.managed = Some(managed(self.desired));
+        self.facts.managed = Some(self.managed_so_far());
         let source = self.desired.source.as_ref();
         self.facts.source = source.map(|source| source_words(source, self.image_of(source)));
         self.facts.stopped = self.desired.life.form == Form::Guest && self.desired.life.power == PowerState::Stopped;
@@ -91,6 +93,17 @@ impl Planner<'_> {
             self.facts.verified = Some(self.observed.cluster.guests.get(&guest.at.vmid).cloned());
         }
         Ok(())
+    }
+
+    /// What the spec sets, by name. The device nodes of GPUs are known where the node's cards are: until then they are those
+    /// of before.
+    fn managed_so_far(&self) -> BTreeSet<String> {
+        let mut names = managed(self.desired);
+        let gpus = self.desired.lxc().and_then(|lxc| lxc.gpus.as_ref());
+        let before = self.status.managed.iter().flatten();
+        let of_gpus = before.filter(|name| name.starts_with("gpu.") && gpus.is_some_and(|list| !list.is_empty()));
+        names.extend(of_gpus.cloned());
+        names
     }
 
     /// Phoenix migrates nobody; who asks for another node is told.

@@ -30,6 +30,7 @@ mod dropped;
 mod existing;
 mod firewall;
 mod full;
+mod gpus;
 mod health;
 mod images;
 mod leaves;

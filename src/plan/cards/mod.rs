@@ -47,8 +47,9 @@ pub fn choose(wish: Wish<'_>, node: &NodeCards, claims: &[Claim]) -> Result<Vec<
         wish.may_have(wanted, card, &field)?;
         if given.iter().any(|other| other.card.pci_address == card.address) && !is_instance(wanted) {
             let message = format!(
-                "{field}: {} is GPU {} as well, which another entry names: name each GPU once",
-                wanted.selector,
+                "{field}.{}: {} is GPU {}, which another entry names: name each GPU once",
+                wanted.selector.field(),
+                wanted.selector.value(),
                 card.named()
             );
             return Err(Cause::new(Reason::InvalidSpec, message));
@@ -143,14 +144,15 @@ impl Wish<'_> {
         let has = inventory_in_words(node);
         let was = old.map(|old| {
             let uuid = old.uuid.as_deref().unwrap_or(&old.pci_address);
-            format!(", which was {uuid} when it was chosen,")
+            format!(" any more, which was {uuid} when it was chosen")
         });
         let message = format!(
-            "{}.gpus[{}]: node {} has no GPU for {}{}: {has}",
+            "{}.gpus[{}].{}: {}: node {} has no such GPU{}: {has}",
             self.prefix,
             wanted.entry,
+            wanted.selector.field(),
+            wanted.selector.value(),
             self.node,
-            wanted.selector,
             was.unwrap_or_default()
         );
         Cause::new(Reason::GPUNotFound, message)
@@ -164,8 +166,9 @@ impl Wish<'_> {
             index => {
                 let index = index.map_or_else(|| "no index".into(), |index| format!("index {index}"));
                 let message = format!(
-                    "{field}: {} is GPU {} ({index}), which spec.allow.gpus of the PhoenixHypervisor does not hold: add its index there, or choose another",
-                    wanted.selector,
+                    "{field}.{}: {} is GPU {} ({index}), which spec.allow.gpus of the PhoenixHypervisor does not hold: add its index there, or choose another",
+                    wanted.selector.field(),
+                    wanted.selector.value(),
                     card.named()
                 );
                 Err(Cause::new(Reason::NotAllowed, message))
@@ -181,7 +184,7 @@ fn has_uuid(card: &Card, uuid: &str) -> bool {
 /// The cards of a node for a message.
 fn inventory_in_words(node: &NodeCards) -> String {
     let card = |card: &Card| {
-        let index = card.index.map(|index| format!("{index}: ")).unwrap_or_default();
+        let index = card.index.map(|index| format!("GPU {index} at ")).unwrap_or_default();
         let mode = match card.mode() {
             "nvidia" => String::new(),
             mode => format!(", bound to {mode}"),
@@ -195,7 +198,11 @@ fn inventory_in_words(node: &NodeCards) -> String {
         .map(|words| format!("; nvidia-smi says: {words}"));
     match cards.is_empty() {
         true => "it has none: leave gpus out, or choose another node".into(),
-        false => format!("it has {}{}", cards.join(", "), smi.unwrap_or_default()),
+        false => format!(
+            "it has {}: name one that there is{}",
+            cards.join(", "),
+            smi.unwrap_or_default()
+        ),
     }
 }
 
@@ -221,14 +228,16 @@ fn not_taken_away(
         (true, whose) => {
             let whose = whose.map(|who| format!(": {who} has it")).unwrap_or_default();
             format!(
-                "{field}: {} is GPU {}, which is bound to vfio, for machines{whose}: choose another, or give it back to the node's driver",
-                wanted.selector,
+                "{field}.{}: {} is GPU {}, which is bound to vfio, for machines{whose}: choose another, or give it back to the node's driver",
+                wanted.selector.field(),
+                wanted.selector.value(),
                 card.named()
             )
         }
         (false, Some(who)) => format!(
-            "{field}: {} is GPU {}, which {who} takes away from containers when it starts (IOMMU group {}): choose another, or take the device off the machine",
-            wanted.selector,
+            "{field}.{}: {} is GPU {}, which {who} takes away from containers when it starts (IOMMU group {}): choose another, or take the device off the machine",
+            wanted.selector.field(),
+            wanted.selector.value(),
             card.named(),
             card.iommu_group
                 .map_or_else(|| "unknown".into(), |group| group.to_string())
@@ -288,8 +297,9 @@ fn reordered(wish: Wish<'_>, wanted: &WantedGpu, card: &Card) -> Option<String> 
     let counted = asked.filter(|asked| card.index.is_some_and(|index| i64::from(index) != *asked));
     match (moved, counted) {
         (true, _) => Some(format!(
-            "{field}: {} was GPU {} when it was chosen and is {} now: the container keeps the card",
-            wanted.selector,
+            "{field}.{}: {} was GPU {} when it was chosen and is {} now: the container keeps the card",
+            wanted.selector.field(),
+            wanted.selector.value(),
             old.pci_address,
             card.named()
         )),

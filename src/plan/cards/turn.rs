@@ -1,8 +1,8 @@
 //! One start at a time: a model server measures the free memory of its card while it starts, so servers that share one
 //! start one after another.
 
-use crate::crd::PowerState;
-use crate::desired::{GuestObject, ScriptRole};
+use crate::crd::{GuestKind, PowerState};
+use crate::desired::{Form, GuestObject, ScriptRole};
 use crate::observed::Guest;
 use crate::plan::planner::{Planner, Staged};
 use crate::plan::{Next, Query, Stage, pauses};
@@ -24,7 +24,8 @@ pub fn is_starting(object: &GuestObject) -> bool {
     let runs = condition("Running").is_some_and(|c| c.status == "True");
     // What cannot even be started waits for its next attempt.
     let fails = !runs && status.last_error.is_some();
-    !(works || stuck || held_back || stops || fails || pauses(&object.annotations))
+    let guest = object.key.kind != GuestKind::PhoenixTemplate;
+    guest && !(works || stuck || held_back || stops || fails || pauses(&object.annotations))
 }
 
 /// Whether the object's guest has a model server in it that comes up when the guest is started.
@@ -36,7 +37,7 @@ pub fn has_server(object: &GuestObject) -> bool {
 impl Planner<'_> {
     /// Before a model server starts: no other one starts on its cards.
     pub(crate) fn takes_turn(&mut self, stage: Stage, guest: &Guest) -> Staged {
-        let serves = self.desired.runs(&[ScriptRole::Vllm]);
+        let serves = self.desired.life.form == Form::Guest && self.desired.runs(&[ScriptRole::Vllm]);
         let given = self.facts.gpu_devices.iter().flatten();
         let cards: Vec<String> = given.map(|card| card.pci_address.clone()).collect();
         if !serves || cards.is_empty() {

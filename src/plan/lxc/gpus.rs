@@ -24,6 +24,11 @@ struct Node {
     gid: Option<i64>,
 }
 
+/// What status remembers of a group that the spec gives the device nodes of GPUs.
+const GROUP: &str = "gpu.gid";
+/// What it remembers of device nodes of GPUs that have no number: below `/dev/dri`, `/dev/kfd`, of MIG instances.
+const NODE: &str = "gpu.node.";
+
 impl Planner<'_> {
     /// Device nodes, those of GPUs first.
     pub(crate) fn gpus(&mut self, lxc: &WantedLxc, guest: &Guest) -> Result<(), Next> {
@@ -66,7 +71,11 @@ impl Planner<'_> {
                 let node = guest.at.node.clone();
                 return Err(Next::Look(Query::Cards { node }));
             }
-            Some(Cards::Assumed) => return Ok(None),
+            Some(Cards::Assumed) => {
+                let indices: Vec<i64> = lxc.gpus.iter().flatten().filter_map(index_of).collect();
+                self.manages(lxc, indices.into_iter());
+                return Ok(None);
+            }
             Some(Cards::Refused(cause)) => {
                 let cause = cause.clone();
                 return Err(match cause.reason {
@@ -78,12 +87,23 @@ impl Planner<'_> {
         };
         let cards = given.iter().map(|given| given.card.clone());
         self.facts.gpu_devices = Some(cards.collect());
+        self.manages(lxc, given.iter().filter_map(|given| given.card.minor));
+        let nodes = given.iter().flat_map(|given| &given.nodes);
+        let others = nodes.filter(|path| !path.starts_with("/dev/nvidia") || path.starts_with("/dev/nvidia-caps/"));
         if let Some(managed) = &mut self.facts.managed {
-            managed.retain(|name| !name.starts_with("gpu."));
-            let minors = given.iter().filter_map(|given| given.card.minor);
-            managed.extend(minors.map(|minor| format!("gpu.{minor}")));
+            managed.extend(others.map(|path| format!("{NODE}{path}")));
         }
         Ok(Some(given))
+    }
+
+    /// Notes which device nodes of GPUs the spec sets, by their numbers.
+    fn manages(&mut self, lxc: &WantedLxc, minors: impl Iterator<Item = i64>) {
+        if let Some(managed) = &mut self.facts.managed {
+            managed.retain(|name| !name.starts_with("gpu."));
+            managed.extend(minors.map(|minor| format!("gpu.{minor}")));
+            let group = lxc.gpus.iter().flatten().any(|gpu| gpu.gid.is_some());
+            managed.extend(group.then(|| GROUP.to_string()));
+        }
     }
 
     /// What is wrong with the cards: the node counts otherwise, nodes are missing, the driver reported a fault.
@@ -127,6 +147,9 @@ impl Planner<'_> {
         let last = || wanted.is_empty() && self.dropped.under("gpu.").next().is_some();
         if wanted.contains(&path) {
             return false;
+        }
+        if self.dropped.has(&format!("{NODE}{path}")) {
+            return true;
         }
         match path.strip_prefix("/dev/nvidia") {
             Some("ctl" | "-uvm" | "-uvm-tools") => none || last(),
@@ -337,7 +360,7 @@ fn device_changes(
         let Some((index, found)) = places.of(&node.path) else {
             continue;
         };
-        let target = opened(node, found.as_ref().filter(|_| !fresh));
+        let target = opened(node, found.as_ref().filter(|_| !fresh), dropped);
         if found.as_ref() != Some(&target) {
             places.set("gpus", index, Some(target.to_string()));
         }
@@ -375,8 +398,11 @@ fn is_device(have: &Properties, wanted: &Properties) -> bool {
 }
 
 /// The entry of a GPU's device node; who owns it in the container stays where the spec does not say.
-fn opened(node: &Node, found: Option<&Properties>) -> Properties {
-    let entry = found.cloned().unwrap_or(Properties::new(Some("path")));
+fn opened(node: &Node, found: Option<&Properties>, dropped: &Dropped) -> Properties {
+    let mut entry = found.cloned().unwrap_or(Properties::new(Some("path")));
+    if dropped.has(GROUP) && node.gid.is_none() {
+        entry.remove("gid");
+    }
     let entry = entry.with("path", &node.path).with("mode", &node.mode);
     match node.gid {
         Some(gid) => entry.with("gid", gid.to_string()),

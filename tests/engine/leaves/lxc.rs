@@ -163,13 +163,23 @@ pub fn groups() -> Vec<Group> {
             .with(json!({"devices": [{"path": "/dev/kfd"}]})),
         one("gpus[].index").to(0, 1).with(json!({"gpus": [{"index": 0}]})),
         one("gpus[].pciAddress")
-            .after_absence("0000:41:00.0")
-            .one_after_absence("gpus[].count", 1)
+            .to("0000:41:00.0", "0000:61:00.0")
+            .one(
+                "gpus[].uuid",
+                "GPU-5a1d0c3e-0000-4000-8000-000000000000",
+                "GPU-5a1d0c3e-0000-4000-8000-000000000001",
+            )
+            .one("gpus[].count", 1, 2)
             .with(json!({"gpus": [{}]})),
-        one("gpus[].model")
-            .after_missing("RTX 5060")
-            .one_after_missing("gpus[].vramShare", 0.5)
+        one("gpus[].dri")
+            .after_missing(true)
+            .one_after_missing("gpus[].gid", 44)
+            .one_after_missing("gpus[].mode", "0660")
             .with(json!({"gpus": [{"index": 0}]})),
+        one("gpus[].model")
+            .after_missing("RTX 9999")
+            .one_after_missing("gpus[].vramAtLeast", "900Gi")
+            .with(json!({"gpus": [{"count": 1}]})),
         one("hostMounts[].hostPath")
             .to("/etc", "/var/lib/vz/snippets")
             .one("hostMounts[].mountPath", "/a", "/b")
@@ -221,7 +231,8 @@ pub fn groups() -> Vec<Group> {
             .with(json!({"sshKeysSecretRef": {"name": "keys", "key": "one"}})),
     ];
     let vllm = |more: Value| {
-        let mut entry = json!({"model": "org/model", "cachePath": "/models"});
+        // Servers of several rows run side by side on the same cards.
+        let mut entry = json!({"model": "org/model", "cachePath": "/models", "gpuMemoryUtilization": 0.01});
         super::table::merge(&mut entry, &more);
         let mut spec = volume(json!({"name": "models", "mountPath": "/models"}));
         super::table::merge(
@@ -236,7 +247,7 @@ pub fn groups() -> Vec<Group> {
             .one("vllm.cachePath", "/models", "/srv")
             .one("vllm.dtype", "auto", "half")
             .one("vllm.extraArgs[]", "--seed=1", "--seed=2")
-            .one("vllm.gpuMemoryUtilization", 0.5, 0.6)
+            .one("vllm.gpuMemoryUtilization", 0.01, 0.02)
             .one("vllm.maxModelLen", 1024, 2048)
             .auto_of("vllm.modelType")
             .one("vllm.port", 8000, 8001)

@@ -13,6 +13,12 @@ pub const BY_TEST: &[(&str, &str)] = &[
         "application.rerunPolicy",
         "a_script_of_every_start_runs_once_for_each_start_of_the_guest",
     ),
+    (
+        "gpus[].vramShare",
+        "two_models_share_a_card_and_the_third_is_refused_with_words",
+    ),
+    ("gpus[].vramGiB", "shares_in_gib_and_exclusive_cards_count"),
+    ("gpus[].exclusive", "shares_in_gib_and_exclusive_cards_count"),
     ("deletionPolicy", "the_deletion_policy_says_whether_the_guest_goes"),
     (
         "dependsOn[].kind",
