@@ -37,10 +37,23 @@ pub struct Host {
     pub firewall: Option<HostFirewall>,
     /// NVIDIA driver.
     pub nvidia: Option<HostNvidia>,
+    /// What happens where a container's GPU lacks device nodes on its node, as after a boot: Report (the default) or Ensure,
+    /// with which Phoenix loads the driver's modules and makes the nodes over SSH before the container is started.
+    pub gpu_nodes: Option<GpuNodes>,
     /// Directory under which storages are mounted.
     #[serde(default)]
     #[schemars(schema_with = "schema::absolute_path")]
     pub mount_point_base: Option<String>,
+}
+
+/// What happens where device nodes of GPUs are missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum GpuNodes {
+    /// It is told, with the command that helps.
+    #[default]
+    Report,
+    /// Phoenix makes them.
+    Ensure,
 }
 
 /// ZFS pools and datasets.

@@ -60,6 +60,10 @@ pub const RECONCILE: &str = "phoenix-hypervisor.io/reconcile";
 /// Annotation: `"true"` stops everything that Phoenix would do on Proxmox for the object, or for all objects of a
 /// PhoenixHypervisor, until it is taken away. Work that Proxmox has begun ends.
 pub const PAUSED: &str = "phoenix-hypervisor.io/paused";
+/// Annotation on a PhoenixHypervisor: which driver cards may be bound to beside the one that they have, as a list of
+/// `NODE/ADDRESS=vfio` (a machine may take it from the node's driver) and `NODE/ADDRESS=nvidia` (a container may take it
+/// back), separated by commas.
+pub const GPU_DRIVER: &str = "phoenix-hypervisor.io/gpu-driver";
 /// Annotation: stop the script with this hash, and do not run it again while the annotation is there.
 pub const CANCEL: &str = "phoenix-hypervisor.io/cancel";
 /// Annotation: destroy the guest and make it anew (promise 4); its value is the one that the condition `RecreateRequired`

@@ -1,8 +1,11 @@
 //! The graphics cards that a container asks for.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::crd::{Gpu, LxcGuest};
+use kube::ResourceExt;
+
+use crate::crd::{GPU_DRIVER, Gpu, GpuNodes, LxcGuest, PhoenixHypervisor};
 use crate::pve::units;
 use crate::reason::Reason;
 
@@ -12,6 +15,59 @@ use super::{Blocked, GuestObject};
 const VLLM_DEFAULT: f64 = 0.9;
 /// Permissions of device nodes where none are given (design §5).
 pub(crate) const MODE: &str = "0666";
+
+/// What the hypervisor's owner lets Phoenix do to the nodes' cards.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CardPolicy {
+    /// Device nodes that a node lacks are made.
+    pub ensures_nodes: bool,
+    /// Drivers that cards may be bound to, by `NODE/ADDRESS`.
+    drivers: BTreeMap<String, String>,
+}
+
+impl CardPolicy {
+    /// What a hypervisor says.
+    ///
+    /// # Errors
+    /// The annotation cannot be read: its value and how it is written.
+    pub fn of(hypervisor: &PhoenixHypervisor) -> Result<CardPolicy, Blocked> {
+        let nodes = hypervisor.spec.host.as_ref().and_then(|host| host.gpu_nodes);
+        let text = hypervisor
+            .annotations()
+            .get(GPU_DRIVER)
+            .map(String::as_str)
+            .unwrap_or_default();
+        let mut drivers = BTreeMap::new();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let card = part.split_once('=').filter(|(card, driver)| {
+                let whole = card
+                    .split_once('/')
+                    .is_some_and(|(node, at)| !node.is_empty() && at.contains(':'));
+                whole && ["vfio", "nvidia"].contains(driver)
+            });
+            let Some((card, driver)) = card else {
+                return Err(Blocked::stalled(
+                    Reason::InvalidSpec,
+                    format!(
+                        "metadata.annotations[{GPU_DRIVER}] of the PhoenixHypervisor: {part:?} is not NODE/ADDRESS=vfio or NODE/ADDRESS=nvidia, such as pve1/0000:01:00.0=vfio: correct it"
+                    ),
+                ));
+            };
+            drivers.insert(card.to_string(), driver.to_string());
+        }
+        Ok(CardPolicy {
+            ensures_nodes: nodes == Some(GpuNodes::Ensure),
+            drivers,
+        })
+    }
+
+    /// Whether a card of a node may be bound to a driver.
+    pub fn lets(&self, node: &str, address: &str, driver: &str) -> bool {
+        self.drivers
+            .get(&format!("{node}/{address}"))
+            .is_some_and(|given| given == driver)
+    }
+}
 
 /// Which card an entry of `gpus` asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -430,6 +430,8 @@ pub struct Desired {
     pub channels: Channels,
     /// What it may reach beyond its own guest; `None`: everything, as objects of the hypervisor's namespace.
     pub grants: Option<Grants>,
+    /// What may be done to the nodes' graphics cards.
+    pub cards: gpus::CardPolicy,
     /// Whether the source's image is named by a volume id; for messages only.
     pub source_by_volid: bool,
     /// Which of its values are the hypervisor's; for messages only.

@@ -142,6 +142,7 @@ fn shared(context: &Context<'_>, wing: Wing, cluster_id: &str) -> Result<Desired
         health: scripts::health(object, context.hypervisor, context.objects),
         channels: context.channels,
         grants: None,
+        cards: super::gpus::CardPolicy::of(context.hypervisor)?,
         source_by_volid: by_volid(object),
         defaulted: Defaulted::default(),
         prints: Prints::default(),

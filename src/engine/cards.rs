@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use crate::crd::GivenGpu;
 use crate::desired::{Desired, GuestObject, Key};
 use crate::observed::{Cards, Claim, Inventory};
-use crate::plan::cards::{self, Wish};
+use crate::plan::cards::{self, MachineWish, Wish};
 use crate::pve::Vmid;
 use crate::pve::gpu::{Holder, NodeCards};
 use crate::reason::{Cause, Reason};
@@ -118,6 +118,24 @@ impl<S: Store> Reconcile<'_, S> {
 
     fn choose(&self, desired: &Desired, book: &Book, node: &str, here: &NodeCards, claims: &[Claim]) -> Cards {
         let (object, status) = (&self.object, &self.object.status);
+        if let Some(vm) = desired.vm() {
+            let devices = vm.pci.iter().flatten().enumerate().filter_map(|(i, device)| {
+                let given = |key: &str, field: &str| {
+                    let field = format!("{}.pci[{i}].{field}", object.field_prefix());
+                    Some((field, device.get(key)?.clone()))
+                };
+                given("mapping", "mapping").or_else(|| given("host", "address"))
+            });
+            let wish = MachineWish {
+                devices: &devices.collect::<Vec<_>>(),
+                node,
+                policy: &desired.cards,
+            };
+            return match cards::may_start(wish, here, claims) {
+                Ok(()) => Cards::Given(Vec::new()),
+                Err(cause) => Cards::Refused(cause),
+            };
+        }
         let recorded = book.held(&object.key).or(status.gpu_devices.as_deref());
         let wanted = desired.lxc().and_then(|lxc| lxc.gpus.as_deref());
         let wish = Wish {
@@ -126,6 +144,7 @@ impl<S: Store> Reconcile<'_, S> {
             node,
             recorded: recorded.unwrap_or_default(),
             allowed: desired.grants.as_ref().map(|grants| grants.gpus()),
+            policy: &desired.cards,
             counts: cards::holds_share(object, self.runs(status.vmid())),
         };
         match cards::choose(wish, here, claims) {

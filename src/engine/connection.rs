@@ -11,6 +11,7 @@ use crate::desired::hypervisor::{Access, SshAccess, TlsPolicy};
 use crate::observed::Cluster;
 use crate::proxmox::cluster::ClusterStatus;
 use crate::proxmox::{ApiToken, Client, ConnectOptions, Login, Tls};
+use crate::pve::gpu::NodeCards;
 use crate::pve::{GuestRef, GuestType, Vmid};
 use crate::reason::{Cause, Reason};
 use crate::remote::{self, Command, Input, Node, Output, Running, Ssh, SshOptions, Terminal};
@@ -254,6 +255,16 @@ impl Connection {
     /// Keeps looks at graphics cards.
     pub(super) fn keep_card_looks(&self, looks: Vec<(String, CardLook)>) {
         lock(&self.state).cards.extend(looks);
+    }
+
+    /// The last snapshot shows a node's graphics cards as they are now.
+    pub(super) fn show_cards(&self, node: &str, cards: NodeCards) {
+        let mut state = lock(&self.state);
+        if let Some(snapshot) = &state.snapshot {
+            let mut snapshot = Snapshot::clone(snapshot);
+            snapshot.cluster.gpus.insert(node.to_string(), cards);
+            state.snapshot = Some(Arc::new(snapshot));
+        }
     }
 
     /// Why a node's graphics cards are not known.

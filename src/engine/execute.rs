@@ -6,6 +6,7 @@ use crate::plan::{Effect, GuestWork, NodeWork, Step};
 use crate::proxmox::Upid;
 use crate::pve::{ApiCall, GuestRef, GuestType, Vmid};
 use crate::reason::{Cause, Reason};
+use crate::remote::gpus;
 use crate::remote::node::{self, NodeLayout, RawLine, RawLinesAnswer};
 use crate::remote::runner::{self, GuestFile, Layout};
 use crate::remote::{Command, InvalidCommand, Output};
@@ -47,6 +48,8 @@ pub fn sort(effect: &Effect) -> &'static str {
         Effect::OnNode { work, .. } => match work {
             NodeWork::SetOptions { .. } => "set_options",
             NodeWork::RawLines { .. } => "raw_lines",
+            NodeWork::GpuNodes { .. } => "gpu_nodes",
+            NodeWork::BindCard { .. } => "bind_card",
             NodeWork::WriteSnippet { .. } => "write_snippet",
             NodeWork::RemoveSnippet { .. } => "remove_snippet",
         },
@@ -75,9 +78,18 @@ async fn on_node(connection: &Connection, on: &str, work: &NodeWork) -> Outcome 
             remove,
             digest,
         } => raw_lines(connection, on, *vmid, add, remove, digest).await,
+        NodeWork::GpuNodes { minors } => at_cards(connection, on, &gpus::make_nodes(minors)).await,
+        NodeWork::BindCard { address, driver } => at_cards(connection, on, &gpus::bind(address, driver)).await,
         NodeWork::WriteSnippet { volid, vendor } => write_snippet(connection, on, volid, vendor).await,
         NodeWork::RemoveSnippet { volid } => ssh(connection, on, &node::remove_snippet(volid)).await,
     }
+}
+
+/// Work at a node's cards, and a look at what came of it.
+async fn at_cards(connection: &Connection, on: &str, command: &Command) -> Outcome {
+    let outcome = ssh(connection, on, command).await;
+    connection.look_again_at_cards(on).await;
+    outcome
 }
 
 async fn in_guest(connection: &Connection, at: &GuestRef, work: &GuestWork) -> Outcome {

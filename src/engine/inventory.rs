@@ -69,6 +69,17 @@ impl Connection {
         (node.to_string(), look)
     }
 
+    /// Looks at a node's cards after something was done to them; the last snapshot has them then.
+    pub(super) async fn look_again_at_cards(&self, node: &str) {
+        let uptime = self.card_look(node).map(|look| look.uptime).unwrap_or_default();
+        let look = self.look_now(node, uptime).await;
+        let cards = look.1.seen.then(|| look.1.cards.clone());
+        self.keep_card_looks(vec![look]);
+        if let Some(cards) = cards {
+            self.show_cards(node, cards);
+        }
+    }
+
     /// Looks at a node's cards: the API names them, the node itself tells the rest.
     async fn look_at_cards(&self, node: &str, before: Option<&CardLook>) -> Result<NodeCards, Cause> {
         let ssh = self.access.ssh.is_some();

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use tokio::time::Instant;
 
 use crate::crd::status::{NodeStatus, ProxmoxCluster};
-use crate::crd::{GpuStatus, HypervisorStatus, PAUSED, PhoenixHypervisor};
+use crate::crd::{GpuStatus, Host, HypervisorStatus, PAUSED, PhoenixHypervisor};
 use crate::desired::{GuestObject, Key, ObjectName, Ref, hypervisor};
 use crate::observed::{Cluster, Read, ResourceRow};
 use crate::plan::{self, retry};
@@ -503,7 +503,12 @@ fn hypervisor_status(
             }
         }
     }
-    if object.spec.host.is_some() {
+    // What happens at missing device nodes is carried out by those that need them.
+    let rest = object.spec.host.clone().map(|host| Host {
+        gpu_nodes: None,
+        ..host
+    });
+    if rest.is_some_and(|host| host != Host::default()) {
         let message = "spec.host is not carried out yet; set the nodes up by hand";
         set_condition(
             conditions,

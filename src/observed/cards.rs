@@ -40,6 +40,8 @@ pub struct Given {
     pub nodes: Vec<String>,
     /// Those of them that the node lacks.
     pub missing: Vec<String>,
+    /// The driver that it is to be bound to first.
+    pub bind: Option<String>,
     /// The node counts otherwise than when the card was chosen: old and new, in words.
     pub reordered: Option<String>,
     /// Why it cannot work.

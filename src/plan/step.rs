@@ -244,6 +244,18 @@ pub enum NodeWork {
         /// Digest of the read that showed our stamp.
         digest: String,
     },
+    /// Load NVIDIA's modules and make the device nodes of its cards.
+    GpuNodes {
+        /// Numbers of the cards' device nodes.
+        minors: Vec<i64>,
+    },
+    /// Bind a card to a driver of the node's.
+    BindCard {
+        /// Its PCI address.
+        address: String,
+        /// The driver.
+        driver: String,
+    },
     /// Write cloud-init's vendor-data as a snippet.
     WriteSnippet {
         /// Volume id of the snippet.

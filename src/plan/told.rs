@@ -69,7 +69,10 @@ pub fn told(plan: &Plan, step: &Step) -> Option<Cause> {
         Effect::Record | Effect::RemoveFinalizer { .. } => return None,
         Effect::OnNode { work, .. } => match work {
             NodeWork::WriteSnippet { .. } | NodeWork::RemoveSnippet { .. } => return None,
-            NodeWork::SetOptions { .. } | NodeWork::RawLines { .. } => Reason::Configured,
+            NodeWork::SetOptions { .. }
+            | NodeWork::RawLines { .. }
+            | NodeWork::GpuNodes { .. }
+            | NodeWork::BindCard { .. } => Reason::Configured,
         },
         Effect::InGuest { work, .. } => match work {
             // What comes of a script is told when it has ended.

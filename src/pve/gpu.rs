@@ -155,6 +155,11 @@ impl Card {
         self.dri.iter().filter(|path| path.contains("/renderD")).cloned()
     }
 
+    /// The PCI addresses of its IOMMU group, its own among them.
+    pub fn iter_group(&self) -> impl Iterator<Item = &String> {
+        self.iommu_members.iter().chain([&self.address])
+    }
+
     /// The last fault after which something must be restarted.
     pub fn fault(&self) -> Option<&Xid> {
         self.xids.iter().rev().find(|xid| xid.is_serious())
@@ -237,8 +242,8 @@ impl NodeCards {
             Some(addresses) => addresses.as_slice(),
             None => &[device.to_string()],
         };
-        let group = card.iommu_members.iter().chain([&card.address]);
-        group.clone().any(|member| addresses.iter().any(|a| names(a, member)))
+        card.iter_group()
+            .any(|member| addresses.iter().any(|a| names(a, member)))
     }
 }
 

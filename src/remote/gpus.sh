@@ -18,6 +18,7 @@ phoenix_names() {
 # Display controllers and processing accelerators of NVIDIA, AMD and Intel.
 phoenix_cards() {
     for phoenix_dir in "$PHOENIX_SYS"/bus/pci/devices/*; do
+        if ! [ -r "$phoenix_dir/class" ]; then continue; fi
         read -r phoenix_class <"$phoenix_dir/class" || continue
         case $phoenix_class in 0x0300* | 0x0302* | 0x0380* | 0x1200*) ;; *) continue ;; esac
         read -r phoenix_vendor <"$phoenix_dir/vendor" || continue

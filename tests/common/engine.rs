@@ -460,7 +460,10 @@ impl World {
         secret("root", json!({"password": secrets.root_password}));
         let mut hypervisor = json!({
             "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixHypervisor",
-            "metadata": {"name": "pve", "namespace": "ai", "generation": 1},
+            "metadata": {"name": "pve", "namespace": "ai", "generation": 1, "annotations": {
+                // The machines of tests may take the cards, which the node's own driver has.
+                GPU_DRIVER: "phoenix/0000:41:00.0=vfio,phoenix/0000:61:00.0=vfio",
+            }},
             "spec": {
                 "endpoints": [url],
                 "tls": tls,

@@ -262,6 +262,7 @@ async fn a_card_that_fell_off_the_bus_is_told_on_whoever_uses_it() {
 #[tokio::test(start_paused = true)]
 async fn a_card_of_a_machine_is_not_given_to_a_container() {
     let mut world = World::with_ssh(&[]).await;
+    lets(&world, "phoenix/0000:41:00.0=vfio");
     let machine = world
         .store
         .apply(vm("desk", json!({"machine": "q35", "pci": [{"address": FIRST}]})));
@@ -305,4 +306,110 @@ async fn the_hypervisor_tells_its_cards_and_who_has_them() {
         Some("2x NVIDIA GeForce RTX 5060 Ti")
     );
     hypervisor(&world, |_| ());
+}
+
+#[tokio::test(start_paused = true)]
+async fn missing_device_nodes_are_made_where_the_hypervisor_says_so() {
+    let mut world = World::with_ssh(&[]).await;
+    node(&world, |node| node.devices.retain(|path| !path.contains("nvidia")));
+    let key = world.store.apply(guest("a", json!({"gpus": [{"index": 1}]})));
+    rounds(&world, 60).await;
+    assert!(says(&world, &key, "GPUNodesMissing"), "{}", message(&world, &key));
+    hypervisor(&world, |object| {
+        object.spec.host = Some(serde_json::from_value(json!({"gpuNodes": "Ensure"})).unwrap());
+    });
+    settled(&mut world).await;
+    let made = world
+        .sim()
+        .with(|state| state.nodes["phoenix"].devices.contains("/dev/nvidia1"));
+    assert!(made, "the node has them");
+    let outcome = world.ask_poll().await;
+    assert!(
+        outcome.status.conditions.iter().all(|c| c.type_ != "HostConfigured"),
+        "nothing of it is left undone"
+    );
+}
+
+fn lets(world: &World, what: &str) {
+    hypervisor(world, |object| {
+        let annotations = object.metadata.annotations.get_or_insert_default();
+        annotations.insert("phoenix-hypervisor.io/gpu-driver".into(), what.into());
+    });
+}
+
+fn driver(world: &World) -> Option<String> {
+    world.sim().with(|state| state.nodes["phoenix"].gpus[0].driver.clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_card_changes_hands_only_where_the_hypervisor_says_so() {
+    let mut world = World::with_ssh(&[]).await;
+    lets(&world, "");
+    let container = world.store.apply(guest("a", json!({"gpus": [{"index": 0}]})));
+    settled(&mut world).await;
+    let desk = |power: &str| {
+        vm(
+            "desk",
+            json!({"machine": "q35", "pci": [{"address": FIRST}], "powerState": power}),
+        )
+    };
+    let machine = world.store.apply(desk("Running"));
+    rounds(&world, 30).await;
+    assert!(says(&world, &machine, "GPUConflict"), "{}", message(&world, &machine));
+    let words = message(&world, &machine);
+    assert!(
+        words.contains("spec.pci[0].address: 0000:41:00.0 is GPU") && words.contains("PhoenixLXC ai/a uses"),
+        "{words}"
+    );
+    world.store.apply(guest("a", json!({"gpus": []})));
+    rounds(&world, 60).await;
+    // Nobody has it, and yet the node's driver does.
+    let words = message(&world, &machine);
+    assert!(
+        words.contains("phoenix-hypervisor.io/gpu-driver: phoenix/0000:41:00.0=vfio"),
+        "{words}"
+    );
+    assert_eq!(driver(&world), None);
+    lets(&world, "phoenix/0000:41:00.0=vfio");
+    settled(&mut world).await;
+    assert_eq!(driver(&world).as_deref(), Some("vfio-pci"));
+    // The way back.
+    world.store.apply(guest("a", json!({"gpus": [{"pciAddress": FIRST}]})));
+    rounds(&world, 30).await;
+    assert!(
+        says(&world, &container, "GPUConflict"),
+        "{}",
+        message(&world, &container)
+    );
+    lets(&world, "phoenix/0000:41:00.0=nvidia");
+    rounds(&world, 30).await;
+    assert!(
+        message(&world, &container).contains("PhoenixVM ai/desk has it"),
+        "{}",
+        message(&world, &container)
+    );
+    world.store.apply(desk("Stopped"));
+    let mut stopped = guest("a", json!({"gpus": [{"pciAddress": FIRST}]}));
+    stopped["spec"]["powerState"] = json!("Stopped");
+    world.store.apply(stopped);
+    rounds(&world, 40).await;
+    world.store.apply(guest("a", json!({"gpus": [{"pciAddress": FIRST}]})));
+    settled(&mut world).await;
+    assert_eq!(driver(&world).as_deref(), Some("nvidia"));
+    world.store.apply(desk("Running"));
+    rounds(&world, 30).await;
+    assert!(says(&world, &machine, "GPUConflict"), "{}", message(&world, &machine));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_annotation_that_cannot_be_read_is_refused() {
+    let world = World::with_ssh(&[]).await;
+    lets(&world, "0000:41:00.0=vfio");
+    let key = world.store.apply(guest("a", json!({"gpus": [{"index": 0}]})));
+    rounds(&world, 10).await;
+    assert!(
+        message(&world, &key).contains("is not NODE/ADDRESS=vfio or NODE/ADDRESS=nvidia"),
+        "{}",
+        message(&world, &key)
+    );
 }

@@ -27,6 +27,7 @@ pub(in crate::desired) fn applied(desired: &Desired) -> String {
         channels,
         grants,
         source_by_volid: _,
+        cards: _,
         defaulted: _,
         prints: Prints { revision, applied: _ },
     } = desired;

@@ -1,7 +1,9 @@
 //! Which graphics cards an object gets: chosen once, kept by UUID and PCI address, and never more of a card's memory than
 //! it has. Pure: the inventory and what others have are given.
 
+use crate::crd::GPU_DRIVER;
 use crate::crd::GivenGpu;
+use crate::desired::gpus::CardPolicy;
 use crate::desired::{Amount, Selector, WantedGpu};
 use crate::observed::{Claim, Fault, Given};
 use crate::pve::gpu::{Card, NodeCards, Vendor};
@@ -9,12 +11,14 @@ use crate::reason::{Cause, Reason};
 
 mod budget;
 mod claims;
+mod machine;
 #[cfg(test)]
 mod tests;
 mod told;
 mod turn;
 
 pub use claims::{claims, holds_share, of_strangers};
+pub use machine::{MachineWish, may_start};
 pub use told::{summary, told};
 pub use turn::{has_server, is_starting};
 
@@ -33,6 +37,8 @@ pub struct Wish<'a> {
     pub allowed: Option<&'a [i64]>,
     /// Whether it counts against the memory of its cards: it runs, or is to run.
     pub counts: bool,
+    /// What may be done to cards.
+    pub policy: &'a CardPolicy,
 }
 
 /// Chooses the cards of an object.
@@ -54,7 +60,7 @@ pub fn choose(wish: Wish<'_>, node: &NodeCards, claims: &[Claim]) -> Result<Vec<
             );
             return Err(Cause::new(Reason::InvalidSpec, message));
         }
-        not_taken_away(wanted, card, node, claims, &field)?;
+        not_taken_away(wish, wanted, card, node, claims, &field)?;
         let share = budget::share(wanted, card, &field)?;
         if wish.counts {
             budget::fits(wish, wanted, card, share, claims)?;
@@ -91,6 +97,11 @@ pub(super) fn find<'n>(given: &GivenGpu, node: &'n NodeCards) -> Option<&'n Card
 }
 
 impl Wish<'_> {
+    /// Whether a card may be taken back from the machines.
+    fn takes_back(&self, card: &Card) -> bool {
+        card.vendor == Vendor::Nvidia && self.policy.lets(self.node, &card.address, "nvidia")
+    }
+
     /// The card that an entry asks for.
     fn card<'n>(
         &self,
@@ -208,6 +219,7 @@ fn inventory_in_words(node: &NodeCards) -> String {
 
 /// A card is either the machines' or the containers'.
 fn not_taken_away(
+    wish: Wish<'_>,
     wanted: &WantedGpu,
     card: &Card,
     node: &NodeCards,
@@ -217,6 +229,10 @@ fn not_taken_away(
     let machine = claims
         .iter()
         .find(|claim| claim.machine && claim.address == card.address);
+    // Its owner says that it comes back; a machine that runs, or is to run, still has it.
+    if machine.is_none() && wish.takes_back(card) {
+        return Ok(());
+    }
     let whose = machine.map(|claim| claim.who.clone()).or_else(|| {
         let holder = node
             .holders
@@ -228,10 +244,12 @@ fn not_taken_away(
         (true, whose) => {
             let whose = whose.map(|who| format!(": {who} has it")).unwrap_or_default();
             format!(
-                "{field}.{}: {} is GPU {}, which is bound to vfio, for machines{whose}: choose another, or give it back to the node's driver",
+                "{field}.{}: {} is GPU {}, which is bound to vfio, for machines{whose}: choose another; to have it back, stop the machine and set the annotation {GPU_DRIVER}: {}/{}=nvidia on the PhoenixHypervisor",
                 wanted.selector.field(),
                 wanted.selector.value(),
-                card.named()
+                card.named(),
+                wish.node,
+                card.address
             )
         }
         (false, Some(who)) => format!(
@@ -280,6 +298,7 @@ fn give(wish: Wish<'_>, wanted: &WantedGpu, card: &Card, node: &NodeCards, share
         entry: wanted.entry,
         nodes,
         missing,
+        bind: (card.is_passed_through() && wish.takes_back(card)).then(|| "nvidia".to_string()),
         reordered: reordered(wish, wanted, card),
         fault: fault(card),
     }

@@ -73,6 +73,7 @@ fn wish<'a>(wanted: &'a [WantedGpu], recorded: &'a [GivenGpu]) -> Wish<'a> {
         recorded,
         allowed: None,
         counts: true,
+        policy: Box::leak(Box::default()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::desired::Script;
-use crate::observed::{Guest, GuestRead, Image, OldRevision, ResourceRow, ScriptRecord};
+use crate::observed::{Cards, Guest, GuestRead, Image, OldRevision, ResourceRow, ScriptRecord};
 use crate::plan::{Download, Effect, GuestWork, NodeWork};
 use crate::pve::call::Method;
 use crate::pve::property::Properties;
@@ -62,6 +62,16 @@ impl Forecast {
                     // The first boot runs them.
                     let ran = vendor.scripts.iter().map(|s| (s.id.clone(), ran(s, 1, now)));
                     self.ran.extend(ran);
+                }
+            }
+            NodeWork::GpuNodes { .. } => {
+                if let Some(Cards::Given(given)) = &mut self.observed.cards {
+                    given.iter_mut().for_each(|given| given.missing.clear());
+                }
+            }
+            NodeWork::BindCard { .. } => {
+                if let Some(Cards::Given(given)) = &mut self.observed.cards {
+                    given.iter_mut().for_each(|given| given.bind = None);
                 }
             }
             NodeWork::RemoveSnippet { .. } => {}

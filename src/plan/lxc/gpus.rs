@@ -8,7 +8,7 @@ use crate::desired::{Dropped, Selector, WantedDevice, WantedLxc};
 use crate::observed::{Cards, Fault, Given, Guest};
 use crate::plan::change::{Change, change};
 use crate::plan::planner::{Planner, Staged};
-use crate::plan::{Finding, Next, Query, Stage};
+use crate::plan::{Effect, Finding, Next, NodeWork, Query, Stage};
 use crate::pve::gpu::NVIDIA_SHARED;
 use crate::pve::property::Properties;
 use crate::reason::Reason;
@@ -33,6 +33,10 @@ impl Planner<'_> {
     /// Device nodes, those of GPUs first.
     pub(crate) fn gpus(&mut self, lxc: &WantedLxc, guest: &Guest) -> Result<(), Next> {
         let given = self.given_cards(lxc, guest)?;
+        self.bound(given.as_deref().unwrap_or_default(), guest)?;
+        if !guest.running {
+            self.tell_missing(given.as_deref().unwrap_or_default(), guest)?;
+        }
         let wanted = nodes(lxc, given.as_deref());
         let paths: Vec<&str> = wanted.iter().map(|node| node.path.as_str()).collect();
         let fresh = guest.stamp().is_some_and(|s| s.fresh);
@@ -123,6 +127,14 @@ impl Planner<'_> {
             self.condition(Stage::GPUReady.as_str(), false, Reason::GPUFault, message);
             return Ok(());
         }
+        match guest.running {
+            true => self.tell_missing(given, guest),
+            false => Ok(()),
+        }
+    }
+
+    /// Device nodes that the node lacks: Proxmox takes no entry for them, and the container does not start without.
+    fn tell_missing(&mut self, given: &[Given], guest: &Guest) -> Staged {
         let missing: BTreeSet<&str> = given
             .iter()
             .flat_map(|g| g.missing.iter().map(String::as_str))
@@ -132,11 +144,33 @@ impl Planner<'_> {
         }
         let missing: Vec<&str> = missing.into_iter().collect();
         let message = nodes_missing(self.prefix(), &guest.at.node, &missing);
+        let made = missing.iter().all(|path| path.starts_with("/dev/nvidia"));
+        if made && self.desired.cards.ensures_nodes && !guest.running {
+            let minors = given.iter().filter_map(|given| given.card.minor).collect();
+            let action = format!("make the device nodes {} on node {}", missing.join(", "), guest.at.node);
+            return Err(self.at_cards(guest, action, NodeWork::GpuNodes { minors }));
+        }
         if guest.running {
             self.condition(Stage::GPUReady.as_str(), false, Reason::GPUNodesMissing, message);
             return Ok(());
         }
         Err(self.wait(Stage::GPUReady, Reason::GPUNodesMissing, message, 30))
+    }
+
+    /// Cards that come back from the machines are bound to the node's driver before the container starts.
+    fn bound(&mut self, given: &[Given], guest: &Guest) -> Staged {
+        let due = given.iter().find_map(|given| Some((given, given.bind.clone()?)));
+        let Some((given, driver)) = due.filter(|_| !guest.running) else {
+            return Ok(());
+        };
+        let address = given.card.pci_address.clone();
+        let action = format!("bind {address} of node {} to {driver}", guest.at.node);
+        Err(self.at_cards(guest, action, NodeWork::BindCard { address, driver }))
+    }
+
+    fn at_cards(&mut self, guest: &Guest, action: String, work: NodeWork) -> Next {
+        let node = guest.at.node.clone();
+        self.run(Stage::GPUReady, action, vec![], Effect::OnNode { node, work })
     }
 
     /// Whether the entry of a device node goes: one of a GPU that Phoenix wrote and the spec dropped, or of any GPU where

@@ -13,14 +13,16 @@ mod properties;
 
 use std::collections::BTreeMap;
 
+use crate::crd::PowerState;
 use crate::desired::vm::Managed;
 use crate::desired::{Dropped, WantedVm};
-use crate::observed::Guest;
-use crate::plan::Stage;
+use crate::observed::{Cards, Guest};
 use crate::plan::change::{Change, change};
 use crate::plan::options::option_changes;
 use crate::plan::planner::{Planner, Staged};
+use crate::plan::{Next, Query, Stage};
 use crate::pve::property::Properties;
+use crate::reason::Reason;
 
 impl Planner<'_> {
     /// Disks, options, network, devices and cloud-init are as wanted.
@@ -73,8 +75,27 @@ impl Planner<'_> {
             [] => "no devices are passed through".to_string(),
             _ => format!("passed through: {}", names.join(", ")),
         };
+        self.may_take_cards(guest, vm)?;
         self.ok(Stage::GPUReady, message);
         Ok(())
+    }
+
+    /// Before a machine with cards starts: nobody else has them, and no driver is changed unasked.
+    fn may_take_cards(&mut self, guest: &Guest, vm: &WantedVm) -> Staged {
+        let starts = !guest.running && self.desired.life.power == PowerState::Running;
+        if !starts || vm.pci.as_ref().is_none_or(Vec::is_empty) {
+            return Ok(());
+        }
+        let cause = match &self.observed.cards {
+            None => {
+                let node = guest.at.node.clone();
+                return Err(Next::Look(Query::Cards { node }));
+            }
+            // What a node that cannot be looked at has, Proxmox finds when the machine starts.
+            Some(Cards::Refused(cause)) if cause.reason != Reason::GPUsNotRead => cause.clone(),
+            Some(_) => return Ok(()),
+        };
+        Err(self.stuck(Stage::GPUReady, cause.reason, cause.message))
     }
 }
 

@@ -59,6 +59,8 @@ pub enum Command {
     Cat(String),
     /// The program that looks at graphics cards.
     Cards,
+    /// A program that does something to graphics cards.
+    CardWork(super::gpus::Work),
     /// `nvidia-smi --query-gpu=…`: the fields.
     Gpus(Vec<String>),
     /// `true`, `hostname`, `pveversion`.
@@ -95,6 +97,9 @@ impl Command {
                 Snippet::parse(stdin).map(Self::Snippet)
             }
             ["/bin/sh", "-s"] if stdin.starts_with(super::gpus::HEADER.as_bytes()) => Ok(Self::Cards),
+            ["/bin/sh", "-s"] if stdin.starts_with(super::gpus::WORK.as_bytes()) => {
+                super::gpus::Work::parse(stdin).map(Self::CardWork)
+            }
             ["/bin/sh", "-s"] if stdin.starts_with(probes::HEADER.as_bytes()) => Probes::parse(stdin).map(Self::Probes),
             ["/bin/sh", "-s"] => RawLines::parse(stdin).map(Self::RawLines),
             ["cat", path] => Ok(Self::Cat((*path).to_owned())),
@@ -139,6 +144,7 @@ impl Command {
             Self::Probes(probes) => probes.summary(),
             Self::Cat(path) => format!("cat {path}"),
             Self::Cards => "look at graphics cards".into(),
+            Self::CardWork(work) => work.summary(),
             Self::Gpus(_) => "nvidia-smi".into(),
             Self::Plain(word) => word.clone(),
         }
@@ -191,6 +197,7 @@ impl Command {
             Self::Probes(probes) => probes.run(state, &node),
             Self::Cat(path) => cat(state, &node, path),
             Self::Cards => super::gpus::look(state, &node),
+            Self::CardWork(work) => work.run(state, &node),
             Self::Gpus(fields) => gpus(state, &node, fields),
             Self::Plain(word) => Reply::ok(match word.as_str() {
                 "hostname" => format!("{node}\n"),

@@ -45,6 +45,86 @@ pub fn look(state: &State, node: &str) -> Reply {
     Reply::ok(out)
 }
 
+/// First words of a program that does something to cards: `nodes minors=0 1` or `bind address=… driver=…`.
+pub const WORK: &str = "# phoenix-node: gpu-";
+
+/// Work at a node's cards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Work {
+    /// Device nodes are made.
+    Nodes(Vec<u32>),
+    /// A card is bound to a driver.
+    Bind(String, String),
+}
+
+impl Work {
+    /// Understands the program, or says what in it is not known.
+    pub fn parse(stdin: &[u8]) -> Result<Self, String> {
+        let text = String::from_utf8_lossy(stdin);
+        let first = text.lines().next().unwrap_or_default();
+        let what = first.trim_start_matches(WORK);
+        if let Some(minors) = what.strip_prefix("nodes minors=") {
+            return Ok(Self::Nodes(minors.split(' ').filter_map(|n| n.parse().ok()).collect()));
+        }
+        let bind = what
+            .strip_prefix("bind address=")
+            .and_then(|rest| rest.split_once(" driver="));
+        match bind {
+            Some((address, driver)) => Ok(Self::Bind(address.to_owned(), driver.to_owned())),
+            None => Err(format!("{first:?} is not known")),
+        }
+    }
+
+    /// What it does, in a few words.
+    pub fn summary(&self) -> String {
+        match self {
+            Self::Nodes(_) => "make device nodes of graphics cards".into(),
+            Self::Bind(address, driver) => format!("bind {address} to {driver}"),
+        }
+    }
+
+    /// Does it.
+    pub fn run(&self, state: &mut State, node: &str) -> Reply {
+        let holds = |guest: &crate::simulator::model::Guest, address: &String| {
+            guest.node == node && guest.running.is_some() && guest.machine.pci.contains(address)
+        };
+        let held = |address: &String| {
+            state
+                .guests
+                .values()
+                .find(|guest| holds(guest, address))
+                .map(|guest| guest.vmid)
+        };
+        if let Self::Bind(address, _) = self
+            && let Some(vmid) = held(address)
+        {
+            return Reply::fail(1, format!("{address} is in use by machine {vmid}"));
+        }
+        let Some(found) = state.nodes.get_mut(node) else {
+            return Reply::fail(1, format!("there is no node {node}"));
+        };
+        match self {
+            Self::Nodes(_) if found.nvidia_driver.is_none() => Reply::fail(
+                1,
+                "nvidia-modprobe is not there: install NVIDIA's driver on the node".into(),
+            ),
+            Self::Nodes(minors) => {
+                let own = minors.iter().map(|minor| format!("/dev/nvidia{minor}"));
+                let shared = ["nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"].map(|name| format!("/dev/{name}"));
+                found.devices.extend(own.chain(shared));
+                Reply::ok(String::new())
+            }
+            Self::Bind(address, driver) => match found.gpus.iter_mut().find(|gpu| gpu.pci == *address) {
+                Some(gpu) => {
+                    gpu.driver = Some(driver.clone());
+                    Reply::ok(String::new())
+                }
+                None => Reply::fail(1, format!("there is no PCI device {address}")),
+            },
+        }
+    }
+}
+
 fn is_of_cards(path: &str) -> bool {
     path.starts_with("/dev/nvidia") || path.starts_with("/dev/dri/") || path == "/dev/kfd"
 }
