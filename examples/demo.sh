@@ -50,5 +50,8 @@ echo "==> phoenix apply --ui"
 echo "==> phoenix apply, again"
 "$phoenix" apply -f "$work/fleet" --state "$work/state" --time-scale "$scale" --timeout 20m | tail -n 1
 
+echo "==> phoenix gpus"
+"$phoenix" gpus -f "$work/fleet" --state "$work/state"
+
 echo "==> phoenix graph"
 "$phoenix" graph -f "$work/fleet" --state "$work/state"

@@ -11,6 +11,7 @@ mod about;
 mod apply;
 mod convert;
 mod crd;
+mod gpus;
 mod graph;
 mod install;
 mod into;
@@ -57,6 +58,8 @@ enum Command {
     Delete(verbs::Args),
     /// Show templates, their clones and dependencies as a tree or drawing
     Graph(graph::Args),
+    /// Show the GPUs of the nodes, who has them, and who waits for what
+    Gpus(gpus::Args),
     /// Print the CustomResourceDefinitions
     Crd(crd::Args),
     /// Print what Phoenix consists of in a cluster (kinds, rights, operator, features), or apply it
@@ -112,6 +115,7 @@ impl Cli {
             Command::Exec(args) => args.run(),
             Command::Logs(args) => args.run(),
             Command::Graph(args) => args.run(),
+            Command::Gpus(args) => args.run(),
             Command::Crd(args) => args.run(),
             Command::Install(args) => args.run(),
             Command::Operator(args) => args.run(),

@@ -13,7 +13,7 @@ use super::{Blocked, GuestObject};
 
 /// Share of a card's memory that vLLM takes where nothing is given: the default of `vllm serve --gpu-memory-utilization`.
 const VLLM_DEFAULT: f64 = 0.9;
-/// Permissions of device nodes where none are given (design §5).
+/// Permissions of device nodes where none are given.
 pub(crate) const MODE: &str = "0666";
 
 /// What the hypervisor's owner lets Phoenix do to the nodes' cards.
@@ -226,6 +226,13 @@ pub fn wanted_gpus(object: &GuestObject, guest: &LxcGuest) -> Result<Option<Vec<
         }
     }
     Ok(Some(wanted))
+}
+
+/// Share of its cards' memory that a container's vLLM may take where its block does not say: the smallest that its GPUs
+/// give it.
+pub(crate) fn share_for_vllm(guest: &LxcGuest) -> Option<f64> {
+    let shares = guest.gpus.iter().flatten().filter_map(|gpu| gpu.vram_share);
+    shares.reduce(f64::min)
 }
 
 fn selectors(gpu: &Gpu, memory_mib: Option<u64>) -> Vec<Selector> {

@@ -221,10 +221,23 @@ fn gpus(object: &GuestObject, guest: &LxcGuest, channels: Channels) -> Result<Op
         return Err(Blocked::stalled(
             Reason::MissingPrivilege,
             format!(
-                "{}.gpus[{}]: {}: which device node that is only the node knows: set ssh of the PhoenixHypervisor, or name the GPU by index",
+                "{}.gpus[{}].{}: {}: which device node that is only the node knows: set ssh of the PhoenixHypervisor, or name the GPU by index",
                 object.field_prefix(),
                 gpu.entry,
-                gpu.selector
+                gpu.selector.field(),
+                gpu.selector.value()
+            ),
+        ));
+    }
+    let utilization = guest.vllm.as_ref().and_then(|vllm| vllm.gpu_memory_utilization);
+    let shares = guest.gpus.iter().flatten().enumerate();
+    let shares = shares.filter_map(|(entry, gpu)| Some((entry, gpu.vram_share?, utilization?)));
+    if let Some((entry, share, taken)) = shares.into_iter().find(|(_, share, taken)| taken > share) {
+        let prefix = object.field_prefix();
+        return Err(Blocked::stalled(
+            Reason::InvalidSpec,
+            format!(
+                "{prefix}.vllm.gpuMemoryUtilization: {taken} is above {prefix}.gpus[{entry}].vramShare, {share}: lower it, or leave it out: vLLM is given the share then"
             ),
         ));
     }

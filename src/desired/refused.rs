@@ -95,6 +95,28 @@ fn what_proxmox_would_refuse_is_told_with_its_field() {
 }
 
 #[test]
+fn vllm_takes_no_more_than_its_share_and_no_more_cards_than_there_are() {
+    let world = objects(&format!(
+        "kind: PhoenixHypervisor\nmetadata: {{name: pve}}\nspec:\n  endpoints: ['https://pve:8006']\n  credentials: {{tokenSecretRef: {{name: t}}}}\n  {SSH}\n---\nkind: PhoenixFeature\nmetadata: {{name: vllm}}\nspec: {{install: a}}"
+    ));
+    let told = |gpus: &str, vllm: &str| {
+        let spec = format!("gpus: {gpus}, features: [{{name: vllm}}], vllm: {{model: m, {vllm}}}");
+        resolved(&world, "PhoenixLXC", "ai", &spec).map_err(|blocked| blocked.cause().message.clone())
+    };
+    let refused = told("[{index: 0, vramShare: 0.2}]", "gpuMemoryUtilization: 0.25").unwrap_err();
+    let words = "spec.vllm.gpuMemoryUtilization: 0.25 is above spec.gpus[0].vramShare, 0.2";
+    assert!(refused.contains(words), "{refused}");
+    let refused = told("[{count: 2}]", "tensorParallelSize: 3").unwrap_err();
+    let words = "spec.vllm.tensorParallelSize: 3 is above the number of gpus, 2";
+    assert!(refused.contains(words), "{refused}");
+    told(
+        "[{count: 2, vramShare: 0.5}]",
+        "tensorParallelSize: 2, gpuMemoryUtilization: 0.5",
+    )
+    .unwrap();
+}
+
+#[test]
 fn a_selector_of_namespaces_means_what_it_does_in_kubernetes() {
     let lets_in = |expression: &str, team: Option<&str>| {
         let hypervisor = format!(

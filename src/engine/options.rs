@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::desired::{Key, ObjectName};
-use crate::observed::{ProbeAnswer, ProbeKind};
+use crate::observed::{Inventory, ProbeAnswer, ProbeKind};
 use crate::reason::Reason;
 
 use super::outside::Outside;
@@ -61,6 +61,8 @@ pub trait Counters: Send + Sync {
     fn task(&self, key: &Key, type_: &str, failure: Option<Reason>, seconds: i64);
     /// A field of an object's spec was found changed on Proxmox by somebody else.
     fn drift(&self, key: &Key, field: &'static str);
+    /// The nodes' graphics cards were looked at; what was not is as before.
+    fn cards(&self, hypervisor: &ObjectName, inventory: &Inventory);
     /// What counts requests to a hypervisor and commands on its nodes.
     fn meters(&self, hypervisor: &ObjectName) -> Meters;
 }

@@ -125,6 +125,9 @@ impl<S: Store> Engine<S> {
                 if let Ok(snapshot) = &mut result {
                     let waits = self.waits_for_cards(&key);
                     let cards = connection.cards(snapshot, full, waits).await;
+                    if let Some(counters) = &self.options.counters {
+                        counters.cards(&key, &cards);
+                    }
                     snapshot.cluster.gpus = cards.into();
                 }
                 let proven = match &result {

@@ -9,6 +9,7 @@
 //! * [`table`] what people see
 
 mod foreign;
+pub mod gpus;
 mod kustomize;
 pub mod manifests;
 pub(crate) mod run;

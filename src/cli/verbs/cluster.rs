@@ -74,6 +74,18 @@ pub async fn all(namespace: Option<String>) -> Result<Vec<GuestObject>, String> 
     objects(&client, &namespace).await
 }
 
+/// All hypervisors and guest objects of the namespace, or of the kubeconfig's.
+///
+/// # Errors
+/// A cluster that cannot be reached or read.
+pub async fn with_hypervisors(namespace: Option<String>) -> Result<(Vec<PhoenixHypervisor>, Vec<GuestObject>), String> {
+    let (client, namespace) = connect(namespace).await?;
+    let api: Api<PhoenixHypervisor> = Api::namespaced(client.clone(), &namespace);
+    let list = api.list(&ListParams::default()).await;
+    let list = list.map_err(|e| format!("cannot list PhoenixHypervisor: {e}"))?;
+    Ok((list.items, objects(&client, &namespace).await?))
+}
+
 /// The hypervisor of an object with the Secrets that reaching its guest takes.
 ///
 /// # Errors

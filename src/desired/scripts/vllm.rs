@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::crd::{ExecAction, Probe, Vllm, VllmModelType};
+use crate::desired::gpus::share_for_vllm;
 use crate::desired::{Blocked, GuestObject, Objects, Script, ScriptFile, ScriptRole, refs};
 
 use super::features::{Wanted, lineage_has};
@@ -79,6 +80,7 @@ pub(super) fn needs_feature(object: &GuestObject, wanted: &[Wanted], objects: &d
 /// # Errors
 /// `InvalidSpec`, `SecretNotFound`.
 pub(super) fn script(object: &GuestObject, server: &Vllm, objects: &dyn Objects) -> Result<Script, Blocked> {
+    let server = &within_share(object, server);
     let field = format!("{}.vllm", object.field_prefix());
     for (part, value, wish) in [
         (
@@ -184,6 +186,15 @@ pub(super) fn knows_arguments(object: &GuestObject, server: &Vllm, feature: &Scr
             options[at].field,
             feature.name
         ))),
+    }
+}
+
+/// The server with the share of its GPUs' memory that `gpus` gives it, where its block does not say how much it takes.
+fn within_share(object: &GuestObject, server: &Vllm) -> Vllm {
+    let share = object.lxc().and_then(share_for_vllm);
+    Vllm {
+        gpu_memory_utilization: server.gpu_memory_utilization.or(share),
+        ..server.clone()
     }
 }
 

@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 
 use crate::desired::{Key, ObjectName};
 use crate::engine::{Counters, Ended, Meters};
-use crate::observed::{ProbeAnswer, ProbeKind};
+use crate::observed::{Inventory, ProbeAnswer, ProbeKind};
 use crate::proxmox::{self, ApiCall, Came};
 use crate::reason::Reason;
 use crate::remote;
@@ -73,6 +73,10 @@ impl Counters for Metrics {
     fn drift(&self, key: &Key, field: &'static str) {
         let kind = key.kind.as_str();
         self.drift.get_or_create(&Drift { kind, field }).inc();
+    }
+
+    fn cards(&self, hypervisor: &ObjectName, inventory: &Inventory) {
+        self.looked_at().insert(hypervisor.clone(), inventory.clone());
     }
 
     fn meters(&self, hypervisor: &ObjectName) -> Meters {

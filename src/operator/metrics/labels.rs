@@ -189,3 +189,26 @@ impl Object {
         }
     }
 }
+
+/// A graphics card of a node.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(super) struct Card {
+    pub namespace: String,
+    pub hypervisor: String,
+    pub node: String,
+    pub address: String,
+    pub gpu: String,
+    pub model: String,
+}
+
+/// A guest that has a graphics card; kind, namespace and name of its object are empty where it has none.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(super) struct CardUser {
+    pub hypervisor: String,
+    pub node: String,
+    pub address: String,
+    pub kind: String,
+    pub namespace: String,
+    pub name: String,
+    pub vmid: String,
+}

@@ -1,8 +1,10 @@
 //! What the operator counts and measures, in the OpenMetrics format. docs/metrics.md lists it.
 //!
 //! * [`Metrics`] what happens: counted by the operator, and by engine and clients through their traits (`counts.rs`)
+//! * `cards.rs` the nodes' graphics cards
 //! * `fleet.rs` how the objects are: made anew for each answer from what the caches hold
 
+mod cards;
 mod catalog;
 mod counts;
 mod fleet;
@@ -10,6 +12,8 @@ mod labels;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::text;
@@ -23,9 +27,11 @@ use prometheus_client::registry::Unit;
 use crate::desired::ObjectName;
 use crate::engine::Counters;
 use crate::engine::store::StoreError;
+use crate::observed::Inventory;
 
 use super::objects::Item;
 use super::objects::state::State;
+use cards::Cards;
 use catalog::Catalog;
 pub use catalog::Described;
 use fleet::Fleet;
@@ -72,6 +78,8 @@ pub struct Metrics {
     running: Gauge,
     waited: Histogram,
     leading: Gauge,
+    /// The nodes' graphics cards as they were looked at last, by hypervisor.
+    cards: Mutex<BTreeMap<ObjectName, Inventory>>,
 }
 
 impl Default for Metrics {
@@ -101,6 +109,7 @@ impl Default for Metrics {
             running: Gauge::default(),
             waited: seconds(),
             leading: Gauge::default(),
+            cards: Mutex::default(),
         };
         metrics.registered()
     }
@@ -284,8 +293,14 @@ impl Metrics {
             }
             None => {
                 self.up.remove(&labels);
+                self.looked_at().remove(name);
             }
         }
+    }
+
+    /// Graphics cards as they were looked at last.
+    fn looked_at(&self) -> MutexGuard<'_, BTreeMap<ObjectName, Inventory>> {
+        self.cards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How full the queue is.
@@ -314,6 +329,8 @@ impl Metrics {
         text::encode_registry(&mut out, self.catalog.registry())?;
         if self.leading.get() == 1 {
             text::encode_registry(&mut out, Fleet::of(state).catalog().registry())?;
+            let cards = Cards::of(self.looked_at().iter(), state);
+            text::encode_registry(&mut out, cards.catalog().registry())?;
         }
         text::encode_eof(&mut out)?;
         Ok(out)
@@ -322,7 +339,9 @@ impl Metrics {
     /// Every metric that there is, whether it has a value yet or not.
     pub fn described() -> Vec<Described> {
         let (metrics, fleet) = (Metrics::default(), Fleet::default().catalog());
+        let cards = Cards::default().catalog();
         let all = metrics.catalog.described().iter().chain(fleet.described());
+        let all = all.chain(cards.described());
         all.cloned().collect()
     }
 }

@@ -131,6 +131,31 @@ fn each_parameter_becomes_its_argument() {
 }
 
 #[test]
+fn a_share_of_the_gpus_is_what_vllm_may_take() {
+    let with_gpus = |gpus: &str, fields: &str| {
+        lxc_scripts(&with_lxc(&format!(
+            "{FEATURES}  gpus: {gpus}\n  vllm: {{model: m{fields}}}"
+        )))
+    };
+    let script = find(
+        with_gpus("[{index: 0, vramShare: 0.4}, {index: 1, vramShare: 0.3}]", "").unwrap(),
+        "vllm",
+    );
+    assert!(
+        command(&script).ends_with("--gpu-memory-utilization 0.3"),
+        "{}",
+        command(&script)
+    );
+    let given = ", gpuMemoryUtilization: 0.25";
+    let script = find(with_gpus("[{index: 0, vramShare: 0.4}]", given).unwrap(), "vllm");
+    assert!(
+        command(&script).ends_with("--gpu-memory-utilization 0.25"),
+        "{}",
+        command(&script)
+    );
+}
+
+#[test]
 fn the_unit_reads_its_environment_and_comes_back() {
     let script = find(server("model: Qwen/Qwen2.5-7B-Instruct-AWQ").unwrap(), "vllm");
     insta::assert_snapshot!(unit(&script), @r"
