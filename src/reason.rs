@@ -39,6 +39,8 @@ reasons! {
     FeatureCycle
     FeatureNotFound
     FirewallNotInForce
+    CUDAFailed
+    DriverMismatch
     GPUConflict
     GPUNotFound
     GPUOvercommitted
@@ -86,6 +88,8 @@ reasons! {
     GPUNodesMissing
     GPUReordered
     GPUsNotRead
+    NoDriverInGuest
+    NotProven
     GuestLocked
     GuestUnreachable
     GuestUnreadable
@@ -150,6 +154,7 @@ reasons! {
     Released
     Accepted
     Healthy
+    Proven
     Stopped
     Adopted
     Created

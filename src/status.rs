@@ -28,8 +28,11 @@ pub(crate) const TRANSIENT: &[&str] = &[
     "ImageNotCompared",
 ];
 
-/// Conditions that are never claimed to hold: nothing proves yet that a GPU works in its guest. What is wrong is told.
-const UNPROVEN: &[&str] = &["GPUReady"];
+/// Whether a condition claims what nothing proves: that GPUs work is told after a CUDA program said so. What is wrong is
+/// told always.
+fn is_unproven(finding: &Finding) -> bool {
+    finding.condition == Stage::GPUReady.as_str() && finding.cause.reason != Reason::Proven
+}
 
 /// What came of a step that nothing else was in the way of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,13 +159,10 @@ pub fn planned(previous: &GuestStatus, generation: i64, plan: &Plan, hash: Optio
     }
     facts(&mut status, plan);
     remember(&mut status, plan);
-    let absent = |name: &str| UNPROVEN.contains(&name) || plan.facts.absent.iter().any(|s| s.as_str() == name);
+    let absent = |name: &str| plan.facts.absent.iter().any(|s| s.as_str() == name);
+    let claims = |f: &Finding| f.holds == Some(true) && (is_unproven(f) || absent(f.condition));
     // A stage that has nothing to do may yet be where something else is waited for, but it never holds.
-    let told: Vec<&Finding> = plan
-        .findings
-        .iter()
-        .filter(|f| f.holds != Some(true) || !absent(f.condition))
-        .collect();
+    let told: Vec<&Finding> = plan.findings.iter().filter(|f| !claims(f)).collect();
     for (at, finding) in told.iter().enumerate() {
         // What one plan says first and takes back was never so: it is no transition.
         if told[at + 1..].iter().all(|later| later.condition != finding.condition) {
@@ -170,7 +170,8 @@ pub fn planned(previous: &GuestStatus, generation: i64, plan: &Plan, hash: Optio
         }
     }
     let found = |name: &str| told.iter().any(|f| f.condition == name);
-    status.conditions.retain(|c| !absent(&c.type_) || found(&c.type_));
+    let gone = |name: &str| absent(name) || plan.findings.iter().any(|f| f.condition == name && claims(f));
+    status.conditions.retain(|c| !gone(&c.type_) || found(&c.type_));
     if plan.next == Next::Done && !plan.partial {
         for name in TRANSIENT.iter().filter(|name| !found(name)) {
             clear_condition(&mut status.conditions, name);
@@ -311,6 +312,7 @@ fn facts(status: &mut GuestStatus, plan: &Plan) {
     keep(&mut status.node, &facts.node);
     keep(&mut status.source, &facts.source);
     keep(&mut status.gpu_devices, &facts.gpu_devices);
+    keep(&mut status.gpu_proof, &facts.gpu_proof);
     keep(&mut status.image, &facts.image);
     keep(&mut status.revision, &facts.revision);
     keep(&mut status.template_revision, &facts.template_revision);
@@ -332,6 +334,7 @@ fn facts(status: &mut GuestStatus, plan: &Plan) {
     if !plan.partial && plan.next == Next::Done {
         status.gpus.clone_from(&facts.gpus);
         status.gpu_devices.clone_from(&facts.gpu_devices);
+        status.gpu_proof.clone_from(&facts.gpu_proof);
         status.health.clone_from(&facts.health);
         status.started.clone_from(&facts.started);
         status.ip.clone_from(&facts.ip);

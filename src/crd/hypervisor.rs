@@ -81,8 +81,22 @@ pub struct PhoenixHypervisorSpec {
     /// NVIDIA driver version that the nodes should run. Not supported yet.
     #[schemars(length(min = 1, max = 32))]
     pub driver_version: Option<String>,
+    /// What happens where the NVIDIA driver in a container has another version than the module of its node, as after an
+    /// upgrade of the node: Report (the default), or Heal, with which the feature nvidia runs again, in one guest of a node
+    /// at a time.
+    pub driver_policy: Option<DriverPolicy>,
     /// What the nodes themselves should have. Not supported yet: reported as HostConfigured=False.
     pub host: Option<Host>,
+}
+
+/// What happens where a container's NVIDIA driver does not fit its node's module.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DriverPolicy {
+    /// It is told.
+    #[default]
+    Report,
+    /// The feature nvidia runs again.
+    Heal,
 }
 
 /// How certificates are verified.

@@ -48,6 +48,9 @@ pub struct GuestStatus {
     /// GPUs that the container was given: chosen once, kept by UUID and PCI address.
     #[schemars(length(max = 64))]
     pub gpu_devices: Option<Vec<GivenGpu>>,
+    /// The last line of the CUDA proof in this start of the guest.
+    #[schemars(length(max = 1024))]
+    pub gpu_proof: Option<String>,
     /// What the guest was made from.
     pub source: Option<String>,
     /// Volume id of the image that Phoenix made the guest from. The name of a file that was downloaded from a URL holds

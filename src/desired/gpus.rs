@@ -5,7 +5,7 @@ use std::fmt;
 
 use kube::ResourceExt;
 
-use crate::crd::{GPU_DRIVER, Gpu, GpuNodes, LxcGuest, PhoenixHypervisor};
+use crate::crd::{DriverPolicy, GPU_DRIVER, Gpu, GpuNodes, LxcGuest, PhoenixHypervisor};
 use crate::pve::units;
 use crate::reason::Reason;
 
@@ -21,6 +21,8 @@ pub(crate) const MODE: &str = "0666";
 pub struct CardPolicy {
     /// Device nodes that a node lacks are made.
     pub ensures_nodes: bool,
+    /// The driver in guests follows that of their nodes.
+    pub heals_drivers: bool,
     /// Drivers that cards may be bound to, by `NODE/ADDRESS`.
     drivers: BTreeMap<String, String>,
 }
@@ -56,6 +58,7 @@ impl CardPolicy {
             drivers.insert(card.to_string(), driver.to_string());
         }
         Ok(CardPolicy {
+            heals_drivers: hypervisor.spec.driver_policy == Some(DriverPolicy::Heal),
             ensures_nodes: nodes == Some(GpuNodes::Ensure),
             drivers,
         })

@@ -213,6 +213,8 @@ pub struct WantedFirewall {
 pub enum ScriptRole {
     /// Installs a feature.
     Feature,
+    /// Proves that GPUs work.
+    Proof,
     /// Writes and starts the vLLM unit.
     Vllm,
     /// The user's application script.

@@ -84,6 +84,7 @@ impl Planner<'_> {
         self.scripts(&guest)?;
         if self.desired.life.form == Form::Guest {
             self.healthy(&guest)?;
+            self.gpus_work()?;
         } else {
             self.seal(&guest)?;
         }

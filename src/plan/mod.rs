@@ -28,6 +28,7 @@ mod ownership;
 mod paused;
 mod planner;
 mod pool;
+mod proof;
 #[cfg(test)]
 mod protected;
 mod query;
@@ -241,6 +242,8 @@ pub struct Facts {
     pub ip: Option<String>,
     /// GPU indices.
     pub gpus: Option<String>,
+    /// What the CUDA proof said.
+    pub gpu_proof: Option<String>,
     /// GPUs that it was given.
     pub gpu_devices: Option<Vec<crate::crd::GivenGpu>>,
     /// What it was made from, for people.

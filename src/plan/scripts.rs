@@ -125,6 +125,7 @@ fn look_again(record: Option<&ScriptRecord>, now: i64) -> u64 {
 fn stage_of(role: ScriptRole) -> Stage {
     match role {
         ScriptRole::Feature => Stage::FeaturesApplied,
+        ScriptRole::Proof => Stage::GPUReady,
         ScriptRole::Vllm | ScriptRole::Application => Stage::ApplicationReady,
         ScriptRole::Test => Stage::TestsPassed,
         ScriptRole::Clean => Stage::SnapshotReady,
@@ -209,6 +210,7 @@ impl Planner<'_> {
         let mut failed_tests = Vec::new();
         for role in [
             ScriptRole::Feature,
+            ScriptRole::Proof,
             ScriptRole::Vllm,
             ScriptRole::Application,
             ScriptRole::Test,
@@ -216,12 +218,21 @@ impl Planner<'_> {
         ] {
             let stage = stage_of(role);
             for script in scripts.iter().filter(|s| s.role == role) {
-                if !self.script(guest, script, records.get(&script.id))? {
+                let record = records.get(&script.id);
+                if self.heals(script, &records) {
+                    self.takes_turn_of_driver(guest)?;
+                    return Err(self.start_script(guest, script, record.map_or(1, |r| r.attempt + 1)));
+                }
+                if self.is_proven_anew(script, &records) {
+                    return Err(self.start_script(guest, script, record.map_or(1, |r| r.attempt + 1)));
+                }
+                if !self.script(guest, script, record)? {
                     failed_tests.push(script.name.clone());
                 }
             }
             match role {
                 ScriptRole::Vllm | ScriptRole::Clean => {}
+                ScriptRole::Proof => self.proven(&records),
                 _ if self.facts.absent.contains(&stage) => {}
                 ScriptRole::Feature => self.ok(stage, "the features are installed"),
                 ScriptRole::Application => self.ok(stage, "the application is set up"),
@@ -268,6 +279,14 @@ impl Planner<'_> {
                 let message = cancelled_words(script, record.is_some_and(|r| r.hash == script.hash));
                 Err(self.stuck(stage, Reason::ScriptCancelled, message))
             }
+            Position::Failed if script.role == ScriptRole::Proof => {
+                let cause = self.unproven(record);
+                let message = format!(
+                    "{}; it was tried {MAX_ATTEMPTS} times: the next start of the guest tries it again, and so does a new value of the annotation {RECONCILE}",
+                    cause.message
+                );
+                Err(self.stuck(stage, cause.reason, message))
+            }
             Position::Failed => {
                 let record = record.cloned().unwrap_or_default();
                 let message = format!(
@@ -297,6 +316,11 @@ impl Planner<'_> {
                 let action = format!("stop {} in {what} (annotation cancel)", script.name);
                 Err(self.run(stage, action, vec![], effect))
             }
+            Position::Later(due) if script.role == ScriptRole::Proof => {
+                let cause = self.unproven(record);
+                let seconds = u64::try_from(due - self.input.now).unwrap_or(1);
+                Err(self.wait(stage, cause.reason, cause.message, seconds))
+            }
             Position::Later(due) => {
                 let output = record.map(|r| r.output.as_str()).unwrap_or_default();
                 let code = ended(script, record.and_then(|r| r.exit_code));
@@ -312,14 +336,18 @@ impl Planner<'_> {
                 if script.role == ScriptRole::Vllm {
                     self.takes_turn(stage, guest)?;
                 }
-                let work = GuestWork::StartScript {
-                    script: Box::new(script.clone()),
-                    attempt,
-                };
-                let effect = Effect::in_guest(guest, work);
-                Err(self.run(stage, format!("run {} in {what}", script.name), vec![], effect))
+                Err(self.start_script(guest, script, attempt))
             }
         }
+    }
+
+    fn start_script(&mut self, guest: &Guest, script: &Script, attempt: i64) -> Next {
+        let work = GuestWork::StartScript {
+            script: Box::new(script.clone()),
+            attempt,
+        };
+        let action = format!("run {} in {}", script.name, guest.named());
+        self.run(stage_of(script.role), action, vec![], Effect::in_guest(guest, work))
     }
 
     fn script_facts(&mut self, scripts: &[Script], records: &BTreeMap<String, ScriptRecord>) {

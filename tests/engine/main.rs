@@ -40,6 +40,7 @@ mod ownership;
 mod paused;
 mod plans;
 mod preview;
+mod proof;
 mod protected;
 mod raw_lines;
 mod recreate;

@@ -9,5 +9,6 @@
 mod cloud_init;
 mod features;
 mod guest;
+mod proof;
 mod vllm;
 mod vllm_server;

@@ -124,7 +124,14 @@ pub(in crate::desired) fn applied(desired: &Desired) -> String {
             "firewall",
             firewall.as_ref().map(|f| rules(f, network.as_deref(), desired.sort())),
         )
-        .list("scripts", scripts.iter().map(|script| &script.hash))
+        // What proves only looks: it is no part of what is applied.
+        .list(
+            "scripts",
+            scripts
+                .iter()
+                .filter(|script| script.role != crate::desired::ScriptRole::Proof)
+                .map(|script| &script.hash),
+        )
         .api("health", health)
         .api("power", power)
         .opt("restartedAt", restarted_at.as_ref())

@@ -19,6 +19,7 @@ mod application;
 mod clean;
 mod features;
 mod probes;
+pub mod proof;
 #[cfg(test)]
 mod tests;
 mod vllm;
@@ -54,6 +55,7 @@ pub fn scripts(
     };
     let wanted = features::resolve(object, hypervisor, objects)?;
     let mut scripts = features::scripts(object, &wanted, objects)?;
+    scripts.extend(proof::script(object, hypervisor));
     if let Some(server) = vllm_server(object) {
         vllm::needs_feature(object, &wanted, objects)?;
         let script = vllm::script(object, server, objects)?;

@@ -12,6 +12,7 @@ use crate::engine::Ended;
 use crate::observed::{ProbeAnswer, ProbeKind};
 use crate::operator::objects::{Guest, Object, Origin};
 use crate::proxmox::{ApiCall, Came};
+use crate::pve::gpu_report;
 use crate::reason::Reason;
 use crate::remote;
 
@@ -49,7 +50,9 @@ fn state() -> State {
         "metadata": {"namespace": "infra", "name": "pve"},
         "spec": {"endpoints": ["https://127.0.0.1:8006"], "credentials": {"tokenSecretRef": {"name": "token"}}},
         "status": {"phase": "Ready", "conditions": [condition("Ready", "True", "Ready")],
-            "nodes": [{"name": "a", "status": "online"}, {"name": "b", "status": "offline"}]}
+            "nodes": [{"name": "a", "status": "online"}, {"name": "b", "status": "offline"}],
+            "gpus": [{"node": "a", "pciAddress": "0000:41:00.0", "vendor": "NVIDIA",
+                "users": [{"object": "PhoenixLXC ai/good", "vmid": 100, "share": 0.5}]}]}
     });
     let mut feature = PhoenixFeature::new("docker", Default::default());
     feature.metadata.namespace = Some("ai".into());
@@ -96,6 +99,9 @@ fn metrics() -> Metrics {
     metrics.task(&key, "vzclone", None, -3);
     metrics.task(&key, "vzclone", Some(Reason::TaskFailed), 40);
     metrics.drift(&key, "cores");
+    let card = "card|0000:41:00.0|0x10de|0x2d04|nvidia|1||\nsmi|0, 00000000:41:00.0, GPU-1, NVIDIA A, 1024, 580.1, Enabled, [N/A], 512, 50, 61, 142.5\nsmi-code|0";
+    let node = gpu_report::parse(&format!("begin\n{card}\nend\n"), "a").unwrap();
+    metrics.cards(&pve, &[("a".to_string(), node)].into());
     let meters = metrics.meters(&pve);
     let config = ApiCall::get("/nodes/n/lxc/100/config");
     meters.api.request(&config, Came::Answer(200), Duration::from_millis(7));
@@ -152,6 +158,11 @@ fn counts_show_up_under_their_names() {
         "phoenix_proxmox_tasks{type=\"vzclone\"} 2",
         "phoenix_proxmox_task_oldest_start_timestamp_seconds{type=\"vzclone\"} 100",
         "phoenix_hypervisor_nodes{namespace=\"infra\",name=\"pve\",status=\"offline\"} 1",
+        "phoenix_gpu_memory_bytes{namespace=\"infra\",hypervisor=\"pve\",node=\"a\",address=\"0000:41:00.0\",gpu=\"0\",model=\"NVIDIA A\"} 1073741824",
+        "phoenix_gpu_memory_used_bytes{namespace=\"infra\",hypervisor=\"pve\",node=\"a\",address=\"0000:41:00.0\",gpu=\"0\",model=\"NVIDIA A\"} 536870912.0",
+        "phoenix_gpu_utilization_ratio{namespace=\"infra\",hypervisor=\"pve\",node=\"a\",address=\"0000:41:00.0\",gpu=\"0\",model=\"NVIDIA A\"} 0.5",
+        "phoenix_gpu_faulty{namespace=\"infra\",hypervisor=\"pve\",node=\"a\",address=\"0000:41:00.0\",gpu=\"0\",model=\"NVIDIA A\"} 0",
+        "phoenix_gpu_share_ratio{hypervisor=\"pve\",node=\"a\",address=\"0000:41:00.0\",kind=\"PhoenixLXC\",namespace=\"ai\",name=\"good\",vmid=\"100\"} 0.5",
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
     }

@@ -18,7 +18,8 @@ pub fn is_starting(object: &GuestObject) -> bool {
     let condition = |name: &str| status.conditions.iter().find(|c| c.type_ == name);
     let stuck = condition("Stalled").is_some_and(|c| c.status == "True");
     let healthy = condition("Healthy");
-    let works = healthy.is_some_and(|c| c.status == "True");
+    // What has no probe works when it is Ready.
+    let works = healthy.or(condition("Ready")).is_some_and(|c| c.status == "True");
     let held_back = healthy.is_some_and(|c| c.reason == Reason::RestartBackOff.as_str());
     let stops = object.deleting || object.power_state() == Some(PowerState::Stopped);
     let runs = condition("Running").is_some_and(|c| c.status == "True");

@@ -58,6 +58,10 @@ impl Planner<'_> {
         match self.missing_at_start(guest) {
             Some(missing) => self.condition(Stage::GPUReady.as_str(), false, Reason::DeviceMissing, missing),
             None if self.findings.iter().any(is_bad) => {}
+            None if self.is_to_be_proven() => {
+                let message = format!("{message}; whether CUDA works is not known before the proof of this start");
+                self.unknown(Stage::GPUReady, Reason::NotProven, message);
+            }
             None => self.ok(Stage::GPUReady, message),
         }
         Ok(())

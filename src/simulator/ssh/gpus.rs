@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Reply;
+use super::runner::Outcome;
 use crate::simulator::model::State;
 use crate::simulator::model::guest::GuestKind;
 use crate::simulator::model::node::{Gpu, Node};
@@ -234,4 +235,81 @@ fn is_device(line: &str) -> bool {
             .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
     };
     numbered("dev") || numbered("hostpci") || key == "lxc.mount.entry"
+}
+
+/// What a guest remembers of its NVIDIA driver.
+const USERSPACE: &str = "nvidia-userspace";
+
+/// The driver of a node's version is in a guest from now on.
+pub fn install_driver(state: &mut State, vmid: u32) {
+    let version = state
+        .guests
+        .get(&vmid)
+        .and_then(|guest| state.nodes.get(&guest.node)?.nvidia_driver.clone());
+    if let (Some(version), Some(guest)) = (version, state.guests.get_mut(&vmid)) {
+        guest.inside.facts.insert(USERSPACE.into(), version);
+    }
+}
+
+/// What the CUDA proof comes to in a guest, as CUDA's driver would find it.
+pub fn proof(state: &State, vmid: u32) -> Outcome {
+    let (exit, line) = verdict(state, vmid);
+    Outcome {
+        exit,
+        output: format!("CUDA {line}\n"),
+        ms: state.ssh.script_ms,
+    }
+}
+
+fn verdict(state: &State, vmid: u32) -> (i32, String) {
+    let Some(guest) = state.guests.get(&vmid) else {
+        return (3, "outcome=crashed code=1".into());
+    };
+    let Some(node) = state.nodes.get(&guest.node) else {
+        return (3, "outcome=crashed code=1".into());
+    };
+    let module = node.nvidia_driver.clone().unwrap_or_default();
+    let Some(userspace) = guest.inside.facts.get(USERSPACE) else {
+        return (0, format!("outcome=no-driver module={module}"));
+    };
+    let versions = format!("userspace={userspace} module={module} smi={userspace}");
+    if !module.is_empty() && *userspace != module {
+        return (
+            3,
+            format!("outcome=mismatch userspace={userspace} module={module} smi="),
+        );
+    }
+    let entries = guest
+        .config()
+        .current
+        .options
+        .iter()
+        .filter(|(key, _)| is_device(&format!("{key}:")));
+    let paths: Vec<&str> = entries
+        .filter_map(|(_, value)| value.split(',').next())
+        .map(|path| path.trim_start_matches("path="))
+        .filter(|path| node.devices.contains(*path))
+        .collect();
+    if !paths.contains(&"/dev/nvidia-uvm") {
+        return (
+            3,
+            format!("outcome=error call=cuInit code=999 name=CUDA_ERROR_UNKNOWN {versions}"),
+        );
+    }
+    let cards = node.gpus.iter().enumerate().filter(|(at, gpu)| {
+        let path = format!("/dev/nvidia{}", gpu.minor.unwrap_or(*at as u32));
+        gpu.bound_to(Some(&module)) == "nvidia" && !gpu.lost && paths.contains(&path.as_str())
+    });
+    let names: Vec<String> = cards.map(|(_, gpu)| gpu.model.replace(' ', "_")).collect();
+    if names.is_empty() {
+        return (
+            3,
+            format!("outcome=error call=cuInit code=100 name=CUDA_ERROR_NO_DEVICE {versions}"),
+        );
+    }
+    let (count, names) = (names.len(), names.join(";"));
+    (
+        0,
+        format!("outcome=ok count={count} cuda=13000 names={names} {versions}"),
+    )
 }

@@ -170,7 +170,13 @@ impl Program {
             }
         }
         self.put_files(state, vmid);
-        let outcome = Outcome::of(&self.script_text(), fault, state.ssh.script_ms);
+        let outcome = match (id.as_str(), fault) {
+            (PROOF, None) => super::gpus::proof(state, vmid),
+            _ => Outcome::of(&self.script_text(), fault, state.ssh.script_ms),
+        };
+        if id == DRIVER && outcome.exit == 0 {
+            super::gpus::install_driver(state, vmid);
+        }
         let script = GuestScript {
             id: id.clone(),
             hash,
@@ -314,6 +320,11 @@ fn report(state: &State, vmid: u32, script: &GuestScript) -> String {
     }
     out
 }
+
+/// The script that proves that GPUs work.
+const PROOF: &str = "gpu-proof";
+/// The script of the feature that installs NVIDIA's driver, in the version of the node's module.
+const DRIVER: &str = "feature-nvidia";
 
 /// How a script ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
