@@ -76,7 +76,8 @@ async fn a_missing_device_node_has_a_reason_of_its_own_and_names_node_and_comman
         world.store.apply(guest("a", json!({"gpus": gpus, "cores": 3})));
         settled(&mut world).await;
         let conditions = status(&world, &key).conditions;
-        assert!(conditions.iter().all(|c| c.type_ != "GPUReady"), "nothing proves it");
+        let gpus = conditions.iter().find(|c| c.type_ == "GPUReady").unwrap();
+        assert_eq!(gpus.reason, "NoDriverInGuest", "nothing proves it");
     }
 }
 

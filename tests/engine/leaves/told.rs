@@ -121,6 +121,7 @@ pub const HYPERVISOR: &[(&str, &str)] = &[
         "credentials.",
         "an_id_of_a_token_is_checked_and_a_secret_in_its_place_is_not_told",
     ),
+    ("driverPolicy", "three_guests_are_healed_one_after_another"),
     ("driftPolicy", "drift_is_only_reported_where_the_hypervisor_says_so"),
     (
         "endpoints[]",
