@@ -198,7 +198,8 @@ impl<S: Store> Reconcile<'_, S> {
                         .map(|card| name(&card.node, &card.pci_address))
                         .collect::<BTreeSet<_>>()
                 };
-                let cards = registered.cloned().or_else(|| began().then(has));
+                let installs = || cards::installs_driver(other).then(|| BTreeSet::from([name(node, cards::INSTALLS)]));
+                let cards = registered.cloned().or_else(|| began().then(has)).or_else(installs);
                 if cards.is_some_and(|cards| !cards.is_disjoint(&wanted)) {
                     others.push(other.key.to_string());
                 }

@@ -7,6 +7,7 @@ use crate::desired::{Script, ScriptRole};
 use crate::observed::{Guest, ScriptRecord};
 use crate::reason::{Cause, Reason};
 
+use super::cards::INSTALLS;
 use super::planner::{Planner, Staged};
 use super::{Next, Query, Stage};
 
@@ -14,8 +15,6 @@ use super::{Next, Query, Stage};
 const AGAIN: u64 = 60;
 /// Id of the feature that installs NVIDIA's driver.
 const DRIVER: &str = "feature-nvidia";
-/// Under this name one guest of a node at a time has its driver installed anew.
-const INSTALLS: &str = "driver";
 
 /// The last line of the proof, taken apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,6 +65,14 @@ impl Verdict {
                     return wrong(format!(
                         "CUDA sees {count} of {wanted} GPUs in the container ({names}): a restart brings device nodes that were added while it ran"
                     ));
+                }
+                let copied = self.number("copied").unwrap_or_default();
+                if copied < count {
+                    let message = format!(
+                        "CUDA's driver answers for {count} GPUs ({names}); the memory of {} was full, so that nothing could be copied to them: the next start of the container tries it again",
+                        count - copied
+                    );
+                    return (None, Cause::new(Reason::NotProven, message));
                 }
                 let message = format!("CUDA works on {count} GPUs ({names}), driver {userspace}; {smi}");
                 (Some(true), Cause::new(Reason::Proven, message))
@@ -242,13 +249,19 @@ mod tests {
 
     #[test]
     fn a_verdict_says_whether_gpus_work_and_what_helps() {
-        let ok = "noise\nCUDA outcome=ok count=2 cuda=12080 names=NVIDIA_A;NVIDIA_A userspace=580.76.05 module=580.76.05 smi=580.76.05";
+        let ok = "noise\nCUDA outcome=ok count=2 copied=2 cuda=12080 names=NVIDIA_A;NVIDIA_A userspace=580.76.05 module=580.76.05 smi=580.76.05";
         let words = "CUDA works on 2 GPUs (NVIDIA A), driver 580.76.05; nvidia-smi agrees".to_string();
         assert_eq!(told(ok, 2), (Some(true), Reason::Proven, words));
         let (holds, reason, words) = told(ok, 3);
         assert_eq!((holds, reason), (Some(false), Reason::CUDAFailed));
         assert!(words.contains("CUDA sees 2 of 3"), "{words}");
         for (line, holds, reason, part) in [
+            (
+                "CUDA outcome=ok count=2 copied=1 names=A;A userspace=1.2 module=1.2",
+                None,
+                Reason::NotProven,
+                "the memory of 1 was full",
+            ),
             (
                 "CUDA outcome=no-driver module=1.2",
                 None,

@@ -21,6 +21,9 @@ const DRIVER: &str = r#"
 #ifndef CONTEXT
 #define CONTEXT 0
 #endif
+#ifndef ALLOC
+#define ALLOC 0
+#endif
 #ifndef WRONG
 #define WRONG 0
 #endif
@@ -40,7 +43,7 @@ int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "NVIDIA 
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = 1 << 30; return 0; }
 int cuCtxCreate_v2(void **context, unsigned flags, int device) { *context = 0; return CONTEXT; }
 int cuCtxDestroy_v2(void *context) { return 0; }
-int cuMemAlloc_v2(void **memory, size_t size) { *memory = malloc(size); return 0; }
+int cuMemAlloc_v2(void **memory, size_t size) { *memory = malloc(size); return ALLOC; }
 int cuMemFree_v2(void *memory) { free(memory); return 0; }
 int cuMemcpyHtoD_v2(void *to, const void *from, size_t size) { memcpy(to, from, size); return 0; }
 int cuMemcpyDtoH_v2(void *to, void *from, size_t size) { memcpy(to, from, size); ((char *)to)[7] ^= WRONG; return 0; }
@@ -105,11 +108,14 @@ fn a_driver_that_works_is_proven_by_calls_of_every_sort() {
     let guest = Guest::new("580.76.05").driver("580.76.05", &[]);
     let (code, line) = guest.proof(&[]);
     assert_eq!(code, 0, "{line}");
-    let words = "CUDA outcome=ok count=2 cuda=13000 names=NVIDIA_Test_Card;NVIDIA_Test_Card userspace=580.76.05 module=580.76.05";
+    let words = "CUDA outcome=ok count=2 copied=2 cuda=13000 names=NVIDIA_Test_Card;NVIDIA_Test_Card userspace=580.76.05 module=580.76.05";
     assert!(line.starts_with(words), "{line}");
-    // A card whose memory is full works.
-    let full = Guest::new("580.76.05").driver("580.76.05", &["CONTEXT=2"]);
-    assert_eq!(full.proof(&[]).0, 0);
+    // A card whose memory is full is not broken, and nothing was copied to it.
+    for full in ["CONTEXT=2", "ALLOC=2"] {
+        let (code, line) = Guest::new("580.76.05").driver("580.76.05", &[full]).proof(&[]);
+        assert_eq!(code, 0, "{line}");
+        assert!(line.starts_with("CUDA outcome=ok count=2 copied=0"), "{line}");
+    }
 }
 
 #[test]
@@ -124,6 +130,8 @@ fn what_fails_is_told_by_call_number_and_name() {
             "outcome=error call=cuDeviceGetCount code=100 name=CUDA_ERROR_NO_DEVICE",
         ),
         (["CONTEXT=46"], "outcome=error call=cuCtxCreate_v2 code=46"),
+        (["ALLOC=214"], "outcome=error call=cuMemAlloc_v2 code=214"),
+        (["ALLOC=719"], "outcome=error call=cuMemAlloc_v2 code=719"),
         (["WRONG=1"], "outcome=copy-differs device=0"),
         (["CRASHES"], "outcome=crashed code=134"),
     ] {

@@ -47,12 +47,16 @@ def tell(outcome, **more):
 def call(name, *arguments):
     code = getattr(cuda, name)(*arguments)
     if code != 0:
-        words = ctypes.c_char_p()
-        try:
-            cuda.cuGetErrorName(code, ctypes.byref(words))
-        except AttributeError:
-            pass
-        tell("error", call=name, code=code, name=(words.value or b"unknown").decode())
+        failed(name, code)
+
+
+def failed(name, code):
+    words = ctypes.c_char_p()
+    try:
+        cuda.cuGetErrorName(code, ctypes.byref(words))
+    except AttributeError:
+        pass
+    tell("error", call=name, code=code, name=(words.value or b"unknown").decode())
 
 
 call("cuInit", 0)
@@ -61,7 +65,7 @@ call("cuDriverGetVersion", ctypes.byref(version))
 call("cuDeviceGetCount", ctypes.byref(count))
 if count.value == 0:
     tell("error", call="cuDeviceGetCount", code=100, name="CUDA_ERROR_NO_DEVICE")
-names = []
+names, copied = [], 0
 for index in range(count.value):
     device, context, total = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_size_t()
     name = ctypes.create_string_buffer(128)
@@ -69,24 +73,28 @@ for index in range(count.value):
     call("cuDeviceGetName", name, len(name), device)
     names.append(name.value.decode(errors="replace").replace(" ", "_"))
     call("cuDeviceTotalMem_v2", ctypes.byref(total), device)
-    # A card whose memory others have filled works all the same.
+    # A card whose memory others have filled is no broken card; but nothing is copied to it.
     code = cuda.cuCtxCreate_v2(ctypes.byref(context), 0, device)
     if code == 2:
         continue
     if code != 0:
-        call("cuCtxCreate_v2", ctypes.byref(context), 0, device)
+        failed("cuCtxCreate_v2", code)
     size = 4096
     sent = (ctypes.c_ubyte * size)(*(byte % 251 for byte in range(size)))
     back = (ctypes.c_ubyte * size)()
     memory = ctypes.c_void_p()
-    if cuda.cuMemAlloc_v2(ctypes.byref(memory), ctypes.c_size_t(size)) == 0:
+    code = cuda.cuMemAlloc_v2(ctypes.byref(memory), ctypes.c_size_t(size))
+    if code not in (0, 2):
+        failed("cuMemAlloc_v2", code)
+    if code == 0:
         call("cuMemcpyHtoD_v2", memory, sent, ctypes.c_size_t(size))
         call("cuMemcpyDtoH_v2", back, memory, ctypes.c_size_t(size))
         if bytes(sent) != bytes(back):
             tell("copy-differs", device=index)
         call("cuMemFree_v2", memory)
+        copied += 1
     call("cuCtxDestroy_v2", context)
-tell("ok", count=count.value, cuda=version.value, names=";".join(names))
+tell("ok", count=count.value, copied=copied, cuda=version.value, names=";".join(names))
 PYTHON
 )
 code=$?

@@ -20,7 +20,7 @@ mod turn;
 pub use claims::{claims, holds_share, of_strangers};
 pub use machine::{MachineWish, may_start};
 pub use told::{summary, told};
-pub use turn::{has_server, is_starting};
+pub use turn::{INSTALLS, has_server, installs_driver, is_starting};
 
 /// An object's wish for cards of one node.
 #[derive(Clone, Copy, Debug)]

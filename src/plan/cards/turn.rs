@@ -29,6 +29,15 @@ pub fn is_starting(object: &GuestObject) -> bool {
     guest && !(works || stuck || held_back || stops || fails || pauses(&object.annotations))
 }
 
+/// Under this name one guest of a node at a time has its driver installed anew.
+pub const INSTALLS: &str = "driver";
+
+/// Whether NVIDIA's driver is being installed in the object's guest, as its status tells.
+pub fn installs_driver(object: &GuestObject) -> bool {
+    let mut features = object.status.features.iter().flatten();
+    features.any(|script| script.name.ends_with("nvidia") && script.state.as_deref() == Some("Running"))
+}
+
 /// Whether the object's guest has a model server in it that comes up when the guest is started.
 pub fn has_server(object: &GuestObject) -> bool {
     let state = object.status.vllm.as_ref().and_then(|script| script.state.as_deref());

@@ -310,6 +310,6 @@ fn verdict(state: &State, vmid: u32) -> (i32, String) {
     let (count, names) = (names.len(), names.join(";"));
     (
         0,
-        format!("outcome=ok count={count} cuda=13000 names={names} {versions}"),
+        format!("outcome=ok count={count} copied={count} cuda=13000 names={names} {versions}"),
     )
 }
