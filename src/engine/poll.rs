@@ -349,7 +349,7 @@ impl<S: Store> Engine<S> {
         };
         let mut objects = Vec::new();
         for key in self.objects_of(hypervisor) {
-            objects.extend(self.store.guest(&key).filter(|object| cards::concerns(object)));
+            objects.extend(self.store.guest(&key).filter(cards::concerns));
         }
         let ours: BTreeSet<Vmid> = self.vmids_of(hypervisor);
         plan::cards::told(inventory, &|name, node| {

@@ -33,7 +33,7 @@ impl Planner<'_> {
             return Ok(());
         }
         let stays = carried(guest).into_iter().filter(|c| !self.takes_away(c, guest));
-        list.extend(stays.map(|(option, reach)| (option, self.as_counted(guest, reach))));
+        list.extend(stays.map(|carried| self.as_counted(guest, carried)));
         self.refuse(&grants, guest.named(), list)
     }
 
@@ -44,23 +44,28 @@ impl Planner<'_> {
             return Ok(());
         };
         let mut list = vec![("its id".to_string(), Reach::Adopt(vmid))];
-        list.extend(
-            carried(guest)
-                .into_iter()
-                .map(|(option, reach)| (option, self.as_counted(guest, reach))),
-        );
+        list.extend(self.counted(guest));
         list.extend(volumes_of_others(guest));
         let what = format!("metadata.annotations[{ADOPT}]: {}", guest.named());
         self.refuse(&grants, what, list)
     }
 
     /// A GPU by the index that the node counts it by, where its device node tells another number.
-    fn as_counted(&self, guest: &Guest, reach: Reach) -> Reach {
-        let Reach::Gpu(minor) = reach else { return reach };
+    fn as_counted(&self, guest: &Guest, (option, reach): Carried) -> Carried {
+        let Reach::Gpu(minor) = reach else {
+            return (option, reach);
+        };
         let cards = self.observed.cluster.gpus.get(&guest.at.node).map(|node| &node.cards);
         let mut cards = cards.into_iter().flat_map(|cards| cards.values());
         let card = cards.find(|card| card.minor.map(i64::from) == Some(minor));
-        Reach::Gpu(card.and_then(|card| card.index).map_or(minor, i64::from))
+        let index = card.and_then(|card| card.index).map_or(minor, i64::from);
+        (option, Reach::Gpu(index))
+    }
+
+    /// All that a guest carries beyond itself, with GPUs as the node counts them.
+    fn counted(&self, guest: &Guest) -> Vec<Carried> {
+        let all = carried(guest).into_iter();
+        all.map(|carried| self.as_counted(guest, carried)).collect()
     }
 
     fn refuse(&mut self, grants: &Grants, what: String, list: Vec<Carried>) -> Staged {
@@ -161,7 +166,8 @@ impl Planner<'_> {
         };
         let network = self.desired.shared.network.is_some();
         let stays = |(option, _): &Carried| !(network && option.starts_with("net"));
-        let refused = carried(parent)
+        let refused = self
+            .counted(parent)
             .into_iter()
             .filter(stays)
             .find(|(_, reach)| !grants.covers(reach));

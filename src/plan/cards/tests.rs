@@ -175,7 +175,10 @@ fn shares_never_add_up_to_more_than_a_card_has() {
         amount_from: "gpus[0].vramGiB".into(),
         ..gpu(Selector::Index(0), None)
     };
-    assert_eq!(refusal(&[gib.clone()], &node, &others).0, Reason::GPUOvercommitted);
+    assert_eq!(
+        refusal(std::slice::from_ref(&gib), &node, &others).0,
+        Reason::GPUOvercommitted
+    );
     assert!(choose(wish(&[gib], &[]), &node, &others[..1]).is_ok());
     // Who does not say how much it uses takes nothing of the account.
     assert!(choose(wish(&[gpu(Selector::Index(0), None)], &[]), &node, &others).is_ok());
@@ -183,7 +186,10 @@ fn shares_never_add_up_to_more_than_a_card_has() {
         exclusive: true,
         ..gpu(Selector::Index(0), None)
     };
-    assert_eq!(refusal(&[alone.clone()], &node, &others).0, Reason::GPUOvercommitted);
+    assert_eq!(
+        refusal(std::slice::from_ref(&alone), &node, &others).0,
+        Reason::GPUOvercommitted
+    );
     assert!(choose(wish(&[alone], &[]), &node, &[]).is_ok());
     let exclusive = Claim {
         exclusive: true,
