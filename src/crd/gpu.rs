@@ -93,6 +93,8 @@ pub struct GivenGpu {
     pub share: Option<f64>,
     /// Whether nobody else may have it.
     pub exclusive: Option<bool>,
+    /// Whether the object gave it back, because it is stopped: it has to find room when it starts.
+    pub released: Option<bool>,
 }
 
 /// A GPU of a node.

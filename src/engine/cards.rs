@@ -57,8 +57,7 @@ impl Book {
 
     /// A look at an object has ended. Who waits for a card that it gave back, or for the end of its start, is returned.
     pub(super) fn settle(&mut self, key: &Key, object: Option<&GuestObject>) -> BTreeSet<Key> {
-        let has = object.filter(|o| cards::holds_share(o, is_running(o)));
-        let has: Vec<GivenGpu> = has.and_then(|o| o.status.gpu_devices.clone()).unwrap_or_default();
+        let has: Vec<GivenGpu> = object.and_then(|o| o.status.gpu_devices.clone()).unwrap_or_default();
         if object.is_none() || self.given.get(key).is_some_and(|given| *given == has) {
             self.given.remove(key);
         }
@@ -81,11 +80,6 @@ impl Book {
         woken.remove(key);
         woken
     }
-}
-
-fn is_running(object: &GuestObject) -> bool {
-    let mut conditions = object.status.conditions.iter();
-    conditions.any(|c| c.type_ == "Running" && c.status == "True")
 }
 
 /// Cards whose node was not looked at: why, where SSH is set; without it indices have to do.

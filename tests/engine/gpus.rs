@@ -141,6 +141,19 @@ async fn two_models_share_a_card_and_the_third_is_refused_with_words() {
     settled(&mut world).await;
     assert_eq!(cards(&status(&world, &third)), [(FIRST, Some(0.2))]);
     assert!(healthy(&world, &third));
+    // Started again, it has to find room like anybody else.
+    world.store.apply(server("b", 0.45));
+    rounds(&world, 30).await;
+    assert!(
+        says(&world, &keys[1], "GPUOvercommitted"),
+        "{}",
+        message(&world, &keys[1])
+    );
+    let vmid = status(&world, &keys[1]).vmid.unwrap() as u32;
+    assert!(
+        world.sim().with(|state| state.guests[&vmid].running.is_none()),
+        "it was not started"
+    );
 }
 
 #[tokio::test(start_paused = true)]

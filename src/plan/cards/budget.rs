@@ -49,6 +49,7 @@ pub(super) fn fits(
     claims: &[Claim],
 ) -> Result<(), Cause> {
     let has = before(wanted, wish.node, wish.recorded);
+    let has = has.filter(|given| given.released != Some(true));
     let has = has.filter(|given| given.pci_address == card.address || given.uuid == card.uuid);
     let keeps = has.is_some_and(|given| {
         let grows = share.unwrap_or(0.0) > given.share.unwrap_or(0.0) + SLACK;

@@ -31,9 +31,6 @@ pub fn claims(
     name: &str,
     node: &NodeCards,
 ) -> Vec<Claim> {
-    if !holds_share(object, running) {
-        return Vec::new();
-    }
     let who = object.key.to_string();
     let own = |card: &Card, share, exclusive, machine| Claim {
         who: who.clone(),
@@ -48,7 +45,13 @@ pub fn claims(
         .status
         .vmid()
         .and_then(|vmid| node.holders.iter().find(|h| h.vmid == vmid));
+    if object.key.kind == GuestKind::PhoenixTemplate {
+        return Vec::new();
+    }
     if object.guest_type() == GuestType::Qemu {
+        if !holds_share(object, running) {
+            return Vec::new();
+        }
         let cards = node
             .cards
             .values()
@@ -62,7 +65,9 @@ pub fn claims(
     let recorded = held.or(object.status.gpu_devices.as_deref());
     match recorded {
         Some(given) => {
-            let here = given.iter().filter(|given| given.node == name);
+            // What was given back is so once the record says it: whoever starts again has to ask first.
+            let held = given.iter().filter(|given| given.released != Some(true));
+            let here = held.filter(|given| given.node == name);
             let found = here.filter_map(|given| Some((given, find(given, node)?)));
             found
                 .map(|(given, card)| own(card, given.share, given.exclusive == Some(true), false))

@@ -294,6 +294,7 @@ fn give(wish: Wish<'_>, wanted: &WantedGpu, card: &Card, node: &NodeCards, share
             minor: card.minor.map(i64::from),
             share,
             exclusive: wanted.exclusive.then_some(true),
+            released: (!wish.counts).then_some(true),
         },
         entry: wanted.entry,
         nodes,

@@ -212,6 +212,35 @@ fn what_an_object_has_it_keeps_and_more_it_gets_only_where_there_is_room() {
 }
 
 #[test]
+fn who_gave_a_card_back_has_to_find_room_again() {
+    let node = node();
+    let wanted = [gpu(Selector::Index(0), Some(0.6))];
+    let stopped = Wish {
+        counts: false,
+        ..wish(&wanted, &[])
+    };
+    let recorded = [choose(stopped, &node, &[]).unwrap()[0].card.clone()];
+    assert_eq!(recorded[0].released, Some(true));
+    let others = [claim("0000:41:00.0", 0.5)];
+    assert!(
+        choose(
+            Wish {
+                recorded: &recorded,
+                ..stopped
+            },
+            &node,
+            &others
+        )
+        .is_ok(),
+        "stopped, it takes nothing"
+    );
+    let cause = choose(wish(&wanted, &recorded), &node, &others).unwrap_err();
+    assert_eq!(cause.reason, Reason::GPUOvercommitted);
+    let again = choose(wish(&wanted, &recorded), &node, &[]).unwrap();
+    assert_eq!(again[0].card.released, None);
+}
+
+#[test]
 fn a_card_is_either_the_machines_or_the_containers() {
     let mut node = node();
     let wanted = [gpu(Selector::Address("0000:41:00.0".into()), None)];
@@ -292,7 +321,7 @@ proptest! {
     /// Whatever is asked for, given back, edited and forgotten in any order: no card is over its budget.
     #[test]
     fn no_sequence_ends_with_a_card_over_its_budget(
-        moves in proptest::collection::vec((0..5_usize, 0..3_i64, 1..=20_u32, 0..6_u8), 1..40),
+        moves in proptest::collection::vec((0..5_usize, 0..3_i64, 1..=20_u32, 0..7_u8), 1..40),
     ) {
         let mut node = node();
         let mut held: Vec<Vec<GivenGpu>> = vec![Vec::new(); 5];
@@ -312,6 +341,7 @@ proptest! {
                 _ => {
                     let others = held.iter().enumerate().filter(|(n, _)| *n != who).flat_map(|(_, cards)| cards);
                     let claims: Vec<Claim> = others
+                        .filter(|given| given.released != Some(true))
                         .map(|given| Claim {
                             exclusive: given.exclusive == Some(true),
                             share: given.share,
@@ -319,13 +349,16 @@ proptest! {
                         })
                         .collect();
                     let recorded = held[who].clone();
-                    if let Ok(given) = choose(wish(&wanted, &recorded), &node, &claims) {
+                    // 6: it is stopped.
+                    let wish = Wish { counts: what != 6, ..wish(&wanted, &recorded) };
+                    if let Ok(given) = choose(wish, &node, &claims) {
                         held[who] = given.into_iter().map(|given| given.card).collect();
                     }
                 }
             }
             for address in node.cards.keys() {
-                let here: Vec<&GivenGpu> = held.iter().flatten().filter(|g| g.pci_address == *address).collect();
+                let counts = |g: &&GivenGpu| g.pci_address == *address && g.released != Some(true);
+                let here: Vec<&GivenGpu> = held.iter().flatten().filter(counts).collect();
                 let sum: f64 = here.iter().filter_map(|given| given.share).sum();
                 prop_assert!(sum <= 1.0 + 1e-6, "{address}: {sum}");
                 let alone = here.iter().any(|given| given.exclusive == Some(true));
