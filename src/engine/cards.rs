@@ -3,17 +3,18 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::crd::GivenGpu;
-use crate::desired::{Desired, GuestObject, Key};
+use crate::crd::{GivenGpu, GpuStatus};
+use crate::desired::{Desired, GuestObject, Key, ObjectName};
 use crate::observed::{Cards, Claim, Inventory};
 use crate::plan::cards::{self, MachineWish, Wish};
 use crate::pve::Vmid;
 use crate::pve::gpu::{Holder, NodeCards};
 use crate::reason::{Cause, Reason};
 
-use super::connection::Connection;
+use super::connection::{Connection, Snapshot};
 use super::reconcile::Reconcile;
 use super::store::Store;
+use super::{Engine, lock};
 
 /// What objects were given before their statuses say so, and whose model servers start.
 #[derive(Debug, Default)]
@@ -211,6 +212,79 @@ impl<S: Store> Reconcile<'_, S> {
                 }
             }
         })
+    }
+}
+
+impl<S: Store> Engine<S> {
+    /// Whether an object of the hypervisor waits for something at its graphics cards.
+    pub(super) fn waits_for_cards(&self, hypervisor: &ObjectName) -> bool {
+        let mut waits = false;
+        for key in self.objects_of(hypervisor) {
+            self.store.look_at(&key, &mut |object| waits |= self::waits(object));
+        }
+        waits
+    }
+
+    /// Objects with graphics cards, where these are others than before: what was verified of them counts no more.
+    pub(super) fn with_other_cards(
+        &self,
+        hypervisor: &ObjectName,
+        before: Option<&Snapshot>,
+        after: Option<&Snapshot>,
+    ) -> Vec<Key> {
+        let (Some(before), Some(after)) = (before, after) else {
+            return Vec::new();
+        };
+        if !differ(&before.cluster.gpus, &after.cluster.gpus) {
+            return Vec::new();
+        }
+        let mut keys = self.objects_of(hypervisor);
+        keys.retain(|key| {
+            let mut concerned = false;
+            self.store.look_at(key, &mut |object| concerned = concerns(object));
+            concerned
+        });
+        let mut memory = lock(&self.memory);
+        for key in &keys {
+            memory.verified.remove(key);
+        }
+        keys
+    }
+
+    /// The graphics cards of the nodes for status, with who has them.
+    pub(super) fn told_cards(&self, hypervisor: &ObjectName, snapshot: &Snapshot) -> Vec<GpuStatus> {
+        let inventory = &snapshot.cluster.gpus;
+        if inventory.values().all(|node| node.cards.is_empty()) {
+            return Vec::new();
+        }
+        let runs = |vmid: Option<Vmid>| {
+            let row = vmid.and_then(|vmid| snapshot.cluster.guests.get(&vmid));
+            row.is_some_and(|row| row.status == "running")
+        };
+        let mut objects = Vec::new();
+        for key in self.objects_of(hypervisor) {
+            objects.extend(self.store.guest(&key).filter(concerns));
+        }
+        let ours: BTreeSet<Vmid> = self.vmids_of(hypervisor);
+        cards::told(inventory, &|name, node| {
+            let claims = objects.iter();
+            let mut claims: Vec<_> = claims
+                .flat_map(|o| cards::claims(o, None, runs(o.status.vmid()), name, node))
+                .collect();
+            let strangers = node.holders.iter().filter(|h| !ours.contains(&h.vmid));
+            let strangers: Vec<_> = strangers.map(|h| (h, runs(Some(h.vmid)))).collect();
+            claims.extend(cards::of_strangers(&strangers, node));
+            claims
+        })
+    }
+
+    /// Guests that objects of a hypervisor have.
+    fn vmids_of(&self, hypervisor: &ObjectName) -> BTreeSet<Vmid> {
+        let mut ids = BTreeSet::new();
+        for key in self.objects_of(hypervisor) {
+            self.store.look_at(&key, &mut |object| ids.extend(object.status.vmid()));
+        }
+        ids
     }
 }
 

@@ -8,18 +8,17 @@ use kube::ResourceExt;
 use tokio::time::Instant;
 
 use crate::crd::status::{NodeStatus, ProxmoxCluster};
-use crate::crd::{GpuStatus, Host, HypervisorStatus, PAUSED, PhoenixHypervisor};
+use crate::crd::{Host, HypervisorStatus, PAUSED, PhoenixHypervisor};
 use crate::desired::{GuestObject, Key, ObjectName, Ref, hypervisor};
 use crate::observed::{Cluster, Read, ResourceRow};
 use crate::plan::{self, retry};
-use crate::pve::Vmid;
 use crate::reason::{Cause, Reason};
 use crate::status::{clear_condition, set_condition};
 
 use super::connection::{Connection, Inquiry, Snapshot};
 use super::privileges::Needs;
 use super::store::Store;
-use super::{Engine, cards, defect, lock, usable};
+use super::{Engine, defect, lock, usable};
 
 /// Polls after which nodes, quorum and version are read again.
 const FULL_EVERY: u64 = 30;
@@ -67,7 +66,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// The objects that name a hypervisor.
-    fn objects_of(&self, hypervisor: &ObjectName) -> Vec<Key> {
+    pub(super) fn objects_of(&self, hypervisor: &ObjectName) -> Vec<Key> {
         let mut keys = Vec::new();
         let place = Ref::Hypervisor(hypervisor.clone());
         self.store
@@ -299,78 +298,6 @@ impl<S: Store> Engine<S> {
             news || was_online != is_online
         });
         keys
-    }
-
-    /// Whether an object of the hypervisor waits for something at its graphics cards.
-    fn waits_for_cards(&self, hypervisor: &ObjectName) -> bool {
-        let mut waits = false;
-        for key in self.objects_of(hypervisor) {
-            self.store.look_at(&key, &mut |object| waits |= cards::waits(object));
-        }
-        waits
-    }
-
-    /// Objects with graphics cards, where these are others than before: what was verified of them counts no more.
-    fn with_other_cards(
-        &self,
-        hypervisor: &ObjectName,
-        before: Option<&Snapshot>,
-        after: Option<&Snapshot>,
-    ) -> Vec<Key> {
-        let (Some(before), Some(after)) = (before, after) else {
-            return Vec::new();
-        };
-        if !cards::differ(&before.cluster.gpus, &after.cluster.gpus) {
-            return Vec::new();
-        }
-        let mut keys = self.objects_of(hypervisor);
-        keys.retain(|key| {
-            let mut concerned = false;
-            self.store
-                .look_at(key, &mut |object| concerned = cards::concerns(object));
-            concerned
-        });
-        let mut memory = lock(&self.memory);
-        for key in &keys {
-            memory.verified.remove(key);
-        }
-        keys
-    }
-
-    /// The graphics cards of the nodes for status, with who has them.
-    fn told_cards(&self, hypervisor: &ObjectName, snapshot: &Snapshot) -> Vec<GpuStatus> {
-        let inventory = &snapshot.cluster.gpus;
-        if inventory.values().all(|node| node.cards.is_empty()) {
-            return Vec::new();
-        }
-        let runs = |vmid: Option<Vmid>| {
-            let row = vmid.and_then(|vmid| snapshot.cluster.guests.get(&vmid));
-            row.is_some_and(|row| row.status == "running")
-        };
-        let mut objects = Vec::new();
-        for key in self.objects_of(hypervisor) {
-            objects.extend(self.store.guest(&key).filter(cards::concerns));
-        }
-        let ours: BTreeSet<Vmid> = self.vmids_of(hypervisor);
-        plan::cards::told(inventory, &|name, node| {
-            let claims = objects.iter();
-            let mut claims: Vec<_> = claims
-                .flat_map(|o| plan::cards::claims(o, None, runs(o.status.vmid()), name, node))
-                .collect();
-            let strangers = node.holders.iter().filter(|h| !ours.contains(&h.vmid));
-            let strangers: Vec<_> = strangers.map(|h| (h, runs(Some(h.vmid)))).collect();
-            claims.extend(plan::cards::of_strangers(&strangers, node));
-            claims
-        })
-    }
-
-    /// Guests that objects of a hypervisor have.
-    fn vmids_of(&self, hypervisor: &ObjectName) -> BTreeSet<Vmid> {
-        let mut ids = BTreeSet::new();
-        for key in self.objects_of(hypervisor) {
-            self.store.look_at(&key, &mut |object| ids.extend(object.status.vmid()));
-        }
-        ids
     }
 
     /// Whether the list only catches up with what was read of the guest. What has everything as wanted is looked at for
