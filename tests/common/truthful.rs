@@ -186,9 +186,10 @@ impl Witness {
         // A feature may bring a probe, and the vllm block does.
         let probes = self.spec("health").is_some() || self.spec("features").is_some() || self.spec("vllm").is_some();
         let guest = self.object["kind"] != "PhoenixTemplate";
-        // Nothing proves that a GPU works: what is done or wrong about one is told.
-        if holds(status, "GPUReady") {
-            self.fault("GPUReady is claimed".into());
+        // That a GPU works is claimed only where a CUDA program in the guest said so.
+        let proof = status["gpuProof"].as_str().unwrap_or_default();
+        if holds(status, "GPUReady") && !proof.contains("outcome=ok") {
+            self.fault("GPUReady is claimed and not proven".into());
         }
         for (type_, there) in [
             ("TestsPassed", !guest || self.spec("tests").is_some()),
