@@ -94,7 +94,7 @@ pub enum Selector {
 
 impl Selector {
     /// The field of the entry that it comes from.
-    pub fn field(&self) -> &'static str {
+    fn field(&self) -> &'static str {
         match self {
             Selector::Index(_) => "index",
             Selector::Address(_) => "pciAddress",
@@ -104,7 +104,7 @@ impl Selector {
     }
 
     /// What the field says; of counted ones, which kind.
-    pub fn value(&self) -> String {
+    fn value(&self) -> String {
         match self {
             Selector::Index(index) => index.to_string(),
             Selector::Address(text) | Selector::Uuid(text) => text.clone(),
@@ -168,6 +168,19 @@ pub struct WantedGpu {
     pub gid: Option<i64>,
 }
 
+impl WantedGpu {
+    /// What is asked for, with its field: `spec.gpus[0].index: 7`.
+    pub fn asked(&self, prefix: &str) -> String {
+        let selector = &self.selector;
+        format!(
+            "{prefix}.gpus[{}].{}: {}",
+            self.entry,
+            selector.field(),
+            selector.value()
+        )
+    }
+}
+
 impl fmt::Display for WantedGpu {
     /// As fingerprints have it: the index alone, where nothing else is asked for.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -185,7 +198,7 @@ impl fmt::Display for WantedGpu {
                 f.write_str(word)?;
             }
         }
-        if self.mode != "0666" {
+        if self.mode != MODE {
             write!(f, ";mode={}", self.mode)?;
         }
         match self.gid {

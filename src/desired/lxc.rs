@@ -221,11 +221,8 @@ fn gpus(object: &GuestObject, guest: &LxcGuest, channels: Channels) -> Result<Op
         return Err(Blocked::stalled(
             Reason::MissingPrivilege,
             format!(
-                "{}.gpus[{}].{}: {}: which device node that is only the node knows: set ssh of the PhoenixHypervisor, or name the GPU by index",
-                object.field_prefix(),
-                gpu.entry,
-                gpu.selector.field(),
-                gpu.selector.value()
+                "{}: which device node that is only the node knows: set ssh of the PhoenixHypervisor, or name the GPU by index",
+                gpu.asked(object.field_prefix())
             ),
         ));
     }
@@ -242,7 +239,7 @@ fn gpus(object: &GuestObject, guest: &LxcGuest, channels: Channels) -> Result<Op
         ));
     }
     let size = guest.vllm.as_ref().and_then(|vllm| vllm.tensor_parallel_size);
-    let too_few = size.filter(|size| usize::try_from(*size).is_ok_and(|n| n > 1 && n > cards.len()));
+    let too_few = size.filter(|size| usize::try_from(*size).is_ok_and(|size| size > cards.len()));
     match too_few.filter(|_| !cards.is_empty()) {
         Some(size) => Err(Blocked::stalled(
             Reason::InvalidSpec,

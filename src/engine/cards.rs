@@ -7,8 +7,7 @@ use crate::crd::{GivenGpu, GpuStatus};
 use crate::desired::{Desired, GuestObject, Key, ObjectName};
 use crate::observed::{Cards, Claim, Inventory};
 use crate::plan::cards::{self, MachineWish, Wish};
-use crate::pve::Vmid;
-use crate::pve::gpu::{Holder, NodeCards};
+use crate::pve::gpu::NodeCards;
 use crate::reason::{Cause, Reason};
 
 use super::connection::{Connection, Snapshot};
@@ -140,17 +139,12 @@ impl<S: Store> Reconcile<'_, S> {
             recorded: recorded.unwrap_or_default(),
             allowed: desired.grants.as_ref().map(|grants| grants.gpus()),
             policy: &desired.cards,
-            counts: cards::holds_share(object, self.runs(status.vmid())),
+            counts: cards::holds_share(object, self.snapshot.cluster.runs(status.vmid())),
         };
         match cards::choose(wish, here, claims) {
             Ok(given) => Cards::Given(given),
             Err(cause) => Cards::Refused(cause),
         }
-    }
-
-    fn runs(&self, vmid: Option<Vmid>) -> bool {
-        let row = vmid.and_then(|vmid| self.snapshot.cluster.guests.get(&vmid));
-        row.is_some_and(|row| row.status == "running")
     }
 
     /// What others have of a node's cards.
@@ -164,12 +158,10 @@ impl<S: Store> Reconcile<'_, S> {
                 return;
             }
             ours.extend(other.status.vmid());
-            let running = self.runs(other.status.vmid());
+            let running = self.snapshot.cluster.runs(other.status.vmid());
             claims.extend(cards::claims(other, book.held(&other.key), running, node, here));
         });
-        let strangers = here.holders.iter().filter(|holder| !ours.contains(&holder.vmid));
-        let strangers: Vec<(&Holder, bool)> = strangers.map(|h| (h, self.runs(Some(h.vmid)))).collect();
-        claims.extend(cards::of_strangers(&strangers, here));
+        claims.extend(cards::of_strangers(&ours, &self.snapshot.cluster, here));
         claims
     }
 
@@ -186,7 +178,7 @@ impl<S: Store> Reconcile<'_, S> {
                 let registered = book.starting.get(&other.key);
                 let status = &other.status;
                 // What began before the engine did is told by statuses.
-                let began = || cards::has_server(other) && self.runs(status.vmid());
+                let began = || cards::has_server(status) && self.snapshot.cluster.runs(status.vmid());
                 let has = || {
                     let cards = status.gpu_devices.iter().flatten();
                     cards
@@ -257,39 +249,28 @@ impl<S: Store> Engine<S> {
         if inventory.values().all(|node| node.cards.is_empty()) {
             return Vec::new();
         }
-        let runs = |vmid: Option<Vmid>| {
-            let row = vmid.and_then(|vmid| snapshot.cluster.guests.get(&vmid));
-            row.is_some_and(|row| row.status == "running")
-        };
-        let mut objects = Vec::new();
+        let (mut objects, mut ours) = (Vec::new(), BTreeSet::new());
         for key in self.objects_of(hypervisor) {
-            objects.extend(self.store.guest(&key).filter(concerns));
+            self.store.look_at(&key, &mut |object| {
+                ours.extend(object.status.vmid());
+                objects.extend(concerns(object).then(|| object.clone()));
+            });
         }
-        let ours: BTreeSet<Vmid> = self.vmids_of(hypervisor);
+        let cluster = &snapshot.cluster;
         cards::told(inventory, &|name, node| {
-            let claims = objects.iter();
-            let mut claims: Vec<_> = claims
-                .flat_map(|o| cards::claims(o, None, runs(o.status.vmid()), name, node))
-                .collect();
-            let strangers = node.holders.iter().filter(|h| !ours.contains(&h.vmid));
-            let strangers: Vec<_> = strangers.map(|h| (h, runs(Some(h.vmid)))).collect();
-            claims.extend(cards::of_strangers(&strangers, node));
+            let of = |object: &GuestObject| {
+                let running = cluster.runs(object.status.vmid());
+                cards::claims(object, None, running, name, node)
+            };
+            let mut claims: Vec<Claim> = objects.iter().flat_map(of).collect();
+            claims.extend(cards::of_strangers(&ours, cluster, node));
             claims
         })
-    }
-
-    /// Guests that objects of a hypervisor have.
-    fn vmids_of(&self, hypervisor: &ObjectName) -> BTreeSet<Vmid> {
-        let mut ids = BTreeSet::new();
-        for key in self.objects_of(hypervisor) {
-            self.store.look_at(&key, &mut |object| ids.extend(object.status.vmid()));
-        }
-        ids
     }
 }
 
 /// Whether an object's cards, or why it has none, can be others when the nodes' cards are others.
-pub(super) fn concerns(object: &GuestObject) -> bool {
+fn concerns(object: &GuestObject) -> bool {
     let container = object
         .lxc()
         .is_some_and(|guest| guest.gpus.as_ref().is_some_and(|list| !list.is_empty()));
@@ -300,7 +281,7 @@ pub(super) fn concerns(object: &GuestObject) -> bool {
 }
 
 /// Whether the object waits for something at its cards: they are looked at with each poll then.
-pub(super) fn waits(object: &GuestObject) -> bool {
+fn waits(object: &GuestObject) -> bool {
     let reasons = [
         Reason::GPUConflict,
         Reason::GPUFault,
@@ -315,7 +296,7 @@ pub(super) fn waits(object: &GuestObject) -> bool {
 }
 
 /// Whether what guests hang on differs: readings of the moment do not count.
-pub(super) fn differ(before: &Inventory, now: &Inventory) -> bool {
+fn differ(before: &Inventory, now: &Inventory) -> bool {
     let still = |inventory: &Inventory| -> Inventory {
         let mut inventory = inventory.clone();
         let cards = inventory.values_mut().flat_map(|node| node.cards.values_mut());

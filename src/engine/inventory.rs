@@ -19,10 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The last look at the cards of a node.
 #[derive(Clone, Debug, Default)]
 pub struct CardLook {
-    /// What was seen; what a failed look leaves is what was seen before.
-    pub cards: NodeCards,
-    /// Whether anything was seen at all.
-    pub seen: bool,
+    /// What was seen; what a failed look leaves is what was seen before, if anything was.
+    pub cards: Option<NodeCards>,
     /// Why the last look failed.
     pub failed: Option<Cause>,
     /// Seconds since the node's boot at that time.
@@ -33,7 +31,7 @@ pub struct CardLook {
 fn is_due(last: Option<&CardLook>, uptime: u64, full: bool, waits: bool) -> bool {
     let Some(last) = last else { return true };
     let booted = uptime < last.uptime;
-    let has_cards = !last.cards.cards.is_empty();
+    let has_cards = last.cards.as_ref().is_some_and(|node| !node.cards.is_empty());
     booted || waits || full && (has_cards || last.failed.is_some())
 }
 
@@ -46,16 +44,15 @@ impl Connection {
         let looks = due.map(|(node, uptime)| self.look_now(node, uptime));
         let looks: Vec<_> = join_all(looks).await;
         self.keep_card_looks(looks);
-        let seen = self.card_looks().into_iter().filter(|(_, look)| look.seen);
-        seen.map(|(node, look)| (node, look.cards)).collect()
+        let looks = self.card_looks().into_iter();
+        looks.filter_map(|(node, look)| Some((node, look.cards?))).collect()
     }
 
     async fn look_now(&self, node: &str, uptime: u64) -> (String, CardLook) {
         let before = self.card_look(node);
         let look = match tokio::time::timeout(PATIENCE, self.look_at_cards(node, before.as_ref())).await {
             Ok(Ok(cards)) => CardLook {
-                cards,
-                seen: true,
+                cards: Some(cards),
                 failed: None,
                 uptime,
             },
@@ -73,7 +70,7 @@ impl Connection {
     pub(super) async fn look_again_at_cards(&self, node: &str) {
         let uptime = self.card_look(node).map(|look| look.uptime).unwrap_or_default();
         let look = self.look_now(node, uptime).await;
-        let cards = look.1.seen.then(|| look.1.cards.clone());
+        let cards = look.1.cards.clone();
         self.keep_card_looks(vec![look]);
         if let Some(cards) = cards {
             self.show_cards(node, cards);
@@ -84,7 +81,7 @@ impl Connection {
     async fn look_at_cards(&self, node: &str, before: Option<&CardLook>) -> Result<NodeCards, Cause> {
         let ssh = self.access.ssh.is_some();
         // What a card is called does not change.
-        let named = before.filter(|look| look.seen && ssh);
+        let named = before.and_then(|look| look.cards.as_ref()).filter(|_| ssh);
         let listed = match named {
             Some(_) => Vec::new(),
             None => match self.client.pci_devices(node).await {
@@ -114,7 +111,7 @@ impl Connection {
         let output = ran.map_err(|(cause, _)| cause)?;
         let unreadable = |words: String| Cause::new(Reason::NotDecodable, words);
         let mut seen = gpu_report::parse(&output.stdout.text(), node).map_err(unreadable)?;
-        let earlier = named.map(|look| &look.cards.cards).unwrap_or(&cards.cards);
+        let earlier = &named.unwrap_or(&cards).cards;
         for card in seen.cards.values_mut().filter(|card| card.model.is_none()) {
             card.model = earlier.get(&card.address).and_then(|other| other.model.clone());
         }
@@ -138,11 +135,10 @@ mod tests {
     fn cards_are_looked_at_once_and_when_something_may_have_changed() {
         let card = Card::default();
         let look = |cards: bool, failed: bool| CardLook {
-            cards: NodeCards {
+            cards: Some(NodeCards {
                 cards: cards.then(|| (String::new(), card.clone())).into_iter().collect(),
                 ..NodeCards::default()
-            },
-            seen: true,
+            }),
             failed: failed.then(|| Cause::new(Reason::SSHUnreachable, "")),
             uptime: 100,
         };

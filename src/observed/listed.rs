@@ -30,6 +30,14 @@ pub struct Cluster {
     pub storages: Shared<BTreeMap<(String, String), StorageRow>>,
 }
 
+impl Cluster {
+    /// Whether a guest runs, as the list says.
+    pub fn runs(&self, vmid: Option<Vmid>) -> bool {
+        let row = vmid.and_then(|vmid| self.guests.get(&vmid));
+        row.is_some_and(|row| row.status == "running")
+    }
+}
+
 /// A value that many have one copy of, until somebody changes theirs: what each step looks at is large.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Shared<T>(Arc<T>);

@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::desired::scripts::proof::ID;
 use crate::desired::{Script, ScriptRole};
-use crate::observed::{Guest, ScriptRecord};
+use crate::observed::ScriptRecord;
 use crate::reason::{Cause, Reason};
 
-use super::cards::INSTALLS;
 use super::planner::{Planner, Staged};
-use super::{Next, Query, Stage};
+use super::{Next, Stage};
 
 /// Seconds after which a GPU that does not work is looked at again; a look at the node's cards wakes the object before.
 const AGAIN: u64 = 60;
@@ -166,14 +165,7 @@ impl Planner<'_> {
         };
         self.facts.gpu_proof = line;
         // What is wrong with the card itself comes first.
-        let wrong = |f: &super::Finding| f.condition == Stage::GPUReady.as_str() && f.holds == Some(false);
-        if self
-            .findings
-            .iter()
-            .rev()
-            .find(|f| f.condition == Stage::GPUReady.as_str())
-            .is_some_and(wrong)
-        {
+        if self.gpus_fail().is_some() {
             return;
         }
         let (holds, cause) = verdict.cause(self.wanted_gpus());
@@ -183,17 +175,16 @@ impl Planner<'_> {
         }
     }
 
+    /// What is wrong with the GPUs, as far as it was found.
+    pub(crate) fn gpus_fail(&self) -> Option<&Cause> {
+        let mut found = self.findings.iter().rev();
+        let last = found.find(|f| f.condition == Stage::GPUReady.as_str())?;
+        (last.holds == Some(false)).then_some(&last.cause)
+    }
+
     /// A guest whose GPU does not work is not Ready, whatever else works in it.
-    pub(super) fn gpus_work(&mut self) -> Staged {
-        let last = self
-            .findings
-            .iter()
-            .rev()
-            .find(|f| f.condition == Stage::GPUReady.as_str());
-        match last
-            .filter(|finding| finding.holds == Some(false))
-            .map(|finding| finding.cause.clone())
-        {
+    pub(super) fn gpus_work(&self) -> Staged {
+        match self.gpus_fail().cloned() {
             Some(cause) => Err(Next::Wait { cause, seconds: AGAIN }),
             None => Ok(()),
         }
@@ -220,21 +211,6 @@ impl Planner<'_> {
         // Guests' clocks tell seconds: within one, the first proof counts as the earlier one.
         let since = driver.ended_at > proof.started_at || driver.ended_at == proof.started_at && proof.tries <= 1;
         script.id == ID && failed && driver.exit_code == Some(0) && driver.this_start == Some(true) && since
-    }
-
-    /// One guest of a node at a time has its driver installed anew.
-    pub(super) fn takes_turn_of_driver(&mut self, guest: &Guest) -> Staged {
-        match &self.observed.card_turn {
-            None => Err(Next::Look(Query::CardTurn {
-                node: guest.at.node.clone(),
-                cards: vec![INSTALLS.to_string()],
-            })),
-            Some(None) => Ok(()),
-            Some(Some(other)) => {
-                let message = format!("{other} has its NVIDIA driver installed anew: one guest of a node at a time");
-                Err(self.wait(Stage::GPUReady, Reason::GPUBusyStarting, message, AGAIN))
-            }
-        }
     }
 }
 

@@ -219,11 +219,11 @@ impl Planner<'_> {
             let stage = stage_of(role);
             for script in scripts.iter().filter(|s| s.role == role) {
                 let record = records.get(&script.id);
-                if self.heals(script, &records) {
+                let heals = self.heals(script, &records);
+                if heals {
                     self.takes_turn_of_driver(guest)?;
-                    return Err(self.start_script(guest, script, record.map_or(1, |r| r.attempt + 1)));
                 }
-                if self.is_proven_anew(script, &records) {
+                if heals || self.is_proven_anew(script, &records) {
                     return Err(self.start_script(guest, script, record.map_or(1, |r| r.attempt + 1)));
                 }
                 if !self.script(guest, script, record)? {

@@ -37,7 +37,7 @@ fn next(object: &GuestObject, observed: &Observed, around: Surroundings<'_>, fin
         return Next::Done;
     };
     let cluster = &observed.cluster;
-    let runs = cluster.guests.get(&vmid).is_some_and(|row| row.status == "running");
+    let runs = cluster.runs(Some(vmid));
     let being_stopped = |c: &Condition| c.type_ == Stage::Running.as_str() && c.reason == Reason::InProgress.as_str();
     // The list of the last poll costs nothing; the guest is read to stop it, and once more afterwards.
     let to_do = runs || object.status.conditions.iter().any(being_stopped);

@@ -160,6 +160,12 @@ impl Card {
         self.iommu_members.iter().chain([&self.address])
     }
 
+    /// Its IOMMU group for a message.
+    pub fn group_in_words(&self) -> String {
+        self.iommu_group
+            .map_or_else(|| "unknown".into(), |group| group.to_string())
+    }
+
     /// The last fault after which something must be restarted.
     pub fn fault(&self) -> Option<&Xid> {
         self.xids.iter().rev().find(|xid| xid.is_serious())
@@ -217,9 +223,13 @@ pub struct NodeCards {
 impl NodeCards {
     /// Device nodes that containers with the card need and that are not there. Only the node itself can tell.
     pub fn missing(&self, card: &Card) -> Vec<String> {
-        let mut nodes = card.nodes();
-        nodes.retain(|path| self.over_ssh && !self.nodes.contains(path));
-        nodes
+        self.missing_of(&card.nodes())
+    }
+
+    /// The same of these device nodes.
+    pub fn missing_of(&self, nodes: &[String]) -> Vec<String> {
+        let missing = nodes.iter().filter(|path| self.over_ssh && !self.nodes.contains(*path));
+        missing.cloned().collect()
     }
 
     /// Whether a guest has a card in its configuration.

@@ -3,8 +3,8 @@
 use crate::crd::VmCdrom;
 use crate::desired::vm::{Managed, WantedCloudInit, WantedDisk, WantedFirmware, WantedVendor, WantedVm};
 use crate::desired::{
-    Channels, Desired, Form, Grants, Lifecycle, Prints, Shared, Source, WantedBind, WantedDevice, WantedFirewall,
-    WantedGuest, WantedIdentity, WantedLxc, WantedNet, WantedOptions, WantedOwner, WantedVolume,
+    Channels, Desired, Form, Grants, Lifecycle, Prints, ScriptRole, Shared, Source, WantedBind, WantedDevice,
+    WantedFirewall, WantedGuest, WantedIdentity, WantedLxc, WantedNet, WantedOptions, WantedOwner, WantedVolume,
 };
 
 use crate::pve::{DiskSize, GuestType};
@@ -129,7 +129,7 @@ pub(in crate::desired) fn applied(desired: &Desired) -> String {
             "scripts",
             scripts
                 .iter()
-                .filter(|script| script.role != crate::desired::ScriptRole::Proof)
+                .filter(|script| script.role != ScriptRole::Proof)
                 .map(|script| &script.hash),
         )
         .api("health", health)

@@ -11,18 +11,19 @@ use super::{Wish, before, part};
 const SLACK: f64 = 1e-6;
 
 /// The share of a card's memory that an entry asks for; `None`: it does not say.
-pub(super) fn share(wanted: &WantedGpu, card: &Card, field: &str) -> Result<Option<f64>, Cause> {
+pub(super) fn share(wish: Wish<'_>, wanted: &WantedGpu, card: &Card) -> Result<Option<f64>, Cause> {
     let Some(amount) = wanted.amount else { return Ok(None) };
+    let field = format!("{}.{}", wish.prefix, wanted.amount_from);
     let Some(share) = part(amount, card) else {
         let message = format!(
-            "{field}.vramGiB: nobody knows how much memory GPU {} has: give vramShare instead",
+            "{field}: nobody knows how much memory GPU {} has: give vramShare instead",
             card.named()
         );
         return Err(Cause::new(Reason::InvalidSpec, message));
     };
     if share > 1.0 + SLACK {
         let message = format!(
-            "{field}.vramGiB: GPU {} has {} in all: lower it, or choose another",
+            "{field}: GPU {} has {} in all: lower it, or choose another",
             card.named(),
             gib(1.0, card)
         );

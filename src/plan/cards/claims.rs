@@ -1,11 +1,13 @@
 //! Who has which cards of a node.
 
+use std::collections::BTreeSet;
+
 use crate::crd::{GivenGpu, GuestKind, PowerState};
 use crate::desired::gpus::wanted_gpus;
 use crate::desired::{GuestObject, WantedGpu};
-use crate::observed::Claim;
-use crate::pve::GuestType;
-use crate::pve::gpu::{Card, Holder, NodeCards};
+use crate::observed::{Claim, Cluster};
+use crate::pve::gpu::{Card, NodeCards};
+use crate::pve::{GuestType, Vmid};
 
 use super::{find, part};
 
@@ -86,10 +88,11 @@ pub fn claims(
     }
 }
 
-/// What guests that are no object's have of a node's cards: those that run.
-pub fn of_strangers(strangers: &[(&Holder, bool)], node: &NodeCards) -> Vec<Claim> {
+/// What guests that are no object's have of a node's cards: those that run. `ours` are the guests of objects.
+pub fn of_strangers(ours: &BTreeSet<Vmid>, cluster: &Cluster, node: &NodeCards) -> Vec<Claim> {
     let mut claims = Vec::new();
-    for (holder, _) in strangers.iter().filter(|(_, running)| *running) {
+    let strangers = node.holders.iter().filter(|holder| !ours.contains(&holder.vmid));
+    for holder in strangers.filter(|holder| cluster.runs(Some(holder.vmid))) {
         let machine = holder.sort == GuestType::Qemu;
         let sort = if machine { "machine" } else { "container" };
         for card in node.cards.values().filter(|card| node.holds(holder, card)) {

@@ -66,8 +66,7 @@ fn refused(
             format!(
                 "{field}: {value} is GPU {} of IOMMU group {}, which {} uses: stop it (powerState: Stopped) or take the GPU off it first",
                 card.named(),
-                card.iommu_group
-                    .map_or_else(|| "unknown".into(), |group| group.to_string()),
+                card.group_in_words(),
                 users.join(", ")
             )
         } else if is_in_use_by_node(card) && !wish.policy.lets(wish.node, &card.address, "vfio") {

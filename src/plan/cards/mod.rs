@@ -49,19 +49,17 @@ pub fn choose(wish: Wish<'_>, node: &NodeCards, claims: &[Claim]) -> Result<Vec<
     let mut given: Vec<Given> = Vec::new();
     for wanted in wish.wanted {
         let card = wish.card(wanted, node, claims, &given)?;
-        let field = format!("{}.gpus[{}]", wish.prefix, wanted.entry);
-        wish.may_have(wanted, card, &field)?;
+        wish.may_have(wanted, card)?;
         if given.iter().any(|other| other.card.pci_address == card.address) && !is_instance(wanted) {
             let message = format!(
-                "{field}.{}: {} is GPU {}, which another entry names: name each GPU once",
-                wanted.selector.field(),
-                wanted.selector.value(),
+                "{} is GPU {}, which another entry names: name each GPU once",
+                wanted.asked(wish.prefix),
                 card.named()
             );
             return Err(Cause::new(Reason::InvalidSpec, message));
         }
-        not_taken_away(wish, wanted, card, node, claims, &field)?;
-        let share = budget::share(wanted, card, &field)?;
+        not_taken_away(wish, wanted, card, node, claims)?;
+        let share = budget::share(wish, wanted, card)?;
         if wish.counts {
             budget::fits(wish, wanted, card, share, claims)?;
         }
@@ -158,11 +156,8 @@ impl Wish<'_> {
             format!(" any more, which was {uuid} when it was chosen")
         });
         let message = format!(
-            "{}.gpus[{}].{}: {}: node {} has no such GPU{}: {has}",
-            self.prefix,
-            wanted.entry,
-            wanted.selector.field(),
-            wanted.selector.value(),
+            "{}: node {} has no such GPU{}: {has}",
+            wanted.asked(self.prefix),
             self.node,
             was.unwrap_or_default()
         );
@@ -170,16 +165,15 @@ impl Wish<'_> {
     }
 
     /// An object of another namespace has only what the hypervisor allows it.
-    fn may_have(&self, wanted: &WantedGpu, card: &Card, field: &str) -> Result<(), Cause> {
+    fn may_have(&self, wanted: &WantedGpu, card: &Card) -> Result<(), Cause> {
         let Some(allowed) = self.allowed else { return Ok(()) };
         match card.index {
             Some(index) if allowed.contains(&i64::from(index)) => Ok(()),
             index => {
                 let index = index.map_or_else(|| "no index".into(), |index| format!("index {index}"));
                 let message = format!(
-                    "{field}.{}: {} is GPU {} ({index}), which spec.allow.gpus of the PhoenixHypervisor does not hold: add its index there, or choose another",
-                    wanted.selector.field(),
-                    wanted.selector.value(),
+                    "{} is GPU {} ({index}), which spec.allow.gpus of the PhoenixHypervisor does not hold: add its index there, or choose another",
+                    wanted.asked(self.prefix),
                     card.named()
                 );
                 Err(Cause::new(Reason::NotAllowed, message))
@@ -224,7 +218,6 @@ fn not_taken_away(
     card: &Card,
     node: &NodeCards,
     claims: &[Claim],
-    field: &str,
 ) -> Result<(), Cause> {
     let machine = claims
         .iter()
@@ -244,21 +237,18 @@ fn not_taken_away(
         (true, whose) => {
             let whose = whose.map(|who| format!(": {who} has it")).unwrap_or_default();
             format!(
-                "{field}.{}: {} is GPU {}, which is bound to vfio, for machines{whose}: choose another; to have it back, stop the machine and set the annotation {GPU_DRIVER}: {}/{}=nvidia on the PhoenixHypervisor",
-                wanted.selector.field(),
-                wanted.selector.value(),
+                "{} is GPU {}, which is bound to vfio, for machines{whose}: choose another; to have it back, stop the machine and set the annotation {GPU_DRIVER}: {}/{}=nvidia on the PhoenixHypervisor",
+                wanted.asked(wish.prefix),
                 card.named(),
                 wish.node,
                 card.address
             )
         }
         (false, Some(who)) => format!(
-            "{field}.{}: {} is GPU {}, which {who} takes away from containers when it starts (IOMMU group {}): choose another, or take the device off the machine",
-            wanted.selector.field(),
-            wanted.selector.value(),
+            "{} is GPU {}, which {who} takes away from containers when it starts (IOMMU group {}): choose another, or take the device off the machine",
+            wanted.asked(wish.prefix),
             card.named(),
-            card.iommu_group
-                .map_or_else(|| "unknown".into(), |group| group.to_string())
+            card.group_in_words()
         ),
         (false, None) => return Ok(()),
     };
@@ -267,22 +257,17 @@ fn not_taken_away(
 
 fn give(wish: Wish<'_>, wanted: &WantedGpu, card: &Card, node: &NodeCards, share: Option<f64>) -> Given {
     let mut nodes = card.nodes();
-    let instance = card
-        .mig
-        .iter()
-        .flatten()
-        .find(|i| matches!(&wanted.selector, Selector::Uuid(u) if *u == i.uuid));
+    let uuid = match &wanted.selector {
+        Selector::Uuid(uuid) => Some(uuid),
+        _ => None,
+    };
+    let instance = card.mig.iter().flatten().find(|i| Some(&i.uuid) == uuid);
     nodes.extend(instance.into_iter().flat_map(|i| i.caps.iter().cloned()));
     if wanted.dri {
-        nodes.extend(card.dri.iter().filter(|path| !card.nodes().contains(path)).cloned());
+        let more: Vec<String> = card.dri.iter().filter(|path| !nodes.contains(path)).cloned().collect();
+        nodes.extend(more);
     }
-    let mut missing = node.missing(card);
-    missing.extend(
-        nodes
-            .iter()
-            .filter(|n| !card.nodes().contains(n) && !node.nodes.contains(*n))
-            .cloned(),
-    );
+    let missing = node.missing_of(&nodes);
     Given {
         card: GivenGpu {
             selector: wanted.selector.to_string(),
@@ -308,28 +293,28 @@ fn give(wish: Wish<'_>, wanted: &WantedGpu, card: &Card, node: &NodeCards, share
 /// Old and new, where the node counts otherwise than when the card was chosen.
 fn reordered(wish: Wish<'_>, wanted: &WantedGpu, card: &Card) -> Option<String> {
     let old = before(wanted, wish.node, wish.recorded)?;
-    let field = format!("{}.gpus[{}]", wish.prefix, wanted.entry);
     let moved = old.pci_address != card.address;
     let asked = match wanted.selector {
         Selector::Index(index) => Some(index),
         _ => None,
     };
-    let counted = asked.filter(|asked| card.index.is_some_and(|index| i64::from(index) != *asked));
+    let index = card.index.map(i64::from);
+    let counted = asked.is_some() && index.is_some() && asked != index;
     match (moved, counted) {
         (true, _) => Some(format!(
-            "{field}.{}: {} was GPU {} when it was chosen and is {} now: the container keeps the card",
-            wanted.selector.field(),
-            wanted.selector.value(),
+            "{} was GPU {} when it was chosen and is {} now: the container keeps the card",
+            wanted.asked(wish.prefix),
             old.pci_address,
             card.named()
         )),
-        (false, Some(asked)) => Some(format!(
-            "{field}.index: {asked} was GPU {} when it was chosen; node {} counts that card as {} now: the container keeps the card; name it by pciAddress or uuid to say which one is meant",
+        (false, true) => Some(format!(
+            "{} was GPU {} when it was chosen; node {} counts that card as {} now: the container keeps the card; name it by pciAddress or uuid to say which one is meant",
+            wanted.asked(wish.prefix),
             card.named(),
             wish.node,
             card.index.unwrap_or_default()
         )),
-        (false, None) => None,
+        (false, false) => None,
     }
 }
 

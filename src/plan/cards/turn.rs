@@ -1,7 +1,7 @@
 //! One start at a time: a model server measures the free memory of its card while it starts, so servers that share one
 //! start one after another.
 
-use crate::crd::{GuestKind, PowerState};
+use crate::crd::{GuestKind, GuestStatus, PowerState};
 use crate::desired::{Form, GuestObject, ScriptRole};
 use crate::observed::Guest;
 use crate::plan::planner::{Planner, Staged};
@@ -38,9 +38,9 @@ pub fn installs_driver(object: &GuestObject) -> bool {
     features.any(|script| script.name.ends_with("nvidia") && script.state.as_deref() == Some("Running"))
 }
 
-/// Whether the object's guest has a model server in it that comes up when the guest is started.
-pub fn has_server(object: &GuestObject) -> bool {
-    let state = object.status.vllm.as_ref().and_then(|script| script.state.as_deref());
+/// Whether a guest has a model server in it that comes up when the guest is started.
+pub fn has_server(status: &GuestStatus) -> bool {
+    let state = status.vllm.as_ref().and_then(|script| script.state.as_deref());
     state.is_some_and(|state| state != "Pending")
 }
 
@@ -53,6 +53,26 @@ impl Planner<'_> {
         if !serves || cards.is_empty() {
             return Ok(());
         }
+        let why = "starts its model server on the same GPU: this one starts when that one is Healthy or has given up, since each measures the free memory while it starts";
+        self.one_at_a_time(stage, guest, cards, why)
+    }
+
+    /// The same before the guest itself is started, where its server comes up with it.
+    pub(crate) fn takes_turn_with_guest(&mut self, guest: &Guest) -> Staged {
+        match has_server(self.status) {
+            true => self.takes_turn(Stage::Running, guest),
+            false => Ok(()),
+        }
+    }
+
+    /// One guest of a node at a time has its driver installed anew.
+    pub(crate) fn takes_turn_of_driver(&mut self, guest: &Guest) -> Staged {
+        let why = "has its NVIDIA driver installed anew: one guest of a node at a time";
+        self.one_at_a_time(Stage::GPUReady, guest, vec![INSTALLS.to_string()], why)
+    }
+
+    /// Waits while another object has its turn at one of these cards; `why` says what it does.
+    fn one_at_a_time(&mut self, stage: Stage, guest: &Guest, cards: Vec<String>, why: &str) -> Staged {
         match &self.observed.card_turn {
             None => Err(Next::Look(Query::CardTurn {
                 node: guest.at.node.clone(),
@@ -60,20 +80,9 @@ impl Planner<'_> {
             })),
             Some(None) => Ok(()),
             Some(Some(other)) => {
-                let message = format!(
-                    "{other} starts its model server on the same GPU: this one starts when that one is Healthy or has given up, since each measures the free memory while it starts"
-                );
+                let message = format!("{other} {why}");
                 Err(self.wait(stage, Reason::GPUBusyStarting, message, AGAIN))
             }
-        }
-    }
-
-    /// The same before the guest itself is started, where its server comes up with it.
-    pub(crate) fn takes_turn_with_guest(&mut self, guest: &Guest) -> Staged {
-        let state = self.status.vllm.as_ref().and_then(|script| script.state.as_deref());
-        match state {
-            Some(state) if state != "Pending" => self.takes_turn(Stage::Running, guest),
-            _ => Ok(()),
         }
     }
 }

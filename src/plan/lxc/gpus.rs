@@ -3,12 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::desired::gpus::MODE;
-use crate::desired::{Dropped, Selector, WantedDevice, WantedLxc};
+use crate::desired::{Dropped, Selector, WantedDevice, WantedGpu, WantedLxc};
 use crate::observed::{Cards, Fault, Given, Guest};
 use crate::plan::change::{Change, change};
 use crate::plan::planner::{Planner, Staged};
-use crate::plan::{Effect, Finding, Next, NodeWork, Query, Stage};
+use crate::plan::{Effect, Next, NodeWork, Query, Stage};
 use crate::pve::gpu::NVIDIA_SHARED;
 use crate::pve::property::Properties;
 use crate::reason::Reason;
@@ -57,7 +56,7 @@ impl Planner<'_> {
         }
         match self.missing_at_start(guest) {
             Some(missing) => self.condition(Stage::GPUReady.as_str(), false, Reason::DeviceMissing, missing),
-            None if self.findings.iter().any(is_bad) => {}
+            None if self.gpus_fail().is_some() => {}
             None if self.is_to_be_proven() => {
                 let message = format!("{message}; whether CUDA works is not known before the proof of this start");
                 self.unknown(Stage::GPUReady, Reason::NotProven, message);
@@ -229,11 +228,6 @@ impl Planner<'_> {
     }
 }
 
-/// Whether something is wrong with the GPUs already.
-fn is_bad(finding: &Finding) -> bool {
-    finding.condition == Stage::GPUReady.as_str() && finding.holds == Some(false)
-}
-
 /// The device nodes of the container's cards, each once: the cards' own first, by number, then those that they share.
 fn nodes(lxc: &WantedLxc, given: Option<&[Given]>) -> Vec<Node> {
     let gpus = lxc.gpus.as_deref().unwrap_or_default();
@@ -258,28 +252,20 @@ fn nodes(lxc: &WantedLxc, given: Option<&[Given]>) -> Vec<Node> {
             }
         }
         None => {
-            let mut indices: Vec<i64> = gpus.iter().filter_map(index_of).collect();
-            indices.sort_unstable();
-            let settings = |index: i64| gpus.iter().find(|gpu| index_of(gpu) == Some(index));
-            for index in indices {
-                let gpu = settings(index);
-                let mode = gpu.map_or(MODE, |gpu| gpu.mode.as_str());
-                add(&format!("/dev/nvidia{index}"), mode, gpu.and_then(|gpu| gpu.gid));
+            let mut own: Vec<(i64, &WantedGpu)> = gpus.iter().filter_map(|gpu| Some((index_of(gpu)?, gpu))).collect();
+            own.sort_by_key(|(index, _)| *index);
+            for (index, gpu) in own {
+                add(&format!("/dev/nvidia{index}"), &gpu.mode, gpu.gid);
             }
-            for path in NVIDIA_SHARED.iter().filter(|_| !gpus.is_empty()) {
-                let first = gpus.first();
-                add(
-                    path,
-                    first.map_or(MODE, |gpu| gpu.mode.as_str()),
-                    first.and_then(|gpu| gpu.gid),
-                );
+            if let Some(gpu) = gpus.first() {
+                NVIDIA_SHARED.iter().for_each(|path| add(path, &gpu.mode, gpu.gid));
             }
         }
     }
     list
 }
 
-fn index_of(gpu: &crate::desired::WantedGpu) -> Option<i64> {
+fn index_of(gpu: &WantedGpu) -> Option<i64> {
     match gpu.selector {
         Selector::Index(index) => Some(index),
         _ => None,
@@ -451,7 +437,7 @@ fn opened(node: &Node, found: Option<&Properties>, dropped: &Dropped) -> Propert
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desired::WantedGpu;
+    use crate::desired::gpus::MODE;
     use crate::pve::{GuestRef, GuestType, Vmid};
 
     fn changed(gpus: &[i64], options: &[(&str, &str)]) -> Vec<(String, Option<String>)> {
