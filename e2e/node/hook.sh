@@ -82,6 +82,22 @@ configure() { # file with the simulator's configuration
 	done
 }
 
+# The container lies on the disk of the machine, and df in it would tell how full that is. It tells of a volume of the
+# size that rootfs has.
+room() {
+	size=$(sed -n '/^\[/q; s/^rootfs: *//p' "$home/simulated" | tr , '\n' | sed -n 's/^size=\([0-9]*\)G$/\1/p')
+	mkdir -p "$home/upper/usr/local/bin"
+	cat >"$home/upper/usr/local/bin/df" <<-END
+		#!/bin/sh
+		[ "\$*" = "-Pk /opt" ] || exec /usr/bin/df "\$@"
+		size=$((${size:-0} * 1048576))
+		used=\$(du -skx /opt | cut -f 1)
+		echo "Filesystem 1024-blocks Used Available Capacity Mounted on"
+		echo "rootfs \$size \$used \$((size - used)) - /"
+	END
+	chmod 0755 "$home/upper/usr/local/bin/df"
+}
+
 start() {
 	running "$vmid" && return
 	cat >"$home/simulated"
@@ -91,6 +107,7 @@ start() {
 	# Proxmox writes these before each start.
 	echo "${hostname:-CT$vmid}" >"$home/upper/etc/hostname"
 	printf '127.0.0.1 localhost\n127.0.1.1 %s\n' "${hostname:-CT$vmid}" >"$home/upper/etc/hosts"
+	room
 	rm -f "$home/log"
 	# The first line of its log says why, the others that it failed.
 	lxc-start -P "$NODE/lxc" -n "$name" -o "$home/log" -l ERROR >/dev/null 2>&1 9>&- ||

@@ -83,7 +83,7 @@ fn nvidia(release: &Release, stand_ins: &StandIns) -> Value {
     clone(
         &format!("ai-{}", release.number),
         &format!("base-{}", release.number),
-        json!({"features": features}),
+        json!({"features": features, "rootfs": {"size": "32Gi"}}),
     )
 }
 
