@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::crd::GivenGpu;
 use crate::desired::scripts::proof::ID;
 use crate::desired::{Script, ScriptRole};
 use crate::observed::{Guest, ScriptRecord};
@@ -47,8 +48,19 @@ impl Verdict {
         self.get(key).parse().ok()
     }
 
-    /// What it means: whether the GPUs work, and why. `wanted` is how many the container was given.
-    fn cause(&self, wanted: usize) -> (Option<bool>, Cause) {
+    /// Which of the cards that the container was given CUDA does not see, as the spec names them.
+    fn missing(&self, given: &[GivenGpu]) -> String {
+        let seen: BTreeSet<&str> = self.get("at").split(';').filter(|at| !at.is_empty()).collect();
+        let missing = given.iter().filter(|card| !seen.contains(card.pci_address.as_str()));
+        let names: Vec<String> = missing.map(|c| format!("{} ({})", c.selector, c.pci_address)).collect();
+        match seen.is_empty() || names.is_empty() {
+            true => String::new(),
+            false => format!(", and not {}", names.join(", ")),
+        }
+    }
+
+    /// What it means: whether the GPUs work, and why, where the container was given so many, or these.
+    fn cause(&self, wanted: usize, given: &[GivenGpu]) -> (Option<bool>, Cause) {
         let (userspace, module) = (self.get("userspace"), self.get("module"));
         let wrong = |message: String| (Some(false), Cause::new(Reason::CUDAFailed, message));
         match self.outcome() {
@@ -63,7 +75,8 @@ impl Verdict {
                 };
                 if usize::try_from(count).unwrap_or_default() < wanted {
                     return wrong(format!(
-                        "CUDA sees {count} of {wanted} GPUs in the container ({names}): a restart brings device nodes that were added while it ran"
+                        "CUDA sees {count} of {wanted} GPUs in the container ({names}){}: a restart brings device nodes that were added while it ran",
+                        self.missing(given)
                     ));
                 }
                 let copied = self.number("copied").unwrap_or_default();
@@ -140,17 +153,28 @@ impl Planner<'_> {
         self.desired.runs(&[ScriptRole::Proof])
     }
 
-    fn wanted_gpus(&self) -> usize {
+    /// What a verdict means for the cards that the container was given.
+    fn means(&self, verdict: &Verdict) -> (Option<bool>, Cause) {
         let given = self.facts.gpu_devices.as_ref().or(self.status.gpu_devices.as_ref());
         let asked = self.desired.lxc().and_then(|lxc| lxc.gpus.as_ref()).map_or(0, Vec::len);
-        given.map_or(asked, Vec::len)
+        let wanted = given.map_or(asked, Vec::len);
+        let (holds, mut cause) = verdict.cause(wanted, given.map(Vec::as_slice).unwrap_or_default());
+        let own = self.desired.scripts.iter().any(|script| script.id == DRIVER);
+        if cause.reason == Reason::DriverMismatch && !own {
+            let more = format!(
+                "; {}.features has no nvidia here, the driver came with the template or by hand: add it first, and build the template anew for later clones",
+                self.prefix()
+            );
+            cause.message.push_str(&more);
+        }
+        (holds, cause)
     }
 
     /// What a proof that failed says.
     pub(super) fn unproven(&self, record: Option<&ScriptRecord>) -> Cause {
         let output = record.map(|record| record.output.as_str()).unwrap_or_default();
         let verdict = Verdict::read(output).unwrap_or_default();
-        verdict.cause(self.wanted_gpus()).1
+        self.means(&verdict).1
     }
 
     /// What the proof of this start says, as the condition. What it said is kept in status: the record is read in full once.
@@ -176,7 +200,7 @@ impl Planner<'_> {
         {
             return;
         }
-        let (holds, cause) = verdict.cause(self.wanted_gpus());
+        let (holds, cause) = self.means(&verdict);
         match holds {
             Some(holds) => self.condition(Stage::GPUReady.as_str(), holds, cause.reason, cause.message),
             None => self.unknown(Stage::GPUReady, cause.reason, cause.message),
@@ -243,8 +267,29 @@ mod tests {
     use super::*;
 
     fn told(line: &str, wanted: usize) -> (Option<bool>, Reason, String) {
-        let (holds, cause) = Verdict::read(line).unwrap().cause(wanted);
+        let (holds, cause) = Verdict::read(line).unwrap().cause(wanted, &[]);
         (holds, cause.reason, cause.message)
+    }
+
+    #[test]
+    fn cards_that_cuda_does_not_see_are_told_as_the_spec_names_them() {
+        let card = |selector: &str, address: &str| GivenGpu {
+            selector: selector.into(),
+            pci_address: address.into(),
+            ..GivenGpu::default()
+        };
+        let given = [card("index=0", "0000:41:00.0"), card("count#0 model=A", "0000:61:00.0")];
+        let words = |line: &str| Verdict::read(line).unwrap().cause(2, &given).1.message;
+        let told = words("CUDA outcome=ok count=1 copied=1 names=A at=0000:41:00.0 userspace=1.2");
+        let wanted =
+            "CUDA sees 1 of 2 GPUs in the container (A), and not count#0 model=A (0000:61:00.0): a restart brings";
+        assert!(told.starts_with(wanted), "{told}");
+        // An earlier proof does not say where it saw them.
+        let told = words("CUDA outcome=ok count=1 copied=1 names=A userspace=1.2");
+        assert!(
+            told.starts_with("CUDA sees 1 of 2 GPUs in the container (A): a restart"),
+            "{told}"
+        );
     }
 
     #[test]

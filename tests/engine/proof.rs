@@ -1,10 +1,10 @@
 //! GPUs are proven to work by a CUDA program in the guest, once after every start; a driver that does not fit its node's
 //! module is told, and installed anew where the hypervisor says so.
 
-use crate::engine::{World, guest, hypervisor, message, object, rounds, says, settled, status, until};
+use crate::engine::{World, guest, hypervisor, lxc, message, object, rounds, says, settled, status, template, until};
 use phoenix::crd::DriverPolicy;
 use phoenix::desired::Key;
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn condition(world: &World, key: &Key) -> (String, String, String) {
     let conditions = status(world, key).conditions;
@@ -183,4 +183,34 @@ async fn what_cuda_says_is_told_with_what_helps_and_heals_when_it_is_mended() {
         .with(|state| state.nodes.get_mut("phoenix").unwrap().gpus[0].lost = false);
     settled(&mut world).await;
     assert!(says(&world, &key, "Proven"), "{}", message(&world, &key));
+}
+
+/// A template with the driver, and a container cloned from it that has a card and these features.
+fn cloned(world: &World, features: &Value) -> Key {
+    world.feature("nvidia", json!({}));
+    let mut base = template("base", "Template");
+    base["spec"]["lxc"]["features"] = json!([{"name": "nvidia"}]);
+    world.store.apply(base);
+    let fields = json!({"source": {"templateRef": {"name": "base"}}, "gpus": [{"index": 0}], "features": features});
+    world.store.apply(lxc("a", fields))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_driver_that_came_with_the_template_is_told_and_healed_once_the_feature_is_named() {
+    let mut world = World::with_ssh(&[]).await;
+    let key = cloned(&world, &json!([]));
+    settled(&mut world).await;
+    assert_eq!(told(&world, &key), so("True", "Proven"));
+    hypervisor(&world, |object| object.spec.driver_policy = Some(DriverPolicy::Heal));
+    upgrade(&world);
+    until(&world, "the mismatch", |world| {
+        told(world, &key) == so("False", "DriverMismatch")
+    })
+    .await;
+    let words = condition(&world, &key).2;
+    assert!(words.contains("spec.features has no nvidia here"), "{words}");
+    cloned(&world, &json!([{"name": "nvidia"}]));
+    settled(&mut world).await;
+    assert_eq!(told(&world, &key), so("True", "Proven"), "{}", message(&world, &key));
+    assert!(condition(&world, &key).2.contains("driver 590.10"));
 }
