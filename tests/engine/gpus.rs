@@ -438,6 +438,7 @@ async fn a_model_that_may_not_fit_is_told_before_anything_is_made_and_holds_noth
         object
     };
     let key = world.store.apply(long(131_072));
+    world.poll().await;
     let preview = world.preview(&key).await;
     let words = preview.warnings.join("\n");
     let told = "spec.vllm.maxModelLen: 131072 tokens of Qwen/Qwen2.5-7B-Instruct-AWQ may not fit";
