@@ -101,6 +101,12 @@ async fn an_upgrade_of_the_node_is_told_with_both_versions() {
     rounds(&world, 200).await;
     assert!(proofs(&world, &key) < 10, "{}", proofs(&world, &key));
     assert_eq!(told(&world, &key), so("False", "DriverMismatch"));
+    // An operator that is started anew tells the same, and asks for no other proof.
+    let (before, ran) = (status(&world, &key), proofs(&world, &key));
+    world.restart();
+    rounds(&world, 20).await;
+    assert_eq!(status(&world, &key), before);
+    assert_eq!(proofs(&world, &key), ran);
 }
 
 /// The node's packages are upgraded, and it is booted.
