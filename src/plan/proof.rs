@@ -16,6 +16,8 @@ use super::{Next, Query, Stage};
 const AGAIN: u64 = 60;
 /// Id of the feature that installs NVIDIA's driver.
 const DRIVER: &str = "feature-nvidia";
+/// Its parameter `driver-version`, as its script gets it.
+const VERSION: &str = "PHOENIX_DRIVER_VERSION";
 
 /// The last line of the proof, taken apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -128,6 +130,12 @@ impl Verdict {
     }
 }
 
+/// The version that the driver's feature is told to install; `None`: that of the node's module.
+fn pinned(feature: &Script) -> Option<&str> {
+    let version = feature.environment.get(VERSION)?;
+    Some(version.as_str()).filter(|version| !version.is_empty())
+}
+
 /// What helps against an error of CUDA's driver (`CUresult` of cuda.h).
 fn remedy(code: i64) -> &'static str {
     match code {
@@ -159,15 +167,26 @@ impl Planner<'_> {
         let asked = self.desired.lxc().and_then(|lxc| lxc.gpus.as_ref()).map_or(0, Vec::len);
         let wanted = given.map_or(asked, Vec::len);
         let (holds, mut cause) = verdict.cause(wanted, given.map(Vec::as_slice).unwrap_or_default());
-        let own = self.desired.scripts.iter().any(|script| script.id == DRIVER);
-        if cause.reason == Reason::DriverMismatch && !own {
-            let more = format!(
-                "; {}.features has no nvidia here, the driver came with the template or by hand: add it first, and build the template anew for later clones",
-                self.prefix()
-            );
-            cause.message.push_str(&more);
+        if cause.reason == Reason::DriverMismatch {
+            cause.message.push_str(&self.to_change_first(verdict.get("module")));
         }
         (holds, cause)
+    }
+
+    /// What keeps the feature from installing the node's version, and has to change in Git.
+    fn to_change_first(&self, module: &str) -> String {
+        match self.desired.scripts.iter().find(|script| script.id == DRIVER) {
+            None => format!(
+                "; {}.features has no nvidia here, the driver came with the template or by hand: add it first, and build the template anew for later clones",
+                self.prefix()
+            ),
+            Some(feature) => match pinned(feature).filter(|version| *version != module) {
+                Some(version) => format!(
+                    "; the parameter driver-version of the feature nvidia is {version}: set {module}, or leave it out"
+                ),
+                None => String::new(),
+            },
+        }
     }
 
     /// What a proof that failed says.
@@ -228,7 +247,9 @@ impl Planner<'_> {
         let (Some(proof), Some(own)) = (records.get(ID), records.get(&script.id)) else {
             return false;
         };
-        let mismatch = Verdict::read(&proof.output).is_some_and(|verdict| verdict.outcome() == "mismatch");
+        // Where Git names another version than the node's, the feature refuses: it would only fail once more.
+        let fits = |verdict: &Verdict| pinned(script).is_none_or(|version| version == verdict.get("module"));
+        let mismatch = Verdict::read(&proof.output).is_some_and(|v| v.outcome() == "mismatch" && fits(&v));
         let now = proof.this_start == Some(true) && proof.exit_code.is_some_and(|code| code != 0);
         // In this start it ran already: once more would install the same.
         let earlier = own.exit_code == Some(0) && own.this_start != Some(true);

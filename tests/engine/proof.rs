@@ -220,3 +220,35 @@ async fn a_driver_that_came_with_the_template_is_told_and_healed_once_the_featur
     assert_eq!(told(&world, &key), so("True", "Proven"), "{}", message(&world, &key));
     assert!(condition(&world, &key).2.contains("driver 590.10"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_git_pins_is_told_and_not_installed_once_more_in_vain() {
+    let mut world = World::with_ssh(&[]).await;
+    world.feature("nvidia", json!({"parameters": [{"name": "driver-version"}]}));
+    let pinned = |version: &str| {
+        let feature = json!({"name": "nvidia", "parameters": {"driver-version": version}});
+        guest("a", json!({"gpus": [{"index": 0}], "features": [feature]}))
+    };
+    let key = world.store.apply(pinned("580.76.05"));
+    settled(&mut world).await;
+    hypervisor(&world, |object| object.spec.driver_policy = Some(DriverPolicy::Heal));
+    upgrade(&world);
+    until(&world, "the mismatch", |world| {
+        told(world, &key) == so("False", "DriverMismatch")
+    })
+    .await;
+    rounds(&world, 100).await;
+    assert_eq!(
+        runs(&world, &key),
+        1,
+        "the feature would refuse to install another version than the node's"
+    );
+    let words = condition(&world, &key).2;
+    let fix = "driver-version of the feature nvidia is 580.76.05: set 590.10, or leave it out";
+    assert!(words.contains(fix), "{words}");
+    // The change in Git is what runs it.
+    world.store.apply(pinned("590.10"));
+    settled(&mut world).await;
+    assert_eq!(runs(&world, &key), 2);
+    assert_eq!(told(&world, &key), so("True", "Proven"), "{}", message(&world, &key));
+}
