@@ -87,6 +87,7 @@ reasons! {
     GPUFault
     GPUNodesMissing
     GPUReordered
+    ModelMayNotFit
     GPUsNotRead
     NoDriverInGuest
     NotProven

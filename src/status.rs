@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::crd::{GuestStatus, TaskStatus};
+use crate::plan::fits::MAY_NOT_FIT;
 use crate::plan::{Announce, Effect, Finding, Next, NodeWork, Plan, Stage, Step, retry};
 use crate::reason::{Cause, Reason};
 
@@ -24,6 +25,7 @@ pub(crate) const TRANSIENT: &[&str] = &[
     "FeatureOutdated",
     "TemplateOutdated",
     "GPUReordered",
+    MAY_NOT_FIT,
     "OldRevisionKept",
     "ImageNotCompared",
 ];

@@ -175,6 +175,7 @@ fn value(object: &GuestObject, preview: &Preview) -> Value {
         "name": object.key.name,
         "steps": Vec::from_iter(steps),
         "blocked": blocked,
+        "warnings": preview.warnings,
     })
 }
 
@@ -189,6 +190,9 @@ fn describe(object: &GuestObject, preview: &Preview, count: &mut Count) -> Strin
             Impact::Destroy => count.destroy += 1,
         }
         text.push_str(&format!("  {:8}  {action}\n", word(*impact)));
+    }
+    for warning in &preview.warnings {
+        text.push_str(&format!("  warning   {warning}\n"));
     }
     match &preview.blocked {
         Some(cause) if PASSING.contains(&cause.reason) => {

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use crate::crd::{Capabilities, Defaults, LxcGuest, MountOption, Network, PhoenixHypervisor, ReclaimPolicy, Volume};
+use crate::crd::{
+    Capabilities, Defaults, LxcGuest, MountOption, Network, PhoenixHypervisor, ReclaimPolicy, Vllm, Volume,
+};
 use crate::pve::DiskSize;
 use crate::pve::gpu::NVIDIA_SHARED;
 use crate::reason::Reason;
 use crate::secret::Secret;
 
-use super::gpus::{Selector, WantedGpu, wanted_gpus};
+use super::gpus::{Selector, WantedGpu, share_for_vllm, wanted_gpus};
 use super::images::{CONTAINER_ENDS, file_name, is_open};
 use super::refs;
 use super::shared::{
@@ -44,6 +46,8 @@ pub struct WantedLxc {
     pub binds: Option<Vec<WantedBind>>,
     /// Where retained volumes live; `None` where the hypervisor does not say.
     pub owner: Option<WantedOwner>,
+    /// The vLLM server, for the estimate of whether it fits; the share of its GPUs is the one that it is started with.
+    pub server: Option<Vllm>,
 }
 
 /// A device node of the node's, as wanted.
@@ -105,12 +109,22 @@ pub(super) fn wanted(context: &Context<'_>, guest: &LxcGuest) -> Result<Wing, Bl
             storage: o.storage.clone().or(defaults.rootfs_storage.clone()),
             pool: o.pool.clone(),
         }),
+        server: server(guest),
     };
     Ok(Wing {
         network: network.map(|list| list.iter().map(|n| net(n, defaults, guest)).collect()),
         guest: WantedGuest::Lxc(Box::new(wanted)),
         source,
         options,
+    })
+}
+
+/// The vLLM server with the share of its GPUs' memory that it is started with.
+fn server(guest: &LxcGuest) -> Option<Vllm> {
+    let server = guest.vllm.clone()?;
+    Some(Vllm {
+        gpu_memory_utilization: server.gpu_memory_utilization.or(share_for_vllm(guest)),
+        ..server
     })
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::crd::GuestStatus;
 use crate::desired::{self, Blocked, GuestObject, Key, refs};
+use crate::plan::fits::MAY_NOT_FIT;
 use crate::plan::{Announce, Effect, Forecast, Impact, Next, Plan, Step};
 use crate::pve::Vmid;
 use crate::reason::{Cause, Reason};
@@ -25,6 +26,8 @@ pub struct Preview {
     pub steps: Vec<(String, Impact)>,
     /// Why nothing (more) can be done.
     pub blocked: Option<Cause>,
+    /// What may go wrong later; it holds nothing back.
+    pub warnings: Vec<String>,
 }
 
 impl<S: Store> Engine<S> {
@@ -99,6 +102,7 @@ impl<S: Store> Reconcile<'_, S> {
             self.object.status.clone_from(&forecast.status);
             forecast.observed.reserved = self.engine.reserved(&lock(&self.engine.memory), &self.object);
             let plan = self.plan(&forecast.observed, &forecast.status);
+            preview.warn(&plan);
             match &plan.next {
                 Next::Look(query) => {
                     if let Some(query) = forecast.answer(query.clone()) {
@@ -133,6 +137,16 @@ impl<S: Store> Reconcile<'_, S> {
 }
 
 impl Preview {
+    /// Keeps what a plan warns of, each once.
+    fn warn(&mut self, plan: &Plan) {
+        for finding in plan.findings.iter().filter(|f| f.condition == MAY_NOT_FIT) {
+            let message = finding.cause.message.clone();
+            if !self.warnings.contains(&message) {
+                self.warnings.push(message);
+            }
+        }
+    }
+
     /// Adds a step; several of the same words in a row are one line.
     fn add(&mut self, step: Option<(String, Impact)>) {
         let step = step.filter(|step| self.steps.last() != Some(step));

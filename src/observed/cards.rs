@@ -36,6 +36,8 @@ pub struct Given {
     pub card: GivenGpu,
     /// Number of the entry of `gpus` that asks for it.
     pub entry: usize,
+    /// Its memory in MiB, where that is known.
+    pub memory_mib: Option<u64>,
     /// Device nodes that the container needs for it.
     pub nodes: Vec<String>,
     /// Those of them that the node lacks.

@@ -13,6 +13,7 @@ mod conflicts;
 mod create;
 mod delete;
 mod firewall;
+pub mod fits;
 mod forecast;
 mod full;
 mod guest;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::crd::GivenGpu;
 use crate::desired::scripts::proof::ID;
 use crate::desired::{Script, ScriptRole};
 use crate::observed::ScriptRecord;
@@ -14,6 +15,8 @@ use super::{Next, Stage};
 const AGAIN: u64 = 60;
 /// Id of the feature that installs NVIDIA's driver.
 const DRIVER: &str = "feature-nvidia";
+/// Its parameter `driver-version`, as its script gets it.
+const VERSION: &str = "PHOENIX_DRIVER_VERSION";
 
 /// The last line of the proof, taken apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,8 +49,19 @@ impl Verdict {
         self.get(key).parse().ok()
     }
 
-    /// What it means: whether the GPUs work, and why. `wanted` is how many the container was given.
-    fn cause(&self, wanted: usize) -> (Option<bool>, Cause) {
+    /// Which of the cards that the container was given CUDA does not see, as the spec names them.
+    fn missing(&self, given: &[GivenGpu]) -> String {
+        let seen: BTreeSet<&str> = self.get("at").split(';').filter(|at| !at.is_empty()).collect();
+        let missing = given.iter().filter(|card| !seen.contains(card.pci_address.as_str()));
+        let names: Vec<String> = missing.map(|c| format!("{} ({})", c.selector, c.pci_address)).collect();
+        match seen.is_empty() || names.is_empty() {
+            true => String::new(),
+            false => format!(", and not {}", names.join(", ")),
+        }
+    }
+
+    /// What it means: whether the GPUs work, and why, where the container was given so many, or these.
+    fn cause(&self, wanted: usize, given: &[GivenGpu]) -> (Option<bool>, Cause) {
         let (userspace, module) = (self.get("userspace"), self.get("module"));
         let wrong = |message: String| (Some(false), Cause::new(Reason::CUDAFailed, message));
         match self.outcome() {
@@ -62,7 +76,8 @@ impl Verdict {
                 };
                 if usize::try_from(count).unwrap_or_default() < wanted {
                     return wrong(format!(
-                        "CUDA sees {count} of {wanted} GPUs in the container ({names}): a restart brings device nodes that were added while it ran"
+                        "CUDA sees {count} of {wanted} GPUs in the container ({names}){}: a restart brings device nodes that were added while it ran",
+                        self.missing(given)
                     ));
                 }
                 let copied = self.number("copied").unwrap_or_default();
@@ -114,6 +129,12 @@ impl Verdict {
     }
 }
 
+/// The version that the driver's feature is told to install; `None`: that of the node's module.
+fn pinned(feature: &Script) -> Option<&str> {
+    let version = feature.environment.get(VERSION)?;
+    Some(version.as_str()).filter(|version| !version.is_empty())
+}
+
 /// What helps against an error of CUDA's driver (`CUresult` of cuda.h).
 fn remedy(code: i64) -> &'static str {
     match code {
@@ -139,17 +160,39 @@ impl Planner<'_> {
         self.desired.runs(&[ScriptRole::Proof])
     }
 
-    fn wanted_gpus(&self) -> usize {
+    /// What a verdict means for the cards that the container was given.
+    fn means(&self, verdict: &Verdict) -> (Option<bool>, Cause) {
         let given = self.facts.gpu_devices.as_ref().or(self.status.gpu_devices.as_ref());
         let asked = self.desired.lxc().and_then(|lxc| lxc.gpus.as_ref()).map_or(0, Vec::len);
-        given.map_or(asked, Vec::len)
+        let wanted = given.map_or(asked, Vec::len);
+        let (holds, mut cause) = verdict.cause(wanted, given.map(Vec::as_slice).unwrap_or_default());
+        if cause.reason == Reason::DriverMismatch {
+            cause.message.push_str(&self.to_change_first(verdict.get("module")));
+        }
+        (holds, cause)
+    }
+
+    /// What keeps the feature from installing the node's version, and has to change in Git.
+    fn to_change_first(&self, module: &str) -> String {
+        match self.desired.scripts.iter().find(|script| script.id == DRIVER) {
+            None => format!(
+                "; {}.features has no nvidia here, the driver came with the template or by hand: add it first, and build the template anew for later clones",
+                self.prefix()
+            ),
+            Some(feature) => match pinned(feature).filter(|version| *version != module) {
+                Some(version) => format!(
+                    "; the parameter driver-version of the feature nvidia is {version}: set {module}, or leave it out"
+                ),
+                None => String::new(),
+            },
+        }
     }
 
     /// What a proof that failed says.
     pub(super) fn unproven(&self, record: Option<&ScriptRecord>) -> Cause {
         let output = record.map(|record| record.output.as_str()).unwrap_or_default();
         let verdict = Verdict::read(output).unwrap_or_default();
-        verdict.cause(self.wanted_gpus()).1
+        self.means(&verdict).1
     }
 
     /// What the proof of this start says, as the condition. What it said is kept in status: the record is read in full once.
@@ -168,7 +211,7 @@ impl Planner<'_> {
         if self.gpus_fail().is_some() {
             return;
         }
-        let (holds, cause) = verdict.cause(self.wanted_gpus());
+        let (holds, cause) = self.means(&verdict);
         match holds {
             Some(holds) => self.condition(Stage::GPUReady.as_str(), holds, cause.reason, cause.message),
             None => self.unknown(Stage::GPUReady, cause.reason, cause.message),
@@ -195,7 +238,9 @@ impl Planner<'_> {
         let (Some(proof), Some(own)) = (records.get(ID), records.get(&script.id)) else {
             return false;
         };
-        let mismatch = Verdict::read(&proof.output).is_some_and(|verdict| verdict.outcome() == "mismatch");
+        // Where Git names another version than the node's, the feature refuses: it would only fail once more.
+        let fits = |verdict: &Verdict| pinned(script).is_none_or(|version| version == verdict.get("module"));
+        let mismatch = Verdict::read(&proof.output).is_some_and(|v| v.outcome() == "mismatch" && fits(&v));
         let now = proof.this_start == Some(true) && proof.exit_code.is_some_and(|code| code != 0);
         // In this start it ran already: once more would install the same.
         let earlier = own.exit_code == Some(0) && own.this_start != Some(true);
@@ -219,8 +264,29 @@ mod tests {
     use super::*;
 
     fn told(line: &str, wanted: usize) -> (Option<bool>, Reason, String) {
-        let (holds, cause) = Verdict::read(line).unwrap().cause(wanted);
+        let (holds, cause) = Verdict::read(line).unwrap().cause(wanted, &[]);
         (holds, cause.reason, cause.message)
+    }
+
+    #[test]
+    fn cards_that_cuda_does_not_see_are_told_as_the_spec_names_them() {
+        let card = |selector: &str, address: &str| GivenGpu {
+            selector: selector.into(),
+            pci_address: address.into(),
+            ..GivenGpu::default()
+        };
+        let given = [card("index=0", "0000:41:00.0"), card("count#0 model=A", "0000:61:00.0")];
+        let words = |line: &str| Verdict::read(line).unwrap().cause(2, &given).1.message;
+        let told = words("CUDA outcome=ok count=1 copied=1 names=A at=0000:41:00.0 userspace=1.2");
+        let wanted =
+            "CUDA sees 1 of 2 GPUs in the container (A), and not count#0 model=A (0000:61:00.0): a restart brings";
+        assert!(told.starts_with(wanted), "{told}");
+        // An earlier proof does not say where it saw them.
+        let told = words("CUDA outcome=ok count=1 copied=1 names=A userspace=1.2");
+        assert!(
+            told.starts_with("CUDA sees 1 of 2 GPUs in the container (A): a restart"),
+            "{told}"
+        );
     }
 
     #[test]

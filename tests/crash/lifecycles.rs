@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use phoenix::crd::CANCEL;
+use phoenix::crd::{CANCEL, RESTARTED_AT};
 use phoenix::desired::Objects;
 use phoenix::simulator::Edit;
 use phoenix::simulator::model::GuestScript;
@@ -254,6 +254,28 @@ fn ran(world: &World, vmid: u32, expected: &str) -> Result<(), String> {
     (scripts == expected)
         .then_some(())
         .ok_or_else(|| format!("the scripts of machine {vmid}: {scripts}"))
+}
+
+/// A container with a GPU and its driver, restarted with every new word.
+fn with_gpu(world: &World, word: &str) {
+    world.feature("nvidia", json!({}));
+    let mut object = lxc(
+        "a",
+        json!({"source": image(), "gpus": [{"index": 0}], "features": [{"name": "nvidia"}]}),
+    );
+    object["metadata"]["annotations"] = json!({RESTARTED_AT: word});
+    world.store.apply(object);
+}
+
+/// The proof of the last start is there, whatever was lost of it.
+fn proven(world: &World) -> Result<(), String> {
+    let object = world.store.guests().remove(0);
+    let found = object.status.conditions.iter().find(|c| c.type_ == "GPUReady");
+    let proven = found.is_some_and(|c| c.status == "True" && c.reason == "Proven");
+    let runs = world.guests()[&1000].get("runs").cloned().unwrap_or_default();
+    (proven && runs.contains("gpu-proof"))
+        .then_some(())
+        .ok_or_else(|| format!("GPUReady: {found:?}; runs: {runs}"))
 }
 
 pub const LIFECYCLES: &[Lifecycle] = &[
@@ -555,5 +577,13 @@ pub const LIFECYCLES: &[Lifecycle] = &[
             world.store.delete(&key);
         }],
         check: each_keeps_its_own,
+    },
+    Lifecycle {
+        name: "GPU proven, and once more after a restart",
+        ssh: true,
+        stalls: false,
+        starts_anew: false,
+        phases: &[|world| with_gpu(world, "first"), |world| with_gpu(world, "second")],
+        check: proven,
     },
 ];

@@ -223,7 +223,7 @@ macro_rules! for_each_lifecycle {
             create_from_image: 0, clone_from_snapshot: 1, linked_clone: 2, change_and_grow: 3, retained_volume: 4,
             delete: 5, adopt_and_delete: 6, adopted_with_data: 7, features: 8, machine_from_image: 9,
             machine_template: 10, machine_change: 11, machine_delete: 12, template_revised: 13,
-            scripts: 14, script_cancelled: 15, two_namespaces: 16,
+            scripts: 14, script_cancelled: 15, two_namespaces: 16, gpu_proven: 17,
         }
     };
     ($sweep:path; $($name:ident: $index:expr,)*) => {

@@ -426,3 +426,37 @@ async fn an_annotation_that_cannot_be_read_is_refused() {
         message(&world, &key)
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_may_not_fit_is_told_before_anything_is_made_and_holds_nothing_back() {
+    let mut world = World::with_ssh(&[]).await;
+    world.feature("vllm", json!({}));
+    let long = |tokens: u64| {
+        let mut object = server("a", 0.5);
+        object["spec"]["vllm"]["model"] = json!("Qwen/Qwen2.5-7B-Instruct-AWQ");
+        object["spec"]["vllm"]["maxModelLen"] = json!(tokens);
+        object
+    };
+    let key = world.store.apply(long(131_072));
+    world.poll().await;
+    let preview = world.preview(&key).await;
+    let words = preview.warnings.join("\n");
+    let told = "spec.vllm.maxModelLen: 131072 tokens of Qwen/Qwen2.5-7B-Instruct-AWQ may not fit";
+    assert!(
+        words.starts_with(told) && words.ends_with("is about the most that fits"),
+        "{preview:?}"
+    );
+    assert_eq!((preview.warnings.len(), preview.blocked), (1, None));
+    settled(&mut world).await;
+    let warned = |world: &World| {
+        let conditions = status(world, &key).conditions;
+        let found = conditions.into_iter().find(|c| c.type_ == "ModelMayNotFit");
+        found.map(|c| c.message)
+    };
+    assert_eq!(warned(&world), Some(words));
+    assert!(healthy(&world, &key));
+    world.store.apply(long(8192));
+    settled(&mut world).await;
+    assert_eq!(warned(&world), None);
+    assert!(world.preview(&key).await.warnings.is_empty());
+}

@@ -1,10 +1,10 @@
 //! GPUs are proven to work by a CUDA program in the guest, once after every start; a driver that does not fit its node's
 //! module is told, and installed anew where the hypervisor says so.
 
-use crate::engine::{World, guest, hypervisor, message, object, rounds, says, settled, status, until};
+use crate::engine::{World, guest, hypervisor, lxc, message, object, rounds, says, settled, status, template, until};
 use phoenix::crd::DriverPolicy;
 use phoenix::desired::Key;
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn condition(world: &World, key: &Key) -> (String, String, String) {
     let conditions = status(world, key).conditions;
@@ -101,6 +101,12 @@ async fn an_upgrade_of_the_node_is_told_with_both_versions() {
     rounds(&world, 200).await;
     assert!(proofs(&world, &key) < 10, "{}", proofs(&world, &key));
     assert_eq!(told(&world, &key), so("False", "DriverMismatch"));
+    // An operator that is started anew tells the same, and asks for no other proof.
+    let (before, ran) = (status(&world, &key), proofs(&world, &key));
+    world.restart();
+    rounds(&world, 20).await;
+    assert_eq!(status(&world, &key), before);
+    assert_eq!(proofs(&world, &key), ran);
 }
 
 /// The node's packages are upgraded, and it is booted.
@@ -183,4 +189,66 @@ async fn what_cuda_says_is_told_with_what_helps_and_heals_when_it_is_mended() {
         .with(|state| state.nodes.get_mut("phoenix").unwrap().gpus[0].lost = false);
     settled(&mut world).await;
     assert!(says(&world, &key, "Proven"), "{}", message(&world, &key));
+}
+
+/// A template with the driver, and a container cloned from it that has a card and these features.
+fn cloned(world: &World, features: &Value) -> Key {
+    world.feature("nvidia", json!({}));
+    let mut base = template("base", "Template");
+    base["spec"]["lxc"]["features"] = json!([{"name": "nvidia"}]);
+    world.store.apply(base);
+    let fields = json!({"source": {"templateRef": {"name": "base"}}, "gpus": [{"index": 0}], "features": features});
+    world.store.apply(lxc("a", fields))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_driver_that_came_with_the_template_is_told_and_healed_once_the_feature_is_named() {
+    let mut world = World::with_ssh(&[]).await;
+    let key = cloned(&world, &json!([]));
+    settled(&mut world).await;
+    assert_eq!(told(&world, &key), so("True", "Proven"));
+    hypervisor(&world, |object| object.spec.driver_policy = Some(DriverPolicy::Heal));
+    upgrade(&world);
+    until(&world, "the mismatch", |world| {
+        told(world, &key) == so("False", "DriverMismatch")
+    })
+    .await;
+    let words = condition(&world, &key).2;
+    assert!(words.contains("spec.features has no nvidia here"), "{words}");
+    cloned(&world, &json!([{"name": "nvidia"}]));
+    settled(&mut world).await;
+    assert_eq!(told(&world, &key), so("True", "Proven"), "{}", message(&world, &key));
+    assert!(condition(&world, &key).2.contains("driver 590.10"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_git_pins_is_told_and_not_installed_once_more_in_vain() {
+    let mut world = World::with_ssh(&[]).await;
+    world.feature("nvidia", json!({"parameters": [{"name": "driver-version"}]}));
+    let pinned = |version: &str| {
+        let feature = json!({"name": "nvidia", "parameters": {"driver-version": version}});
+        guest("a", json!({"gpus": [{"index": 0}], "features": [feature]}))
+    };
+    let key = world.store.apply(pinned("580.76.05"));
+    settled(&mut world).await;
+    hypervisor(&world, |object| object.spec.driver_policy = Some(DriverPolicy::Heal));
+    upgrade(&world);
+    until(&world, "the mismatch", |world| {
+        told(world, &key) == so("False", "DriverMismatch")
+    })
+    .await;
+    rounds(&world, 100).await;
+    assert_eq!(
+        runs(&world, &key),
+        1,
+        "the feature would refuse to install another version than the node's"
+    );
+    let words = condition(&world, &key).2;
+    let fix = "driver-version of the feature nvidia is 580.76.05: set 590.10, or leave it out";
+    assert!(words.contains(fix), "{words}");
+    // The change in Git is what runs it.
+    world.store.apply(pinned("590.10"));
+    settled(&mut world).await;
+    assert_eq!(runs(&world, &key), 2);
+    assert_eq!(told(&world, &key), so("True", "Proven"), "{}", message(&world, &key));
 }

@@ -40,6 +40,7 @@ int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
 int cuDeviceGetCount(int *count) { *count = COUNT; return 0; }
 int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
 int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "NVIDIA Test Card", length); return 0; }
+int cuDeviceGetPCIBusId(char *at, int length, int device) { strncpy(at, device ? "0000:C1:00.0" : "0000:41:00.0", length); return 0; }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = 1 << 30; return 0; }
 int cuCtxCreate_v2(void **context, unsigned flags, int device) { *context = 0; return CONTEXT; }
 int cuCtxDestroy_v2(void *context) { return 0; }
@@ -108,7 +109,7 @@ fn a_driver_that_works_is_proven_by_calls_of_every_sort() {
     let guest = Guest::new("580.76.05").driver("580.76.05", &[]);
     let (code, line) = guest.proof(&[]);
     assert_eq!(code, 0, "{line}");
-    let words = "CUDA outcome=ok count=2 copied=2 cuda=13000 names=NVIDIA_Test_Card;NVIDIA_Test_Card userspace=580.76.05 module=580.76.05";
+    let words = "CUDA outcome=ok count=2 copied=2 cuda=13000 names=NVIDIA_Test_Card;NVIDIA_Test_Card at=0000:41:00.0;0000:c1:00.0 userspace=580.76.05 module=580.76.05";
     assert!(line.starts_with(words), "{line}");
     // A card whose memory is full is not broken, and nothing was copied to it.
     for full in ["CONTEXT=2", "ALLOC=2"] {

@@ -81,6 +81,8 @@ pub(in crate::desired) fn applied(desired: &Desired) -> String {
         volumes,
         binds,
         owner,
+        // Only an estimate is made of it; the script that starts it has a print of its own.
+        server: _,
     } = lxc;
     let identity = Fingerprint::new("applied/1")
         .field("cluster", cluster_id)

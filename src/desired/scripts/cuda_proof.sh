@@ -65,13 +65,16 @@ call("cuDriverGetVersion", ctypes.byref(version))
 call("cuDeviceGetCount", ctypes.byref(count))
 if count.value == 0:
     tell("error", call="cuDeviceGetCount", code=100, name="CUDA_ERROR_NO_DEVICE")
-names, copied = [], 0
+names, places, copied = [], [], 0
 for index in range(count.value):
     device, context, total = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_size_t()
     name = ctypes.create_string_buffer(128)
     call("cuDeviceGet", ctypes.byref(device), index)
     call("cuDeviceGetName", name, len(name), device)
     names.append(name.value.decode(errors="replace").replace(" ", "_"))
+    place = ctypes.create_string_buffer(32)
+    call("cuDeviceGetPCIBusId", place, len(place), device)
+    places.append(place.value.decode(errors="replace").lower())
     call("cuDeviceTotalMem_v2", ctypes.byref(total), device)
     # A card whose memory others have filled is no broken card; but nothing is copied to it.
     code = cuda.cuCtxCreate_v2(ctypes.byref(context), 0, device)
@@ -94,7 +97,7 @@ for index in range(count.value):
         call("cuMemFree_v2", memory)
         copied += 1
     call("cuCtxDestroy_v2", context)
-tell("ok", count=count.value, copied=copied, cuda=version.value, names=";".join(names))
+tell("ok", count=count.value, copied=copied, cuda=version.value, names=";".join(names), at=";".join(places))
 PYTHON
 )
 code=$?

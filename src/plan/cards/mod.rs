@@ -282,6 +282,8 @@ fn give(wish: Wish<'_>, wanted: &WantedGpu, card: &Card, node: &NodeCards, share
             released: (!wish.counts).then_some(true),
         },
         entry: wanted.entry,
+        // An instance of a card has a part of it, and nobody says which.
+        memory_mib: card.memory_mib.filter(|_| instance.is_none()),
         nodes,
         missing,
         bind: (card.is_passed_through() && wish.takes_back(card)).then(|| "nvidia".to_string()),

@@ -52,6 +52,7 @@ impl Planner<'_> {
             ),
         };
         if let Some(given) = &given {
+            self.tell_fit(lxc, given);
             self.tell_cards(given, guest)?;
         }
         match self.missing_at_start(guest) {

@@ -300,16 +300,18 @@ fn verdict(state: &State, vmid: u32) -> (i32, String) {
         let path = format!("/dev/nvidia{}", gpu.minor.unwrap_or(*at as u32));
         gpu.bound_to(Some(&module)) == "nvidia" && !gpu.lost && paths.contains(&path.as_str())
     });
-    let names: Vec<String> = cards.map(|(_, gpu)| gpu.model.replace(' ', "_")).collect();
+    let (names, places): (Vec<String>, Vec<String>) = cards
+        .map(|(_, gpu)| (gpu.model.replace(' ', "_"), gpu.pci.to_ascii_lowercase()))
+        .unzip();
     if names.is_empty() {
         return (
             3,
             format!("outcome=error call=cuInit code=100 name=CUDA_ERROR_NO_DEVICE {versions}"),
         );
     }
-    let (count, names) = (names.len(), names.join(";"));
+    let (count, names, places) = (names.len(), names.join(";"), places.join(";"));
     (
         0,
-        format!("outcome=ok count={count} copied={count} cuda=13000 names={names} {versions}"),
+        format!("outcome=ok count={count} copied={count} cuda=13000 names={names} at={places} {versions}"),
     )
 }
