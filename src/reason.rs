@@ -170,6 +170,10 @@ reasons! {
     ImageDownloaded
     PrivilegesGranted
     ScriptSucceeded
+    Exposed
+    ExposeDisabled
+    ServiceNotOurs
+    ServiceRefused
 }
 
 impl Reason {
