@@ -215,7 +215,15 @@ pub fn exposed(status: &mut GuestStatus, told: Option<(bool, &Cause)>, generatio
         None => clear_condition(conditions, "Exposed"),
         Some((holds, cause)) => {
             let value = if holds { "True" } else { "False" };
-            set_condition(conditions, "Exposed", value, cause.reason, &cause.message, generation, now);
+            set_condition(
+                conditions,
+                "Exposed",
+                value,
+                cause.reason,
+                &cause.message,
+                generation,
+                now,
+            );
             conditions.sort_by_key(|c| order(&c.type_));
         }
     }

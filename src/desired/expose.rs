@@ -35,7 +35,10 @@ pub struct Exposed {
 /// What an object asks to be reached by: its own list, else the port of its model server.
 pub fn exposed(object: &GuestObject) -> Exposed {
     let (list, server) = match &object.spec {
-        GuestSpec::Lxc(spec) => (&spec.expose, spec.guest.vllm.as_ref().map(|vllm| vllm.port.unwrap_or(8000))),
+        GuestSpec::Lxc(spec) => (
+            &spec.expose,
+            spec.guest.vllm.as_ref().map(|vllm| vllm.port.unwrap_or(8000)),
+        ),
         GuestSpec::Vm(spec) => (&spec.expose, None),
         GuestSpec::Template(_) => return Exposed::default(),
     };
@@ -53,7 +56,11 @@ pub fn exposed(object: &GuestObject) -> Exposed {
     };
     Exposed {
         asked: false,
-        ports: server.map(port).into_iter().filter(|_| is_label(&object.key.name)).collect(),
+        ports: server
+            .map(port)
+            .into_iter()
+            .filter(|_| is_label(&object.key.name))
+            .collect(),
     }
 }
 
@@ -100,7 +107,8 @@ fn address(object: &GuestObject) -> Result<IpAddr, Cause> {
     let parsed = ip.parse::<IpAddr>().ok().filter(usable);
     let parsed = parsed.filter(|ip| !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast());
     parsed.ok_or_else(|| {
-        let message = format!("status.ip: no Service can send traffic to {ip}: give the guest an address of its network");
+        let message =
+            format!("status.ip: no Service can send traffic to {ip}: give the guest an address of its network");
         Cause::new(Reason::AddressPending, message)
     })
 }
@@ -172,7 +180,10 @@ pub fn whose(meta: &ObjectMeta, object: &GuestObject) -> Whose {
 }
 
 fn controller(meta: &ObjectMeta) -> Option<&OwnerReference> {
-    meta.owner_references.iter().flatten().find(|o| o.controller == Some(true))
+    meta.owner_references
+        .iter()
+        .flatten()
+        .find(|o| o.controller == Some(true))
 }
 
 /// Kind and name of the guest object that something belongs to.
@@ -234,7 +245,10 @@ pub fn service(object: &GuestObject, exposed: &Exposed) -> Service {
 /// Names of all EndpointSlices that there may be for an object.
 pub fn slice_names(name: &str) -> Vec<String> {
     let of = |when| ["ipv4", "ipv6"].map(|family| slice_name(name, when, family));
-    [ExposeWhen::Ready, ExposeWhen::Always].into_iter().flat_map(of).collect()
+    [ExposeWhen::Ready, ExposeWhen::Always]
+        .into_iter()
+        .flat_map(of)
+        .collect()
 }
 
 fn slice_name(name: &str, when: ExposeWhen, family: &str) -> String {
@@ -280,10 +294,7 @@ pub fn slices(
             serving: Some(ready),
             terminating: Some(stopped && !ready),
         };
-        let labels = [
-            (SLICE_MANAGED_BY, MANAGER),
-            (SERVICE_NAME, object.key.name.as_str()),
-        ];
+        let labels = [(SLICE_MANAGED_BY, MANAGER), (SERVICE_NAME, object.key.name.as_str())];
         let slice = EndpointSlice {
             address_type: if ip.is_ipv4() { "IPv4" } else { "IPv6" }.into(),
             endpoints: vec![endpoint(object, ip, conditions)],
@@ -323,7 +334,12 @@ fn endpoint_port(port: &Expose) -> EndpointPort {
 pub fn words(object: &GuestObject, exposed: &Exposed) -> String {
     let port = |port: &Expose| format!("{} {}/{}", port.name, port.port, protocol(port));
     let ports: Vec<String> = exposed.ports.iter().map(port).collect();
-    format!("Service {}.{}: {}", object.key.name, object.key.namespace, ports.join(", "))
+    format!(
+        "Service {}.{}: {}",
+        object.key.name,
+        object.key.namespace,
+        ports.join(", ")
+    )
 }
 
 fn labelled(found: &ObjectMeta, wanted: &ObjectMeta) -> bool {
@@ -340,7 +356,13 @@ pub fn service_is(found: &Service, wanted: &Service) -> bool {
     let ports = |service: &Service| {
         let ports = service.spec.iter().flat_map(|s| s.ports.iter().flatten());
         let part = |p: &ServicePort| {
-            (p.name.clone(), p.port, p.target_port.clone(), p.protocol.clone(), p.app_protocol.clone())
+            (
+                p.name.clone(),
+                p.port,
+                p.target_port.clone(),
+                p.protocol.clone(),
+                p.app_protocol.clone(),
+            )
         };
         ports.map(part).collect::<Vec<_>>()
     };

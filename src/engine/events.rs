@@ -80,7 +80,8 @@ pub(super) fn transitions(old: &GuestStatus, new: &GuestStatus) -> Vec<Event> {
 
 /// There can be no Service, for a reason that does not pass by itself.
 fn not_exposed(old: &GuestStatus, new: &GuestStatus) -> Option<Event> {
-    let now = condition(new, "Exposed").filter(|c| c.status == "False" && c.reason != Reason::AddressPending.as_str())?;
+    let now =
+        condition(new, "Exposed").filter(|c| c.status == "False" && c.reason != Reason::AddressPending.as_str())?;
     let same = condition(old, "Exposed").is_some_and(|c| c.status == now.status && c.reason == now.reason);
     (!same).then(|| Event::of(EventType::Warning, now))
 }

@@ -140,9 +140,7 @@ impl KubeStore {
         match self.exposure_of(object) {
             Told::AsBefore => true,
             Told::Nothing => said.is_none(),
-            Told::Is(_, cause) => {
-                said.is_some_and(|c| c.reason == cause.reason.as_str() && c.message == cause.message)
-            }
+            Told::Is(_, cause) => said.is_some_and(|c| c.reason == cause.reason.as_str() && c.message == cause.message),
         }
     }
 
@@ -243,12 +241,7 @@ impl KubeStore {
     }
 
     /// Makes something as it should be, if it is not.
-    async fn keep<K: Ours>(
-        &self,
-        object: &GuestObject,
-        wanted: &K,
-        is: impl Fn(&K) -> bool,
-    ) -> Result<K, Trouble> {
+    async fn keep<K: Ours>(&self, object: &GuestObject, wanted: &K, is: impl Fn(&K) -> bool) -> Result<K, Trouble> {
         let name = ObjectName::of(wanted);
         let api: Api<K> = Api::namespaced(self.client.clone(), &name.namespace);
         let known = self.state().get::<K>(&name).map(|found| K::clone(found));
@@ -353,7 +346,9 @@ fn taken<K: Resource<DynamicType = ()>>(name: &ObjectName) -> Cause {
 }
 
 /// A kind that guests are reached by.
-trait Ours: Lookup + Resource<Scope = NamespaceResourceScope> + Clone + Serialize + DeserializeOwned + std::fmt::Debug + Send + Sync {
+trait Ours:
+    Lookup + Resource<Scope = NamespaceResourceScope> + Clone + Serialize + DeserializeOwned + std::fmt::Debug + Send + Sync
+{
     /// As an object of the caches.
     fn object(this: Self) -> Object;
 }
@@ -369,4 +364,3 @@ impl Ours for EndpointSlice {
         Object::EndpointSlice(this.into())
     }
 }
-

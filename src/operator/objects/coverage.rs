@@ -109,7 +109,10 @@ impl Coverage {
     /// What keeps the objects of a namespace from being known: of its own watches, or of those of all namespaces.
     pub(crate) fn problem(&self, namespace: &str) -> Option<String> {
         let of_it = |scope: &Scope| scope.namespace.as_deref().is_none_or(|watched| watched == namespace);
-        let mut watches = self.watches.iter().filter(|(scope, watch)| of_it(scope) && !watch.whole);
+        let mut watches = self
+            .watches
+            .iter()
+            .filter(|(scope, watch)| of_it(scope) && !watch.whole);
         watches.find_map(|(scope, watch)| watch.problem.map(|problem| words(scope, problem)))
     }
 

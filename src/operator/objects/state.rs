@@ -207,7 +207,13 @@ impl State {
             }
             Object::Service(_) => {
                 let (old, new) = both::<Service>(old, new);
-                let part = |s: &&Arc<Service>| (s.metadata.labels.clone(), s.metadata.owner_references.clone(), s.spec.clone());
+                let part = |s: &&Arc<Service>| {
+                    (
+                        s.metadata.labels.clone(),
+                        s.metadata.owner_references.clone(),
+                        s.spec.clone(),
+                    )
+                };
                 if old.as_ref().map(part) != new.as_ref().map(part) {
                     items.extend(old.into_iter().chain(new).filter_map(|s| exposes(&s.metadata)));
                 }

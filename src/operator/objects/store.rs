@@ -179,7 +179,12 @@ impl KubeStore {
         if !scope.kind.exposes() {
             return;
         }
-        let within = |key: &&Key| scope.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace);
+        let within = |key: &&Key| {
+            scope
+                .namespace
+                .as_ref()
+                .is_none_or(|namespace| *namespace == key.namespace)
+        };
         let items = {
             let state = self.state();
             let keys = state.guests().map(|guest| &guest.object.key).filter(within);

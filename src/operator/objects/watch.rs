@@ -124,7 +124,9 @@ async fn follow(store: Arc<KubeStore>, api: Api<DynamicObject>, scope: Scope) {
                 failing = true;
                 failed(&store, &scope, error);
             }
-            Ok(_) if std::mem::take(&mut failing) => store.coverage_of(kind).send_modify(|coverage| coverage.works(&scope)),
+            Ok(_) if std::mem::take(&mut failing) => {
+                store.coverage_of(kind).send_modify(|coverage| coverage.works(&scope))
+            }
             Ok(_) => {}
         }
         match event {
