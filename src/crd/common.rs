@@ -491,10 +491,20 @@ pub struct Vllm {
     /// Data type such as auto, float16 or bfloat16.
     #[schemars(length(min = 1, max = 32))]
     pub dtype: Option<String>,
+    /// Address that the HTTP server listens on, such as 127.0.0.1 behind a proxy in the guest, or :: for IPv6 too.
+    /// Default: 0.0.0.0.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::ip")]
+    pub host: Option<String>,
     /// Port of the HTTP server. Default: 8000.
     #[serde(default)]
     #[schemars(schema_with = "schema::port")]
     pub port: Option<i64>,
+    /// Key that clients have to show (Authorization: Bearer), from a key of a Secret in the object's namespace. A change
+    /// restarts the server. Absent: none is asked for.
+    pub api_key_secret_ref: Option<KeyRef>,
+    /// Whether the server can be put to sleep, which gives its GPUs' memory back.
+    pub sleep_mode: Option<bool>,
     /// What the model is for. Default: chat.
     pub model_type: Option<VllmModelType>,
     /// Run code that comes with the model's repository.

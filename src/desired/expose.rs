@@ -9,7 +9,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::crd::{Expose, ExposeProtocol, ExposeWhen, GROUP, GuestKind, PowerState, VERSION};
+use crate::crd::{Expose, ExposeProtocol, ExposeWhen, GROUP, GuestKind, PowerState, VERSION, Vllm};
 use crate::reason::{Cause, Reason};
 
 use super::{GuestObject, GuestSpec};
@@ -35,10 +35,7 @@ pub struct Exposed {
 /// What an object asks to be reached by: its own list, else the port of its model server.
 pub fn exposed(object: &GuestObject) -> Exposed {
     let (list, server) = match &object.spec {
-        GuestSpec::Lxc(spec) => (
-            &spec.expose,
-            spec.guest.vllm.as_ref().map(|vllm| vllm.port.unwrap_or(8000)),
-        ),
+        GuestSpec::Lxc(spec) => (&spec.expose, spec.guest.vllm.as_ref().and_then(server_port)),
         GuestSpec::Vm(spec) => (&spec.expose, None),
         GuestSpec::Template(_) => return Exposed::default(),
     };
@@ -62,6 +59,13 @@ pub fn exposed(object: &GuestObject) -> Exposed {
             .filter(|_| is_label(&object.key.name))
             .collect(),
     }
+}
+
+/// The port of a server that listens on more than the guest's own loopback.
+fn server_port(server: &Vllm) -> Option<i64> {
+    let host = server.host.as_ref().and_then(|host| host.parse::<IpAddr>().ok());
+    let alone = host.is_some_and(|host| host.is_loopback());
+    (!alone).then_some(server.port.unwrap_or(8000))
 }
 
 /// What of an object decides about its Service and EndpointSlices.

@@ -81,6 +81,8 @@ fn an_empty_list_exposes_nothing_and_an_absent_one_without_a_server_neither() {
         "qwen",
     );
     assert_eq!(exposed(&plain), Exposed::default());
+    let alone = object(&QWEN.replace("model: m", "model: m, host: 127.0.0.1"), "qwen");
+    assert_eq!(exposed(&alone), Exposed::default(), "it listens for the guest alone");
     let dotted = object(&QWEN.replace("qwen", "qwen.large"), "qwen.large");
     assert_eq!(
         exposed(&dotted),

@@ -1,9 +1,11 @@
 //! Guests that are reached by name.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::apiserver::weather::{Call, Calm, Ending, Sky, Weather};
 use crate::operated::{Running, Site, lxc};
 
 const SLICE: &str = "a-when-ready-ipv4";
@@ -20,6 +22,33 @@ fn exposing(fields: Value) -> Value {
         all[key] = value.clone();
     }
     lxc("a", 1, all)
+}
+
+/// Writes of slices take long, and everything else as ever: who does not wait for them is faster.
+struct SlowSlices;
+
+impl Weather for SlowSlices {
+    fn call(&self, call: &Call<'_>) -> Sky {
+        let slow = call.method == "PATCH" && call.resource == "endpointslices";
+        let before = if slow {
+            Duration::from_secs(5)
+        } else {
+            Calm.call(call).before
+        };
+        Sky {
+            before,
+            ..Calm.call(call)
+        }
+    }
+    fn lag(&self, caller: &str, resource: &str) -> Duration {
+        Calm.lag(caller, resource)
+    }
+    fn life(&self, caller: &str, resource: &str) -> (Duration, Ending) {
+        Calm.life(caller, resource)
+    }
+    fn proxmox(&self, method: &str, path: &str) -> Sky {
+        Calm.proxmox(method, path)
+    }
 }
 
 /// Whether the slice sends traffic; `None` where there is none.
@@ -74,6 +103,7 @@ async fn an_exposed_guest_has_a_service_and_a_slice_and_costs_nothing_afterwards
 #[tokio::test(start_paused = true)]
 async fn it_goes_from_the_slice_before_a_restart_that_was_asked_for_is_sent() {
     let (site, operator) = exposed().await;
+    site.server.set_weather(Arc::new(SlowSlices));
     operator
         .gate
         .freeze_before(|method, path| method == "POST" && path.contains("/status/"));

@@ -250,7 +250,9 @@ pub fn groups() -> Vec<Group> {
             .one("vllm.gpuMemoryUtilization", 0.01, 0.02)
             .one("vllm.maxModelLen", 1024, 2048)
             .auto_of("vllm.modelType")
+            .one("vllm.host", "0.0.0.0", "::")
             .one("vllm.port", 8000, 8001)
+            .auto_of("vllm.sleepMode")
             .one("vllm.quantization", "fp8", "awq")
             .one("vllm.servedName", "one", "two")
             .one("vllm.tensorParallelSize", 1, 2)
@@ -266,6 +268,10 @@ pub fn groups() -> Vec<Group> {
             .with(vllm(
                 json!({"environment": [{"name": "A", "secretKeyRef": {"name": "secrets", "key": "one"}}]}),
             )),
+        one("vllm.apiKeySecretRef.key")
+            .to("one", "two")
+            .one("vllm.apiKeySecretRef.name", "tokens", "more-tokens")
+            .with(vllm(json!({"apiKeySecretRef": {"name": "tokens", "key": "one"}}))),
         one("vllm.tokenSecretRef.key")
             .to("one", "two")
             .one("vllm.tokenSecretRef.name", "tokens", "more-tokens")
