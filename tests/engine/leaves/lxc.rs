@@ -241,6 +241,12 @@ pub fn groups() -> Vec<Group> {
         );
         spec
     };
+    // Servers on one card start one after the other, which takes many looks.
+    let without_cards = |more: Value| {
+        let mut spec = vllm(more);
+        spec["gpus"] = json!([]);
+        spec
+    };
     groups.extend([
         one("vllm.model")
             .to("org/model", "org/other")
@@ -250,9 +256,7 @@ pub fn groups() -> Vec<Group> {
             .one("vllm.gpuMemoryUtilization", 0.01, 0.02)
             .one("vllm.maxModelLen", 1024, 2048)
             .auto_of("vllm.modelType")
-            .one("vllm.host", "0.0.0.0", "::")
             .one("vllm.port", 8000, 8001)
-            .auto_of("vllm.sleepMode")
             .one("vllm.quantization", "fp8", "awq")
             .one("vllm.servedName", "one", "two")
             .one("vllm.tensorParallelSize", 1, 2)
@@ -271,7 +275,13 @@ pub fn groups() -> Vec<Group> {
         one("vllm.apiKeySecretRef.key")
             .to("one", "two")
             .one("vllm.apiKeySecretRef.name", "tokens", "more-tokens")
-            .with(vllm(json!({"apiKeySecretRef": {"name": "tokens", "key": "one"}}))),
+            .with(without_cards(
+                json!({"apiKeySecretRef": {"name": "tokens", "key": "one"}}),
+            )),
+        one("vllm.host")
+            .to("0.0.0.0", "::")
+            .auto_of("vllm.sleepMode")
+            .with(without_cards(json!({}))),
         one("vllm.tokenSecretRef.key")
             .to("one", "two")
             .one("vllm.tokenSecretRef.name", "tokens", "more-tokens")
