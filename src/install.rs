@@ -21,6 +21,9 @@ const ROLES: [&str; 3] = [
 const IN_ALL_NAMESPACES: &str = include_str!("../config/rbac/all-namespaces/cluster-role-binding.yaml");
 const IN_ONE_NAMESPACE: &str = include_str!("../config/rbac/namespace/role-binding.yaml");
 
+/// What exposing guests takes besides, as additions to the role of [`ROLES`].
+const EXPOSE_RULES: &str = include_str!("../config/expose/rules.yaml");
+
 /// Names of the files of the features that come with Phoenix, and what is in them.
 pub const FEATURES: [(&str, &str); 7] = [
     ("base-setup.yaml", include_str!("../config/features/base-setup.yaml")),
@@ -47,6 +50,8 @@ pub struct Choices {
     pub namespaces: Vec<String>,
     /// Image of the operator.
     pub image: Option<String>,
+    /// Whether guests are exposed by Services.
+    pub expose: bool,
     /// Processes of the operator.
     pub replicas: u16,
     /// Namespaces that get the features.
@@ -65,7 +70,16 @@ impl Choices {
         }
         let [namespace, account, deployment] = OPERATOR;
         for file in [namespace, account].into_iter().chain(ROLES) {
-            all.extend(self.of(file)?);
+            let mut objects = self.of(file)?;
+            for role in objects
+                .iter_mut()
+                .filter(|object| self.expose && is_namespaced_role(object))
+            {
+                let rules = role["rules"].as_array_mut().context("the role has no rules")?;
+                let added: Vec<Value> = serde_saphyr::from_str(EXPOSE_RULES)?;
+                rules.extend(added.into_iter().map(|mut addition| addition["value"].take()));
+            }
+            all.extend(objects);
         }
         if self.namespaces.is_empty() {
             all.extend(self.of(IN_ALL_NAMESPACES)?);
@@ -114,6 +128,10 @@ impl Choices {
         if let Some(image) = &self.image {
             container["image"] = json!(image);
         }
+        if self.expose {
+            let args = container["args"].as_array_mut().context("it has no arguments")?;
+            args.push(json!("--expose"));
+        }
         let mut env = container["env"].as_array_mut().into_iter().flatten();
         let namespaces = env
             .find(|variable| variable["name"] == "PHOENIX_NAMESPACES")
@@ -121,6 +139,11 @@ impl Choices {
         namespaces["value"] = json!(self.namespaces.join(","));
         Ok(())
     }
+}
+
+/// Whether it is what the operator may do in the namespaces that it works for.
+fn is_namespaced_role(object: &Value) -> bool {
+    object["kind"] == "ClusterRole" && object["metadata"]["name"] == "phoenix-operator-namespaced"
 }
 
 fn within(mut object: Value, namespace: &str) -> Value {
@@ -154,6 +177,7 @@ mod tests {
             namespace: "phoenix-system".into(),
             namespaces: vec![],
             image: None,
+            expose: false,
             replicas: 1,
             features: vec![],
         }
@@ -187,6 +211,7 @@ mod tests {
             namespace: "infra".into(),
             namespaces: vec!["ai".into()],
             image: Some("mirror/phoenix:1".into()),
+            expose: true,
             replicas: 2,
             features: vec!["ai".into()],
         };
@@ -203,6 +228,18 @@ mod tests {
             deployment["spec"]["template"]["spec"]["containers"][0]["image"],
             "mirror/phoenix:1"
         );
+        let grants = |all: &[Value]| {
+            let roles = of_kind(all, "ClusterRole");
+            let named = roles.into_iter().filter(|role| is_namespaced_role(role));
+            named.map(|role| role["rules"].to_string()).collect::<String>()
+        };
+        assert!(grants(&all).contains("endpointslices") && grants(&all).contains("services"));
+        assert!(
+            !grants(&choices().manifests().unwrap()).contains("services"),
+            "only when asked"
+        );
+        let args = deployment["spec"]["template"]["spec"]["containers"][0]["args"].to_string();
+        assert!(args.contains("--expose"), "{args}");
         let features = of_kind(&all, "PhoenixFeature");
         assert_eq!(features.len(), FEATURES.len());
         assert!(features.iter().all(|f| f["metadata"]["namespace"] == "ai"));

@@ -171,6 +171,10 @@ reasons! {
     ImageDownloaded
     PrivilegesGranted
     ScriptSucceeded
+    Exposed
+    ExposeDisabled
+    ServiceNotOurs
+    ServiceRefused
 }
 
 impl Reason {

@@ -210,6 +210,27 @@ fn paused(status: &mut GuestStatus, plan: &Plan, generation: i64, now: i64) {
     };
 }
 
+/// What is known of the Service that the guest is reached by; it decides about nothing else.
+pub fn exposed(status: &mut GuestStatus, told: Option<(bool, &Cause)>, generation: i64, now: i64) {
+    let conditions = &mut status.conditions;
+    match told {
+        None => clear_condition(conditions, "Exposed"),
+        Some((holds, cause)) => {
+            let value = if holds { "True" } else { "False" };
+            set_condition(
+                conditions,
+                "Exposed",
+                value,
+                cause.reason,
+                &cause.message,
+                generation,
+                now,
+            );
+            conditions.sort_by_key(|c| order(&c.type_));
+        }
+    }
+}
+
 /// Since when something that the spec names does not exist.
 fn missing(status: &mut GuestStatus, next: &Next, now: i64) {
     let missing = matches!(next, Next::Wait { cause, .. } | Next::Stuck(cause) if cause.reason.may_be_created());

@@ -26,6 +26,9 @@ pub struct Args {
     /// Image of the operator
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
+    /// Let the operator make Services for guests (expose of PhoenixLXC and PhoenixVM), and give it the rights for that
+    #[arg(long)]
+    expose: bool,
     /// Processes of the operator; all but one wait for the one that leads to stop
     #[arg(long, value_name = "N", default_value = "1")]
     replicas: u16,
@@ -61,6 +64,7 @@ impl Args {
             namespace: self.namespace,
             namespaces: self.namespaces,
             image: self.image,
+            expose: self.expose,
             replicas: self.replicas,
             features,
         };

@@ -71,6 +71,17 @@ pub struct Args {
     #[arg(long, value_name = "ADDR", env = "PHOENIX_UI_LISTEN")]
     ui_listen: Option<SocketAddr>,
 
+    /// Make Services for guests that are to be reached by name (expose of PhoenixLXC and PhoenixVM); needs the rights that
+    /// phoenix install --expose grants
+    #[arg(
+        long,
+        env = "PHOENIX_EXPOSE",
+        num_args = 0..=1,
+        default_value = "false",
+        default_missing_value = "true"
+    )]
+    expose: bool,
+
     /// Form of the log; RUST_LOG chooses what is logged
     #[arg(long, value_name = "FORM", env = "PHOENIX_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
@@ -193,6 +204,7 @@ impl Args {
             ui_listen: self.ui_listen,
             lease: self.leader_elect.then_some((self.lease_namespace, self.lease_name)),
             role_binding: self.role_binding,
+            expose: self.expose,
             concurrency: self.concurrency.into(),
             grace: Duration::from_secs(self.grace),
         }

@@ -405,6 +405,55 @@ pub struct EnvVar {
     pub secret_key_ref: Option<KeyRef>,
 }
 
+/// A port of the guest that the cluster reaches by the object's name: a Service without selector and its EndpointSlices.
+#[skip_serializing_none]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Expose {
+    /// Name of the port, by which an Ingress or a ServiceMonitor names it.
+    #[schemars(schema_with = "schema::port_name")]
+    pub name: String,
+    /// Port of the Service.
+    #[schemars(schema_with = "schema::port")]
+    pub port: i64,
+    /// Port of the guest. Default: `port`.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::port")]
+    pub target_port: Option<i64>,
+    /// Protocol. Default: TCP.
+    pub protocol: Option<ExposeProtocol>,
+    /// What is spoken over it, for gateways and meshes, such as http, https or kubernetes.io/h2c.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::app_protocol")]
+    pub app_protocol: Option<String>,
+    /// When the guest is sent traffic: Ready while it works, as its probes say, or Always while it has an address.
+    /// Default: Ready.
+    pub when: Option<ExposeWhen>,
+}
+
+/// Protocol of an exposed port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum ExposeProtocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+/// When a guest is sent traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum ExposeWhen {
+    /// While it works.
+    #[default]
+    Ready,
+    /// While it has an address.
+    Always,
+}
+
 /// What a vLLM server answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -442,10 +491,20 @@ pub struct Vllm {
     /// Data type such as auto, float16 or bfloat16.
     #[schemars(length(min = 1, max = 32))]
     pub dtype: Option<String>,
+    /// Address that the HTTP server listens on, such as 127.0.0.1 behind a proxy in the guest, or :: for IPv6 too.
+    /// Default: 0.0.0.0.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::ip")]
+    pub host: Option<String>,
     /// Port of the HTTP server. Default: 8000.
     #[serde(default)]
     #[schemars(schema_with = "schema::port")]
     pub port: Option<i64>,
+    /// Key that clients have to show (Authorization: Bearer), from a key of a Secret in the object's namespace. A change
+    /// restarts the server. Absent: none is asked for.
+    pub api_key_secret_ref: Option<KeyRef>,
+    /// Whether the server can be put to sleep, which gives its GPUs' memory back.
+    pub sleep_mode: Option<bool>,
     /// What the model is for. Default: chat.
     pub model_type: Option<VllmModelType>,
     /// Run code that comes with the model's repository.

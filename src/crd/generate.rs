@@ -29,6 +29,7 @@ pub fn all() -> Result<Vec<CustomResourceDefinition>, serde_json::Error> {
         fixed("spec.hypervisorRef", Some(REFERENCE)),
         fixed("spec.vmid", None),
         fixed("spec.source", None),
+        exposable(),
     ];
     let template_rules = [fixed("spec.hypervisorRef", Some(REFERENCE))];
     [
@@ -119,6 +120,15 @@ fn fixed(field: &str, named: Option<fn(&str) -> String>) -> Value {
         ));
     }
     rule
+}
+
+/// A rule at the root: what is exposed is so by a Service of the object's name, which not every object's name can be.
+fn exposable() -> Value {
+    json!({
+        "rule": "!has(self.spec.expose) || self.spec.expose.size() == 0 || (self.metadata.name.size() <= 63 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$'))",
+        "message": "spec.expose makes a Service of the object's name, whose name begins with a letter and has at most 63 lower-case letters, digits and '-': give the object such a name, or leave expose out",
+        "fieldPath": ".spec.expose",
+    })
 }
 
 /// A CRD as YAML, as `crds/` holds it.

@@ -191,6 +191,18 @@ string_schema!(
     "must be a name of lower-case letters, digits, '-' and '_'"
 );
 string_schema!(
+    /// Name of a Service's port (RFC 1123 label).
+    port_name, 63,
+    "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+    "must be the name of a Service's port such as http: lower-case letters, digits and '-'"
+);
+string_schema!(
+    /// What is spoken over a Service's port.
+    app_protocol, 253,
+    "self.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$')",
+    "must be the name of a protocol such as http or kubernetes.io/h2c"
+);
+string_schema!(
     /// A Proxmox snapshot name (facts D.9).
     snapshot_name, 40,
     "self.matches('^[A-Za-z][A-Za-z0-9_-]+$') && !(self in ['current', 'vzdump', 'pending', '__base__'])",

@@ -49,6 +49,12 @@ pub struct PhoenixVMSpec {
     pub guest: VmGuest,
     /// Probes that tell whether the machine works.
     pub health: Option<Health>,
+    /// Ports that the cluster reaches by the object's name, through a Service of that name. Needs an operator that runs with
+    /// --expose. Absent: none; empty: none.
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"], "x-kubernetes-validations" = [
+        {"rule": "self.all(e, self.exists_one(f, f.port == e.port && (has(f.protocol) ? f.protocol : 'TCP') == (has(e.protocol) ? e.protocol : 'TCP')))", "message": "two entries have the same port and protocol: give each port of the Service once"}
+    ]))]
+    pub expose: Option<Vec<Expose>>,
     /// Scripts run once after provisioning; their results never block Ready.
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub tests: Option<Vec<GuestTest>>,

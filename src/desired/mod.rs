@@ -4,6 +4,7 @@
 pub mod allow;
 pub mod conflicts;
 pub mod defaulted;
+pub mod expose;
 mod fingerprint;
 pub mod gpus;
 pub mod hypervisor;

@@ -108,6 +108,7 @@ impl<S: Store> Reconcile<'_, S> {
             // Status shows now what was reserved.
             lock(&engine.memory).reserved.retain(|_, key| *key != self.object.key);
         }
+        engine.store.before_step(&self.object).await;
         let key = &self.object.key;
         engine.cut(key, Point::BeforeEffect, &step.action)?;
         let spec = self.desired.map(|d| d.prints.applied.as_str());

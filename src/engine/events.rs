@@ -37,6 +37,7 @@ const TOLD: &[(&str, EventType)] = &[
     ("Ready", EventType::Normal),
     ("Stalled", EventType::Warning),
     ("Paused", EventType::Normal),
+    ("Exposed", EventType::Normal),
     ("DriftDetected", EventType::Warning),
     ("AddressConflict", EventType::Warning),
     ("RestartRequired", EventType::Normal),
@@ -73,7 +74,16 @@ pub(super) fn transitions(old: &GuestStatus, new: &GuestStatus) -> Vec<Event> {
         }
     }
     events.extend(no_longer_ready(old, new));
+    events.extend(not_exposed(old, new));
     events
+}
+
+/// There can be no Service, for a reason that does not pass by itself.
+fn not_exposed(old: &GuestStatus, new: &GuestStatus) -> Option<Event> {
+    let now =
+        condition(new, "Exposed").filter(|c| c.status == "False" && c.reason != Reason::AddressPending.as_str())?;
+    let same = condition(old, "Exposed").is_some_and(|c| c.status == now.status && c.reason == now.reason);
+    (!same).then(|| Event::of(EventType::Warning, now))
 }
 
 /// What changed about a hypervisor: it became usable or ceased to be, for another reason than before; rights that are

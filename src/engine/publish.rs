@@ -8,7 +8,7 @@ use crate::plan::{self, Announce, Finding, Next, Plan, Step};
 use crate::reason::{Cause, Reason};
 use crate::status;
 
-use super::store::{Event, EventType, Store};
+use super::store::{Event, EventType, Store, Told};
 use super::{Engine, Point, Stop, events, lock};
 
 impl<S: Store> Engine<S> {
@@ -46,7 +46,14 @@ impl<S: Store> Engine<S> {
     }
 
     /// Writes status and tells of transitions.
-    pub(super) async fn publish(&self, object: &GuestObject, status: GuestStatus) -> Result<(), Stop> {
+    pub(super) async fn publish(&self, object: &GuestObject, mut status: GuestStatus) -> Result<(), Stop> {
+        match self.store.exposed(object) {
+            Told::AsBefore => {}
+            Told::Nothing => status::exposed(&mut status, None, object.generation, self.now()),
+            Told::Is(holds, cause) => {
+                status::exposed(&mut status, Some((holds, &cause)), object.generation, self.now());
+            }
+        }
         let transitions = events::transitions(&object.status, &status);
         let object = self.write(object, status).await?;
         for event in transitions {

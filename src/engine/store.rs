@@ -3,7 +3,8 @@
 use std::future::Future;
 
 use crate::crd::{GuestKind, GuestStatus};
-use crate::desired::{GuestObject, Objects};
+use crate::desired::{GuestObject, Objects, expose};
+use crate::reason::{Cause, Reason};
 
 /// Why a write to the store did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,17 @@ pub struct Event {
     pub message: String,
 }
 
+/// What is known of the Service that a guest is reached by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// There is nothing to tell.
+    Nothing,
+    /// What status says of it stands.
+    AsBefore,
+    /// It is there, or why not.
+    Is(bool, Cause),
+}
+
 /// Keeps objects. Reads come from memory ([`Objects`]); writes go to where the objects live.
 pub trait Store: Objects + 'static {
     /// Replaces the status. `object.resource_version` is the version that the status was made from; the object with
@@ -59,6 +71,21 @@ pub trait Store: Objects + 'static {
     /// gone. Asked anew each time, since a guest's end hangs on it.
     fn kind_goes(&self, _kind: GuestKind) -> impl Future<Output = Result<bool, StoreError>> + Send {
         std::future::ready(Ok(false))
+    }
+
+    /// What is known of the Service that a guest is reached by. Without a cluster there is none.
+    fn exposed(&self, object: &GuestObject) -> Told {
+        let exposed = expose::exposed(object);
+        if !exposed.asked || exposed.ports.is_empty() {
+            return Told::Nothing;
+        }
+        let message = "spec.expose has no effect without a cluster: a Service needs one, and an operator with --expose";
+        Told::Is(false, Cause::new(Reason::ExposeDisabled, message))
+    }
+
+    /// A step is about to begin, and status says so: a guest that will not work meanwhile is sent no more traffic.
+    fn before_step(&self, _object: &GuestObject) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
     }
 
     /// Publishes an event; failing to is only logged.

@@ -199,7 +199,7 @@ fn lane(state: &State, item: &Item) -> Lane {
             None => Lane::Shared,
         },
         Item::Poll(name) => Lane::Poll(name.clone()),
-        Item::Guard(_) | Item::Feature(_) => Lane::Shared,
+        Item::Guard(_) | Item::Feature(_) | Item::Expose(_) => Lane::Shared,
     }
 }
 
@@ -223,6 +223,12 @@ async fn work<R: Reconciler>(store: Arc<KubeStore>, reconciler: Arc<R>, item: It
         }
         Item::Poll(name) => info_span!("poll", namespace = name.namespace, name = name.name),
         Item::Guard(namespace) => info_span!("finalizers", namespace),
+        Item::Expose(key) => info_span!(
+            "expose",
+            kind = key.kind.as_str(),
+            namespace = key.namespace,
+            name = key.name
+        ),
         Item::Feature(name) => info_span!("feature", namespace = name.namespace, name = name.name),
     };
     let attempt = tokio::time::timeout(WORK_DEADLINE, attempt(&store, reconciler.as_ref(), &item));
@@ -260,6 +266,7 @@ async fn attempt<R: Reconciler>(store: &KubeStore, reconciler: &R, item: &Item) 
             }
         },
         Item::Feature(name) => super::poll::feature(store, name).await,
+        Item::Expose(key) => super::expose::work(store, key).await,
     }
 }
 

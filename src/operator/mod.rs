@@ -11,6 +11,7 @@
 
 mod access;
 mod controller;
+mod expose;
 mod field_manager;
 mod finalizers;
 mod lease;

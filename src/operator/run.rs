@@ -48,6 +48,8 @@ pub struct Options {
     pub lease: Option<(String, String)>,
     /// Name of the RoleBindings that give the operator its permissions.
     pub role_binding: String,
+    /// Whether guests are exposed by Services.
+    pub expose: bool,
     /// Guests of one hypervisor that are worked on at once.
     pub concurrency: usize,
     /// How long a stop waits for work under way.
@@ -139,7 +141,8 @@ impl Operator {
     /// An operator in these surroundings, with empty caches.
     pub fn new(options: Options, process: Process) -> Self {
         let metrics = Arc::new(Metrics::default());
-        let store = KubeStore::new(process, &options.role_binding, metrics.clone());
+        let mut store = KubeStore::new(process, &options.role_binding, metrics.clone());
+        store.exposing.switch(options.expose);
         Operator {
             options,
             store: Arc::new(store),

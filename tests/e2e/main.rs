@@ -16,6 +16,7 @@ mod documented;
 #[path = "../common/gitops.rs"]
 mod evaluator;
 mod examples;
+mod expose;
 mod fleet;
 mod foundation;
 mod gitops;

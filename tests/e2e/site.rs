@@ -22,6 +22,8 @@ pub struct Site {
     _simulator: Process,
     pub namespace: Namespace,
     pub dir: PathBuf,
+    /// Whether the operator is started with `--expose`.
+    pub exposes: bool,
     kubeconfig: PathBuf,
 }
 
@@ -47,6 +49,7 @@ impl Site {
             _simulator: simulator,
             namespace,
             dir,
+            exposes: false,
             kubeconfig,
         };
         site.namespace
@@ -105,6 +108,9 @@ impl Site {
         command.args(["operator", "--metrics-listen", "127.0.0.1:0", "--time-scale", scale]);
         for namespace in [&self.namespace].into_iter().chain(others.iter().copied()) {
             command.args(["--namespace", &namespace.name]);
+        }
+        if self.exposes {
+            command.arg("--expose");
         }
         command.env("KUBECONFIG", &self.kubeconfig);
         self.operator = Some(Process::start("operator", &command, &self.dir.join("operator.log")));

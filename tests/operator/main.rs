@@ -18,6 +18,7 @@ mod inprocess;
 #[path = "../common/operated/mod.rs"]
 mod operated;
 
+mod expose;
 mod gitops;
 mod life;
 mod metrics;

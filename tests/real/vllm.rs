@@ -10,6 +10,7 @@ fn guest(installed: &Value, server: Value) -> Value {
     let mut block = json!({
         "model": "Qwen/Qwen2.5-0.5B", "servedName": "qwen", "cachePath": "/models",
         "tokenSecretRef": {"name": "hf", "key": "token"},
+        "apiKeySecretRef": {"name": "hf", "key": "api"},
         "extraArgs": ["--override-generation-config", "{\"a\": \"50% $HOME\"}"],
     });
     for (key, value) in server.as_object().unwrap() {
@@ -26,7 +27,7 @@ fn ask(real: &Real, key: &Key, path: &str, body: Option<Value>) -> Value {
         .unwrap_or_default();
     let text = real.sh(
         key,
-        &format!("curl -fsS --noproxy '*' {data} http://127.0.0.1:8000{path}"),
+        &format!("curl -fsS --noproxy '*' -H 'Authorization: Bearer sk-one' {data} http://127.0.0.1:8000{path}"),
     );
     serde_json::from_str(&text).unwrap()
 }
@@ -43,7 +44,8 @@ fn model_words(model: &str) -> &str {
 
 /// Goes through it all in a container whose features are installed.
 pub async fn from_installation_to_recovery(real: &mut Real, installed: &Value) {
-    let secret = json!({"metadata": {"name": "hf", "namespace": "ai"}, "stringData": {"token": "hf_abc\n"}});
+    let secret =
+        json!({"metadata": {"name": "hf", "namespace": "ai"}, "stringData": {"token": "hf_abc\n", "api": "sk-one"}});
     real.world
         .store
         .objects
@@ -73,9 +75,11 @@ pub async fn from_installation_to_recovery(real: &mut Real, installed: &Value) {
     assert_eq!((&told["hfHome"], &told["token"]), (&json!("/models"), &json!("hf_abc")));
     let mode = real.sh(
         &key,
-        "stat -c %a:%U /etc/phoenix/vllm.env; grep -c hf_abc /etc/systemd/system/vllm.service || true",
+        "stat -c %a:%U /etc/phoenix/vllm.env; grep -c -e hf_abc -e sk-one /etc/systemd/system/vllm.service || true
+         cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sk-on[e]' || true
+         curl -s -o /dev/null -w '%{http_code}' --noproxy '*' http://127.0.0.1:8000/v1/models",
     );
-    assert_eq!(mode, "600:root\n0\n");
+    assert_eq!(mode, "600:root\n0\n0\n401", "who shows no key is refused");
 
     // A changed parameter restarts the unit and nothing else.
     let boot = real.sh(&key, "stat -c %Y /proc/1; ls /var/lib/phoenix/feature-*");

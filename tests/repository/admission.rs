@@ -204,6 +204,11 @@ fn shipped_manifests_are_accepted() {
             let name = path.display().to_string();
             seen.insert(path.file_stem().unwrap().to_str().unwrap().to_owned());
             for manifest in read_manifests(&std::fs::read_to_string(&path).unwrap(), &name).unwrap() {
+                // What guests are reached by is of Kubernetes' kinds and others'.
+                if name.ends_with("/routing.yaml") {
+                    assert_ne!(manifest.value["apiVersion"], "phoenix-hypervisor.io/v1alpha1");
+                    continue;
+                }
                 count += 1;
                 if let Err(violations) = admission.check(&manifest.value, None) {
                     let line = manifest.line_of(&violations[0].field);

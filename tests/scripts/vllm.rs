@@ -36,7 +36,7 @@ impl Guest {
     /// What a script prints; the paths it uses are below the folder.
     fn run(&self, words: &[String]) -> String {
         let here = |word: &String| {
-            ["/run/phoenix", "/proc/uptime", "/etc/systemd"]
+            ["/run/phoenix", "/proc/uptime", "/etc/systemd", "/etc/phoenix/vllm.env"]
                 .iter()
                 .fold(word.clone(), |text, path| {
                     text.replace(path, &format!("{}{path}", self.root().display()))
@@ -342,4 +342,45 @@ fn what_ended_a_server() {
     }
     let said = probed("ActiveState=inactive\nSubState=dead\nNRestarts=0\n", "");
     assert!(said.contains("vllm.service is not started: systemctl start"), "{said}");
+}
+
+/// curl that notes its arguments, answers 401 to who shows no key, and else what a server answers.
+const ASKED: &str = r#"
+printf '%s\n' "$*" >> arguments
+shown=
+case " $* " in *" -K - "*) shown=$(cat) ;; esac
+case "$*" in
+  */health*) printf 200 ;;
+  *) [ "$shown" = 'header = "Authorization: Bearer sk-one"' ] || { printf '{"error": "Unauthorized"}'; exit 0; } ;;
+esac
+case "$*" in
+  */v1/models*) printf '{"data": [{"id": "m"}]}' ;;
+  */v1/completions*) printf '{"choices": []}' ;;
+esac"#;
+
+#[test]
+fn the_probe_shows_the_key_and_no_process_list_does() {
+    let (object, objects) = server(json!({"model": "m"}));
+    let health = phoenix::desired::scripts::health(&object, &PhoenixHypervisor::default(), &objects);
+    let probe = health.readiness.unwrap().exec.unwrap().command;
+    let guest = Guest::new(&[
+        ("systemctl", "echo InvocationID=1"),
+        ("journalctl", ""),
+        ("curl", ASKED),
+    ]);
+    assert!(
+        guest.run(&probe).contains("does not list the model m"),
+        "a server that asks for a key"
+    );
+    fs::create_dir_all(guest.root().join("etc/phoenix")).unwrap();
+    guest.write(
+        "etc/phoenix/vllm.env",
+        "# words\nHF_HOME=\"/models\"\nVLLM_API_KEY=\"sk-one\"\n",
+    );
+    assert_eq!(guest.run(&probe), "", "all three are answered");
+    let arguments = fs::read_to_string(guest.root().join("arguments")).unwrap();
+    assert!(
+        arguments.contains("/v1/completions") && !arguments.contains("sk-one"),
+        "{arguments}"
+    );
 }

@@ -19,6 +19,10 @@ const UNIT: &str = "vllm.service";
 const PROBE: &str = include_str!("vllm_probe.sh");
 /// What lets the pauses grow between the ends of a server and its next starts.
 const PAUSE: &str = include_str!("vllm_pause.sh");
+/// Variable with the key that clients show.
+const API_KEY: &str = "VLLM_API_KEY";
+/// Address where none is given: all of IPv4.
+const HOST: &str = "0.0.0.0";
 /// Port where none is given.
 const PORT: i64 = 8000;
 /// Seconds for putting the unit in place; loading the model is the probe's matter.
@@ -106,6 +110,7 @@ pub(super) fn script(object: &GuestObject, server: &Vllm, objects: &dyn Objects)
         no_nul(&format!("{field}.{part}"), &word)?;
     }
     let token = token(object, server, objects, &field)?;
+    let key = api_key(object, server, objects, &field)?;
     let own = environment(object, server.environment.as_deref(), objects, &field)?;
     not_twice(server, &own, &field)?;
     let file = |name: &str, content: String, mode: &str| ScriptFile {
@@ -117,7 +122,11 @@ pub(super) fn script(object: &GuestObject, server: &Vllm, objects: &dyn Objects)
         files: vec![
             file("vllm.service", unit(server), "0644"),
             file("vllm-pause", PAUSE.into(), "0644"),
-            file("vllm.env", environment_file(server, token.as_deref(), &own), "0600"),
+            file(
+                "vllm.env",
+                environment_file(server, token.as_deref(), key.as_deref(), &own),
+                "0600",
+            ),
         ],
         ..Given::default()
     };
@@ -127,11 +136,12 @@ pub(super) fn script(object: &GuestObject, server: &Vllm, objects: &dyn Objects)
     Ok(given.script(ScriptRole::Vllm, "vllm".into(), "vllm", BODY.into(), DEADLINE))
 }
 
-/// Two variables have fields of their own, and systemd would take the last of two lines.
+/// Some variables have fields of their own, and systemd would take the last of two lines.
 fn not_twice(server: &Vllm, own: &BTreeMap<String, String>, field: &str) -> Result<(), Blocked> {
     let given = [
         ("HF_HOME", "cachePath", server.cache_path.is_some()),
         ("HF_TOKEN", "tokenSecretRef", server.token_secret_ref.is_some()),
+        (API_KEY, "apiKeySecretRef", server.api_key_secret_ref.is_some()),
     ];
     match given
         .into_iter()
@@ -160,6 +170,33 @@ fn token(object: &GuestObject, server: &Vllm, objects: &dyn Objects, field: &str
         )));
     }
     Ok(Some(token.to_string()))
+}
+
+/// The key that clients show. The probe reads it from the environment file and shows it too, so it holds nothing that
+/// would have to be quoted there.
+fn api_key(object: &GuestObject, server: &Vllm, objects: &dyn Objects, field: &str) -> Result<Option<String>, Blocked> {
+    let Some(reference) = &server.api_key_secret_ref else {
+        return Ok(None);
+    };
+    let field = format!("{field}.apiKeySecretRef");
+    // With an option of the command line, also a shortened one, vLLM does not look at its environment.
+    let given = |word: &String| word.replace('_', "-").starts_with("--api-k");
+    if server.extra_args.iter().flatten().any(given) {
+        return Err(invalid(format!(
+            "{field}: --api-key of extraArgs would count instead, and shows the key to every process: take it out"
+        )));
+    }
+    let (name, key) = (&reference.name, &reference.key);
+    let value = refs::secret_text(objects, &object.key.namespace, name, key, &field)?;
+    let text = value.trim();
+    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '$' | '`');
+    if text.is_empty() || !text.chars().all(plain) {
+        return Err(invalid(format!(
+            "{field}: {} is no word of ASCII characters without quotes, backslash and '$': make one with openssl rand -hex 32",
+            refs::key_of_secret(&object.key.namespace, name, key)
+        )));
+    }
+    Ok(Some(text.to_string()))
 }
 
 /// Checks the arguments where the version that the object's own feature installs is the one whose options are known. A
@@ -212,7 +249,11 @@ fn arguments(server: &Vllm) -> Vec<Argument> {
         VllmModelType::Embedding => Some("pooling".to_string()),
     };
     let options = [
-        ("port", "--host", Some("0.0.0.0".into())),
+        (
+            "host",
+            "--host",
+            Some(server.host.clone().unwrap_or_else(|| HOST.into())),
+        ),
         ("port", "--port", text(server.port.or(Some(PORT)))),
         ("servedName", "--served-model-name", server.served_name.clone()),
         ("modelType", "--runner", runner),
@@ -242,6 +283,9 @@ fn arguments(server: &Vllm) -> Vec<Argument> {
     }
     if server.trust_remote_code == Some(true) {
         arguments.push(argument("trustRemoteCode", "--trust-remote-code"));
+    }
+    if server.sleep_mode == Some(true) {
+        arguments.push(argument("sleepMode", "--enable-sleep-mode"));
     }
     let own = server.extra_args.iter().flatten().enumerate();
     arguments.extend(own.map(|(i, word)| argument(&format!("extraArgs[{i}]"), word)));
@@ -300,11 +344,15 @@ fn exec_word(word: &str) -> String {
     out
 }
 
-/// The environment file: folder for models, token, and the user's own variables. In double quotes four characters need a backslash
+/// The environment file: folder for models, token, key, and the user's own variables. In double quotes four characters need a backslash
 /// (systemd.exec(5), EnvironmentFile=).
-fn environment_file(server: &Vllm, token: Option<&str>, own: &BTreeMap<String, String>) -> String {
+fn environment_file(server: &Vllm, token: Option<&str>, key: Option<&str>, own: &BTreeMap<String, String>) -> String {
     let mut out = String::from("# Written by Phoenix from the object's vllm block; changes made here are lost.\n");
-    let known = [("HF_HOME", server.cache_path.as_deref()), ("HF_TOKEN", token)];
+    let known = [
+        ("HF_HOME", server.cache_path.as_deref()),
+        ("HF_TOKEN", token),
+        (API_KEY, key),
+    ];
     let known = known.into_iter().filter_map(|(name, value)| Some((name, value?)));
     let own = own.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     for (name, value) in known.chain(own) {
@@ -332,6 +380,7 @@ pub(super) fn probe(server: &Vllm) -> Probe {
     let port = server.port.unwrap_or(PORT).to_string();
     let model = server.served_name.clone().unwrap_or_else(|| server.model.clone());
     let arguments = [port, model, kind.to_string(), UNIT.to_string()];
+    let arguments = arguments.into_iter().chain(address(server));
     Probe {
         exec: Some(ExecAction {
             command: words.into_iter().chain(arguments).collect(),
@@ -340,5 +389,15 @@ pub(super) fn probe(server: &Vllm) -> Probe {
         timeout_seconds: Some(55),
         failure_threshold: Some(6),
         ..Probe::default()
+    }
+}
+
+/// Where the probe asks, if it is not 127.0.0.1.
+fn address(server: &Vllm) -> Option<String> {
+    match server.host.as_deref()? {
+        "0.0.0.0" | "127.0.0.1" => None,
+        "::" => Some("[::1]".into()),
+        v6 if v6.contains(':') => Some(format!("[{v6}]")),
+        v4 => Some(v4.into()),
     }
 }

@@ -1,14 +1,22 @@
 # Whether a vLLM server serves: /health, then /v1/models names the model, then, once for each start of the server, one
 # real completion or embedding. Otherwise says how far loading is, or why the server ends again and again, as
-# "REASON: words". Arguments: port, name of the model, chat or embedding, the unit.
+# "REASON: words". Arguments: port, name of the model, chat or embedding, the unit, the address if it is not 127.0.0.1.
 port=$1 model=$2 kind=$3 unit=$4
-base=http://127.0.0.1:$port
+base=http://${5:-127.0.0.1}:$port
 
 command -v curl > /dev/null 2>&1 || {
   echo "curl is needed to ask the server: add the feature base-setup"
   exit 2
 }
-ask() { curl -gsS --noproxy '*' --max-time "$@"; }
+# The key goes to curl on its standard input: arguments can be seen by every process.
+key=$(sed -n 's/^VLLM_API_KEY="\(.*\)"$/\1/p' /etc/phoenix/vllm.env 2> /dev/null)
+ask() {
+  if [ -n "$key" ]; then
+    printf 'header = "Authorization: Bearer %s"\n' "$key" | curl -K - -gsS --noproxy '*' --max-time "$@"
+  else
+    curl -gsS --noproxy '*' --max-time "$@"
+  fi
+}
 # What an earlier version of the unit said counts no more.
 since=$(stat -c %.6Y "/etc/systemd/system/$unit" 2> /dev/null || echo 0)
 words() { journalctl -u "$unit" --since "@$since" -n 400 -o cat --no-pager 2> /dev/null; }

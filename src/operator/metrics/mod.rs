@@ -352,5 +352,6 @@ fn kind(item: &Item) -> &'static str {
         Item::Poll(_) => "PhoenixHypervisor",
         Item::Guard(_) => "Finalizers",
         Item::Feature(_) => "PhoenixFeature",
+        Item::Expose(_) => "Services",
     }
 }

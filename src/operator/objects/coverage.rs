@@ -106,6 +106,16 @@ impl Coverage {
         self.is_whole(item.namespace())
     }
 
+    /// What keeps the objects of a namespace from being known: of its own watches, or of those of all namespaces.
+    pub(crate) fn problem(&self, namespace: &str) -> Option<String> {
+        let of_it = |scope: &Scope| scope.namespace.as_deref().is_none_or(|watched| watched == namespace);
+        let mut watches = self
+            .watches
+            .iter()
+            .filter(|(scope, watch)| of_it(scope) && !watch.whole);
+        watches.find_map(|(scope, watch)| watch.problem.map(|problem| words(scope, problem)))
+    }
+
     /// Why objects of a namespace are not known, where they are not: in words for those who name one.
     pub(crate) fn hidden(&self, namespace: &str) -> Option<String> {
         let all = |scope: &Scope| scope.namespace.is_none() && scope.kind == Kind::Hypervisor;
@@ -159,6 +169,10 @@ fn place(namespace: Option<&str>) -> String {
 pub(crate) fn words(scope: &Scope, problem: Problem) -> String {
     let (kind, at) = (scope.kind.as_str(), place(scope.namespace.as_deref()));
     match (problem, scope.namespace.as_deref()) {
+        (Problem::Forbidden, _) if scope.kind.exposes() => format!(
+            "{at}: the operator may not read what exposed guests are reached by ({kind} is forbidden): \
+             phoenix install --expose, or take --expose off the operator"
+        ),
         (Problem::Forbidden, Some(namespace)) => format!(
             "{at}: the operator may not read it ({kind} is forbidden): kubectl apply -n {namespace} -k \
              config/rbac/namespace, or take it out of PHOENIX_NAMESPACES"

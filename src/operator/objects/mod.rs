@@ -12,7 +12,8 @@ pub(super) mod watch;
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::DynamicObject;
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -31,13 +32,15 @@ pub(crate) enum Item {
     Guard(String),
     /// Publish the status of a feature.
     Feature(ObjectName),
+    /// Write a guest object's Service and EndpointSlices.
+    Expose(Key),
 }
 
 impl Item {
     /// The namespace that it is of.
     pub(crate) fn namespace(&self) -> &String {
         match self {
-            Item::Guest(key) => &key.namespace,
+            Item::Guest(key) | Item::Expose(key) => &key.namespace,
             Item::Guard(namespace) => namespace,
             Item::Poll(name) | Item::Feature(name) => &name.namespace,
         }
@@ -62,6 +65,8 @@ pub(crate) enum Kind {
     Secret,
     ConfigMap,
     Namespace,
+    Service,
+    EndpointSlice,
 }
 
 /// A guest object with what only the operator needs of it.
@@ -82,6 +87,8 @@ pub(crate) enum Object {
     Secret(Arc<Secret>),
     ConfigMap(Arc<ConfigMap>),
     Namespace(Arc<Namespace>),
+    Service(Arc<Service>),
+    EndpointSlice(Arc<EndpointSlice>),
 }
 
 /// The type of a kind that is only looked up, never planned for.
@@ -112,7 +119,9 @@ lookups!(
     PhoenixFeature is Feature,
     Secret is Secret,
     ConfigMap is ConfigMap,
-    Namespace is Namespace
+    Namespace is Namespace,
+    Service is Service,
+    EndpointSlice is EndpointSlice
 );
 
 impl Object {
@@ -125,6 +134,8 @@ impl Object {
             Object::Secret(secret) => (Kind::Secret, ObjectName::of(secret.as_ref())),
             Object::ConfigMap(map) => (Kind::ConfigMap, ObjectName::of(map.as_ref())),
             Object::Namespace(namespace) => (Kind::Namespace, ObjectName::of(namespace.as_ref())),
+            Object::Service(service) => (Kind::Service, ObjectName::of(service.as_ref())),
+            Object::EndpointSlice(slice) => (Kind::EndpointSlice, ObjectName::of(slice.as_ref())),
         }
     }
 
@@ -138,6 +149,11 @@ impl Object {
 }
 
 impl Kind {
+    /// Whether it is a kind that exposed guests are reached by, without which all other work goes on.
+    fn exposes(self) -> bool {
+        matches!(self, Kind::Service | Kind::EndpointSlice)
+    }
+
     /// The kind's name as users write it.
     fn as_str(self) -> &'static str {
         match self {
@@ -147,6 +163,8 @@ impl Kind {
             Kind::Secret => "Secret",
             Kind::ConfigMap => "ConfigMap",
             Kind::Namespace => "Namespace",
+            Kind::Service => "Service",
+            Kind::EndpointSlice => "EndpointSlice",
         }
     }
 }
@@ -169,6 +187,8 @@ pub(crate) fn decode(kind: Kind, object: DynamicObject) -> Result<Object, String
         Kind::Secret => Object::Secret(typed(object).map_err(|_| "its data cannot be read")?),
         Kind::ConfigMap => Object::ConfigMap(typed(object)?),
         Kind::Namespace => Object::Namespace(typed(object)?),
+        Kind::Service => Object::Service(typed(object)?),
+        Kind::EndpointSlice => Object::EndpointSlice(typed(object)?),
     })
 }
 

@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource, ResourceExt};
 
 use crate::crd::{HypervisorStatus, PhoenixFeature, PhoenixHypervisor};
 use crate::desired::conflicts::claimed;
+use crate::desired::expose;
 use crate::desired::index::{Index, Ref, secrets_of};
 use crate::desired::{Key, ObjectName};
 use crate::operator::finalizers::has_ours;
@@ -202,6 +205,26 @@ impl State {
                     items.extend(self.referrers(Ref::Namespace(name.name)));
                 }
             }
+            Object::Service(_) => {
+                let (old, new) = both::<Service>(old, new);
+                let part = |s: &&Arc<Service>| {
+                    (
+                        s.metadata.labels.clone(),
+                        s.metadata.owner_references.clone(),
+                        s.spec.clone(),
+                    )
+                };
+                if old.as_ref().map(part) != new.as_ref().map(part) {
+                    items.extend(old.into_iter().chain(new).filter_map(|s| exposes(&s.metadata)));
+                }
+            }
+            Object::EndpointSlice(_) => {
+                let (old, new) = both::<EndpointSlice>(old, new);
+                let same = matches!((old, new), (Some(old), Some(new)) if expose::slice_is(old, new) && expose::slice_is(new, old));
+                if !same {
+                    items.extend(old.into_iter().chain(new).filter_map(|s| exposes(&s.metadata)));
+                }
+            }
         }
         items
     }
@@ -227,6 +250,9 @@ impl State {
         if differ(old, new, face) {
             items.extend(self.referrers(Ref::Guest(key.clone())));
         }
+        if differ(old, new, |guest| expose::face(&guest.object)) {
+            items.push(Item::Expose(key.clone()));
+        }
         if differ(old, new, |g| (g.object.hypervisor_ref(), g.object.finalizer)) {
             let namespaces = old.iter().chain(&new).map(|g| g.object.hypervisor_ref().namespace);
             let namespaces: BTreeSet<String> = namespaces.chain([key.namespace.clone()]).collect();
@@ -244,6 +270,7 @@ impl State {
         let mut items: Vec<Item> = hypervisors().cloned().map(Item::Poll).collect();
         items.extend(features.cloned().map(Item::Feature));
         items.extend(guests().cloned().map(Item::Guest));
+        items.extend(guests().cloned().map(Item::Expose));
         let used = hypervisors().chain(secrets).map(|name| &name.namespace);
         let used = used.chain(guests().map(|key| &key.namespace));
         let namespaces: BTreeSet<&String> = used.chain(namespaces).collect();
@@ -256,6 +283,12 @@ impl State {
         let found = self.get::<Namespace>(&ObjectName::new("", namespace));
         found.map(|n| n.labels().clone())
     }
+}
+
+/// The work on the guest object that a Service or EndpointSlice belongs to.
+fn exposes(meta: &ObjectMeta) -> Option<Item> {
+    let (kind, name) = expose::owner_of(meta)?;
+    Some(Item::Expose(Key::new(kind, meta.namespace.as_deref()?, name)))
 }
 
 /// An object before and after a change, as its type.

@@ -22,7 +22,8 @@ use crate::crd::{
 };
 use crate::desired::{GuestObject, Index, Key, ObjectName, Objects, digest};
 use crate::engine::Counters;
-use crate::engine::store::{Event, EventType, Store, StoreError};
+use crate::engine::store::{Event, EventType, Store, StoreError, Told};
+use crate::operator::expose::Exposing;
 use crate::operator::finalizers::binding::Bindings;
 use crate::operator::finalizers::{ended, has_ours, with_ours};
 use crate::operator::metrics::Metrics;
@@ -51,6 +52,8 @@ pub struct KubeStore {
     pub(super) restores: Restores,
     /// What can be read.
     pub(crate) coverage: watch::Sender<Coverage>,
+    /// What exposed guests are reached by.
+    pub(crate) exposing: Exposing,
     recorder: Recorder,
     /// What the page is told of.
     pub(super) live: Live,
@@ -91,6 +94,7 @@ impl KubeStore {
             restores: Restores::default(),
             live: Live::default(),
             coverage: watch::Sender::default(),
+            exposing: Exposing::default(),
             metrics,
             guard: tokio::sync::RwLock::default(),
         }
@@ -122,7 +126,8 @@ impl KubeStore {
     fn pass_on(&self, items: Vec<Item>) {
         let Some(sender) = self.items.get() else { return };
         let coverage = self.coverage.borrow();
-        for item in items.into_iter().filter(|item| coverage.covers(item)) {
+        let wanted = |item: &Item| self.exposing.is_on() || !matches!(item, Item::Expose(_));
+        for item in items.into_iter().filter(|item| coverage.covers(item) && wanted(item)) {
             // The receiver goes when the operator stops: then nobody takes work any more.
             let _ = sender.send(item);
         }
@@ -140,6 +145,10 @@ impl KubeStore {
 
     /// A watch has shown all that there is. What had to wait for that is passed on.
     pub(crate) fn covered(&self, scope: &Scope) {
+        if scope.kind.exposes() {
+            self.exposing.coverage.send_modify(|coverage| coverage.whole(scope));
+            return self.expose_all(scope);
+        }
         self.coverage.send_modify(|coverage| coverage.whole(scope));
         let Some(namespace) = scope.namespace.as_ref().filter(|_| self.items.get().is_some()) else {
             return;
@@ -154,6 +163,33 @@ impl KubeStore {
         // What one namespace keeps from others is let go only when all are known.
         let mut items = self.state().all_items(std::slice::from_ref(namespace));
         items.retain(|item| item.namespace() == namespace || (all && matches!(item, Item::Guard(_))));
+        self.pass_on(items);
+    }
+
+    /// What is known of the watches of a kind.
+    pub(super) fn coverage_of(&self, kind: Kind) -> &watch::Sender<Coverage> {
+        match kind.exposes() {
+            true => &self.exposing.coverage,
+            false => &self.coverage,
+        }
+    }
+
+    /// What guests are reached by can be read now, or cannot be: that is looked at for each of them.
+    pub(super) fn expose_all(&self, scope: &Scope) {
+        if !scope.kind.exposes() {
+            return;
+        }
+        let within = |key: &&Key| {
+            scope
+                .namespace
+                .as_ref()
+                .is_none_or(|namespace| *namespace == key.namespace)
+        };
+        let items = {
+            let state = self.state();
+            let keys = state.guests().map(|guest| &guest.object.key).filter(within);
+            keys.cloned().map(Item::Expose).collect()
+        };
         self.pass_on(items);
     }
 
@@ -414,6 +450,14 @@ impl Store for KubeStore {
             Err(StoreError::Gone) => Ok(true),
             Err(error) => Err(error),
         }
+    }
+
+    fn exposed(&self, object: &GuestObject) -> Told {
+        self.exposure_of(object)
+    }
+
+    async fn before_step(&self, object: &GuestObject) {
+        self.withdraw(object).await;
     }
 
     async fn event(&self, object: &GuestObject, event: Event) {

@@ -7,14 +7,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ObjectReference, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ObjectReference, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
 use tracing::{debug, error, warn};
 
 use crate::crd::{GuestKind, PhoenixFeature, PhoenixHypervisor, PhoenixLXC, PhoenixTemplate, PhoenixVM};
-use crate::desired::ObjectName;
+use crate::desired::{ObjectName, expose};
 use crate::engine::{Counters, defect};
 
 use super::coverage::{Problem, Scope, words};
@@ -46,6 +47,12 @@ pub(crate) fn all(store: &Arc<KubeStore>, namespaces: &[String]) -> Vec<Running>
             one::<Secret>(store, Kind::Secret, scope),
             one::<ConfigMap>(store, Kind::ConfigMap, scope),
         ]);
+        if store.exposing.is_on() {
+            watches.extend([
+                one::<Service>(store, Kind::Service, scope),
+                one::<EndpointSlice>(store, Kind::EndpointSlice, scope),
+            ]);
+        }
     }
     watches
 }
@@ -58,8 +65,20 @@ where
         namespace: namespace.map(str::to_string),
         kind,
     };
-    store.coverage.send_modify(|coverage| coverage.expect(scope.clone()));
+    store
+        .coverage_of(kind)
+        .send_modify(|coverage| coverage.expect(scope.clone()));
     Box::pin(follow(store.clone(), api_of::<K>(store, namespace), scope))
+}
+
+/// What is watched of a kind: of those that others make, too, only Phoenix's own.
+fn config(kind: Kind) -> watcher::Config {
+    let config = watcher::Config::default();
+    match kind {
+        Kind::Service => config.labels(&format!("{}={}", expose::MANAGED_BY, expose::MANAGER)),
+        Kind::EndpointSlice => config.labels(&format!("{}={}", expose::SLICE_MANAGED_BY, expose::MANAGER)),
+        _ => config,
+    }
 }
 
 /// The API of a kind in a namespace, or in all.
@@ -80,7 +99,7 @@ async fn follow(store: Arc<KubeStore>, api: Api<DynamicObject>, scope: Scope) {
     let mut began = 0;
     let (mut whole, mut failing) = (false, false);
     let fresh = || {
-        watcher(api.clone(), watcher::Config::default())
+        watcher(api.clone(), config(kind))
             .modify(|object| {
                 object.metadata.managed_fields = None;
             })
@@ -105,7 +124,9 @@ async fn follow(store: Arc<KubeStore>, api: Api<DynamicObject>, scope: Scope) {
                 failing = true;
                 failed(&store, &scope, error);
             }
-            Ok(_) if std::mem::take(&mut failing) => store.coverage.send_modify(|coverage| coverage.works(&scope)),
+            Ok(_) if std::mem::take(&mut failing) => {
+                store.coverage_of(kind).send_modify(|coverage| coverage.works(&scope))
+            }
             Ok(_) => {}
         }
         match event {
@@ -147,8 +168,9 @@ fn failed(store: &KubeStore, scope: &Scope, error: &watcher::Error) {
     };
     let mut new = false;
     store
-        .coverage
+        .coverage_of(scope.kind)
         .send_modify(|coverage| new = coverage.failed(scope, problem));
+    store.expose_all(scope);
     match new {
         true => warn!(%error, "{}; it is tried again until it can be read", words(scope, problem)),
         false => debug!(?scope, %error, "watch failed, will be repeated"),

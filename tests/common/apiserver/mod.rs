@@ -305,6 +305,9 @@ impl ApiServer {
                 if let (Some(named), Some(items)) = (named, list["items"].as_array_mut()) {
                     items.retain(|object| object["metadata"]["name"] == named);
                 }
+                if let (Some(selector), Some(items)) = (query.get("labelSelector"), list["items"].as_array_mut()) {
+                    items.retain(|object| selected(object, selector));
+                }
                 return Ok(list);
             }
             ("GET", _) if id.resource == "customresourcedefinitions" => {
@@ -321,6 +324,17 @@ impl ApiServer {
             // Events are not kept, so that there is nothing to patch.
             ("PATCH", _) if id.resource == "events" => return Ok(body.clone()),
             ("PATCH", _) => objects.merge(id, body),
+            ("DELETE", _) => {
+                let old = objects.get(id)?;
+                let asked = &body["preconditions"];
+                for part in ["uid", "resourceVersion"] {
+                    if !asked[part].is_null() && asked[part] != old["metadata"][part] {
+                        return Err(Failure::new(409, "Conflict", "a precondition does not hold"));
+                    }
+                }
+                objects.delete(id)?;
+                Ok(old)
+            }
             ("PUT", _) => objects.replace(id, body, target.status),
             _ => Err(Failure::new(405, "MethodNotAllowed", "not served")),
         };
@@ -349,6 +363,7 @@ impl ApiServer {
             caller: caller.into(),
             resource: target.id.resource,
             namespace: (!target.everywhere).then(|| target.id.namespace.clone()),
+            selector: query.get("labelSelector").cloned(),
             after: number("resourceVersion"),
             ends: Instant::now() + life.min(timeout),
             ending,
@@ -401,6 +416,15 @@ impl Journal {
         let key = format!("{method} {resource} {part}");
         *self.counts.entry(key.trim_end().into()).or_default() += 1;
     }
+}
+
+/// Whether an object has the labels of a selector.
+fn selected(object: &Value, selector: &str) -> bool {
+    let has = |pair: &str| {
+        pair.split_once('=')
+            .is_some_and(|(key, value)| object["metadata"]["labels"][key] == value)
+    };
+    selector.split(',').all(has)
 }
 
 /// What a path names, if it is served.

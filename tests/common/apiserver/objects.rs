@@ -29,6 +29,8 @@ const KINDS: &[(&str, &str, &str)] = &[
     ),
     ("rolebindings", "rbac.authorization.k8s.io/v1", "RoleBinding"),
     ("leases", "coordination.k8s.io/v1", "Lease"),
+    ("services", "v1", "Service"),
+    ("endpointslices", "discovery.k8s.io/v1", "EndpointSlice"),
     ("events", "events.k8s.io/v1", "Event"),
 ];
 
@@ -290,7 +292,10 @@ impl Objects {
             bump_generation(&mut new);
         }
         if !new["metadata"]["deletionTimestamp"].is_null() && new["metadata"]["finalizers"].is_null() {
-            return self.commit(id, new, "DELETED");
+            let uid = new["metadata"]["uid"].clone();
+            let gone = self.commit(id, new, "DELETED");
+            self.collect_garbage(&uid);
+            return gone;
         }
         self.commit(id, new, "MODIFIED")
     }
@@ -308,6 +313,22 @@ impl Objects {
             self.commit(id, new, "MODIFIED");
         }
         Ok(())
+    }
+
+    /// What belongs to an object that is gone goes, too.
+    fn collect_garbage(&mut self, owner: &Value) {
+        for resource in ["services", "endpointslices"] {
+            let owned = |object: &&Arc<Value>| {
+                let owners = object["metadata"]["ownerReferences"].as_array();
+                owners.into_iter().flatten().any(|reference| reference["uid"] == *owner)
+            };
+            let owned: Vec<Arc<Value>> = self.all(resource).filter(owned).cloned().collect();
+            for object in owned {
+                let text = |key: &str| object["metadata"][key].as_str().unwrap().to_string();
+                // It is there.
+                let _ = self.delete(&Id::new(resource, &text("namespace"), &text("name")));
+            }
+        }
     }
 
     fn commit(&mut self, id: &Id, mut object: Value, change: &str) -> Arc<Value> {

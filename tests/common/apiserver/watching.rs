@@ -19,6 +19,8 @@ pub struct Watch {
     pub caller: String,
     pub resource: &'static str,
     pub namespace: Option<String>,
+    /// Labels that what is told has. What loses them is not told of, as a real server would.
+    pub selector: Option<String>,
     pub after: u64,
     pub ends: Instant,
     pub ending: Ending,
@@ -76,12 +78,22 @@ impl Watch {
                 (Woken::Ended, change) => return self.ended(change.is_err()).await,
                 (Woken::Due, Ok(Change { version, line, .. })) => {
                     self.after = version;
+                    if self.leaves_out(&line) {
+                        continue;
+                    }
                     self.told = due;
                     return Some(Ok(Frame::data(line)));
                 }
                 (Woken::Due, Err(_)) => {}
             }
         }
+    }
+
+    /// Whether a change is of something that was not asked for.
+    fn leaves_out(&self, line: &Bytes) -> bool {
+        let Some(selector) = &self.selector else { return false };
+        let change: serde_json::Value = serde_json::from_slice(line).unwrap();
+        !super::selected(&change["object"], selector)
     }
 
     /// Waits for a moment, or for a change after the version `known`.

@@ -93,6 +93,8 @@ pub struct Site {
     pub sim: Simulator,
     pub sent: Arc<Mutex<Sent>>,
     pub outside: InProcess,
+    /// Whether operators are started with `--expose`.
+    pub exposes: bool,
     /// The hypervisor's endpoints.
     pub endpoints: Mutex<Vec<&'static str>>,
     weather: Arc<dyn Weather>,
@@ -128,6 +130,7 @@ impl Site {
         Site {
             server,
             outside: InProcess::new(&sim),
+            exposes: false,
             endpoints: Mutex::new(vec!["https://pve.test:8006"]),
             sim,
             sent: Arc::new(Mutex::new(sent)),
@@ -207,6 +210,7 @@ impl Site {
             serving: Serving::default(),
             lease,
             role_binding: "phoenix-operator".into(),
+            expose: self.exposes,
             concurrency: 16,
             ui_listen: None,
             grace: Duration::from_secs(20),

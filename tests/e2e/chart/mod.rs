@@ -2,4 +2,5 @@
 
 mod install;
 mod plain;
+mod reached;
 mod render;

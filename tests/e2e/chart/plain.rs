@@ -45,6 +45,33 @@ fn the_base_of_kustomize_is_what_install_prints() {
     assert_eq!(difference("", &compared(base), &compared(printed)), None);
 }
 
+/// The component of kustomize adds what `--expose` does.
+#[test]
+fn the_component_of_kustomize_is_what_install_adds_for_services() {
+    let dir = crate::harness::cluster::cluster().dir.join("exposed");
+    std::fs::create_dir_all(&dir).unwrap();
+    for folder in ["config", "crds"] {
+        let copied = Command::new("cp")
+            .arg("-r")
+            .arg(repository(folder))
+            .arg(&dir)
+            .status()
+            .unwrap();
+        assert!(copied.success());
+    }
+    let kustomization = "resources: [config/default]\ncomponents: [config/expose]\n";
+    std::fs::write(dir.join("kustomization.yaml"), kustomization).unwrap();
+    let output = Command::new(Cluster::program())
+        .arg("kustomize")
+        .arg(&dir)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let made = documents(&String::from_utf8(output.stdout).unwrap());
+    let printed = documents(&install(&["--features=none", "--expose"]));
+    assert_eq!(difference("", &compared(made), &compared(printed)), None);
+}
+
 /// Rights are the same however Phoenix is installed.
 #[test]
 fn the_chart_grants_what_install_grants() {
@@ -64,6 +91,10 @@ fn the_chart_grants_what_install_grants() {
         (
             vec!["--set=namespaces={ai,lab}"],
             vec!["--namespace=phoenix", "--namespaces=ai,lab"],
+        ),
+        (
+            vec!["--set=expose.enabled=true"],
+            vec!["--namespace=phoenix", "--expose"],
         ),
     ] {
         let by_chart = rendered(&chart);

@@ -130,11 +130,17 @@ pub fn operator(dir: &Path) -> PathBuf {
         .status()
         .unwrap();
     assert!(stripped.success(), "strip: {stripped}");
+    let files = with_libraries(binary, "/phoenix");
+    image(&archive, "localhost/phoenix:e2e", &files);
+    archive
+}
+
+/// A program of this machine under the name that the entry point of images has, with the libraries that it is linked to.
+pub fn with_libraries(binary: PathBuf, name: &str) -> Vec<(PathBuf, String)> {
     let listed = Command::new("ldd").arg(&binary).output().unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();
     let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
-    let mut files = vec![(binary, "/phoenix".to_string())];
+    let mut files = vec![(binary, name.to_string())];
     files.extend(libraries.map(|path| (PathBuf::from(path), path.to_string())));
-    image(&archive, "localhost/phoenix:e2e", &files);
-    archive
+    files
 }

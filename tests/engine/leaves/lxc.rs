@@ -241,6 +241,12 @@ pub fn groups() -> Vec<Group> {
         );
         spec
     };
+    // Servers on one card start one after the other, which takes many looks.
+    let without_cards = |more: Value| {
+        let mut spec = vllm(more);
+        spec["gpus"] = json!([]);
+        spec
+    };
     groups.extend([
         one("vllm.model")
             .to("org/model", "org/other")
@@ -266,6 +272,16 @@ pub fn groups() -> Vec<Group> {
             .with(vllm(
                 json!({"environment": [{"name": "A", "secretKeyRef": {"name": "secrets", "key": "one"}}]}),
             )),
+        one("vllm.apiKeySecretRef.key")
+            .to("one", "two")
+            .one("vllm.apiKeySecretRef.name", "tokens", "more-tokens")
+            .with(without_cards(
+                json!({"apiKeySecretRef": {"name": "tokens", "key": "one"}}),
+            )),
+        one("vllm.host")
+            .to("0.0.0.0", "::")
+            .auto_of("vllm.sleepMode")
+            .with(without_cards(json!({}))),
         one("vllm.tokenSecretRef.key")
             .to("one", "two")
             .one("vllm.tokenSecretRef.name", "tokens", "more-tokens")

@@ -19,6 +19,12 @@ pub const BY_TEST: &[(&str, &str)] = &[
     ),
     ("gpus[].vramGiB", "shares_in_gib_and_exclusive_cards_count"),
     ("gpus[].exclusive", "shares_in_gib_and_exclusive_cards_count"),
+    ("expose[].name", "ports_are_those_of_the_spec_in_slices_by_when"),
+    ("expose[].port", "ports_are_those_of_the_spec_in_slices_by_when"),
+    ("expose[].targetPort", "ports_are_those_of_the_spec_in_slices_by_when"),
+    ("expose[].protocol", "ports_are_those_of_the_spec_in_slices_by_when"),
+    ("expose[].appProtocol", "ports_are_those_of_the_spec_in_slices_by_when"),
+    ("expose[].when", "ports_are_those_of_the_spec_in_slices_by_when"),
     ("deletionPolicy", "the_deletion_policy_says_whether_the_guest_goes"),
     (
         "dependsOn[].kind",

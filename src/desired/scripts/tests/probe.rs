@@ -21,6 +21,11 @@ fn the_objects_own_probe_counts_then_vllms_then_the_last_features() {
             Some("8001 m chat vllm.service"),
         ),
         ("  vllm: {model: m}", Some("8000 m chat vllm.service")),
+        ("  vllm: {model: m, host: '::'}", Some("8000 m chat vllm.service [::1]")),
+        (
+            "  vllm: {model: m, host: 10.0.0.5}",
+            Some("8000 m chat vllm.service 10.0.0.5"),
+        ),
         (
             "  vllm: {model: m, servedName: \"it's $x\", modelType: embedding}",
             Some("8000 it's $x embedding vllm.service"),

@@ -93,6 +93,12 @@ fn each_parameter_becomes_its_argument() {
             "tensorParallelSize: 2",
             "serve m --host 0.0.0.0 --port 8000 --tensor-parallel-size 2",
         ),
+        ("host: '::1'", "serve m --host ::1 --port 8000"),
+        (
+            "sleepMode: true",
+            "serve m --host 0.0.0.0 --port 8000 --enable-sleep-mode",
+        ),
+        ("sleepMode: false", "serve m --host 0.0.0.0 --port 8000"),
         ("dtype: float16", "serve m --host 0.0.0.0 --port 8000 --dtype float16"),
         ("port: 8001", "serve m --host 0.0.0.0 --port 8001"),
         ("modelType: chat", "serve m --host 0.0.0.0 --port 8000"),
@@ -202,6 +208,50 @@ fn folder_and_token_are_in_the_environment_file_only() {
     let bare = find(server("model: m").unwrap(), "vllm");
     assert_eq!(file(&bare, "/run/phoenix/vllm/vllm.env").content.lines().count(), 1);
     assert_ne!(bare.hash, script.hash);
+}
+
+#[test]
+fn the_key_of_clients_is_in_the_environment_file_only_and_a_new_one_restarts_the_server() {
+    let with_key = |key: &str| {
+        let objects = with_lxc(&format!(
+            "{FEATURES}  vllm: {{model: m, apiKeySecretRef: {{name: api, key: key}}}}"
+        ));
+        let secret = format!("kind: Secret\nmetadata: {{name: api}}\nstringData: {{key: {key:?}}}");
+        testing::apply(&objects, &secret);
+        lxc_scripts(&objects)
+    };
+    let script = find(with_key("sk-one\n").unwrap(), "vllm");
+    let environment = &file(&script, "/run/phoenix/vllm/vllm.env").content;
+    assert_eq!(environment.lines().nth(1), Some("VLLM_API_KEY=\"sk-one\""));
+    assert!(!unit(&script).contains("sk-one") && !script.body.contains("sk-one"));
+    assert!(!format!("{script:?}").contains("sk-one"));
+    assert_ne!(find(with_key("sk-two").unwrap(), "vllm").hash, script.hash);
+    for odd in ["two words", "quo'te\"", "dollar$", "ümlaut"] {
+        let told = with_key(odd).unwrap_err().cause().message.clone();
+        assert!(
+            told.contains("spec.vllm.apiKeySecretRef") && told.contains("openssl rand"),
+            "{told}"
+        );
+        assert!(!told.contains(odd), "{told}");
+    }
+    for (fields, words) in [
+        (
+            "extraArgs: [--api_k=x], apiKeySecretRef: {name: keys, key: token}",
+            "--api-key of extraArgs",
+        ),
+        (
+            "environment: [{name: VLLM_API_KEY, value: x}], apiKeySecretRef: {name: keys, key: token}",
+            "environment[VLLM_API_KEY]",
+        ),
+        ("apiKeySecretRef: {name: keys, key: none}", "apiKeySecretRef"),
+    ] {
+        let told = server(&format!("model: m, {fields}"))
+            .unwrap_err()
+            .cause()
+            .message
+            .clone();
+        assert!(told.contains(words), "{told}");
+    }
 }
 
 #[test]

@@ -37,9 +37,20 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def allowed(self):
+        """As vLLM does: whoever asks for anything below /v1 shows the key, if there is one."""
+        key = os.environ.get("VLLM_API_KEY")
+        shown = self.headers.get("Authorization")
+        if key and self.path.startswith("/v1") and shown != f"Bearer {key}":
+            self.reply(401, {"error": "Unauthorized"})
+            return False
+        return True
+
     def do_GET(self):
         if not self.loaded.is_set():
             self.reply(503, {})
+        elif not self.allowed():
+            pass
         elif self.path == "/health":
             self.reply(200, {})
         elif self.path == "/v1/models":
@@ -52,6 +63,8 @@ class Server(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         request = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+        if not self.allowed():
+            return
         if request.get("model") not in self.names:
             self.reply(404, {"error": {"message": f"The model `{request.get('model')}` does not exist."}})
         elif self.path == "/v1/completions":
