@@ -92,10 +92,7 @@ pub fn hindrance(object: &GuestObject) -> Option<Cause> {
         );
         return Some(Cause::new(Reason::InvalidSpec, message));
     }
-    match address(object) {
-        Ok(_) => None,
-        Err(cause) => Some(cause),
-    }
+    address(object).err()
 }
 
 /// The address of the guest that traffic can be sent to.
