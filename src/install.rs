@@ -25,9 +25,10 @@ const IN_ONE_NAMESPACE: &str = include_str!("../config/rbac/namespace/role-bindi
 const EXPOSE_RULES: &str = include_str!("../config/expose/rules.yaml");
 
 /// Names of the files of the features that come with Phoenix, and what is in them.
-pub const FEATURES: [(&str, &str); 7] = [
+pub const FEATURES: [(&str, &str); 8] = [
     ("base-setup.yaml", include_str!("../config/features/base-setup.yaml")),
     ("docker.yaml", include_str!("../config/features/docker.yaml")),
+    ("llamacpp.yaml", include_str!("../config/features/llamacpp.yaml")),
     ("nvidia.yaml", include_str!("../config/features/nvidia.yaml")),
     ("ollama.yaml", include_str!("../config/features/ollama.yaml")),
     ("portainer.yaml", include_str!("../config/features/portainer.yaml")),

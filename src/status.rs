@@ -342,6 +342,13 @@ fn facts(status: &mut GuestStatus, plan: &Plan) {
     keep(&mut status.features, &facts.features);
     keep(&mut status.application, &facts.application);
     keep(&mut status.vllm, &facts.vllm);
+    keep(&mut status.model_server, &facts.model_server);
+    // A guest has one: that of an earlier block is stopped by the script of the new one.
+    match (&facts.vllm, &facts.model_server) {
+        (Some(_), _) => status.model_server = None,
+        (_, Some(_)) => status.vllm = None,
+        _ => {}
+    }
     keep(&mut status.tests, &facts.tests);
     keep(&mut status.cleaned, &facts.cleaned);
     keep(&mut status.health, &facts.health);

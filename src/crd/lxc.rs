@@ -10,6 +10,7 @@ use serde_with::skip_serializing_none;
 use super::common::*;
 use super::gpu::Gpu;
 use super::guest::{GuestFields, container_rules};
+use super::model_server::{LlamaCpp, Ollama, Vllm};
 use super::schema;
 use super::status::GuestStatus;
 
@@ -69,7 +70,8 @@ pub struct PhoenixLXCSpec {
     /// Probes that tell whether the container works.
     pub health: Option<Health>,
     /// Ports that the cluster reaches by the object's name, through a Service of that name. Needs an operator that runs with
-    /// --expose. Absent: the port of `vllm`, named http, where there is that block, else none; empty: none.
+    /// --expose. Absent: the port of the model server (`vllm`, `ollama`, `llamacpp`), named http, where there is one, else none; empty:
+    /// none.
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"], "x-kubernetes-validations" = [
         {"rule": "self.all(e, self.exists_one(f, f.port == e.port && (has(f.protocol) ? f.protocol : 'TCP') == (has(e.protocol) ? e.protocol : 'TCP')))", "message": "two entries have the same port and protocol: give each port of the Service once"}
     ]))]
@@ -94,7 +96,8 @@ pub struct PhoenixLXCSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "!has(self.vllm) || !has(self.vllm.tensorParallelSize) || !has(self.gpus) || self.vllm.tensorParallelSize == 1 || self.gpus.size() == 0 || self.gpus.exists(g, has(g.count)) || self.vllm.tensorParallelSize <= self.gpus.size()", "message": "vllm.tensorParallelSize is above the number of gpus: list more GPUs, or lower it"}
+    {"rule": "!has(self.vllm) || !has(self.vllm.tensorParallelSize) || !has(self.gpus) || self.vllm.tensorParallelSize == 1 || self.gpus.size() == 0 || self.gpus.exists(g, has(g.count)) || self.vllm.tensorParallelSize <= self.gpus.size()", "message": "vllm.tensorParallelSize is above the number of gpus: list more GPUs, or lower it"},
+    {"rule": "[has(self.vllm), has(self.ollama), has(self.llamacpp)].filter(x, x).size() <= 1", "message": "a container runs one model server: give one of vllm, ollama and llamacpp"}
 ]), transform = container_rules)]
 pub struct LxcGuest {
     /// What it shares with a machine.
@@ -168,8 +171,12 @@ pub struct LxcGuest {
     /// Secret with SSH public keys for root, one per line. They are put into a container when it is made from an image.
     /// Later changes are only reported (`RecreateRequired`) and change nothing in it.
     pub ssh_keys_secret_ref: Option<KeyRef>,
-    /// A vLLM model server.
+    /// A vLLM model server. At most one of vllm, ollama and llamacpp can be given.
     pub vllm: Option<Vllm>,
+    /// An Ollama model server.
+    pub ollama: Option<Ollama>,
+    /// A llama.cpp model server.
+    pub llamacpp: Option<LlamaCpp>,
 }
 
 /// A device node of the node that a container gets.

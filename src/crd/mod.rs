@@ -13,6 +13,7 @@ mod guest;
 mod host;
 mod hypervisor;
 mod lxc;
+mod model_server;
 mod reference;
 mod schema;
 pub(crate) mod status;
@@ -28,6 +29,7 @@ pub use guest::GuestFields;
 pub use host::*;
 pub use hypervisor::*;
 pub use lxc::*;
+pub use model_server::*;
 pub use reference::reference;
 pub use status::{
     FailingStep, FeatureStatus, GuestStatus, HypervisorStatus, RestartStatus, RevisionStatus, ScriptStatus,

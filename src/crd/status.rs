@@ -77,6 +77,8 @@ pub struct GuestStatus {
     pub application: Option<ScriptStatus>,
     /// The vLLM unit.
     pub vllm: Option<ScriptStatus>,
+    /// The unit of the ollama or llamacpp block.
+    pub model_server: Option<ScriptStatus>,
     /// Tests, by name.
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub tests: Option<Vec<ScriptStatus>>,
@@ -218,6 +220,11 @@ impl GuestStatus {
     /// Whether the creating call was sent, or the guest adopted: there may be a guest under the vmid.
     pub fn was_made(&self) -> bool {
         self.create_sent == Some(true) || self.adopted == Some(true)
+    }
+
+    /// The script of the guest's model server.
+    pub fn server(&self) -> Option<&ScriptStatus> {
+        self.vllm.as_ref().or(self.model_server.as_ref())
     }
 
     /// The guest's id, where one is recorded.

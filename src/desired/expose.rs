@@ -9,9 +9,10 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::crd::{Expose, ExposeProtocol, ExposeWhen, GROUP, GuestKind, PowerState, VERSION, Vllm};
+use crate::crd::{Expose, ExposeProtocol, ExposeWhen, GROUP, GuestKind, PowerState, VERSION};
 use crate::reason::{Cause, Reason};
 
+use super::scripts::ModelServer;
 use super::{GuestObject, GuestSpec};
 
 /// Label of what Phoenix made, with [`MANAGER`].
@@ -35,7 +36,7 @@ pub struct Exposed {
 /// What an object asks to be reached by: its own list, else the port of its model server.
 pub fn exposed(object: &GuestObject) -> Exposed {
     let (list, server) = match &object.spec {
-        GuestSpec::Lxc(spec) => (&spec.expose, spec.guest.vllm.as_ref().and_then(server_port)),
+        GuestSpec::Lxc(spec) => (&spec.expose, ModelServer::of(object).and_then(server_port)),
         GuestSpec::Vm(spec) => (&spec.expose, None),
         GuestSpec::Template(_) => return Exposed::default(),
     };
@@ -62,10 +63,12 @@ pub fn exposed(object: &GuestObject) -> Exposed {
 }
 
 /// The port of a server that listens on more than the guest's own loopback.
-fn server_port(server: &Vllm) -> Option<i64> {
-    let host = server.host.as_ref().and_then(|host| host.parse::<IpAddr>().ok());
-    let alone = host.is_some_and(|host| host.is_loopback());
-    (!alone).then_some(server.port.unwrap_or(8000))
+fn server_port(server: ModelServer<'_>) -> Option<i64> {
+    let (host, port) = server.listens();
+    let alone = host
+        .and_then(|host| host.parse::<IpAddr>().ok())
+        .is_some_and(|host| host.is_loopback());
+    (!alone).then_some(port)
 }
 
 /// What of an object decides about its Service and EndpointSlices.
@@ -76,7 +79,7 @@ pub fn face(object: &GuestObject) -> impl PartialEq {
 }
 
 /// Whether a name can be a Service's (RFC 1035 label).
-fn is_label(name: &str) -> bool {
+pub(crate) fn is_label(name: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     let ends = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase()) && !name.ends_with('-');
     name.len() <= 63 && ends && name.bytes().all(inner)

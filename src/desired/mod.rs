@@ -216,8 +216,8 @@ pub enum ScriptRole {
     Feature,
     /// Proves that GPUs work.
     Proof,
-    /// Writes and starts the vLLM unit.
-    Vllm,
+    /// Writes and starts the unit of the model server.
+    ModelServer,
     /// The user's application script.
     Application,
     /// A test of the user's.

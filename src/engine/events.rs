@@ -172,8 +172,14 @@ pub(super) fn endings(old: &GuestStatus, new: &GuestStatus) -> Vec<Event> {
         let features = many("feature", &old.features, &new.features);
         let tests = many("test", &old.tests, &new.tests);
         let vllm = one("script", &old.vllm, &new.vllm);
+        let server = one("script", &old.model_server, &new.model_server);
         let application = one("script", &old.application, &new.application);
-        features.chain(vllm).chain(application).chain(tests).collect()
+        features
+            .chain(vllm)
+            .chain(server)
+            .chain(application)
+            .chain(tests)
+            .collect()
     }
     let all = pairs(old, new).into_iter();
     all.filter_map(|(word, old, new)| ending(word, old, new)).collect()

@@ -82,7 +82,7 @@ impl<S: Store> Engine<S> {
 fn ended(status: &GuestStatus) -> BTreeMap<String, i64> {
     let tests = status.tests.iter().flatten().map(|s| (s, true));
     let others = status.features.iter().flatten().chain(&status.application);
-    let others = others.chain(&status.vllm).map(|s| (s, false));
+    let others = others.chain(status.server()).map(|s| (s, false));
     let code = others.chain(tests).filter_map(|(script, test)| {
         let code = script.exit_code.filter(|code| *code == 0 || test)?;
         Some((script.hash.clone()?, code))

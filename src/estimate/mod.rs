@@ -8,6 +8,7 @@ use std::fmt;
 
 use crate::crd::{Application, GuestKind, TemplateForm};
 use crate::desired::refs::MAX_LINEAGE;
+use crate::desired::scripts::ModelServer;
 use crate::desired::{GuestObject, GuestSpec, Key, ObjectName};
 use crate::pve::GuestType;
 
@@ -158,7 +159,7 @@ impl<'a> Fleet<'a> {
     }
 
     fn model(&self, object: &GuestObject) -> f64 {
-        let serves = object.lxc().is_some_and(|guest| guest.vllm.is_some());
+        let serves = ModelServer::of(object).is_some();
         if serves { self.durations.of("model") } else { 0.0 }
     }
 

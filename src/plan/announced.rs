@@ -95,7 +95,8 @@ fn superseded(status: &mut GuestStatus, old: &RevisionStatus) {
     (status.vmid, status.node, status.create_sent, status.adopted) = (None, None, None, None);
     (status.applied_hash, status.cleaned, status.snippet, status.image) = (None, None, None, None);
     status.claim = None;
-    (status.features, status.application, status.tests, status.vllm) = (None, None, None, None);
+    (status.features, status.application, status.tests) = (None, None, None);
+    (status.vllm, status.model_server) = (None, None);
     (status.volumes, status.lxc_options, status.task) = (None, None, None);
     (status.rootfs_gib, status.rootfs_size, status.managed) = (None, None, None);
 }

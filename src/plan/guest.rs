@@ -335,7 +335,7 @@ pub(crate) fn absent(desired: &Desired, status: &GuestStatus) -> Vec<Stage> {
     let there = |stage: &Stage| match stage {
         Stage::VolumesReady => volumes,
         Stage::FeaturesApplied => desired.runs(&[ScriptRole::Feature]),
-        Stage::ApplicationReady => desired.runs(&[ScriptRole::Vllm, ScriptRole::Application]),
+        Stage::ApplicationReady => desired.runs(&[ScriptRole::ModelServer, ScriptRole::Application]),
         Stage::TestsPassed => desired.runs(&[ScriptRole::Test]),
         Stage::Healthy => desired.is_probed() && !stopped,
         _ => true,

@@ -261,6 +261,8 @@ pub struct Facts {
     pub application: Option<crate::crd::ScriptStatus>,
     /// vLLM record.
     pub vllm: Option<crate::crd::ScriptStatus>,
+    /// Record of another model server.
+    pub model_server: Option<crate::crd::ScriptStatus>,
     /// Hash of the cleaning script that ran in a template.
     pub cleaned: Option<String>,
     /// Test records.

@@ -194,6 +194,7 @@ pub fn resumed(status: &GuestStatus) -> GuestStatus {
     status.features.iter_mut().flatten().for_each(forgive);
     status.application.iter_mut().for_each(forgive);
     status.vllm.iter_mut().for_each(forgive);
+    status.model_server.iter_mut().for_each(forgive);
     status
 }
 

@@ -78,7 +78,7 @@ impl Planner<'_> {
         let found = match self.observed.old_revisions.get(&vmid).cloned() {
             Some(Ok(found)) => found,
             Some(Err(failure)) => {
-                self.keep_revision(&what, old, &failure.message);
+                self.keep_revision(&what, old, failure.reason, &failure.message);
                 return Ok(());
             }
             None => return Err(Next::Look(Query::OldRevision(at))),
@@ -86,7 +86,7 @@ impl Planner<'_> {
         let guest = match found.read.clone() {
             GuestRead::Present(guest) => guest,
             GuestRead::Unreadable(failure) => {
-                self.keep_revision(&what, old, &failure.message);
+                self.keep_revision(&what, old, failure.reason, &failure.message);
                 return Ok(());
             }
             GuestRead::NotFound | GuestRead::OtherType(_) => return Err(self.forget_revision(vmid, old)),
@@ -108,7 +108,7 @@ impl Planner<'_> {
             .map(|d| d.name.clone())
             .collect();
         if let Some(why) = kept_for(&found, &guest, &sections, old, &listed) {
-            self.keep_revision(&what, old, &why);
+            self.keep_revision(&what, old, Reason::InUse, &why);
             return Ok(());
         }
         self.unlocked(stage, &guest)?;
@@ -120,9 +120,9 @@ impl Planner<'_> {
     }
 
     /// It is no fault of the template's, which is Ready all the same; it is looked at again with everything else.
-    fn keep_revision(&mut self, what: &str, old: &RevisionStatus, why: &str) {
+    fn keep_revision(&mut self, what: &str, old: &RevisionStatus, reason: Reason, why: &str) {
         let message = format!("{what} (revision {}) stays: {why}", old.revision);
-        self.find_more("OldRevisionKept", Reason::InUse, message);
+        self.find_more("OldRevisionKept", reason, message);
     }
 
     fn forget_revision(&mut self, vmid: Vmid, old: &RevisionStatus) -> Next {

@@ -126,7 +126,7 @@ fn stage_of(role: ScriptRole) -> Stage {
     match role {
         ScriptRole::Feature => Stage::FeaturesApplied,
         ScriptRole::Proof => Stage::GPUReady,
-        ScriptRole::Vllm | ScriptRole::Application => Stage::ApplicationReady,
+        ScriptRole::ModelServer | ScriptRole::Application => Stage::ApplicationReady,
         ScriptRole::Test => Stage::TestsPassed,
         ScriptRole::Clean => Stage::SnapshotReady,
     }
@@ -211,7 +211,7 @@ impl Planner<'_> {
         for role in [
             ScriptRole::Feature,
             ScriptRole::Proof,
-            ScriptRole::Vllm,
+            ScriptRole::ModelServer,
             ScriptRole::Application,
             ScriptRole::Test,
             ScriptRole::Clean,
@@ -231,7 +231,7 @@ impl Planner<'_> {
                 }
             }
             match role {
-                ScriptRole::Vllm | ScriptRole::Clean => {}
+                ScriptRole::ModelServer | ScriptRole::Clean => {}
                 ScriptRole::Proof => self.proven(&records),
                 _ if self.facts.absent.contains(&stage) => {}
                 ScriptRole::Feature => self.ok(stage, "the features are installed"),
@@ -256,7 +256,7 @@ impl Planner<'_> {
         let stage = stage_of(script.role);
         let cancel = self.desired.life.cancel.as_deref();
         let position = position(script, record, self.forgiven(script, record), cancel, self.input.now);
-        if script.role == ScriptRole::Vllm && position != Position::Done {
+        if script.role == ScriptRole::ModelServer && position != Position::Done {
             // The server is about to start or restart: what the probe said of it counts no more.
             self.forget_probes(guest);
         }
@@ -333,7 +333,7 @@ impl Planner<'_> {
                 Err(self.wait(stage, Reason::ScriptFailed, message, seconds))
             }
             Position::Due(attempt) => {
-                if script.role == ScriptRole::Vllm {
+                if script.role == ScriptRole::ModelServer {
                     self.takes_turn(stage, guest)?;
                 }
                 Err(self.start_script(guest, script, attempt))
@@ -360,10 +360,14 @@ impl Planner<'_> {
         };
         let some = |list: Vec<ScriptStatus>| (!list.is_empty()).then_some(list);
         let (features, tests) = (some(of(ScriptRole::Feature)), some(of(ScriptRole::Test)));
-        let vllm = of(ScriptRole::Vllm).into_iter().next();
+        let server = of(ScriptRole::ModelServer).into_iter().next();
+        let (vllm, model_server) = match server {
+            Some(server) if server.name == "vllm" => (Some(server), None),
+            other => (None, other),
+        };
         let application = of(ScriptRole::Application).into_iter().next();
         (self.facts.features, self.facts.tests) = (features, tests);
-        (self.facts.vllm, self.facts.application) = (vllm, application);
+        (self.facts.vllm, self.facts.model_server, self.facts.application) = (vllm, model_server, application);
         let clean = scripts.iter().find(|s| s.role == ScriptRole::Clean);
         self.facts.cleaned = clean
             .filter(|s| {
@@ -390,7 +394,7 @@ impl Planner<'_> {
             .flatten()
             .flatten()
             .chain(&self.status.application)
-            .chain(&self.status.vllm)
+            .chain(self.status.server())
             .collect()
     }
 
@@ -398,6 +402,7 @@ impl Planner<'_> {
     fn findings_without_look(&mut self, guest: &Guest) {
         self.facts.features = self.status.features.clone();
         self.facts.vllm = self.status.vllm.clone();
+        self.facts.model_server = self.status.model_server.clone();
         self.facts.application = self.status.application.clone();
         self.facts.tests = self.status.tests.clone();
         if !guest.running {

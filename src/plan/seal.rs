@@ -124,6 +124,7 @@ impl Planner<'_> {
         self.facts.tests = self.status.tests.clone();
         self.facts.application = self.status.application.clone();
         self.facts.vllm = self.status.vllm.clone();
+        self.facts.model_server = self.status.model_server.clone();
         let running = Stage::Running.as_str();
         self.condition(
             running,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::inprocess::{self, InProcess};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use phoenix::admission::Admission;
 use phoenix::crd::*;
@@ -633,7 +634,10 @@ impl World {
                 .conditions
                 .iter()
                 .any(|c| c.type_ == "Stalled" && c.status == "True");
-            (guest.is_ready() && !guest.deleting) || (stalled_is_fine && stalled)
+            // What of an earlier revision could not be read is looked at again, and holds up nothing meanwhile.
+            let unread = |c: &Condition| c.type_ == "OldRevisionKept" && c.status == "True" && c.reason != "InUse";
+            let unread = guest.status.conditions.iter().any(unread);
+            (guest.is_ready() && !guest.deleting && !unread) || (stalled_is_fine && stalled)
         })
     }
 

@@ -60,6 +60,10 @@ fn apps(release: &Release, stand_ins: &StandIns, portainer: bool, service: bool)
         {"name": "docker"},
         {"name": "python_api_service", "parameters": python},
         {"name": "ollama", "parameters": ollama},
+        {"name": "llamacpp", "parameters": {
+            "version": "b7489", "archive-sha256": stand_ins.llamacpp_sha256,
+            "archive-url": "http://files.test/llama-b7489-bin-ubuntu-vulkan-x64.tar.gz",
+        }},
     ]);
     if portainer {
         features.as_array_mut().unwrap().push(json!({"name": "portainer"}));
@@ -150,6 +154,7 @@ async fn features_and_what_builds_on_them() {
     let refused: Vec<&str> = log.lines().filter(|line| line.ends_with("refused")).collect();
     assert!(refused.is_empty(), "{refused:?}");
     // What takes long to install is used further.
+    crate::servers::one_after_the_other(&mut real, &apps(&RELEASES[0], &stand_ins, true, true)).await;
     crate::vllm::from_installation_to_recovery(&mut real, &nvidia(&RELEASES[0], &stand_ins)).await;
     crate::legacy::scripts_run_unmodified(&mut real, "base-12").await;
 }

@@ -19,6 +19,7 @@ mod health;
 mod legacy;
 mod node;
 mod scripts;
+mod servers;
 mod stand_ins;
 mod ubuntu;
 mod vllm;

@@ -14,6 +14,7 @@ pub const DRIVER: &str = "570.99.01";
 pub struct StandIns {
     pub runfile_sha256: String,
     pub ollama_sha256: String,
+    pub llamacpp_sha256: String,
 }
 
 impl StandIns {
@@ -35,6 +36,7 @@ impl StandIns {
         StandIns {
             runfile_sha256: sum(&Self::runfile()),
             ollama_sha256: sum("ollama-linux-amd64.tar.zst"),
+            llamacpp_sha256: sum("llama-b7489-bin-ubuntu-vulkan-x64.tar.gz"),
         }
     }
 

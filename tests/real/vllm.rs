@@ -75,7 +75,7 @@ pub async fn from_installation_to_recovery(real: &mut Real, installed: &Value) {
     assert_eq!((&told["hfHome"], &told["token"]), (&json!("/models"), &json!("hf_abc")));
     let mode = real.sh(
         &key,
-        "stat -c %a:%U /etc/phoenix/vllm.env; grep -c -e hf_abc -e sk-one /etc/systemd/system/vllm.service || true
+        "stat -c %a:%U /etc/phoenix/vllm.env; grep -c -e 'hf_ab[c]' -e 'sk-on[e]' /etc/systemd/system/vllm.service || true
          cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sk-on[e]' || true
          curl -s -o /dev/null -w '%{http_code}' --noproxy '*' http://127.0.0.1:8000/v1/models",
     );

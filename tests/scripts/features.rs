@@ -244,6 +244,11 @@ fn examples_are_what_the_types_say() {
         for document in documents(&file) {
             let name = format!("{} ({})", file.display(), document["metadata"]["name"]);
             let kind = document["kind"].as_str().unwrap().to_string();
+            // What stands around guests, such as an Ingress, is of other groups.
+            let group = document["apiVersion"].as_str().unwrap();
+            if group.contains('/') && !group.starts_with("phoenix-hypervisor.io/") {
+                continue;
+            }
             let wanted = match kind.as_str() {
                 "PhoenixHypervisor" => {
                     typed::<PhoenixHypervisor>(&document, &name);

@@ -436,20 +436,23 @@ fn every_shipped_feature_becomes_a_script() {
         names.push(feature.metadata.name.clone().unwrap());
         objects.insert_feature(feature);
     }
-    // The names that the legacy files use, underscores among them.
-    for name in [
-        "base_setup",
-        "nvidia",
-        "docker",
-        "vllm",
-        "ollama",
-        "portainer",
-        "python_api_service",
+    let none = serde_json::json!({});
+    let archive = serde_json::json!({"version": "b7489", "archive-sha256": "0"});
+    // The names that the legacy files use, underscores among them, and one that they do not know.
+    for (name, parameters) in [
+        ("base_setup", &none),
+        ("nvidia", &none),
+        ("docker", &none),
+        ("vllm", &none),
+        ("ollama", &none),
+        ("portainer", &none),
+        ("python_api_service", &none),
+        ("llamacpp", &archive),
     ] {
         let lxc = serde_json::json!({
             "apiVersion": "phoenix-hypervisor.io/v1alpha1", "kind": "PhoenixLXC",
             "metadata": {"name": "x", "namespace": "ai"},
-            "spec": {"hypervisorRef": {"name": "pve"}, "features": [{"name": name}]},
+            "spec": {"hypervisorRef": {"name": "pve"}, "features": [{"name": name, "parameters": parameters}]},
         });
         let lxc: PhoenixLXC = serde_json::from_value(lxc).unwrap();
         let all = scripts(&GuestObject::from(&lxc), &PhoenixHypervisor::default(), &objects)

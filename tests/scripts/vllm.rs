@@ -36,7 +36,7 @@ impl Guest {
     /// What a script prints; the paths it uses are below the folder.
     fn run(&self, words: &[String]) -> String {
         let here = |word: &String| {
-            ["/run/phoenix", "/proc/uptime", "/etc/systemd", "/etc/phoenix/vllm.env"]
+            ["/run/phoenix", "/proc/uptime", "/etc/systemd", "/etc/phoenix"]
                 .iter()
                 .fold(word.clone(), |text, path| {
                     text.replace(path, &format!("{}{path}", self.root().display()))

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::cli::verbs::{Place, bad_input, tests};
 use crate::cli::with_runtime;
 use crate::desired::GuestObject;
+use crate::desired::scripts::ModelServer;
 use crate::remote::logs::{self, Log, Place as Read, last_lines};
 use crate::remote::runner::Layout;
 
@@ -26,14 +27,14 @@ pub struct LogsArgs {
     /// What a feature's script said
     #[arg(long, value_name = "NAME", group = "what")]
     feature: Option<String>,
-    /// What the application script said; the default where the object has no vllm block
+    /// What the application script said; the default where the object has no model server
     #[arg(long, group = "what")]
     application: bool,
     /// What a test said
     #[arg(long, value_name = "NAME", group = "what")]
     test: Option<String>,
-    /// The model server's journal; the default where the object has a vllm block
-    #[arg(long, group = "what")]
+    /// The model server's journal (blocks vllm, ollama and llamacpp); the default where the object has one
+    #[arg(long, alias = "server", group = "what")]
     vllm: bool,
     /// The journal of a systemd unit
     #[arg(long, value_name = "NAME", group = "what")]
@@ -76,13 +77,16 @@ impl LogsArgs {
     }
 
     fn what(&self, object: &GuestObject) -> What {
-        let serves = object.lxc().is_some_and(|guest| guest.vllm.is_some());
+        let server = ModelServer::of(object).map(ModelServer::name);
         match (&self.feature, &self.test, &self.unit) {
             (Some(feature), ..) => What::Script(format!("feature-{feature}")),
             (_, Some(test), _) => What::Script(format!("test-{test}")),
             (.., Some(unit)) => What::Unit(unit.clone()),
-            _ if self.vllm || (serves && !self.application) => What::Unit("vllm.service".into()),
-            _ => What::Script("application".into()),
+            _ if self.vllm => What::Unit(format!("{}.service", server.unwrap_or("vllm"))),
+            _ => match server.filter(|_| !self.application) {
+                Some(name) => What::Unit(format!("{name}.service")),
+                None => What::Script("application".into()),
+            },
         }
     }
 

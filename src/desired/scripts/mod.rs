@@ -1,4 +1,4 @@
-//! Features, vLLM, application and tests of a guest, as the scripts that are run in it.
+//! Features, model server, application and tests of a guest, as the scripts that are run in it.
 //!
 //! **What runs.** [`Script::body`] is always a short program of Phoenix's own for `/bin/sh`. The user's scripts are
 //! files beside it, started by the interpreter that their `#!` line names, so nothing of theirs is ever quoted into a
@@ -18,8 +18,11 @@
 mod application;
 mod clean;
 mod features;
+mod llamacpp;
+mod ollama;
 mod probes;
 pub mod proof;
+mod server;
 #[cfg(test)]
 mod tests;
 mod vllm;
@@ -29,18 +32,19 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-use crate::crd::{EnvVar, Health, KeyRef, PhoenixHypervisor, Probe, RerunPolicy, Vllm};
+use crate::crd::{EnvVar, Health, KeyRef, PhoenixHypervisor, Probe, RerunPolicy};
 use crate::pve::GuestType;
 use crate::reason::Reason;
 
 use super::{Blocked, GuestObject, GuestSpec, Objects, RunAs, Script, ScriptFile, ScriptRole, refs};
 
 pub use probes::probe_command;
+pub(crate) use server::ModelServer;
 
 /// Folder in the guest for files that only one run of a script needs.
 const RUN: &str = "/run/phoenix";
 
-/// The scripts of an object in the order they run: features (each after those it requires), the vLLM unit, the
+/// The scripts of an object in the order they run: features (each after those it requires), the model server, the
 /// application, the tests, and what cleans a machine that becomes a template.
 ///
 /// # Errors
@@ -56,13 +60,8 @@ pub fn scripts(
     let wanted = features::resolve(object, hypervisor, objects)?;
     let mut scripts = features::scripts(object, &wanted, objects)?;
     scripts.extend(proof::script(object, hypervisor));
-    if let Some(server) = vllm_server(object) {
-        vllm::needs_feature(object, &wanted, objects)?;
-        let script = vllm::script(object, server, objects)?;
-        if let Some((_, feature)) = wanted.iter().zip(&scripts).find(|(w, _)| w.is(vllm::FEATURE)) {
-            vllm::knows_arguments(object, server, feature)?;
-        }
-        scripts.push(script);
+    if let Some(server) = ModelServer::of(object) {
+        scripts.push(server.script(object, &wanted, &scripts, objects)?);
     }
     let application = guest.application.as_ref();
     if let Some(application) = application {
@@ -78,11 +77,7 @@ pub fn scripts(
     Ok(scripts)
 }
 
-fn vllm_server(object: &GuestObject) -> Option<&Vllm> {
-    object.lxc()?.vllm.as_ref()
-}
-
-/// The probes: the object's own; where it has no readiness probe, vLLM's, else that of the last feature with one.
+/// The probes: the object's own; where it has no readiness probe, its model server's, else that of the last feature with one.
 pub fn health(object: &GuestObject, hypervisor: &PhoenixHypervisor, objects: &dyn Objects) -> Health {
     if matches!(object.spec, GuestSpec::Template(_)) {
         return Health::default();
@@ -95,8 +90,8 @@ pub fn health(object: &GuestObject, hypervisor: &PhoenixHypervisor, objects: &dy
 }
 
 fn implied(object: &GuestObject, hypervisor: &PhoenixHypervisor, objects: &dyn Objects) -> Option<Probe> {
-    if let Some(server) = vllm_server(object) {
-        return Some(vllm::probe(server));
+    if let Some(server) = ModelServer::of(object) {
+        return Some(server.probe());
     }
     // A feature that cannot be resolved is reported by `scripts`.
     let wanted = features::resolve(object, hypervisor, objects).ok()?;

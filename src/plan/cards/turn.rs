@@ -40,14 +40,14 @@ pub fn installs_driver(object: &GuestObject) -> bool {
 
 /// Whether a guest has a model server in it that comes up when the guest is started.
 pub fn has_server(status: &GuestStatus) -> bool {
-    let state = status.vllm.as_ref().and_then(|script| script.state.as_deref());
+    let state = status.server().and_then(|script| script.state.as_deref());
     state.is_some_and(|state| state != "Pending")
 }
 
 impl Planner<'_> {
     /// Before a model server starts: no other one starts on its cards.
     pub(crate) fn takes_turn(&mut self, stage: Stage, guest: &Guest) -> Staged {
-        let serves = self.desired.life.form == Form::Guest && self.desired.runs(&[ScriptRole::Vllm]);
+        let serves = self.desired.life.form == Form::Guest && self.desired.runs(&[ScriptRole::ModelServer]);
         let given = self.facts.gpu_devices.iter().flatten();
         let cards: Vec<String> = given.map(|card| card.pci_address.clone()).collect();
         if !serves || cards.is_empty() {

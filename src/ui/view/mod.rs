@@ -11,6 +11,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::crd::{GuestKind, PhoenixHypervisor};
+use crate::desired::scripts::ModelServer;
 use crate::desired::{GuestObject, Key, ObjectName};
 
 pub use nodes::{Card, Holder, Hypervisor, Node};
@@ -199,7 +200,7 @@ fn sort(kind: GuestKind) -> &'static str {
 fn row(object: &GuestObject, names: &Names) -> Row {
     let status = &object.status;
     let text = |value: &Option<String>| value.clone().filter(|v| !v.is_empty());
-    let model = object.lxc().and_then(|lxc| lxc.vllm.as_ref()).map(|v| v.model.clone());
+    let model = ModelServer::of(object).map(|server| server.model().to_string());
     Row {
         link: names.link(&object.key),
         vmid: status.vmid,

@@ -287,7 +287,78 @@ pub fn groups() -> Vec<Group> {
             .one("vllm.tokenSecretRef.name", "tokens", "more-tokens")
             .with(vllm(json!({"tokenSecretRef": {"name": "tokens", "key": "one"}}))),
     ]);
+    groups.extend(other_servers());
     groups.extend(shared("eth0"));
     groups.extend(running());
     groups
+}
+
+/// Model servers besides vLLM, each in a container without cards: on one card they would start one after the other.
+fn other_servers() -> Vec<Group> {
+    let server = |block: &str, entry: Value| {
+        let mut spec = volume(json!({"name": "models", "mountPath": "/models"}));
+        let own = json!({block: entry, "features": [{"name": block}], "powerState": "Running"});
+        super::table::merge(&mut spec, &own);
+        spec
+    };
+    let ollama = |more: Value| {
+        let mut entry = json!({"models": ["qwen3:8b"]});
+        super::table::merge(&mut entry, &more);
+        server("ollama", entry)
+    };
+    let llamacpp = |more: Value| {
+        let mut entry = json!({"model": "org/model-GGUF"});
+        super::table::merge(&mut entry, &more);
+        server("llamacpp", entry)
+    };
+    vec![
+        one("ollama.models[]")
+            .to("qwen3:8b", "gemma3:4b")
+            .one("ollama.host", "0.0.0.0", "::")
+            .one("ollama.port", 11434, 11435)
+            .one("ollama.modelsPath", "/models", "/srv")
+            .one("ollama.contextLength", 4096, 8192)
+            .one("ollama.keepAlive", "5m", "-1")
+            .with(ollama(json!({}))),
+        one("ollama.environment[].name")
+            .to("A", "B")
+            .one("ollama.environment[].value", "one", "two")
+            .with(ollama(json!({"environment": [{"name": "A", "value": "one"}]}))),
+        one("ollama.environment[].secretKeyRef.key")
+            .to("one", "two")
+            .one("ollama.environment[].secretKeyRef.name", "secrets", "others")
+            .with(ollama(
+                json!({"environment": [{"name": "A", "secretKeyRef": {"name": "secrets", "key": "one"}}]}),
+            )),
+        one("llamacpp.model")
+            .to("org/model-GGUF", "/models/a.gguf")
+            .one("llamacpp.servedName", "one", "two")
+            .one("llamacpp.contextSize", 4096, 8192)
+            .one("llamacpp.gpuLayers", 10, 99)
+            .one("llamacpp.parallel", 1, 2)
+            .auto_of("llamacpp.embeddings")
+            .one("llamacpp.host", "0.0.0.0", "::")
+            .one("llamacpp.port", 8080, 8081)
+            .one("llamacpp.cachePath", "/models", "/srv")
+            .one("llamacpp.extraArgs[]", "--metrics", "--jinja")
+            .with(llamacpp(json!({}))),
+        one("llamacpp.environment[].name")
+            .to("A", "B")
+            .one("llamacpp.environment[].value", "one", "two")
+            .with(llamacpp(json!({"environment": [{"name": "A", "value": "one"}]}))),
+        one("llamacpp.environment[].secretKeyRef.key")
+            .to("one", "two")
+            .one("llamacpp.environment[].secretKeyRef.name", "secrets", "others")
+            .with(llamacpp(
+                json!({"environment": [{"name": "A", "secretKeyRef": {"name": "secrets", "key": "one"}}]}),
+            )),
+        one("llamacpp.apiKeySecretRef.key")
+            .to("one", "two")
+            .one("llamacpp.apiKeySecretRef.name", "tokens", "more-tokens")
+            .with(llamacpp(json!({"apiKeySecretRef": {"name": "tokens", "key": "one"}}))),
+        one("llamacpp.tokenSecretRef.key")
+            .to("one", "two")
+            .one("llamacpp.tokenSecretRef.name", "tokens", "more-tokens")
+            .with(llamacpp(json!({"tokenSecretRef": {"name": "tokens", "key": "one"}}))),
+    ]
 }

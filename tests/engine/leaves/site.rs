@@ -26,7 +26,9 @@ pub async fn site() -> World {
             json!({"targets": ["lxc", "vm"], "parameters": [{"name": "key"}]}),
         );
     }
-    world.feature("vllm", json!({"targets": ["lxc"]}));
+    for server in ["vllm", "ollama", "llamacpp"] {
+        world.feature(server, json!({"targets": ["lxc"]}));
+    }
     let store = &world.store.objects;
     let data =
         |name: &str, of: &str| json!({"one": format!("{of} one of {name}\n"), "two": format!("{of} two of {name}\n")});

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes what the features fetch in tests: make.py FOLDER CACHE.
 
-NVIDIA's runfile, Ollama's archive and vLLM's wheel are small stand-ins for the files; the features' own scripts fetch,
+NVIDIA's runfile, the archives of Ollama and llama.cpp and vLLM's wheel are small stand-ins for the files; the features' own scripts fetch,
 verify and install them. The other wheels are the real ones that e2e/node/prepare.sh fetched.
 """
 
@@ -33,15 +33,15 @@ chmod 0755 "$3/nvidia-installer"
     (folder / f"NVIDIA-Linux-x86_64-{DRIVER}.run").write_text(text)
 
 
-def archive(folder):
-    data = (HERE / "ollama").read_bytes()
+def archive(program, name, pack):
+    """An archive with one program in it."""
+    data = (HERE / program).read_bytes()
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w") as tar:
-        entry = tarfile.TarInfo("bin/ollama")
+        entry = tarfile.TarInfo(name)
         entry.size, entry.mode = len(data), 0o755
         tar.addfile(entry, io.BytesIO(data))
-    packed = subprocess.run(["zstd", "-q", "-c"], input=plain.getvalue(), stdout=subprocess.PIPE, check=True).stdout
-    (folder / "ollama-linux-amd64.tar.zst").write_bytes(packed)
+    return subprocess.run(pack, input=plain.getvalue(), stdout=subprocess.PIPE, check=True).stdout
 
 
 def wheel(path, name, version, files, program):
@@ -77,5 +77,8 @@ def index(folder, cache):
 
 folder, cache = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
 runfile(folder)
-archive(folder)
+zstd, gzip = ["zstd", "-q", "-c"], ["gzip", "-n", "-c"]
+(folder / "ollama-linux-amd64.tar.zst").write_bytes(archive("ollama", "bin/ollama", zstd))
+llamacpp = archive("llama-server", "llama-b7489/llama-server", gzip)
+(folder / "llama-b7489-bin-ubuntu-vulkan-x64.tar.gz").write_bytes(llamacpp)
 index(folder, cache)

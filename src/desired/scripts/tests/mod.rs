@@ -3,6 +3,7 @@
 mod application;
 mod features;
 mod probe;
+mod servers;
 mod vllm;
 mod vllm_flags;
 

@@ -188,7 +188,7 @@ fn the_unit_reads_its_environment_and_comes_back() {
     [Install]
     WantedBy=multi-user.target
     ");
-    assert_eq!(script.role, ScriptRole::Vllm);
+    assert_eq!(script.role, ScriptRole::ModelServer);
     assert!(script.body.starts_with("#!/bin/sh\n"));
     let modes: Vec<&str> = script.files.iter().map(|f| f.mode.as_str()).collect();
     assert_eq!(modes, ["0644", "0644", "0600"]);

@@ -1,5 +1,6 @@
 //! The options of `vllm serve`: what the file of them says, and what is found wrong by it.
 
+use crate::crd::Vllm;
 use crate::desired::scripts::vllm_flags::{Form, fault, form, version};
 
 use super::*;

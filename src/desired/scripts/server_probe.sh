@@ -1,4 +1,4 @@
-# Whether a vLLM server serves: /health, then /v1/models names the model, then, once for each start of the server, one
+# Whether a vLLM or llama.cpp server serves: /health, then /v1/models names the model, then, once for each start of the server, one
 # real completion or embedding. Otherwise says how far loading is, or why the server ends again and again, as
 # "REASON: words". Arguments: port, name of the model, chat or embedding, the unit, the address if it is not 127.0.0.1.
 port=$1 model=$2 kind=$3 unit=$4
@@ -9,7 +9,8 @@ command -v curl > /dev/null 2>&1 || {
   exit 2
 }
 # The key goes to curl on its standard input: arguments can be seen by every process.
-key=$(sed -n 's/^VLLM_API_KEY="\(.*\)"$/\1/p' /etc/phoenix/vllm.env 2> /dev/null)
+name=${unit%.service}
+key=$(sed -n 's/^[A-Z]*_API_KEY="\(.*\)"$/\1/p' "/etc/phoenix/$name.env" 2> /dev/null | tail -n 1)
 ask() {
   if [ -n "$key" ]; then
     printf 'header = "Authorization: Bearer %s"\n' "$key" | curl -K - -gsS --noproxy '*' --max-time "$@"
@@ -32,7 +33,7 @@ explain() {
 }
 # Words of vLLM 0.15 and its libraries; tests/scripts/vllm.rs has their lines. Those of a model's absence come behind
 # those of a missing token or network where vLLM says them of either.
-failed() {
+failed_vllm() {
   # That the engine did not start says nothing of why.
   said=$(words | tr -d '\r' | plain | grep -v 'Engine core initialization failed')
   explain 'CUDA out of memory|CUDA error: out of memory|OutOfMemoryError|No available memory for the cache blocks|larger than the available KV cache memory' \
@@ -60,9 +61,38 @@ failed() {
     'there is no such model: correct model' ||
   explain 'No space left on device' 'the disk is full: grow the volume of cachePath' ||
   explain 'Address already in use' "something else listens on port $port: choose another port" ||
-  explain '(Error|Exception): ' 'the server ends by itself' ||
-  echo "ModelServerFailed: $unit ends by itself: see journalctl -u $unit in the container"
+  explain '(Error|Exception): ' 'the server ends by itself'
 }
+# Words of llama.cpp's common/, src/ and ggml/.
+failed_llamacpp() {
+  said=$(words | tr -d '\r')
+  explain "error while handling argument|error: invalid argument|error: unknown argument|error: invalid parameter" \
+    'llama.cpp does not know an argument: correct the llamacpp block or extraArgs' ||
+    explain 'out of memory|OutOfDeviceMemory|failed to allocate|unable to allocate' \
+      "memory does not suffice: lower contextSize or gpuLayers, choose a smaller model, or free the GPU" ||
+    explain 'unknown model architecture|unknown pre-tokenizer type' \
+      'the model needs a newer llama.cpp: set version of the feature llamacpp' ||
+    explain 'No space left on device|disk full' 'the disk is full: grow the volume of cachePath' ||
+    explain 'status(_code)?[ :=]+40[13]|Unauthorized|gated' \
+      'the model may only be read with a token: set tokenSecretRef, and accept the terms of the model with that account' ||
+    explain 'status(_code)?[ :=]+404|no GGUF files found|not found on (the )?[Hh]ugging' 'there is no such model, or no such quantization of it: correct model' ||
+    explain 'failed to open GGUF file|No such file or directory|invalid magic|failed to read magic' 'model is no GGUF file: correct the path' ||
+    explain "Could not (establish connection|resolve)|curl_easy_perform|failed to (download|get manifest)|HTTPLIB|connection error" \
+      'the model cannot be fetched: check network and proxy, or put it on a volume and give its path' ||
+    explain "couldn't bind HTTP server socket|[Aa]ddress already in use" "something else listens on port $port: choose another port" ||
+    explain 'error while loading shared libraries' 'the program does not fit the guest: install the feature llamacpp anew' ||
+    explain 'error(: | loading )' 'the server ends by itself'
+}
+failed() {
+  "failed_$name" || echo "ModelServerFailed: $unit ends by itself: see journalctl -u $unit in the container"
+}
+# How far loading is. Progress bars are one line each in the journal, parts of them separated by carriage returns. While it
+# downloads, vLLM says nothing after "Starting to load model".
+at_vllm() {
+  grep -E 'Starting to load model|[Ll]oading .*(shards|weights|took)|[Dd]ownload|[Ff]etching [0-9]+ files|KV cache memory|Capturing|Graph capturing|torch.compile|Compiling a graph'
+}
+at_llamacpp() { grep -E '[Dd]ownload|loading model|load_tensors: |warming up'; }
+
 
 health=$(ask 5 -o /dev/null -w '%{http_code}' "$base/health" 2> /dev/null)
 if [ "$health" != 200 ]; then
@@ -83,11 +113,8 @@ if [ "$health" != 200 ]; then
     failed
     exit 1
   fi
-  # Progress bars are one line each in the journal, parts of them separated by carriage returns. While it downloads, vLLM
-  # says nothing after "Starting to load model". Bars and times are left out.
-  at=$(words | plain | tr '\r' '\n' |
-    grep -E 'Starting to load model|[Ll]oading .*(shards|weights|took)|[Dd]ownload|[Ff]etching [0-9]+ files|KV cache memory|Capturing|Graph capturing|torch.compile|Compiling a graph' |
-    tail -n 1 | sed 's/%|[^|]*|/%/; s/ *\[[0-9][0-9]:.*//' | cut -c 1-120)
+  # Bars and times are left out.
+  at=$(words | plain | tr '\r' '\n' | "at_$name" | tail -n 1 | sed 's/%|[^|]*|/%/; s/ *\[[0-9][0-9]:.*//' | cut -c 1-120)
   echo "ModelLoading: the server loads its model${at:+: $at}"
   exit 1
 fi
@@ -100,13 +127,13 @@ case $(printf %s "$models" | tr -d ' ') in
     ;;
 esac
 start=$(systemctl show "$unit" -p InvocationID 2> /dev/null)
-proof=/run/phoenix/vllm.completed
+proof=/run/phoenix/$name.completed
 [ "$(cat "$proof" 2> /dev/null)" != "$start $port $model" ] || exit 0
-name=$(escaped "$model")
+quoted=$(escaped "$model")
 if [ "$kind" = embedding ]; then
-  path=/v1/embeddings body="{\"model\": \"$name\", \"input\": \"hello\"}" wanted='"embedding"'
+  path=/v1/embeddings body="{\"model\": \"$quoted\", \"input\": \"hello\"}" wanted='"embedding"'
 else
-  path=/v1/completions body="{\"model\": \"$name\", \"prompt\": \"Hello\", \"max_tokens\": 1}" wanted='"choices"'
+  path=/v1/completions body="{\"model\": \"$quoted\", \"prompt\": \"Hello\", \"max_tokens\": 1}" wanted='"choices"'
 fi
 answer=$(ask 40 -H 'Content-Type: application/json' --data-binary "$body" "$base$path" 2>&1)
 case $answer in
