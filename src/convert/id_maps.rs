@@ -27,7 +27,7 @@ pub fn id_maps(w: &mut Writer, guest: &At, unprivileged: Option<bool>, lines: &m
             "keep one of them",
         );
     }
-    let (mut users, mut groups): (Vec<(At, Range)>, Vec<(At, Range)>) = Default::default();
+    let (mut users, mut groups) = (Vec::new(), Vec::new());
     for item in list.items() {
         let number = |keys: &[&str]| {
             let value = keys.iter().find_map(|key| item.get(key))?;
