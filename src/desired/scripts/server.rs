@@ -345,6 +345,9 @@ pub(super) fn environment_file(
     field: &str,
 ) -> Result<String, Blocked> {
     let own = environment(object, list, objects, field)?;
+    for (_, other, value) in known {
+        no_nul(&format!("{field}.{other}"), value.unwrap_or_default())?;
+    }
     let twice = known
         .iter()
         .find(|(name, _, value)| value.is_some() && own.contains_key(*name));

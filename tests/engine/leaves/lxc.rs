@@ -296,10 +296,10 @@ pub fn groups() -> Vec<Group> {
 /// Model servers besides vLLM, each in a container without cards: on one card they would start one after the other.
 fn other_servers() -> Vec<Group> {
     let server = |block: &str, entry: Value| {
-        let mut spec = volume(json!({"name": "models", "mountPath": "/models"}));
-        let own = json!({block: entry, "features": [{"name": block}], "powerState": "Running"});
-        super::table::merge(&mut spec, &own);
-        spec
+        json!({
+            "volumes": [{"name": "models", "size": "1Gi", "mountPath": "/models", "reclaimPolicy": "Delete"}],
+            block: entry, "features": [{"name": block}], "powerState": "Running",
+        })
     };
     let ollama = |more: Value| {
         let mut entry = json!({"models": ["qwen3:8b"]});
