@@ -8,6 +8,7 @@
 //! ```
 //!
 //! * [`crd`] what users write, [`admission`] the API server's checks for manifests that never meet one
+//! * [`doctor`] whether a hypervisor and its objects have what they need
 //! * [`desired`] custom resource and what it refers to → `Desired`
 //! * [`observed`] snapshots of what Proxmox says
 //! * [`plan`] `Desired` + `Observed` + now → `Plan`
@@ -33,6 +34,7 @@ pub mod cli;
 pub mod convert;
 pub mod crd;
 pub mod desired;
+mod doctor;
 pub mod engine;
 pub mod estimate;
 mod graph;

@@ -11,6 +11,7 @@ mod about;
 mod apply;
 mod convert;
 mod crd;
+mod doctor;
 mod gpus;
 mod graph;
 mod install;
@@ -60,6 +61,8 @@ enum Command {
     Graph(graph::Args),
     /// Show the GPUs of the nodes, who has them, and who waits for what
     Gpus(gpus::Args),
+    /// Look whether hypervisors have what they and their objects need, and tell what mends what is missing
+    Doctor(doctor::Args),
     /// Print the CustomResourceDefinitions
     Crd(crd::Args),
     /// Print what Phoenix consists of in a cluster (kinds, rights, operator, features), or apply it
@@ -116,6 +119,7 @@ impl Cli {
             Command::Logs(args) => args.run(),
             Command::Graph(args) => args.run(),
             Command::Gpus(args) => args.run(),
+            Command::Doctor(args) => args.run(),
             Command::Crd(args) => args.run(),
             Command::Install(args) => args.run(),
             Command::Operator(args) => args.run(),

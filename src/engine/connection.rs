@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use crate::crd::PhoenixHypervisorSpec;
 use crate::crd::status::ProxmoxCluster;
 use crate::desired::hypervisor::{Access, SshAccess, TlsPolicy};
+use crate::doctor::privileges::Needs;
 use crate::observed::Cluster;
 use crate::proxmox::cluster::ClusterStatus;
 use crate::proxmox::{ApiToken, Client, ConnectOptions, Login, Tls};
@@ -22,7 +23,6 @@ use super::fresh::Recent;
 use super::inventory::CardLook;
 use super::options::Meters;
 use super::outside::Outside;
-use super::privileges::Needs;
 use super::probes::Prober;
 use super::shares::Shares;
 use super::usable::Asked;
@@ -284,8 +284,16 @@ impl Connection {
     /// # Errors
     /// With the reason, and whether it may have run.
     pub async fn ssh(&self, node: &str, command: &Command) -> Result<Output, (Cause, bool)> {
+        self.ssh_at(&self.target(node)?, command).await
+    }
+
+    /// Runs a command on the node at this address.
+    ///
+    /// # Errors
+    /// With the reason, and whether it may have run.
+    pub(super) async fn ssh_at(&self, target: &Node, command: &Command) -> Result<Output, (Cause, bool)> {
         let shell = self.ssh.as_ref().ok_or_else(no_ssh)?;
-        let ran = shell.ssh.run(&self.target(node)?, command).await;
+        let ran = shell.ssh.run(target, command).await;
         ran.map_err(|e: remote::Error| (of_ssh(&e, &shell.access), e.may_have_happened()))
     }
 

@@ -50,7 +50,7 @@ impl Connection {
 
     async fn look_now(&self, node: &str, uptime: u64) -> (String, CardLook) {
         let before = self.card_look(node);
-        let look = match tokio::time::timeout(PATIENCE, self.look_at_cards(node, before.as_ref())).await {
+        let look = match tokio::time::timeout(PATIENCE, self.look_at_cards(node, before.as_ref(), None)).await {
             Ok(Ok(cards)) => CardLook {
                 cards: Some(cards),
                 failed: None,
@@ -77,8 +77,18 @@ impl Connection {
         }
     }
 
+    /// Looks at a node's cards once, at this address of the node; nothing is kept.
+    pub(super) async fn cards_at(&self, node: &str, address: Option<&str>) -> Result<NodeCards, Cause> {
+        self.look_at_cards(node, None, address).await
+    }
+
     /// Looks at a node's cards: the API names them, the node itself tells the rest.
-    async fn look_at_cards(&self, node: &str, before: Option<&CardLook>) -> Result<NodeCards, Cause> {
+    async fn look_at_cards(
+        &self,
+        node: &str,
+        before: Option<&CardLook>,
+        address: Option<&str>,
+    ) -> Result<NodeCards, Cause> {
         let ssh = self.access.ssh.is_some();
         // What a card is called does not change.
         let named = before.and_then(|look| look.cards.as_ref()).filter(|_| ssh);
@@ -107,7 +117,12 @@ impl Connection {
         if !ssh {
             return Ok(cards);
         }
-        let ran = self.ssh(node, &gpus::look(&GpuLayout::default())).await;
+        let target = match address {
+            Some(_) => self.target_at(node, address),
+            None => self.target(node),
+        };
+        let target = target.map_err(|(cause, _)| cause)?;
+        let ran = self.ssh_at(&target, &gpus::look(&GpuLayout::default())).await;
         let output = ran.map_err(|(cause, _)| cause)?;
         let unreadable = |words: String| Cause::new(Reason::NotDecodable, words);
         let mut seen = gpu_report::parse(&output.stdout.text(), node).map_err(unreadable)?;

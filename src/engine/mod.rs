@@ -6,6 +6,7 @@
 //! * [`connection`] one a hypervisor; [`observe`] reads, [`execute`] effects, [`failure`] what went wrong; [`defect`]
 //!   keeps a panic to the work in which it happened
 //! * `fresh.rs` what was read a moment ago, for all who need it; `durations.rs` when a task is looked at again
+//! * [`doctor`] asks a hypervisor what `phoenix doctor` looks at
 //! * `probes.rs` asks the probes of guests beside the reconciles, many over one channel
 //! * `turns.rs` who comes next where namespaces share a hypervisor
 //! * [`store`] where objects and their status are kept
@@ -15,6 +16,7 @@ mod cards;
 mod carry_out;
 pub mod connection;
 pub mod defect;
+pub mod doctor;
 mod durations;
 pub mod events;
 pub mod execute;
@@ -27,7 +29,6 @@ mod options;
 pub mod outside;
 pub mod poll;
 pub mod preview;
-mod privileges;
 mod probes;
 mod publish;
 mod reconcile;

@@ -10,13 +10,13 @@ use tokio::time::Instant;
 use crate::crd::status::{NodeStatus, ProxmoxCluster};
 use crate::crd::{Host, HypervisorStatus, PAUSED, PhoenixHypervisor};
 use crate::desired::{GuestObject, Key, ObjectName, Ref, hypervisor};
+use crate::doctor::privileges::Needs;
 use crate::observed::{Cluster, Read, ResourceRow};
 use crate::plan::{self, retry};
 use crate::reason::{Cause, Reason};
 use crate::status::{clear_condition, set_condition};
 
 use super::connection::{Connection, Inquiry, Snapshot};
-use super::privileges::Needs;
 use super::store::Store;
 use super::{Engine, defect, lock, usable};
 

@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crd::{PhoenixHypervisorSpec, VolumeOwners};
 use crate::desired::images;
+use crate::doctor::privileges::{self, Needs, Permissions};
+use crate::doctor::uses::{Named, named};
 use crate::observed::Cluster;
 use crate::proxmox::Error;
 use crate::reason::{Cause, Reason};
 use crate::remote::is_pinned;
 
 use super::connection::{Connection, Snapshot};
-use super::privileges::{self, Needs, Permissions};
 
 /// What was asked besides the poll.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,50 +24,6 @@ pub struct Asked {
     pub missing: Option<Vec<(String, String)>>,
     /// What else is wrong.
     pub problems: Vec<Cause>,
-}
-
-/// A storage that the spec names: the field, its name, and contents of which it must have one.
-struct Named {
-    field: &'static str,
-    storage: String,
-    contents: Vec<&'static str>,
-}
-
-/// Storages that a spec names, with what is to be kept there.
-fn named(spec: &PhoenixHypervisorSpec, needs: &Needs) -> Vec<Named> {
-    let defaults = spec.defaults.clone().unwrap_or_default();
-    let owners = spec.volume_owners.clone().unwrap_or_default();
-    let image = owners.image.as_deref().and_then(|volid| volid.split_once(':'));
-    let images = match (needs.downloads_lxc, needs.downloads_vm) {
-        (true, false) => vec!["vztmpl"],
-        (false, true) => vec!["import"],
-        _ => vec!["vztmpl", "import"],
-    };
-    let all = [
-        ("spec.defaults.rootfsStorage", defaults.rootfs_storage, vec!["rootdir"]),
-        ("spec.defaults.volumeStorage", defaults.volume_storage, vec!["rootdir"]),
-        ("spec.defaults.diskStorage", defaults.disk_storage, vec!["images"]),
-        ("spec.defaults.imageStorage", defaults.image_storage, images),
-        (
-            "spec.defaults.snippetStorage",
-            defaults.snippet_storage,
-            vec!["snippets"],
-        ),
-        ("spec.volumeOwners.storage", owners.storage, vec!["rootdir"]),
-        (
-            "spec.volumeOwners.image",
-            image.map(|(s, _)| s.to_string()),
-            vec!["vztmpl"],
-        ),
-    ];
-    let given = all.into_iter().filter_map(|(field, storage, contents)| {
-        Some(Named {
-            field,
-            storage: storage?,
-            contents,
-        })
-    });
-    given.collect()
 }
 
 /// Nodes on which guests may be put that name none.
@@ -106,6 +63,7 @@ pub fn of_poll(
         field,
         storage,
         contents,
+        ..
     } in named(spec, needs)
     {
         for node in nodes(spec, cluster) {
@@ -118,7 +76,7 @@ pub fn of_poll(
                         "{field}: Proxmox shows the token no storage {storage:?} on node {node}: correct the name, or grant it the rights on /storage/{storage}"
                     ),
                 )),
-                None => Some(not_listed(field, &at, cluster, why.get(&at))),
+                None => Some(not_listed(&field, &at, cluster, why.get(&at))),
                 Some(row) if !contents.iter().any(|c| row.content.iter().any(|has| has == c)) => Some(Cause::new(
                     Reason::StorageContentMissing,
                     format!(

@@ -91,6 +91,9 @@ pub struct Certificate {
     /// SHA-256.
     #[serde(default, deserialize_with = "opt_text")]
     pub fingerprint: Option<String>,
+    /// When it ends, in Unix time.
+    #[serde(default, deserialize_with = "opt_number")]
+    pub notafter: Option<i64>,
 }
 
 /// One row of GET /cluster/resources: a guest, node, storage or pool. Name and status of guests are up to 12 s old,

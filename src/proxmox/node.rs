@@ -62,7 +62,40 @@ impl PciDevice {
     }
 }
 
+/// The clock of a node.
+#[derive(Debug, Clone, Deserialize)]
+struct NodeTime {
+    #[serde(default, deserialize_with = "opt_number")]
+    time: Option<i64>,
+}
+
+/// One row of GET /nodes/{node}/network.
+#[derive(Debug, Clone, Deserialize)]
+struct Interface {
+    #[serde(deserialize_with = "text")]
+    iface: String,
+}
+
 impl Client {
+    /// Version of Proxmox VE that `node` runs.
+    pub async fn node_version(&self, node: &str) -> Result<String> {
+        let version: super::cluster::Version = self.fetch(&ApiCall::get(path(["nodes", node, "version"]))).await?;
+        Ok(version.version)
+    }
+
+    /// The clock of `node` in Unix time, if it tells it. Needs Sys.Audit on the node.
+    pub async fn time(&self, node: &str) -> Result<Option<i64>> {
+        let time: NodeTime = self.fetch(&ApiCall::get(path(["nodes", node, "time"]))).await?;
+        Ok(time.time)
+    }
+
+    /// The bridges of `node` that the credential may use or look at, those of SDN among them.
+    pub async fn bridges(&self, node: &str) -> Result<Vec<String>> {
+        let call = ApiCall::get(path(["nodes", node, "network"])).param("type", "any_bridge");
+        let rows: Vec<Interface> = self.fetch(&call).await?;
+        Ok(rows.into_iter().map(|row| row.iface).collect())
+    }
+
     /// The devices on the PCI bus of `node`. Needs Sys.Audit on `/` (facts F.6).
     pub async fn pci_devices(&self, node: &str) -> Result<Vec<PciDevice>> {
         self.fetch(&ApiCall::get(path(["nodes", node, "hardware", "pci"])))

@@ -6,6 +6,7 @@
 //! * [`probes`] probes of several guests at once
 //! * [`logs`] what scripts and units said
 //! * [`node`] `pct set`, raw `lxc.*` lines, snippets
+//! * [`whoami`] as whom commands run there
 
 mod answer;
 pub(crate) mod command;
@@ -19,6 +20,7 @@ pub(crate) mod probes;
 pub mod runner;
 mod session;
 mod ssh;
+mod whoami;
 
 #[cfg(test)]
 mod tests;
@@ -29,3 +31,4 @@ pub use meter::Meter;
 pub use output::{Captured, Output};
 pub use session::{Event, Input, Running, Terminal};
 pub use ssh::{Carrier, Error, Node, Ssh, SshOptions, SshTimeouts};
+pub use whoami::whoami;

@@ -149,6 +149,7 @@ fn node(ip: &str, cpus: u64, memory: u64, cgroup_mode: u8, booted_at: u64, bridg
         gpus: Vec::new(),
         pci: Vec::new(),
         nvidia_driver: None,
+        clock_ahead: 0,
         settings: BTreeMap::new(),
     }
 }

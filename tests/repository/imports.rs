@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const PURE: &[&str] = &[
     "crd",
     "desired",
+    "doctor",
     "observed",
     "plan",
     "status.rs",

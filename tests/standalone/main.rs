@@ -9,6 +9,7 @@
 #[path = "../common/bad_manifests.rs"]
 mod bad_manifests;
 mod cli;
+mod doctor;
 mod gitops;
 mod lifecycle;
 mod site;

@@ -78,7 +78,7 @@ impl Site {
         &self.running.simulator
     }
 
-    fn hypervisor(&self) -> Value {
+    pub fn hypervisor(&self) -> Value {
         let key = |key: &str| json!({"name": "pve", "key": key});
         let hosts: BTreeMap<&String, String> = self
             ._ssh

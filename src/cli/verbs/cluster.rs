@@ -86,6 +86,32 @@ pub async fn with_hypervisors(namespace: Option<String>) -> Result<(Vec<PhoenixH
     Ok((list.items, objects(&client, &namespace).await?))
 }
 
+/// The same with the Secrets that the hypervisors name. What cannot be read is told, and missing for whoever asks.
+///
+/// # Errors
+/// A cluster that cannot be reached or read.
+pub async fn with_secrets(
+    namespace: Option<String>,
+) -> Result<(Vec<PhoenixHypervisor>, Vec<GuestObject>, MemoryObjects), String> {
+    let (client, namespace) = connect(namespace).await?;
+    let api: Api<PhoenixHypervisor> = Api::namespaced(client.clone(), &namespace);
+    let list = api.list(&ListParams::default()).await;
+    let list = list.map_err(|e| format!("cannot list PhoenixHypervisor: {e}"))?;
+    let known = MemoryObjects::default();
+    let names: BTreeSet<String> = list.items.iter().flat_map(secrets_of).collect();
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+    for name in &names {
+        match secrets.get(name).await {
+            Ok(secret) => known.insert_secret(secret),
+            Err(error) => {
+                let what = format!("Secret {namespace}/{name}");
+                errln!("{}", unread(&what, &format!("secrets {name}"), &namespace, &error));
+            }
+        }
+    }
+    Ok((list.items, objects(&client, &namespace).await?, known))
+}
+
 /// The hypervisor of an object with the Secrets that reaching its guest takes.
 ///
 /// # Errors

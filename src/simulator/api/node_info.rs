@@ -90,8 +90,9 @@ pub fn dns(state: &mut State, call: &Call) -> Answer {
 }
 
 /// `GET /nodes/{node}/time`.
-pub fn time(state: &mut State, _call: &Call) -> Answer {
-    let now = state.seconds();
+pub fn time(state: &mut State, call: &Call) -> Answer {
+    let ahead = node(state, call).map_or(0, |node| node.clock_ahead);
+    let now = state.seconds().saturating_add_signed(ahead);
     Ok(json!({ "time": now, "localtime": now, "timezone": null }).into())
 }
 

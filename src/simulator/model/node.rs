@@ -160,6 +160,9 @@ pub struct Node {
     pub pci: Vec<Pci>,
     /// Version of the NVIDIA driver on the node.
     pub nvidia_driver: Option<String>,
+    /// Seconds by which its clock is ahead; of the past where they are negative.
+    #[serde(default)]
+    pub clock_ahead: i64,
     /// The node's own settings, such as its `description`.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,

@@ -96,6 +96,7 @@ impl Command {
             ["/bin/sh", "-s"] if stdin.starts_with(snippets::HEADER.as_bytes()) => {
                 Snippet::parse(stdin).map(Self::Snippet)
             }
+            ["/bin/sh", "-s"] if stdin.starts_with(WHOAMI.as_bytes()) => Ok(Self::Plain("id -u".to_owned())),
             ["/bin/sh", "-s"] if stdin.starts_with(super::gpus::HEADER.as_bytes()) => Ok(Self::Cards),
             ["/bin/sh", "-s"] if stdin.starts_with(super::gpus::WORK.as_bytes()) => {
                 super::gpus::Work::parse(stdin).map(Self::CardWork)
@@ -201,6 +202,8 @@ impl Command {
             Self::Gpus(fields) => gpus(state, &node, fields),
             Self::Plain(word) => Reply::ok(match word.as_str() {
                 "hostname" => format!("{node}\n"),
+                "id -u" => "0\n".to_owned(),
+                "id -u, not root" => "1000\n".to_owned(),
                 "pveversion" => format!("pve-manager/{0}/{1}\n", state.release.version, state.release.repoid),
                 _ => String::new(),
             }),
@@ -319,6 +322,9 @@ fn gpus(state: &State, node: &str, fields: &[String]) -> Reply {
     Reply::ok(out)
 }
 
+/// First line of the program that tells as whom it runs.
+const WHOAMI: &str = "# phoenix-node: whoami";
+
 /// Understands and does a request; the second value is whether the connection is cut after it.
 pub fn serve(state: &mut State, request: &Request) -> (Reply, Served) {
     // A login shell takes rows of commands, too.
@@ -333,7 +339,11 @@ pub fn serve(state: &mut State, request: &Request) -> (Reply, Served) {
             _ => (request.user == "root", words),
         };
         if !root && !matches!(words.first().map(String::as_str), Some("true" | "hostname")) {
-            return Err("only root may do that here (user root, or sudo -n)".to_owned());
+            // Anybody may ask who it is.
+            return match request.stdin.starts_with(WHOAMI.as_bytes()) {
+                true => Ok(Command::Plain("id -u, not root".to_owned())),
+                false => Err("only root may do that here (user root, or sudo -n)".to_owned()),
+            };
         }
         Command::parse(&words, &request.stdin)
     });

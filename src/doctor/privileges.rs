@@ -45,6 +45,31 @@ pub struct Wanted {
     or_below: Vec<&'static str>,
 }
 
+impl Wanted {
+    /// A right that is needed on this path and nowhere else.
+    pub fn new(path: String, privilege: &'static str) -> Self {
+        Wanted {
+            path,
+            privilege,
+            or_below: Vec::new(),
+        }
+    }
+
+    /// Path and right.
+    pub fn pair(&self) -> (String, String) {
+        (self.path.clone(), self.privilege.to_string())
+    }
+
+    /// Whether it is granted.
+    pub fn is_granted(&self, permissions: &Permissions) -> bool {
+        let elsewhere = permissions.iter().any(|(path, rights)| {
+            let there = self.or_below.iter().any(|above| path.starts_with(above));
+            there && rights.contains_key(self.privilege)
+        });
+        holds(permissions, &self.path, self.privilege) || elsewhere
+    }
+}
+
 const GUEST: &[&str] = &[
     "VM.Allocate",
     "VM.Audit",
@@ -132,14 +157,8 @@ pub fn wanted(spec: &PhoenixHypervisorSpec, needs: &Needs, version: &str) -> Vec
 
 /// Those that are not granted, as path and right.
 pub fn missing(permissions: &Permissions, wanted: &[Wanted]) -> Vec<(String, String)> {
-    let lacking = wanted.iter().filter(|w| {
-        let elsewhere = permissions.iter().any(|(path, rights)| {
-            let there = w.or_below.iter().any(|above| path.starts_with(above));
-            there && rights.contains_key(w.privilege)
-        });
-        !holds(permissions, &w.path, w.privilege) && !elsewhere
-    });
-    lacking.map(|w| (w.path.clone(), w.privilege.to_string())).collect()
+    let lacking = wanted.iter().filter(|wanted| !wanted.is_granted(permissions));
+    lacking.map(Wanted::pair).collect()
 }
 
 /// Whether a right holds on a path: by the rules of the nearest path that has any.
