@@ -15,6 +15,7 @@ mod legacy_scripts;
 mod machines;
 mod properties;
 mod servers;
+mod sets;
 mod support;
 mod templates;
 mod vllm;
