@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use crate::convert::report::{Finding, Outcome, Report, Severity};
-use crate::convert::{self, Input, Options, Role, values};
+use crate::convert::report::{Report, Severity};
+use crate::convert::{self, Input, Options, Role, markdown, values};
 
 /// Files of an applications folder that are read at most: scripts, not models.
 const MOST_FILES: usize = 10_000;
@@ -50,6 +50,9 @@ pub struct Args {
     /// File for the report (JSON): what became of every value, and the findings
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// File for the report as Markdown, to read and to file
+    #[arg(long, value_name = "FILE")]
+    report_md: Option<PathBuf>,
 }
 
 fn namespace(text: &str) -> Result<String, String> {
@@ -105,6 +108,9 @@ impl Args {
         if let Some(path) = &self.report {
             let text = serde_json::to_string_pretty(&output.report)? + "\n";
             fs::write(path, text).with_context(|| path.display().to_string())?;
+        }
+        if let Some(path) = &self.report_md {
+            fs::write(path, markdown::markdown(&output.report)).with_context(|| path.display().to_string())?;
         }
         errout!(
             "{}",
@@ -190,36 +196,18 @@ fn strangers(dir: &Path, files: &BTreeMap<String, String>) -> Vec<PathBuf> {
     found
 }
 
-/// The summary for people.
+/// The summary for people: first what they must do.
 fn summary(report: &Report, files: usize, dir: &Path, report_file: Option<&Path>) -> String {
     use std::fmt::Write;
-    let count = |outcome| report.entries.iter().filter(|e| e.outcome == outcome).count();
-    let mut text = String::new();
-    // Findings in a row with the same remedy share its line.
-    let shown = |f: &&Finding| f.severity != Severity::Info || !f.fix.starts_with("nothing");
-    let mut findings = report.findings.iter().filter(shown).peekable();
-    while let Some(finding) = findings.next() {
-        let word = match finding.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-            Severity::Info => "note",
-        };
-        let _ = writeln!(
-            text,
-            "{word}: {} ({}#{})",
-            finding.message, finding.file, finding.pointer
-        );
-        if findings.peek().is_none_or(|next| next.fix != finding.fix) {
-            let _ = writeln!(text, "  fix: {}", finding.fix);
-        }
-    }
+    let mut text = to_do(report);
+    let all = report.totals.all;
     let _ = writeln!(
         text,
         "{} values: {} mapped, {} defaulted, {} not mapped",
-        report.entries.len(),
-        count(Outcome::Mapped),
-        count(Outcome::Defaulted),
-        count(Outcome::NotMapped),
+        all.leaves(),
+        all.mapped,
+        all.defaulted,
+        all.not_mapped,
     );
     let unknown: Vec<&str> = report.unknown_keys().collect();
     if !unknown.is_empty() {
@@ -241,5 +229,24 @@ fn summary(report: &Report, files: usize, dir: &Path, report_file: Option<&Path>
             dir.display()
         ),
     };
+    text
+}
+
+/// What a person must do, by object.
+fn to_do(report: &Report) -> String {
+    use std::fmt::Write;
+    let mut text = String::new();
+    for (object, findings) in report.to_do() {
+        let _ = writeln!(text, "{}", object.unwrap_or(markdown::GENERAL));
+        // Findings in a row with the same remedy share its line.
+        let mut findings = findings.into_iter().peekable();
+        while let Some(finding) = findings.next() {
+            let (word, place) = (finding.severity.word(), &finding.pointer);
+            let _ = writeln!(text, "  {word}: {} ({}#{place})", finding.message, finding.file);
+            if findings.peek().is_none_or(|next| next.fix != finding.fix) {
+                let _ = writeln!(text, "    fix: {}", finding.fix);
+            }
+        }
+    }
     text
 }

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use phoenix::convert::report::Outcome;
+use phoenix::convert::report::{Outcome, Severity};
 use phoenix::convert::{Input, Options, Output, Role};
 use serde_json::Value;
 
@@ -127,4 +127,20 @@ fn every_set_is_converted_with_all_its_model_servers() {
         assert_eq!(servers, asked(&inputs), "{}: model servers asked for", wanted.day);
         assert_eq!(servers, wanted.servers, "{}: model servers", wanted.day);
     }
+}
+
+#[test]
+fn a_key_that_is_a_letter_off_is_named() {
+    let output = container(serde_json::json!({"corse": 2, "network_confg": {"ip": "dhcp"}, "quite_another": 1}));
+    for (key, known) in [("corse", "cores"), ("network_confg", "network_config")] {
+        let found = finding(&output, Severity::Warning, &format!("unknown key {key:?}"));
+        assert!(
+            found.message.ends_with(&format!("did you mean {known:?}?")),
+            "{found:?}"
+        );
+        assert_eq!(found.pointer, format!("/lxc_configs/950/{key}"));
+    }
+    let unknown: Vec<&str> = output.report.unknown_keys().collect();
+    let wanted = ["corse", "network_confg/ip", "quite_another"].map(|key| format!("/lxc_configs/950/{key}"));
+    assert_eq!(unknown, wanted);
 }
