@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use crate::convert::report::{Report, Severity};
-use crate::convert::{self, Input, Options, Role, markdown, values};
+use crate::convert::{self, Input, Options, Role, Routing, markdown, values};
 
 /// Files of an applications folder that are read at most: scripts, not models.
 const MOST_FILES: usize = 10_000;
@@ -44,6 +44,15 @@ pub struct Args {
     /// snapshot; for fleets that are built anew
     #[arg(long)]
     linked_clones: bool,
+    /// What serves the guests' traefik_service by host name: an Ingress or an HTTPRoute (gateway) each, or none
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "ingress|gateway|none",
+        hide_possible_values = true
+    )]
+    routing: Routing,
     /// Folder for the manifests; it is made if need be
     #[arg(long, value_name = "DIR")]
     output_dir: PathBuf,
@@ -94,6 +103,7 @@ impl Args {
             hypervisor_name: self.hypervisor_name.clone(),
             applications: self.applications.as_deref().map(read_folder).transpose()?,
             linked_clones: self.linked_clones,
+            routing: self.routing,
         };
         let output = convert::convert(&inputs, &options).map_err(|unreadable| {
             let lines: Vec<String> = unreadable.iter().map(ToString::to_string).collect();

@@ -6,13 +6,15 @@ use std::sync::OnceLock;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::admission::Admission;
-use crate::crd::SHARED_ADDRESS;
+use crate::crd::{Expose, SHARED_ADDRESS};
 use crate::desired::{GuestObject, conflicts};
 
+use super::guests::Guest;
 use super::json::At;
 use super::ledger::Ledger;
 use super::lxc::{Fleet, GuestManifest};
 use super::report::Severity;
+use super::routing::{Routing, host};
 use super::scripts::Scripts;
 use super::writer::Writer;
 use super::{Options, Output, checks, emit, form, hypervisor, lxc, vm};
@@ -79,6 +81,7 @@ impl<'a, 'o> Conversion<'a, 'o> {
                 image = image.or_else(|| image_of(&lxc.spec.guest));
             }
             let origin = format!("{} of {}", guest.label(), base_name(files.get(guest.at.file)));
+            let port = manifest.as_ref().and_then(GuestManifest::first_port);
             match manifest {
                 Some(GuestManifest::Lxc(mut lxc)) => {
                     self.share(GuestObject::from(lxc.as_ref()), &mut lxc.metadata);
@@ -90,6 +93,9 @@ impl<'a, 'o> Conversion<'a, 'o> {
                     self.write(&object, *vm, &origin, &guest.at);
                 }
                 None => self.ledger.refuse(&object, "it could not be mapped"),
+            }
+            if let Some(port) = port.filter(|_| !self.ledger.is_refused(&object)) {
+                self.route(guest, &port, fleet.roots, &origin);
             }
         }
         for defaults in &vm_defaults {
@@ -103,6 +109,23 @@ impl<'a, 'o> Conversion<'a, 'o> {
             self.top_level(root);
         }
         image
+    }
+
+    /// Writes what leads a host name to a guest's Service.
+    fn route(&mut self, guest: &Guest<'a>, port: &Expose, roots: &[At<'a>], origin: &str) {
+        let routing = self.options.routing;
+        let Some((host, places)) = host(&guest.at, roots).filter(|_| routing != Routing::None) else {
+            return;
+        };
+        let object = format!("{}/{}", routing.kind(), guest.name);
+        let manifest = routing.manifest(&guest.name, &host, port, self.options.namespace.as_deref());
+        if let Ok(text) = emit::manifest(&manifest, origin) {
+            let file = format!("{}-{}.yaml", routing.kind().to_ascii_lowercase(), guest.name);
+            self.files.insert(file, text);
+            for at in &places {
+                self.ledger.mapped(at, &object, routing.host_path(), "");
+            }
+        }
     }
 
     /// A guest with an address of an earlier one runs beside it as it did, though that is told: else one of the two would

@@ -44,20 +44,27 @@ pub fn firewall(w: &mut Writer, guest: &At, network: &mut Option<Vec<Network>>) 
         ),
         rules: None,
     };
-    if let Some(rules) = w.key(&at, &["rules"]) {
-        if rules.node == &Node::Array(Vec::new()) {
-            w.mapped(&rules, "firewall.rules", "");
-            firewall.rules = Some(Vec::new());
-        }
-        for rule in rules.items() {
-            map_rule(w, &rule, firewall.rules.get_or_insert_default());
-        }
-        if !matches!(rules.node, Node::Array(_)) {
-            w.unreadable(&rules, "a list of rules");
-        }
-    }
+    firewall.rules = rules(w, &at, &["rules"], "firewall.rules", MOST);
     guard(w, &at, &firewall, network);
     Some(firewall)
+}
+
+/// The rules of the first of these keys that is set, below `path`.
+pub fn rules(w: &mut Writer, at: &At, names: &[&str], path: &str, most: usize) -> Option<Vec<FirewallRule>> {
+    let list = w.key(at, names)?;
+    if !matches!(list.node, Node::Array(_)) {
+        w.unreadable(&list, "a list of rules");
+        return None;
+    }
+    let mut rules = Vec::new();
+    if list.items().is_empty() {
+        w.mapped(&list, path, "");
+        return Some(rules);
+    }
+    for rule in list.items() {
+        map_rule(w, &rule, &mut rules, path, most);
+    }
+    (!rules.is_empty()).then_some(rules)
 }
 
 fn guard(w: &mut Writer, at: &At, firewall: &Firewall, network: &mut Option<Vec<Network>>) {
@@ -90,6 +97,9 @@ fn action(text: &str) -> Option<FirewallAction> {
     }
 }
 
+/// Rules that a guest may have.
+const MOST: usize = 64;
+
 const RULE_KEYS: &[(&str, &[&str])] = &[
     ("direction", &["type", "direction"]),
     ("action", &["action"]),
@@ -105,7 +115,7 @@ const RULE_KEYS: &[(&str, &[&str])] = &[
 ];
 
 /// A rule is written whole or not at all: one that lost its port would let more through than was meant.
-fn map_rule(w: &mut Writer, at: &At, rules: &mut Vec<FirewallRule>) {
+fn map_rule(w: &mut Writer, at: &At, rules: &mut Vec<FirewallRule>, path: &str, most: usize) {
     let given: Vec<(&str, At)> = RULE_KEYS
         .iter()
         .filter_map(|(field, names)| Some((*field, names.iter().find_map(|n| at.get(n))?)))
@@ -148,15 +158,15 @@ fn map_rule(w: &mut Writer, at: &At, rules: &mut Vec<FirewallRule>) {
         (!ports_need_protocol || rule.protocol.is_some()).then_some(rule)
     })();
     match rule {
-        Some(rule) if rules.len() < 64 => {
+        Some(rule) if rules.len() < most => {
             for (field, value) in &given {
-                w.mapped(value, &format!("firewall.rules[{}].{field}", rules.len()), "");
+                w.mapped(value, &format!("{path}[{}].{field}", rules.len()), "");
             }
             rules.push(rule);
         }
         Some(_) => w.skip_warn(
             at,
-            "more than 64 firewall rules",
+            &format!("more than {most} firewall rules"),
             "merge rules: ports and sources may be lists",
         ),
         None => {

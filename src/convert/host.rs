@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crd::{
-    Defaults, Dns, FirewallAction, Host, HostFirewall, HostNetwork, HostNvidia, HostStorage, HostUser, IpAddress,
-    NfsExport, SambaShare, Zfs, ZfsDataset, ZfsPool,
+    Defaults, Dns, FirewallAction, Host, HostDnsRecord, HostDnsServer, HostDnsZone, HostFirewall, HostNetwork,
+    HostNvidia, HostStorage, HostUser, IpAddress, NfsExport, SambaShare, Zfs, ZfsDataset, ZfsPool,
 };
 
 use super::json::{At, Node};
 use super::writer::Writer;
-use super::{facts, values};
+use super::{facts, firewall, values};
 
 /// Maps the sections that concern the node itself.
 pub fn host(w: &mut Writer, root: &At) -> Host {
@@ -19,7 +19,8 @@ pub fn host(w: &mut Writer, root: &At) -> Host {
         storages,
         nfs_exports: nfs(w, root),
         users: users(w, root),
-        firewall: firewall(w, root),
+        firewall: datacenter_firewall(w, root),
+        dns_server: dns_server(w, root),
         nvidia: nvidia(w, root),
         mount_point_base: w.text(
             root,
@@ -156,6 +157,12 @@ fn datasets(w: &mut Writer, section: &At, root: &At) -> (Vec<ZfsDataset>, Vec<Ho
         w.text(&at, &["name"], &path("name"), values::at_most(128), "a name");
         w.text(&at, &["pool"], &path("pool"), values::at_most(128), "a pool");
         let properties = properties(w, &at, &path("properties"));
+        if let Some(class) = w.key(&at, &["storage_class"]) {
+            w.skip(
+                &class,
+                "a word of the legacy managers: the storage's type and content say what it is for",
+            );
+        }
         let known = ids
             .get(&at.pointer)
             .filter(|id| storages.iter().all(|s| s.name != **id));
@@ -343,15 +350,50 @@ pub fn network(w: &mut Writer, root: &At, defaults: &mut Defaults) -> Option<Hos
             "portainer_server_ip",
             "the guest with portainer_role server has an address of its own",
         ),
-        ("portainer_server_port", "the feature portainer knows its port"),
-        ("portainer_agent_port", "the feature portainer knows its port"),
-        ("default_subnet", "only used to read addresses without prefix length"),
-        ("nfs_server", "no field: nfs.exports hold what the node exports"),
+        ("macvlan_vlan_tag", "the network entries of the guests have their VLANs"),
+        ("public_vlan_tag", "the network entries of the guests have their VLANs"),
     ];
     for (key, why) in known {
         if let Some(at) = section.get(key) {
             w.skip(&at, why);
         }
+    }
+    let own = |key: &str, port: &str| {
+        section
+            .get(key)
+            .filter(|at| values::text(at.node).as_deref() == Some(port))
+    };
+    for (key, port) in [("portainer_server_port", "9443"), ("portainer_agent_port", "9001")] {
+        match (section.get(key), own(key, port)) {
+            (_, Some(at)) => w.defaulted(&at, "", "the feature portainer's own port"),
+            (Some(at), None) => w.skip(&at, "the feature portainer has a port of its own"),
+            (None, None) => {}
+        }
+    }
+    if let Some(at) = w.key(&section, &["default_subnet"]) {
+        w.defaulted(&at, "", "addresses without prefix length are read with it");
+    }
+    if let Some(at) = w.key(&section, &["nfs_server"]) {
+        let node = section
+            .get("interfaces")
+            .and_then(|i| i.get("address"))
+            .and_then(|a| values::text(a.node));
+        let same = node.as_deref().and_then(|a| a.split('/').next()) == values::text(at.node).as_deref();
+        match same {
+            true => w.defaulted(&at, "host.nfsExports", "the node itself, which exports them"),
+            false => w.skip(
+                &at,
+                "no field: another machine exports, and guests name it in their volumes",
+            ),
+        }
+    }
+    if let Some(at) = w.key(&section, &["internal_bridge"]) {
+        let message = format!("internal_bridge {}: Phoenix makes no second bridge", at.node.show());
+        w.skip_warn(
+            &at,
+            &message,
+            "make it on the node (System > Network > Create > Linux Bridge), with its subnet",
+        );
     }
     let list = section.get("interfaces")?;
     let at = objects(w, &list).into_iter().next()?;
@@ -381,6 +423,18 @@ pub fn network(w: &mut Writer, root: &At, defaults: &mut Defaults) -> Option<Hos
         let dns = defaults.dns.get_or_insert_with(Dns::default);
         dns.nameservers = Some(addresses.clone());
     }
+    if let Some(at) = w.key(&section, &["public_bridge"]) {
+        match values::text(at.node).as_deref() == Some(&bridge) {
+            true => w.defaulted(&at, "host.network.bridge", "the node's bridge"),
+            false => w.skip(&at, "guests name the bridges of their network entries"),
+        }
+    }
+    if let Some(at) = w.key(&section, &["fallback_dns"]) {
+        match values::text(at.node).is_some_and(|ip| addresses.iter().any(|a| a.0 == ip)) {
+            true => w.defaulted(&at, "host.network.nameservers", "one of the name servers"),
+            false => w.skip(&at, "the name servers of the node are those of its interface"),
+        }
+    }
     Some(HostNetwork {
         bridge,
         address: w.text(
@@ -406,7 +460,7 @@ pub fn is_firewall(name: &str, at: &At) -> bool {
     name == "firewall" && at.get("mounts").is_none() && at.get("host_path").is_none()
 }
 
-fn firewall(w: &mut Writer, root: &At) -> Option<HostFirewall> {
+fn datacenter_firewall(w: &mut Writer, root: &At) -> Option<HostFirewall> {
     let misplaced = root
         .get("shared_volumes")
         .and_then(|s| s.get("firewall"))
@@ -429,15 +483,75 @@ fn firewall(w: &mut Writer, root: &At) -> Option<HostFirewall> {
         enabled: w.boolean(&at, &["enabled"], "host.firewall.enabled"),
         inbound_policy: action(w, "default_input_policy", "host.firewall.inboundPolicy"),
         outbound_policy: action(w, "default_output_policy", "host.firewall.outboundPolicy"),
+        rules: firewall::rules(w, &at, &["global_firewall_rules", "rules"], "host.firewall.rules", 256),
     };
     (firewall != HostFirewall::default()).then_some(firewall)
+}
+
+fn dns_server(w: &mut Writer, root: &At) -> Option<HostDnsServer> {
+    let at = w.key(root, &["dns_server"])?;
+    let upstreams = texts(w, &at, &["upstream_servers"], "host.dnsServer.upstreams", values::ip, 8);
+    let upstreams: Vec<IpAddress> = upstreams.unwrap_or_default().into_iter().map(IpAddress).collect();
+    let mut zones: Vec<HostDnsZone> = Vec::new();
+    let list = w.key(&at, &["authoritative_zones", "zones"]);
+    for zone in list.map(|at| objects(w, &at)).unwrap_or_default() {
+        let path = format!("host.dnsServer.zones[{}]", zones.len());
+        let name = values::at_most(253);
+        match w.text(
+            &zone,
+            &["zone_name", "name"],
+            &format!("{path}.name"),
+            name,
+            "the name of a zone",
+        ) {
+            Some(name) if zones.iter().all(|z| z.name != name) => {
+                let records = dns_records(w, &zone, &path);
+                zones.push(HostDnsZone { name, records });
+            }
+            _ => w.skip_warn(&zone, "a DNS zone without a name of its own", "give it a zone_name"),
+        }
+    }
+    let server = HostDnsServer {
+        enabled: w.boolean(&at, &["enabled"], "host.dnsServer.enabled"),
+        upstreams: (!upstreams.is_empty()).then_some(upstreams),
+        zones: (!zones.is_empty()).then_some(zones),
+    };
+    (server != HostDnsServer::default()).then_some(server)
+}
+
+/// Each address of a host is a record: some files tell an internal and an external one.
+fn dns_records(w: &mut Writer, zone: &At, path: &str) -> Option<Vec<HostDnsRecord>> {
+    let list = w.key(zone, &["records"])?;
+    let mut records: Vec<HostDnsRecord> = Vec::new();
+    for at in objects(w, &list) {
+        let name = ["hostname", "name"].iter().find_map(|k| at.get(k));
+        let read = |at: &At| values::text(at.node).and_then(|t| values::at_most(253)(&t));
+        let Some((name_at, name)) = name.and_then(|at| Some((at.clone(), read(&at)?))) else {
+            w.skip_warn(&at, "a DNS record without hostname", "give it one");
+            continue;
+        };
+        let before = records.len();
+        for key in ["ip_internal", "ip_external", "ip", "address"] {
+            let field = format!("{path}.records[{}]", records.len());
+            if let Some(ip) = w.text(&at, &[key], &format!("{field}.address"), values::ip, "an IP address") {
+                w.mapped(&name_at, &format!("{field}.name"), "");
+                let (name, address) = (name.clone(), IpAddress(ip));
+                records.push(HostDnsRecord { name, address });
+            }
+        }
+        if records.len() == before {
+            w.skip_warn(&at, "a DNS record without an address", "give it an ip_internal");
+        }
+    }
+    (!records.is_empty()).then_some(records)
 }
 
 fn nvidia(w: &mut Writer, root: &At) -> Option<HostNvidia> {
     let at = w.key(root, &["nvidia_driver"])?;
     if let Some(libs) = at.get("install_vllm_libs") {
-        w.skip(
+        w.defaulted(
             &libs,
+            "",
             "the feature vllm brings its libraries into the guests; the node needs none",
         );
     }

@@ -48,6 +48,10 @@ pub fn hypervisor<'a>(
             w.skip(&at, why);
         }
     }
+    let rollback = root.get("behavior").and_then(|b| b.get("rollback_on_failure"));
+    if let Some(at) = rollback.filter(|at| values::boolean(at.node) == Some(false)) {
+        w.defaulted(&at, "", "Phoenix takes nothing back: it goes on from where it failed");
+    }
     if let Some(at) = root.get("core_paths").and_then(|c| c.get("hf_token_file")) {
         w.skip(
             &at,
@@ -61,6 +65,7 @@ pub fn hypervisor<'a>(
     if let (Some(at), Some(_)) = (root.get("timezone"), &timezone) {
         w.mapped(&at, "defaults.timezone", "");
     }
+    rest(w, root);
     defaults.timezone.clone_from(&timezone);
     let network = host::network(w, root, &mut defaults);
     let mut host = host::host(w, root);
@@ -83,6 +88,44 @@ pub fn hypervisor<'a>(
     };
     secrets(w, root, options);
     PhoenixHypervisor::new(name, spec)
+}
+
+/// Sections of what Phoenix has in another place, or nowhere.
+fn rest(w: &mut Writer, root: &At) {
+    if let Some(api) = w.key(root, &["portainer_api"]) {
+        for (key, at) in api.entries() {
+            match key {
+                "admin_password" | "api_key" if !values::is_unset(at.node) => {
+                    let message = format!("portainer_api.{key} stands in the file; it is not copied");
+                    w.skip_warn(
+                        &at,
+                        &message,
+                        "give it to Portainer when it asks for it, and take it out of the file",
+                    );
+                }
+                _ => w.skip(&at, "Portainer asks for its administrator when it is first opened"),
+            }
+        }
+    }
+    let known = [
+        (
+            "domain_name",
+            "no field: --routing ingress or gateway writes what serves guests by names below it",
+        ),
+        (
+            "vm_defaults",
+            "the cloud image of each machine's template says which Ubuntu it is",
+        ),
+        (
+            "step_ca",
+            "no feature makes a certificate authority yet; settings of one stay with its guest",
+        ),
+    ];
+    for (key, why) in known {
+        if let Some(at) = w.key(root, &[key]) {
+            w.skip(&at, why);
+        }
+    }
 }
 
 fn connection(name: &str) -> PhoenixHypervisorSpec {

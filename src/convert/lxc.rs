@@ -1,8 +1,8 @@
 //! Containers: `PhoenixLXC`, and `PhoenixTemplate` of lxc form.
 
 use crate::crd::{
-    Boot, Dependency, ExecAction, GuestFields, GuestKind, Health, LocalRef, LxcGuest, LxcSource, ObjectRef, PhoenixLXC,
-    PhoenixLXCSpec, PhoenixTemplate, PhoenixTemplateSpec, Probe, RootFs,
+    Boot, Dependency, ExecAction, Expose, GuestFields, GuestKind, Health, LocalRef, LxcGuest, LxcSource, ObjectRef,
+    PhoenixLXC, PhoenixLXCSpec, PhoenixTemplate, PhoenixTemplateSpec, Probe, RootFs,
 };
 
 use super::checks::Seen;
@@ -12,7 +12,7 @@ use super::json::{At, Node};
 use super::network::{self, Naming};
 use super::scripts::Scripts;
 use super::writer::Writer;
-use super::{features, firewall, form, names, options, storage, values, vllm};
+use super::{expose, features, firewall, form, id_maps, names, options, storage, values, vllm};
 
 /// Why a template has no volumes and mounts.
 const NO_MOUNTS: &str = "a template has no volumes and mounts: clones would copy them";
@@ -42,6 +42,18 @@ pub enum GuestManifest {
     Vm(Box<crate::crd::PhoenixVM>),
 }
 
+impl GuestManifest {
+    /// The first port that the guest is to be reached at.
+    pub fn first_port(&self) -> Option<Expose> {
+        let ports = match self {
+            GuestManifest::Lxc(lxc) => &lxc.spec.expose,
+            GuestManifest::Vm(vm) => &vm.spec.expose,
+            GuestManifest::Template(_) => return None,
+        };
+        ports.iter().flatten().next().cloned()
+    }
+}
+
 /// Maps a container.
 pub fn container<'a>(
     w: &mut Writer,
@@ -64,6 +76,7 @@ pub fn container<'a>(
     lxc.cpu_units = options.cpu_units;
     lxc.apparmor_profile = options.apparmor_profile;
     lxc.lxc_options = options.lxc_options;
+    id_maps::id_maps(w, at, lxc.unprivileged, &mut lxc.lxc_options);
     lxc.gpus = seen.gpus(w, at);
     match vllm::vllm(w, at) {
         Some(server) => {
@@ -90,6 +103,7 @@ pub fn container<'a>(
     let tests = scripts.tests(w, at);
     let depends_on = depends_on(w, index, fleet.guests, seen);
     rest(w, at);
+    let expose = expose::expose(w, guest, template);
     let hypervisor_ref = ObjectRef {
         name: fleet.hypervisor.to_owned(),
         namespace: None,
@@ -126,6 +140,7 @@ pub fn container<'a>(
         volumes: (!mounts.volumes.is_empty()).then_some(mounts.volumes),
         host_mounts: (!mounts.host_mounts.is_empty()).then_some(mounts.host_mounts),
         health: health(w, at),
+        expose,
         tests,
         depends_on,
         ..PhoenixLXCSpec::default()
@@ -418,22 +433,75 @@ pub fn health(w: &mut Writer, guest: &At) -> Option<Health> {
 
 /// Keys that have no field, with the reason; and a few that have one.
 const REASONS: &[(&str, &str)] = &[
-    ("ports", "a guest has an address of its own: no port is published"),
     ("ostype", "it comes from the image"),
     ("arch", "it comes from the image"),
     ("root_password", "a secret: guests are reached through their node"),
     ("password", "a secret: guests are reached through their node"),
     ("ssh_public_key", "guests are reached through their node"),
     ("vllm_model_path", "spec.vllm.model holds the model"),
+    (
+        "enable_lifecycle_snapshots",
+        "no field: Phoenix takes no snapshots of guests that run; backup jobs of Proxmox do",
+    ),
+    ("template_file", "the guest's source says what it is made from"),
+    (
+        "bootstrap_ca_url",
+        "no feature brings a certificate authority's client yet",
+    ),
+    (
+        "swarm_role",
+        "no feature makes a swarm yet: docker swarm init or join in the guest",
+    ),
+    (
+        "node_labels",
+        "labels of a swarm's node: docker node update --label-add on its manager",
+    ),
+    (
+        "portainer_environment_name",
+        "Portainer is told the name where the environment is added",
+    ),
+    (
+        "portainer_agent_hostname",
+        "Portainer is told the address where the environment is added",
+    ),
+    (
+        "docker_firewall_rules",
+        "rules of Docker's own chain in the guest, which Phoenix does not write",
+    ),
+    (
+        "dns_records",
+        "the node's name server has the records: dns_server of the hypervisor file",
+    ),
 ];
 
 /// Claims the keys that have no field.
 pub fn rest(w: &mut Writer, at: &At) {
     for (key, value) in at.entries() {
-        if let Some((_, why)) = REASONS.iter().find(|(k, _)| *k == key) {
+        if key == "ports" {
+            ports(w, &value);
+        } else if key == "trigger_sync_on_completion" && values::boolean(value.node).is_some() {
+            w.defaulted(&value, "", "who depends on a guest is looked at as soon as it is Ready");
+        } else if let Some((_, why)) = REASONS.iter().find(|(k, _)| *k == key) {
             w.skip(&value, why);
         } else if key.starts_with("_comment") || key.starts_with("//") || key == "comment" || key == "notes" {
             w.skip(&value, "a comment");
+        }
+    }
+}
+
+/// `ports`: what the legacy manager published. A guest has an address of its own, on which its servers' ports are open.
+fn ports(w: &mut Writer, at: &At) {
+    for item in w.list(at, &[',', ' ']) {
+        let text = item.text.clone().unwrap_or_default();
+        let same = text
+            .rsplit_once(':')
+            .is_none_or(|(outer, inner)| outer.rsplit(':').next() == Some(inner));
+        match same && !text.is_empty() {
+            true => w.defaulted(&item.at, "", "a guest has an address of its own, with this port"),
+            false => w.skip(
+                &item.at,
+                "a guest has an address of its own, with the server's own port: no port is published",
+            ),
         }
     }
 }

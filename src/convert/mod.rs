@@ -11,6 +11,7 @@ mod cloud_init;
 mod config_files;
 mod conversion;
 pub(crate) mod emit;
+mod expose;
 mod facts;
 mod features;
 mod firewall;
@@ -18,6 +19,7 @@ mod form;
 mod guests;
 mod host;
 mod hypervisor;
+mod id_maps;
 mod json;
 mod keys;
 mod ledger;
@@ -27,6 +29,7 @@ mod names;
 mod network;
 mod options;
 pub mod report;
+mod routing;
 mod scripts;
 mod storage;
 pub(crate) mod values;
@@ -45,6 +48,8 @@ use ledger::Ledger;
 use lxc::Fleet;
 use report::{Report, Severity};
 use scripts::Scripts;
+
+pub use routing::Routing;
 
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +84,8 @@ pub struct Options {
     pub applications: Option<BTreeMap<String, Vec<u8>>>,
     /// Whether templates become Proxmox templates where clones of them can be linked.
     pub linked_clones: bool,
+    /// What is written for host names.
+    pub routing: Routing,
 }
 
 /// The result of a conversion.

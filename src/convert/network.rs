@@ -94,11 +94,12 @@ pub fn networking<'a>(
     addresses: &mut Addresses<'a>,
 ) -> Networking {
     let mut out = Networking::default();
-    if let Some(config) = w.key(guest, &["network_config", "network"]) {
-        let interfaces = match config.node {
-            Node::Array(items) if items.iter().any(|i| matches!(i, Node::Object(_))) => config.items(),
-            _ => vec![config.clone()],
-        };
+    let configs = [
+        w.key(guest, &["network_config", "network"]),
+        w.key(guest, &["secondary_network_config", "secondary_network"]),
+    ];
+    let interfaces: Vec<At> = configs.iter().flatten().flat_map(interfaces).collect();
+    if !interfaces.is_empty() {
         let mut network: Vec<Network> = Vec::new();
         for at in interfaces {
             let Some(fields) = fields_of(w, &at) else { continue };
@@ -133,6 +134,14 @@ pub fn networking<'a>(
     guest_mac(w, guest, &mut out, addresses);
     guest_dns(w, guest, &mut out);
     out
+}
+
+/// A list of interfaces, or one.
+fn interfaces<'a>(config: &At<'a>) -> Vec<At<'a>> {
+    match config.node {
+        Node::Array(items) if items.iter().any(|i| matches!(i, Node::Object(_))) => config.items(),
+        _ => vec![config.clone()],
+    }
 }
 
 fn guest_mac<'a>(w: &mut Writer, guest: &At<'a>, out: &mut Networking, addresses: &mut Addresses<'a>) {

@@ -199,6 +199,10 @@ impl Scripts {
             w.unreadable(&at, "the name of a script");
             return None;
         };
+        if serves_vllm && self.named(&path).is_empty() && self.starts_vllm(guest) {
+            w.defaulted(&at, "vllm", "the vllm block starts the server in place of this script");
+            return None;
+        }
         let (known, text) = self.find(w, &at, &path)?;
         if serves_vllm {
             let message = "both the vllm block and the application script are written";

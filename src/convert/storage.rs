@@ -104,7 +104,7 @@ fn locate(text: &str, facts: &Facts) -> (String, String, bool) {
 pub fn mounts(w: &mut Writer, guest: &At, id: i64, facts: &Facts) -> Mounts {
     let mut out = Mounts::default();
     let mut used = BTreeSet::new();
-    for key in ["volumes", "zfs_volumes"] {
+    for key in ["volumes", "zfs_volumes", "mount_points"] {
         let Some(list) = w.key(guest, &[key]) else { continue };
         match list.node {
             Node::Array(items) if items.is_empty() => w.defaulted(&list, "", "an empty list: nothing to write"),
@@ -131,7 +131,7 @@ pub fn mounts(w: &mut Writer, guest: &At, id: i64, facts: &Facts) -> Mounts {
 
 /// Notes on mounts of a guest that cannot have any.
 pub fn refuse_mounts(w: &mut Writer, guest: &At, id: i64, facts: &Facts, why: &str) {
-    for key in ["volumes", "zfs_volumes"] {
+    for key in ["volumes", "zfs_volumes", "mount_points"] {
         if let Some(at) = w.key(guest, &[key]) {
             match at.node.is_leaf() {
                 true => w.defaulted(&at, "", "an empty list: nothing to write"),
@@ -172,7 +172,7 @@ impl Mounts {
 
 fn volume(w: &mut Writer, at: &At, key: Option<&str>, facts: &Facts, out: &mut Mounts, used: &mut BTreeSet<String>) {
     let text = |names: &[&str]| names.iter().find_map(|n| at.get(n)).and_then(|v| values::text(v.node));
-    let path_names = ["mount_point", "mount_path", "mountpoint", "mp"];
+    let path_names = ["mount_point", "mount_path", "mountpoint", "mp", "container_path"];
     let path = text(&path_names).and_then(|t| values::mount_path(&t));
     let legacy = text(&["name"])
         .or_else(|| key.map(str::to_owned))
@@ -213,6 +213,7 @@ fn volume(w: &mut Writer, at: &At, key: Option<&str>, facts: &Facts, out: &mut M
     w.text(at, &path_names, &field("mountPath"), values::mount_path, MOUNT_PATH);
     if let (Some(host_path), Some(host)) = (host_path, host) {
         w.mapped(&host, &field("hostPath"), "");
+        owner(w, at, &host_path);
         let read_only = w.boolean(at, &["read_only", "ro"], &field("readOnly"));
         out.host_mounts.push(HostMount {
             name,
@@ -237,6 +238,33 @@ fn volume(w: &mut Writer, at: &At, key: Option<&str>, facts: &Facts, out: &mut M
         backup: w.boolean(at, &["backup"], &field("backup")),
         ..Volume::default()
     });
+}
+
+/// Who owns a directory of the node: it has its owner already, or somebody gives it one there.
+fn owner(w: &mut Writer, at: &At, host_path: &str) {
+    let given: Vec<At> = ["owner_uid", "owner_gid"]
+        .iter()
+        .filter_map(|key| w.key(at, &[key]))
+        .collect();
+    let ids: Vec<String> = given.iter().map(|at| at.node.show()).collect();
+    let (first, root) = (given.first().cloned(), ids.iter().all(|id| id == "0"));
+    for id in given {
+        match root {
+            true => w.defaulted(&id, "", "a directory is root's where nobody changed that"),
+            false => w.skip(&id, "Phoenix changes no owners in directories of the node"),
+        }
+    }
+    if let Some(first) = first.filter(|_| !root) {
+        let message = format!(
+            "{host_path} is to belong to {}: Phoenix changes no owners on the node",
+            ids.join(":")
+        );
+        let fix = format!(
+            "chown -R {} {host_path} on the node, once, if it is not so already",
+            ids.join(":")
+        );
+        w.warn(&first, &message, &fix);
+    }
 }
 
 fn shared(w: &mut Writer, mount: &SharedMount, out: &mut Mounts, used: &mut BTreeSet<String>) {

@@ -12,7 +12,7 @@ use super::lxc::{Fleet, GuestManifest};
 use super::network::{self, Naming};
 use super::scripts::Scripts;
 use super::writer::{NOT_SET, Writer};
-use super::{cloud_init, features, firewall, form, lxc, storage, values, vllm, vm_source};
+use super::{cloud_init, expose, features, firewall, form, lxc, storage, values, vllm, vm_source};
 
 /// Keys of `vm_defaults`.
 pub const DEFAULTS: &[&str] = &[
@@ -107,6 +107,7 @@ pub fn machine<'a>(
     let tests = scripts.tests(w, at);
     let depends_on = lxc::depends_on(w, index, fleet.guests, seen);
     rest(w, at);
+    let expose = expose::expose(w, guest, template);
     storage::refuse_shared(w, guest.id, fleet.facts, "machines get no container mounts");
     let hypervisor_ref = ObjectRef {
         name: fleet.hypervisor.to_owned(),
@@ -131,6 +132,7 @@ pub fn machine<'a>(
             hypervisor_ref,
             guest: vm,
             health: lxc::health(w, at),
+            expose,
             tests,
             depends_on,
             ..PhoenixVMSpec::default()

@@ -35,6 +35,8 @@ pub struct Host {
     pub network: Option<HostNetwork>,
     /// Datacenter firewall.
     pub firewall: Option<HostFirewall>,
+    /// Name server on the node for the guests' network.
+    pub dns_server: Option<HostDnsServer>,
     /// NVIDIA driver.
     pub nvidia: Option<HostNvidia>,
     /// What happens where a container's GPU lacks device nodes on its node, as after a boot: Report (the default) or Ensure,
@@ -213,6 +215,49 @@ pub struct HostFirewall {
     pub inbound_policy: Option<super::FirewallAction>,
     /// What happens to outgoing traffic that no rule names.
     pub outbound_policy: Option<super::FirewallAction>,
+    /// Rules, in order.
+    #[schemars(length(max = 256))]
+    pub rules: Option<Vec<super::FirewallRule>>,
+}
+
+/// A name server on the node.
+#[skip_serializing_none]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostDnsServer {
+    /// Whether it runs.
+    pub enabled: Option<bool>,
+    /// Name servers that it asks for everything else.
+    #[schemars(length(max = 8))]
+    pub upstreams: Option<Vec<super::IpAddress>>,
+    /// Zones that it answers for.
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub zones: Option<Vec<HostDnsZone>>,
+}
+
+/// A zone of a name server.
+#[skip_serializing_none]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostDnsZone {
+    /// Name of the zone, such as internal.example.org.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Its hosts.
+    #[schemars(length(max = 256))]
+    pub records: Option<Vec<HostDnsRecord>>,
+}
+
+/// A host of a zone.
+#[skip_serializing_none]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostDnsRecord {
+    /// Name below the zone.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Its address.
+    pub address: super::IpAddress,
 }
 
 /// NVIDIA driver.

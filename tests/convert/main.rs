@@ -9,6 +9,7 @@
 mod cli;
 mod forms;
 mod fuzz;
+mod later_sets;
 mod legacy;
 #[path = "../common/legacy_scripts.rs"]
 mod legacy_scripts;

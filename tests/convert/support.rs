@@ -31,6 +31,7 @@ pub fn options() -> Options {
         hypervisor_name: "proxmox".into(),
         applications: None,
         linked_clones: false,
+        routing: phoenix::convert::Routing::None,
     }
 }
 
@@ -149,7 +150,9 @@ pub fn reads_back(inputs: &[Input], output: &Output) -> Result<(), String> {
 pub fn sound(inputs: &[Input], output: &Output) -> Result<(), String> {
     every_leaf_once(inputs, &output.report)?;
     let objects = every_manifest_read(output)?;
-    for (object, value) in &objects {
+    // What leads host names to Services is no kind of Phoenix's.
+    let routes = |object: &str| object.starts_with("Ingress/") || object.starts_with("HTTPRoute/");
+    for (object, value) in objects.iter().filter(|(object, _)| !routes(object)) {
         ADMISSION.check(value, None).map_err(|e| format!("{object}: {e:?}"))?;
     }
     every_target_exists(&output.report, &objects)?;
@@ -230,7 +233,8 @@ fn every_manifest_read(output: &Output) -> Result<BTreeMap<String, Value>, Strin
             "PhoenixVM" => typed::<crd::PhoenixVM>(&value),
             "PhoenixTemplate" => typed::<crd::PhoenixTemplate>(&value),
             "PhoenixHypervisor" => typed::<crd::PhoenixHypervisor>(&value),
-            "ConfigMap" => Ok(()),
+            "Ingress" => typed::<k8s_openapi::api::networking::v1::Ingress>(&value),
+            "ConfigMap" | "HTTPRoute" => Ok(()),
             other => Err(format!("unexpected kind {other}")),
         };
         read.map_err(|e| format!("{file}: {e}"))?;

@@ -9,6 +9,7 @@ use crate::support::*;
 fn linked() -> Options {
     Options {
         linked_clones: true,
+        routing: phoenix::convert::Routing::None,
         ..options()
     }
 }
