@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -44,6 +46,9 @@ pub struct Args {
     /// snapshot; for fleets that are built anew
     #[arg(long)]
     linked_clones: bool,
+    /// Copy passwords, hashes and tokens of the files into the Secrets that are written, instead of placeholders
+    #[arg(long)]
+    copy_secrets: bool,
     /// What serves the guests' traefik_service by host name: an Ingress or an HTTPRoute (gateway) each, or none
     #[arg(
         long,
@@ -103,6 +108,7 @@ impl Args {
             hypervisor_name: self.hypervisor_name.clone(),
             applications: self.applications.as_deref().map(read_folder).transpose()?,
             linked_clones: self.linked_clones,
+            copy_secrets: self.copy_secrets,
             routing: self.routing,
         };
         let output = convert::convert(&inputs, &options).map_err(|unreadable| {
@@ -113,7 +119,7 @@ impl Args {
         fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
         for (name, text) in &output.files {
             let path = dir.join(name);
-            fs::write(&path, text).with_context(|| path.display().to_string())?;
+            write(&path, text, name.starts_with("secret-")).with_context(|| path.display().to_string())?;
         }
         if let Some(path) = &self.report {
             let text = serde_json::to_string_pretty(&output.report)? + "\n";
@@ -153,6 +159,21 @@ impl Args {
         }
         Ok(inputs)
     }
+}
+
+/// Writes a file; a private one is its owner's alone, from the start.
+fn write(path: &Path, text: &str, private: bool) -> std::io::Result<()> {
+    if !private {
+        return fs::write(path, text);
+    }
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    file.write_all(text.as_bytes())
 }
 
 /// The files of a folder by relative path. Links to folders are not followed, so that circles end.

@@ -12,7 +12,7 @@ use super::guests::Guests;
 use super::json::{At, Node};
 use super::report::Severity;
 use super::writer::Writer;
-use super::{Options, host, values};
+use super::{Options, host, secrets, values};
 
 /// Address that stands in for one that the file does not tell.
 const NO_ENDPOINT: &str = "https://pve.example.org:8006";
@@ -95,14 +95,7 @@ fn rest(w: &mut Writer, root: &At) {
     if let Some(api) = w.key(root, &["portainer_api"]) {
         for (key, at) in api.entries() {
             match key {
-                "admin_password" | "api_key" if !values::is_unset(at.node) => {
-                    let message = format!("portainer_api.{key} stands in the file; it is not copied");
-                    w.skip_warn(
-                        &at,
-                        &message,
-                        "give it to Portainer when it asks for it, and take it out of the file",
-                    );
-                }
+                "admin_password" | "api_key" if !values::is_unset(at.node) => portainer_secret(w, &at, key),
                 _ => w.skip(&at, "Portainer asks for its administrator when it is first opened"),
             }
         }
@@ -126,6 +119,18 @@ fn rest(w: &mut Writer, root: &At) {
             w.skip(&at, why);
         }
     }
+}
+
+/// A secret of Portainer, for which there is a place in a Secret.
+fn portainer_secret(w: &mut Writer, at: &At, key: &str) {
+    if !at.node.is_leaf() || values::text(at.node).is_none() {
+        return w.unreadable(at, "text");
+    }
+    let path = format!("stringData.{key}");
+    let note = "only its place: Portainer asks for it when it is first opened";
+    w.ledger.mapped(at, "Secret/portainer-api", &path, note);
+    let fix = "give it to Portainer when it asks for it, and take it out of the file";
+    secrets::secret(w, at, "portainer-api", key, true, fix);
 }
 
 fn connection(name: &str) -> PhoenixHypervisorSpec {

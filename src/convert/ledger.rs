@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::json::At;
 use super::keys;
 use super::report::{self, Entry, Finding, Outcome, Report, Severity};
+use super::secrets::Secrets;
 
 /// Note of a leaf that no code knows.
 pub const UNKNOWN_KEY: &str = "unknown key: the converter does not know what it means";
@@ -24,6 +25,8 @@ struct Claim {
 /// Claims, scopes and findings.
 #[derive(Debug, Default)]
 pub struct Ledger {
+    /// Secrets that the files tell.
+    pub secrets: Secrets,
     claims: BTreeMap<(usize, String), Claim>,
     scopes: BTreeMap<(usize, String), ObjectKey>,
     /// Why an object was not written.

@@ -15,6 +15,7 @@ mod legacy;
 mod legacy_scripts;
 mod machines;
 mod properties;
+mod secrets;
 mod servers;
 mod sets;
 mod support;
