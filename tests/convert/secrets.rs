@@ -30,7 +30,7 @@ fn each_secret_has_its_place_and_no_value() {
     assert_eq!(data("proxmox-users"), json!({"admin": empty}));
     assert_eq!(
         data("portainer-api"),
-        json!({"admin_password": empty, "api_key": empty})
+        json!({"admin_user": empty, "admin_password": empty, "api_key": empty})
     );
     assert_eq!(
         data("vm-cloud-init"),
@@ -65,7 +65,7 @@ fn values_are_copied_on_request_except_into_the_report() {
     assert_eq!(data("proxmox-users"), json!({"admin": "$6$topsecret"}));
     assert_eq!(
         data("portainer-api"),
-        json!({"admin_password": "topsecret1", "api_key": "topsecret2"})
+        json!({"admin_user": "admin", "admin_password": "topsecret1", "api_key": "topsecret2"})
     );
     assert_eq!(
         data("vm-cloud-init"),
