@@ -110,6 +110,7 @@ fn apply(world: &World, set: &Set) {
         hypervisor_name: "pve".into(),
         applications: Some(legacy_scripts::applications()),
         linked_clones: false,
+        copy_secrets: false,
         routing: phoenix::convert::Routing::None,
     };
     let output = convert(&set.inputs, &options).unwrap();

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 
-use crate::convert::report::{Finding, Outcome, Report, Severity};
-use crate::convert::{self, Input, Options, Role, Routing, values};
+use crate::convert::report::{Report, Severity};
+use crate::convert::{self, Input, Options, Role, Routing, markdown, values};
 
 /// Files of an applications folder that are read at most: scripts, not models.
 const MOST_FILES: usize = 10_000;
@@ -44,6 +46,9 @@ pub struct Args {
     /// snapshot; for fleets that are built anew
     #[arg(long)]
     linked_clones: bool,
+    /// Copy passwords, hashes and tokens of the files into the Secrets that are written, instead of placeholders
+    #[arg(long)]
+    copy_secrets: bool,
     /// What serves the guests' traefik_service by host name: an Ingress or an HTTPRoute (gateway) each, or none
     #[arg(
         long,
@@ -59,6 +64,9 @@ pub struct Args {
     /// File for the report (JSON): what became of every value, and the findings
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// File for the report as Markdown, to read and to file
+    #[arg(long, value_name = "FILE")]
+    report_md: Option<PathBuf>,
 }
 
 fn namespace(text: &str) -> Result<String, String> {
@@ -100,6 +108,7 @@ impl Args {
             hypervisor_name: self.hypervisor_name.clone(),
             applications: self.applications.as_deref().map(read_folder).transpose()?,
             linked_clones: self.linked_clones,
+            copy_secrets: self.copy_secrets,
             routing: self.routing,
         };
         let output = convert::convert(&inputs, &options).map_err(|unreadable| {
@@ -110,11 +119,14 @@ impl Args {
         fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
         for (name, text) in &output.files {
             let path = dir.join(name);
-            fs::write(&path, text).with_context(|| path.display().to_string())?;
+            write(&path, text, name.starts_with("secret-")).with_context(|| path.display().to_string())?;
         }
         if let Some(path) = &self.report {
             let text = serde_json::to_string_pretty(&output.report)? + "\n";
             fs::write(path, text).with_context(|| path.display().to_string())?;
+        }
+        if let Some(path) = &self.report_md {
+            fs::write(path, markdown::markdown(&output.report)).with_context(|| path.display().to_string())?;
         }
         errout!(
             "{}",
@@ -147,6 +159,21 @@ impl Args {
         }
         Ok(inputs)
     }
+}
+
+/// Writes a file; a private one is its owner's alone, from the start.
+fn write(path: &Path, text: &str, private: bool) -> std::io::Result<()> {
+    if !private {
+        return fs::write(path, text);
+    }
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    file.write_all(text.as_bytes())
 }
 
 /// The files of a folder by relative path. Links to folders are not followed, so that circles end.
@@ -200,36 +227,18 @@ fn strangers(dir: &Path, files: &BTreeMap<String, String>) -> Vec<PathBuf> {
     found
 }
 
-/// The summary for people.
+/// The summary for people: first what they must do.
 fn summary(report: &Report, files: usize, dir: &Path, report_file: Option<&Path>) -> String {
     use std::fmt::Write;
-    let count = |outcome| report.entries.iter().filter(|e| e.outcome == outcome).count();
-    let mut text = String::new();
-    // Findings in a row with the same remedy share its line.
-    let shown = |f: &&Finding| f.severity != Severity::Info || !f.fix.starts_with("nothing");
-    let mut findings = report.findings.iter().filter(shown).peekable();
-    while let Some(finding) = findings.next() {
-        let word = match finding.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-            Severity::Info => "note",
-        };
-        let _ = writeln!(
-            text,
-            "{word}: {} ({}#{})",
-            finding.message, finding.file, finding.pointer
-        );
-        if findings.peek().is_none_or(|next| next.fix != finding.fix) {
-            let _ = writeln!(text, "  fix: {}", finding.fix);
-        }
-    }
+    let mut text = to_do(report);
+    let all = report.totals.all;
     let _ = writeln!(
         text,
         "{} values: {} mapped, {} defaulted, {} not mapped",
-        report.entries.len(),
-        count(Outcome::Mapped),
-        count(Outcome::Defaulted),
-        count(Outcome::NotMapped),
+        all.leaves(),
+        all.mapped,
+        all.defaulted,
+        all.not_mapped,
     );
     let unknown: Vec<&str> = report.unknown_keys().collect();
     if !unknown.is_empty() {
@@ -251,5 +260,24 @@ fn summary(report: &Report, files: usize, dir: &Path, report_file: Option<&Path>
             dir.display()
         ),
     };
+    text
+}
+
+/// What a person must do, by object.
+fn to_do(report: &Report) -> String {
+    use std::fmt::Write;
+    let mut text = String::new();
+    for (object, findings) in report.to_do() {
+        let _ = writeln!(text, "{}", object.unwrap_or(markdown::GENERAL));
+        // Findings in a row with the same remedy share its line.
+        let mut findings = findings.into_iter().peekable();
+        while let Some(finding) = findings.next() {
+            let (word, place) = (finding.severity.word(), &finding.pointer);
+            let _ = writeln!(text, "  {word}: {} ({}#{place})", finding.message, finding.file);
+            if findings.peek().is_none_or(|next| next.fix != finding.fix) {
+                let _ = writeln!(text, "    fix: {}", finding.fix);
+            }
+        }
+    }
     text
 }

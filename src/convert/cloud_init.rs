@@ -6,6 +6,7 @@ use crate::crd::{CloudInit, KeyRef, Network};
 
 use super::guests::Guest;
 use super::json::{At, Node};
+use super::secrets;
 use super::values;
 use super::writer::{NOT_SET, Writer};
 
@@ -34,7 +35,7 @@ pub fn cloud_init(
 
 fn user_config(w: &mut Writer, guest: &Guest, at: &At, init: &mut CloudInit, network: &mut Option<Vec<Network>>) {
     init.user = w.text(at, &["username", "user"], "cloudInit.user", values::user, USER);
-    secrets(w, guest, at, init);
+    user_secrets(w, guest, at, init);
     init.upgrade = w.boolean(at, &["upgrade", "package_upgrade"], "cloudInit.upgrade");
     if let Some(list) = w.key(at, &["packages"]) {
         for item in w.list(&list, &[',', ' ']) {
@@ -74,7 +75,7 @@ fn package(w: &mut Writer, at: &At, text: Option<&str>, init: &mut CloudInit) {
 }
 
 /// References to the Secret that holds what the file tells, or should tell.
-fn secrets(w: &mut Writer, guest: &Guest, at: &At, init: &mut CloudInit) {
+fn user_secrets(w: &mut Writer, guest: &Guest, at: &At, init: &mut CloudInit) {
     let secret = format!("{}-cloud-init", guest.name);
     let mut found: Vec<(At, &str, &str)> = Vec::new();
     for (names, field, key) in [
@@ -97,15 +98,12 @@ fn secrets(w: &mut Writer, guest: &Guest, at: &At, init: &mut CloudInit) {
     for (value, field, key) in &found {
         let target = format!("cloudInit.{field}.key");
         w.mapped(value, &target, "only the reference: the value belongs into the Secret");
-        let message = format!(
-            "{} belongs into the Secret {secret:?}, key {key:?}, which is not written",
-            value.key()
-        );
         let fix = match value.key().as_str() {
             "password" => format!("make a hash of it (mkpasswd --method=sha-512 > FILE), then {create}"),
             _ => create.clone(),
         };
-        w.warn(value, &message, &fix);
+        // A password is no hash, so it is never copied.
+        secrets::secret(w, value, &secret, key, value.key() != "password", &fix);
         let reference = Some(KeyRef {
             name: secret.clone(),
             key: (*key).to_owned(),

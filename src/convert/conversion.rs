@@ -252,6 +252,8 @@ impl<'a, 'o> Conversion<'a, 'o> {
 
     /// Closes the books and lists the files.
     pub fn finish(mut self, files: &[String], roots: &[At]) -> Output {
+        let secrets = self.ledger.secrets.manifests(self.options.namespace.as_deref());
+        self.files.extend(secrets);
         let report = self.ledger.report(files, roots);
         if let Ok(text) = emit::kustomization(self.files.keys()) {
             self.files.insert("kustomization.yaml".into(), text);

@@ -17,11 +17,14 @@ struct ConfigMapManifest<'a> {
     data: &'a BTreeMap<String, String>,
 }
 
+/// Name and namespace.
 #[derive(Serialize)]
-struct Metadata<'a> {
-    name: &'a str,
+pub struct Metadata<'a> {
+    /// Name of the object.
+    pub name: &'a str,
+    /// Its namespace; without it the object goes where it is applied.
     #[serde(skip_serializing_if = "Option::is_none")]
-    namespace: Option<&'a str>,
+    pub namespace: Option<&'a str>,
 }
 
 #[derive(Serialize)]

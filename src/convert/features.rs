@@ -91,7 +91,7 @@ fn portainer(w: &mut Writer, guest: &Guest, facts: &Facts, list: &mut Vec<Featur
     let role = if role == "primary" { "server".to_owned() } else { role };
     match role.as_str() {
         "none" => w.defaulted(&at, "features", "no Portainer"),
-        "infrastructure" => w.skip(&at, "the role infrastructure installs nothing"),
+        "infrastructure" => w.defaulted(&at, "features", "the role infrastructure installs nothing"),
         "server" | "agent" => {
             let place = list.iter().position(|f| f.name == "portainer").unwrap_or(list.len());
             if place == list.len() {

@@ -8,8 +8,8 @@ use crate::crd::{
 };
 
 use super::json::{At, Node};
-use super::writer::Writer;
-use super::{facts, firewall, values};
+use super::writer::{NOT_SET, Writer};
+use super::{facts, firewall, secrets, values};
 
 /// Maps the sections that concern the node itself.
 pub fn host(w: &mut Writer, root: &At) -> Host {
@@ -320,7 +320,7 @@ fn users(w: &mut Writer, root: &At) -> Option<Vec<HostUser>> {
             "a user name",
         );
         if let Some(hash) = w.key(&at, &["password_hash", "password"]) {
-            w.skip(&hash, "a secret: set the password on the node");
+            password(w, &hash, &name);
         }
         let user = HostUser {
             name,
@@ -336,6 +336,29 @@ fn users(w: &mut Writer, root: &At) -> Option<Vec<HostUser>> {
         users.push(user);
     }
     (!users.is_empty()).then_some(users)
+}
+
+/// A password of a user of the node, for which there is a place in a Secret.
+fn password(w: &mut Writer, at: &At, user: &str) {
+    let text = values::text(at.node);
+    if text.is_none_or(|text| text == "NOT_SET") {
+        return w.defaulted(at, "", NOT_SET);
+    }
+    let name = w.object.rsplit('/').next().unwrap_or_default();
+    let (secret, Some(key)) = (format!("{name}-users"), values::user(user)) else {
+        return w.skip(at, "a secret: set the password on the node");
+    };
+    let note = "only its place: set the password on the node, since host.users has no field for it";
+    w.ledger
+        .mapped(at, &format!("Secret/{secret}"), &format!("stringData.{key}"), note);
+    secrets::secret(
+        w,
+        at,
+        &secret,
+        &key,
+        true,
+        "set the password on the node (passwd), and take it out of the file",
+    );
 }
 
 /// `network`: the bridge of the node. Bridge and name servers are also what guests get.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::crd::{
-    Capabilities, Credentials, Defaults, Dns, IdRange, IpAddress, KeyRef, LocalRef, PhoenixHypervisor,
+    Capabilities, Credentials, Defaults, Dns, HostStorage, IdRange, IpAddress, KeyRef, LocalRef, PhoenixHypervisor,
     PhoenixHypervisorSpec, Ssh, Tls, VolumeOwners,
 };
 
@@ -11,8 +11,8 @@ use super::facts::Facts;
 use super::guests::Guests;
 use super::json::{At, Node};
 use super::report::Severity;
-use super::writer::Writer;
-use super::{Options, host, values};
+use super::writer::{NOT_SET, Writer};
+use super::{Options, host, secrets, values};
 
 /// Address that stands in for one that the file does not tell.
 const NO_ENDPOINT: &str = "https://pve.example.org:8006";
@@ -59,7 +59,14 @@ pub fn hypervisor<'a>(
         );
     }
     let mut defaults = Defaults::default();
-    storages(w, root, facts, &mut defaults);
+    let mut host = host::host(w, root);
+    storages(
+        w,
+        root,
+        facts,
+        &mut defaults,
+        host.storages.as_deref().unwrap_or_default(),
+    );
     lxc_defaults(w, root, &mut defaults);
     let timezone = w.text(root, &["timezone"], "host.timezone", values::timezone, "a time zone");
     if let (Some(at), Some(_)) = (root.get("timezone"), &timezone) {
@@ -68,7 +75,6 @@ pub fn hypervisor<'a>(
     rest(w, root);
     defaults.timezone.clone_from(&timezone);
     let network = host::network(w, root, &mut defaults);
-    let mut host = host::host(w, root);
     host.timezone = timezone;
     host.network = network;
     shared_volumes(w, root, guests, facts);
@@ -95,14 +101,8 @@ fn rest(w: &mut Writer, root: &At) {
     if let Some(api) = w.key(root, &["portainer_api"]) {
         for (key, at) in api.entries() {
             match key {
-                "admin_password" | "api_key" if !values::is_unset(at.node) => {
-                    let message = format!("portainer_api.{key} stands in the file; it is not copied");
-                    w.skip_warn(
-                        &at,
-                        &message,
-                        "give it to Portainer when it asks for it, and take it out of the file",
-                    );
-                }
+                _ if values::is_unset(at.node) => w.defaulted(&at, "", NOT_SET),
+                "admin_user" | "admin_password" | "api_key" => portainer_secret(w, &at, key),
                 _ => w.skip(&at, "Portainer asks for its administrator when it is first opened"),
             }
         }
@@ -126,6 +126,23 @@ fn rest(w: &mut Writer, root: &At) {
             w.skip(&at, why);
         }
     }
+}
+
+/// A secret of Portainer, for which there is a place in a Secret.
+fn portainer_secret(w: &mut Writer, at: &At, key: &str) {
+    // Its text is not shown.
+    if values::text(at.node).is_none() {
+        return w.skip_warn(
+            at,
+            &format!("portainer_api.{key} is no text"),
+            "correct it, and convert again",
+        );
+    }
+    let path = format!("stringData.{key}");
+    let note = "only its place: Portainer asks for it when it is first opened";
+    w.ledger.mapped(at, "Secret/portainer-api", &path, note);
+    let fix = "give it to Portainer when it asks for it, and take it out of the file";
+    secrets::secret(w, at, "portainer-api", key, true, fix);
 }
 
 fn connection(name: &str) -> PhoenixHypervisorSpec {
@@ -217,7 +234,7 @@ fn ranges(ids: &BTreeSet<i64>) -> (IdRange, IdRange) {
     (guests.unwrap_or_default(), owners.unwrap_or_default())
 }
 
-fn storages(w: &mut Writer, root: &At, facts: &Facts, defaults: &mut Defaults) {
+fn storages(w: &mut Writer, root: &At, facts: &Facts, defaults: &mut Defaults, made: &[HostStorage]) {
     let ids = root.get("proxmox_storage_ids");
     for (key, at) in ids.iter().flat_map(At::entries) {
         let Some(id) = values::text(at.node).and_then(|t| values::storage_id(&t)) else {
@@ -234,15 +251,29 @@ fn storages(w: &mut Writer, root: &At, facts: &Facts, defaults: &mut Defaults) {
         } else if key.contains("vm") {
             (&mut defaults.disk_storage, "defaults.diskStorage")
         } else {
-            w.skip(&at, "no default is of this sort; guests name their storages themselves");
+            named(
+                w,
+                &at,
+                &id,
+                made,
+                "no default is of this sort; guests name their storages themselves",
+            );
             continue;
         };
         if field.as_ref().is_none_or(|f| *f == id) {
             w.mapped(&at, path, "");
             *field = Some(id);
         } else {
-            w.skip(&at, "another storage is the default already");
+            named(w, &at, &id, made, "another storage is the default already");
         }
+    }
+}
+
+/// A storage that is no default: where the node's storages have it, its name stands there.
+fn named(w: &mut Writer, at: &At, id: &str, made: &[HostStorage], why: &str) {
+    match made.iter().position(|storage| storage.name == id) {
+        Some(place) => w.mapped(at, &format!("host.storages[{place}].name"), why),
+        None => w.skip(at, why),
     }
 }
 

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::json::At;
-use super::report::{Entry, Finding, Outcome, Report, Severity};
+use super::keys;
+use super::report::{self, Entry, Finding, Outcome, Report, Severity};
+use super::secrets::Secrets;
 
 /// Note of a leaf that no code knows.
 pub const UNKNOWN_KEY: &str = "unknown key: the converter does not know what it means";
@@ -23,6 +25,8 @@ struct Claim {
 /// Claims, scopes and findings.
 #[derive(Debug, Default)]
 pub struct Ledger {
+    /// Secrets that the files tell.
+    pub secrets: Secrets,
     claims: BTreeMap<(usize, String), Claim>,
     scopes: BTreeMap<(usize, String), ObjectKey>,
     /// Why an object was not written.
@@ -98,10 +102,12 @@ impl Ledger {
     }
 
     /// Closes the books.
-    pub fn report(self, files: &[String], roots: &[At]) -> Report {
+    pub fn report(mut self, files: &[String], roots: &[At]) -> Report {
         let mut entries = Vec::new();
-        for root in roots {
+        for (file, root) in roots.iter().enumerate() {
+            let start = entries.len();
             self.entries_below(root, files, None, None, &mut entries);
+            self.suggest(file, entries.get_mut(start..).unwrap_or_default());
         }
         let findings = (self.findings.into_iter())
             .map(|(severity, file, pointer, message, fix)| Finding {
@@ -112,7 +118,21 @@ impl Ledger {
                 fix,
             })
             .collect();
-        Report { entries, findings }
+        Report::new(entries, findings)
+    }
+
+    /// For keys that are a letter or two off a known one: which that is.
+    fn suggest(&mut self, file: usize, entries: &mut [Entry]) {
+        for entry in entries.iter_mut().filter(|e| report::is_unknown(e)) {
+            let Some((place, given, known)) = keys::meant(&entry.pointer) else {
+                continue;
+            };
+            entry.note = format!("{UNKNOWN_KEY}; did you mean {known:?}?");
+            let message = format!("unknown key {given:?}; did you mean {known:?}?");
+            let fix = format!("call it {known:?} and convert again, or take it out");
+            self.findings
+                .insert((Severity::Warning, file, place.to_owned(), message, fix));
+        }
     }
 
     /// Claims and scopes are inherited from the nearest value above. Recursion is bounded by [`super::json::MAX_DEPTH`].

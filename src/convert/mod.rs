@@ -21,14 +21,17 @@ mod host;
 mod hypervisor;
 mod id_maps;
 mod json;
+mod keys;
 mod ledger;
 mod lxc;
+pub mod markdown;
 mod names;
 mod network;
 mod options;
 pub mod report;
 mod routing;
 mod scripts;
+mod secrets;
 mod storage;
 pub(crate) mod values;
 mod vllm;
@@ -82,6 +85,8 @@ pub struct Options {
     pub applications: Option<BTreeMap<String, Vec<u8>>>,
     /// Whether templates become Proxmox templates where clones of them can be linked.
     pub linked_clones: bool,
+    /// Whether passwords, hashes and tokens of the files are copied into the Secrets that are written.
+    pub copy_secrets: bool,
     /// What is written for host names.
     pub routing: Routing,
 }
@@ -111,6 +116,7 @@ pub struct Unreadable {
 /// With every file that cannot be read; nothing is converted then.
 pub fn convert(inputs: &[Input], options: &Options) -> Result<Output, Vec<Unreadable>> {
     let mut ledger = Ledger::default();
+    ledger.secrets.copy = options.copy_secrets;
     let (files, nodes) = read(inputs)?;
     let roots: Vec<At> = nodes
         .iter()

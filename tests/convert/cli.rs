@@ -22,6 +22,7 @@ fn text(path: &Path) -> &str {
 fn converts_and_reports() {
     let dir = tempfile::tempdir().unwrap();
     let (out, report) = (dir.path().join("out"), dir.path().join("report.json"));
+    let readable = dir.path().join("report.md");
     let legacy = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/legacy");
     let file = |name: &str| legacy.join(name).to_str().unwrap().to_owned();
     let args = [
@@ -41,9 +42,25 @@ fn converts_and_reports() {
         text(&out),
         "--report",
         text(&report),
+        "--report-md",
+        text(&readable),
     ];
     let run = phoenix(&args);
     let words = String::from_utf8(run.stderr).unwrap();
+    let first = words.lines().next().unwrap();
+    assert!(
+        first.starts_with("Phoenix"),
+        "what to do comes first, by object: {words}"
+    );
+    let readable = fs::read_to_string(&readable).unwrap();
+    for part in [
+        "## What to do",
+        "### PhoenixLXC/",
+        "## Not mapped",
+        "| `/lxc_configs/*/cores` | 22 | 0 | 0 |",
+    ] {
+        assert!(readable.contains(part), "{part}: {readable}");
+    }
     assert_eq!(run.status.code(), Some(0), "{words}");
     assert!(words.contains("0 errors, 10 warnings"), "{words}");
     assert!(
@@ -56,6 +73,14 @@ fn converts_and_reports() {
         "{manifest}"
     );
     let report: Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+    let totals = &report["totals"];
+    let sum: u64 = ["mapped", "defaulted", "notMapped"]
+        .iter()
+        .map(|o| totals["all"][o].as_u64().unwrap())
+        .sum();
+    assert_eq!(sum as usize, report["entries"].as_array().unwrap().len());
+    assert_eq!(totals["unknownKeys"], 0);
+    assert_eq!(totals["byKey"]["/lxc_configs/*/cores"]["mapped"], 22);
     let first = &report["entries"][0];
     assert_eq!(first["file"], file("phoenix_hypervisor_config.json"));
     assert_eq!(first["outcome"], "notMapped");

@@ -18,8 +18,10 @@ use crate::support::*;
 const CASES: u32 = 600;
 /// Cases of each of the two tests whose objects are small.
 const SMALL_CASES: u32 = 2600;
+/// Cases of the test of keys with a letter too much, too few or another.
+const LETTER_CASES: u32 = 600;
 /// Cases of the test whose files are mostly broken: with the others ten thousand.
-const BYTES_CASES: u32 = 10_000 - 3 * CASES - 2 * SMALL_CASES;
+const BYTES_CASES: u32 = 10_000 - 3 * CASES - 2 * SMALL_CASES - LETTER_CASES;
 
 /// Containers of the real files, old and new, by id.
 static CONTAINERS: LazyLock<Vec<(String, Value)>> = LazyLock::new(|| {
@@ -117,6 +119,43 @@ proptest! {
         guest.insert("vmid".into(), json!(300));
         guest.extend(pairs);
         check(Role::Vm, &json!({"vms": [guest]}))?;
+    }
+}
+
+/// The key with a letter more, less, another, or two of them swapped.
+fn one_letter_off(key: &str, at: Index, letter: char, how: u8) -> String {
+    let mut letters: Vec<char> = key.chars().collect();
+    let place = at.index(letters.len());
+    match how % 4 {
+        0 => letters.insert(place, letter),
+        1 => drop(letters.remove(place)),
+        2 => letters[place] = letter,
+        _ => letters.swap(place, (place + 1) % key.len()),
+    }
+    letters.into_iter().collect()
+}
+
+proptest! {
+    #![proptest_config(config(LETTER_CASES))]
+
+    #[test]
+    fn a_key_that_is_a_letter_off_is_accounted_for_and_the_known_one_suggested(
+        key in key(), at in any::<Index>(), letter in proptest::char::range('a', 'z'), how in any::<u8>(), value in odd(),
+    ) {
+        let off = one_letter_off(&key, at, letter, how);
+        let guest = json!({"name": "one", "template": "local:vztmpl/debian.tar.zst", off.clone(): value});
+        let file = json!({"lxc_configs": {"950": guest}}).to_string();
+        let inputs = [input("x.json", Role::Lxc, file)];
+        let output = phoenix::convert::convert(&inputs, &options()).map_err(|e| TestCaseError::fail(format!("{e:?}")))?;
+        reads_back(&inputs, &output).map_err(TestCaseError::fail)?;
+        let place = format!("/lxc_configs/950/{off}");
+        let unknown = output.report.unknown_keys().any(|p| p == place);
+        // The first and the last letter swapped are two letters off.
+        let near = how % 4 != 3 || at.index(key.len()) + 1 < key.len();
+        if unknown && near && off.len() > 2 {
+            let said = output.report.findings.iter().any(|f| f.pointer == place && f.message.contains("did you mean"));
+            prop_assert!(said, "{off} of {key}");
+        }
     }
 }
 

@@ -31,6 +31,7 @@ pub fn options() -> Options {
         hypervisor_name: "proxmox".into(),
         applications: None,
         linked_clones: false,
+        copy_secrets: false,
         routing: phoenix::convert::Routing::None,
     }
 }
@@ -234,7 +235,7 @@ fn every_manifest_read(output: &Output) -> Result<BTreeMap<String, Value>, Strin
             "PhoenixTemplate" => typed::<crd::PhoenixTemplate>(&value),
             "PhoenixHypervisor" => typed::<crd::PhoenixHypervisor>(&value),
             "Ingress" => typed::<k8s_openapi::api::networking::v1::Ingress>(&value),
-            "ConfigMap" | "HTTPRoute" => Ok(()),
+            "ConfigMap" | "Secret" | "HTTPRoute" => Ok(()),
             other => Err(format!("unexpected kind {other}")),
         };
         read.map_err(|e| format!("{file}: {e}"))?;

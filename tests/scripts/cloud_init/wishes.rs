@@ -197,6 +197,7 @@ pub fn of_converted(vms: &Value, name: &str) -> Wish {
         hypervisor_name: "pve".into(),
         applications: None,
         linked_clones: false,
+        copy_secrets: false,
         routing: phoenix::convert::Routing::None,
     };
     let output = convert(&[input], &options).unwrap();

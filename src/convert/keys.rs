@@ -1,0 +1,327 @@
+//! Keys of the legacy files, and which of them somebody meant.
+
+/// Every key of the real user's sets and of the legacy schemas, except names that people gave, and further spellings that are
+/// read.
+const KNOWN: &[&str] = &[
+    "$schema",
+    "CacheConfig",
+    "LoadConfig",
+    "ModelConfig",
+    "ParallelConfig",
+    "SchedulerConfig",
+    "ServerConfig",
+    "action",
+    "address",
+    "admin_password",
+    "admin_user",
+    "api_key",
+    "apparmor_manages_nesting",
+    "apparmor_profile",
+    "application_script",
+    "arc_max_gb",
+    "author",
+    "authoritative_zones",
+    "backup",
+    "behavior",
+    "bios",
+    "boot_delay",
+    "boot_order",
+    "bootstrap_ca_url",
+    "bridge",
+    "chain",
+    "clients",
+    "clone_from_ctid",
+    "clone_from_vmid",
+    "command",
+    "comment",
+    "container_id",
+    "container_path",
+    "core_paths",
+    "cores",
+    "cpu_cores",
+    "cpu_type",
+    "cuda_version",
+    "datasets",
+    "debug_mode",
+    "default_input_policy",
+    "default_output_policy",
+    "default_subnet",
+    "dependencies",
+    "depends_on",
+    "dest",
+    "disk_size_gb",
+    "disks",
+    "dns_name",
+    "dns_nameservers",
+    "dns_records",
+    "dns_server",
+    "docker",
+    "docker_firewall_rules",
+    "docker_images_path",
+    "docker_stacks",
+    "docker_token_file",
+    "domain_name",
+    "dtype",
+    "enable_lifecycle_snapshots",
+    "enabled",
+    "engine_config",
+    "environment",
+    "exports",
+    "external_registry_url",
+    "fallback_dns",
+    "features",
+    "firewall",
+    "gateway",
+    "global_firewall_rules",
+    "gpu_assignment",
+    "gpu_memory_utilization",
+    "group",
+    "groups",
+    "gw",
+    "health_check",
+    "health_checks",
+    "hf_token_file",
+    "host",
+    "host_id",
+    "host_path",
+    "hostname",
+    "hwaddr",
+    "hypervisor_health_.check",
+    "hypervisor_marker",
+    "hypervisor_marker_dir",
+    "id_maps",
+    "iface",
+    "input_policy",
+    "install",
+    "install_vllm_libs",
+    "integration_tests",
+    "interface",
+    "interfaces",
+    "intermediate_ca_name",
+    "internal_bridge",
+    "interval",
+    "ip",
+    "ip_external",
+    "ip_internal",
+    "is_template",
+    "kv_cache_dtype",
+    "lxc",
+    "lxc_config_file",
+    "lxc_config_schema_file",
+    "lxc_configs",
+    "lxc_options",
+    "mac_address",
+    "machine",
+    "macvlan_vlan_tag",
+    "max_model_len",
+    "max_num_batched_tokens",
+    "max_num_seqs",
+    "memory",
+    "memory_mb",
+    "model",
+    "mount_point",
+    "mount_point_base",
+    "mount_points",
+    "mounts",
+    "mtu",
+    "name",
+    "nameserver",
+    "nameservers",
+    "nesting",
+    "network",
+    "network_bridge",
+    "network_config",
+    "nfs",
+    "nfs_server",
+    "node_labels",
+    "nvidia_driver",
+    "nvidia_driver_version",
+    "nvidia_repo_url",
+    "nvidia_runfile_url",
+    "onboot",
+    "options",
+    "output_policy",
+    "owner_gid",
+    "owner_uid",
+    "packages",
+    "password_hash",
+    "path",
+    "pct_options",
+    "policy_in",
+    "policy_out",
+    "pool",
+    "pools",
+    "port",
+    "portainer_agent_hostname",
+    "portainer_agent_image",
+    "portainer_agent_port",
+    "portainer_api",
+    "portainer_environment_name",
+    "portainer_hostname",
+    "portainer_role",
+    "portainer_server_image",
+    "portainer_server_ip",
+    "portainer_server_port",
+    "ports",
+    "properties",
+    "proto",
+    "protocol",
+    "provisioner_name",
+    "proxmox_content_type",
+    "proxmox_defaults",
+    "proxmox_storage_ids",
+    "proxmox_storage_type",
+    "public_bridge",
+    "public_vlan_tag",
+    "quantization",
+    "raid_level",
+    "rate",
+    "read_only",
+    "records",
+    "retries",
+    "rollback_on_failure",
+    "root_ca_name",
+    "rootfs_size_gb",
+    "rules",
+    "run_integration_tests",
+    "runfile_url",
+    "samba",
+    "scheme",
+    "script",
+    "searchdomain",
+    "secondary_network",
+    "secondary_network_config",
+    "security",
+    "served_model_name",
+    "server",
+    "shared_volumes",
+    "shared_zfs_volumes",
+    "shares",
+    "size",
+    "size_gb",
+    "sockets",
+    "source",
+    "ssh_keys",
+    "ssh_public_key",
+    "start_at_boot",
+    "static_ip",
+    "step_ca",
+    "storage",
+    "storage_class",
+    "storage_pool",
+    "storage_size_gb",
+    "subnet",
+    "sudo_access",
+    "swap",
+    "swap_mb",
+    "swarm_role",
+    "system_validation",
+    "template",
+    "template_file",
+    "template_image",
+    "template_snapshot_name",
+    "tensor_parallel_size",
+    "tests",
+    "timeout",
+    "timezone",
+    "traefik_service",
+    "trigger_sync_on_completion",
+    "trust_remote_code",
+    "type",
+    "ubuntu_release",
+    "unprivileged",
+    "upgrade",
+    "upstream_servers",
+    "user",
+    "user_config",
+    "username",
+    "users",
+    "valid_users",
+    "version",
+    "vlan",
+    "vllm",
+    "vllmModel",
+    "vllm_args",
+    "vllm_engine_config",
+    "vllm_engine_config_json",
+    "vllm_env",
+    "vllm_gpu_memory_utilization",
+    "vllm_max_model_len",
+    "vllm_model",
+    "vllm_model_type",
+    "vllm_parameters",
+    "vllm_port",
+    "vllm_quantization",
+    "vllm_served_model_name",
+    "vllm_tensor_parallel_size",
+    "vllm_trust_remote_code",
+    "vm_config_file",
+    "vm_defaults",
+    "vmid",
+    "vms",
+    "volumes",
+    "zfs",
+    "zfs_lxc_pool",
+    "zfs_volumes",
+    "zone_name",
+];
+
+/// The first key in the pointer that is none of the known ones but nearly one: where it stands, as it is written, and what
+/// was meant.
+pub fn meant(pointer: &str) -> Option<(&str, String, &'static str)> {
+    let mut end = 0;
+    for token in pointer.split('/').skip(1) {
+        end += 1 + token.len();
+        let given = token.replace("~1", "/").replace("~0", "~");
+        if KNOWN.contains(&given.as_str()) {
+            continue;
+        }
+        if let Some(known) = nearest(&given) {
+            return Some((pointer.get(..end)?, given, known));
+        }
+    }
+    None
+}
+
+/// The known key that is one letter off, or two where the key is long. The same letters in another case are none off.
+fn nearest(given: &str) -> Option<&'static str> {
+    let length = given.chars().count();
+    // Shorter ones are near to anything.
+    if !(3..=64).contains(&length) || given.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let most = if length >= 8 { 2 } else { 1 };
+    let distance = |known: &str| {
+        let exact = strsim::damerau_levenshtein(given, known);
+        let folded = strsim::damerau_levenshtein(&given.to_lowercase(), &known.to_lowercase());
+        exact.min(folded)
+    };
+    (KNOWN.iter())
+        .filter(|known| known.len().abs_diff(given.len()) <= most)
+        .map(|known| (distance(known), *known))
+        .min()
+        .filter(|(distance, _)| *distance <= most)
+        .map(|(_, known)| known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_nearly_a_key_is_found() {
+        let at = |pointer| meant(pointer).map(|(place, _, known)| (place, known));
+        assert_eq!(at("/lxc_configs/950/corse"), Some(("/lxc_configs/950/corse", "cores")));
+        assert_eq!(
+            at("/lxc_configs/950/network_confg/ip"),
+            Some(("/lxc_configs/950/network_confg", "network_config"))
+        );
+        assert_eq!(
+            at("/lxc_configs/950/Memory_MB"),
+            Some(("/lxc_configs/950/Memory_MB", "memory_mb"))
+        );
+        assert_eq!(at("/lxc_configs/950/cores"), None);
+        assert_eq!(at("/lxc_configs/950/something_else"), None);
+        assert_eq!(at(""), None);
+    }
+}
