@@ -20,6 +20,7 @@ mod expose;
 mod fleet;
 mod foundation;
 mod gitops;
+mod gpus;
 mod guests;
 mod harness;
 mod inside;

@@ -108,6 +108,13 @@ pub enum Edit {
         /// Node.
         node: String,
     },
+    /// The packages of a node's NVIDIA driver are upgraded; a boot loads its modules.
+    NvidiaDriver {
+        /// Node.
+        node: String,
+        /// Version.
+        version: String,
+    },
     /// The mount or pool of a storage is there or not.
     StorageActive {
         /// Storage.
@@ -246,6 +253,10 @@ impl State {
                 found.online = online;
             }
             Edit::NodeCrash { node } => self.node_crash(&node),
+            Edit::NvidiaDriver { node, version } => {
+                let found = self.nodes.get_mut(&node).ok_or_else(|| no_node(&node))?;
+                found.nvidia_driver = Some(version);
+            }
             Edit::StorageActive { storage, active } => self.storage_mut(&storage)?.active = active,
             Edit::StorageTotal { storage, total } => self.storage_mut(&storage)?.total = total,
             Edit::Quorum { quorate } => self.quorate = quorate,
