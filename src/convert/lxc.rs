@@ -12,7 +12,7 @@ use super::json::{At, Node};
 use super::network::{self, Naming};
 use super::scripts::Scripts;
 use super::writer::Writer;
-use super::{expose, features, firewall, form, id_maps, names, options, storage, values, vllm};
+use super::{expose, features, firewall, form, id_maps, model_servers, names, options, storage, values, vllm};
 
 /// Why a template has no volumes and mounts.
 const NO_MOUNTS: &str = "a template has no volumes and mounts: clones would copy them";
@@ -97,6 +97,9 @@ pub fn container<'a>(
             let has_feature = features::named(guest).iter().any(|f| f == "vllm");
             vllm::missing(w, at, template, has_feature, scripts.starts_vllm(at));
         }
+    }
+    if lxc.vllm.is_none() && !template {
+        lxc.ollama = model_servers::ollama(w, guest, scripts.text(at));
     }
     lxc.shared.application = scripts.application(w, at, lxc.vllm.is_some());
     lxc.shared.boot = boot(w, at, template);

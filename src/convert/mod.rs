@@ -25,6 +25,7 @@ mod keys;
 mod ledger;
 mod lxc;
 pub mod markdown;
+mod model_servers;
 mod names;
 mod network;
 mod options;

@@ -192,6 +192,13 @@ impl Scripts {
                 .is_some_and(starts)
     }
 
+    /// The text of a guest's application script, where the folder has it.
+    pub fn text(&self, guest: &At) -> Option<&str> {
+        let path = values::text(guest.get("application_script")?.node)?;
+        let known = self.named(&path);
+        self.files.get(*known.first()?).map(String::as_str)
+    }
+
     /// Maps `application_script`.
     pub fn application(&mut self, w: &mut Writer, guest: &At, serves_vllm: bool) -> Option<Application> {
         let at = w.key(guest, &["application_script"])?;

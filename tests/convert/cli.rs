@@ -62,7 +62,7 @@ fn converts_and_reports() {
         assert!(readable.contains(part), "{part}: {readable}");
     }
     assert_eq!(run.status.code(), Some(0), "{words}");
-    assert!(words.contains("0 errors, 10 warnings"), "{words}");
+    assert!(words.contains("0 errors, 13 warnings"), "{words}");
     assert!(
         words.contains("IP address 10.0.0.101 is also that of container 101"),
         "{words}"

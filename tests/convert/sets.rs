@@ -161,3 +161,26 @@ fn a_key_that_is_a_letter_off_is_named() {
     let wanted = ["corse", "network_confg/ip", "quite_another"].map(|key| format!("/lxc_configs/950/{key}"));
     assert_eq!(unknown, wanted);
 }
+
+#[test]
+fn models_that_a_script_pulls_are_those_of_the_server() {
+    let guest =
+        serde_json::json!({"950": plain(serde_json::json!({"features": ["ollama"], "application_script": "a.sh"}))});
+    let text = serde_json::json!({ "lxc_configs": guest }).to_string();
+    let inputs = [input("lxc.json", Role::Lxc, text)];
+    let output = run(&inputs, &folder(&[("a.sh", "ollama pull qwen3:8b\n")]));
+    assert_eq!(spec(&output)["ollama"], serde_json::json!({"models": ["qwen3:8b"]}));
+    let silent = run(&inputs, &folder(&[("a.sh", "true\n")]));
+    assert!(spec(&silent)["ollama"].is_null());
+    assert!(
+        finding(&silent, Severity::Warning, "it runs Ollama")
+            .fix
+            .contains("spec.ollama.models")
+    );
+    let output = container(serde_json::json!({"name": "one", "hostname": "llamacpp"}));
+    assert!(
+        !findings(&output, Severity::Warning)
+            .iter()
+            .any(|f| f.message.contains("llama.cpp"))
+    );
+}
