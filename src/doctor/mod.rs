@@ -97,6 +97,7 @@ pub fn examine(hypervisor: &PhoenixHypervisor, objects: &[&GuestObject], facts: 
         return checks;
     }
     let uses = Uses::of(&hypervisor.spec, objects);
+    checks.extend(reach::verification(hypervisor));
     checks.extend(reach::endpoints(facts));
     checks.extend(reach::cluster(facts));
     checks.extend(rights::examine(&hypervisor.spec, objects, &uses, facts));

@@ -71,6 +71,13 @@ pub fn credentials(hypervisor: &PhoenixHypervisor, facts: &Facts) -> Vec<Check> 
     [check].into_iter().chain(root).collect()
 }
 
+/// Certificates that nobody verifies.
+pub fn verification(hypervisor: &PhoenixHypervisor) -> Option<Check> {
+    let tls = hypervisor.spec.tls.as_ref()?;
+    let words = "spec.tls.insecureSkipVerify: true: anybody on the network path can read the credentials; give caSecretRef or fingerprint in its place";
+    (tls.insecure_skip_verify == Some(true)).then(|| Check::new("tls", Outcome::Warn, words))
+}
+
 /// Each endpoint, with its certificate.
 pub fn endpoints(facts: &Facts) -> Vec<Check> {
     let mut checks = Vec::new();

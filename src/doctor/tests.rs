@@ -278,3 +278,15 @@ fn hypervisors_of_one_cluster_have_ids_apart() {
         "one endpoint, ids apart"
     );
 }
+
+#[test]
+fn certificates_that_nobody_verifies_are_told() {
+    let mut open = hypervisor("pve");
+    open.spec.tls = serde_json::from_value(json!({"insecureSkipVerify": true})).unwrap();
+    let checks = examine(&open, &[], &healthy());
+    let found = checks.iter().find(|check| check.name == "tls").unwrap();
+    assert!(
+        found.outcome == Outcome::Warn && found.message.starts_with("spec.tls.insecureSkipVerify"),
+        "{found:?}"
+    );
+}
