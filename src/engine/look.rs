@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::crd::{ADOPT, GuestKind, GuestStatus, RESTAMP};
 use crate::desired::{self, GuestObject, Identity, Key, ObjectName, Ref, refs};
 use crate::estimate::{self, Durations};
-use crate::observed::{ClonePlace, GuestRead, Holders, Observed, Recorded, Verified};
+use crate::observed::{ClonePlace, GuestRead, Holders, Observed, ProbeAnswer, Recorded, Verified};
 use crate::plan::{self, Impact, Input, Next, Plan, Surroundings};
 use crate::pve::volid::owner_of;
 use crate::pve::{GuestType, Vmid};
@@ -142,7 +142,12 @@ impl<S: Store> Reconcile<'_, S> {
         .await?;
         if let (Some(counters), plan::Query::Probes { probes, .. }) = (&self.engine.options.counters, query) {
             let answers = probes.iter().filter_map(|p| observed.probes.get_key_value(&p.kind));
-            answers.for_each(|(kind, answer)| counters.probe(*kind, answer));
+            for (kind, answer) in answers {
+                counters.probe(*kind, answer);
+                if let ProbeAnswer::Succeeded(Some(serving)) = answer {
+                    counters.serving(&self.object.key, serving);
+                }
+            }
         }
         Ok(())
     }

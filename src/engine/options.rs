@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::desired::{Key, ObjectName};
-use crate::observed::{Inventory, ProbeAnswer, ProbeKind};
+use crate::observed::{Inventory, ProbeAnswer, ProbeKind, Serving};
 use crate::reason::Reason;
 
 use super::outside::Outside;
@@ -51,6 +51,8 @@ pub struct EngineOptions {
 pub trait Counters: Send + Sync {
     /// A probe was answered.
     fn probe(&self, kind: ProbeKind, answer: &ProbeAnswer);
+    /// What an object's model server counts.
+    fn serving(&self, key: &Key, serving: &Serving);
     /// A guest, or its unit, is restarted because of a probe.
     fn health_restart(&self, key: &Key);
     /// A panic ended work on an object of a kind.

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use tokio::sync::{Semaphore, watch};
 
-use crate::observed::{ProbeAnswer, ProbeKind};
+use crate::observed::{ProbeAnswer, ProbeKind, Serving};
 use crate::plan::ProbeRequest;
 use crate::proxmox::Client;
 use crate::pve::{GuestRef, GuestType, Vmid};
@@ -238,7 +238,7 @@ fn of_batch(answer: BatchAnswer, seconds: u64) -> ProbeAnswer {
 
 fn said_by(said: &Said, seconds: u64) -> ProbeAnswer {
     match said.exit {
-        0 => return ProbeAnswer::Succeeded,
+        0 => return ProbeAnswer::Succeeded(Serving::read(&said.output)),
         124 | 137 => return ProbeAnswer::Failed(format!("no answer within {seconds} s")),
         _ => {}
     }

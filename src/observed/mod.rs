@@ -4,6 +4,7 @@
 mod cards;
 mod guest;
 mod listed;
+mod serving;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::reason::Cause;
 pub use cards::{Cards, Claim, Fault, Given, Inventory};
 pub use guest::{Agent, CloudInitState, Guest};
 pub use listed::{Cluster, Read, ResourceRow, StorageRow};
+pub use serving::Serving;
 
 /// What a read of a guest's configuration came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -262,8 +264,8 @@ impl ProbeKind {
 /// What came of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProbeAnswer {
-    /// Exit code 0.
-    Succeeded,
+    /// Exit code 0, with what a model server counts.
+    Succeeded(Option<Serving>),
     /// Another exit code, or none in time: why.
     Failed(String),
     /// It could not be carried out, which says nothing about the guest.

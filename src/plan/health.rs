@@ -85,7 +85,7 @@ impl HealthState {
         let counts = self.counts.entry(kind).or_default();
         match answer {
             ProbeAnswer::UnderWay => return,
-            ProbeAnswer::Succeeded => {
+            ProbeAnswer::Succeeded(_) => {
                 *counts = ProbeCounts {
                     successes: (counts.successes + 1).min(enough),
                     ..ProbeCounts::default()

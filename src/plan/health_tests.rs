@@ -56,7 +56,7 @@ fn a_probe_is_due_after_its_delay_and_then_every_period() {
     assert_eq!(at(&state, 0), (0, 5000));
     assert_eq!(at(&state, 4), (0, 1000));
     assert_eq!(at(&state, 5), (1, 0));
-    let answers = BTreeMap::from([(ProbeKind::Readiness, ProbeAnswer::Succeeded)]);
+    let answers = BTreeMap::from([(ProbeKind::Readiness, ProbeAnswer::Succeeded(None))]);
     let state = judge(state, &answers, 6000).state;
     assert_eq!(at(&state, 6), (0, 3000));
     assert_eq!(at(&state, 9), (1, 0));
@@ -82,7 +82,7 @@ fn the_startup_probe_holds_the_others_back_and_restarts_what_never_starts() {
         &health,
         &[
             (0, Startup, failed()),
-            (10, Startup, ProbeAnswer::Succeeded),
+            (10, Startup, ProbeAnswer::Succeeded(None)),
             (20, Liveness, failed()),
         ],
     );
@@ -114,7 +114,7 @@ fn only_failures_in_a_row_restart_and_readiness_never_does() {
             .collect();
         follow(&health, &steps).last().and_then(|(_, restart)| *restart)
     };
-    let (f, s, u) = (failed(), ProbeAnswer::Succeeded, unknown());
+    let (f, s, u) = (failed(), ProbeAnswer::Succeeded(None), unknown());
     assert_eq!(restarts(Liveness, &[f.clone(), f.clone()]), None);
     assert_eq!(restarts(Liveness, &[f.clone(), f.clone(), f.clone()]), Some(Liveness));
     assert_eq!(restarts(Liveness, &[f.clone(), f.clone(), s, f.clone()]), None);

@@ -384,3 +384,46 @@ fn the_probe_shows_the_key_and_no_process_list_does() {
         "{arguments}"
     );
 }
+
+/// Lines as vLLM 0.15 has them, of two engines.
+const METRICS: &str = r#"# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="m"} 1.0
+vllm:num_requests_running{engine="1",model_name="m"} 2.0
+vllm:num_requests_waiting{engine="0",model_name="m"} 0.0
+vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.4153
+vllm:prompt_tokens_total{engine="0",model_name="m"} 1.2345678e+07
+vllm:generation_tokens_total{engine="0",model_name="m with {braces}"} 42.0
+vllm:generation_tokens_created{engine="0",model_name="m"} 1.7e+09
+"#;
+
+#[test]
+fn what_a_server_counts_is_told_after_a_success() {
+    let (object, objects) = server(json!({"model": "m"}));
+    let health = phoenix::desired::scripts::health(&object, &PhoenixHypervisor::default(), &objects);
+    let probe = health.readiness.unwrap().exec.unwrap().command;
+    let answers = "for last; do :; done\ncase $last in */metrics) cat metrics ;; */health) printf 200 ;; \
+                   */v1/models) echo '{\"data\": [{\"id\": \"m\"}]}' ;; *) echo '{\"choices\": []}' ;; esac";
+    let guest = Guest::new(&[
+        ("systemctl", "echo InvocationID=1"),
+        ("journalctl", ""),
+        ("curl", answers),
+    ]);
+    guest.write("metrics", METRICS);
+    for _ in 0..2 {
+        let said = guest.run(&probe);
+        let mut words: Vec<&str> = said.split_whitespace().collect();
+        words.sort_unstable();
+        let wanted = [
+            "cache=415",
+            "generated=42",
+            "prompt=12345678",
+            "readings",
+            "running=3",
+            "waiting=0",
+        ];
+        assert_eq!(words, wanted);
+    }
+    guest.write("metrics", "");
+    assert_eq!(guest.run(&probe), "", "nothing where it counts nothing");
+}

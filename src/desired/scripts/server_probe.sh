@@ -126,9 +126,29 @@ case $(printf %s "$models" | tr -d ' ') in
     exit 1
     ;;
 esac
+# What the server counts, in one line; nothing where it counts nothing, as llama.cpp without --metrics.
+readings() {
+  ask 5 "$base/metrics" 2> /dev/null | awk '
+    BEGIN {
+      field["vllm:num_requests_running"] = field["llamacpp:requests_processing"] = "running"
+      field["vllm:num_requests_waiting"] = field["llamacpp:requests_deferred"] = "waiting"
+      field["vllm:kv_cache_usage_perc"] = field["vllm:gpu_cache_usage_perc"] = field["llamacpp:kv_cache_usage_ratio"] = "cache"
+      field["vllm:prompt_tokens_total"] = field["llamacpp:prompt_tokens_total"] = "prompt"
+      field["vllm:generation_tokens_total"] = field["llamacpp:tokens_predicted_total"] = "generated"
+    }
+    { name = $1; sub(/[{].*/, "", name) }
+    name in field { sum[field[name]] += $NF * (field[name] == "cache" ? 1000 : 1) }
+    END {
+      for (name in sum) line = line " " name "=" sprintf("%.0f", sum[name])
+      if (line != "") print "readings" line
+    }'
+}
 start=$(systemctl show "$unit" -p InvocationID 2> /dev/null)
 proof=/run/phoenix/$name.completed
-[ "$(cat "$proof" 2> /dev/null)" != "$start $port $model" ] || exit 0
+if [ "$(cat "$proof" 2> /dev/null)" = "$start $port $model" ]; then
+  readings
+  exit 0
+fi
 quoted=$(escaped "$model")
 if [ "$kind" = embedding ]; then
   path=/v1/embeddings body="{\"model\": \"$quoted\", \"input\": \"hello\"}" wanted='"embedding"'
@@ -144,3 +164,4 @@ case $answer in
     ;;
 esac
 mkdir -p /run/phoenix && printf '%s' "$start $port $model" > "$proof"
+readings

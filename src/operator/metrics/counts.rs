@@ -1,7 +1,7 @@
 //! What engine and clients tell of, counted.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 
 use crate::desired::{Key, ObjectName};
 use crate::engine::{Counters, Ended, Meters};
-use crate::observed::{Inventory, ProbeAnswer, ProbeKind};
+use crate::observed::{Inventory, ProbeAnswer, ProbeKind, Serving};
 use crate::proxmox::{self, ApiCall, Came};
 use crate::reason::Reason;
 use crate::remote;
@@ -20,7 +20,7 @@ use super::{Histograms, Metrics};
 impl Counters for Metrics {
     fn probe(&self, kind: ProbeKind, answer: &ProbeAnswer) {
         let result = match answer {
-            ProbeAnswer::Succeeded => "success",
+            ProbeAnswer::Succeeded(_) => "success",
             ProbeAnswer::Failed(_) => "failure",
             ProbeAnswer::Unknown(_) => "unknown",
             // Counted when it is answered.
@@ -28,6 +28,10 @@ impl Counters for Metrics {
         };
         let probe = kind.as_str();
         self.probes.get_or_create(&Probe { probe, result }).inc();
+    }
+
+    fn serving(&self, key: &Key, serving: &Serving) {
+        self.served().insert(key.clone(), (Instant::now(), serving.clone()));
     }
 
     fn health_restart(&self, key: &Key) {

@@ -2,6 +2,7 @@
 //!
 //! * [`Metrics`] what happens: counted by the operator, and by engine and clients through their traits (`counts.rs`)
 //! * `cards.rs` the nodes' graphics cards
+//! * `serving.rs` what model servers count
 //! * `fleet.rs` how the objects are: made anew for each answer from what the caches hold
 
 mod cards;
@@ -9,12 +10,13 @@ mod catalog;
 mod counts;
 mod fleet;
 mod labels;
+mod serving;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
@@ -24,10 +26,10 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Unit;
 
-use crate::desired::ObjectName;
+use crate::desired::{Key, ObjectName};
 use crate::engine::Counters;
 use crate::engine::store::StoreError;
-use crate::observed::Inventory;
+use crate::observed::{Inventory, Serving};
 
 use super::objects::Item;
 use super::objects::state::State;
@@ -36,6 +38,7 @@ use catalog::Catalog;
 pub use catalog::Described;
 use fleet::Fleet;
 use labels::*;
+use serving::Servers;
 
 /// Histograms by label.
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -80,6 +83,8 @@ pub struct Metrics {
     leading: Gauge,
     /// The nodes' graphics cards as they were looked at last, by hypervisor.
     cards: Mutex<BTreeMap<ObjectName, Inventory>>,
+    /// What model servers told last, and when.
+    served: Mutex<BTreeMap<Key, (Instant, Serving)>>,
 }
 
 impl Default for Metrics {
@@ -110,6 +115,7 @@ impl Default for Metrics {
             waited: seconds(),
             leading: Gauge::default(),
             cards: Mutex::default(),
+            served: Mutex::default(),
         };
         metrics.registered()
     }
@@ -303,6 +309,10 @@ impl Metrics {
         self.cards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn served(&self) -> MutexGuard<'_, BTreeMap<Key, (Instant, Serving)>> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How full the queue is.
     pub fn queue(&self, backlog: usize, running: usize) {
         self.backlog.set(i64::try_from(backlog).unwrap_or(i64::MAX));
@@ -331,6 +341,8 @@ impl Metrics {
             text::encode_registry(&mut out, Fleet::of(state).catalog().registry())?;
             let cards = Cards::of(self.looked_at().iter(), state);
             text::encode_registry(&mut out, cards.catalog().registry())?;
+            let servers = Servers::of(&mut self.served(), state);
+            text::encode_registry(&mut out, servers.catalog().registry())?;
         }
         text::encode_eof(&mut out)?;
         Ok(out)
@@ -341,7 +353,8 @@ impl Metrics {
         let (metrics, fleet) = (Metrics::default(), Fleet::default().catalog());
         let cards = Cards::default().catalog();
         let all = metrics.catalog.described().iter().chain(fleet.described());
-        let all = all.chain(cards.described());
+        let servers = Servers::default().catalog();
+        let all = all.chain(cards.described()).chain(servers.described());
         all.cloned().collect()
     }
 }

@@ -102,6 +102,9 @@ fn metrics() -> Metrics {
     let card = "card|0000:41:00.0|0x10de|0x2d04|nvidia|1||\nsmi|0, 00000000:41:00.0, GPU-1, NVIDIA A, 1024, 580.1, Enabled, [N/A], 512, 50, 61, 142.5\nsmi-code|0";
     let node = gpu_report::parse(&format!("begin\n{card}\nend\n"), "a").unwrap();
     metrics.cards(&pve, &[("a".to_string(), node)].into());
+    let serving = Serving::read("readings running=2 waiting=0 cache=415 prompt=7 generated=12000000000").unwrap();
+    metrics.serving(&Key::new(GuestKind::PhoenixLXC, "ai", "good"), &serving);
+    metrics.serving(&Key::new(GuestKind::PhoenixLXC, "ai", "gone"), &serving);
     let meters = metrics.meters(&pve);
     let config = ApiCall::get("/nodes/n/lxc/100/config");
     meters.api.request(&config, Came::Answer(200), Duration::from_millis(7));
@@ -123,6 +126,8 @@ fn counts_show_up_under_their_names() {
     for line in [
         "phoenix_build_info{version=\"0.1.0\"} 1",
         "phoenix_leading 1",
+        "phoenix_model_cache_usage_ratio{kind=\"PhoenixLXC\",namespace=\"ai\",name=\"good\"} 0.415",
+        "phoenix_model_generated_tokens{kind=\"PhoenixLXC\",namespace=\"ai\",name=\"good\"} 12000000000.0",
         "phoenix_reconciles_total{kind=\"PhoenixLXC\",result=\"ready\"} 1",
         "phoenix_reconcile_duration_seconds_count{kind=\"PhoenixLXC\"} 1",
         "phoenix_status_writes_total{kind=\"PhoenixLXC\",result=\"conflict\"} 1",

@@ -148,7 +148,7 @@ impl Forecast {
             Query::Scripts { .. } if self.started && !self.awake => observed.scripts = Some(Ok(self.ran.clone())),
             Query::Agent { .. } if self.started => observed.agent = Some(Ok(answers())),
             Query::Probes { probes, .. } if self.works => {
-                let all = |p: &ProbeRequest| (p.kind, ProbeAnswer::Succeeded);
+                let all = |p: &ProbeRequest| (p.kind, ProbeAnswer::Succeeded(None));
                 observed.probes.extend(probes.iter().map(all));
             }
             Query::Firewall(_) if self.made => match self.parent.clone() {
