@@ -182,9 +182,12 @@ impl Witness {
     }
 
     fn things_that_are_not_there(&mut self, status: &Value) {
-        let code = self.spec("application").is_some() || self.spec("vllm").is_some();
-        // A feature may bring a probe, and the vllm block does.
-        let probes = self.spec("health").is_some() || self.spec("features").is_some() || self.spec("vllm").is_some();
+        let serves = ["vllm", "ollama", "llamacpp"]
+            .iter()
+            .any(|block| self.spec(block).is_some());
+        let code = self.spec("application").is_some() || serves;
+        // A feature may bring a probe, and a model server does.
+        let probes = self.spec("health").is_some() || self.spec("features").is_some() || serves;
         let guest = self.object["kind"] != "PhoenixTemplate";
         // That a GPU works is claimed only where a CUDA program in the guest said so.
         let proof = status["gpuProof"].as_str().unwrap_or_default();
