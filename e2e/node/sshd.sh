@@ -16,7 +16,7 @@ start)
 	tries=0
 	until [ -s "$NODE/sshd.pid" ]; do
 		tries=$((tries + 1))
-		[ "$tries" -lt 100 ] || die "sshd does not start: $(tail -n 1 "$NODE/sshd.log")"
+		[ "$tries" -lt 1200 ] || die "sshd does not start: $(tail -n 1 "$NODE/sshd.log")"
 		sleep 0.1
 	done
 	;;

@@ -62,6 +62,6 @@ echo $! >"$NODE/proxy.pid"
 tries=0
 until [ -S "$NODE/proxy.sock" ]; do
 	tries=$((tries + 1))
-	[ "$tries" -lt 100 ] || die "the proxy does not start: $(tail -n 1 "$NODE/proxy.err")"
+	[ "$tries" -lt 1200 ] || die "the proxy does not start: $(tail -n 1 "$NODE/proxy.err")"
 	sleep 0.1
 done
